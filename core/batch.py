@@ -1,0 +1,58 @@
+"""What one micro-batch holds: the hand-over between loaders, objectives and networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser is told beside the noisy input; every part is optional.
+
+    label: (B,) int64, a class index, or -1 for none (the null class).
+    text: (B, L, D) token embeddings, with text_length: (B,) int64 valid tokens (0 is no text).
+    frame_mask: (B, T) float, 1 where a latent frame is given, with frame_latents: (B, C, T, H, W), zero elsewhere.
+    """
+
+    label: Tensor | None = None
+    text: Tensor | None = None
+    text_length: Tensor | None = None
+    frame_mask: Tensor | None = None
+    frame_latents: Tensor | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
+        """Move every part; floating parts also change to `dtype` where one is given."""
+        return Condition(**{f.name: _to(getattr(self, f.name), device, dtype) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one shape, the share of one rank in one micro-step.
+
+    x: what the source holds: pixels (B, C, T, H, W) in [-1, 1], or latent moments (B, M, C, T, H, W).
+    id: (B,) int64 row in the source index.  position: (B,) int64 place in the optimizer step, over all ranks.
+    weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
+    """
+
+    x: Tensor
+    id: Tensor
+    position: Tensor
+    weight: Tensor
+    condition: Condition = Condition()
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """Move every tensor (asynchronously from pinned memory)."""
+        moved = {name: _to(getattr(self, name), device, None) for name in ("x", "id", "position", "weight")}
+        return replace(self, **moved, condition=self.condition.to(device))
+
+
+def _to(tensor: Tensor | None, device: torch.device, dtype: torch.dtype | None) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.to(device, dtype if dtype and tensor.is_floating_point() else tensor.dtype, non_blocking=True)

@@ -1,0 +1,229 @@
+"""What a dataset folder holds: dtypes of the index, the manifest `dataset.json`, the quarantine list."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from core.errors import UserError, WorkError
+from core.files import atomic_file, fingerprint, sha256_file, write_json
+
+FORMAT_VERSION = 1
+MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
+
+# One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
+INDEX_DTYPE = np.dtype(
+    [
+        ("id", "<u8"),
+        ("shard", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u4"),
+        ("bucket", "<u2"),
+        ("label", "<i4"),
+    ]
+)
+# Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image.
+MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
+
+IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
+RAW_BUCKETS = ("image", "video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetManifest:
+    """The content of `dataset.json`; a folder is a finished dataset only with it.
+
+    fingerprint: identity of the content (`content_fingerprint`, or what else the writer derives it from).
+    buckets: what the numbers in the index's `bucket` column mean: ("image", "video") for raw datasets,
+    latent shapes [M, C, T, H, W] for latent ones.
+    classes: class names; a label is a position in it.
+    files: SHA-256 of `index.npy` and the like, as returned by `write_index`.
+    extra: JSON values that only this kind of dataset has.
+    """
+
+    kind: Literal["raw", "latent"]
+    fingerprint: str
+    shards: tuple[ShardRecord, ...]
+    classes: tuple[str, ...] = ()
+    buckets: tuple[Any, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples over all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes over all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Publish `dataset.json`; call it last, when everything it names is in place."""
+        totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
+        write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **asdict(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `dataset.json`; UserError if absent or written by a newer program, WorkError if damaged."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{folder}: not a finished dataset (it has no {MANIFEST})")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            version = raw.pop("format_version")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise WorkError(f"{path}: not a dataset manifest ({type(error).__name__}: {error})") from None
+        if version != FORMAT_VERSION:
+            newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
+            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION}{newer}")
+        return cls._checked(path, raw)
+
+    @classmethod
+    def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
+        totals = raw.pop("totals", None)
+        names = {f.name for f in fields(cls)}
+        if raw.keys() != names:
+            wrong = ", ".join(sorted(raw.keys() ^ names))
+            raise WorkError(f"{path}: missing or unknown entries: {wrong}")
+        if raw["kind"] not in ("raw", "latent"):
+            raise WorkError(f"{path}: kind={raw['kind']!r}: expected raw or latent")
+        try:
+            shards = tuple(ShardRecord(**shard) for shard in raw.pop("shards"))
+            classes, buckets = tuple(raw.pop("classes")), tuple(raw.pop("buckets"))
+        except TypeError as error:
+            raise WorkError(f"{path}: {error}") from None
+        for shard in shards:
+            if Path(shard.name).name != shard.name or shard.name in ("", ".", ".."):
+                raise WorkError(f"{path}: shard name {shard.name!r} is not a plain file name")
+        manifest = cls(shards=shards, classes=classes, buckets=buckets, **raw)
+        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(shards)}:
+            raise WorkError(f"{path}: totals {totals} do not match the shards it lists")
+        return manifest
+
+
+def content_fingerprint(
+    kind: str, shards: Sequence[ShardRecord], files: Mapping[str, str], **more: Any
+) -> str:
+    """Identity of a dataset's bytes: over the hashes of its tars and index files, and `more` JSON values."""
+    hashes = [shard.sha256 for shard in shards]
+    return fingerprint(
+        {"kind": kind, "version": FORMAT_VERSION, "shards": hashes, "files": dict(files), **more}
+    )
+
+
+def write_index(folder: Path, index: np.ndarray, media: np.ndarray | None = None) -> dict[str, str]:
+    """Publish `index.npy` (and `media.npy`) and return {file name: SHA-256} for the manifest.
+
+    index: (samples,) INDEX_DTYPE.  media: (samples,) MEDIA_DTYPE.
+    """
+    arrays = {INDEX: (index, INDEX_DTYPE)} | ({} if media is None else {MEDIA: (media, MEDIA_DTYPE)})
+    for name, (array, dtype) in arrays.items():
+        if array.dtype != dtype or array.shape != index.shape:
+            raise ValueError(
+                f"{name}: expected {dtype} of shape {index.shape}, got {array.dtype} {array.shape}"
+            )
+        with atomic_file(folder / name) as file:
+            np.save(file, array, allow_pickle=False)
+    return {name: sha256_file(folder / name) for name in arrays}
+
+
+@dataclass(frozen=True)
+class QuarantineEntry:
+    """One sample set aside: what it is (row number or source path), at which stage, and why (one line)."""
+
+    id: int | str
+    stage: str
+    error: str
+
+
+class Quarantine:
+    """The list of samples set aside (`quarantine.jsonl`), shared by all processes that append to it.
+
+    total: samples the job handles.  budget: below 1 a fraction of `total`, from 1 on a number of samples;
+    one entry more than that raises WorkError. An entry is on disk when `add` returns, and is there once
+    however often a continued job meets the sample again.
+    """
+
+    def __init__(self, path: Path, *, total: int, budget: float) -> None:
+        self.path, self.total = path, total
+        self.allowed = int(budget) if budget >= 1 else int(budget * total)
+        self._entries: dict[tuple[int | str, str], QuarantineEntry] = {}
+        self._read_to = 0
+        self._catch_up()
+
+    @property
+    def entries(self) -> list[QuarantineEntry]:
+        """All entries, in the order they were appended."""
+        return list(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, id: int | str, stage: str, error: object) -> None:
+        """Record a sample durably; WorkError when that exceeds the budget."""
+        self._catch_up()
+        entry = QuarantineEntry(id, stage, " ".join(str(error).split()))
+        if (id, stage) not in self._entries:
+            append_line(self.path, json.dumps(asdict(entry), ensure_ascii=True))
+            self._catch_up()
+        self.check()
+
+    def check(self) -> None:
+        """WorkError if the budget is exceeded."""
+        if len(self._entries) > self.allowed:
+            last = self.entries[-1]
+            raise WorkError(
+                f"{len(self._entries)} of {self.total} samples were set aside, more than the budget of "
+                f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error} (all of them: {self.path})"
+            )
+
+    def _catch_up(self) -> None:
+        """Read what this or another process appended since the last look."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._read_to)
+            lines = file.read().split(b"\n")
+        for line in lines[:-1]:  # the last piece is empty, or a line that a killed process left half-written
+            self._read_to += len(line) + 1
+            try:
+                entry = QuarantineEntry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # what `append_line` cut off after a kill; its sample is met again
+            self._entries.setdefault((entry.id, entry.stage), entry)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line durably; a half-written last line of a killed process is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line.encode() + b"\n"
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file.fileno())
+
+
+def read_quarantine(folder: Path) -> list[QuarantineEntry]:
+    """The entries of a dataset's `quarantine.jsonl`; an absent file is an empty list."""
+    return Quarantine(folder / QUARANTINE, total=0, budget=0).entries

@@ -1,0 +1,129 @@
+"""Keyed random draws: a function of (seed, purpose, sample id, step, position), never of rank or call order.
+
+The generator is counter-based, Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+A first call per sample mixes (id, step, position) under a key made from (seed, purpose); its 128 bits become the key
+and the upper half of the counter of that sample's own stream, whose lower half counts blocks of four words. So a
+draw does not depend on what else is in the batch, and a longer draw begins with the shorter one.
+
+The integers and the uniforms are bitwise equal on every device; normals agree to the rounding of log, sin and cos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: the key's increments per round
+_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of B samples at one optimizer step.
+
+    seed: the job's seed.  step: optimizer step, 0 <= step < 2^32.
+    id: (B,) int64 sample id.  position: (B,) int64 place of the sample in the step, 0 <= position < 2^32.
+    Results live on the device of `id`.
+    """
+
+    seed: int
+    step: int
+    id: Tensor
+    position: Tensor
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= _MASK:
+            raise ValueError(f"step {self.step} does not fit the generator's 32-bit counter word")
+        if self.id.shape != self.position.shape or self.id.ndim != 1:
+            raise ValueError(
+                f"id {tuple(self.id.shape)} and position {tuple(self.position.shape)} must be (B,)"
+            )
+
+    def to(self, device: torch.device) -> Draws:
+        """The same draws, made on `device`."""
+        return replace(self, id=self.id.to(device), position=self.position.to(device))
+
+    def bits(self, purpose: str, count: int) -> Tensor:
+        """(B, count) int64, each a uniform 32-bit word."""
+        return rearrange(torch.stack(self._words(purpose, count), -1), "b n w -> b (n w)")[:, :count]
+
+    def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float32 in the open interval (0, 1): midpoints of 2^23 equal cells, exact in float32."""
+        cells = self.bits(purpose, math.prod(shape)) >> 9
+        return ((cells.float() + 0.5) * 2.0**-23).reshape(-1, *shape)
+
+    def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float32 standard normals (Box and Muller 1958), up to 6.8 standard deviations."""
+        count = math.prod(shape)
+        w0, w1, w2, w3 = self._words(purpose, count)
+        pairs = [*_box_muller(w0, w1), *_box_muller(w2, w3)]
+        return rearrange(torch.stack(pairs, -1), "b n w -> b (n w)")[:, :count].reshape(-1, *shape)
+
+    def _words(self, purpose: str, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four (B, ceil(count / 4)) tensors of 32-bit words."""
+        key = int.from_bytes(_hash(8, self.seed, purpose), "little")
+        zero = torch.zeros_like(self.id)
+        mixed = _philox(
+            (self.id & _MASK, (self.id >> 32) & _MASK, zero + self.step, self.position & _MASK),
+            (zero + (key & _MASK), zero + (key >> 32)),
+        )
+        k0, k1, c2, c3 = (rearrange(word, "b -> b 1") for word in mixed)
+        block = torch.arange(-(-count // 4), device=self.id.device).expand(len(zero), -1)
+        return _philox((block & _MASK, block >> 32, c2, c3), (k0, k1))
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Philox-4x32-10 of every counter under its key.
+
+    counter: (..., 4) int64 and key: (..., 2) int64, each entry a 32-bit word; the leading shapes broadcast.
+    Returns (..., 4) int64 of 32-bit words.
+    """
+    k0, k1 = key.unbind(-1)
+    c0, c1, c2, c3 = counter.unbind(-1)
+    return torch.stack(_philox((c0, c1, c2, c3), (k0, k1)), -1)
+
+
+def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
+    """A permutation of range(n), int64, that depends on nothing but the arguments.
+
+    The keys to sort by are 64-bit words of NumPy's Philox bit generator, whose raw stream is fixed by NumPy's
+    compatibility policy (its `Generator.permutation` is not).
+    """
+    key = int.from_bytes(_hash(16, seed, purpose, *numbers), "little")
+    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable").astype(np.int64, copy=False)
+
+
+def _philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the ten rounds; the four words broadcast with each other and with the key.
+
+    int64 products wrap to the low 64 bits, which is all a 32x32 product needs; the upper halves of words carry
+    rubbish between rounds and are masked only where the next product would see them (10 operations a round, not 14).
+    """
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for round in range(_ROUNDS):
+        if round:
+            k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1, ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
+    return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent normals from two 32-bit words; all 32 bits of `a` go into the radius, for the tails."""
+    radius = ((a.float() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
+    angle = b.float() * (2 * math.pi * 2.0**-32)
+    return radius * angle.cos(), radius * angle.sin_()
+
+
+def _hash(size: int, *parts: int | str) -> bytes:
+    """A hash of `size` bytes that is the same in every process and version (unlike `hash`)."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=size).digest()

@@ -1,11 +1,13 @@
 """Keyed random draws: a function of (seed, purpose, sample id, step, position), never of rank or call order.
 
 The generator is counter-based: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011). A first call per sample mixes (id, step, position) under a key made from (seed, purpose); its 128 bits
-become the key and the upper half of the counter of that sample's own stream, whose lower half counts blocks of
-four words. So a draw does not depend on what else is in the batch, and a longer draw begins with the shorter one.
+SC 2011). A first call per sample mixes (id, step, position) under a key made from (seed, purpose); its 128
+bits become the key and the upper half of the counter of that sample's own stream, whose lower half counts
+blocks of four words. So a draw does not depend on what else is in the batch, and a longer draw begins with
+the shorter one.
 
-The integers and the uniforms are bitwise equal on every device; normals agree to the rounding of log, sin, cos.
+The integers and the uniforms are bitwise equal on every device; normals agree to the rounding of log, sin
+and cos.
 """
 
 from __future__ import annotations
@@ -105,8 +107,9 @@ def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np
 def _philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the ten rounds; the four words broadcast with each other and with the key.
 
-    int64 products wrap to the low 64 bits, which is all a 32x32 product needs. The upper halves of words carry
-    rubbish between rounds and are masked only where the next product would see them: 10 operations a round.
+    int64 products wrap to the low 64 bits, which is all a 32x32 product needs. The upper halves of words
+    carry rubbish between rounds and are masked only where the next product would see them: 10 operations a
+    round.
     """
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for round in range(_ROUNDS):

@@ -1,0 +1,211 @@
+"""The diffusion transformer with adaLN-Zero (DiT, arXiv:2212.09748), for images and video alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.batch import Condition
+from core.errors import UserError
+from core.settings import setting
+from models.attention import Backend
+from models.embeddings import (
+    Grid,
+    LabelEmbedding,
+    PatchEmbedding,
+    TimeEmbedding,
+    rotary_angles,
+    sincos_positions,
+    unpatchify,
+)
+from models.layers import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """The shape of a DiT; a preset gives a published one, of which all can still be overridden."""
+
+    presets: ClassVar[Mapping[str, DiTConfig]]
+
+    preset: str = setting("", "a published shape: DiT-{S,B,L,XL}/{2,4,8}; '' for none")
+    input_channels: int = setting(4, "channels of the input, those of the latents", low=1)
+    patch: tuple[int, int, int] = setting((1, 2, 2), "frames, rows and columns that make one token")
+    width: int = setting(384, "numbers per token", low=1)
+    depth: int = setting(12, "transformer blocks", low=1)
+    heads: int = setting(6, "attention heads; they share the width", low=1)
+    mlp_ratio: float = setting(4.0, "hidden width of the MLP over the width", low=0.0)
+    num_classes: int = setting(1000, "classes; one more row is kept for no class", low=0)
+    learned_sigma: bool = setting(False, "also predict the variance: twice the output channels")
+    positions: Literal["sincos", "rotary"] = setting("sincos", "how a token knows its place")
+    qk_norm: bool = setting(False, "RMS-normalise queries and keys; steadies training in bfloat16")
+    text_width: int = setting(0, "numbers per text token for cross-attention; 0 for no text", low=0)
+    frame_condition: bool = setting(
+        False, "take given frames: a frame mask and their latents as further channels"
+    )
+    attention: Backend = setting("auto", "attention backend")
+
+    def __post_init__(self) -> None:
+        if self.preset and self.preset not in self.presets:
+            raise UserError("preset", self.preset, f"one of {', '.join(self.presets)}, or ''")
+        if self.width % self.heads:
+            raise UserError("heads", self.heads, f"a divisor of width={self.width}")
+        if self.positions == "sincos" and self.width % 4:
+            raise UserError("width", self.width, "a multiple of 4 for sin-cos positions")
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise UserError(
+                "heads", self.heads, f"an even width/heads for rotary positions ({self.width}/{self.heads})"
+            )
+        if min(self.patch) < 1:
+            raise UserError("patch", self.patch, "three sizes of at least 1")
+
+    @property
+    def output_channels(self) -> int:
+        return self.input_channels * (2 if self.learned_sigma else 1)
+
+    def grid(self, shape: Grid) -> Grid:
+        """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
+        if any(size % patch for size, patch in zip(shape, self.patch, strict=True)):
+            raise UserError("patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
+        t, h, w = (size // patch for size, patch in zip(shape, self.patch, strict=True))
+        return t, h, w
+
+
+def _published() -> dict[str, DiTConfig]:
+    shapes = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+    base = DiTConfig(learned_sigma=True)
+    return {
+        f"DiT-{size}/{patch}": replace(base, depth=depth, width=width, heads=heads, patch=(1, patch, patch))
+        for size, (depth, width, heads) in shapes.items()
+        for patch in (2, 4, 8)
+    }
+
+
+DiTConfig.presets = _published()
+
+
+class Block(nn.Module):
+    """Self-attention, text if there is any, and MLP, each behind a gate that starts at zero."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.modulation = Modulation(width, 6)
+        self.attention = SelfAttention(width, heads, qk_norm=config.qk_norm, backend=config.attention)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.text: CrossAttention | None = None
+        if config.text_width:
+            self.text = CrossAttention(width, heads, config.text_width, backend=config.attention)
+
+    def forward(
+        self, x: Tensor, condition: Tensor, angles: Tensor | None, text: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """x: (B, N, D).  condition: (B, D).  angles: rotary.  text: tokens (B, L, D_text), lengths (B,)."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
+        x = torch.addcmul(x, gate_1, self.attention(modulate(layer_norm(x), shift_1, scale_1), angles))
+        if self.text is not None and text is not None:
+            x = x + self.text(layer_norm(x), *text)
+        return torch.addcmul(x, gate_2, self.mlp(modulate(layer_norm(x), shift_2, scale_2)))
+
+
+class DiT(nn.Module):
+    """Predict noise, data, velocity or flow of (B, C, T, H, W) at a time, under a condition.
+
+    Works on every (T, H, W) that the patch divides. Weights are drawn from torch's global generator: seed it
+    for equal networks. Computes in the dtype of its weights and answers in float32.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = PatchEmbedding(config.input_channels, config.patch, config.width)
+        self.time = TimeEmbedding(config.width)
+        self.label = LabelEmbedding(config.num_classes, config.width)
+        self.frames: PatchEmbedding | None = None
+        if config.frame_condition:
+            # Further input channels as a second matrix on the same patch: the sum of both is the same layer.
+            self.frames = PatchEmbedding(config.input_channels + 1, config.patch, config.width, bias=False)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.final_modulation = Modulation(config.width, 2)
+        self.final = nn.Linear(config.width, math.prod(config.patch) * config.output_channels)
+        initialise(self)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
+
+        Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
+        """
+        config, dtype = self.config, self.patches.linear.weight.dtype
+        batch, _, *shape = x.shape
+        grid = config.grid((shape[0], shape[1], shape[2]))
+        tokens = self.patches(x.to(dtype))
+        if self.frames is not None:
+            tokens = tokens + self.frames(_frame_channels(x, condition).to(dtype))
+        angles = None
+        if config.positions == "sincos":
+            tokens = tokens + sincos_positions(grid, config.width, x.device).to(dtype)
+        else:
+            angles = rotary_angles(grid, config.width // config.heads, x.device)
+        label = condition.label
+        if label is None:
+            label = torch.full((batch,), -1, dtype=torch.int64, device=x.device)
+        vector = self.time(time) + self.label(label)
+        text = _text(x, condition, config.text_width, dtype) if config.text_width else None
+        for block in self.blocks:
+            tokens = block(tokens, vector, angles, text)
+        shift, scale = self.final_modulation(vector)
+        out = self.final(modulate(layer_norm(tokens), shift, scale))
+        return unpatchify(out, grid, config.patch).float()
+
+
+def initialise(model: DiT) -> None:
+    """Give every weight its start: Xavier for linear layers, N(0, 0.02) for embeddings, zero for gates.
+
+    With adaLN and the output at zero each block is the identity at first (Sec. 3.2, arXiv:2212.09748); text
+    and frame inputs start without effect too, so that they can be added to a trained network.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for weight in (model.time.up.weight, model.time.down.weight, model.label.table.weight):
+        nn.init.normal_(weight, std=0.02)
+    for module in model.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.linear.weight)
+        elif isinstance(module, CrossAttention):
+            nn.init.zeros_(module.out.weight)
+    if model.frames is not None:
+        nn.init.zeros_(model.frames.linear.weight)
+    nn.init.zeros_(model.final.weight)
+    model.label.table.weight.no_decay = True  # type: ignore[attr-defined]
+
+
+def count_parameters(config: DiTConfig) -> int:
+    """Trainable parameters of a configuration, counted without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in DiT(config).parameters())
+
+
+def _frame_channels(x: Tensor, condition: Condition) -> Tensor:
+    """(B, 1 + C, T, H, W): the frame mask and the given frames' latents, zero where none is given."""
+    mask, latents = condition.frame_mask, condition.frame_latents
+    if mask is None or latents is None:
+        return x.new_zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:])
+    mask = mask[:, None, :, None, None].to(latents.dtype)
+    return torch.cat([mask.expand(-1, 1, -1, *x.shape[3:]), mask * latents], dim=1)
+
+
+def _text(x: Tensor, condition: Condition, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Text tokens and how many are valid; no text is one empty token of length 0, for an equal graph."""
+    text, lengths = condition.text, condition.text_length
+    if text is None:
+        return x.new_zeros(x.shape[0], 1, width, dtype=dtype), x.new_zeros(x.shape[0], dtype=torch.int64)
+    if lengths is None:
+        lengths = torch.full((x.shape[0],), text.shape[1], dtype=torch.int64, device=x.device)
+    return text.to(dtype), lengths

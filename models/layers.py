@@ -1,0 +1,88 @@
+"""The pieces transformers are made of: norms, modulation, MLP, self- and cross-attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.attention import Backend, attention, unavailable
+from models.embeddings import rotate
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Normalise the last dimension without learned scale or shift; adaLN gives these."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, N, D) scaled by 1 + scale and shifted, one (B, 1, D) vector per sample."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Modulation(nn.Module):
+    """adaLN: `parts` vectors (B, 1, D) regressed from the condition (B, D) (Sec. 3.2, arXiv:2212.09748)."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(F.silu(condition))[:, None].chunk(self.parts, dim=-1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU (tanh approximation)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SelfAttention(nn.Module):
+    """Attention of all tokens to all tokens, with optional QK-norm and rotary positions.
+
+    QK-norm is an RMSNorm over each head's query and key (arXiv:2302.05442 with RMSNorm for LayerNorm).
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, backend: Backend = "auto") -> None:
+        super().__init__()
+        self.heads, self.backend = heads, backend
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """x: (B, N, D).  angles: (N, Dh / 2) rotary angles, or None."""
+        query, key, value = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        out = attention(query, key, value, backend=self.backend)
+        return self.out(rearrange(out, "b n k d -> b n (k d)"))
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens (B, N, D) to text (B, L, text_width), of which `lengths` (B,) tokens are valid."""
+
+    def __init__(self, width: int, heads: int, text_width: int, *, backend: Backend = "auto") -> None:
+        super().__init__()
+        self.heads, self.backend = heads, backend
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(text_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, lengths: Tensor) -> Tensor:
+        query = rearrange(self.query(x), "b n (k d) -> b n k d", k=self.heads)
+        key, value = rearrange(self.key_value(text), "b l (two k d) -> two b l k d", two=2, k=self.heads)
+        # A backend named for self-attention may know no key lengths; text then takes the automatic one.
+        backend = "auto" if unavailable(self.backend, x.device.type, masked=True) else self.backend
+        out = attention(query, key, value, backend=backend, lengths=lengths)
+        return self.out(rearrange(out, "b n k d -> b n (k d)"))

@@ -1,0 +1,107 @@
+"""Every backend that runs here against attention written out in float64, forward and backward."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from models import attention as module
+from models.attention import BACKENDS, Backend, attention, available, choose, unavailable
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+def _inputs(head_width: int, device: str, dtype: torch.dtype, keys: int = 40) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(head_width)
+    shapes = [(2, 33, 3, head_width), (2, keys, 3, head_width), (2, keys, 3, head_width)]
+    return [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
+
+
+def _with_gradients(backend: str, inputs: list[Tensor], lengths: Tensor | None) -> list[Tensor]:
+    out = attention(*inputs, backend=cast(Backend, backend), lengths=lengths)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=out.device).view_as(out)
+    return [out, *torch.autograd.grad((out.double() * weight).sum(), inputs)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("head_width", [64, 72])
+def test_every_backend_agrees_with_float64(
+    head_width: int, masked: bool, dtype: torch.dtype, device: str
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    inputs = _inputs(head_width, device, dtype)
+    lengths = torch.tensor([40, 7], device=device) if masked else None
+    truth = _with_gradients("math", [x.detach().double().requires_grad_() for x in inputs], lengths)
+    names = available(device, masked=masked)
+    assert {"auto", "math", "chunked", "sdpa"} <= set(names)
+    for name in names:
+        if (
+            dtype == torch.float32
+            and name in ("sdpa_cudnn", "flash2", "flash3", "sdpa_flash")
+            and device == "cuda"
+        ):
+            continue  # these kernels exist in half precision only
+        for got, want in zip(_with_gradients(name, inputs, lengths), truth, strict=True):
+            error = (got.double() - want).norm() / want.norm()
+            assert error < (1e-6 if dtype == torch.float32 else 1e-2), name
+
+
+def test_float64_truth_is_softmax_written_by_hand() -> None:
+    query, key, value = (x.detach().double() for x in _inputs(8, "cpu", torch.float32))
+    out = attention(query, key, value, backend="math")
+    scores = key[1, :, 2] @ query[1, 5, 2] / 8**0.5
+    weights = scores.exp() / scores.exp().sum()
+    torch.testing.assert_close(out[1, 5, 2], weights @ value[1, :, 2])
+
+
+def test_many_chunks_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (2, 200, 3, 16)
+    inputs = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(i)).requires_grad_() for i in range(3)
+    ]
+    whole = _with_gradients("chunked", inputs, torch.tensor([200, 50]))
+    monkeypatch.setattr(module, "CHUNK_NUMBERS", 1)
+    calls = []
+    monkeypatch.setattr(module, "_rows", lambda *args, plain=module._rows: calls.append(1) or plain(*args))
+    parts = _with_gradients("chunked", inputs, torch.tensor([200, 50]))
+    assert len(calls) == 2 * 4  # 200 rows in chunks of 64, computed once forward and once more backward
+    for got, want in zip(parts, whole, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("backend", ["math", "chunked", "sdpa", "auto"])
+def test_keys_past_the_length_have_no_effect_and_no_keys_give_zeros(backend: Backend) -> None:
+    query, key, value = (x.detach() for x in _inputs(8, "cpu", torch.float32))
+    lengths = torch.tensor([7, 0])
+    out = attention(query, key, value, backend=backend, lengths=lengths)
+    torch.testing.assert_close(out[:1], attention(query[:1], key[:1, :7], value[:1, :7], backend="math"))
+    assert (out[1] == 0).all()
+    changed = attention(
+        query, key.index_fill(1, torch.arange(7, 40), 9.0), value, backend=backend, lengths=lengths
+    )
+    assert torch.equal(out, changed)
+
+
+def test_automatic_choice_avoids_the_slow_fused_kernel_of_half_precision_on_cpu() -> None:
+    assert choose(torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16)) == "chunked"
+    assert choose(torch.zeros(1, 1, 1, 8)) == "sdpa"
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if unavailable(name, "cpu")])
+def test_an_unavailable_backend_is_refused_with_the_reason(backend: Backend) -> None:
+    query = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(UserError, match=rf"attention={backend}: .*(is not installed|needs a CUDA device)"):
+        attention(query, query, query, backend=backend)
+
+
+def test_a_backend_without_key_lengths_is_refused_where_they_are_given() -> None:
+    query = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(UserError, match=r"attention=sdpa_flash: .*takes no key lengths"):
+        attention(query, query, query, backend="sdpa_flash", lengths=torch.tensor([1]))

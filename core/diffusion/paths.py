@@ -32,7 +32,7 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class RectifiedFlow:
-    """The straight line alpha = 1 - t, sigma = t (Liu et al., arXiv:2209.03003; Lipman et al., 2210.02747)."""
+    """The straight line alpha = 1 - t, sigma = t (Liu et al. 2209.03003; Lipman et al. 2210.02747)."""
 
     name: PathName = "rectified_flow"
     num_steps: None = None

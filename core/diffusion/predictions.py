@@ -1,7 +1,8 @@
 """What the network predicts, and how every prediction gives data and noise.
 
-Each prediction is p x_0 + q noise. With x_t = alpha x_0 + sigma noise that is a 2x2 linear system of determinant
-alpha q - sigma p, so one formula serves all. alpha and sigma are floats or broadcast against the tensors.
+Each prediction is p x_0 + q noise. With x_t = alpha x_0 + sigma noise that is a 2x2 linear system of
+determinant alpha q - sigma p, so one formula serves all. alpha and sigma are floats or broadcast against
+the tensors.
 """
 
 from __future__ import annotations

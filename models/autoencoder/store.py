@@ -1,0 +1,92 @@
+"""An autoencoder as a folder: weights and configuration, published whole, known by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core import files
+from core.errors import UserError, WorkError
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
+
+WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
+
+
+def fingerprint(autoencoder: Autoencoder | Path) -> str:
+    """SHA-256 over configuration and float32 weights, of a network or a saved folder (and verifies it)."""
+    if isinstance(autoencoder, Path):
+        autoencoder = load(autoencoder)
+    return _fingerprint(autoencoder.config, _weights(autoencoder))
+
+
+def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | None = None) -> str:
+    """Publish the network, and its scores if there are any, as `folder`; returns the fingerprint.
+
+    An autoencoder that is already there is replaced; anything else there is a UserError.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+        raise UserError("output", folder, "an empty folder, or one that holds an autoencoder")
+    weights = _weights(autoencoder)
+    identity = _fingerprint(autoencoder.config, weights)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = files.temporary_name(folder)
+    try:
+        temporary.mkdir()
+        save_file(weights, temporary / WEIGHTS)
+        with open(temporary / WEIGHTS, "rb") as file:
+            os.fsync(file.fileno())
+        if scores is not None:
+            files.write_json(temporary / SCORES, dict(scores))
+        files.write_json(temporary / CONFIG, {"config": asdict(autoencoder.config), "fingerprint": identity})
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        files.fsync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return identity
+
+
+def load(folder: Path) -> Autoencoder:
+    """The network saved in `folder`, in float32 and evaluation mode; WorkError where it is damaged."""
+    if not (folder / CONFIG).exists():
+        raise UserError("autoencoder", folder, f"a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in record["config"].items()
+        }
+        config, recorded = AutoencoderConfig(**values), record["fingerprint"]
+        weights = load_file(folder / WEIGHTS)
+        with torch.device("meta"):
+            autoencoder = Autoencoder(config)
+        autoencoder.load_state_dict(weights, assign=True)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+        raise WorkError(f"{folder} holds no readable autoencoder: {str(error).splitlines()[0]}") from error
+    if _fingerprint(config, weights) != recorded:
+        raise WorkError(f"{folder}: {WEIGHTS} is damaged (its fingerprint is not the one in {CONFIG})")
+    return autoencoder.eval()
+
+
+def _weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
+    state = autoencoder.state_dict()
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _fingerprint(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(files.fingerprint(asdict(config)).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""Whose folder this is: a job claims its output before it writes, so that nothing foreign is overwritten."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from core.config import difference, dump, read_yaml, to_dict
+from core.errors import UserError
+from core.files import TEMPORARY_PREFIX, write_text
+
+CONFIG_NAME = "config.yaml"
+HEADER = "# longtake: the resolved config of "
+
+# They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
+NOT_COMPARED = ("output", "overwrite", "processes")
+NOT_COMPARED_PREFIXES = ("log_", "progress_")
+
+
+def claim(output: Path, config: Any, *, done: str, overwrite: bool) -> Literal["new", "continue", "finished"]:
+    """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
+
+    done: the file, inside `output`, that makes it complete. The first claim writes `config.yaml`.
+    overwrite: remove what an earlier claim left, finished or not, and start anew.
+    Raises UserError where the folder is not of this job, or was made from another config.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError("output", output, "a folder, and this is a file")
+    if _is_empty(output):
+        return _start(output, config)
+    _require_ours(output, config)
+    if overwrite:
+        _remove_contents(output, done)
+        return _start(output, config)
+    _require_same(output, config)
+    return "finished" if (output / done).exists() else "continue"
+
+
+def _start(output: Path, config: Any) -> Literal["new"]:
+    write_text(output / CONFIG_NAME, f"{_header(config)}\n{dump(config)}")
+    return "new"
+
+
+def _header(config: Any) -> str:
+    return HEADER + type(config).__module__
+
+
+def _is_empty(output: Path) -> bool:
+    """A claim that was killed may have left a temporary file and nothing else."""
+    return not output.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in output.iterdir())
+
+
+def _require_ours(output: Path, config: Any) -> None:
+    recorded = output / CONFIG_NAME
+    first = (
+        recorded.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        if recorded.is_file()
+        else ""
+    )
+    if not first.startswith(HEADER):
+        raise UserError("output", output, "a new or empty folder, or an earlier output of this job")
+    if first != _header(config):
+        raise UserError(
+            "output", output, f"an output of this job, and this is one of {first.removeprefix(HEADER)}"
+        )
+
+
+def _require_same(output: Path, config: Any) -> None:
+    for path, before, now in difference(read_yaml(output / CONFIG_NAME), to_dict(config)):
+        name = path.rpartition(".")[2]
+        if path in NOT_COMPARED or name.startswith(NOT_COMPARED_PREFIXES):
+            continue
+        raise UserError(
+            path, now, f"{before}, with which {output} was made; or overwrite=true, or another output"
+        )
+
+
+def _remove_contents(output: Path, done: str) -> None:
+    """Remove the manifest first and the config last: killed half-way, it is neither complete nor foreign."""
+    (output / done).unlink(missing_ok=True)
+    for entry in output.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != CONFIG_NAME:
+            entry.unlink()
+    (output / CONFIG_NAME).unlink()

@@ -1,0 +1,104 @@
+"""Progress for a person: how far, how fast, how long still; one line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+TERMINAL_PERIOD_S = 0.1
+PLAIN_PERIOD_S = 5.0
+CLEAR_LINE = "\r\x1b[K"
+
+
+def say(text: str) -> None:
+    """Print a plain line on standard error; only rank 0 speaks."""
+    if _speaks():
+        print(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts `total` units of work within a `with` block.
+
+    done: units that were there before (a continued job); the rate leaves them out.
+    A terminal sees one line that changes; elsewhere a line appears at most every 5 s, and a last one.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        *,
+        unit: str = "samples",
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self.count = self._first = done
+        self._note = ""
+        self._clock = clock
+        self._start = self._shown = clock()
+        self._on_terminal = sys.stderr.isatty()
+        self._speaks = _speaks()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count n more units; `note` (a loss, a file name) replaces the one shown last."""
+        self.count += n
+        self._note = note or self._note
+        period = TERMINAL_PERIOD_S if self._on_terminal else PLAIN_PERIOD_S
+        if self._speaks and self._clock() - self._shown >= period:
+            self._shown = self._clock()
+            self._show(self.line(), end="" if self._on_terminal else "\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._speaks:
+            self._show(self.line() if kind else self.last_line(), end="\n")
+
+    def line(self) -> str:
+        """`encode: 120/1000 samples (12 %), 40.1/s, 22 s left, loss 0.1`."""
+        rate = self._rate()
+        parts = [f"{self.what}: {self.count}/{self.total} {self.unit} ({self._percent()} %)", f"{rate:.3g}/s"]
+        if rate > 0:
+            parts.append(f"{duration((self.total - self.count) / rate)} left")
+        return ", ".join([*parts, *filter(None, [self._note])])
+
+    def last_line(self) -> str:
+        """`encode: 1000 samples in 25 s, 40.1/s, loss 0.1`."""
+        taken = duration(self._clock() - self._start)
+        parts = [f"{self.what}: {self.count} {self.unit} in {taken}", f"{self._rate():.3g}/s", self._note]
+        return ", ".join(filter(None, parts))
+
+    def _percent(self) -> int:
+        return 100 * self.count // self.total if self.total else 100
+
+    def _rate(self) -> float:
+        """Units a second since the start."""
+        passed = self._clock() - self._start
+        return (self.count - self._first) / passed if passed > 0 else 0.0
+
+    def _show(self, line: str, end: str) -> None:
+        if self._on_terminal:
+            line = CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        print(line, end=end, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`3.2 s`, `45 s`, `12 min 5 s`, `3 h 7 min`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,97 @@
+"""Claiming an output folder: new, continued, finished, somebody else's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from core import config
+from core.errors import UserError
+from core.outputs import claim
+from core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    output: Path = setting(Path("out"), "folder that is written")
+    size: int = setting(1, "size")
+    log_every: int = setting(1, "steps between lines")
+    processes: int = setting(1, "ranks")
+    overwrite: bool = setting(False, "start over")
+
+
+def take(output: Path, job: Job | None = None, *, overwrite: bool = False) -> str:
+    return claim(output, job or Job(), done="done.json", overwrite=overwrite)
+
+
+def test_claim_goes_from_new_over_continue_to_finished(tmp_path: Path) -> None:
+    output = tmp_path / "a" / "b"
+    assert take(output) == "new"
+    assert config.load(Job, [output / "config.yaml"]) == Job()
+    assert take(output) == "continue"
+    (output / "done.json").write_text("{}")
+    assert take(output) == "finished"
+
+
+def test_another_config_is_refused_with_the_field_and_both_values(tmp_path: Path) -> None:
+    take(tmp_path)
+    with pytest.raises(UserError) as caught:
+        take(tmp_path, Job(size=2))
+    assert (caught.value.field, caught.value.value) == ("size", 2)
+    assert str(caught.value).startswith("size=2: expected 1, with which")
+    assert "overwrite=true" in str(caught.value)
+    assert config.load(Job, [tmp_path / "config.yaml"]).size == 1
+
+
+@pytest.mark.parametrize("change", [{"log_every": 9}, {"processes": 2}, {"output": Path("x")}])
+def test_fields_that_do_not_change_the_result_are_not_compared(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    take(tmp_path)
+    assert take(tmp_path, replace(Job(), **change)) == "continue"  # type: ignore[arg-type]
+
+
+def test_overwrite_removes_what_is_ours(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    output = tmp_path / "output"
+    take(output)
+    (output / "done.json").write_text("{}")
+    (output / "deep").mkdir()
+    (output / "deep" / "file").write_text("x")
+    (output / "link").symlink_to(outside)
+    assert take(output, Job(size=2), overwrite=True) == "new"
+    assert [entry.name for entry in output.iterdir()] == ["config.yaml"]
+    assert (outside / "keep").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["letter.txt", "config.yaml"])
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / name).write_text("size: 1\n")
+    with pytest.raises(UserError, match="expected a new or empty folder"):
+        take(tmp_path, overwrite=overwrite)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "size: 1\n"
+
+
+def test_the_output_of_another_job_is_refused(tmp_path: Path) -> None:
+    take(tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(Job.__module__, "tools.other"))
+    with pytest.raises(UserError, match=r"this is one of tools\.other"):
+        take(tmp_path, overwrite=True)
+
+
+def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="this is a file"):
+        take(tmp_path / "file")
+
+
+def test_a_claim_that_was_killed_before_its_first_file_is_repeated(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-0123456789ab-config.yaml").write_text("size")
+    assert take(tmp_path) == "new"

@@ -109,8 +109,8 @@ class Autoencoder(nn.Module):
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruct pixels: returns the reconstruction (B, 3, T, H, W) and the moments.
 
-        noise: (B, C, T', H', W') draws the latents from the posterior (Eq. 10, arXiv:1312.6114); without it the
-        mean is decoded.
+        noise: (B, C, T', H', W') draws the latents from the posterior (Eq. 10, arXiv:1312.6114); without it
+        the mean is decoded.
         """
         moments = self.encode(pixels)
         mean, log_variance = moments.unbind(1)

@@ -1,0 +1,182 @@
+"""Buckets: the shapes that samples are brought to, which sample goes to which, and how many make a group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from core.errors import UserError
+from core.settings import setting
+from data.order import NO_BUCKET
+
+
+class Bucket(NamedTuple):
+    """A shape in pixels. frames: 1 for images."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """The table of buckets, given or made from the data, and how clips are cut from videos."""
+
+    shapes: tuple[tuple[int, int, int], ...] = setting(
+        (), "buckets as [[frames, height, width], ...]; [] makes them from the data", low=1
+    )
+    resolution: int = setting(256, "made buckets have about resolution^2 pixels", unit="pixels", low=1)
+    multiple: int = setting(32, "sides of made buckets are multiples of this", unit="pixels", low=1)
+    max_aspect: float = setting(2.0, "widest made bucket, width / height (and height / width)", low=1)
+    min_share: float = setting(
+        0.01,
+        "a made bucket with a smaller share of the samples with its number of frames is left out",
+        low=0,
+        high=1,
+    )
+    frames: tuple[int, ...] = setting((1, 17), "numbers of frames of made buckets; 1 is images", low=1)
+    fps: float = setting(0.0, "frame rate of clips; 0 keeps each video's own", unit="1/s", low=0)
+    stride: int = setting(1, "every stride-th frame is taken", unit="frames", low=1)
+
+
+class GroupSizeError(UserError):
+    """The number of data-parallel ranks does not divide a group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """How many samples make a group: groups of all buckets cost about the same, a S + b S^2 a sample.
+
+    For a transformer of width D, b / a = 1 / (6 D): attention against the matrices of its blocks.
+    """
+
+    group_size: int = setting(
+        256, "samples in a group of the bucket whose samples cost least", unit="samples", low=1
+    )
+    group_cost: float = setting(0.0, "cost of a group, instead of group_size; 0 is off", unit="tokens", low=0)
+    cost_linear: float = setting(1.0, "a in the cost of a sample with S tokens, a S + b S^2", low=0)
+    cost_quadratic: float = setting(1.5e-4, "b in the cost of a sample with S tokens, a S + b S^2", low=0)
+    rank_multiple: int = setting(
+        8, "group sizes are multiples of this; data-parallel ranks must divide them", unit="samples", low=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.cost_linear == self.cost_quadratic == 0:
+            raise UserError("cost_linear", 0, "more than 0, or cost_quadratic more than 0")
+
+
+def sample_cost(tokens: int, config: GroupConfig) -> float:
+    """a S + b S^2 for a sample of S tokens."""
+    return config.cost_linear * tokens + config.cost_quadratic * tokens**2
+
+
+def group_sizes(tokens: Sequence[int], config: GroupConfig) -> list[int]:
+    """n_b of every bucket, whose samples have `tokens` tokens each: what the group's cost buys, rounded to
+    a multiple of `rank_multiple`, and that at least."""
+    costs = [sample_cost(count, config) for count in tokens]
+    budget = config.group_cost or config.group_size * min(costs)
+    return [max(1, round(budget / cost / config.rank_multiple)) * config.rank_multiple for cost in costs]
+
+
+def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: GroupConfig) -> None:
+    """GroupSizeError with the equation, if the number of data-parallel ranks does not divide every n_b."""
+    for name, size in zip(names, sizes, strict=True):
+        if size % ranks:
+            raise GroupSizeError(
+                f"a group of bucket {name} has {size // config.rank_multiple} x rank_multiple = "
+                f"{size // config.rank_multiple} x {config.rank_multiple} = {size} samples, and {size} = "
+                f"{size // ranks} x {ranks} + {size % ranks}: {ranks} data-parallel ranks do not divide it; "
+                f"take a number of ranks that divides it, or a rank_multiple that is a multiple of {ranks}"
+            )
+
+
+def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
+    """The configured table, or one made from the data: sides in multiples, about resolution^2 pixels each.
+
+    media: (samples,) MEDIA_DTYPE. Of the made buckets only those with samples enough stay.
+    """
+    if config.shapes:
+        return [Bucket(*shape) for shape in dict.fromkeys(config.shapes)]
+    made = [
+        Bucket(frames, *shape) for frames in dict.fromkeys(config.frames) for shape in _made_shapes(config)
+    ]
+    counts = np.bincount(assign(media, made, config), minlength=NO_BUCKET + 1)[: len(made)]
+    same_frames = np.array([[a.frames == b.frames for b in made] for a in made])
+    enough = (counts > 0) & (counts >= config.min_share * (same_frames @ counts))
+    kept = [bucket for bucket, is_kept in zip(made, enough, strict=True) if is_kept]
+    if not kept:
+        raise UserError("buckets.frames", list(config.frames), "numbers of frames that the samples have")
+    return kept
+
+
+def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -> np.ndarray:
+    """The bucket of every sample, (samples,) int64, NO_BUCKET where none fits.
+
+    media: (samples,) MEDIA_DTYPE.
+    Images go to buckets of one frame; a video to those with the most frames that it can fill. Among them
+    the one that crops least (area lost when the picture is scaled to cover it, to 1 %), then one that need
+    not enlarge, then the largest.
+    """
+    kinds, back = np.unique(media, return_inverse=True)
+    fits = np.full(len(kinds), NO_BUCKET, np.int64)
+    best = np.full((len(kinds), 4), -1.0)
+    for number, bucket in enumerate(buckets):
+        score = _score(kinds, bucket, available_frames(kinds, config))
+        better = _first_is_larger(score, best)
+        fits[better], best[better] = number, score[better]
+    return fits[back.reshape(-1)]
+
+
+def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
+    """(samples,) int64: frames that a clip at the configured rate and stride can have; 1 for an image."""
+    frames = media["frames"].astype(np.float64)
+    rate = media["fps"] / config.fps if config.fps else np.ones(len(media))
+    span = np.maximum(frames - 1, 0) / np.maximum(config.stride * rate, 1e-9)
+    return np.where(frames > 1, np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+
+
+def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:
+    """(samples, 4), to compare from left to right: frames, area kept, not enlarged, area; -1 is no fit."""
+    height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
+    scale = np.maximum(bucket.height / height, bucket.width / width)
+    kept = np.round(bucket.height * bucket.width / (height * width * scale**2), 2)
+    is_image = media["frames"] <= 1
+    fits = np.where(is_image, bucket.frames == 1, (bucket.frames > 1) & (bucket.frames <= available))
+    columns = [
+        np.full(len(media), bucket.frames),
+        kept,
+        scale <= 1,
+        np.full(len(media), bucket.height * bucket.width),
+    ]
+    return np.where(fits[:, None], np.stack(columns, 1).astype(np.float64), -1.0)
+
+
+def _first_is_larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(rows,) bool: row of `a` after row of `b` in lexicographic order."""
+    differs = a != b
+    first = differs.argmax(1)
+    rows = np.arange(len(a))
+    return differs.any(1) & (a[rows, first] > b[rows, first])
+
+
+def _made_shapes(config: BucketConfig) -> list[tuple[int, int]]:
+    """(height, width) of every aspect ratio within max_aspect, in multiples, of about resolution^2 pixels."""
+    widest = math.floor(config.resolution * math.sqrt(config.max_aspect) / config.multiple + 1e-9)
+    shapes = {(_side(config.resolution, config.multiple),) * 2}
+    for step in range(1, widest + 1):
+        width = step * config.multiple
+        height = _side(config.resolution**2 / width, config.multiple)
+        if max(width, height) <= config.max_aspect * min(width, height):
+            shapes |= {(height, width), (width, height)}
+    return sorted(shapes)
+
+
+def _side(length: float, multiple: int) -> int:
+    return max(1, round(length / multiple)) * multiple

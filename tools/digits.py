@@ -1,0 +1,159 @@
+"""Write real input for the demo: scikit-learn's handwritten digits as PNG files, and as mp4 clips.
+
+Layout: `train/CLASS/digit_0000.png`, `train/CLASS/clip_0000.mp4` and the same under `heldout/`. A held-out
+digit appears in no training file, also not in a training clip, so what is measured on it is unseen input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import atomic_file, fingerprint, write_json
+from core.settings import REQUIRED, setting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MANIFEST = "digits.json"
+CANVAS = 32  # pixels
+HELDOUT_EVERY = 5  # of the digits, numbers 4, 9, 14, ... are held out: every writer is in both parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which files are written, and where."""
+
+    output: str = setting(REQUIRED, "folder that receives train/ and heldout/")
+    seed: int = setting(0, "seed of the clips' digits and paths", low=0)
+    clips: int = setting(600, "clips in all; a fifth of them show held-out digits", low=0)
+    frames: int = setting(17, "frames of a clip", low=2)
+    fps: int = setting(12, "playing speed of the clips", unit="frames/s", low=1)
+    digits: int = setting(1797, "how many of the digits are written", low=50, high=1797)
+    overwrite: bool = setting(False, "write again over a finished output")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to write: a picture of digit `digit`, or a clip of it with number `clip`."""
+
+    path: str
+    digit: int
+    clip: int | None = None
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would write."""
+    heldout = config.digits // HELDOUT_EVERY
+    return [
+        f"{config.digits - heldout} training and {heldout} held-out digits as {CANVAS}x{CANVAS} PNG files",
+        f"{config.clips} clips of {config.frames} frames, a fifth of them of held-out digits",
+        f"into {config.output}",
+    ]
+
+
+def run(config: Config) -> None:
+    """Write every file that is not there yet, then the manifest."""
+    from core.outputs import claim
+    from core.progress import Progress
+
+    output = Path(config.output)
+    if claim(output, config, done=MANIFEST, overwrite=config.overwrite) == "finished":
+        return
+    pictures, labels = load_digits(config.digits)
+    files = list(list_files(labels, config.clips))
+    with Progress(len(files), "write digits", unit="files") as progress:
+        for file in files:
+            if not (output / file.path).exists():  # files appear under their names only when whole
+                write_file(output / file.path, pictures[file.digit], file, config)
+            progress.advance()
+    write_json(output / MANIFEST, {"files": len(files), "content": fingerprint([f.path for f in files])})
+
+
+def load_digits(count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the first `count` digits, (n, 8, 8) in [0, 1] (white on black), and their classes (n,)."""
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError as error:
+        raise UserError("scikit-learn is missing; install it with: pip install 'longtake[demo]'") from error
+    pictures, labels = load(return_X_y=True)
+    return (pictures[:count].reshape(-1, 8, 8) / 16).astype(np.float32), labels[:count].astype(np.int64)
+
+
+def list_files(labels: NDArray[np.int64], clips: int) -> Iterator[File]:
+    """Yield every file of the output; classes take turns in the clips, and so do the digits of a class."""
+    heldout = np.arange(len(labels)) % HELDOUT_EVERY == HELDOUT_EVERY - 1
+    for digit, label in enumerate(labels):
+        part = "heldout" if heldout[digit] else "train"
+        yield File(f"{part}/{label}/digit_{digit:04d}.png", digit)
+    for clip in range(clips):
+        turn, label = divmod(clip, 10)
+        in_heldout = turn % HELDOUT_EVERY == HELDOUT_EVERY - 1
+        choices = np.flatnonzero((labels == label) & (heldout == in_heldout))
+        digit = int(choices[(turn // HELDOUT_EVERY if in_heldout else turn) % len(choices)])
+        yield File(f"{'heldout' if in_heldout else 'train'}/{label}/clip_{clip:04d}.mp4", digit, clip)
+
+
+def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Config) -> None:
+    """Render one file and publish it whole."""
+    from data.media import encode_mp4, encode_png
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.clip is None:
+        frame = draw(picture, size=CANVAS, centre=(CANVAS / 2, CANVAS / 2))
+        with atomic_file(path) as out:
+            out.write(encode_png(to_rgb(frame)))
+        return
+    encode_mp4(path, to_rgb(move(picture, config, file.clip)), config.fps)
+
+
+def move(picture: NDArray[np.float32], config: Config, clip: int) -> NDArray[np.float32]:
+    """Return a clip (T, 32, 32) in which the digit follows a gently curved path inside the canvas.
+
+    Size (16 to 20 pixels), start, end and bend are drawn from (seed, clip); start and end lie at least a
+    third of the free room apart, so that every clip moves.
+    """
+    random = np.random.default_rng((config.seed, clip))
+    size = random.uniform(16, 20)
+    start, end = _apart(random)
+    middle = (start + end) / 2 + 0.25 * random.uniform(-1, 1, 2)
+    time = np.linspace(0, 1, config.frames)[:, None]
+    path = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end  # quadratic Bezier curve
+    centres = size / 2 + np.clip(path, 0, 1) * (CANVAS - size)
+    return np.stack([draw(picture, size=size, centre=(y, x)) for y, x in centres])
+
+
+def _apart(random: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    while True:
+        start, end = random.uniform(0, 1, (2, 2))
+        if np.linalg.norm(end - start) >= 1 / 3:
+            return start, end
+
+
+def draw(picture: NDArray[np.float32], *, size: float, centre: tuple[float, float]) -> NDArray[np.float32]:
+    """Paint `picture` (8, 8) as a square of `size` pixels around `centre` (y, x) on black (32, 32)."""
+    rows, columns = (_cubic_weights(size, c, picture.shape[0]) for c in centre)
+    return np.clip(rows @ picture @ columns.T, 0, 1).astype(np.float32)
+
+
+def _cubic_weights(size: float, centre: float, samples: int) -> NDArray[np.float64]:
+    """Return (32, samples): what each source sample gives to each canvas pixel; beyond the source is black.
+
+    Cubic convolution with a = -1/2 (Keys 1981, equation 4), so the digit moves by fractions of a pixel.
+    """
+    position = (np.arange(CANVAS) + 0.5 - centre) * samples / size + samples / 2 - 0.5
+    distance = np.abs(position[:, None] - np.arange(samples))
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
+
+
+def to_rgb(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn grey values (..., H, W) in [0, 1] into uint8 (..., H, W, 3)."""
+    grey = np.round(frames * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)

@@ -1,0 +1,144 @@
+"""Lay samples out for people: a labelled grid of images, a sheet of clips, and clips side by side in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange, repeat
+from numpy.typing import NDArray
+
+from core.files import atomic_file
+from data.media import encode_mp4, encode_png
+
+Pixels = NDArray[np.uint8]
+GAP = 4  # pixels between pictures
+LABEL_SIZE = 22  # pixels
+PAPER, INK = 24, (225, 225, 225)  # dark page, light writing
+
+
+def choose_rows(labels: NDArray[np.int64], rows: int, columns: int) -> list[tuple[int, list[int]]]:
+    """Return (label, sample numbers) for each row of a grid: a row per class, or running rows for one class.
+
+    Shown are the first samples of each class; with more classes than rows, evenly spaced classes.
+    """
+    present = np.unique(labels)
+    if len(present) == 1:
+        chunks = np.arange(min(len(labels), rows * columns))
+        return [(int(present[0]), list(chunks[i : i + columns])) for i in range(0, len(chunks), columns)]
+    spread = np.linspace(0, len(present) - 1, min(rows, len(present))).round().astype(int)
+    return [(int(label), list(np.flatnonzero(labels == label)[:columns])) for label in present[spread]]
+
+
+def image_grid(
+    images: Pixels, labels: NDArray[np.int64], names: Sequence[str], rows: int = 10, columns: int = 10
+) -> Pixels:
+    """Draw images (N, H, W, 3) as a grid, one class a row with its name at the left."""
+    scale = enlargement(images.shape[1], 80)
+    chosen = choose_rows(labels, rows, columns)
+    cells = [[enlarge(images[i], scale) for i in numbers] for _, numbers in chosen]
+    return page(cells, [class_name(label, names) for label, _ in chosen])
+
+
+def contact_sheet(clips: Pixels, labels: NDArray[np.int64], names: Sequence[str], rows: int = 10) -> Pixels:
+    """Draw clips (N, T, H, W, 3): a clip a row, its frames from left to right (at most 17, evenly spaced)."""
+    scale = enlargement(clips.shape[2], 64)
+    times = np.linspace(0, clips.shape[1] - 1, min(17, clips.shape[1])).round().astype(int)
+    numbers = first_of_classes(labels, rows)
+    cells = [[enlarge(frame, scale) for frame in clips[i, times]] for i in numbers]
+    return page(cells, [class_name(int(labels[i]), names) for i in numbers])
+
+
+def write_clips(
+    path: Path,
+    clips: Pixels,
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+    fps: float,
+    count: int = 10,
+    columns: int = 5,
+) -> None:
+    """Publish an mp4 of `count` of the clips (N, T, H, W, 3) side by side, each under its class name."""
+    scale = enlargement(clips.shape[2], 144)
+    numbers = first_of_classes(labels, count)
+    columns = min(columns, len(numbers))
+    blank = np.full((scale * clips.shape[2], scale * clips.shape[3], 3), PAPER, np.uint8)
+    captions = [_caption(class_name(int(labels[i]), names), blank.shape[1]) for i in numbers]
+    frames = []
+    for time in range(clips.shape[1]):
+        tiles = [
+            np.concatenate([c, enlarge(clips[i, time], scale)])
+            for c, i in zip(captions, numbers, strict=True)
+        ]
+        tiles += [np.full_like(tiles[0], PAPER)] * (-len(tiles) % columns)
+        frames.append(page([tiles[i : i + columns] for i in range(0, len(tiles), columns)], []))
+    encode_mp4(path, np.stack(frames), fps)
+
+
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Publish `pixels` (H, W, 3) as a PNG file."""
+    with atomic_file(path) as file:
+        file.write(encode_png(pixels))
+
+
+def first_of_classes(labels: NDArray[np.int64], count: int) -> list[int]:
+    """Return `count` sample numbers: the first of every class, then the second of every class, and so on."""
+    rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
+    return [int(i) for i in np.lexsort((labels, rank))[:count]]
+
+
+def class_name(label: int, names: Sequence[str]) -> str:
+    """Return the name of class `label`, its number if it has none, and nothing for no class (-1)."""
+    if label < 0:
+        return ""
+    return names[label] if label < len(names) else str(label)
+
+
+def enlargement(side: int, wanted: int) -> int:
+    """Return the whole factor that brings `side` closest to `wanted` pixels."""
+    return max(1, round(wanted / side))
+
+
+def enlarge(picture: Pixels, factor: int) -> Pixels:
+    """Repeat every pixel of (H, W, 3) `factor` times both ways: what is shown is what was generated."""
+    return repeat(picture, "h w c -> (h y) (w x) c", y=factor, x=factor)
+
+
+def page(cells: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
+    """Put rows of equal cells (H, W, 3) on a dark page, with row names at the left if there are any."""
+    height = cells[0][0].shape[0]
+    columns = max(len(row) for row in cells)
+    filled = [[*row, *[np.full_like(cells[0][0], PAPER)] * (columns - len(row))] for row in cells]
+    padded = np.pad(np.array(filled), ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=PAPER)
+    sheet = np.pad(
+        rearrange(padded, "r n h w c -> (r h) (n w) c"), ((GAP, 0), (GAP, 0), (0, 0)), constant_values=PAPER
+    )
+    if not any(names):
+        return sheet
+    margin = max(_text_width(name) for name in names) + 4 * GAP
+    sheet = np.pad(sheet, ((0, 0), (margin, 0), (0, 0)), constant_values=PAPER)
+    places = [(margin // 2, GAP + row * (height + GAP) + height // 2) for row in range(len(names))]
+    return _write(sheet, list(zip(places, names, strict=True)))
+
+
+def _caption(text: str, width: int) -> Pixels:
+    strip = np.full((LABEL_SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
+    return _write(strip, [((width // 2, strip.shape[0] // 2), text)])
+
+
+def _text_width(text: str) -> int:
+    from PIL import ImageFont
+
+    return int(ImageFont.load_default(LABEL_SIZE).getlength(text))
+
+
+def _write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels:
+    """Write each text centred on its place (x, y)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(sheet)
+    pen = ImageDraw.Draw(picture)
+    for place, text in texts:
+        pen.text(place, text, fill=INK, font=ImageFont.load_default(LABEL_SIZE), anchor="mm")
+    return np.asarray(picture)

@@ -1,0 +1,97 @@
+"""Measures of generated samples against real ones, on feature vectors (n, d) or on clips (n, T, H, W, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.draws import permutation
+
+Floats = NDArray[np.float64]
+
+
+def frechet(a: Floats, b: Floats) -> float:
+    """Return the Fréchet distance of the Gaussians fitted to features `a` (n, d) and `b` (m, d).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, equation 6). The trace of the root
+    is taken from the eigenvalues of the symmetric A^(1/2) B A^(1/2), which are those of A B; it stays exact
+    when A or B is singular, where a matrix square root of A B does not.
+    """
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    product = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root)
+    trace_root = np.sqrt(product.clip(0)).sum()
+    mean_gap = np.square(a.mean(0) - b.mean(0)).sum()
+    return float(mean_gap + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * trace_root)
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """The union of balls around features (n, d), each reaching to its k-th nearest other feature."""
+
+    features: Floats
+    radii: Floats
+
+    @classmethod
+    def of(cls, features: Floats, k: int) -> Neighbourhoods:
+        """Build the manifold estimate of Kynkäänniemi et al. 2019, section 2."""
+        distance = distances(features, features)
+        return cls(features, np.partition(distance, k, axis=1)[:, k])  # entry 0 is the point itself
+
+    def share_inside(self, features: Floats) -> float:
+        """Return the share of `features` (m, d) that lies in at least one ball."""
+        return float((distances(features, self.features) <= self.radii).any(axis=1).mean())
+
+
+def precision_recall(generated: Floats, real: Floats, k: int = 3) -> tuple[float, float]:
+    """Return improved precision and recall (Kynkäänniemi et al. 2019); use equally many of both sides.
+
+    Precision: share of generated samples within the manifold of the real ones; recall: the other way round.
+    """
+    manifold_real, manifold_generated = Neighbourhoods.of(real, k), Neighbourhoods.of(generated, k)
+    return manifold_real.share_inside(generated), manifold_generated.share_inside(real)
+
+
+def nearest_distance(features: Floats, reference: Floats) -> float:
+    """Return the mean Euclidean distance from each of `features` to its nearest neighbour in `reference`."""
+    return float(distances(features, reference).min(axis=1).mean())
+
+
+def distances(a: Floats, b: Floats) -> Floats:
+    """Return Euclidean distances (n, m) between features `a` (n, d) and `b` (m, d)."""
+    squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
+    if a is b:
+        np.fill_diagonal(squared, 0)
+    return np.sqrt(squared.clip(0))
+
+
+def subsets(size: int, count: int, draws: int, seed: int, purpose: str) -> Iterator[NDArray[np.int64]]:
+    """Yield `draws` random subsets of `count` of `size` rows, the same ones on every machine."""
+    for draw in range(draws):
+        yield permutation(seed, purpose, (draw,), size)[:count]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How fast pixels change (0..255 a frame), and how unevenly: second over first temporal difference."""
+
+    speed: float
+    jerk: float
+
+
+def motion(clips: NDArray[np.uint8]) -> Motion:
+    """Measure clips (n, T >= 3, H, W, C) by their mean absolute temporal differences."""
+    first = np.diff(clips.astype(np.float32), axis=1)
+    second = np.diff(first, axis=1)
+    speed = float(np.abs(first).mean())
+    return Motion(speed, float(np.abs(second).mean()) / speed if speed else float("nan"))
+
+
+def psnr(original: NDArray[np.uint8], copy: NDArray[np.uint8]) -> float:
+    """Return the mean peak signal-to-noise ratio of samples (n, ...) in dB; identical ones count as 100."""
+    error = (original.astype(np.float64) - copy.astype(np.float64)).reshape(len(original), -1)
+    return float((10 * np.log10(255**2 / np.square(error).mean(1).clip(255**2 * 1e-10))).mean())

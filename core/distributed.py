@@ -1,0 +1,150 @@
+"""Ranks and what they say to each other: start, stop, and the few reductions the project needs.
+
+A process started without RANK and WORLD_SIZE is a world of one. Otherwise the rendezvous is torch's `env://`,
+which also honours the agent's store under torchrun (TORCHELASTIC_USE_AGENT_STORE).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.errors import UserError
+
+TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is: rank of size, local_rank on its node, and the device it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+
+def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
+    """Join the process group described by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    device: "auto" takes CUDA where there is one. The backend follows: nccl on CUDA, gloo on CPU.
+    timeout_s: how long a collective may wait before it fails on all ranks.
+    """
+    single = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
+    rank = 0 if single else int(os.environ["RANK"])
+    size = 1 if single else int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0" if single else str(rank)))
+    chosen = _device(device, local_rank)
+    os.environ.setdefault("DS_ACCELERATOR", chosen.type)  # read when DeepSpeed is imported
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            init_method=None if single else "env://",
+            store=torch._C._distributed_c10d.HashStore() if single else None,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    return World(rank, size, local_rank, chosen)
+
+
+def stop(world: World) -> None:
+    """Leave the process group (collective: all ranks, after their last collective)."""
+    if dist.is_initialized():
+        if world.size > 1:
+            dist.barrier()
+        dist.destroy_process_group()
+
+
+def set_timeouts(timeout_s: float) -> None:
+    """Give every process group this timeout.
+
+    Libraries create groups of their own without one (DeepSpeed's ZeRO 1 and 2 then wait 30 minutes for a dead
+    peer whatever was asked for at the start), so it is set again once all groups exist.
+    """
+    from torch.distributed import distributed_c10d as c10d
+
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of every rank's tensor, as a new tensor on the same device (collective: all ranks)."""
+    return _reduce(tensor, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(tensor: Tensor) -> Tensor:
+    """The elementwise maximum of every rank's tensor, as a new tensor (collective: all ranks)."""
+    return _reduce(tensor, dist.ReduceOp.MAX)
+
+
+def barrier() -> None:
+    """Wait until every rank is here (collective: all ranks)."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's `value` on every rank (collective: all ranks); for small, plain values."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's `value`, in rank order, on every rank (collective: all ranks); for small, plain values."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class PendingSum:
+    """A sum over ranks that is under way: started early, read late, so that it hides behind other work."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Start to sum `tensor` in place; it must lie on the world's device (collective: all ranks)."""
+        self._tensor = tensor
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        self._work = dist.all_reduce(tensor, async_op=True) if several else None
+
+    def wait(self) -> Tensor:
+        """The sum."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return self._tensor
+
+
+def _reduce(tensor: Tensor, operation: Any) -> Tensor:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor.clone()
+    on_device = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+    dist.all_reduce(on_device, op=operation)
+    return on_device.to(tensor.device)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError("engine.device", name, "auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("engine.device", name, "cpu, since no CUDA device is visible here")
+    count = torch.cuda.device_count()
+    # One visible device per task (SLURM --gpus-per-task=1) keeps its local rank above 0.
+    index = 0 if count == 1 else local_rank
+    if index >= count:
+        raise UserError(f"local rank {local_rank} has no CUDA device; start at most {count} ranks a node")
+    return torch.device("cuda", index)

@@ -1,0 +1,245 @@
+"""One engine for ZeRO stages 0 to 3, on CPU and CUDA: forward, N backwards, one step; the user of DeepSpeed.
+
+DeepSpeed shards, reduces and updates. Around it stands what its defaults do not give: clipping that is always
+written down, fp32 masters that start from the fp32 weights, gradients of micro-steps added up in fp32, a
+non-finite step skipped on all ranks at every stage and precision, timeouts on its own process groups, and no
+C++ build.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu" if not os.path.exists("/dev/nvidiactl") else "cuda")
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from core import distributed, engine_partitions
+from core.distributed import World
+from core.engine_accumulate import MicroStepSum
+from core.engine_config import EngineConfig, deepspeed_config
+from core.engine_partitions import Shard
+from core.engine_replicated import ReplicatedAdamW
+from core.optim import OptimizerConfig, parameter_groups
+
+__all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """grad_norm: over all parameters, before clipping; inf when skipped.  applied: False when skipped."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Engine:
+    """A network under training (construction is collective: all ranks, in the same order).
+
+    module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
+    in them. updates: optimizer updates applied so far.
+    """
+
+    def __init__(
+        self, model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World
+    ) -> None:
+        self.config, self.optimizer, self.world = engine, optimizer, world
+        self.updates = 0
+        groups = parameter_groups(model, optimizer)
+        parameters = [p for group in groups for p in group["params"]]
+        _agree(model, world)
+        initial = _fp32_copy(model) if engine.precision == "bf16" else {}
+        # The extensions DeepSpeed would build at first use (45 s of g++ for a shared-memory reduce on CPU).
+        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.utils.logger.setLevel(logging.ERROR)
+        # torch 2.13 renames collectives that DeepSpeed 0.19 still calls by their old names, once per call
+        # site.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        if engine.zero_stage == 0 and engine.precision == "bf16":
+            _cast_parameters(model, torch.bfloat16)
+        self._engine = deepspeed.initialize(
+            args=SimpleNamespace(device_rank=world.device.index or 0),
+            model=model,
+            model_parameters=groups,
+            optimizer=lambda parameters: _make_optimizer(parameters, engine, optimizer),
+            config=deepspeed_config(engine, sum(p.numel() for p in parameters)),
+            dist_init_required=False,
+        )[0]
+        if engine.zero_stage == 0:
+            self._engine.enable_backward_allreduce = False  # ReplicatedAdamW reduces, once a step, in fp32
+        self._micro_steps = MicroStepSum(parameters) if engine.sums_micro_steps else None
+        distributed.set_timeouts(engine.timeout_s)
+        self.module: nn.Module = model
+        self._sharded: Any = self._engine.optimizer
+        self._inner: torch.optim.Optimizer = (
+            self._sharded if engine.zero_stage == 0 else self._sharded.optimizer
+        )
+        self.flats: list[Tensor] = engine_partitions.masters(self._sharded)
+        self.shards: list[Shard] = engine_partitions.locate(self._sharded, model, world.rank)
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in model.named_parameters()
+        }
+        self._create_moments()
+        with torch.no_grad():
+            for shard in self.shards if initial else []:
+                shard.view(self.flats).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add d(loss)/d(parameters) to the gradients; they sum over calls and over ranks until `step`."""
+        if self._micro_steps is not None:
+            self._micro_steps.before_backward()
+        self._engine.backward(loss * self.world.size)  # DeepSpeed averages over ranks
+
+    def step(self, lr: float) -> StepResult:
+        """Clip and update, or skip on all ranks alike where a gradient is not finite (collective)."""
+        for group in self._inner.param_groups:
+            group["lr"] = lr
+        if self._micro_steps is not None:
+            self._micro_steps.before_step()
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        self.updates += applied
+        return StepResult(float(self._engine.get_global_grad_norm()), applied)
+
+    @property
+    def owned(self) -> list[Shard]:
+        """The shards this rank is to write: over all ranks, every element of every parameter once."""
+        if self.config.zero_stage > 0:
+            return self.shards
+        return engine_partitions.share(self.shards, self.world.rank, self.world.size)
+
+    def moments(self) -> dict[str, list[Tensor]]:
+        """The optimizer's state by name (exp_avg, exp_avg_sq), each a list laid out like `flats`."""
+        states = [self._inner.state[flat] for flat in self.flats]
+        return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Each parameter group's plain settings and the names in it, for the record in a checkpoint."""
+        skipped = ("params", "lr")
+        return [
+            {k: v for k, v in g.items() if k not in skipped and _plain(v)} for g in self._inner.param_groups
+        ]
+
+    def set_updates(self, updates: int) -> None:
+        """Set the optimizer's own step counter, as after loading its moments."""
+        self.updates = updates
+        for flat in self.flats:
+            self._inner.state[flat]["step"].fill_(float(updates))
+
+    def refresh(self) -> None:
+        """Make the network follow `flats` after they were written to (collective: all ranks)."""
+        engine_partitions.publish(self._sharded)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """CPU copies of frozen parameters (`frozen/NAME`) and buffers (`buffer/NAME`) (collective)."""
+        frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
+        with engine_partitions.gathered([p for _, p in frozen]):
+            tensors = {f"frozen/{n}": p.detach().cpu().clone() for n, p in frozen}
+        return tensors | {f"buffer/{n}": b.detach().cpu().clone() for n, b in self._kept_buffers()}
+
+    @torch.no_grad()
+    def set_fixed(self, tensors: dict[str, Tensor]) -> None:
+        """Write what `fixed` returned back into the network (collective: all ranks, with equal tensors)."""
+        frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
+        with engine_partitions.gathered([p for _, p in frozen], write=True):
+            for name, p in frozen:
+                p.copy_(tensors[f"frozen/{name}"])
+        for name, buffer in self._kept_buffers():
+            buffer.copy_(tensors[f"buffer/{name}"])
+
+    def full_state(self, flats: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """All trainable weights, or what `flats` (laid out like the masters) holds of them: whole, fp32, on
+        the CPU.
+
+        Collective: all ranks; the dict is filled on rank 0 and empty elsewhere.
+        """
+        flats = self.flats if flats is None else flats
+        full = {s.name: torch.empty(self.shapes[s.name]) for s in self.shards} if self.world.rank == 0 else {}
+        tables = distributed.gather_objects((self.owned, [f.numel() for f in flats]))
+        for rank, (shards, sizes) in enumerate(tables):
+            parts = _send_to_first(flats, sizes, rank, self.world)
+            for shard in shards if self.world.rank == 0 else []:
+                whole = full.setdefault(shard.name, torch.empty(shard.shape))
+                whole.view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
+        return full
+
+    def _kept_buffers(self) -> list[tuple[str, Tensor]]:
+        """The buffers that belong to the state: those a module would save."""
+        persistent = self.module.state_dict(keep_vars=True).keys()
+        return [(n, b) for n, b in self.module.named_buffers() if n in persistent]
+
+    def _create_moments(self) -> None:
+        """Give AdamW its state now, so that it can be saved and loaded before the first update."""
+        for flat in self.flats:
+            state = self._inner.state[flat]
+            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+            state["exp_avg"] = torch.zeros_like(flat, requires_grad=False)
+            state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
+
+
+def _make_optimizer(
+    groups: list[dict[str, Any]], engine: EngineConfig, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": tuple(config.betas),
+        "eps": config.eps,
+        "fused": True,
+    }
+    if engine.zero_stage == 0:
+        return ReplicatedAdamW(groups, gradient_clipping=engine.gradient_clipping, **settings)
+    return torch.optim.AdamW(groups, **settings)
+
+
+def _agree(model: nn.Module, world: World) -> None:
+    """Put the network on the device and give every rank rank 0's parameters and buffers."""
+    model.to(world.device)
+    if world.size > 1:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def _fp32_copy(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        n: p.detach().to("cpu", torch.float32, copy=True)
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast parameters but not buffers, as DeepSpeed does at the other stages."""
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(dtype)
+
+
+def _send_to_first(flats: list[Tensor], sizes: list[int], rank: int, world: World) -> list[Tensor]:
+    """On rank 0: the flats of `rank`; that rank sends them."""
+    if rank == 0 or world.rank not in (0, rank):
+        return flats
+    if world.rank == rank:
+        for flat in flats:
+            dist.send(flat.detach().contiguous(), dst=0)
+        return flats
+    parts = [torch.empty(size, device=world.device) for size in sizes]
+    for part in parts:
+        dist.recv(part, src=rank)
+    return parts
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple))

@@ -1,0 +1,56 @@
+"""The engine's settings, and the whole configuration DeepSpeed gets from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.distributed import TIMEOUT_S
+from core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the training state is spread over ranks, and in which precision the network computes."""
+
+    zero_stage: int = setting(
+        1, "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights", low=0, high=3
+    )
+    precision: Literal["bf16", "fp32"] = setting(
+        "bf16", "of the weights the network computes with; masters are fp32"
+    )
+    gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
+    gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
+    micro_batch: int = setting(
+        0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
+    timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0)
+
+    @property
+    def sums_micro_steps(self) -> bool:
+        """Whether the engine itself adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
+        return self.zero_stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"
+
+
+def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; `numbers` is how many trainable numbers the network has.
+
+    Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
+    1 among them), so every key here is one that 0.19 reads, and clipping is always written.
+    """
+    stage, bucket = config.zero_stage, max(1 << 20, min(numbers, 1 << 26))
+    result: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # only scales DeepSpeed's own counters, which nothing reads
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # any number of backwards, then one step
+        "gradient_clipping": config.gradient_clipping if stage > 0 else 0.0,  # stage 0 clips itself
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
+    }
+    if stage == 1:
+        result["zero_optimization"]["overlap_comm"] = False  # not allowed with unmanaged accumulation
+    if stage > 0 and config.precision == "bf16":
+        result["bf16"] = {"enabled": True}
+    if stage > 1 and config.precision == "bf16":
+        result["data_types"] = {"grad_accum_dtype": config.gradient_dtype}
+    return result

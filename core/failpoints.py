@@ -1,0 +1,104 @@
+"""Named places where a test, or a person who wants to see recovery work, can make something go wrong.
+
+`LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
+variable a failpoint is one truth test. Conditions may be left out. Actions: `kill` (SIGKILL), `stop`
+(SIGSTOP), `sleep=30` (seconds), `raise` (WorkError), `enospc` (a full disk), `nan` (the value that passes
+through is turned to NaN).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from core.errors import UserError, WorkError
+
+VARIABLE = "LONGTAKE_FAULT"
+_ACTIONS = ("kill", "stop", "sleep", "raise", "enospc", "nan")
+_FORM = re.compile(r"(?P<name>[\w.]+)(@(?P<conditions>[\w=,]*))?:(?P<action>\w+)(=(?P<seconds>[\d.]+))?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One armed failpoint; rank or step None means any."""
+
+    name: str
+    rank: int | None
+    step: int | None
+    action: str
+    seconds: float
+
+
+def parse(text: str) -> list[Fault]:
+    """Read the variable's form; raises UserError on anything else."""
+    faults = []
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        match = _FORM.fullmatch(part)
+        if match is None or match["action"] not in _ACTIONS:
+            raise UserError(
+                VARIABLE, part, f"NAME@rank=R,step=K:ACTION with ACTION one of {', '.join(_ACTIONS)}"
+            )
+        conditions = dict(item.split("=") for item in (match["conditions"] or "").split(",") if item)
+        if set(conditions) - {"rank", "step"}:
+            raise UserError(VARIABLE, part, "conditions rank= and step= only")
+        numbers = {key: int(value) for key, value in conditions.items()}
+        faults.append(
+            Fault(
+                match["name"],
+                numbers.get("rank"),
+                numbers.get("step"),
+                match["action"],
+                float(match["seconds"] or 1),
+            )
+        )
+    return faults
+
+
+_armed: list[Fault] = parse(os.environ.get(VARIABLE, ""))
+_step: int | None = None
+
+
+def arm(text: str) -> None:
+    """Replace what is armed in this process."""
+    _armed[:] = parse(text)
+
+
+def set_step(step: int) -> None:
+    """Tell the failpoints which optimizer step the process is in."""
+    global _step
+    _step = step
+
+
+def failpoint(name: str, value: T = None) -> T:  # type: ignore[assignment]
+    """Do what is armed for `name` at this rank and step; returns `value` (a NaN tensor under `nan`)."""
+    if not _armed:
+        return value
+    rank = int(os.environ.get("RANK", "0"))
+    for fault in _armed:
+        if fault.name == name and fault.rank in (None, rank) and fault.step in (None, _step):
+            return _act(fault, value)
+    return value
+
+
+def _act(fault: Fault, value: Any) -> Any:
+    match fault.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "sleep":
+            time.sleep(fault.seconds)
+        case "raise":
+            raise WorkError(f"failpoint {fault.name} raised as {VARIABLE} asks")
+        case "enospc":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fault.name)
+        case "nan":
+            return value * float("nan")
+    return value

@@ -1,0 +1,49 @@
+"""Distributions of training times."""
+
+import pytest
+import torch
+
+from core.diffusion.paths import make_path
+from core.diffusion.timesteps import TimestepConfig, draw
+from core.errors import UserError
+
+U = (torch.arange(10_000) + 0.5) / 10_000
+
+
+def test_uniform_is_the_draw_itself_on_a_continuous_path() -> None:
+    assert torch.equal(draw(TimestepConfig(), make_path("rectified_flow"), U), U)
+
+
+def test_a_chain_gets_each_of_its_times_equally_often() -> None:
+    t = draw(TimestepConfig(), make_path("ddpm_linear"), U)
+    times, counts = t.unique(return_counts=True)
+    torch.testing.assert_close(times, torch.arange(1, 1001) / 1000)
+    assert counts.tolist() == [10] * 1000
+
+
+def test_logit_normal_has_its_quantiles() -> None:
+    t = draw(TimestepConfig(kind="logit_normal", mean=0.5, std=2.0), make_path("rectified_flow"), U)
+    logits = torch.logit(t.double())
+    assert float(logits.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(logits.std()) == pytest.approx(2.0, rel=0.01)
+    assert float(t.median()) == pytest.approx(torch.sigmoid(torch.tensor(0.5)).item(), abs=1e-3)
+
+
+def test_shift_multiplies_the_odds() -> None:
+    u = U.double()
+    t = draw(TimestepConfig(shift=3.0), make_path("rectified_flow"), u)
+    torch.testing.assert_close(t / (1 - t), 3 * u / (1 - u))
+
+
+def test_times_stay_on_the_path_at_the_extremes() -> None:
+    extremes = torch.tensor([2.0**-24, 1 - 2.0**-24])
+    for name in ("rectified_flow", "ddpm_cosine"):
+        config = TimestepConfig(kind="logit_normal", mean=3.0, std=5.0, shift=10.0)
+        t = draw(config, make_path(name), extremes)
+        assert (t > 0).all()
+        assert (t <= 1).all()
+
+
+def test_a_shift_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="shift=0"):
+        TimestepConfig(shift=0)

@@ -15,7 +15,7 @@ FLOW, CHAIN = make_path("rectified_flow"), make_path("ddpm_linear")
 
 
 class Recorder:
-    """A network that answers with its label (none: -1), with a variance of 10 + label; it notes batch sizes."""
+    """Answers with its label (none: -1), if asked with a variance of 10 + label; notes its batches."""
 
     def __init__(self, variance: bool = False) -> None:
         self.variance, self.sizes, self.times = variance, list[int](), list[float]()

@@ -1,0 +1,95 @@
+"""The table of jobs; nothing heavy is imported to list them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any, NamedTuple
+
+from core.errors import UserError
+
+
+class Job(NamedTuple):
+    """A job a person can run.
+
+    module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
+    on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    """
+
+    name: str
+    module: str
+    help: str
+    examples: tuple[str, ...]
+    on_ranks: bool = True
+
+    def load(self) -> Any:
+        """Import the module."""
+        return importlib.import_module(self.module)
+
+
+JOBS = (
+    Job(
+        "shard",
+        "tools.shard",
+        "pack image and video files into WebDataset shards with manifest and index",
+        (
+            "longtake shard photos output=runs/raw",
+            "longtake shard captions.csv output=runs/raw overwrite=true",
+        ),
+    ),
+    Job(
+        "train-autoencoder",
+        "tools.train_autoencoder",
+        "train the autoencoder that turns images and clips into latents",
+        (
+            "longtake train-autoencoder runs/raw output=runs/autoencoder",
+            "longtake train-autoencoder my.yaml steps=1e5",
+        ),
+    ),
+    Job(
+        "encode",
+        "tools.encode",
+        "encode shards into a cache of latents",
+        (
+            "longtake encode runs/raw autoencoder=runs/autoencoder output=runs/latents",
+            "longtake encode my.yaml processes=2",
+        ),
+    ),
+    Job(
+        "train",
+        "tools.train",
+        "train a diffusion transformer on a cache of latents; the same command again continues",
+        (
+            "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
+            "longtake train my.yaml --dry-run",
+        ),
+    ),
+    Job(
+        "sample",
+        "tools.sample",
+        "generate images or clips from a checkpoint",
+        ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
+    ),
+    Job(
+        "evaluate",
+        "tools.evaluate",
+        "score samples against real data",
+        ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
+    ),
+    Job(
+        "demo",
+        "launch.demo",
+        "the whole chain, from files to pictures, on handwritten digits or on your own folder",
+        ("longtake demo", "longtake demo photos output=runs/photos"),
+        on_ranks=False,
+    ),
+)
+
+
+def find(name: str) -> Job:
+    """The job called `name`; UserError with the nearest name where there is none."""
+    for job in JOBS:
+        if job.name == name:
+            return job
+    nearest = max(JOBS, key=lambda job: difflib.SequenceMatcher(None, name, job.name).ratio())
+    raise UserError(f"{name}: no such job; the nearest is {nearest.name} (longtake --help lists all)")

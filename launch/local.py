@@ -1,0 +1,155 @@
+"""Several ranks of one job on this machine, and the end of all of them when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 10.0  # between asking the other ranks to end and killing them
+PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
+TOLD = "LONGTAKE_TOLD"  # where a rank leaves its last words, so that N ranks do not say the same N times
+
+
+def is_rank() -> bool:
+    """Whether somebody (this launcher, torchrun, srun) has already started us as one of several."""
+    return "RANK" in os.environ or "WORLD_SIZE" in os.environ
+
+
+def run_on_ranks(job: str, config: Any, processes: int) -> int:
+    """Run `job` on `processes` local ranks; return 0, or the status of the first rank that failed."""
+    from core.config import save
+
+    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+        file = Path(folder) / "config.yaml"
+        save(config, file)
+        return start([sys.executable, "-P", "-m", "launch", job, str(file)], processes, Path(folder), job)
+
+
+def start(command: Sequence[str], processes: int, folder: Path, name: str) -> int:
+    """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
+
+    The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
+    two runs race for one. SIGINT and SIGTERM are passed on; the output of the ranks goes where ours goes.
+    folder: where ranks leave their last words.  name: of the run, for the line that says why it ended.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks: list[subprocess.Popen[bytes]] = []
+    with _signals_passed_on(ranks):
+        for rank in range(processes):
+            environment = _environment(rank, processes, store.port, folder)
+            ranks.append(subprocess.Popen(command, env=environment, process_group=0))
+        failed, code = _wait(ranks)
+    if failed is not None:
+        _retell(folder / str(failed), name, failed, code)
+    return code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
+
+
+def tell(line: str) -> None:
+    """Print a last line on standard error; a rank of ours leaves it to the launcher, which tells one of N."""
+    if folder := os.environ.get(TOLD):
+        Path(folder, os.environ["RANK"]).write_text(line, encoding="utf-8")
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def follow_parent() -> None:
+    """In a rank of ours on Linux: die when the launcher does, even if it is killed."""
+    parent = os.environ.get(PARENT)
+    if parent is None or sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before the line above
+        os._exit(1)
+
+
+def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
+    """What `env://` rendezvous reads; the store is said to be hosted elsewhere, which it is."""
+    house = str(Path(__file__).resolve().parent.parent)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [house, os.environ.get("PYTHONPATH")])),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        PARENT: str(os.getpid()),
+        TOLD: str(folder),
+    }
+
+
+@contextlib.contextmanager
+def _signals_passed_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Ranks have process groups of their own, so that Ctrl-C reaches them once, through us."""
+
+    def pass_on(number: int, frame: object) -> None:
+        _signal_all(ranks, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]]) -> tuple[int | None, int]:
+    """Wait for all ranks; a first failure ends the others. Give that rank and its code, or None and 0."""
+    ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    for number, rank in enumerate(ranks):
+        threading.Thread(target=_report_end, args=(number, rank, ended), daemon=True).start()
+    failed, first_code, deadline = None, 0, math.inf
+    for _ in ranks:
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        try:
+            number, code = ended.get(timeout=left)
+        except queue.Empty:
+            _signal_all(ranks, signal.SIGKILL)
+            number, code = ended.get()
+        if code != 0 and failed is None:
+            failed, first_code, deadline = number, code, time.monotonic() + GRACE_S
+            _signal_all(ranks, signal.SIGTERM)
+    return failed, first_code
+
+
+def _report_end(
+    number: int, rank: subprocess.Popen[bytes], ended: queue.SimpleQueue[tuple[int, int]]
+) -> None:
+    ended.put((number, rank.wait()))
+
+
+def _signal_all(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+    for rank in ranks:
+        rank.send_signal(number)  # nothing happens to one that has ended
+
+
+def _retell(words: Path, name: str, rank: int, code: int) -> None:
+    """Say why the run ended: the rank's last words, or the signal; a traceback has been shown already."""
+    if words.exists():
+        print(words.read_text(encoding="utf-8"), file=sys.stderr, flush=True)
+    elif code < 0:
+        print(
+            f"longtake {name}: rank {rank} was ended by {signal.Signals(-code).name}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,200 @@
+"""The command line: what is printed, what is refused, and with which exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from core import config
+from core.errors import UserError, WorkError
+from core.settings import REQUIRED, setting
+from launch import cli, jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    zero_stage: int = setting(1, "ZeRO stage", low=0, high=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    source: Path = setting(REQUIRED, "what is read")
+    name: str = setting("run", "name of the run")
+    steps: int = setting(10, "optimizer steps", unit="steps", low=1)
+    processes: int = setting(1, "local ranks", low=1)
+    engine: Section = setting(Section(), "the engine")
+
+
+class Toy(types.ModuleType):
+    """Packs a toy.
+
+    It has a docstring of its own.
+    """
+
+    Config = Config
+
+    def __init__(self) -> None:
+        super().__init__("toy_job", Toy.__doc__)
+        self.ran: list[Config] = []
+        self.error: BaseException | None = None
+
+    def plan(self, config: Config) -> list[str]:
+        return [f"{config.steps} steps", f"reads {config.source}"]
+
+    def run(self, config: Config) -> None:
+        self.ran.append(config)
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    module = Toy()
+    monkeypatch.setitem(sys.modules, "toy_job", module)
+    job = jobs.Job("toy", "toy_job", "pack a toy", ("longtake toy box steps=3",))
+    monkeypatch.setattr(jobs, "JOBS", (*jobs.JOBS, job))
+    return module
+
+
+def test_run_gets_files_overrides_and_the_bare_path(toy: Toy, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("steps: 5\nengine: {zero_stage: 2}")
+    assert cli.main(["toy", str(file), "box/1", "engine.zero_stage=3", "name=no"]) == 0
+    expected = Config(source=Path("box/1"), name="no", steps=5, engine=Section(zero_stage=3))
+    assert toy.ran == [expected]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "longtake: trian: no such job; the nearest is train (longtake --help lists all)"),
+        (["toy", "box", "stesp=3"], "longtake toy: stesp: no such field; the nearest is steps"),
+        (
+            ["toy", "box", "engine.zero_stage=4"],
+            "longtake toy: engine.zero_stage=4: expected an integer from 0 to 3",
+        ),
+        (["toy"], "longtake toy: source: required but not given: what is read"),
+        (["toy", "box", "none.yaml"], "longtake toy: none.yaml: no such file"),
+        (
+            ["toy", "a", "b"],
+            "longtake toy: a b: expected one bare path, the source; other fields are field=value",
+        ),
+        (
+            ["toy", "box", "--max-steps=3"],
+            "longtake toy: --max-steps=3: no such option; fields are written max_steps=3; "
+            "options are --help and --dry-run",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    toy: Toy, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", message + "\n")
+    assert toy.ran == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("source", "x", "a folder"), 2, "source=x: expected a folder"),
+        (WorkError("12 of 20 files\ncould not be read"), 1, "12 of 20 files could not be read"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.tar"),
+            1,
+            "[Errno 28] No space left on device: 'a.tar'",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_failure_of_the_work_is_one_line(
+    toy: Toy, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+) -> None:
+    toy.error = error
+    assert cli.main(["toy", "box"]) == status
+    assert capsys.readouterr().err == f"longtake toy: {message}\n"
+
+
+def test_a_bug_keeps_its_traceback(toy: Toy) -> None:
+    toy.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["toy", "box"])
+
+
+def test_dry_run_prints_a_config_file_with_the_plan_as_comments(
+    toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["toy", "box", "steps=1e3", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("# 1000 steps\n# reads box\n")
+    (tmp_path / "again.yaml").write_text(text)
+    assert config.load(Config, [tmp_path / "again.yaml"]) == Config(source=Path("box"), steps=1000)
+    assert toy.ran == []
+
+
+def test_help_of_a_job_shows_usage_examples_and_every_field(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["toy", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "usage: longtake toy [FILE.yaml ...] [SOURCE] [field=value ...]" in text
+    assert "  longtake toy box steps=3\n" in text
+    assert "Packs a toy.\n\nIt has a docstring of its own." in text
+    assert "  source=...  (required)  <path>\n        what is read\n" in text
+    assert "  steps=10  <int >= 1, unit steps>\n        optimizer steps\n" in text
+    assert "  engine: the engine\n  engine.zero_stage=1  <int 0..3>\n        ZeRO stage" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_lists_the_jobs_a_line_each(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for job in jobs.JOBS:
+        assert sum(line.split()[:1] == [job.name] and line.endswith(job.help) for line in lines) == 1
+    assert max(map(len, lines)) <= 110
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from launch.cli import main; main(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'omegaconf', 'deepspeed', 'PIL', 'av', 'webdataset'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_foreign_core_is_refused_with_both_places(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "__init__.py").write_text("raise SystemExit('the foreign core was imported')")
+    root = Path(cli.__file__).parents[1]
+    path = [str(tmp_path), str(root)]
+    code = f"import sys; sys.path[1:1] = {path}; from launch.cli import main; sys.exit(main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"longtake: the package `core` must be {root / 'core'}, but Python finds {tmp_path / 'core'}"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_into_a_closed_pipe_is_silent() -> None:
+    code = "import sys; from launch.cli import main; sys.exit(main(['--help']))"
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -u -c "$1" | true', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""

@@ -1,0 +1,140 @@
+"""Local ranks: they meet, they end together, and one of them speaks for all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import local
+
+
+def start(folder: Path, script: str, *arguments: str, processes: int = 2) -> int:
+    return local.start([sys.executable, "-c", script, *arguments], processes, folder, "job")
+
+
+@pytest.mark.multiprocess
+def test_ranks_meet_at_the_store_of_the_launcher(tmp_path: Path) -> None:
+    script = """
+import os, sys, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.tensor([10.0 ** dist.get_rank()])
+dist.all_reduce(total)
+with open(f"{sys.argv[1]}/result-{os.environ['LOCAL_RANK']}", "w") as file:
+    file.write(f"{total.item()} of {dist.get_world_size()}")
+dist.destroy_process_group()
+"""
+    assert start(tmp_path, script, str(tmp_path)) == 0
+    assert [(tmp_path / f"result-{rank}").read_text() for rank in range(2)] == ["11.0 of 2"] * 2
+
+
+def test_environment_of_a_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment = local._environment(1, 3, 1234, tmp_path)
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert (environment["RANK"], environment["LOCAL_RANK"]) == ("1", "1")
+    assert (environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"]) == ("3", "3")
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("127.0.0.1", "1234")
+    assert local._environment(1, 16, 1234, tmp_path)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert local._environment(1, 3, 1234, tmp_path)["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.multiprocess
+def test_first_failing_rank_ends_the_others_and_speaks_for_all(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+import os, sys, time
+from launch.local import tell
+if os.environ["RANK"] == "0":
+    time.sleep(100)
+tell("longtake job: x=1: expected 2")
+sys.exit(2)
+"""
+    begin = time.monotonic()
+    assert start(tmp_path, script, processes=3) == 2
+    assert time.monotonic() - begin < 60
+    assert capfd.readouterr().err == "longtake job: x=1: expected 2\n"
+
+
+@pytest.mark.multiprocess
+def test_a_rank_that_does_not_end_when_asked_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    script = """
+import os, pathlib, signal, sys, time
+ready = pathlib.Path(sys.argv[1], "ready")
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.touch()
+    time.sleep(100)
+while not ready.exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert start(tmp_path, script, str(tmp_path)) == 128 + signal.SIGKILL
+    assert capfd.readouterr().err == "longtake job: rank 1 was ended by SIGKILL\n"
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_passed_on_to_every_rank_once(tmp_path: Path, number: signal.Signals) -> None:
+    script = """
+import os, pathlib, signal, sys, time
+folder, number, rank = pathlib.Path(sys.argv[1]), int(sys.argv[2]), os.environ["RANK"]
+def note(*_):
+    with open(folder / f"got-{rank}", "a") as file:
+        file.write("x")
+signal.signal(number, note)
+(folder / f"ready-{rank}").touch()
+if rank == "0":
+    while not (folder / "ready-1").exists():
+        time.sleep(0.01)
+    os.kill(os.getppid(), number)
+while len(list(folder.glob("got-*"))) < 2:
+    time.sleep(0.01)
+"""
+    before = signal.getsignal(number)
+    assert start(tmp_path, script, str(tmp_path), str(int(number))) == 0
+    assert [(tmp_path / f"got-{rank}").read_text() for rank in range(2)] == ["x", "x"]
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    rank = """
+import time
+from launch.local import follow_parent
+follow_parent()
+print("up", flush=True)
+time.sleep(100)
+"""
+    launcher = f"""
+import sys, pathlib
+from launch import local
+local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r}), "job")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [b"up\n", b"up\n"]
+        process.kill()
+        assert process.stdout.read() == b""  # the end of the pipe: nobody holds it any more
+
+
+def test_a_rank_whose_launcher_has_gone_ends_at_once() -> None:
+    code = "from launch.local import follow_parent; follow_parent(); print('lives on')"
+    environment = {**os.environ, local.PARENT: "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")

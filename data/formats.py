@@ -10,6 +10,8 @@ from core.settings import setting
 
 IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 VIDEO_FORMATS = {"mp4": "mp4", "mkv": "matroska", "avi": "avi"}
+# Names under which media are looked for; what a file is follows from its content (`suffix_of`).
+MEDIA_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 

@@ -1,0 +1,155 @@
+"""Tars read by offset, with an audit: what a streaming reader would silently drop is an error here.
+
+Streaming readers (also `webdataset`'s) take a damaged or missing header for the end of the archive, so a
+shard cut between two members, or with a hole in it, reads as a shorter one. Here an archive must end in two
+empty blocks, and nothing but empty blocks may follow them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from core.errors import WorkError
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """A regular file in a tar: name, offset of its first header, offset and size of its content, in bytes."""
+
+    name: str
+    header: int
+    content: int
+    size: int
+    refused: str = ""
+
+    @property
+    def end(self) -> int:
+        """Where the next member's header lies."""
+        return self.content + -(-self.size // BLOCK) * BLOCK
+
+
+@dataclass
+class TarSample:
+    """Adjacent members with one key; `refused` says why the sample must not be used ("" if it may)."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def offset(self) -> int:
+        """Where the sample's range of bytes starts: the header of its first member."""
+        return min(member.header for member in self.members.values())
+
+    @property
+    def end(self) -> int:
+        """Where the sample's range of bytes ends."""
+        return max(member.end for member in self.members.values())
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`a/b.seg.png` -> (`a/b`, `seg.png`), as webdataset groups members; without a dot there is no suffix."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    if not stem and not slash:  # webdataset skips hidden files, but only at the top
+        return base, ""
+    return folder + slash + stem, suffix.lower()
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Every member of an uncompressed tar but folders, in order.
+
+    `refused` names links, devices, sparse files and names that lead out of a folder.
+    WorkError if the archive is damaged anywhere: nothing is dropped in silence.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
+                if info.size < 0:
+                    raise tarfile.ReadError(f"member {info.name!r} has a negative size")
+                if not info.isdir():
+                    yield Member(info.name, info.offset, info.offset_data, info.size, _refusal(info))
+            end = tar.offset
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise WorkError(f"{path}: damaged tar: {error}") from None
+    _check_end(path, end)
+
+
+def _refusal(info: tarfile.TarInfo) -> str:
+    if not info.isreg() or info.issparse():
+        return "member is a link, device or sparse file"
+    parts = PurePosixPath(info.name).parts
+    if info.name.startswith("/") or ".." in parts:
+        return "member's name leads out of its folder"
+    return ""
+
+
+def _check_end(path: Path, end: int) -> None:
+    size = path.stat().st_size
+    if size < end + 2 * BLOCK:
+        raise WorkError(f"{path}: truncated tar: no end marker at byte {end} of {size}")
+    with open(path, "rb") as file:
+        file.seek(end)
+        while block := file.read(1 << 20):
+            if block.count(0) != len(block):
+                raise WorkError(f"{path}: damaged tar: bad header at byte {end} of {size}, data follows it")
+
+
+def samples(path: Path) -> Iterator[TarSample]:
+    """The members of a tar grouped by key. WorkError if the tar is damaged.
+
+    A sample is refused if a member is, or is there twice, or lies apart from the others of its key.
+    """
+    current: TarSample | None = None
+    seen: set[str] = set()
+    for member in members(path):
+        key, suffix = split_name(member.name)
+        if current is None or key != current.key:
+            if current is not None:
+                yield current
+            current = TarSample(key, refused="its members do not lie side by side" if key in seen else "")
+            seen.add(key)
+        if suffix in current.members:
+            current.refused = current.refused or f"member {suffix!r} is there twice"
+            suffix = f"{suffix}#{member.header}"
+        current.members[suffix] = member
+        current.refused = current.refused or member.refused
+    if current is not None:
+        yield current
+
+
+def read_member(file: int, path: Path, member: Member) -> bytes:
+    """The content of a member by its offset, from the open descriptor `file`; WorkError if it is cut off."""
+    data = os.pread(file, member.size, member.content)
+    if len(data) != member.size:
+        raise WorkError(f"{path}: truncated: {member.name!r} ends at byte {member.end}")
+    return data
+
+
+def parse_sample(data: bytes) -> tuple[str, dict[str, bytes]]:
+    """The key and {suffix: content} of a sample from its range of bytes; ValueError if it is not whole."""
+    contents: dict[str, bytes] = {}
+    keys = set()
+    end = 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                key, suffix = split_name(info.name)
+                end = info.offset_data + -(-info.size // BLOCK) * BLOCK
+                if not info.isreg() or info.size < 0 or suffix in contents or end > len(data):
+                    raise ValueError(f"bad member {info.name!r}")
+                contents[suffix] = data[info.offset_data : info.offset_data + info.size]
+                keys.add(key)
+    except tarfile.TarError as error:
+        raise ValueError(str(error)) from None
+    if end != len(data) or len(keys) != 1:
+        raise ValueError(f"members of {len(keys)} samples in {end} of {len(data)} bytes")
+    return keys.pop(), contents

@@ -40,7 +40,7 @@ class ObjectiveConfig:
         low=0,
         high=1,
     )
-    learned_sigma: bool = setting(False, "also train the variance of a step back; twice the output channels")
+    learned_sigma: bool = setting(False, "also train the variance of a step back, which the model predicts")
     bound_weight: float = setting(0.001, "learned_sigma: weight of the whole variational bound", low=0)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,8 @@ class Objective:
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
         """Mean weighted squared error per sample.
 
-        x0: (B, C, T, H, W) float32.  model(x_t, time_input, condition) -> (B, C or 2C, T, H, W).
+        x0: (B, C, T, H, W) float32.  model(x_t, time_input, condition) -> (B, C or 2C, T, H, W); the upper
+        half is the variance, and goes unused where that is not trained.
         """
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
@@ -74,8 +75,11 @@ class Objective:
         x_t = alpha * x0 + sigma * noise
         output = model(x_t, path.time_input(t), condition).float()
         fraction: Tensor | None = None
-        if config.learned_sigma:
-            output, fraction = output.chunk(2, dim=1)
+        if output.shape[1] == 2 * x0.shape[1]:
+            output, variance = output.chunk(2, dim=1)
+            fraction = variance if config.learned_sigma else None
+        elif config.learned_sigma:
+            raise UserError("learned_sigma", True, "false for a model that predicts no variance")
         error = (output - predictions.target(config.prediction, x0, noise, alpha, sigma)) ** 2
         squared = _mean_over_unknown(error, condition.frame_mask) * self._weight(t)
         if fraction is None:

@@ -59,10 +59,13 @@ def sample(
     path: Path,
     prediction: Prediction,
     draws: Draws,
+    *,
+    learned_sigma: bool = False,
 ) -> Tensor:
     """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
 
     Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
+    learned_sigma: whether the model's variance output was trained, and so is to be used by the ddpm solver.
     """
     times = time_grid(config, path)
     if prediction == "noise" and float(path.alpha(torch.tensor(times[0]))) == 0:
@@ -74,7 +77,7 @@ def sample(
 
     def denoise(x: Tensor, level: Level) -> Estimate:
         output = guided(x, level.t, level.time_input)
-        fraction = output[:, channels:] if output.shape[1] == 2 * channels else None
+        fraction = output[:, channels:] if learned_sigma else None
         coefficients = (x, level.alpha, level.sigma)
         output = output[:, :channels]
         return Estimate(

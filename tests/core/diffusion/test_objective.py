@@ -158,6 +158,22 @@ def test_the_bound_trains_the_variance_and_nothing_else() -> None:
     assert (gradients[0.0][:, 2:] == 0).all()
 
 
+def test_an_untrained_variance_output_is_left_alone() -> None:
+    x0 = data(4)
+    output = torch.zeros(4, 4, *SHAPE[1:], requires_grad=True)
+    losses = Objective(ObjectiveConfig()).loss(constant(output), x0, Condition(), draws(4))
+    silent = Objective(ObjectiveConfig()).loss(constant(torch.zeros_like(x0)), x0, Condition(), draws(4))
+    assert torch.equal(losses.loss, silent.loss)
+    (gradient,) = torch.autograd.grad(losses.loss.sum(), output)
+    assert (gradient[:, 2:] == 0).all()
+
+
+def test_training_a_variance_that_is_not_predicted_is_refused() -> None:
+    config = ObjectiveConfig(path="ddpm_linear", prediction="noise", learned_sigma=True)
+    with pytest.raises(UserError, match="learned_sigma=True"):
+        Objective(config).loss(constant(data(2)), data(2), Condition(), draws(2))
+
+
 @pytest.mark.parametrize(("path", "prediction"), [("rectified_flow", "noise"), ("ddpm_linear", "v")])
 def test_a_learned_variance_needs_a_chain_and_noise(path: PathName, prediction: Prediction) -> None:
     with pytest.raises(UserError, match=r"learned_sigma=True: expected false unless"):

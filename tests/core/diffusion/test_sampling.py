@@ -6,6 +6,7 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion.guidance import classifier_free
+from core.diffusion.objective import Model
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import SamplerConfig, sample, time_grid
 from core.draws import Draws
@@ -132,6 +133,22 @@ def test_a_chain_is_sampled_at_times_it_was_trained_at() -> None:
     assert model.times[-1] == 0
     assert all(abs(time - round(time)) < 1e-3 for time in model.times)
     assert time_grid(SamplerConfig(steps=1000), CHAIN)[-3:] == [0.002, 0.001, 0.0]
+
+
+def test_the_ancestral_sampler_uses_a_learned_variance() -> None:
+    """Fraction -1 is the posterior's variance, which is also taken where the model has none; +1 is more."""
+
+    def network(fraction: float) -> Model:
+        return lambda x, time, condition: torch.cat([torch.zeros_like(x), torch.full_like(x, fraction)], 1)
+
+    def generate(model: Model, learned: bool) -> Tensor:
+        config, shape = SamplerConfig(solver="ddpm", steps=3), (1, 2, 1, 32, 32)
+        return sample(model, shape, Condition(), config, CHAIN, "v", draws([0]), learned_sigma=learned)
+
+    low, high = generate(network(-1.0), True), generate(network(1.0), True)
+    torch.testing.assert_close(low, generate(lambda x, time, condition: torch.zeros_like(x), False))
+    assert torch.equal(generate(network(1.0), False), generate(network(-1.0), False))
+    assert float(high.abs().mean()) > 1.01 * float(low.abs().mean())
 
 
 def test_impossible_grids_are_refused() -> None:

@@ -1,0 +1,55 @@
+# `make demo` shows the whole chain; `make test` runs the tests. Both set up .venv first, once.
+# A machine without a GPU can take the small CPU build of PyTorch:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+MADE := .venv/.made
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations=15
+RELEASES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full lint types format clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv/.installed-demo  ## from files to generated digits and clips, in about ten minutes; see runs/demo
+	$(BIN)/longtake demo
+
+test: .venv/.installed-dev  ## the tests, in a few minutes
+	$(PYTEST) -m "not full and not cuda"
+
+test-full: .venv/.installed-dev  ## all tests, with the exhaustive versions
+	$(PYTEST)
+
+lint: .venv/.installed-dev  ## style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.installed-dev  ## static types
+	$(BIN)/mypy
+
+format: .venv/.installed-dev  ## format and fix what can be fixed by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove caches and builds; .venv and runs stay
+	rm -rf build longtake.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find core data launch models tests tools configs -name __pycache__ -type d -exec rm -rf {} +
+
+# A stamp is as old as the last installation that succeeded, so a broken one is repeated.
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "longtake needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+# PyTorch comes first, since DeepSpeed looks for it while it is built; DS_BUILD_OPS=0: nothing compiles C++.
+.venv/.installed-%: $(RELEASES) | $(MADE)
+	$(BIN)/pip install -q -c constraints.txt torch
+	DS_BUILD_OPS=0 $(BIN)/pip install -q -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,37 @@
+"""Settings for all tests: one thread each, the right accelerator, multi-process tests one after another."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that a test starts inherit it
+
+import hypothesis
+import pytest
+import torch
+
+HAS_CUDA = torch.cuda.is_available()
+if not HAS_CUDA:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+torch.set_num_threads(1)
+
+# Time limits on single examples fail on a busy machine and find nothing.
+hypothesis.settings.register_profile("longtake", deadline=None)
+hypothesis.settings.load_profile("longtake")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all `multiprocess` tests to one worker of pytest-xdist; skip `cuda` tests where there is no GPU."""
+    for item in items:
+        if item.get_closest_marker("multiprocess"):
+            item.add_marker(pytest.mark.xdist_group("multiprocess"))
+        if item.get_closest_marker("cuda") and not HAS_CUDA:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to run one test again."""
+    failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+    if failed:
+        name = failed[0].nodeid.removesuffix("@multiprocess")
+        terminalreporter.write_line(f"To run one test again: .venv/bin/pytest '{name}'")

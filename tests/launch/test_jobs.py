@@ -1,0 +1,108 @@
+"""Every job in the table has a module, a typed and documented config, and examples that are true."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import typing
+
+import pytest
+
+from core import config
+from core.fields import walk
+from launch import arguments, cli, jobs
+from launch.jobs import JOBS, Job
+
+PARTS_OF_THE_DEMO = {"digits", "report"}
+COMMON = {"source", "output", "seed", "overwrite", "processes"}
+each_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+
+
+def sections(schema: type) -> list[type]:
+    return list({place.owner: None for place in walk(schema)})
+
+
+def unannotated(schema: type) -> list[str]:
+    """Plain class attributes, which look like fields and are silently none (`micro_batch = 8`)."""
+    known = set(typing.get_type_hints(schema))
+    return [
+        name
+        for name, value in vars(schema).items()
+        if not name.startswith("_")
+        and name not in known
+        and not callable(value)
+        and not hasattr(value, "__get__")
+    ]
+
+
+@each_job
+def test_job_has_config_plan_and_run(job: Job) -> None:
+    module = job.load()
+    assert dataclasses.is_dataclass(module.Config)
+    assert callable(module.plan)
+    assert callable(module.run)
+    assert module.__doc__
+    if job.name not in PARTS_OF_THE_DEMO:
+        assert {field.name for field in dataclasses.fields(module.Config)} >= COMMON
+
+
+@each_job
+def test_every_attribute_of_a_config_is_a_documented_field(job: Job) -> None:
+    for section in sections(job.load().Config):
+        assert unannotated(section) == [], section
+        assert section.__dataclass_params__.frozen, section
+        assert all(field.kw_only for field in dataclasses.fields(section)), section
+    for field in config.describe(job.load().Config):
+        assert field.help, field.path
+    assert not [field.path for field in config.describe(job.load().Config) if "\n" in field.help]
+
+
+@each_job
+def test_help_is_complete(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([job.name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for field in config.describe(job.load().Config):
+        assert f"  {field.path}{':' if field.type == 'section' else '='}" in text
+
+
+@each_job
+def test_examples_name_fields_that_exist(job: Job) -> None:
+    known = {place.path for place in walk(job.load().Config)}
+    assert job.examples
+    for example in job.examples:
+        program, *words = shlex.split(example)
+        typed = arguments.parse(words)
+        assert (program, typed.job) == ("longtake", job.name)
+        assert {override.partition("=")[0] for override in typed.overrides} <= known
+
+
+@pytest.mark.parametrize(
+    "job", [job for job in JOBS if job.name not in PARTS_OF_THE_DEMO], ids=lambda job: job.name
+)
+def test_a_typo_names_the_nearest_field(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([job.name, "outptu=x"]) == 2
+    assert capsys.readouterr().err == f"longtake {job.name}: outptu: no such field; the nearest is output\n"
+
+
+def test_the_check_for_unannotated_attributes_finds_one() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        limit: typing.ClassVar[int] = 3
+        steps: int = 1
+        micro_batch = 8
+
+        def __post_init__(self) -> None: ...
+
+        @property
+        def double(self) -> int:
+            return 2 * self.steps
+
+    hints = typing.get_type_hints(Config)
+    assert set(hints) == {"limit", "steps"}
+    assert unannotated(Config) == ["micro_batch"]
+
+
+def test_find_names_the_nearest_job() -> None:
+    assert jobs.find("train").module == "tools.train"
+    with pytest.raises(ValueError, match=r"^tarin: no such job; the nearest is train"):
+        jobs.find("tarin")

@@ -83,6 +83,20 @@ JOBS = (
         ("longtake demo", "longtake demo photos output=runs/photos"),
         on_ranks=False,
     ),
+    Job(
+        "digits",
+        "tools.digits",
+        "write the input of the demo: handwritten digits, as images and moving in clips",
+        ("longtake digits output=runs/digits",),
+        on_ranks=False,
+    ),
+    Job(
+        "report",
+        "launch.report",
+        "write the report of a demo run again",
+        ("longtake report runs/demo",),
+        on_ranks=False,
+    ),
 )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "digits.json"
 CANVAS = 32  # pixels
-HELDOUT_EVERY = 5  # of the digits, numbers 4, 9, 14, ... are held out: every writer is in both parts
+HELDOUT_EVERY = 5  # of each class, the 5th, 10th, ... digit: every writer is in both parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Config:
     clips: int = setting(600, "clips in all; a fifth of them show held-out digits", low=0)
     frames: int = setting(17, "frames of a clip", low=2)
     fps: int = setting(12, "playing speed of the clips", unit="frames/s", low=1)
-    digits: int = setting(1797, "how many of the digits are written", low=50, high=1797)
+    digits: int = setting(1797, "how many of the digits are written", low=100, high=1797)
     overwrite: bool = setting(False, "write again over a finished output")
 
 
@@ -49,9 +49,8 @@ class File:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would write."""
-    heldout = config.digits // HELDOUT_EVERY
     return [
-        f"{config.digits - heldout} training and {heldout} held-out digits as {CANVAS}x{CANVAS} PNG files",
+        f"{config.digits} digits as {CANVAS}x{CANVAS} PNG files, a fifth of them held out",
         f"{config.clips} clips of {config.frames} frames, a fifth of them of held-out digits",
         f"into {config.output}",
     ]
@@ -87,7 +86,7 @@ def load_digits(count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def list_files(labels: NDArray[np.int64], clips: int) -> Iterator[File]:
     """Yield every file of the output; classes take turns in the clips, and so do the digits of a class."""
-    heldout = np.arange(len(labels)) % HELDOUT_EVERY == HELDOUT_EVERY - 1
+    heldout = is_heldout(labels)
     for digit, label in enumerate(labels):
         part = "heldout" if heldout[digit] else "train"
         yield File(f"{part}/{label}/digit_{digit:04d}.png", digit)
@@ -97,6 +96,14 @@ def list_files(labels: NDArray[np.int64], clips: int) -> Iterator[File]:
         choices = np.flatnonzero((labels == label) & (heldout == in_heldout))
         digit = int(choices[(turn // HELDOUT_EVERY if in_heldout else turn) % len(choices)])
         yield File(f"{'heldout' if in_heldout else 'train'}/{label}/clip_{clip:04d}.mp4", digit, clip)
+
+
+def is_heldout(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the fifth, tenth, ... digit of every class (n,)."""
+    heldout = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        heldout[np.flatnonzero(labels == label)[HELDOUT_EVERY - 1 :: HELDOUT_EVERY]] = True
+    return heldout
 
 
 def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Config) -> None:

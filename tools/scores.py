@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +69,9 @@ def distances(a: Floats, b: Floats) -> Floats:
     return np.sqrt(squared.clip(0))
 
 
-def subsets(size: int, count: int, draws: int, seed: int, purpose: str) -> Iterator[NDArray[np.int64]]:
-    """Yield `draws` random subsets of `count` of `size` rows, the same ones on every machine."""
-    for draw in range(draws):
-        yield permutation(seed, purpose, (draw,), size)[:count]
+def subset(size: int, count: int, numbers: tuple[int, ...], seed: int, purpose: str) -> NDArray[np.int64]:
+    """Return `count` of `size` rows at random, the same ones on every machine."""
+    return permutation(seed, purpose, numbers, size)[:count]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,12 @@ def motion(clips: NDArray[np.uint8]) -> Motion:
     first = np.diff(clips.astype(np.float32), axis=1)
     second = np.diff(first, axis=1)
     speed = float(np.abs(first).mean())
-    return Motion(speed, float(np.abs(second).mean()) / speed if speed else float("nan"))
+    return Motion(speed, ratio(float(np.abs(second).mean()), speed))
+
+
+def ratio(value: float, reference: float) -> float:
+    """Return value / reference, nan where the reference is 0."""
+    return value / reference if reference else math.nan
 
 
 def psnr(original: NDArray[np.uint8], copy: NDArray[np.uint8]) -> float:

@@ -1,0 +1,194 @@
+"""The whole chain in one command: files, shards, autoencoder, latents, training, samples, scores, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import UserError
+from core.outputs import claim
+from core.progress import duration, say
+from core.settings import setting
+from launch.report import REPORT, STAGES
+from launch.stages import ROOT, Command, Record, Stage, run_stages
+
+RECIPES = ROOT / "configs" / "demo"
+RESULT = "demo.json"
+SCORES = "scores/scores.json"
+REPORTED = (
+    "class_agreement",
+    "clip_agreement",
+    "reference_accuracy",
+    "frechet",
+    "frechet_real",
+    "precision",
+    "recall",
+    "recall_real",
+    "psnr_db",
+    "motion_ratio",
+    "jerk_ratio",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the demo runs on, and how large."""
+
+    source: str = setting("", "your folder of images and videos; '' is handwritten digits that come with it")
+    output: str = setting("runs/demo", "folder that receives everything")
+    seed: int = setting(0, "seed of every stage", low=0)
+    overwrite: bool = setting(False, "begin anew, removing what an earlier demo left in the output")
+    processes: int = setting(2, "local ranks of the stages that use several", low=1)
+    scale: Literal["full", "tiny"] = setting(
+        "full", "tiny goes through every stage in about a minute; no good pictures"
+    )
+
+    def __post_init__(self) -> None:
+        if self.source and not Path(self.source).exists():
+            raise UserError("source", self.source, "an existing folder, or '' for the built-in digits")
+
+
+def plan(config: Config) -> list[str]:
+    """Name the stages; those after `shard` follow what the data turns out to hold."""
+    chain = Chain(config)
+    lines = []
+    for stage in chain.stages():
+        known = stage.name in ("digits", "shard", "train-autoencoder", "encode", "train")
+        commands = [c.text() for c in stage.commands()] if known or not config.source else ["after `shard`"]
+        lines += [f"{stage.name}: {command}" for command in commands]
+    return lines
+
+
+def run(config: Config) -> None:
+    """Run what is missing of the chain, then write demo.json and say where everything is."""
+    output = Path(config.output)
+    claim(output, config, done=RESULT, overwrite=config.overwrite)
+    record = read_record(output, digits=not config.source)
+    chain = Chain(config)
+    run_stages(chain.stages(), record, output / "logs")
+    result = write_result(output, record)
+    say(summary(output, result))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of a demo, and the commands of each."""
+
+    config: Config
+
+    def stages(self) -> list[Stage]:
+        """The stages in order; the built-in digits are written first where no source is given."""
+        digits = [] if self.config.source else [Stage("digits", self._digits)]
+        return [
+            *digits,
+            Stage("shard", self._shard),
+            Stage("train-autoencoder", self._train_autoencoder),
+            Stage("encode", self._encode),
+            Stage("train", self._train),
+            Stage("sample", self._sample),
+            Stage("evaluate", self._evaluate),
+            Stage("report", self._report),
+        ]
+
+    def at(self, name: str) -> Path:
+        """A path inside the output."""
+        return Path(self.config.output) / name
+
+    def command(
+        self, job: str, output: str, done: str, fields: Mapping[str, object], recipe: str = ""
+    ) -> Command:
+        """A job with its recipe (`configs/demo/RECIPE.yaml`, over it `configs/demo/tiny/…`) and fields."""
+        name = f"{recipe or job}.yaml"
+        folders = (RECIPES, RECIPES / "tiny") if self.config.scale == "tiny" else (RECIPES,)
+        files = [folder / name for folder in folders if (folder / name).is_file()]
+        common = {"output": self.at(output), "seed": self.config.seed}
+        return Command(job, {**fields, **common}, self.at(output) / done, files)
+
+    def _digits(self) -> list[Command]:
+        return [self.command("digits", "input", "digits.json", {})]
+
+    def _shard(self) -> list[Command]:
+        if self.config.source:
+            return [self.command("shard", "shards", "dataset.json", {"source": self.config.source})]
+        parts = {"shards": self.at("input/train"), "heldout": self.at("input/heldout")}
+        return [self.command("shard", name, "dataset.json", {"source": part}) for name, part in parts.items()]
+
+    def _train_autoencoder(self) -> list[Command]:
+        return [self.command("train-autoencoder", "autoencoder", "done.json", self._ranks("shards"))]
+
+    def _encode(self) -> list[Command]:
+        fields = {**self._ranks("shards"), "autoencoder": self.at("autoencoder")}
+        return [self.command("encode", "latents", "dataset.json", fields)]
+
+    def _train(self) -> list[Command]:
+        return [self.command("train", "run", "done.json", self._ranks("latents"))]
+
+    def _sample(self) -> list[Command]:
+        return [
+            self.command("sample", f"samples/{kind}", "samples.json", self._ranks("run"), f"sample-{kind}")
+            for kind in self._kinds()
+        ]
+
+    def _evaluate(self) -> list[Command]:
+        heldout = {} if self.config.source else {"heldout": self.at("heldout")}
+        fields = {
+            "source": self.at("samples"),
+            "real": self.at("shards"),
+            "autoencoder": self.at("autoencoder"),
+            **heldout,
+        }
+        return [self.command("evaluate", "scores", "scores.json", fields)]
+
+    def _report(self) -> list[Command]:
+        return [Command("report", {"source": self.config.output}, self.at(REPORT))]
+
+    def _ranks(self, source: str) -> dict[str, object]:
+        return {"source": self.at(source), "processes": self.config.processes}
+
+    def _kinds(self) -> Sequence[str]:
+        """What can be generated: what the data has. The built-in digits have both."""
+        if not self.config.source:
+            return ("images", "clips")
+        from data.index import Dataset
+        from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
+
+        buckets = set(Dataset(self.at("shards")).index["bucket"].tolist())
+        return [
+            kind for kind, bucket in (("images", IMAGE_BUCKET), ("clips", VIDEO_BUCKET)) if bucket in buckets
+        ]
+
+
+def read_record(output: Path, *, digits: bool) -> Record:
+    """What an earlier run of this demo has noted of its stages."""
+    path = output / STAGES
+    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
+    return Record(path, {"digits": digits}, {stage["name"]: stage for stage in stages})
+
+
+def write_result(output: Path, record: Record) -> dict[str, Any]:
+    """Publish demo.json: seconds of each stage and the scores; null is what this data has no answer to."""
+    from core.files import write_json
+
+    scores = json.loads((output / SCORES).read_text(encoding="utf-8"))
+    stages = [{"name": stage["name"], "seconds": stage["seconds"]} for stage in record.stages.values()]
+    result = {"stages": stages, **{key: scores.get(key) for key in REPORTED}}
+    write_json(output / RESULT, result)
+    return result
+
+
+def summary(output: Path, result: dict[str, Any]) -> str:
+    """What a person reads at the end."""
+    seconds = sum(stage["seconds"] for stage in result["stages"])
+    scores = [f"  {key:20} {result[key]:.3f}" for key in REPORTED if result[key] is not None]
+    places = [
+        ("report", output / REPORT),
+        ("images", output / "samples/images/images.png"),
+        ("clips", output / "samples/clips/clips.mp4"),
+        ("trained run", output / "run"),
+        ("scores", output / SCORES),
+    ]
+    shown = [f"  {name:12} {path}" for name, path in places if path.exists()]
+    return "\n".join([f"done, {duration(seconds)} of work in all", *scores, *shown])

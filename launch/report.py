@@ -1,0 +1,242 @@
+"""Write report.html, one self-contained page on a demo run: pictures, curves, scores, commands."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import write_text
+from core.settings import REQUIRED, setting
+from launch.charts import Points, bars, curves
+
+REPORT, STAGES = "report.html", "stages.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which demo folder is reported on."""
+
+    source: str = setting(REQUIRED, "folder of a demo run; the report is written into it")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A score with its meaning and what it has to reach; `passed(value, scores)` decides."""
+
+    key: str
+    meaning: str
+    target: str
+    passed: Callable[[float, Mapping[str, Any]], bool]
+    beside: str = ""  # key of the same measure on real samples
+
+
+def _within(low: float, high: float) -> Callable[[float, Mapping[str, Any]], bool]:
+    return lambda value, scores: low <= value <= high
+
+
+BARS = (
+    Bar(
+        "class_agreement",
+        "generated images that a classifier of real ones puts in their class",
+        "≥ 0.95",
+        _within(0.95, 1),
+        "reference_accuracy",
+    ),
+    Bar(
+        "clip_agreement",
+        "the same for clips, by their middle frames",
+        "≥ 0.8",
+        _within(0.8, 1),
+        "clip_reference_accuracy",
+    ),
+    Bar(
+        "recall",
+        "share of real images near generated ones (variety)",
+        "≥ 0.5 × real",
+        lambda value, scores: value >= 0.5 * (scores.get("recall_real") or 0),
+        "recall_real",
+    ),
+    Bar(
+        "precision",
+        "share of generated images near real ones (fidelity)",
+        "",
+        _within(0, 1),
+        "precision_real",
+    ),
+    Bar(
+        "frechet",
+        "Fréchet distance to real images, lower is closer",
+        "",
+        _within(0, math.inf),
+        "frechet_real",
+    ),
+    Bar(
+        "nearest",
+        "distance to the nearest training image (0 is a copy)",
+        "",
+        _within(0, math.inf),
+        "nearest_real",
+    ),
+    Bar("psnr_db", "autoencoder on held-out images, in dB", "≥ 25", _within(25, math.inf)),
+    Bar("motion_ratio", "frame-to-frame change of clips, generated / real", "0.5 to 2", _within(0.5, 2)),
+    Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5)),
+)
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would write."""
+    return [f"{Path(config.source) / REPORT} from what is in {config.source}"]
+
+
+def run(config: Config) -> None:
+    """Read what the stages left in the folder and write the page."""
+    folder = Path(config.source)
+    if not (folder / STAGES).is_file():
+        raise UserError("source", config.source, f"the folder of a demo run (with a {STAGES})")
+    write_text(folder / REPORT, render(folder))
+
+
+def render(folder: Path) -> str:
+    """Return the page; what a run does not have (clips, classes, …) is left out."""
+    record: dict[str, Any] = _read_json(folder / STAGES)
+    stages: list[dict[str, Any]] = record["stages"]
+    scores: dict[str, Any] = _read_json(folder / "scores/scores.json") or {}
+    total = sum(stage["seconds"] for stage in stages)
+    sections = [
+        _section("Generated images", _picture(folder / "samples/images/images.png")),
+        _section("Generated clips", _video(folder / "samples/clips/clips.mp4")),
+        _section("Clips frame by frame", _picture(folder / "samples/clips/contact.png")),
+        _section("Scores", _score_table(scores, with_bars=record["digits"])),
+        _section("Real images, for comparison", _picture(folder / "scores/real_images.png")),
+        _section("Training", _training_curves(folder)),
+        _section(
+            f"Time: {total / 60:.1f} minutes",
+            bars("seconds per stage", {stage["name"]: stage["seconds"] for stage in stages}, "s"),
+        ),
+        _section("Every stage again", _commands(stages)),
+        _section("Where everything is", _places(folder)),
+    ]
+    body = "\n".join(section for section in sections if section)
+    title = "longtake demo"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    lead = "<p>From a folder of files to generated images and video, on this machine.</p>"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n'
+        f"<body><h1>{title}</h1>{lead}\n{body}\n</body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _picture(path: Path) -> str:
+    data = _inline(path)
+    return f'<img alt="{html.escape(path.name)}" src="data:image/png;base64,{data}">' if data else ""
+
+
+def _video(path: Path) -> str:
+    data = _inline(path)
+    source = f'src="data:video/mp4;base64,{data}"'
+    return f"<video {source} autoplay loop muted playsinline controls></video>" if data else ""
+
+
+def _inline(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+
+
+def _score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
+    """A row a score; `with_bars` marks what was reached (the bars are those of the built-in digits)."""
+    rows = []
+    for bar in BARS:
+        value = scores.get(bar.key)
+        if value is None:
+            continue
+        real = scores.get(bar.beside)
+        reached = bar.passed(value, scores)
+        mark = ("✓ " if reached else "✗ ") + bar.target if bar.target and with_bars else ""
+        cells = [
+            f"<td><b>{bar.key}</b><br><small>{bar.meaning}</small></td>",
+            f"<td class=n>{value:.3f}</td><td class=n>{'' if real is None else f'{real:.3f}'}</td>",
+            f'<td class="{"yes" if reached else "no"}">{mark}</td>',
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heading = "<tr><th>score<th>generated<th>held-out real<th>bar</tr>"
+    return f"<table>{heading}{''.join(rows)}</table>" if rows else ""
+
+
+def _training_curves(folder: Path) -> str:
+    parts = []
+    for name, title in (
+        ("autoencoder", "loss of the autoencoder"),
+        ("run", "loss of the diffusion transformer"),
+    ):
+        points = read_curve(folder / name / "metrics.jsonl", "loss")
+        parts.append(curves(title, {"loss": points}, logarithmic=True))
+    return "".join(parts)
+
+
+def read_curve(path: Path, key: str) -> Points:
+    """Return (step, value) from a metrics.jsonl; records without the key and a cut line are passed over."""
+    points: dict[int, float] = {}
+    if not path.is_file():
+        return []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # a run that was killed may leave half a line
+        if isinstance(record.get(key), (int, float)) and "step" in record:
+            points[int(record["step"])] = float(record[key])  # a continued run repeats steps; the last counts
+    return sorted(points.items())
+
+
+def _commands(stages: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"# {stage['name']}\n" + "\n".join(stage["commands"]) for stage in stages]
+    return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
+
+
+def _places(folder: Path) -> str:
+    rows = [(path, meaning) for path, meaning in PLACES.items() if (folder / path).exists()]
+    cells = "".join(f"<tr><td><code>{folder / path}</code><td>{meaning}</tr>" for path, meaning in rows)
+    return f"<table>{cells}</table>"
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+PLACES = {
+    "input": "the files it began with",
+    "shards": "WebDataset shards with manifest and index",
+    "heldout": "shards of the held-out files",
+    "autoencoder": "the autoencoder's training run",
+    "latents": "the latent cache",
+    "run": "the diffusion transformer's training run: checkpoints, metrics.jsonl, config",
+    "samples/images": "generated images: samples.npz, images.png",
+    "samples/clips": "generated clips: samples.npz, clips.mp4, contact.png",
+    "scores/scores.json": "the scores, for programs",
+    "demo.json": "stages, seconds and scores, for programs",
+    "logs": "what every stage printed",
+}
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.9rem; margin: 0; } h1 + p { margin: 0 0 2rem; opacity: .75; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem; }
+img, video { max-width: 100%; border-radius: 6px; display: block; }
+table { border-collapse: collapse; width: 100%; } td, th { padding: .35rem .6rem; text-align: left; }
+tr + tr td { border-top: 1px solid var(--line); } td.n { font-variant-numeric: tabular-nums; }
+small { opacity: .7; } .yes { color: #059669; } .no { color: #dc2626; font-weight: 600; }
+pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem; }
+svg { max-width: 100%; height: auto; margin-right: 8px; }
+svg text { font: 12px system-ui; fill: currentColor; }
+"""

@@ -1,0 +1,157 @@
+"""Run a chain of jobs, each as a command a person can repeat; finished ones are found and left alone."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import WorkError
+from core.files import fingerprint, sha256_file, write_json
+from core.progress import CLEAR_LINE, duration, say
+
+ROOT = Path(__file__).resolve().parent.parent
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One job: its config files, its fields, and the file that exists once it has finished."""
+
+    job: str
+    fields: Mapping[str, object]
+    done: Path
+    files: Sequence[Path] = ()
+
+    def arguments(self) -> list[str]:
+        """The words after `python -m launch`."""
+        shown = [_shortest(file) for file in self.files]
+        return [self.job, *shown, *(f"{name}={value}" for name, value in self.fields.items())]
+
+    def text(self) -> str:
+        """The command as one would type it."""
+        return shlex.join(["python", "-m", "launch", *self.arguments()])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step of the chain. commands: called when its turn comes; may depend on earlier ones."""
+
+    name: str
+    commands: Callable[[], Sequence[Command]]
+
+
+@dataclass
+class Record:
+    """What is known of the stages that ran; `save` publishes it after each."""
+
+    path: Path
+    header: dict[str, Any]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def save(self) -> None:
+        write_json(self.path, {**self.header, "stages": list(self.stages.values())})
+
+
+def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
+    """Run the stages in order, passing over finished ones; WorkError names the stage that failed."""
+    start = time.monotonic()
+    for number, stage in enumerate(stages, 1):
+        commands = stage.commands()
+        label = f"stage {number} of {len(stages)}: {stage.name}"
+        identity = fingerprint([[command.text(), *map(sha256_file, command.files)] for command in commands])
+        before = record.stages.get(stage.name, {})
+        if before.get("identity") == identity and all(command.done.exists() for command in commands):
+            say(f"{label}: finished earlier, in {duration(before['seconds'])}")
+            continue
+        say(f"{label} ({duration(time.monotonic() - start)} so far)")
+        begin = time.monotonic()
+        entry = {"name": stage.name, "commands": [command.text() for command in commands], "identity": ""}
+        try:
+            for command in commands:
+                run_command(command, label, logs / f"{stage.name}.log")
+            entry["identity"] = identity
+        finally:  # an interrupted stage is continued by its job, so its time adds up
+            seconds = before.get("seconds", 0.0) + time.monotonic() - begin
+            record.stages[stage.name] = {**entry, "seconds": round(seconds, 2)}
+            record.save()
+
+
+def run_command(command: Command, label: str, log: Path) -> None:
+    """Run a command, copying all it prints to `log` and to standard error."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": _with_root(os.environ.get("PYTHONPATH", ""))}
+    words = [sys.executable, "-m", "launch", *command.arguments()]
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ {command.text()}\n")
+        process = subprocess.Popen(
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        try:
+            last = _copy_lines(process, label, file)
+            status = process.wait()
+        finally:
+            _stop(process)
+    if status != 0:
+        raise WorkError(
+            f"{label} failed (exit status {status}): {last}; command: {command.text()}; log: {log}"
+        )
+    if not command.done.exists():
+        raise WorkError(f"{label} did not write {command.done}; command: {command.text()}; log: {log}")
+
+
+def _copy_lines(process: subprocess.Popen[str], label: str, log: Any) -> str:
+    """Show each line as it comes (on a terminal in place of the one before); return the last."""
+    assert process.stdout is not None
+    last, on_terminal = "", sys.stderr.isatty()
+    for line in process.stdout:
+        log.write(line)
+        log.flush()
+        last = line.strip() or last
+        if on_terminal:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            print(
+                f"{CLEAR_LINE}{label}: {last}"[: columns + len(CLEAR_LINE) - 1],
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            print(f"    {line.rstrip()}", file=sys.stderr, flush=True)
+    if on_terminal:
+        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+    return last
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a command that still runs because we are leaving (Ctrl-C, an error): ask, then kill."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _with_root(path: str) -> str:
+    """Make the command import this code, wherever it is started from."""
+    return os.pathsep.join([str(ROOT), *filter(None, [path])])
+
+
+def _shortest(path: Path) -> str:
+    """Relative to the current folder where that is inside it, for commands that people read."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

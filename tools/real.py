@@ -1,0 +1,118 @@
+"""Real images and clips of a raw dataset as arrays, in the shapes that generated ones are compared in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.draws import permutation
+from core.errors import WorkError
+from core.progress import Progress, say
+from data.media import MediaError, decode_image, decode_video, resize_crop
+from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
+
+if TYPE_CHECKING:
+    from data.index import Dataset
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+HELDOUT_SHARE = 0.2  # of a dataset that has no held-out companion
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Pixels of a sample; an image has 1 frame."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Real:
+    """images: (N, H, W, 3), image_labels: (N,); clips: (M, T, H, W, 3), clip_labels: (M,); -1 is none."""
+
+    images: Pixels
+    image_labels: Labels
+    clips: Pixels
+    clip_labels: Labels
+    classes: tuple[str, ...]
+
+    def split(self, seed: int) -> tuple[Real, Real]:
+        """Set a random fifth of the images and of the clips aside; returns (the rest, the fifth)."""
+        image_rows = permutation(seed, "held-out images", (), len(self.images))
+        clip_rows = permutation(seed, "held-out clips", (), len(self.clips))
+        heldout = self._rows(*(rows[: round(HELDOUT_SHARE * len(rows))] for rows in (image_rows, clip_rows)))
+        rest = self._rows(*(rows[round(HELDOUT_SHARE * len(rows)) :] for rows in (image_rows, clip_rows)))
+        return rest, heldout
+
+    def _rows(self, images: Labels, clips: Labels) -> Real:
+        return Real(
+            self.images[images],
+            self.image_labels[images],
+            self.clips[clips],
+            self.clip_labels[clips],
+            self.classes,
+        )
+
+
+def read(
+    dataset: Dataset,
+    image: Shape | None,
+    clip: Shape | None,
+    most: int,
+    *,
+    seed: int,
+    fps: float,
+    stride: int,
+) -> Real:
+    """Decode at most `most` images and `most` clips, resized and centre-cropped to the given shapes.
+
+    A kind whose shape is None is not read. Clips are the first frames of each video; what cannot be decoded,
+    or is too short, is left out and counted on standard error. WorkError if nothing is left.
+    """
+    images = list(_read_kind(dataset, IMAGE_BUCKET, image, most, seed, fps, stride)) if image else []
+    clips = list(_read_kind(dataset, VIDEO_BUCKET, clip, most, seed, fps, stride)) if clip else []
+    if not images and not clips:
+        raise WorkError(f"{dataset.folder}: no readable image or clip to compare with")
+    return Real(
+        *_stacked(
+            [(pixels[0], label) for pixels, label in images],
+            (image.height, image.width, 3) if image else (0, 0, 3),
+        ),
+        *_stacked(clips, (clip.frames, clip.height, clip.width, 3) if clip else (0, 0, 0, 3)),
+        classes=dataset.manifest.classes,
+    )
+
+
+def _read_kind(
+    dataset: Dataset, bucket: int, shape: Shape, most: int, seed: int, fps: float, stride: int
+) -> Iterator[tuple[Pixels, int]]:
+    rows = np.flatnonzero(dataset.index["bucket"] == bucket)
+    rows = rows[np.sort(permutation(seed, "real samples", (bucket,), len(rows))[:most])]
+    left_out = 0
+    with Progress(len(rows), "read real clips" if shape.frames > 1 else "read real images") as progress:
+        for row in rows:
+            members = dataset.read(int(row))
+            data = next(data for suffix, data in members.items() if suffix not in ("json", "txt"))
+            try:
+                if shape.frames > 1:
+                    pixels = decode_video(data, frames=(0, shape.frames, stride), fps=fps or None)
+                else:
+                    pixels = decode_image(data)[None]
+            except MediaError:
+                left_out += 1
+            else:
+                yield resize_crop(pixels, shape.height, shape.width), int(dataset.index[row]["label"])
+            progress.advance()
+    if left_out:
+        say(f"{dataset.folder}: {left_out} of {len(rows)} left out (damaged, or under {shape.frames} frames)")
+
+
+def _stacked(samples: list[tuple[Pixels, int]], shape: tuple[int, ...]) -> tuple[Pixels, Labels]:
+    pixels = np.stack([pixels for pixels, _ in samples]) if samples else np.zeros((0, *shape), np.uint8)
+    return pixels, np.array([label for _, label in samples], np.int64)

@@ -21,7 +21,7 @@ hypothesis.settings.load_profile("longtake")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all `multiprocess` tests to one worker of pytest-xdist; skip `cuda` tests where there is no GPU."""
+    """Give all `multiprocess` tests to one worker of pytest-xdist; skip `cuda` tests without a GPU."""
     for item in items:
         if item.get_closest_marker("multiprocess"):
             item.add_marker(pytest.mark.xdist_group("multiprocess"))

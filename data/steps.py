@@ -1,0 +1,171 @@
+"""From the order of groups to one rank's micro-batches, and reading them ahead of their use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from core.errors import UserError
+from core.settings import setting
+from data.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
+from data.order import BucketRows, Order
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(GroupConfig):
+    """Which samples make up a step, and how far ahead they are read."""
+
+    groups_per_step: int = setting(1, "groups in an optimizer step", low=1)
+    video_share: float | None = setting(
+        None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
+    )
+    mix: tuple[float, ...] = setting(
+        (), "share of the groups of each dataset, where there are several; [] follows their samples", low=0
+    )
+    shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
+    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mix and self.video_share is not None:
+            raise UserError("video_share", self.video_share, "null where mix is given")
+
+
+@dataclass(frozen=True)
+class Stock:
+    """One bucket of one dataset. dataset: its number.  tokens: of one sample, what it costs the network."""
+
+    name: str
+    rows: BucketRows
+    tokens: int
+    is_video: bool
+    dataset: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank takes at once: rows (n,) and their positions (n,) in the step, of one stock."""
+
+    stock: int
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+class StepPlan:
+    """Cuts every step's groups for one rank of several; every rank gets the same shapes and numbers.
+
+    micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
+    UserError where the number of ranks does not divide a group.
+    """
+
+    def __init__(
+        self,
+        stocks: Sequence[Stock],
+        config: LoaderConfig,
+        *,
+        rank: int,
+        ranks: int,
+        seed: int,
+        micro_batch: int = 0,
+    ) -> None:
+        if not any(len(stock.rows) for stock in stocks):
+            raise UserError("the dataset holds no sample that fits a bucket")
+        self.stocks, self.config = list(stocks), config
+        self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
+        self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
+        check_ranks([stock.name for stock in stocks], self.group_sizes, ranks, config)
+        self.weights = group_shares(self.stocks, self.group_sizes, config)
+        self.order = Order(
+            [stock.rows for stock in stocks],
+            self.group_sizes,
+            self.weights,
+            seed=seed,
+            groups_per_step=config.groups_per_step,
+            block=config.shuffle_shards,
+        )
+
+    def shares(self, step: int) -> list[Share]:
+        """This rank's micro-batches of optimizer step `step`, in order."""
+        shares = []
+        for group in self.order.step(step):
+            count = len(group.rows) // self.ranks
+            for first in range(0, count, self.micro_batch or count):
+                start = self.rank * count + first
+                stop = self.rank * count + min(first + (self.micro_batch or count), count)
+                shares.append(
+                    Share(group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop))
+                )
+        return shares
+
+    def report(self) -> list[str]:
+        """One line for each bucket: samples, share, group, micro-batch, predicted cost; then the totals."""
+        total = sum(len(stock.rows) for stock in self.stocks)
+        costs = [
+            sample_cost(stock.tokens, self.config) * size
+            for stock, size in zip(self.stocks, self.group_sizes, strict=True)
+        ]
+        mean = float(np.average(costs, weights=self.weights))
+        lines = []
+        for stock, size, weight, cost in zip(self.stocks, self.group_sizes, self.weights, costs, strict=True):
+            share = size // self.ranks
+            lines.append(
+                f"{stock.name}: {len(stock.rows)} samples ({len(stock.rows) / total:.1%}), {weight:.1%} of "
+                f"groups, groups of {size} = {self.ranks} ranks x {share}, at most "
+                f"{min(share, self.micro_batch or share)} at once, "
+                f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
+            )
+        return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
+
+
+def group_shares(stocks: Sequence[Stock], sizes: Sequence[int], config: LoaderConfig) -> list[float]:
+    """The share of the groups that each stock gets, summing to 1.
+
+    By default every sample is seen equally often; `mix` sets the shares of datasets, `video_share` that of
+    videos against images, and inside of these samples are again seen equally often.
+    """
+    weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
+    if config.video_share is not None:
+        wanted: Sequence[float] = (1 - config.video_share, config.video_share)
+        weights = _scaled(weights, [int(stock.is_video) for stock in stocks], wanted, "video_share", config)
+    elif config.mix:
+        weights = _scaled(weights, [stock.dataset for stock in stocks], config.mix, "mix", config)
+    return (weights / weights.sum()).tolist()
+
+
+def _scaled(
+    weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, config: LoaderConfig
+) -> np.ndarray:
+    """Scale the weights so that those with part[i] == p sum to wanted[p]."""
+    sums = np.bincount(part, weights, minlength=len(wanted))
+    if len(sums) != len(wanted) or (sums[np.flatnonzero(wanted)] == 0).any() or not any(wanted):
+        there = ", ".join(f"{100 * share:.1f} %" for share in sums / sums.sum())
+        raise UserError(
+            field, getattr(config, field), f"shares of what is there (by numbers of samples: {there})"
+        )
+    factors = np.divide(wanted, sums, out=np.zeros(len(sums)), where=sums > 0)
+    return weights * factors[part]
+
+
+def read_ahead(make: Callable[[int], T], first: int, depth: int) -> Iterator[T]:
+    """make(first), make(first + 1), ... without end, up to `depth` of them made ahead by one thread.
+
+    An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        waiting: deque[Future[T]] = deque(thread.submit(make, first + i) for i in range(depth))
+        try:
+            while True:
+                result = waiting.popleft().result()
+                first += 1
+                waiting.append(thread.submit(make, first + depth - 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

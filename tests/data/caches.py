@@ -1,0 +1,84 @@
+"""Small latent caches for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.files import sha256_file
+from data.order import count_buckets
+from data.packs import LATENT_DTYPE, Absent, Pack, Shape, index_rows, write_part
+from data.schema import DatasetManifest, ShardRecord, write_index
+
+IMAGE, CLIP = (2, 3, 1, 4, 4), (2, 3, 3, 4, 4)
+
+
+@dataclass
+class Cache:
+    """What loaders need of a dataset, held in memory."""
+
+    folder: Path
+    manifest: DatasetManifest
+    index: np.ndarray
+
+
+def latents_of(row: int, shape: Shape) -> np.ndarray:
+    """What `make_cache` stores for a row."""
+    return np.random.default_rng(row).standard_normal(shape).astype(LATENT_DTYPE)
+
+
+def packs_of(first: int, shapes: list[Shape], absent: Iterable[int] = (), size: int = 4) -> list[Pack]:
+    """Packs for rows first, first + 1, ... of the given shapes, labelled row % 10."""
+    gone = [Absent(row, row % 10, shapes[row - first]) for row in absent]
+    packs = []
+    for shape in dict.fromkeys(shapes):
+        ids = np.array([i + first for i, s in enumerate(shapes) if s == shape and i + first not in absent])
+        for start in range(0, max(len(ids), 1), size):
+            some = ids[start : start + size].astype(np.int64)
+            latents = np.array([latents_of(int(row), shape) for row in some], LATENT_DTYPE)
+            packs.append(Pack(latents.reshape(-1, *shape), some, some % 10))
+    packs[-1] = Pack(packs[-1].latents, packs[-1].ids, packs[-1].labels, tuple(gone))
+    return packs
+
+
+def make_cache(
+    folder: Path,
+    shards: list[list[Shape]],
+    absent: Iterable[int] = (),
+    *,
+    encoder: str = "a",
+    counts: bool = False,
+) -> Cache:
+    """A cache whose shard s holds samples of the given shapes; `absent` rows have no latents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buckets = sorted({shape for shard in shards for shape in shard})
+    rows, records, first = [], [], 0
+    for number, shapes in enumerate(shards):
+        path = folder / f"{number:06d}.tar"
+        gone = [row for row in absent if first <= row < first + len(shapes)]
+        places = write_part(path, number, packs_of(first, shapes, gone))
+        rows.append(index_rows(path, places, shard=number, first=first, buckets=buckets))
+        records.append(
+            ShardRecord(
+                name=path.name, samples=len(shapes), bytes=path.stat().st_size, sha256=sha256_file(path)
+            )
+        )
+        first += len(shapes)
+    index = np.concatenate(rows)
+    starts = np.cumsum([0, *map(len, shards)])
+    extra = {"made_from": {"encoder": encoder}} | (
+        {"bucket_counts": count_buckets(index["bucket"], starts, len(buckets)).tolist()} if counts else {}
+    )
+    manifest = DatasetManifest(
+        kind="latent",
+        fingerprint="f",
+        shards=tuple(records),
+        buckets=tuple(buckets),
+        files=write_index(folder, index),
+        extra=extra,
+    )
+    manifest.write(folder)
+    return Cache(folder, manifest, index)

@@ -7,6 +7,7 @@ which also honours the agent's store under torchrun (TORCHELASTIC_USE_AGENT_STOR
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, WorkError
 
 TIMEOUT_S = 1800.0
 
@@ -86,6 +87,11 @@ def max_over_ranks(tensor: Tensor) -> Tensor:
     return _reduce(tensor, dist.ReduceOp.MAX)
 
 
+def is_first() -> bool:
+    """Whether this is rank 0, which speaks and publishes for all."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def barrier() -> None:
     """Wait until every rank is here (collective: all ranks)."""
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -99,6 +105,20 @@ def broadcast_object(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first_rank(work: Callable[[], Any]) -> Any:
+    """Do `work` on rank 0; every rank gets its result, or its failure as a WorkError (collective)."""
+    result, problem = None, ""
+    if is_first():
+        try:
+            result = work()
+        except (WorkError, OSError) as error:
+            problem = str(error)
+    result, problem = broadcast_object((result, problem))
+    if problem:
+        raise WorkError(problem)
+    return result
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -85,9 +85,6 @@ class Engine:
         )
         self.flats: list[Tensor] = engine_partitions.masters(self._sharded)
         self.shards: list[Shard] = engine_partitions.locate(self._sharded, model, world.rank)
-        self.shapes: dict[str, tuple[int, ...]] = {
-            name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in model.named_parameters()
-        }
         self._create_moments()
         with torch.no_grad():
             for shard in self.shards if initial else []:
@@ -125,6 +122,11 @@ class Engine:
         """The optimizer's state by name (exp_avg, exp_avg_sq), each a list laid out like `flats`."""
         states = [self._inner.state[flat] for flat in self.flats]
         return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+
+    def trainable_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of every trainable parameter, whether this rank holds a part of it or not."""
+        trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trainable}
 
     def group_settings(self) -> list[dict[str, Any]]:
         """Each parameter group's plain settings and the names in it, for the record in a checkpoint."""
@@ -167,13 +169,13 @@ class Engine:
         Collective: all ranks; the dict is filled on rank 0 and empty elsewhere.
         """
         flats = self.flats if flats is None else flats
-        full = {s.name: torch.empty(self.shapes[s.name]) for s in self.shards} if self.world.rank == 0 else {}
+        first = self.world.rank == 0
+        full = {n: torch.empty(shape) for n, shape in self.trainable_shapes().items()} if first else {}
         tables = distributed.gather_objects((self.owned, [f.numel() for f in flats]))
         for rank, (shards, sizes) in enumerate(tables):
             parts = _send_to_first(flats, sizes, rank, self.world)
-            for shard in shards if self.world.rank == 0 else []:
-                whole = full.setdefault(shard.name, torch.empty(shard.shape))
-                whole.view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
+            for shard in shards if first else []:
+                full[shard.name].view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
         return full
 
     def _kept_buffers(self) -> list[tuple[str, Tensor]]:

@@ -1,0 +1,20 @@
+"""Checkpoints: named tensors in ranges, whole or absent, for any ZeRO stage on any number of ranks."""
+
+from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.restore import load, resume
+from core.checkpoint.store import FOLDER, CheckpointStore
+from core.checkpoint.weights import find, load_weights
+from core.checkpoint.writer import write_checkpoint
+
+__all__ = [
+    "FOLDER",
+    "CheckpointReader",
+    "CheckpointStore",
+    "DamagedCheckpoint",
+    "find",
+    "load",
+    "load_weights",
+    "resume",
+    "write_checkpoint",
+]

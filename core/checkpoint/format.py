@@ -1,0 +1,77 @@
+"""What a checkpoint folder holds, and how its parts are called.
+
+`checkpoints/step-XXXXXXXX.ATTEMPT/`
+    rank-RRRRR.safetensors  ranges of named tensors, 1-D: key `KIND/NAME@START`, elements [START, START +
+    numel) rank-RRRRR.json         that rank's receipt: its files with size and SHA-256 fixed.safetensors
+    frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0) state.json              step,
+    counters, parameter groups, fingerprints, config, versions (rank 0) manifest.json           all files with
+    size and SHA-256, the shapes, the kinds; written last: without it the
+                            folder is no checkpoint
+
+KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, or `ema-NAME` for every average.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import WorkError
+
+VERSION = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+FIXED = "fixed.safetensors"
+WEIGHT = "weight"
+_FOLDER = re.compile(r"step-(?P<step>\d{8,})\.(?P<attempt>[\w.-]+)")
+
+
+class DamagedCheckpoint(WorkError):
+    """A file of a published checkpoint is missing, cut off or altered."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A published file: its size in bytes and SHA-256."""
+
+    size: int
+    sha256: str
+
+
+def tensors_name(rank: int) -> str:
+    """The file with a rank's ranges."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def receipt_name(rank: int) -> str:
+    """The file in which a rank says what it wrote."""
+    return f"rank-{rank:05d}.json"
+
+
+def ema_kind(name: str) -> str:
+    """The kind under which the average `name` is stored."""
+    return f"ema-{name}"
+
+
+def key(kind: str, name: str, start: int) -> str:
+    """The key of a range that begins at element `start` of the flattened tensor."""
+    return f"{kind}/{name}@{start}"
+
+
+def parse_key(text: str) -> tuple[str, str, int]:
+    """Kind, name and start of a key."""
+    kind, _, rest = text.partition("/")
+    name, _, start = rest.rpartition("@")
+    return kind, name, int(start)
+
+
+def folder_name(step: int, attempt: str) -> str:
+    """The folder of a checkpoint after `step` steps, written by one attempt."""
+    return f"step-{step:08d}.{attempt}"
+
+
+def step_of(folder: Path) -> int | None:
+    """The step a folder's name speaks of, None for another folder."""
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match["step"]) if match else None

@@ -1,0 +1,124 @@
+"""Read checkpoints: any range of any tensor, on whatever number of ranks and ZeRO stage it was written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from core.checkpoint import format
+from core.checkpoint.format import DamagedCheckpoint
+from core.errors import UserError, WorkError
+from core.files import sha256_file
+
+
+class CheckpointReader:
+    """One published checkpoint. Nothing is trusted before `verify` has seen it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / format.MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise WorkError(f"{folder} is not a complete checkpoint: it has no {format.MANIFEST}") from None
+        except (OSError, ValueError) as error:
+            raise DamagedCheckpoint(f"{folder / format.MANIFEST} cannot be read: {error}") from None
+        if self.manifest.get("format") != format.VERSION:
+            raise WorkError(
+                f"{folder} has format {self.manifest.get('format')}; this version reads {format.VERSION}"
+            )
+        self.kinds: list[str] = self.manifest["kinds"]
+        self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
+        self._opened: dict[Path, Any] = {}
+        self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files the manifest lists, in a fixed order."""
+        return sorted(self.manifest["files"])
+
+    def verify(self, names: Iterable[str] | None = None) -> None:
+        """Compare files (default: all) with the manifest; DamagedCheckpoint names the first that differs."""
+        for name in self.files if names is None else names:
+            path, record = self.folder / name, self.manifest["files"][name]
+            if not path.exists():
+                raise DamagedCheckpoint(f"{path} is missing")
+            if (size := path.stat().st_size) != record["size"]:
+                raise DamagedCheckpoint(f"{path} has {size} bytes, the manifest says {record['size']}")
+            if sha256_file(path) != record["sha256"]:
+                raise DamagedCheckpoint(
+                    f"{path} differs from the manifest's SHA-256: it was altered or decayed"
+                )
+
+    def state(self) -> dict[str, Any]:
+        """What state.json holds."""
+        state: dict[str, Any] = json.loads((self.folder / format.STATE).read_text(encoding="utf-8"))
+        return state
+
+    def read(self, kind: str, name: str, start: int, stop: int, out: Tensor) -> None:
+        """Copy elements [start, stop) of a flattened tensor into `out`, 1-D."""
+        filled = 0
+        for first, last, path, key in self._ranges().get((kind, name), []):
+            low, high = max(first, start), min(last, stop)
+            if low < high:
+                piece = self._open(path).get_slice(key)[low - first : high - first]
+                out[low - start : high - start].copy_(piece)
+                filled += high - low
+        if filled != stop - start:
+            raise DamagedCheckpoint(
+                f"{self.folder} holds {filled} of {stop - start} numbers of {kind}/{name}"
+            )
+
+    def full(self, kind: str) -> dict[str, Tensor]:
+        """Every tensor of a kind, whole."""
+        result = {}
+        for name, shape in self.shapes.items():
+            flat = torch.empty(math.prod(shape))
+            self.read(kind, name, 0, flat.numel(), flat)
+            result[name] = flat.view(shape)
+        return result
+
+    def fixed(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
+        file = self._open(self.folder / format.FIXED)
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+    def kind_of(self, which: str) -> str:
+        """The kind that "raw", "ema" (the main average) or the name of an average stands for."""
+        names = self.state()["ema"]
+        if which == "ema" and names:
+            return format.ema_kind(names[0])
+        if which == "raw":
+            return format.WEIGHT
+        if which in names:
+            return format.ema_kind(which)
+        accepted = ["raw", *(["ema"] if names else []), *names]
+        raise UserError("weights", which, f"one of {', '.join(accepted)}, which {self.folder.name} holds")
+
+    def _open(self, path: Path) -> Any:
+        """The safetensors file, mapped once: opening it parses a header that grows with the network."""
+        if path not in self._opened:
+            self._opened[path] = safe_open(path, "pt")
+        return self._opened[path]
+
+    def _ranges(self) -> dict[tuple[str, str], list[tuple[int, int, Path, str]]]:
+        """(kind, name) -> ranges (start, stop, file, key), read from the headers at first use."""
+        if self._index is None:
+            self._index = {}
+            for rank in range(self.manifest["ranks"]):
+                path = self.folder / format.tensors_name(rank)
+                try:
+                    file = self._open(path)
+                    for key in file.keys():  # noqa: SIM118 (not a dict)
+                        kind, name, start = format.parse_key(key)
+                        stop = start + file.get_slice(key).get_shape()[0]
+                        self._index.setdefault((kind, name), []).append((start, stop, path, key))
+                except (SafetensorError, OSError) as error:
+                    raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
+        return self._index

@@ -1,0 +1,101 @@
+"""The folder `checkpoints/` of a run: which checkpoints are complete, which is newest, which may go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.checkpoint import format
+from core.errors import WorkError
+from core.files import fsync_folder, write_json
+from core.progress import say
+
+FOLDER = "checkpoints"
+HINT = "latest.json"
+DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete checkpoint; of two of one step the later attempt's (higher number) is newer."""
+
+    step: int
+    number: int
+    path: Path
+
+
+class CheckpointStore:
+    """All checkpoints of one run; a folder without its manifest is debris of a killed save."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def complete(self) -> list[Entry]:
+        """Newest first; one with an unreadable manifest counts, so that it is reported, not passed over."""
+        entries = []
+        for path in self._step_folders():
+            manifest = path / format.MANIFEST
+            if manifest.exists():
+                try:
+                    number = int(json.loads(manifest.read_text(encoding="utf-8"))["number"])
+                except (ValueError, KeyError, TypeError):
+                    number = 0
+                entries.append(Entry(format.step_of(path) or 0, number, path))
+        return sorted(entries, key=lambda entry: (entry.step, entry.number), reverse=True)
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint, or None where nothing was ever published here.
+
+        Raises WorkError where checkpoints were published but none is complete any more: to start over in
+        silence would throw a run away.
+        """
+        entries = self.complete()
+        if entries:
+            return entries[0].path
+        damaged = sorted(self.folder.glob(f"{DAMAGED}*")) if self.folder.is_dir() else []
+        if damaged or (self.folder / HINT).exists():
+            raise WorkError(
+                f"{self.folder} has held checkpoints but none is complete now; restore one, "
+                "or remove the folder to start from the beginning"
+            )
+        return None
+
+    def new(self, step: int, attempt: str) -> Path:
+        """Where the checkpoint after `step` steps goes."""
+        return self.folder / format.folder_name(step, attempt)
+
+    def note(self, path: Path) -> None:
+        """Leave a hint that something was published here, for `latest` and for people."""
+        write_json(self.folder / HINT, {"checkpoint": path.name})
+
+    def quarantine(self, path: Path) -> Path:
+        """Set a damaged checkpoint aside under a name that no reader takes for a checkpoint."""
+        target = path.with_name(DAMAGED + path.name)
+        path.rename(target)
+        fsync_folder(self.folder)
+        return target
+
+    def purge(self, keep_last: int, keep_every: int) -> None:
+        """Remove debris, and complete checkpoints but the newest `keep_last` and those at multiples of
+        `keep_every`.
+
+        keep_every: steps, 0 = none. The manifest goes first, so that a removal cut short leaves debris, never
+        a damaged checkpoint. A file that cannot be removed is reported and does not stop the run.
+        """
+        entries = self.complete()
+        kept = {entry.path for entry in entries[: max(1, keep_last)]}
+        kept |= {entry.path for entry in entries if keep_every and entry.step % keep_every == 0}
+        for path in self._step_folders():
+            if path not in kept:
+                try:
+                    (path / format.MANIFEST).unlink(missing_ok=True)
+                    shutil.rmtree(path)
+                except OSError as error:
+                    say(f"warning: {path} could not be removed: {error}")
+
+    def _step_folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if format.step_of(path) is not None)

@@ -1,0 +1,202 @@
+"""What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and wandb as a
+view.
+
+A step leaves its sums on the device; they are reduced over ranks and written every `log_every` steps and
+before every checkpoint, so that logging costs a step neither a collective nor a host synchronisation. Rows
+are numbered by steps done, like checkpoints. After a restart the rows beyond the checkpoint are dropped
+before new ones come, so the file holds every step once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.distributed import World, sum_over_ranks
+from core.files import atomic_file
+from core.losses import Losses
+from core.progress import say
+from core.settings import setting
+
+NAME = "metrics.jsonl"
+DECILES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """How often rows are written, and whether wandb shows them too."""
+
+    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1)
+    wandb: bool = setting(False, "show the run in Weights & Biases as well (its own variables apply)")
+    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
+
+
+class StepSums:
+    """Sums over the samples of one step on one rank, kept on the device as one vector.
+
+    Layout: weighted loss, weight, seconds waited for data, loss and weight per decile of time, then the
+    extras.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(3 + 2 * DECILES, dtype=torch.float64, device=device)
+        self._extras: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, losses: Losses, weight: Tensor) -> None:
+        """Add a micro-batch; samples of weight 0 count for nothing, whatever their loss."""
+        weight = weight.double()
+        loss = torch.where(weight > 0, losses.loss.detach().double() * weight, 0.0)
+        self._sums[0] += loss.sum()
+        self._sums[1] += weight.sum()
+        if losses.time is not None:
+            decile = (losses.time.detach() * DECILES).long().clamp_(0, DECILES - 1)
+            self._sums[3 : 3 + DECILES].index_add_(0, decile, loss)
+            self._sums[3 + DECILES :].index_add_(0, decile, weight)
+        for name, values in losses.extras.items():
+            part = torch.where(weight > 0, values.detach().double() * weight, 0.0).sum()
+            self._extras[name] = self._extras.get(name, 0.0) + part
+
+    def vector(self, waited_s: float) -> Tensor:
+        """The sums as one tensor, to be added up over ranks."""
+        self._sums[2] = waited_s
+        return torch.cat([self._sums, *(value.view(1) for value in self._extras.values())])
+
+    @property
+    def extras(self) -> list[str]:
+        """The names of the extras, in the vector's order."""
+        return list(self._extras)
+
+
+@dataclass
+class _Pending:
+    row: dict[str, Any]
+    names: list[str]
+    vector: Tensor
+
+
+@dataclass
+class Metrics:
+    """Collects rows on every rank; rank 0 writes them. `flush` and `close` are collective."""
+
+    folder: Path
+    config: MetricsConfig
+    world: World
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    last_loss: float = math.nan
+    _pending: list[_Pending] = field(default_factory=list)
+    _wandb: Any = None
+
+    def start(self, step: int) -> None:
+        """Begin after `step` steps: drop rows of steps that will be done again."""
+        if self.world.rank == 0:
+            drop_rows_after(self.folder / NAME, step)
+            if self.config.wandb:
+                self._wandb = _start_wandb(self.folder, self.config, self.run_config)
+
+    def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
+        """Keep a step's row (its host-side part) and its sums until the next flush."""
+        self._pending.append(_Pending(row, sums.extras, sums.vector(waited_s)))
+        if len(self._pending) >= self.config.log_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reduce and write what is pending, durably (collective: all ranks)."""
+        if not self._pending:
+            return
+        sizes = [len(p.vector) for p in self._pending]
+        total = sum_over_ranks(torch.cat([p.vector for p in self._pending])).cpu()
+        vectors = [part.tolist() for part in torch.split(total, sizes)]
+        rows = [
+            complete_row(p.row, p.names, v, self.world.size)
+            for p, v in zip(self._pending, vectors, strict=True)
+        ]
+        self._pending = []
+        self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
+        if self.world.rank == 0:
+            append_rows(self.folder / NAME, rows)
+            self._show(rows)
+
+    def close(self) -> None:
+        """Finish the view; the rows were flushed with the last checkpoint."""
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _show(self, rows: list[dict[str, Any]]) -> None:
+        """Hand rows to wandb; whatever it does wrong ends the view, never the run."""
+        try:
+            for row in rows if self._wandb is not None else []:
+                self._wandb.log({k: v for k, v in row.items() if not isinstance(v, list)}, step=row["step"])
+        except Exception as error:  # a view over the network may fail in any way
+            say(f"warning: wandb failed and is off from here on: {error}")
+            self._wandb = None
+
+
+def complete_row(row: dict[str, Any], extras: list[str], sums: list[float], ranks: int) -> dict[str, Any]:
+    """The row as it is written: host-side part plus means; what is not a finite number becomes null."""
+    loss, weight, waited = sums[:3]
+    by_decile = sums[3 : 3 + DECILES], sums[3 + DECILES : 3 + 2 * DECILES]
+    done = dict(row, loss=_mean(loss, weight), samples=weight)
+    if any(by_decile[1]):
+        done["loss_by_decile"] = [_mean(part, count) for part, count in zip(*by_decile, strict=True)]
+    done |= {name: _mean(value, weight) for name, value in zip(extras, sums[3 + 2 * DECILES :], strict=True)}
+    done["samples_per_s"] = weight / row["seconds"] if row["seconds"] > 0 else None
+    if "tokens" in row:
+        done["tokens_per_s"] = row["tokens"] / row["seconds"] if row["seconds"] > 0 else None
+    done["data_wait"] = waited / ranks / row["seconds"] if row["seconds"] > 0 else None
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in done.items()}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows and wait until the disk has them."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Remove, in one rename, rows of steps beyond `step` and a last line that a kill cut off."""
+    if not path.exists():
+        return
+    kept = [json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step]
+    if sum(map(len, kept)) != path.stat().st_size:
+        with atomic_file(path, "w") as file:
+            file.writelines(kept)
+
+
+def _mean(total: float, weight: float) -> float | None:
+    return total / weight if weight > 0 and math.isfinite(total) else None
+
+
+def _start_wandb(folder: Path, config: MetricsConfig, run_config: Mapping[str, Any]) -> Any:
+    """The run in wandb, under the id kept in the run folder; None (with a warning) where it fails."""
+    identity = folder / "wandb.json"
+    try:
+        import wandb
+
+        if not identity.exists():
+            with atomic_file(identity, "w") as file:
+                json.dump({"id": wandb.util.generate_id()}, file)
+        project = os.environ.get("WANDB_PROJECT", config.wandb_project)
+        name = json.loads(identity.read_text(encoding="utf-8"))["id"]
+        return wandb.init(project=project, id=name, resume="allow", dir=folder, config=dict(run_config))
+    except Exception as error:  # not installed, no network, no key: the record does not depend on it
+        say(f"warning: wandb could not start, metrics go to {NAME} only: {error}")
+        return None

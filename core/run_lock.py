@@ -1,0 +1,86 @@
+"""Who may write into a run folder: one living process at a time; a newer attempt fences off an older one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import WorkError
+from core.files import write_json
+
+NAME = "run.lock"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run.  name: `JOB.RESTART`, part of checkpoint names.  number: of this start, from 1."""
+
+    name: str
+    number: int
+    token: str
+
+
+class RunLock:
+    """The file `run.lock` of a run folder; only rank 0 handles it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.path = folder, folder / NAME
+
+    def acquire(self) -> Attempt:
+        """Take the run over; WorkError while a process on this host that owns it is alive.
+
+        An owner on another host cannot be seen; it is fenced off instead, since it finds at its next commit
+        that the run has a newer attempt.
+        """
+        before = self._read()
+        if before and before["host"] == socket.gethostname() and _alive(before["pid"], before["started"]):
+            raise WorkError(f"{self._folder} is being written by process {before['pid']} on this host")
+        number = (before["number"] if before else 0) + 1
+        job = os.environ.get("SLURM_JOB_ID")
+        name = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{number}"
+        self.attempt = Attempt(name, number, secrets.token_hex(8))
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        write_json(self.path, {**owner, "attempt": name, "number": number, "token": self.attempt.token})
+        return self.attempt
+
+    def check(self) -> None:
+        """WorkError unless this process still owns the run."""
+        now = self._read()
+        if now is None or now["token"] != self.attempt.token:
+            newer = (
+                f"attempt {now['attempt']} (process {now['pid']} on {now['host']})"
+                if now
+                else "somebody else"
+            )
+            raise WorkError(f"{self._folder} was taken over by {newer}; this attempt writes nothing more")
+
+    def release(self) -> None:
+        """Say that the owner has ended; the count of attempts stays."""
+        now = self._read()
+        if now is not None and now["token"] == self.attempt.token:
+            write_json(self.path, {**now, "pid": 0, "started": ""})
+
+    def _read(self) -> dict[str, Any] | None:
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        return None
+
+
+def _alive(pid: int, started: str) -> bool:
+    return pid > 0 and pid != os.getpid() and bool(started) and _started(pid) == started
+
+
+def _started(pid: int) -> str:
+    """When a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"

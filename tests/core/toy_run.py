@@ -1,0 +1,120 @@
+"""A small training run for tests, as a program: `python tests/core/toy_run.py FOLDER [field=value ...]`.
+
+The network has everything a checkpoint must carry: two parameter groups, a frozen layer, buffers, dropout.
+Batches and targets are keyed by step and position, so any number of ranks sees the same samples.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core import distributed
+from core.batch import Batch
+from core.distributed import World
+from core.draws import Draws
+from core.ema import EmaConfig
+from core.engine import Engine, EngineConfig
+from core.losses import Losses
+from core.metrics import MetricsConfig
+from core.optim import OptimizerConfig
+from core.trainer import Trainer, TrainerConfig
+
+WIDTH, BATCH = 33, 8
+
+
+class ToyModel(nn.Module):
+    """Odd sizes, so that shards of 2 and 4 ranks cut through parameters and need padding."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, WIDTH)
+        self.embedding.weight.no_decay = True  # type: ignore[assignment]
+        self.first, self.second = nn.Linear(WIDTH, 65), nn.Linear(65, WIDTH)
+        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("calls", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = x.to(self.first.weight.dtype) + self.embedding.weight.sum(0)
+        hidden = self.dropout(nn.functional.gelu(self.first(x)))
+        return (self.second(hidden) + self.frozen(x)).float()
+
+
+class ToyObjective:
+    """Reconstruct the input from a noisy version of it."""
+
+    def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
+        time = draws.uniform("time")
+        noisy = batch.x + time[:, None] * draws.normal("noise", (WIDTH,))
+        loss = (model(noisy) - batch.x).square().mean(1)
+        return Losses(loss, time, {"distance": (noisy - batch.x).norm(dim=1)})
+
+
+def toy_batches(world: World, micro_batch: int, bad: int = -1) -> Any:
+    """Micro-batches of this rank; the sample at position `bad` is unreadable in every step."""
+
+    def batches(first_step: int) -> Iterator[list[Batch]]:
+        step = first_step
+        while True:
+            share = BATCH // world.size
+            positions = torch.arange(world.rank * share, (world.rank + 1) * share)
+            yield [_batch(step, part, bad) for part in positions.split(micro_batch or share)]
+            step += 1
+
+    return batches
+
+
+def _batch(step: int, position: Tensor, bad: int) -> Batch:
+    ids = step * BATCH + position
+    x = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(int(i))) for i in ids])
+    weight = (position != bad).float()
+    x[position == bad] = 100.0
+    return Batch(x=x, id=ids, position=position, weight=weight)
+
+
+def toy_engine(world: World, *, seed: int = 0, dropout: float = 0.0, **engine: Any) -> Engine:
+    torch.manual_seed(seed)
+    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, warmup_steps=3, schedule="cosine")
+    config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **engine})
+    return Engine(ToyModel(dropout), config, optimizer, world)
+
+
+def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
+    """fields: of TrainerConfig, of EngineConfig, and seed, bad, dropout."""
+    own = {name: fields.pop(name) for name in ("seed", "bad", "dropout") if name in fields}
+    trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
+    engine = toy_engine(world, seed=own.get("seed", 0), dropout=own.get("dropout", 0.0), **fields)
+    return Trainer(
+        engine,
+        ToyObjective(),
+        toy_batches(world, engine.config.micro_batch, own.get("bad", -1)),
+        TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
+        folder=folder,
+        seed=7,
+        ema=EmaConfig(decay=0.9, extra_decays=(0.5,)),
+        metrics=MetricsConfig(log_every=2),
+        fingerprints={"data": "toy"},
+        run_config={"steps": trainer.get("steps", 8)},
+    )
+
+
+def main() -> None:
+    folder, fields = Path(sys.argv[1]), dict(item.split("=") for item in sys.argv[2:])
+    world = distributed.start("cpu", 60)
+    values = {
+        name: json.loads(value) if value[0] in "-0123456789" else value for name, value in fields.items()
+    }
+    toy_trainer(folder, world, **values).fit()
+    distributed.stop(world)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ class Condition:
 
     label: (B,) int64, a class index, or -1 for none (the null class).
     text: (B, L, D) token embeddings, with text_length: (B,) int64 valid tokens (0 is no text).
-    frame_mask: (B, T) float, 1 where a latent frame is given, with frame_latents: (B, C, T, H, W), zero elsewhere.
+    frame_mask: (B, T) float, 1 where a latent frame is given, with frame_latents: (B, C, T, H, W), else zero.
     """
 
     label: Tensor | None = None
@@ -55,4 +55,6 @@ class Batch:
 def _to(tensor: Tensor | None, device: torch.device, dtype: torch.dtype | None) -> Tensor | None:
     if tensor is None:
         return None
-    return tensor.to(device, dtype if dtype and tensor.is_floating_point() else tensor.dtype, non_blocking=True)
+    return tensor.to(
+        device, dtype if dtype and tensor.is_floating_point() else tensor.dtype, non_blocking=True
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import config
@@ -235,6 +235,7 @@ words = st.text(st.sampled_from("ab no017.-:#'\"{}[]$\\\n~&*!é"), max_size=12) 
 )
 
 
+@settings(max_examples=40)
 @given(
     name=words.filter(lambda word: word != REQUIRED),
     tag=st.none() | words.filter(lambda word: word != REQUIRED),

@@ -1,0 +1,86 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.files import (
+    TEMPORARY_PREFIX,
+    atomic_file,
+    fingerprint,
+    sha256_file,
+    temporary_name,
+    write_json,
+    write_text,
+)
+
+
+def test_a_file_appears_whole_and_replaces_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.bin"
+    for content in (b"first", b"second"):
+        with atomic_file(path) as file:
+            file.write(content)
+            before = path.read_bytes() if path.exists() else None
+        assert before != content
+        assert path.read_bytes() == content
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def fail_half_way(path: Path) -> None:
+    with atomic_file(path) as file:
+        file.write(b"half")
+        raise KeyError
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(KeyError):
+        fail_half_way(tmp_path / "file")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_write_beyond_the_limit_of_the_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """The operating system refuses after 1000 bytes, as a full disk or a quota does."""
+    write_text(tmp_path / "file", "old")
+    code = """
+import pathlib, resource, sys
+from core.files import write_text
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_text(pathlib.Path(sys.argv[1]), "x" * 100_000)
+except OSError as error:
+    print(error.strerror)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_temporary_names_are_siblings_and_differ(tmp_path: Path) -> None:
+    names = {temporary_name(tmp_path / "a.tar") for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.parent == tmp_path and name.name.startswith(TEMPORARY_PREFIX) for name in names)
+
+
+def test_equal_values_give_equal_json_and_fingerprints(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"x": 1, "y": [1.5, "é"]})
+    write_json(tmp_path / "b", {"y": [1.5, "é"], "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert fingerprint({"x": 1, "y": 2}) == fingerprint({"y": 2, "x": 1})
+    assert fingerprint({"x": 1}) != fingerprint({"x": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "c", float("nan"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()

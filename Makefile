@@ -50,6 +50,7 @@ $(MADE):
 
 # PyTorch comes first, since DeepSpeed looks for it while it is built; DS_BUILD_OPS=0: nothing compiles C++.
 .venv/.installed-%: $(RELEASES) | $(MADE)
-	$(BIN)/pip install -q -c constraints.txt torch
-	DS_BUILD_OPS=0 $(BIN)/pip install -q -c constraints.txt -e '.[$*]'
+	@echo "Setting up .venv for $*; the first time takes some minutes, most of them for PyTorch."
+	$(BIN)/pip install -c constraints.txt torch
+	DS_BUILD_OPS=0 $(BIN)/pip install -c constraints.txt -e '.[$*]'
 	@touch $@

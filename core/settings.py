@@ -11,7 +11,7 @@ REQUIRED: Any = "???"
 def setting(
     default: Any, help: str, *, unit: str = "", low: float | None = None, high: float | None = None
 ) -> Any:
-    """A dataclass field with its meaning, unit and accepted range; the default `REQUIRED` asks the user for it.
+    """A dataclass field with its meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
     low, high: inclusive bounds, checked by `core.config.load` and shown by `--help`.
     A dataclass or list default is shared safely, since config dataclasses are frozen.

@@ -40,6 +40,8 @@ def from_fields(fields: Mapping[str, Any]) -> Annotation:
             return Annotation(refused=("caption", f"{name} is not a text but {type(value).__name__}"))
     class_name, text = texts["class"] or "", texts["text"] or texts["caption"] or ""
     path = texts["path"] or ""
+    if len(text) > LONGEST_BYTES:
+        return Annotation(path=path, refused=("caption", f"text longer than {LONGEST_BYTES} characters"))
     annotation = Annotation(class_name=class_name.strip(), text=text, path=path)
     try:
         annotation = replace(annotation, label=read_label(fields.get("label")))

@@ -16,7 +16,7 @@ from core.errors import UserError
 from data.captions import Annotation, read_sidecars, read_tar_annotation
 from data.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.tables import TABLE_SUFFIXES, table_rows
-from data.tars import samples
+from data.tars import Member, TarSample, samples
 
 ACCEPTED = "an existing folder, a table (.csv .jsonl .parquet) or a .tar file"
 MOST_CLASSES = 1_000_000
@@ -156,16 +156,21 @@ def _tar_items(path: Path, name: str) -> list[Item]:
     with open(path, "rb") as file:
         for sample in samples(path):
             shown = f"{name}/{sample.key}"
-            media = [suffix for suffix in sample.members if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES]
+            media = media_members(sample)
             if sample.refused or len(media) != 1:
                 reason = sample.refused or f"has {len(media)} images or videos, expected 1"
                 items.append(Item(printable(shown), path, 0, 0, refused=("list", reason)))
                 continue
-            member = sample.members[media[0]]
             annotation = read_tar_annotation(file.fileno(), path, sample)
-            item = Item(printable(f"{shown}.{media[0]}"), path, member.content, member.size)
+            item = Item(printable(f"{name}/{media[0].name}"), path, media[0].content, media[0].size)
             items.append(_annotated(replace(item, refused=annotation.refused), annotation))
     return items
+
+
+def media_members(sample: TarSample) -> list[Member]:
+    """The members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
+    suffixes = [suffix for suffix in sample.members if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES]
+    return [sample.members[suffix] for suffix in suffixes]
 
 
 def _annotated(item: Item, annotation: Annotation) -> Item:

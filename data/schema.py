@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import atomic_file, fingerprint, sha256_file, write_json
+from core.files import atomic_file, fingerprint, sha256_file, write_json, write_text
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
@@ -178,14 +178,25 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, id: int | str, stage: str, error: object) -> None:
-        """Record a sample durably; WorkError when that exceeds the budget."""
+    def add(self, id: int | str, stage: str, error: object) -> QuarantineEntry:
+        """Record a sample durably and return its entry; WorkError when that exceeds the budget."""
         self._catch_up()
         entry = QuarantineEntry(id, stage, " ".join(str(error).split()))
         if (id, stage) not in self._entries:
             append_line(self.path, json.dumps(asdict(entry), ensure_ascii=True))
             self._catch_up()
         self.check()
+        return entry
+
+    def rewrite(self, entries: Sequence[QuarantineEntry]) -> None:
+        """Publish exactly `entries`, in this order; that of appending depends on which process was first."""
+        if entries:
+            lines = [json.dumps(asdict(entry), ensure_ascii=True) + "\n" for entry in entries]
+            write_text(self.path, "".join(lines))
+        else:
+            self.path.unlink(missing_ok=True)
+        self._entries, self._read_to = {}, 0
+        self._catch_up()
 
     def check(self) -> None:
         """WorkError if the budget is exceeded."""

@@ -126,9 +126,20 @@ def samples(path: Path) -> Iterator[TarSample]:
         yield current
 
 
+def read_range(file: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset` of an open descriptor, fewer only at the end of the file.
+
+    One system call gives 2 GiB at most.
+    """
+    data = os.pread(file, size, offset)
+    while len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def read_member(file: int, path: Path, member: Member) -> bytes:
     """The content of a member by its offset, from the open descriptor `file`; WorkError if it is cut off."""
-    data = os.pread(file, member.size, member.content)
+    data = read_range(file, member.size, member.content)
     if len(data) != member.size:
         raise WorkError(f"{path}: truncated: {member.name!r} ends at byte {member.end}")
     return data

@@ -48,7 +48,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor (asynchronously from pinned memory)."""
-        moved = {name: _to(getattr(self, name), device, None) for name in ("x", "id", "position", "weight")}
+        names = ("x", "id", "position", "weight")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved, condition=self.condition.to(device))
 
 

@@ -36,6 +36,7 @@ JOBS = (
             "longtake shard photos output=runs/raw",
             "longtake shard captions.csv output=runs/raw overwrite=true",
         ),
+        on_ranks=False,
     ),
     Job(
         "train-autoencoder",

@@ -1,0 +1,81 @@
+"""A tiny cache and a training job on it, as commands a person would type."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from core.files import write_text
+from data.latents import LatentSums
+from data.packs import read_part
+from models.autoencoder import store
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from tests.data.caches import CLIP, IMAGE, make_cache
+
+ROOT = Path(__file__).resolve().parents[2]
+AUTOENCODER = AutoencoderConfig(
+    latent_channels=3,
+    spatial_compression=2,
+    temporal_compression=1,
+    patch=2,
+    width=8,
+    channel_multipliers=(1,),
+)
+MODEL = ("model.input_channels=3", "model.width=16", "model.depth=2", "model.heads=2", "model.num_classes=10")
+STEP = ("data.group_size=8", "data.groups_per_step=2", "data.rank_multiple=8", "engine.device=cpu")
+
+
+def make_autoencoder(folder: Path, seed: int = 0) -> str:
+    """An untrained autoencoder; returns its fingerprint."""
+    torch.manual_seed(seed)
+    return store.save(Autoencoder(AUTOENCODER), folder)
+
+
+def make_latents(folder: Path, autoencoder: Path) -> Path:
+    """A cache of 20 images and 12 clips, with what `encode` says of them; one image is absent."""
+    cache = make_cache(
+        folder, [[IMAGE] * 20, [CLIP] * 12], absent=[5], encoder=store.fingerprint(autoencoder)
+    )
+    packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
+    first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
+    extra = {**cache.manifest.extra, "statistics": sum(rest, first).statistics()}
+    classes = tuple(str(number) for number in range(10))
+    replace(cache.manifest, extra=extra, classes=classes).write(folder)
+    write_text(
+        folder / "config.yaml",
+        f"# longtake: the resolved config of tools.encode\nautoencoder: {autoencoder}\n",
+    )
+    return folder
+
+
+def command(cache: Path, output: Path, *fields: str) -> list[str]:
+    """The words of a training job on the tiny cache."""
+    return [sys.executable, "-m", "launch", "train", str(cache), f"output={output}", *MODEL, *STEP, *fields]
+
+
+def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Start a job from the checkout, its output captured."""
+    full = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        words, cwd=ROOT, env=full, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(words: list[str], **environment: str) -> tuple[int, str]:
+    """Run a job to its end: its status and output."""
+    process = start(words, **environment)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    """The rows of metrics.jsonl without what a clock says."""
+    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait")
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in timed} for row in found]

@@ -1,0 +1,100 @@
+"""What the training job refuses, and what it says it would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.batch import Batch
+from core.config import load
+from core.draws import Draws
+from core.errors import UserError
+from data.index import Dataset
+from data.latents import Normaliser, sample_posterior
+from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
+from tools.train import Config, LatentObjective, make_loader, open_cache, plan
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    make_autoencoder(folder / "autoencoder")
+    return make_latents(folder / "latents", folder / "autoencoder")
+
+
+def config(cache: Path, *fields: str) -> Config:
+    common = (f"source={cache}", f"output={cache.parent / 'run'}", *MODEL, *STEP)
+    return load(Config, overrides=[*common, *fields])
+
+
+def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path, tmp_path: Path) -> None:
+    other = make_autoencoder(tmp_path / "other", seed=1)
+    with pytest.raises(UserError) as refused:
+        open_cache(config(cache, f"autoencoder={tmp_path / 'other'}"))
+    made_by = Dataset(cache).manifest.extra["made_from"]["encoder"]
+    assert f"encoder={made_by}" in str(refused.value)
+    assert f"encoder={other}" in str(refused.value)
+
+
+def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"autoencoder=.*nowhere: expected the folder of the autoencoder"):
+        open_cache(config(cache, f"autoencoder={tmp_path / 'nowhere'}"))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("model.input_channels=4", "model.input_channels=4: expected 3, those of"),
+        ("model.num_classes=9", "model.num_classes=9: expected at least 10, those of"),
+        ("model.patch=[1,3,3]", "patch=.*expected divisors of the input"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_cache_is_refused(cache: Path, field: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_cache(config(cache, field))
+
+
+def test_training_a_variance_the_network_does_not_predict_is_refused(cache: Path) -> None:
+    fields = ("objective.learned_sigma=true", "objective.path=ddpm_linear", "objective.prediction=noise")
+    with pytest.raises(UserError, match=r"model.learned_sigma=False: expected true"):
+        config(cache, *fields)
+    assert open_cache(config(cache, *fields, "model.learned_sigma=true"))
+
+
+def test_a_number_of_ranks_that_does_not_divide_a_group_is_refused_with_the_equation(cache: Path) -> None:
+    with pytest.raises(UserError, match=r"8 = 2 x 3 \+ 2|8 = 3 x 2 \+ 2"):
+        plan(config(cache, "processes=3"))
+
+
+def test_the_plan_tells_groups_parameters_and_sizes(cache: Path) -> None:
+    text = "\n".join(plan(config(cache, "trainer.steps=100", "processes=2")))
+    for words in (
+        "32 samples, 10 classes",
+        "groups of 8 = 2 ranks x 4",
+        "model: 15,212 parameters",
+        "step: 16 samples",
+        "run: 100 steps, 1.6e+03 samples",
+        "checkpoint: 0.2 MiB, every 500 steps",
+    ):
+        assert words in text
+    assert not (cache.parent / "run").exists()
+
+
+def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> None:
+    settings = config(cache)
+    dataset, _ = open_cache(settings)
+    from core.distributed import World
+
+    world = World(0, 1, 0, torch.device("cpu"))
+    batches = make_loader(settings, dataset, world)(0)
+    batch: Batch = next(batches)[0]
+    batches.close()  # type: ignore[attr-defined]
+    draws = Draws(0, 0, batch.id, batch.position)
+    normaliser = Normaliser.of(dataset.manifest)
+    expected = normaliser.apply(sample_posterior(batch.x, draws))
+    objective = LatentObjective(settings.objective, normaliser, frame_condition=False)
+    losses = objective.loss(lambda x, time, condition: torch.zeros_like(x), batch, draws)
+    noise = draws.normal("noise", tuple(expected.shape[1:]))
+    torch.testing.assert_close(losses.loss, (noise - expected).square().mean((1, 2, 3, 4)))

@@ -1,0 +1,187 @@
+"""Train a diffusion transformer on a cache of latents; the same command again continues the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import distributed
+from core.batch import Batch
+from core.config import to_dict
+from core.diffusion.objective import Model, Objective, ObjectiveConfig
+from core.distributed import World
+from core.draws import Draws
+from core.ema import EmaConfig
+from core.engine_config import EngineConfig
+from core.errors import UserError, WorkError
+from core.losses import Losses
+from core.metrics import MetricsConfig
+from core.optim import OptimizerConfig
+from core.outputs import claim
+from core.progress import say
+from core.settings import REQUIRED, setting
+from core.trainer import FINISHED, Trainer, TrainerConfig
+from data.index import Dataset
+from data.latents import Normaliser, sample_posterior
+from data.loader import LatentLoader
+from data.steps import LoaderConfig
+from models.dit import DiT, DiTConfig, count_parameters
+from models.flops import train_flops
+from tools.latent_space import (
+    copy_autoencoder,
+    encoder_fingerprint,
+    find_autoencoder,
+    latent_shapes,
+    write_latent_space,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run of a denoiser."""
+
+    source: str = setting(REQUIRED, "latent cache, as `encode` writes it")
+    output: str = setting(REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs")
+    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
+    overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
+    processes: int = setting(1, "ranks on this machine", low=1)
+    autoencoder: str = setting(
+        "", "folder of the autoencoder; another one made the cache: refused. '' is the one of encode"
+    )
+    model: DiTConfig = setting(DiTConfig(), "the network")
+    objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
+    data: LoaderConfig = setting(LoaderConfig(), "what makes up a step")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
+    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
+    ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
+    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
+    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
+
+    def __post_init__(self) -> None:
+        if self.objective.learned_sigma and not self.model.learned_sigma:
+            raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
+
+
+class LatentObjective:
+    """The denoiser's loss on a batch of the cache: draw latents, normalise them, then diffuse."""
+
+    def __init__(self, config: ObjectiveConfig, normaliser: Normaliser, *, frame_condition: bool) -> None:
+        self._normaliser, self._objective = normaliser, Objective(config, frame_condition=frame_condition)
+
+    def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
+        """batch.x: moments (B, M, C, T, H, W)."""
+        latents = self._normaliser.apply(sample_posterior(batch.x, draws))
+        return self._objective.loss(model, latents, batch.condition, draws)
+
+
+def plan(config: Config) -> list[str]:
+    """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
+    dataset, _ = open_cache(config)
+    loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
+    steps, groups = config.trainer.steps, config.data.groups_per_step
+    sizes, shares, shapes = loader.plan.group_sizes, loader.plan.weights, latent_shapes(dataset)
+    samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
+    flops = groups * sum(
+        n * w * train_flops(config.model, shape[1:])
+        for n, w, shape in zip(sizes, shares, shapes, strict=True)
+    )
+    parameters = count_parameters(config.model)
+    kinds = 3 + len(config.ema.names)  # weights, two moments, the averages
+    return [
+        f"data: {len(dataset.index)} samples, {len(dataset.manifest.classes)} classes in {config.source}",
+        *loader.plan.report(),
+        f"model: {parameters:,} parameters",
+        f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
+        f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
+        f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
+    ]
+
+
+def run(config: Config) -> None:
+    """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
+    dataset, autoencoder = open_cache(config)
+    world = distributed.start(config.engine.device, config.engine.timeout_s)
+    output = Path(config.output)
+    state = first_rank_decides(lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite))
+    if state == "finished":
+        say(f"{output} is finished; overwrite=true begins anew")
+    else:
+        train(config, dataset, autoencoder, world)
+    distributed.stop(world)
+
+
+def train(config: Config, dataset: Dataset, autoencoder: Path, world: World) -> None:
+    """The run itself, in a folder that is claimed (collective: all ranks)."""
+    from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+
+    output, loader = Path(config.output), make_loader(config, dataset, world)
+    if world.rank == 0:
+        copy_autoencoder(autoencoder, output)
+        write_latent_space(output, dataset, config.objective)
+    for line in loader.plan.report():
+        say(line)
+    torch.manual_seed(config.seed)
+    engine = Engine(DiT(config.model), config.engine, config.optimizer, world)
+    frames = config.model.frame_condition
+    Trainer(
+        engine,
+        LatentObjective(config.objective, Normaliser.of(dataset.manifest), frame_condition=frames),
+        loader,
+        config.trainer,
+        folder=output,
+        seed=config.seed,
+        ema=config.ema,
+        metrics=config.metrics,
+        fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
+        run_config=to_dict(config),
+        tokens_of=lambda batch: tokens(config.model, batch),
+    ).fit()
+
+
+def open_cache(config: Config) -> tuple[Dataset, Path]:
+    """The cache and its autoencoder's folder; UserError unless cache, encoder and network fit each other."""
+    dataset = Dataset(Path(config.source))
+    if dataset.manifest.kind != "latent":
+        raise UserError("source", config.source, "a latent cache; this is a raw dataset, encode it first")
+    for channels, *shape in latent_shapes(dataset):
+        if channels != config.model.input_channels:
+            raise UserError(
+                "model.input_channels", config.model.input_channels, f"{channels}, those of {config.source}"
+            )
+        config.model.grid((shape[0], shape[1], shape[2]))
+    classes = len(dataset.manifest.classes)
+    if classes > config.model.num_classes:
+        raise UserError(
+            "model.num_classes", config.model.num_classes, f"at least {classes}, those of {config.source}"
+        )
+    return dataset, find_autoencoder(dataset, config.autoencoder)
+
+
+def make_loader(config: Config, dataset: Dataset, world: World) -> LatentLoader:
+    """This rank's batches."""
+    micro_batch, patch = config.engine.micro_batch, config.model.patch
+    return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch)
+
+
+def tokens(model: DiTConfig, batch: Batch) -> int:
+    """Tokens of a micro-batch, over its samples."""
+    t, h, w = model.grid((batch.x.shape[-3], batch.x.shape[-2], batch.x.shape[-1]))
+    return len(batch) * t * h * w
+
+
+def first_rank_decides(work: Callable[[], Any]) -> Any:
+    """Do `work` on rank 0 and give every rank its result, or its failure (collective: all ranks)."""
+    result, problem, status = None, "", 0
+    if distributed.is_first():
+        try:
+            result = work()
+        except (UserError, WorkError, OSError) as error:
+            problem, status = str(error), 2 if isinstance(error, UserError) else 1
+    result, problem, status = distributed.broadcast_object((result, problem, status))
+    if problem:
+        raise UserError(problem) if status == 2 else WorkError(problem)
+    return result

@@ -117,14 +117,14 @@ class Chain:
         return [self.command("shard", name, "dataset.json", {"source": part}) for name, part in parts.items()]
 
     def _train_autoencoder(self) -> list[Command]:
-        return [self.command("train-autoencoder", "autoencoder", "done.json", self._ranks("shards"))]
+        return [self.command("train-autoencoder", "autoencoder", "finished.json", self._ranks("shards"))]
 
     def _encode(self) -> list[Command]:
         fields = {**self._ranks("shards"), "autoencoder": self.at("autoencoder")}
         return [self.command("encode", "latents", "dataset.json", fields)]
 
     def _train(self) -> list[Command]:
-        return [self.command("train", "run", "done.json", self._ranks("latents"))]
+        return [self.command("train", "run", "finished.json", self._ranks("latents"))]
 
     def _sample(self) -> list[Command]:
         return [

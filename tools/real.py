@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from core.draws import permutation
 from core.errors import WorkError
 from core.progress import Progress, say
+from data.formats import MEDIA_SUFFIXES
 from data.media import MediaError, decode_image, decode_video, resize_crop
 from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
 
@@ -98,7 +99,7 @@ def _read_kind(
     with Progress(len(rows), "read real clips" if shape.frames > 1 else "read real images") as progress:
         for row in rows:
             members = dataset.read(int(row))
-            data = next(data for suffix, data in members.items() if suffix not in ("json", "txt"))
+            data = next(data for suffix, data in members.items() if f".{suffix}" in MEDIA_SUFFIXES)
             try:
                 if shape.frames > 1:
                     pixels = decode_video(data, frames=(0, shape.frames, stride), fps=fps or None)

@@ -1,0 +1,233 @@
+"""Generate images or clips from a training run.
+
+Sample number n is a function of (weights, sampler, seed, n), to rounding also where the batch or the number
+of processes differs. Finished batches are kept in `parts/` until all are there: a killed job continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from core.config import to_dict
+from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError
+from core.files import atomic_file, sha256_file, write_json
+from core.settings import REQUIRED, setting
+from tools.generated import ARRAYS, SAMPLES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from core.distributed import World
+    from tools.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is generated, how, and from which weights."""
+
+    source: str = setting(REQUIRED, "folder of a training run")
+    output: str = setting(REQUIRED, "folder that receives samples.npz, pictures and samples.json")
+    seed: int = setting(0, "seed of the samples", low=0)
+    overwrite: bool = setting(False, "generate again over finished samples")
+    processes: int = setting(1, "local ranks that share the batches", low=1)
+    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
+    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+    count: int = setting(100, "samples in all; classes take turns", low=1)
+    classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
+    frames: int = setting(1, "frames of a sample; 1 is images", low=1)
+    height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
+    width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
+    fps: float = setting(12.0, "playing speed of clips.mp4", unit="1/s", low=0.1)
+    batch: int = setting(100, "samples generated at once", low=1)
+    sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would generate."""
+    what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
+    guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""
+    return [
+        f"{config.count} {what} from the {config.weights} weights of {config.source}",
+        f"{config.sampler.steps} steps of {config.sampler.solver}{guidance}, in batches of {config.batch}",
+        f"into {config.output}",
+    ]
+
+
+def run(config: Config) -> None:
+    """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
+    from core import distributed
+    from core.outputs import claim
+    from tools.trained import open_run
+
+    world = distributed.start(config.device)
+    try:
+        output = Path(config.output)
+        state = distributed.on_first_rank(
+            lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite)
+        )
+        if state == "finished":
+            return
+        trained = open_run(Path(config.source), config.checkpoint, config.weights, world.device)
+        job = Job(config, trained, world)
+        job.generate()
+        distributed.barrier()
+        distributed.on_first_rank(lambda: publish(job))
+    finally:
+        distributed.stop(world)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The batches of one sampling job, and which of them this rank generates."""
+
+    config: Config
+    trained: Trained
+    world: World
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(count,): the class of every sample, -1 where the run knows no classes."""
+        chosen = chosen_classes(self.config.classes, self.trained.space.classes)
+        return np.resize(np.array(chosen, np.int64), self.config.count)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given."""
+        config, shapes = self.config, self.trained.space.shapes
+        autoencoder = self.trained.autoencoder.config
+        factor = autoencoder.spatial_compression
+        frames, _, _ = autoencoder.latent_shape((config.frames, factor, factor))
+        known = [(h * factor, w * factor) for _, t, h, w in shapes if t == frames]
+        if not known and not (config.height and config.width):
+            raise UserError(
+                "frames", config.frames, f"one of the run's latents {shapes}, or height and width"
+            )
+        height = config.height or known[0][0]
+        width = config.width or known[0][1]
+        return (shapes[0][0], *autoencoder.latent_shape((config.frames, height, width)))
+
+    def part(self, number: int) -> Path:
+        """Where batch `number` is kept."""
+        return Path(self.config.output) / "parts" / f"part-{number:06d}.npz"
+
+    def parts(self) -> Iterator[tuple[int, range]]:
+        """Yield every batch: its number and its samples' numbers."""
+        for number, start in enumerate(range(0, self.config.count, self.config.batch)):
+            yield number, range(start, min(start + self.config.batch, self.config.count))
+
+    def generate(self) -> None:
+        """Generate this rank's missing batches."""
+        from core.progress import Progress
+
+        labels, shape = self.labels, self.latent_shape
+        mine = [(n, rows) for n, rows in self.parts() if n % self.world.size == self.world.rank]
+        mine = [(n, rows) for n, rows in mine if not self.part(n).exists()]
+        with Progress(sum(len(rows) for _, rows in mine), "sample") as progress:
+            for number, rows in mine:
+                pixels = generate(
+                    self.trained, shape, np.array(rows), labels[rows.start : rows.stop], self.config
+                )
+                with atomic_file(self.part(number)) as file:
+                    np.savez(file, arr_0=pixels)
+                progress.advance(len(rows))
+
+
+def generate(
+    trained: Trained,
+    shape: tuple[int, int, int, int],
+    numbers: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    config: Config,
+) -> NDArray[np.uint8]:
+    """Return samples `numbers` of classes `labels`, both (B,): images (B, H, W, 3), clips (B, T, H, W, 3)."""
+    import torch
+
+    from core.batch import Condition
+    from core.diffusion.paths import make_path
+    from core.diffusion.sampling import sample
+    from core.draws import Draws
+    from data.media import from_tensor
+
+    device = next(trained.model.parameters()).device
+    rows = torch.from_numpy(numbers).to(device)
+    condition = Condition(label=torch.from_numpy(labels).to(device)) if trained.space.classes else Condition()
+    latents = sample(
+        trained.model,
+        (len(rows), *shape),
+        condition,
+        config.sampler,
+        make_path(trained.space.path),
+        trained.space.prediction,
+        Draws(config.seed, 0, rows, torch.zeros_like(rows)),
+    )
+    with torch.no_grad():
+        pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))
+    return pixels[:, 0] if config.frames == 1 else pixels
+
+
+def chosen_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+    """Return labels of the classes asked for by name or number; [] asks for all, and [-1] is no class."""
+    if not wanted:
+        return list(range(len(names))) or [-1]
+    labels = {str(number): number for number in range(len(names))}
+    labels |= {name: number for number, name in enumerate(names)}
+    for name in wanted:
+        if name not in labels:
+            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UserError(
+                "classes", name, f"classes of the run: {some}" if names else "none: it has no classes"
+            )
+    return [labels[name] for name in wanted]
+
+
+def publish(job: Job) -> None:
+    """Put the parts together, draw the pictures, and write the manifest; then the parts can go."""
+    import shutil
+
+    from tools.pictures import contact_sheet, image_grid, write_clips, write_png
+
+    config, names, output = job.config, job.trained.space.classes, Path(job.config.output)
+    pixels = np.concatenate([_read_part(job.part(number)) for number, _ in job.parts()])
+    labels = job.labels
+    with atomic_file(output / ARRAYS) as file:
+        np.savez(file, arr_0=pixels, labels=labels)
+    if config.frames == 1:
+        write_png(output / "images.png", image_grid(pixels, labels, names))
+    else:
+        write_clips(output / "clips.mp4", pixels, labels, names, config.fps)
+        write_png(output / "contact.png", contact_sheet(pixels, labels, names))
+    write_json(output / SAMPLES, provenance(job, pixels))
+    shutil.rmtree(output / "parts")
+
+
+def provenance(job: Job, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    """What samples.json says: from which weights, how, and what came out."""
+    config, trained = job.config, job.trained
+    return {
+        "run": config.source,
+        "checkpoint": trained.checkpoint.name,
+        "weights": config.weights,
+        "weights_sha256": trained.weights_sha256,
+        "autoencoder": trained.space.encoder,
+        "sampler": to_dict(config.sampler),
+        "seed": config.seed,
+        "count": len(pixels),
+        "frames": config.frames,
+        "height": pixels.shape[-3],
+        "width": pixels.shape[-2],
+        "fps": config.fps,
+        "classes": list(trained.space.classes),
+        "samples_sha256": sha256_file(Path(config.output) / ARRAYS),
+    }
+
+
+def _read_part(path: Path) -> NDArray[np.uint8]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["arr_0"]

@@ -1,0 +1,102 @@
+"""A training run, opened for sampling: network, latent space, autoencoder, and which weights these are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from core.checkpoint.weights import find, load_weights
+from core.config import from_dict, read_yaml
+from core.diffusion.paths import PathName
+from core.diffusion.predictions import Prediction
+from core.errors import UserError, WorkError
+from core.outputs import CONFIG_NAME
+from data.latents import Normaliser
+from models import autoencoder
+from models.dit import DiT, DiTConfig
+from tools.latent_space import AUTOENCODER, LATENTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """What a run's `latents.json` says (written by `tools.latent_space`).
+
+    mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.
+    shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    encoder: str
+    classes: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int, int], ...]
+    path: PathName
+    prediction: Prediction
+
+    @property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(self.mean, self.std)
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
+        path = run / LATENTS
+        if not path.is_file():
+            raise UserError("source", run, f"the folder of a training run (with {LATENTS})")
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            for name in ("mean", "std", "classes"):
+                record[name] = tuple(record[name])
+            record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
+            return cls(**{field.name: record[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What sampling needs of a run; the networks are on one device, in evaluation mode."""
+
+    model: DiT
+    space: LatentSpace
+    autoencoder: autoencoder.Autoencoder
+    checkpoint: Path
+    weights_sha256: str
+
+
+def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
+    """Load a run folder; UserError if it is none, WorkError if it is damaged.
+
+    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw".
+    """
+    space = LatentSpace.read(folder)
+    decoder = autoencoder.load(folder / AUTOENCODER)
+    if (found := autoencoder.fingerprint(decoder)) != space.encoder:
+        raise WorkError(
+            f"{folder / AUTOENCODER} has encoder={found}, and the run was trained with {space.encoder}"
+        )
+    chosen = find(folder / "checkpoints" / checkpoint if checkpoint else folder)
+    state = load_weights(chosen, weights)
+    model = DiT(from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
+    return Trained(model.to(device).eval(), space, decoder.to(device), chosen, fingerprint(state))
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of weights on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -23,6 +23,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import atomic_file
+from data.order import NO_BUCKET
 from data.schema import INDEX_DTYPE
 from data.tars import Member, samples
 
@@ -34,7 +35,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Absent:
-    """A sample of the source shard without latents: its row, its label, and the shape it would have had."""
+    """A sample of the source shard without latents: its row, its label, and the shape it would have had.
+
+    shape: () where it fits no bucket.
+    """
 
     id: int
     label: int
@@ -117,9 +121,10 @@ def index_rows(
         here, missing = new[: len(place.ids)], new[len(place.ids) :]
         here["id"], here["label"], here["size"] = place.ids, place.labels, size
         here["offset"] = place.offset + size * np.arange(len(here))
-        here["bucket"] = buckets.index(place.shape)
+        here["bucket"] = buckets.index(place.shape) if len(here) else 0
         for row, sample in zip(missing, place.absent, strict=True):
-            row["id"], row["label"], row["bucket"] = sample.id, sample.label, buckets.index(sample.shape)
+            row["id"], row["label"] = sample.id, sample.label
+            row["bucket"] = buckets.index(sample.shape) if sample.shape else NO_BUCKET
         rows.append(new)
     joined = np.concatenate(rows)
     joined = joined[np.argsort(joined["id"], kind="stable")]

@@ -16,7 +16,7 @@ from core.errors import UserError, WorkError
 from core.progress import say
 from core.settings import setting
 from data.buckets import Bucket, BucketConfig, assign, available_frames, make_buckets
-from data.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits
+from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.loader import shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
 from data.order import NO_BUCKET, BucketRows, count_buckets
@@ -36,7 +36,7 @@ class PixelConfig(LoaderConfig):
         0.0, "b in the cost of a sample with S tokens, a S + b S^2; convolutions need none", low=0
     )
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    limits: MediaLimits = setting(MediaLimits(), "what decoders accept")
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "what decoders accept")
     clip: Literal["random", "centre"] = setting("random", "where in a video a clip is taken")
     flip: bool = setting(False, "mirror half of the samples left to right")
     part: Literal["all", "train", "held_out"] = setting("all", "which samples are taken")
@@ -184,7 +184,7 @@ def read_pixels(
 def media_member(members: Mapping[str, bytes]) -> bytes:
     """The picture or video among a sample's members."""
     for suffix, data in members.items():
-        if suffix in IMAGE_FORMATS or suffix in VIDEO_FORMATS:
+        if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES:
             return data
     raise MediaError(f"has no picture or video among {', '.join(members) or 'its 0 members'}")
 

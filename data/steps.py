@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,18 +154,18 @@ def _scaled(
     return weights * factors[part]
 
 
-def read_ahead(make: Callable[[int], T], first: int, depth: int) -> Iterator[T]:
-    """make(first), make(first + 1), ... without end, up to `depth` of them made ahead by one thread.
+def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | None = None) -> Iterator[T]:
+    """make(first), make(first + 1), ... up to `stop` (None: endless), `depth` made ahead by one thread.
 
     An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-        waiting: deque[Future[T]] = deque(thread.submit(make, first + i) for i in range(depth))
+        numbers = itertools.count(first) if stop is None else iter(range(first, stop))
+        waiting: deque[Future[T]] = deque(thread.submit(make, n) for n in itertools.islice(numbers, depth))
         try:
-            while True:
+            while waiting:
                 result = waiting.popleft().result()
-                first += 1
-                waiting.append(thread.submit(make, first + depth - 1))
+                waiting.extend(thread.submit(make, n) for n in itertools.islice(numbers, 1))
                 yield result
         finally:
             for future in waiting:

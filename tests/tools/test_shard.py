@@ -7,7 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,7 @@ def undisturbed(config: Config, folder: Path) -> None:
 
 KILL = """
 import os, sys
+import core.draws, data.ingest, data.shards, webdataset  # once, for all the children
 from core import failpoints
 from tools.shard import Config, run
 
@@ -199,7 +201,9 @@ for place in places:
         failpoints.arm(place + ":kill")
         run(config)
         os._exit(0)
-    print(os.WTERMSIG(os.waitpid(child, 0)[1]), sum(name.endswith(".tar") for name in os.listdir(output)))
+    signal = os.WTERMSIG(os.waitpid(child, 0)[1])
+    names = os.listdir(output)
+    print(signal, *(sum(name.startswith(prefix) for name in names) for prefix in ("data-", ".tmp-")))
 """
 
 
@@ -221,8 +225,8 @@ def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_job(
         check=True,
     )
     killed = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert killed == [(signal.SIGKILL, tars) for tars in (0, 1, 2, 2, 3)]
-    assert list((tmp_path / "out").glob(".tmp-*"))  # debris, and the next attempt removes it
+    whole_and_debris = [(0, 1), (1, 1), (2, 0), (2, 1), (3, 0)]  # the next attempt removes the debris
+    assert killed == [(signal.SIGKILL, *counts) for counts in whole_and_debris]
     run(config)
     undisturbed(config, tmp_path)
 
@@ -266,22 +270,50 @@ def test_a_process_that_dies_is_an_error_and_the_job_continues(
     undisturbed(dataclasses.replace(config, processes=1), tmp_path)
 
 
+JOB = """
+if __name__ == "__main__":
+    import sys
+    from tools.shard import Config, run
+    run(Config(source=sys.argv[1], output=sys.argv[2], samples_per_shard=4, processes=2))
+"""
+
+
 @pytest.mark.multiprocess
 def test_processes_end_with_a_killed_job(source: Path, tmp_path: Path) -> None:
-    code = """if __name__ == "__main__":
-        import sys
-        from tools.shard import Config, run
-        run(Config(source=sys.argv[1], output=sys.argv[2], samples_per_shard=4, processes=2))"""
-    script = tmp_path / "job.py"
-    script.write_text(code)
-    environment = {**os.environ, "LONGTAKE_FAULT": "shard.publish:stop", "PYTHONPATH": os.getcwd()}
-    job = subprocess.Popen([sys.executable, str(script), str(source), str(tmp_path / "out")], env=environment)
+    (tmp_path / "job.py").write_text(JOB)
+    environment = {**os.environ, "LONGTAKE_FAULT": "shard.publish:sleep=60", "PYTHONPATH": os.getcwd()}
+    words = [sys.executable, str(tmp_path / "job.py"), str(source), str(tmp_path / "out")]
+    job = subprocess.Popen(words, env=environment)
     try:
-        stopped = wait_for_stopped_children(job.pid)
+        until(lambda: len(list((tmp_path / "out").glob(".tmp-*.tar"))) == 2)
+        workers = children(job.pid)
     finally:
         job.kill()
         job.wait()
-    for child in stopped:
-        os.kill(child, signal.SIGCONT)
-    assert len(stopped) == 2
-    assert wait_until_gone(stopped)
+    assert len(workers) >= 2
+    until(lambda: not any(map(alive, workers)))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must come about; fails after 30 s, half of what the workers would sleep."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def process_fields(pid: int) -> list[str]:
+    """State, parent, ... of a process; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def children(parent: int) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if process_fields(pid)[1:2] == [str(parent)]]
+
+
+def alive(pid: int) -> bool:
+    return process_fields(pid)[:1] not in ([], ["Z"])

@@ -20,6 +20,8 @@ from core.errors import UserError, WorkError
 
 TIMEOUT_S = 1800.0
 
+_leave: Callable[[], Any] = dist.destroy_process_group
+
 
 @dataclass(frozen=True)
 class World:
@@ -62,7 +64,13 @@ def stop(world: World) -> None:
     if dist.is_initialized():
         if world.size > 1:
             dist.barrier()
-        dist.destroy_process_group()
+        _leave()
+
+
+def leave_with(leave: Callable[[], Any]) -> None:
+    """Have `stop` call this instead of torch's own, for a library that keeps references to groups."""
+    global _leave
+    _leave = leave
 
 
 def set_timeouts(timeout_s: float) -> None:

@@ -60,6 +60,7 @@ class Engine:
         initial = _fp32_copy(model) if engine.precision == "bf16" else {}
         # The extensions DeepSpeed would build at first use (45 s of g++ for a shared-memory reduce on CPU).
         deepspeed.ops.__compatible_ops__ = {}
+        distributed.leave_with(deepspeed.comm.destroy_process_group)  # else its groups outlive their world
         deepspeed.utils.logger.setLevel(logging.ERROR)
         # torch 2.13 renames collectives that DeepSpeed 0.19 still calls by their old names, once per call
         # site.

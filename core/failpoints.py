@@ -20,7 +20,10 @@ from core.errors import UserError, WorkError
 
 VARIABLE = "LONGTAKE_FAULT"
 _ACTIONS = ("kill", "stop", "sleep", "raise", "enospc", "nan")
-_FORM = re.compile(r"(?P<name>[\w.]+)(@(?P<conditions>[\w=,]*))?:(?P<action>\w+)(=(?P<seconds>[\d.]+))?")
+_FORM = re.compile(
+    r"(?P<name>[\w.]+)(@(?P<conditions>(rank|step)=\d+(,(rank|step)=\d+)*))?"
+    rf":(?P<action>{'|'.join(_ACTIONS)})(=(?P<seconds>[\d.]+))?"
+)
 
 T = TypeVar("T")
 
@@ -41,14 +44,11 @@ def parse(text: str) -> list[Fault]:
     faults = []
     for part in filter(None, (piece.strip() for piece in text.split(";"))):
         match = _FORM.fullmatch(part)
-        if match is None or match["action"] not in _ACTIONS:
-            raise UserError(
-                VARIABLE, part, f"NAME@rank=R,step=K:ACTION with ACTION one of {', '.join(_ACTIONS)}"
-            )
-        conditions = dict(item.split("=") for item in (match["conditions"] or "").split(",") if item)
-        if set(conditions) - {"rank", "step"}:
-            raise UserError(VARIABLE, part, "conditions rank= and step= only")
-        numbers = {key: int(value) for key, value in conditions.items()}
+        if match is None:
+            expected = f"NAME@rank=R,step=K:ACTION with ACTION one of {', '.join(_ACTIONS)}"
+            raise UserError(VARIABLE, part, expected)
+        conditions = filter(None, (match["conditions"] or "").split(","))
+        numbers = {name: int(value) for name, value in (item.split("=") for item in conditions)}
         faults.append(
             Fault(
                 match["name"],

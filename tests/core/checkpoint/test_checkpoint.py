@@ -1,0 +1,185 @@
+"""Writing and reading on one rank. Run: pytest tests/core/checkpoint/test_checkpoint.py"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import distributed
+from core.checkpoint import (
+    CheckpointReader,
+    CheckpointStore,
+    DamagedCheckpoint,
+    load,
+    load_weights,
+    resume,
+    write_checkpoint,
+)
+from core.distributed import World
+from core.ema import Ema, EmaConfig
+from core.engine import Engine
+from core.errors import UserError, WorkError
+from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return distributed.start("cpu", 60)
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 steps with checkpoints after 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    toy_trainer(folder, world, steps=4, save_every=2, zero_stage=1).fit()
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def newest(run: Path) -> Path:
+    path = CheckpointStore(run / "checkpoints").latest()
+    assert path is not None
+    return path
+
+
+def state_of(engine: Engine, ema: Ema) -> dict[str, Any]:
+    return {
+        "weight": engine.full_state(),
+        **{kind: engine.full_state(flats) for kind, flats in engine.moments().items()},
+        **{f"ema-{name}": engine.full_state(flats) for name, flats in ema.averages.items()},
+    }
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_everything_is_restored(trained: Path, world: World, stage: int) -> None:
+    engine = toy_engine(world, seed=1, zero_stage=stage)  # other initial weights
+    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,)), engine.flats)
+    state = load(newest(trained), engine, ema)
+    reader = CheckpointReader(newest(trained))
+    for kind, tensors in state_of(engine, ema).items():
+        expected = reader.full(kind)
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in tensors), kind
+    fixed = engine.fixed()
+    assert all(torch.equal(fixed[name], value) for name, value in reader.fixed().items())
+    assert engine.updates == state["updates"] == 4
+    assert (state["step"], state["samples_seen"], state["skipped"]) == (4, 32, 0)
+    assert state["identity"] == {"seed": 7, "data": "toy"}
+
+
+def test_weights_load_into_a_plain_network(trained: Path) -> None:
+    raw, average, half = (load_weights(trained, which) for which in ("raw", "ema", "0.5"))
+    for weights in (raw, average, half):
+        ToyModel().load_state_dict(weights)
+    assert not torch.equal(raw["first.weight"], average["first.weight"])
+    assert torch.equal(load_weights(newest(trained), "0.9")["first.weight"], average["first.weight"])
+    assert torch.equal(load_weights(trained / "checkpoints", "ema")["first.weight"], average["first.weight"])
+    assert raw["calls"].tolist() == [4.0] * 3
+
+
+def test_no_pickle_and_a_manifest_of_all_files(trained: Path) -> None:
+    path = newest(trained)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    assert {p.name for p in path.iterdir()} == set(manifest["files"]) | {"manifest.json"}
+
+
+@pytest.mark.parametrize("which", ["0.99", "EMA"])
+def test_an_average_that_is_not_there_is_named(trained: Path, which: str) -> None:
+    with pytest.raises(UserError, match=r"one of raw, ema, 0\.9, 0\.5"):
+        load_weights(trained, which)
+
+
+def damage_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def damage_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = [
+    pytest.param(damage_cut, r"has \d+ bytes, the manifest says \d+", id="cut"),
+    pytest.param(damage_flip, "SHA-256", id="flip"),
+    pytest.param(Path.unlink, "is missing", id="missing"),
+    pytest.param(lambda path: path.write_bytes(b""), "has 0 bytes", id="empty"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "state.json"])
+def test_damage_is_refused_with_the_file_named(run: Path, damage: Any, message: str, name: str) -> None:
+    damage(newest(run) / name)
+    with pytest.raises(DamagedCheckpoint, match=f"{name}.*{message}"):
+        load_weights(run)
+
+
+def test_a_damaged_newest_falls_back_loudly(
+    run: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_cut(newest(run) / "rank-00000.safetensors")
+    engine = toy_engine(world, zero_stage=2)
+    state = resume(CheckpointStore(run / "checkpoints"), engine, None)
+    assert state is not None
+    assert state["step"] == 2
+    said = capsys.readouterr().err
+    assert "rank-00000.safetensors has" in said
+    assert "falling back" in said
+    assert (run / "checkpoints" / "damaged-step-00000004.local.1").is_dir()
+
+
+def test_without_a_whole_one_the_run_does_not_start_over(run: Path, world: World) -> None:
+    for entry in CheckpointStore(run / "checkpoints").complete():
+        damage_flip(entry.path / "rank-00000.safetensors")
+    with pytest.raises(WorkError, match="none is complete now"):
+        resume(CheckpointStore(run / "checkpoints"), toy_engine(world), None)
+
+
+def test_a_file_of_another_step_is_refused(run: Path) -> None:
+    older, newer = sorted((run / "checkpoints").glob("step-*"))
+    shutil.copy(older / "rank-00000.safetensors", newer / "rank-00000.safetensors")
+    with pytest.raises(DamagedCheckpoint, match="SHA-256"):
+        load_weights(newer)
+
+
+def test_a_folder_without_manifest_is_no_checkpoint(run: Path) -> None:
+    path = newest(run)
+    (path / "manifest.json").unlink()
+    with pytest.raises(WorkError, match="not a complete checkpoint"):
+        load_weights(path)
+    assert load_weights(run)["calls"].tolist() == [2.0] * 3  # the run itself has another
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint="):
+        load_weights(tmp_path)
+
+
+def test_a_network_of_another_shape_is_refused(trained: Path, world: World) -> None:
+    engine = toy_engine(world)
+    engine.module.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"extra\.bias is \(2,\) in the network and None"):
+        load(newest(trained), engine, None)
+
+
+def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
+    def taken_over() -> None:
+        raise WorkError("somebody else owns the run")
+
+    engine = toy_engine(world)
+    path = tmp_path / "step-00000001.local.1"
+    with pytest.raises(WorkError, match=r"step-00000001\.local\.1 was not written: rank 0: .*somebody else"):
+        write_checkpoint(path, engine, None, {"step": 1}, number=1, may_commit=taken_over)
+    assert not path.exists()

@@ -1,0 +1,52 @@
+"""Run: pytest tests/core/test_ema.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.ema import Ema, EmaConfig, remaining
+from core.errors import UserError
+
+
+def test_several_averages_follow_at_once() -> None:
+    flats = [torch.zeros(3)]
+    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,), warmup=0.0), flats)
+    for update in (1, 2, 3):
+        flats[0].fill_(float(update))
+        ema.update(flats, update)
+    for name, decay in (("0.9", 0.9), ("0.5", 0.5)):
+        expected = 0.0
+        for value in (1.0, 2.0, 3.0):
+            expected = decay * expected + (1 - decay) * value
+        assert ema.averages[name][0].tolist() == pytest.approx([expected] * 3)
+
+
+def test_warm_up_lets_the_start_fade() -> None:
+    assert remaining(0.9999, 1, 1, 10.0) == pytest.approx(1 / 11)
+    assert remaining(0.9999, 10**6, 1, 10.0) == 0.9999
+
+
+def test_touching_every_few_updates_keeps_the_same_share_of_the_past() -> None:
+    single = 1.0
+    for n in range(17, 25):
+        single *= remaining(0.99, n, 1, 10.0)
+    assert remaining(0.99, 24, 8, 10.0) == pytest.approx(single)
+
+
+def test_every_eighth_update_is_close_to_the_direct_average() -> None:
+    torch.manual_seed(0)
+    weights = torch.zeros(1000)
+    direct = Ema(EmaConfig(decay=0.999), [weights])
+    rare = Ema(EmaConfig(decay=0.999, every=8), [weights])
+    for update in range(1, 2001):
+        weights += 0.01 * torch.randn(1000) + 0.001
+        direct.update([weights], update)
+        rare.update([weights], update)
+    a, b = direct.averages["0.999"][0], rare.averages["0.999"][0]
+    assert (a - b).norm() / a.norm() < 0.01
+
+
+def test_a_decay_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="extra_decays"):
+        EmaConfig(decay=0.9, extra_decays=(0.9,))

@@ -1,0 +1,129 @@
+"""Run: pytest tests/core/test_metrics.py"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from core.distributed import World
+from core.losses import Losses
+from core.metrics import Metrics, MetricsConfig, StepSums, drop_rows_after, read_rows
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def row(step: int) -> dict[str, Any]:
+    return {"step": step, "lr": 0.1, "grad_norm": 1.0, "applied": True, "seconds": 2.0}
+
+
+def one_step(metrics: Metrics, step: int, loss: float = 1.0) -> None:
+    sums = StepSums(torch.device("cpu"))
+    sums.add(Losses(torch.tensor([loss, loss])), torch.ones(2))
+    metrics.record(row(step), sums, 0.5)
+
+
+def test_means_are_over_true_samples_and_deciles(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=1), ALONE)
+    sums = StepSums(torch.device("cpu"))
+    time = torch.tensor([0.05, 0.05, 0.999, 1.0])
+    extras = {"rate": torch.tensor([1.0, 2.0, 3.0, 100.0])}
+    sums.add(Losses(torch.tensor([1.0, 3.0, 5.0, float("nan")]), time, extras), torch.tensor([1.0, 1, 1, 0]))
+    sums.add(Losses(torch.tensor([7.0]), torch.tensor([0.55]), {"rate": torch.tensor([6.0])}), torch.ones(1))
+    metrics.record(row(1) | {"tokens": 80}, sums, 0.5)
+    (written,) = read_rows(tmp_path / "metrics.jsonl")
+    assert written["loss"] == 4.0
+    assert written["loss_by_decile"] == [2.0, None, None, None, None, 7.0, None, None, None, 5.0]
+    assert (written["samples"], written["samples_per_s"], written["tokens_per_s"]) == (4.0, 2.0, 40.0)
+    assert (written["rate"], written["data_wait"]) == (3.0, 0.25)
+
+
+def test_rows_are_written_in_bunches_and_nothing_is_lost(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=3), ALONE)
+    metrics.start(0)
+    counts = []
+    for step in range(1, 6):
+        one_step(metrics, step)
+        counts.append(len(read_rows(tmp_path / "metrics.jsonl")))
+    metrics.flush()
+    assert counts == [0, 0, 3, 3, 3]
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_rows_beyond_the_checkpoint_and_a_torn_line_go(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = "".join(json.dumps({"step": step, "loss": 0.1 * step}) + "\n" for step in range(1, 6))
+    path.write_text(lines + '{"step": 6, "lo')
+    drop_rows_after(path, 3)
+    assert path.read_text() == "".join(lines.splitlines(keepends=True)[:3])
+    untouched = path.stat().st_ino
+    drop_rows_after(path, 3)
+    assert path.stat().st_ino == untouched
+
+
+def test_a_non_finite_number_becomes_null(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=1), ALONE)
+    one_step(metrics, 1, float("nan"))
+    assert read_rows(tmp_path / "metrics.jsonl")[0]["loss"] is None
+
+
+class FakeWandb:
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+        self.identities: list[str] = []
+        self.broken = self.finished = False
+        self.util = SimpleNamespace(generate_id=lambda: "abc123")
+
+    def init(self, **settings: Any) -> FakeWandb:
+        self.identities.append(settings["id"])
+        return self
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        if self.broken:
+            raise ConnectionError("network down")
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_wandb_sees_every_step_under_one_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for first in (0, 2):
+        metrics = Metrics(tmp_path, MetricsConfig(log_every=1, wandb=True), ALONE)
+        metrics.start(first)
+        one_step(metrics, first + 1)
+        one_step(metrics, first + 2)
+        metrics.close()
+    assert [step for step, _ in fake.logged] == [1, 2, 3, 4]
+    assert fake.identities == ["abc123", "abc123"]
+    assert fake.finished
+
+
+def test_a_wandb_that_fails_never_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeWandb()
+    fake.broken = True
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=1, wandb=True), ALONE)
+    metrics.start(0)
+    one_step(metrics, 1)
+    one_step(metrics, 2)
+    metrics.close()
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
+    assert capsys.readouterr().err.count("wandb failed and is off") == 1
+
+
+def test_a_missing_wandb_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Metrics(tmp_path, MetricsConfig(wandb=True), ALONE).start(0)
+    assert "wandb could not start" in capsys.readouterr().err

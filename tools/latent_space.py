@@ -5,7 +5,9 @@ A run folder can so be moved to another machine without the cache it was trained
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ def write_latent_space(run: Path, cache: Dataset, objective: ObjectiveConfig) ->
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.
     """
     counts = np.bincount(cache.index["bucket"], minlength=len(cache.manifest.buckets))
+    counts = counts[: len(cache.manifest.buckets)]  # behind them, rows that fit no bucket
     frequent = np.argsort(-counts, kind="stable")
     record = {
         **Normaliser.of(cache.manifest).as_dict(),
@@ -50,8 +53,8 @@ def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:
 
 
 def encoder_fingerprint(cache: Dataset) -> str:
-    """Of the autoencoder that made the cache."""
-    return str(cache.manifest.extra["made_from"]["encoder"])
+    """Of the weights and configuration of the autoencoder that made the cache."""
+    return str(cache.manifest.extra["made_from"]["encoder"]["weights"])
 
 
 def find_autoencoder(cache: Dataset, configured: str) -> Path:
@@ -60,13 +63,16 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
     UserError where there is none, or where it is another one (the differing field and both values).
     """
     folder = Path(configured or _recorded_autoencoder(cache.folder))
-    if not (folder / store.CONFIG).is_file():
+    try:
+        folder = store.locate(folder)
+    except UserError:
         made_by = encoder_fingerprint(cache)[:12]
-        raise UserError(
-            "autoencoder", folder, f"the folder of the autoencoder {made_by}, which made the cache"
-        )
-    wanted = {"encoder": store.fingerprint(folder)}
-    require_same(cache.folder, {"encoder": encoder_fingerprint(cache)}, wanted)
+        expected = f"the folder of the autoencoder {made_by}, which made the cache"
+        raise UserError("autoencoder", folder, expected) from None
+    autoencoder = store.load(folder)
+    found = {"weights": store.fingerprint(autoencoder), "config": asdict(autoencoder.config)}
+    made_from = cache.manifest.extra["made_from"]
+    require_same(cache.folder, made_from, {"encoder": json.loads(json.dumps(found))})  # tuples as JSON lists
     return folder
 
 

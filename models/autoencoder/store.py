@@ -20,6 +20,7 @@ from core import files
 from core.errors import UserError, WorkError
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
 
+FOLDER = "autoencoder"  # inside a run folder
 WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
 
 
@@ -58,10 +59,17 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
     return identity
 
 
+def locate(folder: Path) -> Path:
+    """The folder itself, or `autoencoder/` inside a run folder; UserError where neither holds one."""
+    for candidate in (folder, folder / FOLDER):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise UserError("autoencoder", folder, f"a folder with {CONFIG} and {WEIGHTS}, or a run that has one")
+
+
 def load(folder: Path) -> Autoencoder:
     """The network saved in `folder`, in float32 and evaluation mode; WorkError where it is damaged."""
-    if not (folder / CONFIG).exists():
-        raise UserError("autoencoder", folder, f"a folder with {CONFIG} and {WEIGHTS}")
+    folder = locate(folder)
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         values: dict[str, Any] = {

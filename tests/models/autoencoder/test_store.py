@@ -62,6 +62,12 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_folder_stands_for_the_autoencoder_in_it(tmp_path: Path) -> None:
+    save(_network(), tmp_path / "run" / "autoencoder")
+    assert store.locate(tmp_path / "run") == store.locate(tmp_path / "run" / "autoencoder")
+    assert fingerprint(tmp_path / "run") == fingerprint(_network())
+
+
 def test_a_folder_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autoencoder=.*: expected a folder with config.json"):
         load(tmp_path)

@@ -12,7 +12,7 @@ from tests.integration.tiny_run import command, finish, make_autoencoder, make_l
 
 pytestmark = pytest.mark.multiprocess
 STEPS = 12
-FIELDS = (f"trainer.steps={STEPS}", "trainer.save_every=5", "metrics.log_every=3", "optimizer.lr=0.01")
+FIELDS = (f"trainer.steps={STEPS}", "trainer.save_every=5", "metrics.log_every=3", "optimizer.lr=0.02")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def kill_and_continue(cache: Path, run: Path, *fields: str) -> str:
 def test_the_run_has_learned_and_holds_what_sampling_needs(undisturbed: Path) -> None:
     losses = [float(str(row["loss"])) for row in rows(undisturbed)]
     assert len(losses) == STEPS
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     for name in ("config.yaml", "latents.json", "autoencoder/weights.safetensors", "finished.json"):
         assert (undisturbed / name).is_file()
 
@@ -87,11 +87,12 @@ def test_one_rank_with_micro_batches_takes_the_same_steps_to_rounding(
     status, output = finish(command(cache, tmp_path / "run", *fields))
     assert status == 0, output
     for one, two in zip(rows(tmp_path / "run"), rows(undisturbed), strict=True):
+        for name in ("step", "lr", "tokens", "samples"):
+            assert one[name] == two[name]
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-        assert one["loss_by_decile"] == pytest.approx(two["loss_by_decile"], rel=1e-3, nan_ok=True)
-        assert {name: one[name] for name in ("step", "lr", "tokens", "samples")} == {
-            name: two[name] for name in ("step", "lr", "tokens", "samples")
-        }
+        pairs = list(zip(one["loss_by_decile"], two["loss_by_decile"], strict=True))
+        assert all((a is None) == (b is None) for a, b in pairs)  # the same times were drawn
+        assert [a for a, _ in pairs if a] == pytest.approx([b for _, b in pairs if b], rel=1e-3)
 
 
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(cache: Path, undisturbed: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(cache: Path,
     status, output = finish(command(cache, undisturbed, *fields, "processes=1"))
     assert status == 0, output
     assert "is finished" in output
-    status, output = finish(command(cache, undisturbed, *fields, "optimizer.lr=0.02"))
+    status, output = finish(command(cache, undisturbed, *fields, "optimizer.lr=0.01"))
     assert status == 2
-    assert "optimizer.lr=0.02: expected 0.01" in output
+    assert "optimizer.lr=0.01: expected 0.02" in output
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before

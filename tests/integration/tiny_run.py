@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,23 +29,26 @@ AUTOENCODER = AutoencoderConfig(
     channel_multipliers=(1,),
 )
 MODEL = ("model.input_channels=3", "model.width=16", "model.depth=2", "model.heads=2", "model.num_classes=10")
+OBJECTIVE = ("objective.path=ddpm_linear", "objective.prediction=noise")  # learns in a dozen steps
 STEP = ("data.group_size=8", "data.groups_per_step=2", "data.rank_multiple=8", "engine.device=cpu")
 
 
-def make_autoencoder(folder: Path, seed: int = 0) -> str:
+def make_autoencoder(folder: Path, seed: int = 0, width: int = AUTOENCODER.width) -> str:
     """An untrained autoencoder; returns its fingerprint."""
     torch.manual_seed(seed)
-    return store.save(Autoencoder(AUTOENCODER), folder)
+    return store.save(Autoencoder(replace(AUTOENCODER, width=width)), folder)
 
 
 def make_latents(folder: Path, autoencoder: Path) -> Path:
     """A cache of 20 images and 12 clips, with what `encode` says of them; one image is absent."""
-    cache = make_cache(
-        folder, [[IMAGE] * 20, [CLIP] * 12], absent=[5], encoder=store.fingerprint(autoencoder)
-    )
+    cache = make_cache(folder, [[IMAGE] * 20, [CLIP] * 12], absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
-    extra = {**cache.manifest.extra, "statistics": sum(rest, first).statistics()}
+    encoder = {
+        "weights": store.fingerprint(autoencoder),
+        "config": json.loads(json.dumps(asdict(AUTOENCODER))),
+    }
+    extra = {"made_from": {"encoder": encoder}, "statistics": sum(rest, first).statistics()}
     classes = tuple(str(number) for number in range(10))
     replace(cache.manifest, extra=extra, classes=classes).write(folder)
     write_text(
@@ -56,7 +60,18 @@ def make_latents(folder: Path, autoencoder: Path) -> Path:
 
 def command(cache: Path, output: Path, *fields: str) -> list[str]:
     """The words of a training job on the tiny cache."""
-    return [sys.executable, "-m", "launch", "train", str(cache), f"output={output}", *MODEL, *STEP, *fields]
+    return [
+        sys.executable,
+        "-m",
+        "launch",
+        "train",
+        str(cache),
+        f"output={output}",
+        *MODEL,
+        *OBJECTIVE,
+        *STEP,
+        *fields,
+    ]
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -74,7 +89,7 @@ def finish(words: list[str], **environment: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-def rows(run: Path) -> list[dict[str, object]]:
+def rows(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait")
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -54,7 +54,7 @@ def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:
 
 def encoder_fingerprint(cache: Dataset) -> str:
     """Of the weights and configuration of the autoencoder that made the cache."""
-    return str(cache.manifest.extra["made_from"]["encoder"]["weights"])
+    return str(cache.manifest.extra["made_from"]["encoder"])
 
 
 def find_autoencoder(cache: Dataset, configured: str) -> Path:
@@ -70,9 +70,9 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
         expected = f"the folder of the autoencoder {made_by}, which made the cache"
         raise UserError("autoencoder", folder, expected) from None
     autoencoder = store.load(folder)
-    found = {"weights": store.fingerprint(autoencoder), "config": asdict(autoencoder.config)}
-    made_from = cache.manifest.extra["made_from"]
-    require_same(cache.folder, made_from, {"encoder": json.loads(json.dumps(found))})  # tuples as JSON lists
+    config = json.loads(json.dumps(asdict(autoencoder.config)))  # tuples become lists, as in the manifest
+    wanted = {"encoder_config": config, "encoder": store.fingerprint(autoencoder)}
+    require_same(cache.folder, cache.manifest.extra["made_from"], wanted)
     return folder
 
 

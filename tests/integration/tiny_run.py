@@ -44,11 +44,9 @@ def make_latents(folder: Path, autoencoder: Path) -> Path:
     cache = make_cache(folder, [[IMAGE] * 20, [CLIP] * 12], absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
-    encoder = {
-        "weights": store.fingerprint(autoencoder),
-        "config": json.loads(json.dumps(asdict(AUTOENCODER))),
-    }
-    extra = {"made_from": {"encoder": encoder}, "statistics": sum(rest, first).statistics()}
+    config = json.loads(json.dumps(asdict(AUTOENCODER)))
+    made_from = {"encoder": store.fingerprint(autoencoder), "encoder_config": config}
+    extra = {"made_from": made_from, "statistics": sum(rest, first).statistics()}
     classes = tuple(str(number) for number in range(10))
     replace(cache.manifest, extra=extra, classes=classes).write(folder)
     write_text(

@@ -33,11 +33,11 @@ def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path,
     other = make_autoencoder(tmp_path / "other", seed=1)
     with pytest.raises(UserError) as refused:
         open_cache(config(cache, f"autoencoder={tmp_path / 'other'}"))
-    made_by = Dataset(cache).manifest.extra["made_from"]["encoder"]["weights"]
-    assert f"encoder.weights={made_by}" in str(refused.value)
-    assert f"encoder.weights={other}" in str(refused.value)
+    made_by = Dataset(cache).manifest.extra["made_from"]["encoder"]
+    assert f"encoder={made_by}" in str(refused.value)
+    assert f"encoder={other}" in str(refused.value)
     make_autoencoder(tmp_path / "wider", width=16)
-    with pytest.raises(UserError, match=r"made with encoder.config.width=8;.*for encoder.config.width=16"):
+    with pytest.raises(UserError, match=r"made with encoder_config.width=8;.*for encoder_config.width=16"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'wider'}"))
 
 

@@ -60,6 +60,15 @@ class ShardTask:
         """Where the receipt of the finished shard lies."""
         return self.folder / RECEIPTS / f"{self.number:06d}.json"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the shard is there as its receipt says."""
+        if not self.receipt.exists():
+            return False
+        record = json.loads(self.receipt.read_text())["record"]
+        tar = self.folder / self.name
+        return tar.stat().st_size == record["bytes"] if tar.exists() else record["samples"] == 0
+
 
 def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of each shard's items: at most `samples`, at most `size` bytes unless one item."""

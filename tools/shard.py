@@ -88,7 +88,7 @@ def run(config: Config) -> None:
     begin(output, [item for task in tasks for item in task.items])
     quarantine = Quarantine(output / QUARANTINE, total=len(listing.items), budget=config.quarantine_budget)
     quarantine.check()
-    left = [task for task in tasks if not task.receipt.exists()]
+    left = [task for task in tasks if not task.finished]
     done = len(listing.items) - sum(len(task.items) for task in left)
     with Progress(len(listing.items), "shard", done=done) as progress:
         if config.processes == 1 or len(left) == 1:

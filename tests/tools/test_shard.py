@@ -231,6 +231,20 @@ def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_job(
     undisturbed(config, tmp_path)
 
 
+def test_a_shard_that_was_lost_before_the_end_is_written_again(source: Path, tmp_path: Path) -> None:
+    config = config_of(source, tmp_path / "out")
+    failpoints.arm("shard.manifest:raise")
+    try:
+        with pytest.raises(WorkError, match="failpoint"):
+            run(config)
+    finally:
+        failpoints.arm("")
+    (tmp_path / "out/data-000001.tar").unlink()
+    os.truncate(tmp_path / "out/data-000002.tar", 512)
+    run(config)
+    undisturbed(config, tmp_path)
+
+
 def test_killed_after_the_manifest_it_is_finished(source: Path, tmp_path: Path) -> None:
     config = config_of(source, tmp_path / "out")
     run(config)

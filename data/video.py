@@ -150,7 +150,9 @@ def encode_mp4(path: Path, frames: np.ndarray, fps: float, crf: int = 17) -> Non
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        options = {"crf": str(crf), "threads": "1"}  # the number of threads changes the bytes
+        # The number of threads changes the bytes; so does, on small frames, x264's macroblock tree, from one
+        # process to the next (seen with x264's vector code at 32x32).
+        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         context = stream.codec_context

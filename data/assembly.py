@@ -12,10 +12,11 @@ import numpy as np
 from core.errors import WorkError
 from core.failpoints import failpoint
 from core.files import sha256_file
+from data.buckets import NO_BUCKET
 from data.encoding import Job
 from data.latents import LatentSums
 from data.loader import shard_starts
-from data.order import NO_BUCKET, count_buckets
+from data.order import count_buckets
 from data.packs import Shape, index_rows, scan_part
 from data.schema import (
     QUARANTINE,

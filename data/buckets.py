@@ -11,7 +11,8 @@ import numpy as np
 
 from core.errors import UserError
 from core.settings import setting
-from data.order import NO_BUCKET
+
+NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
 
 
 class Bucket(NamedTuple):

@@ -19,13 +19,12 @@ from torch import Tensor
 from core.errors import UserError, WorkError
 from core.failpoints import failpoint
 from core.files import TEMPORARY_PREFIX, sha256_file, write_json, write_text
-from data.buckets import Bucket, BucketConfig
+from data.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.formats import MediaError, MediaLimits
 from data.index import Dataset
 from data.latents import LatentSums, compare
 from data.loader import shard_starts
 from data.media import to_tensor
-from data.order import NO_BUCKET
 from data.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, index_rows, write_part
 from data.pixels import read_pixels
 from data.schema import (

@@ -22,7 +22,6 @@ import numpy as np
 
 from core.draws import permutation
 
-NO_BUCKET = 65535  # the bucket of a row that is in no stream
 _KEPT_BLOCKS = 4
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import atomic_file
-from data.order import NO_BUCKET
+from data.buckets import NO_BUCKET
 from data.schema import INDEX_DTYPE
 from data.tars import Member, samples
 

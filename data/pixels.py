@@ -15,11 +15,11 @@ from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.progress import say
 from core.settings import setting
-from data.buckets import Bucket, BucketConfig, assign, available_frames, make_buckets
+from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, available_frames, make_buckets
 from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.loader import shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
-from data.order import NO_BUCKET, BucketRows, count_buckets
+from data.order import BucketRows, count_buckets
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
 
 if TYPE_CHECKING:

@@ -184,7 +184,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
     """What the latents depend on: plain JSON values."""
     return _plain(
         {
-            "encoder": encoder,
+            **encoder,
             "store": config.store,
             "dtype": "float16",
             "preprocessing": {
@@ -221,7 +221,7 @@ def _report(job: Job, shards: Any) -> list[str]:
     """One line for each bucket, then the bytes to be written beside the free ones."""
     import numpy as np
 
-    from data.order import NO_BUCKET
+    from data.buckets import NO_BUCKET
 
     counts = np.bincount(job.column, minlength=NO_BUCKET + 1)
     lines = [
@@ -240,7 +240,7 @@ def _bytes(job: Job, shards: Any) -> int:
     """Bytes of the latents of these shards' samples, and 3 % for all else."""
     import numpy as np
 
-    from data.order import NO_BUCKET
+    from data.buckets import NO_BUCKET
 
     sizes = np.zeros(NO_BUCKET + 1)
     sizes[: len(job.shapes)] = [2 * np.prod(shape) for shape in job.shapes]

@@ -24,7 +24,10 @@ class AutoencoderEncoder:
 
         autoencoder = load(folder)
         self.config = autoencoder.config
-        self.identity: dict[str, Any] = {"weights": fingerprint(autoencoder), "config": asdict(self.config)}
+        self.identity: dict[str, Any] = {
+            "encoder": fingerprint(autoencoder),
+            "encoder_config": asdict(self.config),
+        }
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         self.autoencoder, self.device = autoencoder.to(device, dtype), device
         self.busy_s = 0.0

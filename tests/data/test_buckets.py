@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from data.buckets import (
+    NO_BUCKET,
     Bucket,
     BucketConfig,
     GroupConfig,
@@ -20,7 +21,6 @@ from data.buckets import (
     make_buckets,
     sample_cost,
 )
-from data.order import NO_BUCKET
 from data.schema import MEDIA_DTYPE
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.order import NO_BUCKET, BucketRows, Order, Stream, count_buckets, periodic_table
+from data.buckets import NO_BUCKET
+from data.order import BucketRows, Order, Stream, count_buckets, periodic_table
 
 
 def bucket_rows(column: np.ndarray, starts: np.ndarray, buckets: int) -> list[BucketRows]:

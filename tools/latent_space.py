@@ -9,6 +9,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,30 @@ from core.errors import UserError
 from core.files import fsync_folder, temporary_name, write_json
 from core.outputs import CONFIG_NAME
 from data.index import Dataset
-from data.latents import Normaliser, require_same
+from data.latents import Normaliser, compare, require_same
 from models.autoencoder import store
 
 LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 
 
-def write_latent_space(run: Path, cache: Dataset, objective: ObjectiveConfig) -> None:
-    """Publish `latents.json` in the run folder.
+def keep_latent_space(run: Path, cache: Dataset, autoencoder: Path, objective: ObjectiveConfig) -> None:
+    """Publish `autoencoder/` and then `latents.json` in the run folder, once; they stay as they are.
+
+    UserError where the run was begun on another cache than `cache` now is (the differing field, both values).
+    """
+    record = describe(cache, objective)
+    if (run / LATENTS).exists():
+        before = json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        if (differs := compare(before, record)) is not None:
+            field, was, now = differs
+            raise UserError(f"{run} was begun with {field}={was}; in {cache.folder} it is {now}")
+        return
+    copy_autoencoder(autoencoder, run)
+    write_json(run / LATENTS, record)
+
+
+def describe(cache: Dataset, objective: ObjectiveConfig) -> dict[str, Any]:
+    """The content of `latents.json`.
 
     mean, std: per channel; the network sees (latent - mean) / std.  encoder, cache: fingerprints.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
@@ -33,18 +50,16 @@ def write_latent_space(run: Path, cache: Dataset, objective: ObjectiveConfig) ->
     """
     counts = np.bincount(cache.index["bucket"], minlength=len(cache.manifest.buckets))
     counts = counts[: len(cache.manifest.buckets)]  # behind them, rows that fit no bucket
-    frequent = np.argsort(-counts, kind="stable")
-    record = {
+    return {
         **Normaliser.of(cache.manifest).as_dict(),
-        "encoder": encoder_fingerprint(cache),
         "cache": cache.manifest.fingerprint,
+        "encoder": encoder_fingerprint(cache),
         "classes": list(cache.manifest.classes),
-        "shapes": [list(latent_shapes(cache)[bucket]) for bucket in frequent],
+        "shapes": [list(latent_shapes(cache)[bucket]) for bucket in np.argsort(-counts, kind="stable")],
         "path": objective.path,
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,
     }
-    write_json(run / LATENTS, record)
 
 
 def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +15,7 @@ from core.distributed import World
 from core.draws import Draws
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
@@ -32,11 +30,10 @@ from data.steps import LoaderConfig
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
 from tools.latent_space import (
-    copy_autoencoder,
     encoder_fingerprint,
     find_autoencoder,
+    keep_latent_space,
     latent_shapes,
-    write_latent_space,
 )
 
 
@@ -105,23 +102,23 @@ def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     dataset, autoencoder = open_cache(config)
     world = distributed.start(config.engine.device, config.engine.timeout_s)
-    output = Path(config.output)
-    state = first_rank_decides(lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite))
+    output, loader = Path(config.output), make_loader(config, dataset, world)
+    state = distributed.on_first_rank(
+        lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite)
+    )
     if state == "finished":
         say(f"{output} is finished; overwrite=true begins anew")
     else:
-        train(config, dataset, autoencoder, world)
+        train(config, dataset, loader, autoencoder, world)
     distributed.stop(world)
 
 
-def train(config: Config, dataset: Dataset, autoencoder: Path, world: World) -> None:
+def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: Path, world: World) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
     from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
 
-    output, loader = Path(config.output), make_loader(config, dataset, world)
-    if world.rank == 0:
-        copy_autoencoder(autoencoder, output)
-        write_latent_space(output, dataset, config.objective)
+    output = Path(config.output)
+    distributed.on_first_rank(lambda: keep_latent_space(output, dataset, autoencoder, config.objective))
     for line in loader.plan.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -171,17 +168,3 @@ def tokens(model: DiTConfig, batch: Batch) -> int:
     """Tokens of a micro-batch, over its samples."""
     t, h, w = model.grid((batch.x.shape[-3], batch.x.shape[-2], batch.x.shape[-1]))
     return len(batch) * t * h * w
-
-
-def first_rank_decides(work: Callable[[], Any]) -> Any:
-    """Do `work` on rank 0 and give every rank its result, or its failure (collective: all ranks)."""
-    result, problem, status = None, "", 0
-    if distributed.is_first():
-        try:
-            result = work()
-        except (UserError, WorkError, OSError) as error:
-            problem, status = str(error), 2 if isinstance(error, UserError) else 1
-    result, problem, status = distributed.broadcast_object((result, problem, status))
-    if problem:
-        raise UserError(problem) if status == 2 else WorkError(problem)
-    return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,15 @@ import torch
 
 from core.batch import Batch
 from core.config import load
+from core.diffusion.objective import ObjectiveConfig
+from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
+from models.autoencoder import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
+from tools.latent_space import keep_latent_space
 from tools.train import Config, LatentObjective, make_loader, open_cache, plan
 
 
@@ -39,6 +45,20 @@ def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path,
     make_autoencoder(tmp_path / "wider", width=16)
     with pytest.raises(UserError, match=r"made with encoder_config.width=8;.*for encoder_config.width=16"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'wider'}"))
+
+
+def test_what_sampling_needs_is_kept_once_and_never_changes_under_a_run(cache: Path, tmp_path: Path) -> None:
+    dataset, autoencoder = open_cache(config(cache))
+    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    kept = json.loads((tmp_path / "latents.json").read_text())
+    assert kept["shapes"] == [[3, 1, 4, 4], [3, 3, 4, 4]]
+    assert kept["encoder"] == fingerprint(tmp_path / "autoencoder")
+    assert (kept["path"], kept["prediction"], kept["classes"][3]) == ("rectified_flow", "flow", "3")
+    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    dataset.manifest = replace(dataset.manifest, fingerprint="remade")
+    with pytest.raises(UserError, match=r"was begun with cache=f; in .* it is remade"):
+        keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    assert json.loads((tmp_path / "latents.json").read_text()) == kept
 
 
 def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
@@ -88,8 +108,6 @@ def test_the_plan_tells_groups_parameters_and_sizes(cache: Path) -> None:
 def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> None:
     settings = config(cache)
     dataset, _ = open_cache(settings)
-    from core.distributed import World
-
     world = World(0, 1, 0, torch.device("cpu"))
     batches = make_loader(settings, dataset, world)(0)
     batch: Batch = next(batches)[0]

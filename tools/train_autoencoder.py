@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import reduce
@@ -27,12 +27,11 @@ from core.progress import say
 from core.settings import REQUIRED, setting
 from core.trainer import Trainer, TrainerConfig
 from data.buckets import Bucket
+from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader
+from data.schema import QUARANTINE, Quarantine
 from models.autoencoder import Autoencoder, AutoencoderConfig, save, store
 from tools.reconstruct import reconstruct, scores, show
-
-if TYPE_CHECKING:
-    from data.index import Dataset
 
 RECONSTRUCTIONS = "reconstructions.png"
 Model = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -102,7 +101,7 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
-    dataset = open_source(config)
+    dataset = Dataset(Path(config.source))
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Autoencoder(config.model).parameters())
@@ -118,8 +117,10 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset = open_source(config)
-    make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
+    dataset = Dataset(Path(config.source))
+    make_loader(
+        config, dataset, World(0, 1, 0, torch.device("cpu"))
+    )  # what is wrong fails before any rank waits
     world = distributed.start(config.engine.device, config.engine.timeout_s)
     output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
     state = distributed.on_first_rank(lambda: claim(output, config, done=done, overwrite=config.overwrite))
@@ -135,7 +136,9 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
     from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
 
-    loader = make_loader(config, dataset, world)
+    aside = Path(config.output) / QUARANTINE
+    quarantine = Quarantine(aside, total=len(dataset), budget=config.data.quarantine_budget)
+    loader = make_loader(config, dataset, world, quarantine)
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -170,19 +173,12 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     say(f"{output / store.FOLDER}: {told or 'no held-out samples to score'}")
 
 
-def open_source(config: Config) -> Dataset:
-    """The dataset; UserError unless it is a raw one."""
-    from data.index import Dataset
-
-    dataset = Dataset(Path(config.source))
-    if dataset.manifest.kind != "raw":
-        raise UserError("source", config.source, "a raw dataset; this is a latent cache")
-    return dataset
-
-
-def make_loader(config: Config, dataset: Dataset, world: World) -> PixelLoader:
+def make_loader(
+    config: Config, dataset: Dataset, world: World, quarantine: Quarantine | None = None
+) -> PixelLoader:
     """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
-    loader = PixelLoader(dataset, config.data, world, config.seed, config.engine.micro_batch)
+    micro_batch = config.engine.micro_batch
+    loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:
         try:
             config.model.latent_shape(bucket)

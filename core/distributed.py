@@ -44,7 +44,6 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
     size = 1 if single else int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0" if single else str(rank)))
     chosen = _device(device, local_rank)
-    os.environ.setdefault("DS_ACCELERATOR", chosen.type)  # read when DeepSpeed is imported
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
@@ -116,16 +115,16 @@ def broadcast_object(value: Any) -> Any:
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
-    """Do `work` on rank 0; every rank gets its result, or its failure as a WorkError (collective)."""
-    result, problem = None, ""
+    """Do `work` on rank 0; every rank gets its result, or its failure: UserError or WorkError (collective)."""
+    result, problem, is_users = None, "", False
     if is_first():
         try:
             result = work()
-        except (WorkError, OSError) as error:
-            problem = str(error)
-    result, problem = broadcast_object((result, problem))
+        except (UserError, WorkError, OSError) as error:
+            problem, is_users = str(error), isinstance(error, UserError)
+    result, problem, is_users = broadcast_object((result, problem, is_users))
     if problem:
-        raise WorkError(problem)
+        raise UserError(problem) if is_users else WorkError(problem)
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 
 from core.batch import Batch, Condition
 from core.errors import UserError, WorkError
-from data.latents import LatentReader, compare
+from data.latents import LatentReader, are_finite, compare
 from data.order import BucketRows, count_buckets
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
 
@@ -41,6 +41,7 @@ class LatentLoader:
         self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
         require_one_encoder(self.datasets)
         self.config, self._pin = config, world.device.type == "cuda"
+        self._indices = [np.asarray(d.index) for d in self.datasets]  # plain views: memmap's indexing is slow
         self._readers = [LatentReader(d.folder, d.manifest, d.index) for d in self.datasets]
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
         self.plan = StepPlan(
@@ -58,12 +59,12 @@ class LatentLoader:
     def _batch(self, share: Share) -> Batch:
         number = self.plan.stocks[share.stock].dataset
         dataset, rows = self.datasets[number], share.rows
+        entries = self._indices[number][rows]
         x = self._readers[number].gather(rows, pin=self._pin)
-        finite = torch.isfinite(x).flatten(1).all(1).numpy()
+        finite = are_finite(x).numpy()
         if not finite.all():
-            name = dataset.manifest.shards[int(dataset.index["shard"][rows[~finite][0]])].name
+            name = dataset.manifest.shards[entries["shard"][~finite][0]].name
             raise WorkError(f"{dataset.folder / name}: damaged, sample {rows[~finite][0]} is not finite")
-        entries = np.asarray(dataset.index[rows])
         return Batch(
             x=x,
             id=torch.from_numpy(entries["id"].astype(np.int64)),

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from core.draws import Draws
 from core.errors import UserError, WorkError
-from data.latents import LatentReader, LatentSums, Normaliser, compare, require_same, sample_posterior
+from data.latents import (
+    LatentReader,
+    LatentSums,
+    Normaliser,
+    are_finite,
+    compare,
+    require_same,
+    sample_posterior,
+)
 from data.packs import read_part
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
 
@@ -47,6 +55,14 @@ def test_gather_equals_reading_the_tars(cache, data):
     stored = plain(cache)
     for row, latent in zip(rows, latents.numpy(), strict=True):
         assert (latent == stored.get(row, np.zeros(shape))).all()
+
+
+def test_the_fast_check_finds_what_isfinite_finds():
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+    assert torch.equal(are_finite(bits[:, None]), torch.isfinite(bits))
+    latents = torch.randn(5, 1, 2, 3, 4, 4).half()
+    latents[1, 0, 1, 2, 3, 3], latents[3, 0, 0, 0, 0, 0] = torch.inf, torch.nan
+    assert are_finite(latents).tolist() == [True, False, True, False, True]
 
 
 def test_rows_of_two_shapes_are_an_error(cache):

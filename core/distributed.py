@@ -115,7 +115,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
-    """Do `work` on rank 0; every rank gets its result, or its failure: UserError or WorkError (collective)."""
+    """The first rank's `work()` for every rank, or its failure: UserError or WorkError (collective)."""
     result, problem, is_users = None, "", False
     if is_first():
         try:

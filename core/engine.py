@@ -8,17 +8,10 @@ C++ build.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu" if not os.path.exists("/dev/nvidiactl") else "cuda")
-
-import deepspeed
-import deepspeed.ops
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -29,6 +22,7 @@ from core.engine_accumulate import MicroStepSum
 from core.engine_config import EngineConfig, deepspeed_config
 from core.engine_partitions import Shard
 from core.engine_replicated import ReplicatedAdamW
+from core.engine_start import load_deepspeed
 from core.optim import OptimizerConfig, parameter_groups
 
 __all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
@@ -58,16 +52,9 @@ class Engine:
         parameters = [p for group in groups for p in group["params"]]
         _agree(model, world)
         initial = _fp32_copy(model) if engine.precision == "bf16" else {}
-        # The extensions DeepSpeed would build at first use (45 s of g++ for a shared-memory reduce on CPU).
-        deepspeed.ops.__compatible_ops__ = {}
-        distributed.leave_with(deepspeed.comm.destroy_process_group)  # else its groups outlive their world
-        deepspeed.utils.logger.setLevel(logging.ERROR)
-        # torch 2.13 renames collectives that DeepSpeed 0.19 still calls by their old names, once per call
-        # site.
-        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         if engine.zero_stage == 0 and engine.precision == "bf16":
             _cast_parameters(model, torch.bfloat16)
-        self._engine = deepspeed.initialize(
+        self._engine = load_deepspeed(world.device).initialize(
             args=SimpleNamespace(device_rank=world.device.index or 0),
             model=model,
             model_parameters=groups,
@@ -111,6 +98,11 @@ class Engine:
         applied = bool(self._engine.was_step_applied())
         self.updates += applied
         return StepResult(float(self._engine.get_global_grad_norm()), applied)
+
+    @property
+    def data_ranks(self) -> int:
+        """How many ranks, or groups of ranks, hold different samples."""
+        return self.world.size // self.config.sequence_parallel
 
     @property
     def owned(self) -> list[Shard]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.distributed import TIMEOUT_S
+from core.errors import UserError
 from core.settings import setting
 
 
@@ -24,8 +25,23 @@ class EngineConfig:
     micro_batch: int = setting(
         0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0
     )
+    sequence_parallel: int = setting(
+        1, "ranks that share the tokens of each sample, for videos too long for one", unit="ranks", low=1
+    )
+    activation_checkpointing: Literal["none", "selective", "every_k", "full"] = setting(
+        "none",
+        "what the backward pass computes again instead of keeping: nothing; all of a block but its matmuls "
+        "and attention; every k-th block; every block",
+    )
+    checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2)
+    compile: bool = setting(False, "compile the network's blocks, for every shape before the first step")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
     timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0)
+
+    def __post_init__(self) -> None:
+        if self.compile and self.zero_stage == 3:
+            reason = "its hooks, which gather weights, break a block's graph at every layer"
+            raise UserError("compile", True, f"false with zero_stage=3: {reason}")
 
     @property
     def sums_micro_steps(self) -> bool:

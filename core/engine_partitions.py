@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 
@@ -113,5 +112,7 @@ def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
 
 def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:
     """A context in which partitioned parameters (stage 3) are whole; `write` keeps rank 0's values."""
+    import deepspeed  # picks its device at import, so not before the world is known
+
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
     return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)

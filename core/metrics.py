@@ -28,6 +28,7 @@ from core.settings import setting
 
 NAME = "metrics.jsonl"
 DECILES = 10
+COLUMNS = DECILES + 1  # the last for samples without a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +41,31 @@ class MetricsConfig:
 
 
 class StepSums:
-    """Sums over the samples of one step on one rank, kept on the device as one vector.
+    """Sums over the samples of one step on one rank, kept on the device.
 
-    Layout: weighted loss, weight, seconds waited for data, loss and weight per decile of time, then the
-    extras.
+    As a vector: seconds waited for data; weighted loss per decile of time and of samples without a time;
+    weight likewise; then the extras.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3 + 2 * DECILES, dtype=torch.float64, device=device)
+        self._table = torch.zeros(2, COLUMNS, dtype=torch.float64, device=device)
         self._extras: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def add(self, losses: Losses, weight: Tensor) -> None:
         """Add a micro-batch; samples of weight 0 count for nothing, whatever their loss."""
-        weight = weight.double()
-        loss = torch.where(weight > 0, losses.loss.detach().double() * weight, 0.0)
-        self._sums[0] += loss.sum()
-        self._sums[1] += weight.sum()
-        if losses.time is not None:
-            decile = (losses.time.detach() * DECILES).long().clamp_(0, DECILES - 1)
-            self._sums[3 : 3 + DECILES].index_add_(0, decile, loss)
-            self._sums[3 + DECILES :].index_add_(0, decile, weight)
+        if losses.time is None:
+            column = torch.full_like(weight, DECILES, dtype=torch.int64)
+        else:
+            column = (losses.time.detach() * DECILES).long().clamp_(0, DECILES - 1)
+        self._table.index_add_(1, column, torch.stack([_counted(losses.loss, weight), weight.double()]))
         for name, values in losses.extras.items():
-            part = torch.where(weight > 0, values.detach().double() * weight, 0.0).sum()
-            self._extras[name] = self._extras.get(name, 0.0) + part
+            self._extras[name] = self._extras.get(name, 0.0) + _counted(values, weight).sum()
 
     def vector(self, waited_s: float) -> Tensor:
         """The sums as one tensor, to be added up over ranks."""
-        self._sums[2] = waited_s
-        return torch.cat([self._sums, *(value.view(1) for value in self._extras.values())])
+        waited = self._table.new_full((1,), waited_s)
+        return torch.cat([waited, self._table.view(-1), *(value.view(1) for value in self._extras.values())])
 
     @property
     def extras(self) -> list[str]:
@@ -85,12 +82,16 @@ class _Pending:
 
 @dataclass
 class Metrics:
-    """Collects rows on every rank; rank 0 writes them. `flush` and `close` are collective."""
+    """Collects rows on every rank; rank 0 writes them. `flush` and `sync` are collective.
+
+    data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.
+    """
 
     folder: Path
     config: MetricsConfig
     world: World
     run_config: Mapping[str, Any] = field(default_factory=dict)
+    data_ranks: int = 0
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
     _wandb: Any = None
@@ -109,21 +110,29 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        """Reduce and write what is pending, durably (collective: all ranks)."""
+        """Reduce and write what is pending (collective: all ranks)."""
         if not self._pending:
             return
         sizes = [len(p.vector) for p in self._pending]
+        data_ranks = self.data_ranks or self.world.size
         total = sum_over_ranks(torch.cat([p.vector for p in self._pending])).cpu()
+        total /= self.world.size // data_ranks  # ranks that share tokens hold the same samples
         vectors = [part.tolist() for part in torch.split(total, sizes)]
         rows = [
-            complete_row(p.row, p.names, v, self.world.size)
-            for p, v in zip(self._pending, vectors, strict=True)
+            complete_row(p.row, p.names, v, data_ranks) for p, v in zip(self._pending, vectors, strict=True)
         ]
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
             append_rows(self.folder / NAME, rows)
             self._show(rows)
+
+    def sync(self) -> None:
+        """Flush, and wait until the disk has the rows: before a checkpoint counts their steps as done."""
+        self.flush()
+        if self.world.rank == 0 and (self.folder / NAME).exists():
+            with open(self.folder / NAME, "rb") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Finish the view; the rows were flushed with the last checkpoint."""
@@ -141,13 +150,15 @@ class Metrics:
 
 
 def complete_row(row: dict[str, Any], extras: list[str], sums: list[float], ranks: int) -> dict[str, Any]:
-    """The row as it is written: host-side part plus means; what is not a finite number becomes null."""
-    loss, weight, waited = sums[:3]
-    by_decile = sums[3 : 3 + DECILES], sums[3 + DECILES : 3 + 2 * DECILES]
-    done = dict(row, loss=_mean(loss, weight), samples=weight)
-    if any(by_decile[1]):
-        done["loss_by_decile"] = [_mean(part, count) for part, count in zip(*by_decile, strict=True)]
-    done |= {name: _mean(value, weight) for name, value in zip(extras, sums[3 + 2 * DECILES :], strict=True)}
+    """The row as written: host-side part plus means; what is not a finite number becomes null."""
+    waited, table, parts = sums[0], sums[1 : 1 + 2 * COLUMNS], sums[1 + 2 * COLUMNS :]
+    losses, weights = table[:COLUMNS], table[COLUMNS:]
+    weight = sum(weights)
+    done = dict(row, loss=_mean(sum(losses), weight), samples=weight)
+    if any(weights[:DECILES]):
+        pairs = zip(losses[:DECILES], weights[:DECILES], strict=True)
+        done["loss_by_decile"] = [_mean(part, count) for part, count in pairs]
+    done |= {name: _mean(value, weight) for name, value in zip(extras, parts, strict=True)}
     done["samples_per_s"] = weight / row["seconds"] if row["seconds"] > 0 else None
     if "tokens" in row:
         done["tokens_per_s"] = row["tokens"] / row["seconds"] if row["seconds"] > 0 else None
@@ -164,11 +175,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows and wait until the disk has them."""
+    """Add rows at the end."""
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def drop_rows_after(path: Path, step: int) -> None:
@@ -179,6 +188,11 @@ def drop_rows_after(path: Path, step: int) -> None:
     if sum(map(len, kept)) != path.stat().st_size:
         with atomic_file(path, "w") as file:
             file.writelines(kept)
+
+
+def _counted(values: Tensor, weight: Tensor) -> Tensor:
+    """values * weight in float64, 0 where the weight is 0 even if the value is not finite."""
+    return torch.where(weight > 0, values.detach().double() * weight, 0.0)
 
 
 def _mean(total: float, weight: float) -> float | None:

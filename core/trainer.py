@@ -84,7 +84,9 @@ class Trainer:
         identity = {"seed": seed, **(fingerprints or {})}
         record = {"config": dict(run_config or {})}
         self.saver = Saver(folder, engine, self.ema, config, identity=identity, record=record)
-        self.metrics = Metrics(folder, metrics or MetricsConfig(), engine.world, record["config"])
+        self.metrics = Metrics(
+            folder, metrics or MetricsConfig(), engine.world, record["config"], data_ranks=engine.data_ranks
+        )
         self.step = self.samples_seen = self.skipped = self._skipped_in_a_row = 0
 
     def fit(self) -> None:
@@ -112,7 +114,7 @@ class Trainer:
                 progress.advance(note=f"loss {self.metrics.last_loss:.4f}")
                 last = self.step == self.config.steps
                 if last or self.saver.due(self.step):
-                    self.metrics.flush()
+                    self.metrics.sync()
                     self.saver.save(self._counters(), required=last)
 
     def _counters(self) -> dict[str, int]:
@@ -141,15 +143,16 @@ class Trainer:
         self._count(micro_batches, result)
         row = {"step": self.step, "lr": lr, "grad_norm": result.grad_norm, "applied": result.applied}
         if self.tokens_of is not None:
-            row["tokens"] = sum(map(self.tokens_of, micro_batches)) * self.engine.world.size
+            row["tokens"] = sum(map(self.tokens_of, micro_batches)) * self.engine.data_ranks
         self.metrics.record({**row, "seconds": time.perf_counter() - started}, sums, waited)
         failpoint("step.end")
 
     def _update(self, micro_batches: list[Batch], lr: float, sums: StepSums) -> StepResult:
         """Minimise the mean loss over the true samples of all ranks and micro-batches.
 
-        A sample's weight is 1, or 0 where it could not be read. Without any sample the mean is 0/0: the
-        gradients are not finite and the step is skipped, on all ranks alike.
+        A sample's weight is 1, or 0 where it could not be read. Ranks that share its tokens each count it, in
+        the sum and in the total alike. Without any sample the mean is 0/0: the gradients are not finite and
+        the step is skipped, on all ranks alike.
         """
         device = self.engine.world.device
         torch.manual_seed(_torch_seed(self.seed, self.step, self.engine.world.rank))
@@ -170,7 +173,7 @@ class Trainer:
 
     def _count(self, micro_batches: list[Batch], result: StepResult) -> None:
         self.step += 1
-        self.samples_seen += sum(map(len, micro_batches)) * self.engine.world.size
+        self.samples_seen += sum(map(len, micro_batches)) * self.engine.data_ranks
         self.skipped += not result.applied
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
         if not result.applied:

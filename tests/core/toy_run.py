@@ -1,4 +1,4 @@
-"""A small training run for tests, as a program: `python tests/core/toy_run.py FOLDER [field=value ...]`.
+"""A small training run for tests; as a program: `python tests/core/toy_run.py --run=FOLDER field=value ...`.
 
 The network has everything a checkpoint must carry: two parameter groups, a frozen layer, buffers, dropout.
 Batches and targets are keyed by step and position, so any number of ranks sees the same samples.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import distributed
+from core import distributed, failpoints
 from core.batch import Batch
 from core.distributed import World
 from core.draws import Draws
@@ -107,12 +107,16 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
 
 
 def main() -> None:
-    folder, fields = Path(sys.argv[1]), dict(item.split("=") for item in sys.argv[2:])
+    """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
     world = distributed.start("cpu", 60)
-    values = {
-        name: json.loads(value) if value[0] in "-0123456789" else value for name, value in fields.items()
-    }
-    toy_trainer(folder, world, **values).fit()
+    for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
+        folder, *items = run.split()
+        fields = dict(item.split("=", 1) for item in items)
+        failpoints.arm(fields.pop("fault", ""))
+        values = {
+            name: json.loads(value) if value[0] in "-0123456789" else value for name, value in fields.items()
+        }
+        toy_trainer(Path(folder), world, **values).fit()
     distributed.stop(world)
 
 

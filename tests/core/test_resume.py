@@ -1,0 +1,90 @@
+"""Two ranks, killed with SIGKILL and started again. Run: pytest tests/core/test_resume.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.checkpoint import load_weights
+from core.metrics import read_rows
+from tests.core.ranks import finish, run_ranks, start_ranks
+
+PROGRAM = str(Path(__file__).with_name("toy_run.py"))
+TIMINGS = ("seconds", "samples_per_s", "data_wait")
+STAGES = (1, 2, 3)
+KILLS = {  # in the middle of a step, in the middle of a rank's file, between all files and the manifest
+    1: "step.update@rank=1,step=4:kill",
+    2: "save.flush@rank=1,step=5:kill",
+    3: "save.commit@rank=0,step=5:kill",
+}
+PLACES = [
+    *("step.data", "step.forward", "step.backward", "step.update", "step.ema", "step.end"),
+    *(
+        "save.begin",
+        "save.tensor",
+        "save.flush",
+        "save.tensors_written",
+        "save.receipt",
+        "save.receipt_written",
+    ),
+    *("save.commit", "save.committed", "save.purge"),
+]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_rows(folder / "metrics.jsonl")]
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Every logged number, and every weight and average, bit for bit."""
+    assert rows(a) == rows(b)
+    assert [r["step"] for r in rows(a)] == list(range(1, 9))
+    for which in ("raw", "ema", "0.5"):
+        one, other = load_weights(a, which), load_weights(b, which)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), which
+
+
+def command(folder: Path, stage: int, fault: str = "") -> list[str]:
+    fields = [f"zero_stage={stage}", "dropout=0.2", "micro_batch=2"]
+    return [f"--run={folder}", *fields, *([f"fault={fault}"] if fault else [])]
+
+
+def run_until_killed(runs: list[str]) -> None:
+    """Start two ranks; one kills itself at its failpoint, the other must notice and end with an error."""
+    codes = sorted(code for code, _ in finish(start_ranks(2, PROGRAM, *runs)))
+    assert codes[0] == -9
+    assert codes[1] > 0 or codes[1] == -6  # gloo's error, or its abort
+
+
+@pytest.mark.multiprocess
+def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_ranks(2, PROGRAM, *(word for stage in STAGES for word in command(whole / str(stage), stage)))
+    finished: list[str] = []
+    for stage in STAGES:  # each start finishes the run killed before and is killed in the next
+        run_until_killed([*finished, *command(killed / str(stage), stage, KILLS[stage])])
+        finished = command(killed / str(stage), stage)
+    run_ranks(2, PROGRAM, *finished)
+    for stage in STAGES:
+        assert_equal_runs(whole / str(stage), killed / str(stage))
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
+    whole = tmp_path / "whole"
+    run_ranks(2, PROGRAM, *command(whole, 2))
+    places = [p for p in PLACES if rank == 0 or p not in ("save.commit", "save.committed", "save.purge")]
+    finished: list[str] = []
+    for place in places:
+        folder = tmp_path / place
+        run_until_killed([*finished, *command(folder, 2, f"{place}@rank={rank},step=5:kill")])
+        finished = command(folder, 2)
+    run_ranks(2, PROGRAM, *finished)
+    for place in places:
+        assert_equal_runs(whole, tmp_path / place)

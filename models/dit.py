@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.batch import Condition
 from core.errors import UserError
+from core.sequence import SequenceGroup, gather_tokens, split_tokens
 from core.settings import setting
 from models.attention import Backend
 from models.embeddings import (
@@ -91,22 +92,33 @@ DiTConfig.presets = _published()
 class Block(nn.Module):
     """Self-attention, text if there is any, and MLP, each behind a gate that starts at zero."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
         super().__init__()
-        width, heads = config.width, config.heads
+        width, heads, backend = config.width, config.heads, config.attention
         self.modulation = Modulation(width, 6)
-        self.attention = SelfAttention(width, heads, qk_norm=config.qk_norm, backend=config.attention)
+        self.attention = SelfAttention(
+            width, heads, qk_norm=config.qk_norm, backend=backend, sequence=sequence
+        )
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
         self.text: CrossAttention | None = None
         if config.text_width:
-            self.text = CrossAttention(width, heads, config.text_width, backend=config.attention)
+            self.text = CrossAttention(width, heads, config.text_width, backend=backend)
 
     def forward(
-        self, x: Tensor, condition: Tensor, angles: Tensor | None, text: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        condition: Tensor,
+        angles: Tensor | None = None,
+        text: tuple[Tensor, Tensor] | None = None,
+        tokens: int = 0,
     ) -> Tensor:
-        """x: (B, N, D).  condition: (B, D).  angles: rotary.  text: tokens (B, L, D_text), lengths (B,)."""
+        """x: (B, N, D), or this rank's share of `tokens` tokens.
+
+        condition: (B, D).  angles: (N, Dh / 2) rotary.  text: tokens (B, L, D_text) and lengths (B,).
+        """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
-        x = torch.addcmul(x, gate_1, self.attention(modulate(layer_norm(x), shift_1, scale_1), angles))
+        attended = self.attention(modulate(layer_norm(x), shift_1, scale_1), angles, tokens)
+        x = torch.addcmul(x, gate_1, attended)
         if self.text is not None and text is not None:
             x = x + self.text(layer_norm(x), *text)
         return torch.addcmul(x, gate_2, self.mlp(modulate(layer_norm(x), shift_2, scale_2)))
@@ -117,11 +129,12 @@ class DiT(nn.Module):
 
     Works on every (T, H, W) that the patch divides. Weights are drawn from torch's global generator: seed it
     for equal networks. Computes in the dtype of its weights and answers in float32.
+    sequence: the ranks that compute this network together, each on its share of the tokens of equal inputs.
     """
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.sequence = config, sequence
         self.patches = PatchEmbedding(config.input_channels, config.patch, config.width)
         self.time = TimeEmbedding(config.width)
         self.label = LabelEmbedding(config.num_classes, config.width)
@@ -129,7 +142,7 @@ class DiT(nn.Module):
         if config.frame_condition:
             # Further input channels as a second matrix on the same patch: the sum of both is the same layer.
             self.frames = PatchEmbedding(config.input_channels + 1, config.patch, config.width, bias=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, sequence) for _ in range(config.depth))
         self.final_modulation = Modulation(config.width, 2)
         self.final = nn.Linear(config.width, math.prod(config.patch) * config.output_channels)
         initialise(self)
@@ -155,10 +168,16 @@ class DiT(nn.Module):
             label = torch.full((batch,), -1, dtype=torch.int64, device=x.device)
         vector = self.time(time) + self.label(label)
         text = _text(x, condition, config.text_width, dtype) if config.text_width else None
+        count = tokens.shape[1]
+        if self.sequence is not None:
+            tokens = split_tokens(tokens, self.sequence)
+            angles = None if angles is None else split_tokens(angles[None], self.sequence)[0]
         for block in self.blocks:
-            tokens = block(tokens, vector, angles, text)
+            tokens = block(tokens, vector, angles, text, count)
         shift, scale = self.final_modulation(vector)
         out = self.final(modulate(layer_norm(tokens), shift, scale))
+        if self.sequence is not None:
+            out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
 
 

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from core.sequence import SequenceGroup
 from models.attention import Backend, attention, unavailable
 from models.embeddings import rotate
+from models.shared_attention import shared_attention
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -49,23 +51,35 @@ class SelfAttention(nn.Module):
     """Attention of all tokens to all tokens, with optional QK-norm and rotary positions.
 
     QK-norm is an RMSNorm over each head's query and key (arXiv:2302.05442 with RMSNorm for LayerNorm).
+    sequence: the ranks that share the tokens, where it is not this one alone.
     """
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        qk_norm: bool = False,
+        backend: Backend = "auto",
+        sequence: SequenceGroup | None = None,
+    ) -> None:
         super().__init__()
-        self.heads, self.backend = heads, backend
+        self.heads, self.backend, self.sequence = heads, backend, sequence
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
-        """x: (B, N, D).  angles: (N, Dh / 2) rotary angles, or None."""
+    def forward(self, x: Tensor, angles: Tensor | None = None, tokens: int = 0) -> Tensor:
+        """x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) rotary, or None."""
         query, key, value = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
         query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        out = attention(query, key, value, backend=self.backend)
+        if self.sequence is None:
+            out = attention(query, key, value, backend=self.backend)
+        else:
+            out = shared_attention(query, key, value, tokens, self.sequence, self.backend)
         return self.out(rearrange(out, "b n k d -> b n (k d)"))
 
 

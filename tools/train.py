@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core import distributed
-from core.batch import Batch
+from core.batch import Batch, Condition
+from core.compiled import compile_blocks, compiled_graphs, warm_up
 from core.config import to_dict
 from core.diffusion.objective import Model, Objective, ObjectiveConfig
 from core.distributed import World
@@ -21,6 +23,8 @@ from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.outputs import claim
 from core.progress import say
+from core.recompute import checkpoint_blocks
+from core.sequence import data_world, make_sequence_group
 from core.settings import REQUIRED, setting
 from core.trainer import FINISHED, Trainer, TrainerConfig
 from data.index import Dataset
@@ -122,9 +126,11 @@ def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: P
     for line in loader.plan.report():
         say(line)
     torch.manual_seed(config.seed)
-    engine = Engine(DiT(config.model), config.engine, config.optimizer, world)
+    model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
+    checkpoint_blocks(model.blocks, config.engine)
+    engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition
-    Trainer(
+    trainer = Trainer(
         engine,
         LatentObjective(config.objective, Normaliser.of(dataset.manifest), frame_condition=frames),
         loader,
@@ -136,7 +142,21 @@ def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: P
         fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
         run_config=to_dict(config),
         tokens_of=lambda batch: tokens(config.model, batch),
-    ).fit()
+    )
+    if config.engine.compile:
+        fit_compiled(trainer, model, micro_batch_shapes(dataset, loader))
+    else:
+        trainer.fit()
+
+
+def fit_compiled(trainer: Trainer, model: DiT, shapes: list[tuple[int, ...]]) -> None:
+    """Compile the blocks for all `shapes`, train, and say whether that was all that had to be compiled."""
+    compile_blocks(model.blocks)
+    device = trainer.engine.world.device
+    before = warm_up(model, [compile_example(shape, device) for shape in shapes])
+    say(f"compiled {before} graphs for {len(shapes)} shapes of a micro-batch")
+    trainer.fit()
+    say(f"compiled {compiled_graphs() - before} graphs after the first step began")
 
 
 def open_cache(config: Config) -> tuple[Dataset, Path]:
@@ -161,7 +181,24 @@ def open_cache(config: Config) -> tuple[Dataset, Path]:
 def make_loader(config: Config, dataset: Dataset, world: World) -> LatentLoader:
     """This rank's batches."""
     micro_batch, patch = config.engine.micro_batch, config.model.patch
+    world = data_world(world, config.engine.sequence_parallel)
     return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch)
+
+
+def micro_batch_shapes(dataset: Dataset, loader: LatentLoader) -> list[tuple[int, ...]]:
+    """(b, C, T, H, W) of every micro-batch that a rank will ever take."""
+    plan, found = loader.plan, []
+    for shape, size, weight in zip(latent_shapes(dataset), plan.group_sizes, plan.weights, strict=True):
+        share = size // plan.ranks
+        most = plan.micro_batch or share
+        found += [(n, *shape) for n in (min(most, share), share % most) if n and weight]
+    return list(dict.fromkeys(found))
+
+
+def compile_example(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Condition]:
+    """What a DiT gets of a micro-batch (b, C, T, H, W)."""
+    label = torch.zeros(shape[0], dtype=torch.int64, device=device)
+    return torch.zeros(shape, device=device), label.float(), Condition(label=label)
 
 
 def tokens(model: DiTConfig, batch: Batch) -> int:

@@ -77,6 +77,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.data.part != "train":
             raise UserError("data.part", self.data.part, "train: the score is that of held-out samples")
+        for name in ("sequence_parallel", "activation_checkpointing", "compile"):
+            value, usual = getattr(self.engine, name), getattr(EngineConfig(), name)
+            if value != usual:
+                raise UserError(f"engine.{name}", value, f"{usual}; only transformers can do this")
 
 
 class ReconstructionObjective:

@@ -1,0 +1,48 @@
+"""torch.compile block by block: for every shape before the first step, and never again after it.
+
+Equal blocks share what is compiled, so a network costs one block's compilation per shape. A shape that is
+first met in the middle of a run would stop one rank for a minute while the others wait in a collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from core import distributed
+from core.progress import Progress
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Have each block compile itself for every shape it meets."""
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def warm_up(network: nn.Module, examples: Sequence[tuple[Any, ...]]) -> int:
+    """Run forward and backward on each example, which compiles its shape (collective: all ranks).
+
+    Leaves weights and gradients as they are. Returns the number of graphs that this process has compiled.
+    """
+    import torch._dynamo
+
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, 8 * len(examples))  # beyond it blocks run uncompiled
+    torch._dynamo.config.accumulated_recompile_limit = max(256, 8 * len(examples))
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    with Progress(len(examples), "compile", unit="shapes") as progress:
+        for example in examples:
+            output = network(*example)
+            torch.autograd.grad(output.square().mean(), parameters, allow_unused=True)
+            progress.advance()
+    distributed.barrier()
+    return compiled_graphs()
+
+
+def compiled_graphs() -> int:
+    """How many graphs torch.compile has made in this process."""
+    import torch._dynamo.utils
+
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]

@@ -20,8 +20,8 @@ Backend = Literal[
 ]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-# Scores of one chunk hold at most this many numbers, 16 MiB in bfloat16. Larger ones leave a CPU's cache: 4096
-# tokens take 0.53 s forward and backward, 1.04 s in chunks of 64 MiB, 0.96 s in torch's fused kernel.
+# Scores of one chunk hold at most this many numbers, 16 MiB in bfloat16. Larger ones leave a CPU's cache:
+# 4096 tokens take 0.53 s forward and backward, 1.04 s in chunks of 64 MiB, 0.96 s in torch's fused kernel.
 CHUNK_NUMBERS = 1 << 23
 
 _SDPA = {

@@ -1,0 +1,109 @@
+"""Save and load toy states on several ranks: `python tests/core/states_run.py JOBS.json`, once per rank.
+
+JOBS.json: a list of [action, ...]:
+    ["save", folder, stage]              train two steps, write a checkpoint
+    ["load", folder, stage]              load it into another network and compare every tensor with the files
+    ["train", result, stage, steps, ...] train with options, write losses, norms, weights and averages
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from core import distributed
+from core.checkpoint import CheckpointReader, load, write_checkpoint
+from core.distributed import World
+from core.draws import Draws
+from core.ema import Ema, EmaConfig
+from core.engine import Engine, StepResult
+from tests.core.toy_run import BATCH, ToyObjective, toy_batches, toy_engine
+
+EMA = EmaConfig(decay=0.9, extra_decays=(0.5,))
+
+
+def train(
+    engine: Engine, ema: Ema, world: World, steps: int, micro_batch: int = 0, **poison: int
+) -> list[StepResult]:
+    """Steps over the toy batches; poison: rank and step whose loss is NaN."""
+    results = []
+    for step, parts in zip(range(steps), toy_batches(world, micro_batch)(0), strict=False):
+        for batch in parts:
+            losses = ToyObjective().loss(engine, batch, Draws(7, step, batch.id, batch.position))
+            bad = poison == {"rank": world.rank, "step": step}
+            engine.backward(losses.loss.sum() / BATCH * (float("nan") if bad else 1.0))
+        results.append(engine.step(1e-2))
+        if results[-1].applied:
+            ema.update(engine.flats, engine.updates)
+    return results
+
+
+def save(world: World, folder: str, stage: int) -> None:
+    engine = toy_engine(world, zero_stage=stage)
+    ema = Ema(EMA, engine.flats)
+    train(engine, ema, world, 2)
+    state = {"step": 2, "updates": 2, "ema": EMA.names}
+    write_checkpoint(Path(folder), engine, ema, state, number=1, may_commit=lambda: None)
+
+
+def load_and_compare(world: World, folder: str, stage: int) -> None:
+    engine = toy_engine(world, seed=1, zero_stage=stage)
+    ema = Ema(EMA, engine.flats)
+    load(Path(folder), engine, ema)
+    reader = CheckpointReader(Path(folder))
+    states = {
+        "weight": engine.flats,
+        **engine.moments(),
+        **{f"ema-{name}": flats for name, flats in ema.averages.items()},
+    }
+    assert set(states) == set(reader.kinds)
+    for kind, flats in states.items():
+        whole = engine.full_state(flats)
+        if world.rank == 0:
+            expected = reader.full(kind)
+            assert whole.keys() == expected.keys()
+            assert all(torch.equal(whole[name], expected[name]) for name in whole), (folder, stage, kind)
+    fixed = engine.fixed()
+    assert all(torch.equal(fixed[name], value) for name, value in reader.fixed().items())
+    assert engine.updates == 2
+    seen = engine(torch.ones(2, 33))  # the network computes with what was loaded, on every rank alike
+    assert len({tuple(row.tolist()) for row in distributed.gather_objects(seen.detach().flatten())}) == 1
+    assert torch.equal(seen[0], seen[1])
+
+
+def train_and_write(world: World, result: str, stage: int, steps: int, options: dict[str, Any]) -> None:
+    own = {name: value for name, value in options.items() if name in ("micro_batch", "rank", "step")}
+    engine = toy_engine(world, zero_stage=stage, **{k: v for k, v in options.items() if k not in own})
+    ema = Ema(EMA, engine.flats)
+    results = train(engine, ema, world, steps, **own)
+    weights, average = engine.full_state(), engine.full_state(ema.averages["0.9"])
+    if world.rank == 0:
+        save_file(
+            {**weights, **{f"ema/{name}": value for name, value in average.items()}}, f"{result}.safetensors"
+        )
+    applied = distributed.gather_objects([r.applied for r in results])
+    if world.rank == 0:
+        Path(f"{result}.json").write_text(
+            json.dumps({"norms": [r.grad_norm for r in results], "applied": applied})
+        )
+
+
+def perform(world: World, jobs: list[list[Any]]) -> None:
+    actions = {"save": save, "load": load_and_compare, "train": train_and_write}
+    for action, *arguments in jobs:
+        actions[action](world, *arguments)
+
+
+def main() -> None:
+    world = distributed.start("cpu", 60)
+    perform(world, json.loads(Path(sys.argv[1]).read_text()))
+    distributed.stop(world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
-"""Finished datasets: the mapped index, samples by row, verification; an index made anew from tars."""
+"""Finished datasets: the mapped index, samples by row, verification."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -12,24 +12,10 @@ from typing import IO
 
 import numpy as np
 
-from core.errors import UserError, WorkError
-from core.files import sha256_file
-from data.captions import read_tar_annotation
-from data.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
-from data.ingest import Item, media_members, with_labels
-from data.media import probe
-from data.schema import (
-    INDEX,
-    INDEX_DTYPE,
-    MANIFEST,
-    MEDIA,
-    MEDIA_DTYPE,
-    DatasetManifest,
-    ShardRecord,
-    write_index,
-)
-from data.shards import index_rows, raw_manifest
-from data.tars import TarSample, parse_sample, read_member, read_range, samples
+from core.errors import WorkError
+from data.audit import audit
+from data.schema import INDEX, INDEX_DTYPE, MANIFEST, MEDIA, MEDIA_DTYPE, DatasetManifest
+from data.tars import parse_sample, read_range
 
 _OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
 
@@ -85,23 +71,9 @@ class Dataset:
 
     def verify(self, advance: Callable[[], None] = lambda: None) -> None:
         """Hash every file again; WorkError names all that differ. `advance` is called per file."""
-        found = list(self._problems(advance))
+        found = list(audit(self.folder, self.manifest, advance))
         if found:
-            raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(found)}")
-
-    def _problems(self, advance: Callable[[], None]) -> Iterator[str]:
-        expected = {shard.name: shard.sha256 for shard in self.manifest.shards} | dict(self.manifest.files)
-        for name, digest in expected.items():
-            path = self.folder / name
-            if not path.is_file():
-                yield f"{name} is missing"
-            elif sha256_file(path) != digest:
-                yield f"{name} has another SHA-256 than {MANIFEST} says"
-            advance()
-        ends = self.index["offset"] + self.index["size"]
-        sizes = np.array([shard.bytes for shard in self.manifest.shards], np.uint64)
-        if (self.index["shard"] >= len(sizes)).any() or (ends > sizes[self.index["shard"]]).any():
-            yield f"{INDEX} points outside of the shards"
+            raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
 
     def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
         path = self.folder / name
@@ -131,57 +103,3 @@ class Dataset:
             if len(self._files) > _OPEN_SHARDS:
                 self._files.popitem(last=False)  # another thread that still reads keeps it open
             return file
-
-
-def reindex(
-    folder: Path, limits: MediaLimits = DEFAULT_LIMITS, advance: Callable[[], None] = lambda: None
-) -> DatasetManifest:
-    """Make `index.npy`, `media.npy` and `dataset.json` of a raw dataset anew from its tars.
-
-    Of tars that `shard` wrote they come out as they were, byte by byte, if no class was without samples;
-    tars from elsewhere need one image or video a sample, with its class in `json` or `cls` members.
-    UserError if there are no tars or a sample is unusable.
-    """
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
-    if not paths:
-        raise UserError("source", folder, "a folder with .tar files")
-    records: list[ShardRecord] = []
-    tables: list[tuple[np.ndarray, np.ndarray]] = []
-    items: list[Item] = []
-    for number, path in enumerate(paths):
-        rows = []
-        with open(path, "rb") as file:
-            for sample in samples(path):
-                item, facts = _indexed(file.fileno(), path, sample, limits)
-                items.append(item)
-                rows.append((sample.offset, sample.end - sample.offset, -1, *facts))
-        if not rows:
-            raise UserError(f"{path}: holds no sample")
-        tables.append(index_rows(number, rows))
-        size, digest = path.stat().st_size, sha256_file(path)
-        records.append(ShardRecord(name=path.name, samples=len(rows), bytes=size, sha256=digest))
-        advance()
-    index, facts_table = (np.concatenate(part) for part in zip(*tables, strict=True))
-    labelled, classes = with_labels(items)
-    index["id"], index["label"] = np.arange(len(index)), [item.label for item in labelled]
-    files = write_index(folder, index, facts_table)
-    manifest = raw_manifest(tuple(records), classes, files, index)
-    manifest.write(folder)
-    return manifest
-
-
-def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> tuple[Item, Media]:
-    """Label, class and media facts of one sample in a tar."""
-    wanted = media_members(sample)
-    try:
-        if sample.refused or len(wanted) != 1:
-            raise MediaError(sample.refused or f"has {len(wanted)} images or videos, expected 1")
-        annotation = read_tar_annotation(file, path, sample)
-        if annotation.refused:
-            raise MediaError(annotation.refused[1])
-        limits.check_bytes(wanted[0].size)
-        facts = probe(read_member(file, path, wanted[0]), limits)
-    except MediaError as error:
-        hint = "`longtake shard` can set such samples aside"
-        raise UserError(f"{path}: sample {sample.key!r}: {error} ({hint})") from None
-    return Item(sample.key, path, 0, 0, annotation.label, annotation.class_name), facts

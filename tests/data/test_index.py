@@ -13,8 +13,9 @@ import pytest
 from core.errors import UserError, WorkError
 from data import index as index_module
 from data.formats import DEFAULT_LIMITS
-from data.index import Dataset, reindex
+from data.index import Dataset
 from data.ingest import list_source
+from data.reindex import reindex
 from data.schema import Quarantine
 from data.shards import ShardTask, assemble, begin, write_shard
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture, tar_bytes
@@ -162,7 +163,7 @@ def test_index_of_foreign_tars(tmp_path: Path) -> None:
         ("x/b.json", b'{"label": 0, "width": -5}'),
     ]
     (tmp_path / "foreign.tar").write_bytes(tar_bytes(members, mtime=1.5))
-    manifest = reindex(tmp_path)
+    manifest = reindex(tmp_path).manifest
     dataset = Dataset(tmp_path)
     assert (manifest.classes, dataset.index["label"].tolist()) == (("0", "1", "2"), [2, 0])
     assert dataset.read(1)["jpg"] == jpg

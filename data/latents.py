@@ -18,7 +18,7 @@ from core.config import difference
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.packs import Shape
-from data.schema import DatasetManifest
+from data.schema import FLIP, FLIP_DTYPE, DatasetManifest
 
 _MAPPED_PARTS = 256  # each holds a file descriptor; common limits are 1024 a process
 
@@ -28,6 +28,7 @@ class LatentReader:
 
     index: (samples,) INDEX_DTYPE, may be a memory map.  Parts are mapped when first needed, so what is read
     stays in the page cache, and reads of neighbouring rows are one range. Not for several threads at once.
+    has_flips: whether the cache also holds every sample mirrored left to right.
     """
 
     def __init__(self, folder: Path, manifest: DatasetManifest, index: np.ndarray) -> None:
@@ -35,17 +36,24 @@ class LatentReader:
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
         self._index = np.asarray(index)
         self._maps: OrderedDict[int, Tensor] = OrderedDict()
+        self.has_flips = FLIP in manifest.files
+        self._flips = read_flips(folder, manifest) if self.has_flips else None
         missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
         if missing:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
 
-    def gather(self, rows: np.ndarray, *, pin: bool = False) -> Tensor:
+    def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
         """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.
 
+        flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
         A row without latents (size 0) gives zeros. Fastest where rows of one part stand together.
         WorkError names a part that is cut off or an index that does not fit it.
         """
         entries = self._index[rows]
+        if flipped is not None:
+            if self._flips is None:
+                raise ValueError(f"{self.folder} holds no mirrored views")
+            entries["offset"] = np.where(flipped, self._flips[rows], entries["offset"])
         buckets = np.unique(entries["bucket"])
         if len(buckets) != 1:
             raise ValueError(f"rows of one shape are expected, not of buckets {buckets.tolist()}")
@@ -94,6 +102,19 @@ class LatentReader:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)
         return self._maps[shard]
+
+
+def read_flips(folder: Path, manifest: DatasetManifest) -> np.ndarray:
+    """`flip.npy`, mapped: (samples,) FLIP_DTYPE; WorkError if it is missing, damaged, or of other rows."""
+    try:
+        flips = np.asarray(np.load(folder / FLIP, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise WorkError(f"{folder / FLIP}: not readable ({error})") from None
+    if flips.dtype != FLIP_DTYPE or flips.shape != (manifest.samples,):
+        raise WorkError(
+            f"{folder / FLIP}: {flips.dtype} {flips.shape} does not fit {manifest.samples} samples"
+        )
+    return flips
 
 
 def are_finite(latents: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from core.batch import Batch, Condition
+from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.latents import LatentReader, are_finite, compare
 from data.order import BucketRows, count_buckets
@@ -25,7 +26,8 @@ class LatentLoader:
     dataset: a latent cache, or several of one encoder, mixed by `config.mix`.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
-    Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA.
+    Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
+    its samples mirrored, a keyed draw takes half of them so.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class LatentLoader:
     ) -> None:
         self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
         require_one_encoder(self.datasets)
-        self.config, self._pin = config, world.device.type == "cuda"
+        self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._indices = [np.asarray(d.index) for d in self.datasets]  # plain views: memmap's indexing is slow
         self._readers = [LatentReader(d.folder, d.manifest, d.index) for d in self.datasets]
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
@@ -54,24 +56,32 @@ class LatentLoader:
 
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of one step."""
-        return [self._batch(share) for share in self.plan.shares(step)]
+        return [self._batch(step, share) for share in self.plan.shares(step)]
 
-    def _batch(self, share: Share) -> Batch:
+    def _batch(self, step: int, share: Share) -> Batch:
         number = self.plan.stocks[share.stock].dataset
         dataset, rows = self.datasets[number], share.rows
         entries = self._indices[number][rows]
-        x = self._readers[number].gather(rows, pin=self._pin)
+        reader = self._readers[number]
+        ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
+        flipped = draw_flips(Draws(self.seed, step, ids, positions)) if reader.has_flips else None
+        x = reader.gather(rows, flipped=flipped, pin=self._pin)
         finite = are_finite(x).numpy()
         if not finite.all():
             name = dataset.manifest.shards[entries["shard"][~finite][0]].name
             raise WorkError(f"{dataset.folder / name}: damaged, sample {rows[~finite][0]} is not finite")
         return Batch(
             x=x,
-            id=torch.from_numpy(entries["id"].astype(np.int64)),
-            position=torch.from_numpy(share.positions),
+            id=ids,
+            position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
             condition=Condition(label=torch.from_numpy(entries["label"].astype(np.int64))),
         )
+
+
+def draw_flips(draws: Draws) -> np.ndarray:
+    """(B,) bool: which samples are mirrored left to right, half of them."""
+    return (draws.uniform("flip") < 0.5).numpy()
 
 
 def latent_stocks(dataset: Dataset, number: int, patch: tuple[int, int, int]) -> list[Stock]:

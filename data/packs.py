@@ -1,7 +1,8 @@
 """Packed latent parts: one tar per source shard, whose members hold up to 64 samples of one shape each.
 
 A pack is four adjacent members, `SSSSSS-PPPP.latent.npy` (n, M, C, T, H, W) float16, `.id.npy` (n,) uint64,
-`.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Headers are plain ustar with integer
+`.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Where each sample was also encoded mirrored
+left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Headers are plain ustar with integer
 times: for 8 KiB latents they are 1 % of the bytes, where one member a sample with webdataset's default time
 makes it 50 %.
 
@@ -24,12 +25,13 @@ import numpy as np
 from core.errors import WorkError
 from core.files import atomic_file
 from data.buckets import NO_BUCKET
-from data.schema import INDEX_DTYPE
+from data.schema import FLIP_DTYPE, INDEX_DTYPE
 from data.tars import Member, samples
 
 LATENT_DTYPE, ID_DTYPE, LABEL_DTYPE = np.dtype("<f2"), np.dtype("<u8"), np.dtype("<i8")
 PACK_SAMPLES = 64
 _KINDS = ("latent.npy", "id.npy", "label.npy", "json")
+_OPTIONAL = ("flip.npy",)
 Shape = tuple[int, ...]
 
 
@@ -49,20 +51,23 @@ class Absent:
 class Pack:
     """Samples of one shape. latents: (n, M, C, T, H, W) float16.  ids, labels: (n,) (-1 is no label).
 
-    absent: in the last pack of a part only; n may be 0 there.
+    absent: in the last pack of a part only; n may be 0 there.  flips: latents of the mirrored samples, shaped
+    as `latents`; None where they are not stored.
     """
 
     latents: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
     absent: tuple[Absent, ...] = ()
+    flips: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a pack lies: the shape of its samples (M, C, T, H, W), ids, labels, absent ones as in `Pack`.
 
-    offset: where the first sample's bytes begin in the tar; the others follow without gaps.
+    offset: where the first sample's bytes begin in the tar; the others follow without gaps.  flip_offset:
+    likewise of the mirrored samples; 0 where they are not stored.
     """
 
     shape: Shape
@@ -70,6 +75,7 @@ class Place:
     labels: np.ndarray
     offset: int
     absent: tuple[Absent, ...]
+    flip_offset: int = 0
 
 
 def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
@@ -80,8 +86,9 @@ def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
     places = []
     with atomic_file(path) as file:
         for number, pack in enumerate(packs):
-            if pack.latents.dtype != LATENT_DTYPE or not np.isfinite(pack.latents).all():
-                raise ValueError(f"{path}: latents of samples {pack.ids.tolist()} are not finite float16")
+            for view in (pack.latents, *([] if pack.flips is None else [pack.flips])):
+                if view.dtype != LATENT_DTYPE or not np.isfinite(view).all():
+                    raise ValueError(f"{path}: latents of samples {pack.ids.tolist()} are not finite float16")
             places.append(_write_pack(file, f"{shard:06d}-{number:04d}", pack))
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
@@ -96,9 +103,11 @@ def read_part(path: Path) -> Iterator[Pack]:
     for key, members, file in _packs(path):
         arrays = {kind: _array(path, key, kind, members[kind], file) for kind in _KINDS[:3]}
         place = _place(path, key, members, file)
-        if not np.isfinite(arrays["latent.npy"]).all():
-            raise WorkError(f"{path}: {key}.latent.npy holds values that are not finite")
-        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent)
+        flips = _array(path, key, "flip.npy", members["flip.npy"], file) if place.flip_offset else None
+        for kind, view in (("latent", arrays["latent.npy"]), ("flip", flips)):
+            if view is not None and not np.isfinite(view).all():
+                raise WorkError(f"{path}: {key}.{kind}.npy holds values that are not finite")
+        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, flips)
 
 
 def scan_part(path: Path) -> list[Place]:
@@ -134,6 +143,19 @@ def index_rows(
     return joined
 
 
+def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
+    """Where the mirrored view of every sample of a part begins in the tar, (samples,) <u8; 0 is nowhere.
+
+    rows: the part's index rows, as `index_rows` makes them; a mirrored sample has as many bytes as the other.
+    """
+    offsets = np.zeros(len(rows), FLIP_DTYPE)
+    for place in places:
+        if place.flip_offset:
+            here = np.searchsorted(rows["id"], place.ids)
+            offsets[here] = rows["offset"][here] + np.uint64(place.flip_offset - place.offset)
+    return offsets
+
+
 def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
     about = {
         "shape": pack.latents.shape[1:],
@@ -141,10 +163,13 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
         "absent": [asdict(sample) for sample in pack.absent],
     }
     offset = _write(file, f"{key}.latent.npy", _header(pack.latents, LATENT_DTYPE), pack.latents)
+    flip_offset = 0
+    if pack.flips is not None:
+        flip_offset = _write(file, f"{key}.flip.npy", _header(pack.flips, LATENT_DTYPE), pack.flips)
     for kind, array, dtype in (("id", pack.ids, ID_DTYPE), ("label", pack.labels, LABEL_DTYPE)):
         _write(file, f"{key}.{kind}.npy", _header(array, dtype), array.astype(dtype))
     _write(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
-    return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent)
+    return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset)
 
 
 def _header(array: np.ndarray, dtype: np.dtype) -> bytes:
@@ -170,7 +195,7 @@ def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
     """(key, member of each kind, the open file) of every pack; WorkError for any damage to the archive."""
     with open(path, "rb") as file:
         for sample in samples(path):
-            if sample.refused or sorted(sample.members) != sorted(_KINDS):
+            if sample.refused or set(sample.members) - set(_OPTIONAL) != set(_KINDS):
                 reason = sample.refused or f"its members are {', '.join(sorted(sample.members))}"
                 raise WorkError(f"{path}: {sample.key} is no pack of latents: {reason}")
             yield sample.key, sample.members, file
@@ -183,7 +208,12 @@ def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) ->
     shape, offset = _shape(path, key, "latent.npy", members["latent.npy"], file)
     if shape[1:] != about[0] or not len(ids) == len(labels) == shape[0] or len(shape) != 6:
         raise WorkError(f"{path}: the members of pack {key} do not agree in shape")
-    return Place(shape[1:], ids, labels, offset, about[1])
+    flip_offset = 0
+    if (flip := members.get("flip.npy")) is not None:
+        flip_shape, flip_offset = _shape(path, key, "flip.npy", flip, file)
+        if flip_shape != shape:
+            raise WorkError(f"{path}: {key}.flip.npy is {flip_shape}, but {key}.latent.npy is {shape}")
+    return Place(shape[1:], ids, labels, offset, about[1], flip_offset)
 
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape, tuple[Absent, ...]]:
@@ -223,4 +253,9 @@ def _shape(path: Path, key: str, kind: str, member: Member, file: IO[bytes]) -> 
     return shape, offset
 
 
-_DTYPES: dict[str, Any] = {"latent.npy": LATENT_DTYPE, "id.npy": ID_DTYPE, "label.npy": LABEL_DTYPE}
+_DTYPES: dict[str, Any] = {
+    "latent.npy": LATENT_DTYPE,
+    "flip.npy": LATENT_DTYPE,
+    "id.npy": ID_DTYPE,
+    "label.npy": LABEL_DTYPE,
+}

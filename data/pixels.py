@@ -17,7 +17,7 @@ from core.progress import say
 from core.settings import setting
 from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, available_frames, make_buckets
 from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
-from data.loader import shard_starts
+from data.loader import draw_flips, shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
 from data.order import BucketRows, count_buckets
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
@@ -109,7 +109,7 @@ class PixelLoader:
         ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
         draws = Draws(self.seed, step, ids, positions)
         where = draws.uniform("clip").tolist() if self.config.clip == "random" else [0.5] * len(ids)
-        flips = (draws.uniform("flip") < 0.5).tolist() if self.config.flip else [False] * len(ids)
+        flips = draw_flips(draws).tolist() if self.config.flip else [False] * len(ids)
         bucket = self.buckets[share.stock]
         results = list(self._threads.map(self._read, share.rows.tolist(), [bucket] * len(ids), where, flips))
         pixels = np.zeros((len(ids), *bucket, 3), np.uint8)

@@ -17,6 +17,7 @@ from core.files import atomic_file, fingerprint, sha256_file, write_json, write_
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
+FLIP = "flip.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -31,6 +32,9 @@ INDEX_DTYPE = np.dtype(
 )
 # Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image.
 MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
+
+# Row by row beside the index of a latent cache with mirrored views: where that view's bytes begin; 0 is nowhere.
+FLIP_DTYPE = np.dtype("<u8")
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
@@ -130,12 +134,15 @@ def content_fingerprint(
     )
 
 
-def write_index(folder: Path, index: np.ndarray, media: np.ndarray | None = None) -> dict[str, str]:
-    """Publish `index.npy` (and `media.npy`) and return {file name: SHA-256} for the manifest.
+def write_index(
+    folder: Path, index: np.ndarray, media: np.ndarray | None = None, flips: np.ndarray | None = None
+) -> dict[str, str]:
+    """Publish `index.npy` (and `media.npy`, `flip.npy`) and return {file name: SHA-256} for the manifest.
 
-    index: (samples,) INDEX_DTYPE.  media: (samples,) MEDIA_DTYPE.
+    index: (samples,) INDEX_DTYPE.  media: (samples,) MEDIA_DTYPE.  flips: (samples,) FLIP_DTYPE.
     """
-    arrays = {INDEX: (index, INDEX_DTYPE)} | ({} if media is None else {MEDIA: (media, MEDIA_DTYPE)})
+    given = {INDEX: (index, INDEX_DTYPE), MEDIA: (media, MEDIA_DTYPE), FLIP: (flips, FLIP_DTYPE)}
+    arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     for name, (array, dtype) in arrays.items():
         if array.dtype != dtype or array.shape != index.shape:
             raise ValueError(

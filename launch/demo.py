@@ -117,7 +117,9 @@ class Chain:
         return [self.command("shard", name, "dataset.json", {"source": part}) for name, part in parts.items()]
 
     def _train_autoencoder(self) -> list[Command]:
-        return [self.command("train-autoencoder", "autoencoder", "finished.json", self._ranks("shards"))]
+        return [
+            self.command("train-autoencoder", "autoencoder", "autoencoder/config.json", self._ranks("shards"))
+        ]
 
     def _encode(self) -> list[Command]:
         fields = {**self._ranks("shards"), "autoencoder": self.at("autoencoder")}

@@ -60,6 +60,8 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train the classifier, measure, write scores.json and print the table."""
+    import torch
+
     from core.outputs import claim
     from tools.pictures import image_grid, write_png
 
@@ -68,6 +70,8 @@ def run(config: Config) -> None:
         raise UserError("source", config.source, "at most one folder of images and one of clips")
     if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
         return
+    # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
+    torch.set_num_threads(1)
     train, heldout = read_real(config, samples)
     scores = score(config, samples, train, heldout)
     if len(heldout.images):
@@ -99,24 +103,23 @@ def score(config: Config, samples: list[Samples], train: Real, heldout: Real) ->
     from tools.judge import make_judge
     from tools.scores import motion, ratio
 
-    scores: dict[str, float] = {"heldout_images": len(heldout.images), "heldout_clips": len(heldout.clips)}
+    scores: dict[str, float] = {}
     judge = make_judge(train, config.steps, config.seed)
-    for generated in samples:
+    for generated in sorted(samples, key=lambda samples: samples.frames):
         pixels, labels = generated.load()
         if generated.frames == 1:
             scores["class_agreement"] = judge.agreement(pixels, labels)
             scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
-            scores |= {"images": len(pixels), **compare(config, *features)}
+            scores |= compare(config, *features)
+            scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
             scores["clip_agreement"] = judge.agreement(pixels, labels)
             scores["clip_reference_accuracy"] = judge.agreement(heldout.clips, heldout.clip_labels)
             made, real = motion(pixels), motion(np.concatenate([train.clips, heldout.clips]))
-            scores |= {
-                "clips": len(pixels),
-                "motion_ratio": ratio(made.speed, real.speed),
-                "jerk_ratio": ratio(made.jerk, real.jerk),
-            }
+            scores["motion_ratio"] = ratio(made.speed, real.speed)
+            scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
+            scores |= {"clips": len(pixels), "heldout_clips": len(heldout.clips)}
     if config.autoencoder and len(heldout.images):
         scores["psnr_db"] = reconstruction_psnr(Path(config.autoencoder), heldout.images)
     return scores

@@ -166,7 +166,7 @@ def generate(
         make_path(trained.space.path),
         trained.space.prediction,
         Draws(config.seed, 0, rows, torch.zeros_like(rows)),
-        learned_sigma=trained.objective.learned_sigma,
+        learned_sigma=trained.space.learned_sigma,
     )
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))

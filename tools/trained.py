@@ -39,6 +39,7 @@ class LatentSpace:
     shapes: tuple[tuple[int, int, int, int], ...]
     path: PathName
     prediction: Prediction
+    learned_sigma: bool
 
     @property
     def normaliser(self) -> Normaliser:

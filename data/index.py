@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -13,7 +13,8 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
-from data.audit import audit
+from data.audit import Finding, audit
+from data.remote import RemoteFolder, url_of
 from data.schema import INDEX, INDEX_DTYPE, MANIFEST, MEDIA, MEDIA_DTYPE, DatasetManifest
 from data.tars import parse_sample, read_range
 
@@ -21,7 +22,8 @@ _OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
 
 
 class Dataset:
-    """A finished dataset folder, raw or latent.
+    """A finished dataset, raw or latent: a folder, or a URL (`data.remote`), of which `folder` is the copy of
+    manifest and index.
 
     Opening reads `dataset.json` and maps the index; it checks that shards and index are there and fit each
     other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
@@ -29,12 +31,15 @@ class Dataset:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        url = url_of(folder)
+        self._remote = RemoteFolder(url) if url else None
+        self.folder = self._remote.folder if self._remote else Path(folder)
         self.manifest = DatasetManifest.read(self.folder)
-        names = {entry.name for entry in os.scandir(self.folder)}
-        missing = sorted({shard.name for shard in self.manifest.shards} - names)
+        names = self._remote.names() if self._remote else {entry.name for entry in os.scandir(self.folder)}
+        missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
         if missing:
-            raise WorkError(f"{self.folder / missing[0]}: missing ({len(missing)} shards of the dataset are)")
+            where = self._remote.url if self._remote else self.folder
+            raise WorkError(f"{where}/{missing[0]}: missing ({len(missing)} shards of the dataset are)")
         self.index = self._mapped(INDEX, INDEX_DTYPE)
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._lock = Lock()
@@ -48,8 +53,26 @@ class Dataset:
         return self._mapped(MEDIA, MEDIA_DTYPE)
 
     def shard_path(self, shard: int) -> Path:
-        """The tar with this number."""
+        """The tar with this number, of a local dataset."""
         return self.folder / self.manifest.shards[shard].name
+
+    def open_shard(self, shard: int) -> IO[bytes]:
+        """The tar with this number, open for reading and unbuffered; fetched first if it is remote.
+
+        WorkError if it is not as long as when it was indexed.
+        """
+        record = self.manifest.shards[shard]
+        if self._remote:
+            return self._remote.open_shard(record)
+        file = open(self.shard_path(shard), "rb", buffering=0)  # noqa: SIM115 (the caller's)
+        size = os.fstat(file.fileno()).st_size
+        if size != record.bytes:
+            file.close()
+            raise WorkError(
+                f"{self.shard_path(shard)}: {size} bytes, but {record.bytes} when it was indexed: "
+                "truncated or replaced"
+            )
+        return file
 
     def read(self, row: int) -> dict[str, bytes]:
         """{suffix: content} of the members of a raw sample; safe from several threads.
@@ -69,9 +92,13 @@ class Dataset:
                 f"{self.shard_path(shard)}: row {row} of the index is no sample: {error}"
             ) from None
 
+    def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
+        """Hash every file again, where it lies; yields all that differ. `advance` is called per file."""
+        return self._remote.audit(advance) if self._remote else audit(self.folder, self.manifest, advance)
+
     def verify(self, advance: Callable[[], None] = lambda: None) -> None:
         """Hash every file again; WorkError names all that differ. `advance` is called per file."""
-        found = list(audit(self.folder, self.manifest, advance))
+        found = list(self.audit(advance))
         if found:
             raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
 
@@ -91,14 +118,7 @@ class Dataset:
         with self._lock:
             file = self._files.pop(shard, None)
             if file is None:
-                file = open(self.shard_path(shard), "rb", buffering=0)  # noqa: SIM115 (closed when let go)
-                size, expected = os.fstat(file.fileno()).st_size, self.manifest.shards[shard].bytes
-                if size != expected:
-                    file.close()
-                    raise WorkError(
-                        f"{self.shard_path(shard)}: {size} bytes, but {expected} when it was indexed: "
-                        "truncated or replaced"
-                    )
+                file = self.open_shard(shard)
             self._files[shard] = file
             if len(self._files) > _OPEN_SHARDS:
                 self._files.popitem(last=False)  # another thread that still reads keeps it open

@@ -78,6 +78,17 @@ JOBS = (
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
     ),
     Job(
+        "inspect",
+        "tools.inspect",
+        "look at a dataset, hash its files, or make its index anew",
+        (
+            "longtake inspect runs/raw sheet=sheet.png",
+            "longtake inspect runs/latents action=verify",
+            "longtake inspect my-tars action=reindex",
+        ),
+        on_ranks=False,
+    ),
+    Job(
         "demo",
         "launch.demo",
         "the whole chain, from files to pictures, on handwritten digits or on your own folder",

@@ -1,0 +1,222 @@
+"""Datasets behind a URL: manifest and index are copied here, shards when they are first read.
+
+Everything is named by its SHA-256 and checked against it before it is used, so a copy is never that of
+another file with the same name. Through fsspec (`s3://` needs s3fs, `gs://` gcsfs); no other scheme, no chain
+of them and no command (`pipe:`) is accepted.
+
+LONGTAKE_CACHE is the folder of the copies (~/.cache/longtake) and LONGTAKE_CACHE_BYTES what shards may take
+there (64 GiB); beyond it those unused for the longest time go. Processes share the folder, also over nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from core.errors import UserError, WorkError
+from core.files import TEMPORARY_PREFIX, atomic_file, fsync_folder, sha256_file
+from data.audit import Finding
+from data.schema import MANIFEST, DatasetManifest, ShardRecord
+
+SCHEMES = ("s3", "gs", "gcs", "file", "memory")
+CHUNK = 1 << 20  # bytes
+LOCKS = 64  # files; two shards that share one are fetched one after the other
+Download = Callable[[IO[bytes]], None]
+
+
+def url_of(source: str | Path) -> str | None:
+    """The URL that `source` is, None for a path; UserError for a scheme that is not accepted.
+
+    `Path("s3://a/b")` loses a slash; it is put back.
+    """
+    text = str(source)
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", text, re.DOTALL)
+    if match is None or os.path.exists(text):
+        return None
+    scheme, rest = match.groups()
+    if scheme not in SCHEMES or "::" in text or not rest.startswith("/"):
+        accepted = " ".join(f"{name}://" for name in SCHEMES)
+        raise UserError("source", text, f"a folder, or a URL that begins with one of {accepted}")
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest.strip('/')}"
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Copies of shards in `folder`, named by SHA-256, of at most `limit` bytes together."""
+
+    folder: Path
+    limit: int
+
+    @classmethod
+    def from_environment(cls) -> ShardCache:
+        """As LONGTAKE_CACHE and LONGTAKE_CACHE_BYTES say."""
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
+        text = os.environ.get("LONGTAKE_CACHE_BYTES", str(2**36))
+        if not re.fullmatch(r"\d+", text):
+            raise UserError("LONGTAKE_CACHE_BYTES", text, "a number of bytes")
+        return cls(Path(os.environ.get("LONGTAKE_CACHE", base)) / "shards", int(text))
+
+    def open(self, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
+        """The file with this hash, open for reading; downloaded and checked if it is not here yet.
+
+        Of several processes one downloads and the others wait for it. The open file stays readable when its
+        copy has to make room. WorkError, naming `name`, if what comes is something else.
+        """
+        path = self.folder / sha256
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self._lock(sha256)):
+            with contextlib.suppress(FileNotFoundError):
+                file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+                if os.fstat(file.fileno()).st_size == size:
+                    os.utime(path)  # the time of last use
+                    return file
+                file.close()  # this disk lost a part of it
+            if size > self.limit:
+                raise UserError("LONGTAKE_CACHE_BYTES", self.limit, f"at least {size}, the bytes of {name}")
+            return self._fetched(path, sha256, size, name, download)
+
+    def _fetched(self, path: Path, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{sha256}")  # the lock is held: nobody else's
+        try:
+            with open(temporary, "wb") as new:
+                download(new)
+                new.flush()
+                os.fsync(new.fileno())
+            if sha256_file(temporary) != sha256:
+                raise WorkError(f"{name}: has another SHA-256 than {MANIFEST} says: damaged or replaced")
+            file = open(temporary, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+            with _locked(self.folder / "lock-room"):  # taken last, so nobody waits in a circle
+                self._make_room(size)
+                os.replace(temporary, path)
+            fsync_folder(path.parent)
+            return file
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove what killed processes left, then the copies unused for the longest time."""
+        copies: list[tuple[float, int, Path]] = []
+        for entry in os.scandir(self.folder):
+            name = entry.name.removeprefix(TEMPORARY_PREFIX)
+            if not re.fullmatch("[0-9a-f]{64}", name):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if name != entry.name:
+                    self._remove_debris(Path(entry.path), name)
+                else:
+                    facts = entry.stat()
+                    copies.append((facts.st_mtime, facts.st_size, Path(entry.path)))
+        total = sum(copy[1] for copy in copies)
+        for _, taken, path in sorted(copies):
+            if total + size <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= taken
+
+    def _remove_debris(self, temporary: Path, sha256: str) -> None:
+        """Whoever writes a file holds its lock, so one that nobody holds is a killed process's."""
+        with contextlib.suppress(BlockingIOError), _locked(self._lock(sha256), wait=False):
+            temporary.unlink(missing_ok=True)
+
+    def _lock(self, sha256: str) -> Path:
+        return self.folder / f"lock-{int(sha256[:4], 16) % LOCKS:02d}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that ends with the process; BlockingIOError if it is held and `wait` is off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+class RemoteFolder:
+    """A dataset behind a URL. folder: where its manifest and index lie here."""
+
+    def __init__(self, url: str, cache: ShardCache | None = None) -> None:
+        self.url = url
+        self.cache = cache or ShardCache.from_environment()
+        self._system, self._path = _file_system(url)
+        manifest = self._read_manifest()
+        digest = hashlib.sha256(manifest).hexdigest()
+        self.folder = self.cache.folder.parent / "datasets" / digest
+        with _locked(self.folder.with_name(f"{digest}.lock")):
+            with atomic_file(self.folder / MANIFEST) as file:
+                file.write(manifest)
+            self.manifest = DatasetManifest.read(self.folder)
+            for name, expected in self.manifest.files.items():
+                self._copy(name, expected)
+
+    def open_shard(self, record: ShardRecord) -> IO[bytes]:
+        """A shard, open for reading; WorkError if it is not there, or not what the manifest says."""
+        name = f"{self.url}/{record.name}"
+        return self.cache.open(record.sha256, record.bytes, name, lambda file: self._get(record.name, file))
+
+    def names(self) -> dict[str, int]:
+        """File name -> bytes of all that lies beside the manifest, by one listing."""
+        entries = self._system.ls(self._path, detail=True)
+        return {entry["name"].rpartition("/")[2]: int(entry["size"] or 0) for entry in entries}
+
+    def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
+        """Read and hash every file where it lies; yields those that are not as they were written."""
+        expected = {shard.name: shard.sha256 for shard in self.manifest.shards} | dict(self.manifest.files)
+        for name, digest in expected.items():
+            try:
+                if self._sha256(name) != digest:
+                    yield Finding(name, f"has another SHA-256 than {MANIFEST} says")
+            except WorkError:
+                yield Finding(name, "is missing")
+            advance()
+
+    def _read_manifest(self) -> bytes:
+        try:
+            return bytes(self._system.cat_file(f"{self._path}/{MANIFEST}"))
+        except FileNotFoundError:
+            raise UserError(f"{self.url}: not a finished dataset (it has no {MANIFEST})") from None
+
+    def _copy(self, name: str, expected: str) -> None:
+        path = self.folder / name
+        if path.exists() and sha256_file(path) == expected:
+            return
+        with atomic_file(path) as file:
+            self._get(name, file)
+            file.flush()
+            if sha256_file(Path(file.name)) != expected:
+                raise WorkError(f"{self.url}/{name}: has another SHA-256 than {MANIFEST} says")
+
+    def _get(self, name: str, file: IO[bytes]) -> None:
+        for chunk in self._chunks(name):
+            file.write(chunk)
+
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._chunks(name):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        try:
+            with self._system.open(f"{self._path}/{name}", "rb") as source:
+                while chunk := source.read(CHUNK):
+                    yield chunk
+        except FileNotFoundError:
+            raise WorkError(f"{self.url}/{name}: missing") from None
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for the URL, and the path in it; UserError if a package for it is missing."""
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise UserError(f"{url}: {error} (pip install 'longtake[remote]' and what it names)") from None
+    return system, str(path).rstrip("/")

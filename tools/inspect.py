@@ -1,0 +1,66 @@
+"""Look at a dataset: totals, classes, shapes, a contact sheet; hash its files; make its index anew.
+
+`action=verify` hashes every file again, names each one that is not as it was written, and ends with exit
+status 1 if there is one. `action=reindex` makes index and manifest anew from the tars: after a tar was
+replaced on purpose, or for tars from elsewhere. It takes the tars for what they are: verify first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.errors import UserError
+from core.settings import REQUIRED, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is looked at, and how it is shown."""
+
+    source: str = setting(REQUIRED, "dataset, raw or latent")
+    action: Literal["show", "verify", "reindex"] = setting(
+        "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
+    )
+    format: Literal["text", "json"] = setting("text", "what is printed")
+    json: str = setting("", "file that receives the same as JSON")
+    sheet: str = setting("", "PNG file that receives a contact sheet; action=show")
+    rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
+    columns: int = setting(10, "pictures in a row of the contact sheet", low=1)
+    processes: int = setting(1, "not used: one process reads", low=1)
+
+    def __post_init__(self) -> None:
+        if self.sheet and self.action != "show":
+            raise UserError("sheet", self.sheet, "action=show, or no sheet")
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would do."""
+    _require_dataset(config)
+    what = {"show": "show", "verify": "hash every file of", "reindex": "write a new index and manifest of"}
+    files = [f"write {file}" for file in (config.json, config.sheet) if file]
+    return [f"{what[config.action]} {config.source}", *files]
+
+
+def run(config: Config) -> None:
+    """Look at what lies in the source; WorkError if action=verify finds damage."""
+    from tools import inspect_dataset
+
+    _require_dataset(config)
+    inspect_dataset.run(config)
+
+
+def _require_dataset(config: Config) -> None:
+    """UserError if this is nothing that can be looked at."""
+    from data.remote import url_of
+
+    source = Path(config.source)
+    expected = "a dataset: a folder with dataset.json (or with .tar files, for action=reindex)"
+    if url_of(config.source):
+        if config.action == "reindex":
+            raise UserError("action", config.action, "a local folder as source: nothing is written to others")
+        return
+    wanted = "*.tar" if config.action == "reindex" else "dataset.json"
+    if not source.is_dir() or not any(source.glob(wanted)):
+        raise UserError("source", config.source, expected)

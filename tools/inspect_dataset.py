@@ -1,0 +1,165 @@
+"""The three actions of `inspect` on a dataset, and its contact sheet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+
+from core.errors import WorkError
+from core.files import write_json
+from core.progress import Progress, say
+from data.audit import audit
+from data.formats import IMAGE_FORMATS, MediaError
+from data.index import Dataset
+from data.media import decode_image, decode_video, resize_crop
+from data.reindex import reindex
+from data.remote import RemoteFolder, url_of
+from data.schema import INDEX, MANIFEST, DatasetManifest
+from data.summary import as_text, summarise
+from tools.pictures import PAPER, choose_rows, class_name, enlarge, enlargement, page, write_png
+
+if TYPE_CHECKING:
+    from tools.inspect import Config
+
+Pixels = NDArray[np.uint8]
+THUMBNAIL = 96  # pixels, the longer side
+DAMAGED = (170, 40, 40)  # a cell without a picture
+
+
+def run(config: Config) -> None:
+    """Show, verify or reindex the dataset at `config.source`; WorkError if a file is damaged."""
+    actions = {"show": _show, "verify": _verify, "reindex": _reindex}
+    result, lines = actions[config.action](config)
+    if config.json:
+        write_json(Path(config.json), result)
+    if config.format == "json":
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(lines))
+    if damaged := result.get("damaged"):
+        raise WorkError(
+            f"{len(damaged)} of {result['files']} files are not as they were written: "
+            + ", ".join(entry["name"] for entry in damaged)
+        )
+
+
+def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
+    dataset = Dataset(config.source)
+    summary = summarise(dataset)
+    lines = as_text(summary)
+    if config.sheet:
+        sheet, damaged = contact_sheet(dataset, config.rows, config.columns)
+        write_png(Path(config.sheet), sheet)
+        lines += ["", f"contact sheet: {config.sheet}"]
+        lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
+        summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
+    return summary, lines
+
+
+def _verify(config: Config) -> tuple[dict[str, Any], list[str]]:
+    url = url_of(config.source)
+    remote = RemoteFolder(url) if url else None
+    folder = remote.folder if remote else Path(config.source)
+    manifest = DatasetManifest.read(folder)
+    files = len(manifest.shards) + len(manifest.files)
+    with Progress(files, "verify", unit="files") as progress:
+        findings = list(
+            remote.audit(progress.advance) if remote else audit(folder, manifest, progress.advance)
+        )
+    result = {
+        "folder": url or str(folder),
+        "fingerprint": manifest.fingerprint,
+        "files": files,
+        "damaged": [finding._asdict() for finding in findings],
+    }
+    lines = [str(finding) for finding in findings]
+    return result, lines or [f"{config.source}: all {files} files are as they were written"]
+
+
+def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
+    folder = Path(config.source)
+    tars = sum(path.suffix == ".tar" for path in folder.iterdir())
+    with Progress(tars, "reindex", unit="tars") as progress:
+        manifest, changed = reindex(folder, advance=progress.advance)
+    for name in changed:
+        say(f"{name} is not the tar that the old {MANIFEST} named; whatever it holds now is indexed")
+    result = {
+        "folder": str(folder),
+        "fingerprint": manifest.fingerprint,
+        "samples": manifest.samples,
+        "changed": list(changed),
+    }
+    return result, [f"{folder}: {INDEX} and {MANIFEST} made of {tars} tars, {manifest.samples} samples"]
+
+
+def contact_sheet(
+    dataset: Dataset, rows: int = 10, columns: int = 10
+) -> tuple[Pixels, list[tuple[int, Exception]]]:
+    """A page of samples, a row a class, and (row of the index, error) of those that cannot be shown.
+
+    Raw: thumbnails, of videos the middle frame.  Latent: the first three channels of the mean, of clips the
+    middle frame, three standard deviations each way.
+    """
+    labels = np.asarray(dataset.index["label"])
+    chosen = choose_rows(labels, rows, columns)
+    damaged: list[tuple[int, Exception]] = []
+    cells = []
+    for _, numbers in chosen:
+        cells.append([_cell(dataset, int(row), damaged) for row in numbers])
+    names = [class_name(label, dataset.manifest.classes) for label, _ in chosen]
+    return page(_evened(cells), names), damaged
+
+
+def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> Pixels:
+    try:
+        return _thumbnail(dataset, row) if dataset.manifest.kind == "raw" else _latent_picture(dataset, row)
+    except (MediaError, WorkError) as error:
+        damaged.append((row, error))
+        return np.full((THUMBNAIL, THUMBNAIL, 3), DAMAGED, np.uint8)
+
+
+def _thumbnail(dataset: Dataset, row: int) -> Pixels:
+    """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
+    suffix, data = next(item for item in dataset.read(row).items() if item[0] not in ("json", "txt", "cls"))
+    if suffix.rpartition(".")[2] in IMAGE_FORMATS or suffix == "jpeg":
+        picture = decode_image(data)
+    else:
+        picture = decode_video(data, frames=(int(dataset.media["frames"][row]) // 2, 1, 1))[0]
+    height, width = picture.shape[:2]
+    scale = THUMBNAIL / max(height, width)
+    return resize_crop(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def _latent_picture(dataset: Dataset, row: int) -> Pixels:
+    """uint8 (H, W, 3): the first three channels (one: grey), each within three standard deviations."""
+    from data.latents import LatentReader, Normaliser
+
+    if dataset.index["size"][row] == 0:
+        raise WorkError("it has no latents (see the quarantine list)")
+    reader = LatentReader(dataset.folder, dataset.manifest, dataset.index)
+    mean = reader.gather(np.array([row]))[:, 0].float()
+    scaled = Normaliser.of(dataset.manifest).apply(mean)[0, :3, mean.shape[2] // 2].numpy()
+    channels = scaled if len(scaled) == 3 else np.repeat(scaled[:1], 3, 0)
+    pixels = np.clip((channels / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
+    picture = rearrange(pixels, "c h w -> h w c")
+    return enlarge(picture, enlargement(max(picture.shape[:2]), THUMBNAIL))
+
+
+def _evened(cells: Sequence[Sequence[Pixels]]) -> list[list[Pixels]]:
+    """The pictures in the middle of cells of one size."""
+    height = max(cell.shape[0] for row in cells for cell in row)
+    width = max(cell.shape[1] for row in cells for cell in row)
+
+    def padded(cell: Pixels) -> Pixels:
+        top, left = (height - cell.shape[0]) // 2, (width - cell.shape[1]) // 2
+        out = np.full((height, width, 3), PAPER, np.uint8)
+        out[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+        return out
+
+    return [[padded(cell) for cell in row] for row in cells]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from core.checkpoint.weights import find, load_weights
 from core.config import from_dict, read_yaml
@@ -21,6 +18,7 @@ from core.outputs import CONFIG_NAME
 from data.latents import Normaliser
 from models import autoencoder
 from models.dit import DiT, DiTConfig
+from models.weights import fingerprint
 from tools.latent_space import AUTOENCODER, LATENTS
 
 
@@ -92,12 +90,3 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         reason = " ".join(str(error).split())
         raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
     return Trained(model.to(device).eval(), space, decoder.to(device), chosen, fingerprint(state))
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of weights on the CPU."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+Memory = dict[nn.Module, Tensor]  # what each layer keeps of a clip that comes in parts
+
 
 class CausalConv3d(nn.Module):
     """A convolution over (B, C, T, H, W), padded by zeros and in time on the left only.
@@ -19,11 +21,14 @@ class CausalConv3d(nn.Module):
         self, inputs: int, outputs: int, *, kernel: int = 3, time_stride: int = 1, stride: int = 1
     ) -> None:
         super().__init__()
+        self.memory: Memory | None = None
         self.time_stride, self.stride = time_stride, stride
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.memory is not None:
+            return self.proceed(x, self.memory)
         if x.shape[2] == 1:
             return self.image(x[:, :, 0])[:, :, None]
         return self.video(x)
@@ -35,8 +40,18 @@ class CausalConv3d(nn.Module):
 
     def video(self, x: Tensor) -> Tensor:
         """x: (B, C, T, H, W) of any T; the plain twin of `image` at T=1."""
-        frames, rows = self.weight.shape[2] - 1, self.weight.shape[-1] // 2
-        x = F.pad(x, (0, 0, 0, 0, frames, 0))
+        return self._convolve(F.pad(x, (0, 0, 0, 0, self.weight.shape[2] - 1, 0)))
+
+    def proceed(self, x: Tensor, memory: Memory) -> Tensor:
+        """The next frames of a clip: 1 + s k at first, then s k, whose past are the frames remembered."""
+        kernel = self.weight.shape[2]
+        past = memory.get(self)
+        x = F.pad(x, (0, 0, 0, 0, kernel - 1, 0)) if past is None else torch.cat([past, x], dim=2)
+        memory[self] = x[:, :, x.shape[2] - (kernel - self.time_stride) :]
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        rows = self.weight.shape[-1] // 2
         stride = (self.time_stride, self.stride, self.stride)
         return F.conv3d(x, self.weight, self.bias, stride=stride, padding=(0, rows, rows))
 
@@ -73,12 +88,17 @@ class Upsample(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, time: int, space: int) -> None:
         super().__init__()
+        self.memory: Memory | None = None
         self.time, self.space = time, space
         self.conv = CausalConv3d(inputs, outputs * time * space**2)
 
     def forward(self, x: Tensor) -> Tensor:
         pattern = "b (c st sh sw) t h w -> b c (t st) (h sh) (w sw)"
         x = rearrange(self.conv(x), pattern, st=self.time, sh=self.space, sw=self.space)
+        if self.memory is not None:
+            if self in self.memory:
+                return x
+            self.memory[self] = x[:0]  # the first frames have been
         return x[:, :, self.time - 1 :]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.settings import setting
+from models.autoencoder import tiling
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
 
 PIXEL_CHANNELS = 3
@@ -89,7 +90,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.tiling = config, tiling.TilingConfig()
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         initialise(self)
 
@@ -99,12 +100,20 @@ class Autoencoder(nn.Module):
         if channels != PIXEL_CHANNELS:
             raise ValueError(f"pixels need {PIXEL_CHANNELS} channels, not {channels}")
         self.config.latent_shape((shape[0], shape[1], shape[2]))
-        mean, log_variance = self.encoder(pixels.to(self.dtype)).float().chunk(2, dim=1)
+        pixels = pixels.to(self.dtype)
+        if self.tiling:
+            moments = tiling.encode(self.encoder, self.config, self.tiling, pixels)
+        else:
+            moments = self.encoder(pixels)
+        mean, log_variance = moments.float().chunk(2, dim=1)
         return torch.stack([mean, log_variance.clamp(-30.0, 20.0)], dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents: (B, C, T', H', W').  Returns (B, 3, T, H, W) float32, not clipped to [-1, 1]."""
-        return self.decoder(latents.to(self.dtype)).float()
+        latents = latents.to(self.dtype)
+        if self.tiling:
+            return tiling.decode(self.decoder, self.config, self.tiling, latents).float()
+        return self.decoder(latents).float()
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruct pixels: returns the reconstruction (B, 3, T, H, W) and the moments.
@@ -116,6 +125,19 @@ class Autoencoder(nn.Module):
         mean, log_variance = moments.unbind(1)
         latents = mean if noise is None else mean + (0.5 * log_variance).exp() * noise
         return self.decode(latents), moments
+
+    def set_tiling(self, config: tiling.TilingConfig) -> None:
+        """Encode and decode in parts from now on; UserError for parts that do not end where latents do."""
+        tiling.check(self.config, config)
+        self.tiling = config
+
+    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """As `AutoencoderConfig.latent_shape`."""
+        return self.config.latent_shape(shape)
+
+    @property
+    def spatial_compression(self) -> int:
+        return self.config.spatial_compression
 
     def frames_to_latent(self, frames: int) -> int:
         """Latent frames of a clip; UserError unless frames = 1 + k * temporal_compression."""

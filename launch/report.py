@@ -110,11 +110,13 @@ def render(folder: Path) -> str:
     scores: dict[str, Any] = _read_json(folder / "scores/scores.json") or {}
     total = sum(stage["seconds"] for stage in stages)
     sections = [
-        _section("Generated images", _picture(folder / "samples/images/images.png")),
+        _section(
+            "Images: generated (left), held-out real ones (right)",
+            _side_by_side(folder / "samples/images/images.png", folder / "scores/real_images.png"),
+        ),
         _section("Generated clips", _video(folder / "samples/clips/clips.mp4")),
         _section("Clips frame by frame", _picture(folder / "samples/clips/contact.png")),
         _section("Scores", _score_table(scores, with_bars=record["digits"])),
-        _section("Real images, for comparison", _picture(folder / "scores/real_images.png")),
         _section("Training", _training_curves(folder)),
         _section(
             f"Time: {total / 60:.1f} minutes",
@@ -140,6 +142,11 @@ def _section(title: str, content: str) -> str:
 def _picture(path: Path) -> str:
     data = _inline(path)
     return f'<img alt="{html.escape(path.name)}" src="data:image/png;base64,{data}">' if data else ""
+
+
+def _side_by_side(*paths: Path) -> str:
+    pictures = "".join(f"<div>{picture}</div>" for path in paths if (picture := _picture(path)))
+    return f"<div class=pair>{pictures}</div>" if pictures else ""
 
 
 def _video(path: Path) -> str:
@@ -233,10 +240,12 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2.5rem au
 h1 { font-size: 1.9rem; margin: 0; } h1 + p { margin: 0 0 2rem; opacity: .75; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem; }
 img, video { max-width: 100%; border-radius: 6px; display: block; }
+.pair { display: flex; gap: 16px; } .pair > div { flex: 1 1 0; }
 table { border-collapse: collapse; width: 100%; } td, th { padding: .35rem .6rem; text-align: left; }
 tr + tr td { border-top: 1px solid var(--line); } td.n { font-variant-numeric: tabular-nums; }
 small { opacity: .7; } .yes { color: #059669; } .no { color: #dc2626; font-weight: 600; }
-pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem; }
+pre { background: var(--soft); padding: 1rem; border-radius: 6px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; }
 svg { max-width: 100%; height: auto; margin-right: 8px; }
 svg text { font: 12px system-ui; fill: currentColor; }
 """

@@ -1,0 +1,67 @@
+"""The report: what is in it, what is left out, and that it needs no other file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.files import write_json
+from data.media import encode_mp4, encode_png
+from launch import report
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    stages = [
+        {"name": "train", "seconds": 90.0, "commands": ["python -m launch train a=1"]},
+        {"name": "sample", "seconds": 30.0, "commands": ["python -m launch sample", "second <b>"]},
+    ]
+    write_json(tmp_path / "stages.json", {"digits": True, "stages": stages})
+    for name in ("samples/images", "samples/clips", "scores", "run"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "samples/images/images.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    encode_mp4(tmp_path / "samples/clips/clips.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
+    scores = {"class_agreement": 0.97, "reference_accuracy": 0.99, "recall": 0.3, "recall_real": 0.9}
+    write_json(tmp_path / "scores/scores.json", {**scores, "clip_agreement": None})
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 1.0}, {"step": 3}]
+    text = "\n".join(map(json.dumps, rows)) + '\n{"step": 4, "lo'
+    (tmp_path / "run/metrics.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_report_holds_everything_itself(folder: Path) -> None:
+    report.run(report.Config(source=str(folder)))
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:video/mp4;base64,") == 1
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "second &lt;b&gt;" in page
+    assert "Time: 2.0 minutes" in page
+    assert page.count("<svg") == 2  # the loss curve of the run, and the time
+    assert f"<code>{folder / 'run'}</code>" in page
+    assert str(folder / "latents") not in page
+
+
+def test_scores_are_marked_against_their_bars(folder: Path) -> None:
+    page = report.render(folder)
+    assert '<td class="yes">✓ ≥ 0.95</td>' in page
+    assert '<td class="no">✗ ≥ 0.5 × real</td>' in page  # 0.3 < 0.45
+    assert "clip_agreement" not in page
+    record = json.loads((folder / "stages.json").read_text())
+    write_json(folder / "stages.json", {**record, "digits": False})
+    assert "✗" not in report.render(folder)
+
+
+def test_curve_of_a_continued_run_takes_the_last_word_on_a_step(folder: Path) -> None:
+    assert report.read_curve(folder / "run/metrics.jsonl", "loss") == [(1, 2.0), (2, 1.0)]
+    assert report.read_curve(folder / "absent.jsonl", "loss") == []
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected the folder of a demo run"):
+        report.run(report.Config(source=str(tmp_path)))

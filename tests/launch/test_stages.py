@@ -1,0 +1,102 @@
+"""Chains of commands: finished stages are passed over, failures name stage, command and log."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from core.errors import WorkError
+from launch.stages import Command, Record, Stage, run_stages
+
+
+def digits(folder: Path, name: str, **fields: object) -> Stage:
+    """A stage whose job is quick and real."""
+    fields = {"output": folder / name, "digits": 100, "clips": 0, **fields}
+    return Stage(name, lambda: [Command("digits", fields, folder / name / "digits.json")])
+
+
+def record(folder: Path) -> Record:
+    return Record(folder / "stages.json", {"digits": True})
+
+
+def read(folder: Path) -> list[dict]:
+    return json.loads((folder / "stages.json").read_text())["stages"]
+
+
+def test_stages_run_once_and_are_found_finished(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = record(tmp_path)
+    run_stages([digits(tmp_path, "a")], first, tmp_path / "logs")
+    err = capfd.readouterr().err
+    assert "stage 1 of 1: a" in err
+    assert "write digits: 100 files" in err
+    assert "write digits: 100 files" in (tmp_path / "logs/a.log").read_text()
+    (entry,) = read(tmp_path)
+    assert entry["seconds"] > 0
+    assert entry["commands"][0].startswith("python -m launch digits output=")
+    manifest = tmp_path / "a/digits.json"
+    written = manifest.stat().st_mtime_ns
+    run_stages([digits(tmp_path, "a")], first, tmp_path / "logs")
+    assert "stage 1 of 1: a: finished earlier" in capfd.readouterr().err
+    assert manifest.stat().st_mtime_ns == written
+    manifest.unlink()
+    run_stages([digits(tmp_path, "a")], first, tmp_path / "logs")
+    assert manifest.exists()
+    assert read(tmp_path)[0]["seconds"] > entry["seconds"]  # what it took in all
+
+
+def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
+    bad = digits(tmp_path, "b", digits=7)
+    with pytest.raises(WorkError) as caught:
+        run_stages([bad], record(tmp_path), tmp_path / "logs")
+    message = str(caught.value)
+    assert "stage 1 of 1: b failed (exit status 2): longtake digits: digits=7" in message
+    assert f"command: python -m launch digits output={tmp_path / 'b'} digits=7" in message
+    assert f"log: {tmp_path / 'logs/b.log'}" in message
+    assert "digits=7" in (tmp_path / "logs/b.log").read_text()
+    assert read(tmp_path)[0]["identity"] == ""
+
+
+def test_a_job_without_its_result_has_failed(tmp_path: Path) -> None:
+    fields = {"output": tmp_path / "a", "digits": 100, "clips": 0}
+    stage = Stage("a", lambda: [Command("digits", fields, tmp_path / "a" / "other.json")])
+    with pytest.raises(WorkError, match=r"did not write .*other.json"):
+        run_stages([stage], record(tmp_path), tmp_path / "logs")
+
+
+def test_a_changed_recipe_is_not_taken_for_finished(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("clips: 0\n")
+    fields = {"output": tmp_path / "a", "digits": 100}
+    stage = Stage("a", lambda: [Command("digits", fields, tmp_path / "a/digits.json", [recipe])])
+    chain = record(tmp_path)
+    run_stages([stage], chain, tmp_path / "logs")
+    recipe.write_text("clips: 10\n")
+    with pytest.raises(WorkError, match="clips=10: expected 0"):
+        run_stages([stage], chain, tmp_path / "logs")
+
+
+def test_commands_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my recipe.yaml").touch()
+    command = Command(
+        "train", {"output": "a b"}, Path("x"), [tmp_path / "my recipe.yaml", Path("/etc/x.yaml")]
+    )
+    assert command.text() == "python -m launch train 'my recipe.yaml' /etc/x.yaml 'output=a b'"
+
+
+def test_leaving_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def interrupt(process, label, log):
+        started.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.stages._copy_lines", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([digits(tmp_path, "a")], record(tmp_path), tmp_path / "logs")
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+    assert read(tmp_path)[0]["identity"] == ""

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
 from data.captions import Annotation, read_sidecars, read_tar_annotation
+from data.clips import Clip
 from data.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.tables import TABLE_SUFFIXES, table_rows
-from data.tars import Member, TarSample, samples
+from data.tars import Member, MemberFile, TarSample, samples
 
 ACCEPTED = "an existing folder, a table (.csv .jsonl .parquet) or a .tar file"
 MOST_CLASSES = 1_000_000
@@ -28,6 +29,7 @@ class Item:
 
     name: where it comes from, relative to the source.  path, offset, size: the bytes of its picture or clip.
     label: position in the listing's classes, -1 for none.  refused: (stage, reason) if it must not be used.
+    clip: the part of the video that the sample is, None for all of it.
     """
 
     name: str
@@ -38,9 +40,17 @@ class Item:
     class_name: str = ""
     text: str = ""
     refused: tuple[str, str] | None = None
+    clip: Clip | None = None
+
+    @property
+    def packed(self) -> int:
+        """About how many bytes the sample takes in a shard."""
+        return self.clip.bytes if self.clip else self.size
 
     def read(self, limits: MediaLimits) -> bytes:
         """The bytes of the picture or clip; MediaError if too many, unreadable or changed meanwhile."""
+        if self.clip:
+            return self._read_clip(limits)
         limits.check_bytes(self.size)
         in_tar = self.path.suffix.lower() == ".tar"
         try:
@@ -52,6 +62,16 @@ class Item:
         if len(data) != self.size:
             raise MediaError("its size changed since it was listed")
         return data
+
+    def _read_clip(self, limits: MediaLimits) -> bytes:
+        from data.remux import copy_clip
+
+        assert self.clip is not None
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                return copy_clip(MemberFile(file, self.offset, self.size), self.clip, limits)
+        except OSError as error:
+            raise MediaError(error.strerror or str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, i
     """Yield (start, stop) of each shard's items: at most `samples`, at most `size` bytes unless one item."""
     start, total = 0, 0
     for number, item in enumerate(items):
-        if number > start and (number - start == samples or total + item.size > size):
+        if number > start and (number - start == samples or total + item.packed > size):
             yield start, number
             start, total = number, 0
-        total += item.size
+        total += item.packed
     if items:
         yield start, len(items)
 

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from core.errors import WorkError
 
@@ -164,3 +164,32 @@ def parse_sample(data: bytes) -> tuple[str, dict[str, bytes]]:
     if end != len(data) or len(keys) != 1:
         raise ValueError(f"members of {len(keys)} samples in {end} of {len(data)} bytes")
     return keys.pop(), contents
+
+
+class MemberFile(io.RawIOBase):
+    """A member of a tar as a file to read and seek in: `size` bytes of `file` from `offset` on."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = file, offset, size, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the present position, as far as the member goes."""
+        count = max(0, min(len(buffer), self._size - self._at))
+        data = os.pread(self._file.fileno(), count, self._offset + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the member."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at

@@ -27,10 +27,12 @@ OWNERS = {
     "submitit": r"launch/slurm\.py",
     "flash_attn": r"models/attention\.py",
     "flash_attn_interface": r"models/attention\.py",
-    "av": r"data/(media|video)\.py",
+    "av": r"data/(media|video|remux)\.py",
     "PIL": r"data/media\.py|tools/pictures\.py",  # pictures are drawn, never decoded
     "pyarrow": r"data/tables\.py",
     "sklearn": r"tools/digits\.py",
+    "diffusers": r"models/autoencoder/public\.py",
+    "transformers": r"models/text\.py",
 }
 MAY_CATCH_ALL = {"core/metrics.py"}  # a metrics service that fails never ends a training run
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))

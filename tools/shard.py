@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from core.errors import UserError, WorkError
+from core.errors import UserError
+from core.files import write_text
 from core.outputs import claim
 from core.progress import Progress, say
 from core.settings import REQUIRED, setting
+from data.clips import ClipConfig
+from data.duplicates import DuplicateConfig
+from data.filters import FilterConfig
 from data.formats import DEFAULT_LIMITS, MediaLimits
+from tools.pool import each
 
 if TYPE_CHECKING:
     from data.ingest import Item, Listing
-    from data.schema import Quarantine
     from data.shards import ShardTask
 
 MANIFEST = "dataset.json"
@@ -45,6 +46,9 @@ class Config:
     )
     check: Literal["decode", "header"] = setting("decode", "how far each file is decoded before it is packed")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
+    duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
+    clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
     quarantine_budget: float = setting(
         0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
     )
@@ -53,16 +57,28 @@ class Config:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", self.name):
             raise UserError("name", self.name, "letters, digits, - and _")
 
+    @property
+    def chooses(self) -> bool:
+        """Whether files are looked at before they are packed."""
+        return (self.filters, self.duplicates, self.clips) != (
+            FilterConfig(),
+            DuplicateConfig(),
+            ClipConfig(),
+        )
+
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would pack."""
-    listing, tasks = _prepared(config)
+    listing = _listing(config)
+    tasks = list(_tasks(config, listing.items))
     size = sum(item.size for item in listing.items)
     unusable = sum(item.refused is not None for item in listing.items)
     lines = [
         f"{len(listing.items)} samples, {size / 2**20:.1f} MiB, {len(listing.classes)} classes",
         f"{len(tasks)} shards {tasks[0].name} to {tasks[-1].name} in {config.output}",
     ]
+    if config.chooses:
+        lines.append("every file is looked at first; filters, duplicates and clips change these numbers")
     if unusable:
         lines.append(f"{unusable} of them are known to be unusable and will be set aside")
     return lines + _ignored(listing)
@@ -71,7 +87,7 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
     from data.schema import QUARANTINE, Quarantine
-    from data.shards import assemble, begin, drop_receipts
+    from data.shards import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -81,27 +97,31 @@ def run(config: Config) -> None:
         drop_receipts(output)
         say(f"{output}: finished before")
         return
-    listing, tasks = _prepared(config)
+    listing = _listing(config)
     claim(output, config, done=MANIFEST, overwrite=config.overwrite)
     for line in _ignored(listing):
         say(line)
-    begin(output, [item for task in tasks for item in task.items])
-    quarantine = Quarantine(output / QUARANTINE, total=len(listing.items), budget=config.quarantine_budget)
+    begin(output, listing.items)
+    tasks = list(_tasks(config, _chosen(config, listing.items)))
+    total = sum(len(task.items) for task in tasks)
+    quarantine = Quarantine(output / QUARANTINE, total=total, budget=config.quarantine_budget)
     quarantine.check()
     left = [task for task in tasks if not task.finished]
-    done = len(listing.items) - sum(len(task.items) for task in left)
-    with Progress(len(listing.items), "shard", done=done) as progress:
+    done = total - sum(len(task.items) for task in left)
+    with Progress(total, "shard", done=done) as progress:
         if config.processes == 1 or len(left) == 1:
-            _write_here(left, quarantine, progress)
+            for task in left:
+                write_shard(task, quarantine, progress.advance)
         else:
-            _write_in_processes(left, quarantine, config.processes, progress)
+            weights = [len(task.items) for task in left]
+            each(write_shard, [(task, quarantine) for task in left], weights, config.processes, progress)
     manifest = assemble(output, tasks, listing.classes, quarantine)
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
     say(f"{output}: {manifest.samples} samples in {len(manifest.shards)} shards{aside}")
 
 
-def _prepared(config: Config) -> tuple[Listing, list[ShardTask]]:
-    """The listing, and the shards that it is cut into; UserError if the source is of no use."""
+def _listing(config: Config) -> Listing:
+    """What the source holds; UserError if it is of no use."""
     from data.ingest import list_source
 
     source, output = Path(config.source), Path(config.output)
@@ -111,23 +131,44 @@ def _prepared(config: Config) -> tuple[Listing, list[ShardTask]]:
     if not config.classes:
         items = tuple(replace(item, label=-1, class_name="") for item in listing.items)
         listing = replace(listing, items=items, classes=())
-    return listing, list(_tasks(config, output, _ordered(config, listing.items)))
+    return listing
 
 
-def _ordered(config: Config, items: tuple[Item, ...]) -> list[Item]:
+def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
+    """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
+    if not config.chooses:
+        return items
+    from data.shards import RECEIPTS
+    from data.summary import LEFT_OUT
+    from data.survey import HygieneConfig, choose, chunks, found, lines_of, look
+
+    hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)
+    output = Path(config.output)
+    parts = chunks(output / RECEIPTS, items, hygiene, config.limits)
+    unseen = [chunk for chunk in parts if not chunk.note.exists()]
+    sizes = [len(chunk.items) for chunk in unseen]
+    with Progress(len(items), "look", unit="files", done=len(items) - sum(sizes)) as progress:
+        each(look, [(chunk,) for chunk in unseen], sizes, config.processes, progress)
+    chosen, left = choose(items, [facts for chunk in parts for facts in found(chunk)], hygiene)
+    for reason, count in Counter(entry.reason for entry in left).most_common():
+        say(f"left out: {count} x {reason}")
+    if left:
+        write_text(output / LEFT_OUT, lines_of(left))
+    if not chosen:
+        raise UserError(f"nothing is left of {len(items)} files: {left[0].id}: {left[0].reason}")
+    return chosen
+
+
+def _tasks(config: Config, items: Sequence[Item]) -> Iterator[ShardTask]:
+    """The shards to write, of the samples in the order in which they are packed."""
     from core.draws import permutation
-
-    if not config.shuffle:
-        return list(items)
-    return [items[k] for k in permutation(config.seed, "shard", (), len(items)).tolist()]
-
-
-def _tasks(config: Config, output: Path, items: list[Item]) -> Iterator[ShardTask]:
     from data.shards import ShardTask, cut
 
+    if config.shuffle:
+        items = [items[k] for k in permutation(config.seed, "shard", (), len(items)).tolist()]
     for number, (start, stop) in enumerate(cut(items, config.samples_per_shard, config.bytes_per_shard)):
         yield ShardTask(
-            folder=output,
+            folder=Path(config.output),
             number=number,
             name=f"{config.name}-{number:06d}.tar",
             first=start,
@@ -140,42 +181,3 @@ def _tasks(config: Config, output: Path, items: list[Item]) -> Iterator[ShardTas
 def _ignored(listing: Listing) -> list[str]:
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()))
     return [f"passed over: {found}"] if found else []
-
-
-def _write_here(tasks: list[ShardTask], quarantine: Quarantine, progress: Progress) -> None:
-    from data.shards import write_shard
-
-    for task in tasks:
-        write_shard(task, quarantine, progress.advance)
-
-
-def _write_in_processes(
-    tasks: list[ShardTask], quarantine: Quarantine, processes: int, progress: Progress
-) -> None:
-    from data.shards import write_shard
-
-    context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
-        futures: dict[Future[None], int] = {
-            pool.submit(write_shard, task, quarantine): len(task.items) for task in tasks
-        }
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.advance(futures[future])
-        except BrokenProcessPool:
-            raise WorkError("a process that wrote shards died (killed, or out of memory)") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when the job is killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

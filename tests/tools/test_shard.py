@@ -276,7 +276,7 @@ def test_a_process_that_dies_is_an_error_and_the_job_continues(
     monkeypatch.setenv(
         "LONGTAKE_FAULT", "shard.publish@step=1:kill"
     )  # read by the processes that are started
-    with pytest.raises(WorkError, match="a process that wrote shards died"):
+    with pytest.raises(WorkError, match="a process that shared the work died"):
         run(config)
     assert not (tmp_path / "out/dataset.json").exists()
     monkeypatch.delenv("LONGTAKE_FAULT")

@@ -1,0 +1,136 @@
+"""Where long videos are cut: by length and stride, and where the scene changes.
+
+A clip is a run of the video's own packets, copied: no picture is decoded and compressed again, each clip is a
+small file of its own, and so an ordinary sample with one row of the index. For that a clip must start at a
+keyframe, and must not lose a packet that its pictures refer to; its limits move to where both hold. (The
+alternatives: to compress again loses quality; to point several rows at ranges of one long file makes every
+reader of a clip fetch the whole file.) The frame rate is chosen when clips are decoded, `buckets.fps`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from core.errors import UserError
+from core.settings import setting
+
+END = 2**62  # a time after every packet
+
+
+class Packet(NamedTuple):
+    """A compressed picture. time: when it is shown, in units of the stream.  size: bytes."""
+
+    time: int
+    size: int
+    key: bool
+
+
+class Clip(NamedTuple):
+    """Packets with start <= time < stop, in units of the stream; how many, and how many bytes."""
+
+    start: int
+    stop: int
+    frames: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """How videos are cut; with neither field set they stay whole."""
+
+    length_s: float = setting(0.0, "cut videos into clips of this length; 0 is off", unit="s", low=0)
+    stride_s: float = setting(
+        0.0,
+        "from the start of a clip to that of the next; 0: clips adjoin, each lasts until the first keyframe "
+        "after length_s",
+        unit="s",
+        low=0,
+    )
+    scenes: bool = setting(False, "cut where the scene changes, before length and stride apply")
+    scene_threshold: float = setting(
+        27.0,
+        "a scene changes where neighbouring frames differ by so much: mean absolute difference of a small "
+        "RGB picture, 0 to 255",
+        low=0,
+        high=255,
+    )
+
+    def __post_init__(self) -> None:
+        if self.stride_s and not self.length_s:
+            raise UserError("stride_s", self.stride_s, "0, or a length_s beside it")
+
+    @property
+    def on(self) -> bool:
+        """Whether videos are cut at all."""
+        return self.length_s > 0 or self.scenes
+
+
+def cut_video(
+    packets: Sequence[Packet], changes: Sequence[int], config: ClipConfig, unit_s: float
+) -> list[Clip]:
+    """The clips of a video, in order of their start; the whole video may be one.
+
+    packets: in the order of the file (of decoding).  changes: times at which a scene begins, ascending.
+    unit_s: seconds of a unit of time.
+    """
+    boundaries, starts = _boundaries(packets)
+    in_time = sorted(packets)
+    times = [packet.time for packet in in_time]
+    total = [0, *itertools.accumulate(packet.size for packet in in_time)]
+    edges = [times[0], *changes, END]
+    length, stride = config.length_s / unit_s, config.stride_s / unit_s
+    clips = []
+    for first, last in itertools.pairwise(edges):
+        inside = starts[bisect.bisect_left(starts, first) : bisect.bisect_left(starts, last)]
+        stop = boundaries[bisect.bisect_right(boundaries, last) - 1]
+        for a, b in _clips_of_scene(inside, boundaries, stop, length, stride):
+            i, j = bisect.bisect_left(times, a), bisect.bisect_left(times, b)
+            clips.append(Clip(a, b, j - i, total[j] - total[i]))
+    return clips
+
+
+def _clips_of_scene(
+    starts: list[int], boundaries: list[int], stop: int, length: float, stride: float
+) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the clips from the keyframes `starts` of one scene, which ends at `stop`."""
+    at: int | None = starts[0] if starts and starts[0] < stop else None
+    while at is not None:
+        if not length:
+            yield at, stop
+            return
+        following = _first_from(starts, at + (stride or length))
+        if stride:
+            yield at, min(_first_from(boundaries, at + length) or stop, stop)
+        else:
+            yield at, following or stop
+        at = following if following is not None and following < stop else None
+
+
+def _first_from(times: list[int], least: float) -> int | None:
+    place = bisect.bisect_left(times, least)
+    return times[place] if place < len(times) else None
+
+
+def _boundaries(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
+    """Times at which a clip may stop, ascending, the last being END; and those at which one may start.
+
+    A stop lies where all packets so far are shown before all that follow: pictures refer to earlier packets
+    only, so nothing that stays needs what goes. A start is one whose first packet is a keyframe; that of an
+    open group of pictures, which later packets are shown before, is none.
+    """
+    after = [END]
+    for packet in reversed(packets):
+        after.append(min(after[-1], packet.time))
+    least_from = after[::-1]  # of each place, the least time from there on
+    stops, starts, most = [], [], -END
+    for place, packet in enumerate(packets):
+        if most < least_from[place]:
+            stops.append(least_from[place])
+            if packet.key and packet.time == least_from[place]:
+                starts.append(packet.time)
+        most = max(most, packet.time)
+    return [*stops, END], starts

@@ -1,0 +1,96 @@
+"""The same picture twice: equal bytes, or perceptual hashes that differ in few bits."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.settings import setting
+
+SIDE, KEPT = 32, 8  # pixels of the grey picture, and coefficients a side that are kept
+BITS = KEPT * KEPT  # of the hash of one picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateConfig:
+    """Which repetitions are left out. Of equal files the first stays, of similar ones the largest."""
+
+    exact: bool = setting(False, "leave out files with the same bytes as another")
+    near: int = setting(
+        -1,
+        "leave out files whose perceptual hash differs from another's in at most so many of its 64 bits "
+        "(videos: on average over three frames); 4 finds resized and recompressed copies, -1 is off",
+        unit="bits",
+        low=-1,
+        high=16,
+    )
+
+
+def perceptual_hash(grey: np.ndarray) -> int:
+    """64 bits of uint8 (32, 32): which low frequencies of the DCT-II are above their median.
+
+    The pHash of C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010),
+    section 3.2.1, as `imagehash.phash` computes it: the constant term counts, the first row's bit comes
+    first. Copies of a picture in other sizes and qualities differ in few bits, other pictures in about 32.
+    """
+    rows, columns = np.arange(KEPT)[:, None], np.arange(SIDE)
+    basis = np.cos(np.pi * rows * (2 * columns + 1) / (2 * SIDE))
+    low = basis @ grey.astype(np.float64) @ basis.T
+    bits = (low > np.median(low)).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+class NearIndex:
+    """Finds an earlier hash within `distance` bits of a new one, without comparing all pairs.
+
+    width: bits of a hash.  Cut into distance + 1 bands, two hashes that differ in at most `distance` bits
+    have one band in common (pigeonhole; multi-index hashing, Norouzi et al., arXiv:1307.2982).
+    """
+
+    def __init__(self, width: int, distance: int) -> None:
+        self.distance = distance
+        edges = [width * band // (distance + 1) for band in range(distance + 2)]
+        self._bands = [(low, (1 << (high - low)) - 1) for low, high in itertools.pairwise(edges)]
+        self._seen: list[dict[int, list[int]]] = [defaultdict(list) for _ in self._bands]
+        self._hashes: list[int] = []
+
+    def add(self, value: int) -> None:
+        """Remember a hash; it gets the next number, from 0 on."""
+        for (low, mask), seen in zip(self._bands, self._seen, strict=True):
+            seen[(value >> low) & mask].append(len(self._hashes))
+        self._hashes.append(value)
+
+    def find(self, value: int) -> int | None:
+        """The least number of a remembered hash within the distance, or None."""
+        found = [
+            number
+            for (low, mask), seen in zip(self._bands, self._seen, strict=True)
+            for number in seen.get((value >> low) & mask, ())
+            if (self._hashes[number] ^ value).bit_count() <= self.distance
+        ]
+        return min(found, default=None)
+
+
+def near_duplicates(hashes: Sequence[Sequence[int]], distance: int) -> Iterator[tuple[int, int]]:
+    """Yield (number, number of the earlier one that it repeats) for all that repeat one that stays.
+
+    hashes: of each file one for every picture looked at; files with other numbers of pictures are not
+    compared, and without any are never a repetition.  distance: bits a picture.
+    """
+    indices: dict[int, tuple[NearIndex, list[int]]] = {}
+    for number, pictures in enumerate(hashes):
+        if not pictures:
+            continue
+        width = BITS * len(pictures)
+        index, kept = indices.setdefault(width, (NearIndex(width, distance * len(pictures)), []))
+        joined = sum(value << (BITS * place) for place, value in enumerate(pictures))
+        earlier = index.find(joined)
+        if earlier is None:
+            index.add(joined)
+            kept.append(number)
+        else:
+            yield number, kept[earlier]

@@ -1,0 +1,120 @@
+"""Packets of videos through PyAV: list them, find changes of scene, copy a run of them into a new file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.clips import Clip, ClipConfig, Packet, cut_video
+from data.formats import VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.video import opened_video
+
+SMALL = 32  # pixels a side of the pictures that are compared
+_CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no times of display
+
+
+class BinaryFile(Protocol):
+    """What is needed of a file to read."""
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        """Up to `size` bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+        ...
+
+
+def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tuple[Clip, ...] | None, float]:
+    """The clips that a video is cut into (None: it stays whole), and the seconds of their unit of time.
+
+    MediaError if it cannot be cut.
+    """
+    with opened_video(data, limits) as video:
+        changes = _scene_changes(video, config.scene_threshold) if config.scenes else []
+        packets = _packets(video)
+        unit_s = float(video.stream.time_base)
+        clips = cut_video(packets, changes, config, unit_s)
+        if not clips:
+            raise MediaError("cannot be cut: no scene has a keyframe to begin with")
+        is_whole = len(clips) == 1 and clips[0].frames == len(packets)
+        return None if is_whole else tuple(clips), unit_s
+
+
+def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
+    """A clip of the video in `file` as a file of its own, without sound; equal bytes each time.
+
+    MediaError if the video is damaged, or not the one that the clip was found in.
+    """
+    import av
+
+    limits.check_bytes(clip.bytes, "clip")
+    suffix = suffix_of(file.read(16) or b"")
+    file.seek(0)
+    out = io.BytesIO()
+    try:
+        with (
+            av.open(file, "r", format=VIDEO_FORMATS[suffix], metadata_errors="replace") as source,
+            av.open(out, "w", format=_CONTAINERS[suffix], options={"fflags": "+bitexact"}) as target,
+        ):
+            stream: Any = source.streams.video[0]
+            copy = target.add_stream_from_template(stream)
+            second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier
+            source.seek(max(clip.start - second, stream.start_time or 0), stream=stream)
+            copied = 0
+            for packet in _between(source.demux(stream), clip.start, clip.stop):
+                packet.pts, packet.dts = packet.pts - clip.start, packet.dts - clip.start
+                packet.stream = copy
+                copied += packet.size
+                target.mux(packet)
+    except av.FFmpegError as error:
+        raise MediaError(f"damaged video: {error.strerror}") from None
+    if copied != clip.bytes:
+        raise MediaError(f"its clip has {copied} bytes, {clip.bytes} when it was listed")
+    return out.getvalue()
+
+
+def _between(packets: Any, start: int, stop: int) -> Iterator[Any]:
+    """What is shown from `start` to before `stop`; since both are boundaries it lies side by side."""
+    begun = False
+    for packet in packets:
+        inside = packet.size and packet.pts is not None and start <= packet.pts < stop
+        if begun and not inside:
+            return
+        if inside:
+            begun = True
+            yield packet
+
+
+def _packets(video: Any) -> list[Packet]:
+    """All packets in the order of the file; MediaError where one has no time of display."""
+    video.container.seek(0)
+    packets = []
+    for packet in video.container.demux(video.stream):
+        if packet.size:
+            if packet.pts is None or packet.dts is None:
+                raise MediaError("cannot be cut: its packets have no times")
+            packets.append(Packet(packet.pts, packet.size, packet.is_keyframe))
+    return packets
+
+
+def _scene_changes(video: Any, threshold: float) -> list[int]:
+    """Times of the frames that differ from the one before by `threshold` or more, on average.
+
+    Cuts are found, slow fades are not.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    small = VideoReformatter()
+    changes: list[int] = []
+    before: np.ndarray | None = None
+    video.container.seek(0)
+    for frame in video.container.decode(video.stream):
+        now = small.reformat(frame, width=SMALL, height=SMALL, format="rgb24").to_ndarray().astype(np.int16)
+        if before is not None and frame.pts is not None and np.abs(now - before).mean() >= threshold:
+            changes.append(frame.pts)
+        before = now
+    return changes

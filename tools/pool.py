@@ -1,0 +1,59 @@
+"""Do the same for each of many things, here or in processes that end with this one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from core.errors import WorkError
+from core.progress import Progress
+
+
+def each(
+    function: Callable[..., None],
+    calls: Sequence[tuple[Any, ...]],
+    weights: Sequence[int],
+    processes: int,
+    progress: Progress,
+) -> None:
+    """Call `function` with each tuple of arguments, in `processes` processes if that is more than one.
+
+    weights: by how much each finished call advances `progress`.  The first error ends all; WorkError if a
+    process is killed.
+    """
+    if processes == 1 or len(calls) < 2:
+        for arguments, weight in zip(calls, weights, strict=True):
+            function(*arguments)
+            progress.advance(weight)
+        return
+    context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
+        futures: dict[Future[None], int] = {
+            pool.submit(function, *arguments): weight
+            for arguments, weight in zip(calls, weights, strict=True)
+        }
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(futures[future])
+        except BrokenProcessPool:
+            raise WorkError("a process that shared the work died (killed, or out of memory)") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the job is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,6 +1,16 @@
-"""The causal autoencoder for images and clips."""
+"""Autoencoders for images and clips: this project's causal one, and public ones."""
 
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.autoencoder.store import fingerprint, load, save
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "fingerprint", "load", "save"]
+__all__ = [
+    "AnyAutoencoder",
+    "Autoencoder",
+    "AutoencoderConfig",
+    "fingerprint",
+    "identify",
+    "load",
+    "open_autoencoder",
+    "save",
+]

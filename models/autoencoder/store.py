@@ -60,8 +60,8 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
 
 
 def locate(folder: Path) -> Path:
-    """The folder itself, or `autoencoder/` inside a run folder; UserError where neither holds one."""
-    for candidate in (folder, folder / FOLDER):
+    """The folder itself, `autoencoder/` in a run or `vae/` in a pipeline; UserError where none holds one."""
+    for candidate in (folder, folder / FOLDER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
     raise UserError("autoencoder", folder, f"a folder with {CONFIG} and {WEIGHTS}, or a run that has one")

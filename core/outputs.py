@@ -14,7 +14,7 @@ CONFIG_NAME = "config.yaml"
 HEADER = "# longtake: the resolved config of "
 
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
-NOT_COMPARED = ("output", "overwrite", "processes")
+NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "decode_threads", "require_space")
 NOT_COMPARED_PREFIXES = ("log_", "progress_")
 
 
@@ -69,7 +69,7 @@ def _require_ours(output: Path, config: Any) -> None:
 def _require_same(output: Path, config: Any) -> None:
     for path, before, now in difference(read_yaml(output / CONFIG_NAME), to_dict(config)):
         name = path.rpartition(".")[2]
-        if path in NOT_COMPARED or name.startswith(NOT_COMPARED_PREFIXES):
+        if path.partition(".")[0] in NOT_COMPARED or name.startswith(NOT_COMPARED_PREFIXES):
             continue
         raise UserError(
             path, now, f"{before}, with which {output} was made; or overwrite=true, or another output"

@@ -11,14 +11,15 @@ import numpy as np
 
 from core.errors import WorkError
 from core.failpoints import failpoint
-from core.files import sha256_file
+from core.files import TEMPORARY_PREFIX, sha256_file
 from data.buckets import NO_BUCKET
-from data.encoding import Job
+from data.encode_job import Job
 from data.latents import LatentSums
 from data.loader import shard_starts
 from data.order import count_buckets
-from data.packs import Shape, index_rows, scan_part
+from data.packs import Shape, flip_rows, index_rows, scan_part
 from data.schema import (
+    FLIP_DTYPE,
     QUARANTINE,
     DatasetManifest,
     QuarantineEntry,
@@ -26,15 +27,17 @@ from data.schema import (
     content_fingerprint,
     write_index,
 )
-from data.shards import drop_receipts
 
 
-def assemble(job: Job, made_from: Mapping[str, Any]) -> DatasetManifest:
+def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     """Make index, statistics, quarantine list and manifest from the receipts: the cache is complete.
 
-    WorkError if no sample could be encoded.
+    Two workers that do it at once write the same bytes. WorkError if no sample could be encoded, or a part
+    is not as long as it was written.
     """
     receipts = [json.loads(job.receipt(s).read_text()) for s in range(len(job.dataset.manifest.shards))]
+    for receipt in receipts:
+        _require_whole(job.folder, ShardRecord(**receipt["record"]))
     refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
     sums = [LatentSums(**receipt["sums"]) for receipt in receipts if receipt["sums"]]
     if not sums:
@@ -49,7 +52,10 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> DatasetManifest:
         index[name] = np.concatenate([receipt["rows"][name] for receipt in receipts])
     shards = tuple(ShardRecord(**receipt["record"]) for receipt in receipts)
     index["bucket"], buckets = used_buckets(index["bucket"], sorted(set(job.shapes)))
-    files = write_index(job.folder, index)
+    flips = (
+        np.concatenate([receipt["flips"] for receipt in receipts]).astype(FLIP_DTYPE) if job.flip else None
+    )
+    files = write_index(job.folder, index, flips=flips)
     extra = {
         "made_from": dict(made_from),
         "statistics": total.statistics(),
@@ -69,10 +75,19 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> DatasetManifest:
         files=files,
         extra=extra,
     )
+    for left in job.folder.glob(f"{TEMPORARY_PREFIX}*"):  # of killed workers
+        left.unlink(missing_ok=True)
     failpoint("encode.manifest")
     manifest.write(job.folder)
-    drop_receipts(job.folder)
-    return manifest
+
+
+def _require_whole(folder: Path, record: ShardRecord) -> None:
+    path = folder / record.name
+    size = path.stat().st_size if path.exists() else "no"
+    if size != record.bytes:
+        raise WorkError(
+            f"{path}: has {size} bytes, not {record.bytes} as written; action=repair makes it anew"
+        )
 
 
 def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, list[Shape]]:
@@ -81,6 +96,17 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
     numbers = np.full(NO_BUCKET + 1, NO_BUCKET, column.dtype)
     numbers[used] = np.arange(len(used))
     return numbers[column], [shapes[bucket] for bucket in used]
+
+
+def flips_from_parts(folder: Path, shards: Sequence[ShardRecord], index: np.ndarray) -> np.ndarray | None:
+    """The content of `flip.npy` from the tars alone; None where no part holds mirrored views."""
+    starts = np.cumsum([0, *(shard.samples for shard in shards)])
+    rows = [
+        flip_rows(scan_part(folder / shard.name), index[start:stop])
+        for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True)
+    ]
+    flips = np.concatenate(rows)
+    return flips if flips.any() else None
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:

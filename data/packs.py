@@ -1,10 +1,10 @@
 """Packed latent parts: one tar per source shard, whose members hold up to 64 samples of one shape each.
 
 A pack is four adjacent members, `SSSSSS-PPPP.latent.npy` (n, M, C, T, H, W) float16, `.id.npy` (n,) uint64,
-`.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Where each sample was also encoded mirrored
-left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Headers are plain ustar with integer
-times: for 8 KiB latents they are 1 % of the bytes, where one member a sample with webdataset's default time
-makes it 50 %.
+`.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Where each sample was also encoded
+mirrored left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Headers are plain
+ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a sample with
+webdataset's default time makes it 50 %.
 
 The `.json` of a part's last pack also lists the samples of the source shard that are not there (undecodable,
 not finite), so that the index can be made again from the tars alone.

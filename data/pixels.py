@@ -161,12 +161,15 @@ def read_pixels(
     where: float = 0.5,
     flip: bool = False,
 ) -> np.ndarray:
-    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be decoded.
+    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
 
     where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
     in the centre.
     """
-    data = media_member(dataset.read(row))
+    try:
+        data = media_member(dataset.read(row))
+    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
+        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
     if bucket.frames == 1:
         pixels = decode_image(data, limits)[None]
     else:

@@ -33,7 +33,7 @@ INDEX_DTYPE = np.dtype(
 # Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image.
 MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
 
-# Row by row beside the index of a latent cache with mirrored views: where that view's bytes begin; 0 is nowhere.
+# Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
@@ -162,11 +162,15 @@ class QuarantineEntry:
     error: str
 
 
+class BudgetError(WorkError):
+    """More samples were set aside than the job may lose."""
+
+
 class Quarantine:
     """The list of samples set aside (`quarantine.jsonl`), shared by all processes that append to it.
 
     total: samples the job handles.  budget: below 1 a fraction of `total`, from 1 on a number of samples;
-    one entry more than that raises WorkError. An entry is on disk when `add` returns, and is there once
+    one entry more than that raises BudgetError. An entry is on disk when `add` returns, and is there once
     however often a continued job meets the sample again.
     """
 
@@ -186,12 +190,11 @@ class Quarantine:
         return len(self._entries)
 
     def add(self, id: int | str, stage: str, error: object) -> QuarantineEntry:
-        """Record a sample durably and return its entry; WorkError when that exceeds the budget."""
+        """Record a sample durably and return its entry; BudgetError when that exceeds the budget."""
         self._catch_up()
         entry = QuarantineEntry(id, stage, " ".join(str(error).split()))
         if (id, stage) not in self._entries:
             append_line(self.path, json.dumps(asdict(entry), ensure_ascii=True))
-            self._catch_up()
         self.check()
         return entry
 
@@ -206,10 +209,11 @@ class Quarantine:
         self._catch_up()
 
     def check(self) -> None:
-        """WorkError if the budget is exceeded."""
+        """BudgetError if the budget is exceeded, by this process or another."""
+        self._catch_up()
         if len(self._entries) > self.allowed:
             last = self.entries[-1]
-            raise WorkError(
+            raise BudgetError(
                 f"{len(self._entries)} of {self.total} samples were set aside, more than the budget of "
                 f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error} (all of them: {self.path})"
             )

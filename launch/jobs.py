@@ -50,11 +50,13 @@ JOBS = (
     Job(
         "encode",
         "tools.encode",
-        "encode shards into a cache of latents",
+        "encode shards into a cache of latents, shared by any number of workers",
         (
             "longtake encode runs/raw autoencoder=runs/autoencoder output=runs/latents",
             "longtake encode my.yaml processes=2",
+            "longtake encode my.yaml action=status",
         ),
+        on_ranks=False,
     ),
     Job(
         "train",

@@ -1,0 +1,257 @@
+"""The workers of `encode`: each takes shards from the queue until none is left; one completes the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.errors import UserError, WorkError
+from core.leases import LeaseState
+from core.progress import Progress, duration, say
+from core.work_queue import WorkQueue
+from data.assembly import assemble
+from data.encode_job import Job
+from data.encoding import encode_shard
+from data.schema import MANIFEST, BudgetError, DatasetManifest
+from tools.encode_setup import LEASES, choose_device, clear, make_job, start
+
+if TYPE_CHECKING:
+    from tools.encode import Config
+
+ASSEMBLY = "dataset"  # the last unit of work
+
+
+def encode(config: Config) -> None:
+    """Encode what is left, in `processes` workers; a rank that somebody else has started is one worker."""
+    alone = config.processes == 1 or "RANK" in os.environ
+    worker = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    device = _prepare(config, worker)
+    with _ended_by_sigterm():
+        job, made_from = make_job(config, device if alone else torch.device("cpu"))
+        made_from["computation"]["device"] = device.type
+        if not start(config, job, made_from):
+            say(f"{config.output}: finished before")
+            return
+        if alone:
+            _work(config, job, made_from)
+        else:
+            _work_in_processes(replace(config, overwrite=False))
+    _tell(config)
+
+
+def repair(config: Config) -> None:
+    """Redo the parts that are damaged, and try again the shards that failed."""
+    from tools.encode_repair import repair_finished, repair_unfinished
+
+    if (config.output / MANIFEST).exists():
+        with _ended_by_sigterm():
+            repair_finished(config, *make_job(config, _prepare(config, 0)))
+    else:
+        repair_unfinished(config.output)
+        encode(replace(config, action="encode", overwrite=False))
+
+
+def make_queue(config: Config, job: Job) -> WorkQueue:
+    """The shards of the source as units of work."""
+    units = [f"{shard:06d}" for shard in range(len(job.dataset.manifest.shards))]
+    folder = config.output / LEASES
+    return WorkQueue(
+        folder,
+        units,
+        config.queue,
+        list_done=lambda: {f"{shard:06d}" for shard in job.finished()},
+        fatal=(BudgetError,),
+    )
+
+
+def _prepare(config: Config, worker: int) -> torch.device:
+    """The worker's device; equal inputs are to give equal bytes on it."""
+    device = choose_device(config, worker)
+    torch.set_num_threads(config.threads)
+    torch.backends.cudnn.benchmark = False  # its choice of algorithm may differ from run to run
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _work(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+    """One worker: encode shards until none is left, complete the cache if nobody else does."""
+    queue = make_queue(config, job)
+    share = _Share(job, queue)
+    try:
+        with share.progress:
+            queue.work(share.encode, share.wait)
+        _require_no_failures(queue)
+        _complete(config, job, made_from)
+    except (OSError, WorkError):
+        if not (config.output / MANIFEST).exists():  # else another worker has completed it meanwhile
+            raise
+    clear(config.output)
+
+
+@dataclass
+class _Share:
+    """What this worker does and shows of it."""
+
+    job: Job
+    queue: WorkQueue
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self._counted = self._samples_done()
+        self._parts = 0
+        total = len(self.job.dataset)
+        self.progress = Progress(total, "encode", done=self._counted)
+
+    def encode(self, unit: str) -> None:
+        """Encode a shard, and count what the others have done meanwhile."""
+        self.job.quarantine.check()
+        encode_shard(self.job, int(unit), self._advance)
+        self._parts += 1
+        self._advance(max(0, self._samples_done() - self._counted))
+        if self._parts == 1:
+            self._estimate(int(unit))
+
+    def wait(self, states: list[LeaseState]) -> None:
+        """Say for whom."""
+        held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
+        self.progress.advance(max(0, self._samples_done() - self._counted), f"waiting for shards {held}")
+
+    def _advance(self, count: int) -> None:
+        self._counted += count
+        busy = self.job.encoder.busy_s / (time.monotonic() - self._began)
+        self.progress.advance(count, f"encoder busy {busy:.0%}")
+
+    def _samples_done(self) -> int:
+        return sum(len(self.job.rows(shard)) for shard in self.job.finished())
+
+    def _estimate(self, shard: int) -> None:
+        """After the first part: how long the others will take."""
+        took = time.monotonic() - self._began
+        workers = 1 + sum(not s.expired for s in self.queue.leases.states() if int(s.unit) != shard)
+        left = len(self.job.dataset) - self._samples_done()
+        seconds = took * left / max(1, len(self.job.rows(shard))) / workers
+        say(
+            f"first part after {duration(took)}; the {left} samples left take about "
+            f"{seconds / 3600:.2g} hours with {workers} workers"
+        )
+
+
+def _require_no_failures(queue: WorkQueue) -> None:
+    failures = queue.failures()
+    if failures:
+        named = "; ".join(f"{failure.unit}: {failure.errors[-1]}" for failure in failures)
+        raise WorkError(
+            f"{len(failures)} of {len(queue.units)} shards failed and were given up: {named} "
+            "(the others are encoded; action=repair tries these again)"
+        )
+
+
+def _complete(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+    """Make the cache whole; one worker does, the others wait for it or take over."""
+    manifest = config.output / MANIFEST
+    WorkQueue(
+        config.output / LEASES,
+        [ASSEMBLY],
+        config.queue,
+        list_done=lambda: {ASSEMBLY} if manifest.exists() else set(),
+        fatal=(WorkError, OSError),
+    ).work(lambda unit: assemble(job, made_from))
+
+
+def _tell(config: Config) -> None:
+    manifest = DatasetManifest.read(config.output)
+    path = config.output / "quarantine.jsonl"
+    aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
+    say(f"{config.output}: {manifest.samples} samples in {len(manifest.shards)} parts{aside}")
+    statistics = manifest.extra["statistics"]
+    for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
+        say(f"latent channel {channel}: mean {mean:.4f}, standard deviation {std:.4f}")
+
+
+def _work_in_processes(config: Config) -> None:
+    """Workers in processes of their own; one that dies is told, and its shard goes to the others."""
+    context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
+    workers: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for number in range(config.processes):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_be_worker, args=(config, number, sender), daemon=True)
+            process.start()
+            sender.close()
+            workers.append((process, receiver))
+        problems = [_outcome(number, *worker) for number, worker in enumerate(workers)]
+    finally:
+        for worker, _ in workers:
+            worker.terminate()
+            worker.join()
+    found = [problem for problem in problems if problem is not None]
+    if found and not (config.output / MANIFEST).exists():
+        raise found[0]
+    for problem in found:
+        say(f"{problem}; the others finished")
+
+
+def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError | WorkError | None:
+    """Wait for a worker's end; what went wrong, if anything."""
+    try:
+        kind, message = words.recv()
+    except EOFError:
+        kind, message = "", ""
+    process.join()
+    if not process.exitcode:
+        return None
+    if message:
+        return UserError(message) if kind == "UserError" else WorkError(message)
+    code = process.exitcode
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return WorkError(f"worker {number} {how}")
+
+
+def _be_worker(config: Config, number: int, words: Connection) -> None:
+    """A worker in a process of its own; only the first one speaks."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["RANK"] = str(number)
+    try:
+        with _ended_by_sigterm():
+            _work(config, *make_job(config, _prepare(config, number)))
+    except (UserError, WorkError, OSError) as error:
+        words.send((type(error).__name__, str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process in an orderly way, which gives its shard back at once."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

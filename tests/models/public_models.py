@@ -82,3 +82,51 @@ def save_autoencoder(folder: Path, kind: str, seed: int = 0, **settings: Any) ->
         model.latents_std.copy_(torch.linspace(1, 2, 4))
     model.save_pretrained(folder)
     return folder
+
+
+TEXT_ENCODERS: dict[str, dict[str, Any]] = {
+    "CLIPTextModel": {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 8,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "T5EncoderModel": {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    "UMT5EncoderModel": {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    "T5ForConditionalGeneration": {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+}
+
+
+def save_text_encoder(folder: Path, kind: str, seed: int = 0, limit: int | None = 8) -> Path:
+    """Write a tiny text encoder of transformers' class `kind`, and a tokenizer of `WORDS`, as one folder."""
+    import transformers
+
+    model_class = getattr(transformers, kind)
+    config = model_class.config_class(vocab_size=3 + len(WORDS), **TEXT_ENCODERS[kind])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(config)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, limit)
+    return folder
+
+
+def save_tokenizer(folder: Path, limit: int | None) -> None:
+    """Write a tokenizer that takes a word for a token and puts one for the end behind them."""
+    import tokenizers
+    import transformers
+
+    names = ["<pad>", "<unk>", "</s>", *WORDS]
+    model = tokenizers.models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
+    more = {} if limit is None else {"model_max_length": limit}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", **more
+    ).save_pretrained(folder)

@@ -1,0 +1,156 @@
+"""Frozen text encoders, read by transformers from a local folder: CLIP, T5 and UMT5.
+
+The class is the one that the folder's config names, so that no part of it starts from random weights: the
+automatic choice would give the encoder of UMT5 a decoder that nobody trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from core.errors import UserError, WorkError
+from core.files import fingerprint
+from models import weights
+
+CONFIG = "config.json"
+# What a config may name, and the class that holds its text encoder.
+CLASSES = {
+    "CLIPTextModel": "CLIPTextModel",
+    "CLIPTextModelWithProjection": "CLIPTextModel",
+    "T5EncoderModel": "T5EncoderModel",
+    "T5ForConditionalGeneration": "T5EncoderModel",
+    "UMT5EncoderModel": "UMT5EncoderModel",
+    "UMT5ForConditionalGeneration": "UMT5EncoderModel",
+}
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+class TextEncoder(nn.Module):
+    """Texts to the embeddings of their tokens: the encoder's last hidden state.
+
+    tokens: most tokens of a text, with those that begin and end it; the rest is cut off.  width: numbers per
+    token.  identity: hash of weights and settings.  tokenizer_hash: of the tokenizer's files.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, tokenizer_hash: str, tokens: int) -> None:
+        super().__init__()
+        self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        self.tokenizer_hash, self.tokens = tokenizer_hash, tokens
+        settings = {k: v for k, v in network.config.to_dict().items() if k not in _NOT_IDENTITY}
+        self.settings = json.loads(json.dumps({"class": type(network).__name__, **settings}))
+        self.width = int(network.config.hidden_size)
+        state = weights.fingerprint(network.state_dict())
+        self.identity = fingerprint(self.settings | {"weights": state})
+
+    def forward(self, texts: Sequence[str]) -> list[Tensor]:
+        """The embeddings of each text, (its tokens, D) float32 on the CPU, without padding."""
+        tokenized = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt"
+        )
+        mask = tokenized["attention_mask"].to(self.network.device)
+        ids = tokenized["input_ids"].to(self.network.device)
+        with torch.no_grad():
+            states = self.network(input_ids=ids, attention_mask=mask).last_hidden_state.float().cpu()
+        return [row[:count] for row, count in zip(states, mask.sum(1).tolist(), strict=True)]
+
+    def describe(self) -> dict[str, Any]:
+        """What a cache records of its text encoder, as plain JSON values."""
+        return {
+            "encoder": self.identity,
+            "class": self.settings["class"],
+            "tokenizer": self.tokenizer_hash,
+            "tokens": self.tokens,
+            "width": self.width,
+        }
+
+
+def load(folder: Path, tokens: int = 0) -> TextEncoder:
+    """The text encoder in `folder`, or in `text_encoder/` of a pipeline's folder, with its tokenizer.
+
+    tokens: most tokens of a text; 0 takes the tokenizer's own limit.  The tokenizer is in the same folder, or
+    in `tokenizer/` beside it.  UserError where there is none of a known class, WorkError if it is damaged.
+    """
+    place = next((p for p in (folder, folder / "text_encoder") if (p / CONFIG).is_file()), None)
+    if place is None:
+        raise UserError("text_encoder", folder, f"a folder with {CONFIG}, or with text_encoder/{CONFIG}")
+    try:
+        named = json.loads((place / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise WorkError(f"{place / CONFIG} names no class ({type(error).__name__}: {error})") from None
+    if named not in CLASSES:
+        raise UserError("text_encoder", named, f"one of {', '.join(CLASSES)}")
+    network = _network(place, CLASSES[named])
+    files = _tokenizer_files(place)
+    tokenizer = _tokenizer(files[0].parent)
+    limit = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None) or 2**31)
+    if tokens > limit or (not tokens and limit > 2**16 - 1):
+        what = f"at most {limit}" if limit < 2**16 else "a number; its tokenizer has no limit of its own"
+        raise UserError("text_tokens", tokens, what)
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return TextEncoder(network, tokenizer, digest.hexdigest(), tokens or limit)
+
+
+def _network(folder: Path, kind: str) -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            f"{folder} holds a {kind} of transformers, which is not installed: pip install 'longtake[public]'"
+        ) from None
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        network, loading = getattr(transformers, kind).from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,  # never a pickle
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise WorkError(f"{folder} holds no readable {kind}: {' '.join(str(error).split())}") from None
+    if missing := loading["missing_keys"]:
+        raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
+    return network
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    places = (folder, folder / "tokenizer", folder.parent / "tokenizer")
+    for place in places:
+        if files := [place / name for name in TOKENIZER_FILES if (place / name).is_file()]:
+            return files
+    raise UserError("text_encoder", folder, f"a tokenizer in one of {', '.join(map(str, places))}")
+
+
+def _tokenizer(folder: Path) -> Any:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise WorkError(f"{folder} holds no readable tokenizer: {' '.join(str(error).split())}") from None
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import UserError
 from core.outputs import claim
@@ -14,6 +14,9 @@ from core.progress import duration, say
 from core.settings import setting
 from launch.report import REPORT, STAGES
 from launch.stages import ROOT, Command, Record, Stage, run_stages
+
+if TYPE_CHECKING:
+    from data.index import Dataset
 
 RECIPES = ROOT / "configs" / "demo"
 RESULT = "demo.json"
@@ -90,7 +93,7 @@ class Chain:
             Stage("train", self._train),
             Stage("sample", self._sample),
             Stage("evaluate", self._evaluate),
-            Stage("report", self._report),
+            Stage("report", self._report, always=True),
         ]
 
     def at(self, name: str) -> Path:
@@ -117,20 +120,25 @@ class Chain:
         return [self.command("shard", name, "dataset.json", {"source": part}) for name, part in parts.items()]
 
     def _train_autoencoder(self) -> list[Command]:
-        return [
-            self.command("train-autoencoder", "autoencoder", "autoencoder/config.json", self._ranks("shards"))
-        ]
+        fields = {**self._source("shards"), **self._shares()}
+        return [self.command("train-autoencoder", "autoencoder", "autoencoder/config.json", fields)]
 
     def _encode(self) -> list[Command]:
-        fields = {**self._ranks("shards"), "autoencoder": self.at("autoencoder")}
+        fields = {**self._source("shards"), "autoencoder": self.at("autoencoder")}
         return [self.command("encode", "latents", "dataset.json", fields)]
 
     def _train(self) -> list[Command]:
-        return [self.command("train", "run", "finished.json", self._ranks("latents"))]
+        fields = {**self._source("latents"), **self._shares(), "processes": self.config.processes}
+        if self.config.source:
+            fields["model.num_classes"] = len(self._found().manifest.classes)
+        return [self.command("train", "run", "finished.json", fields)]
 
     def _sample(self) -> list[Command]:
+        fields = self._source("run")
+        if self.config.source and not self._found().manifest.classes:
+            fields["sampler.guidance"] = 1.0  # there is no class to be guided by
         return [
-            self.command("sample", f"samples/{kind}", "samples.json", self._ranks("run"), f"sample-{kind}")
+            self.command("sample", f"samples/{kind}", "samples.json", fields, f"sample-{kind}")
             for kind in self._kinds()
         ]
 
@@ -147,20 +155,32 @@ class Chain:
     def _report(self) -> list[Command]:
         return [Command("report", {"source": self.config.output}, self.at(REPORT))]
 
-    def _ranks(self, source: str) -> dict[str, object]:
-        return {"source": self.at(source), "processes": self.config.processes}
+    def _source(self, name: str) -> dict[str, object]:
+        """Where a job reads; several ranks, but where that takes longer than the job itself."""
+        return {
+            "source": self.at(name),
+            "processes": 1 if self.config.scale == "tiny" else self.config.processes,
+        }
+
+    def _shares(self) -> dict[str, object]:
+        """The recipes' share of clips means nothing where there is only one kind."""
+        return {"data.video_share": "null"} if len(self._kinds()) == 1 else {}
 
     def _kinds(self) -> Sequence[str]:
         """What can be generated: what the data has. The built-in digits have both."""
         if not self.config.source:
             return ("images", "clips")
-        from data.index import Dataset
         from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
 
-        buckets = set(Dataset(self.at("shards")).index["bucket"].tolist())
-        return [
-            kind for kind, bucket in (("images", IMAGE_BUCKET), ("clips", VIDEO_BUCKET)) if bucket in buckets
-        ]
+        present = set(self._found().index["bucket"].tolist())
+        kinds = {"images": IMAGE_BUCKET, "clips": VIDEO_BUCKET}
+        return [kind for kind, bucket in kinds.items() if bucket in present]
+
+    def _found(self) -> Dataset:
+        """What `shard` made of the user's folder."""
+        from data.index import Dataset
+
+        return Dataset(self.at("shards"))
 
 
 def read_record(output: Path, *, digits: bool) -> Record:

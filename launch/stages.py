@@ -41,10 +41,15 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """A named step of the chain. commands: called when its turn comes; may depend on earlier ones."""
+    """A named step of the chain.
+
+    commands: asked for when the stage's turn comes, as they may depend on what earlier ones made.
+    always: run again even if it has finished (it is quick, and tells of the others).
+    """
 
     name: str
     commands: Callable[[], Sequence[Command]]
+    always: bool = False
 
 
 @dataclass
@@ -67,7 +72,8 @@ def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
         label = f"stage {number} of {len(stages)}: {stage.name}"
         identity = fingerprint([[command.text(), *map(sha256_file, command.files)] for command in commands])
         before = record.stages.get(stage.name, {})
-        if before.get("identity") == identity and all(command.done.exists() for command in commands):
+        finished = before.get("identity") == identity and all(command.done.exists() for command in commands)
+        if finished and not stage.always:
             say(f"{label}: finished earlier, in {duration(before['seconds'])}")
             continue
         say(f"{label} ({duration(time.monotonic() - start)} so far)")
@@ -77,8 +83,10 @@ def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
             for command in commands:
                 run_command(command, label, logs / f"{stage.name}.log")
             entry["identity"] = identity
-        finally:  # an interrupted stage is continued by its job, so its time adds up
-            seconds = before.get("seconds", 0.0) + time.monotonic() - begin
+        finally:
+            # An interrupted stage is continued by its job, so its time adds up.
+            earlier = 0.0 if before.get("identity") else before.get("seconds", 0.0)
+            seconds = earlier + time.monotonic() - begin
             record.stages[stage.name] = {**entry, "seconds": round(seconds, 2)}
             record.save()
 

@@ -103,7 +103,7 @@ def score(config: Config, samples: list[Samples], train: Real, heldout: Real) ->
     from tools.judge import make_judge
     from tools.scores import motion, ratio
 
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = {"heldout_unseen": bool(config.heldout)}
     judge = make_judge(train, config.steps, config.seed)
     for generated in sorted(samples, key=lambda samples: samples.frames):
         pixels, labels = generated.load()
@@ -189,10 +189,12 @@ def table(scores: Mapping[str, float | None]) -> str:
     lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
     shown = set(beside.values())
     for name, value in scores.items():
-        if name in shown or name.endswith("_real"):
+        if name in shown or name.endswith("_real") or value is None or isinstance(value, bool):
             continue
         real = scores.get(beside.get(name, f"{name}_real"))
         lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
+    if not scores.get("heldout_unseen", True):
+        lines.append("the real images compared with were also seen by the generator: no heldout= was given")
     return "\n".join(lines)
 
 

@@ -44,19 +44,26 @@ def test_stages_run_once_and_are_found_finished(tmp_path: Path, capfd: pytest.Ca
     manifest.unlink()
     run_stages([digits(tmp_path, "a")], first, tmp_path / "logs")
     assert manifest.exists()
-    assert read(tmp_path)[0]["seconds"] > entry["seconds"]  # what it took in all
+    always = Stage("a", digits(tmp_path, "a").commands, always=True)
+    capfd.readouterr()
+    run_stages([always], first, tmp_path / "logs")
+    assert "finished earlier" not in capfd.readouterr().err
 
 
 def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
-    bad = digits(tmp_path, "b", digits=7)
+    bad, chain = digits(tmp_path, "b", digits=7), record(tmp_path)
     with pytest.raises(WorkError) as caught:
-        run_stages([bad], record(tmp_path), tmp_path / "logs")
+        run_stages([bad], chain, tmp_path / "logs")
     message = str(caught.value)
     assert "stage 1 of 1: b failed (exit status 2): longtake digits: digits=7" in message
     assert f"command: python -m launch digits output={tmp_path / 'b'} digits=7" in message
     assert f"log: {tmp_path / 'logs/b.log'}" in message
     assert "digits=7" in (tmp_path / "logs/b.log").read_text()
-    assert read(tmp_path)[0]["identity"] == ""
+    (failed,) = read(tmp_path)
+    assert failed["identity"] == ""
+    with pytest.raises(WorkError):
+        run_stages([bad], chain, tmp_path / "logs")
+    assert read(tmp_path)[0]["seconds"] > failed["seconds"]  # what it took in all
 
 
 def test_a_job_without_its_result_has_failed(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from core import distributed
 from core.progress import Progress
 
 
-def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Have each block compile itself for every shape it meets."""
+def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
+    """Have each block compile itself for every shape it meets; backend: torch.compile's."""
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(dynamic=False, backend=backend)
 
 
 def warm_up(network: nn.Module, examples: Sequence[tuple[Any, ...]]) -> int:

@@ -65,6 +65,9 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
     }
     if stage == 1:
         result["zero_optimization"]["overlap_comm"] = False  # not allowed with unmanaged accumulation
+    if stage == 3 and config.activation_checkpointing == "selective":
+        # DeepSpeed's own linear layer adds the bias in place, to the product that is kept.
+        result["zero_optimization"]["memory_efficient_linear"] = False
     if stage > 0 and config.precision == "bf16":
         result["bf16"] = {"enabled": True}
     if stage > 1 and config.precision == "bf16":

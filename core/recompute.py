@@ -7,7 +7,6 @@ what is costly to compute, the outputs of matrix products and of attention, for 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils.checkpoint import (
 )
 
 from core.engine_config import EngineConfig
+from core.errors import WorkError
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm.default, aten.addmm.default}
@@ -40,18 +40,32 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None
     mode = config.activation_checkpointing
     for index, block in enumerate(blocks):
         if mode in ("full", "selective") or (mode == "every_k" and index % config.checkpoint_every == 0):
-            forward = functools.partial(_run, block.forward, mode == "selective", config.zero_stage == 3)
-            block.forward = forward
+            options: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
+            run = _to_the_end if config.zero_stage == 3 else checkpoint
+            block.forward = _recomputed(run, block.forward, options)
 
 
-def _run(forward: Any, selective: bool, whole: bool, *inputs: Any) -> Any:
-    """`whole`: recompute to the end, where ZeRO-3 lets go of the weights it gathered for each layer."""
-    options: dict[str, Any] = {"context_fn": _selective_contexts} if selective else {}
-    with set_checkpoint_early_stop(not whole):
-        return checkpoint(forward, *inputs, use_reentrant=False, **options)
+def _recomputed(run: Any, forward: Any, options: dict[str, Any]) -> Any:
+    """A function and no `partial`, which torch.compile would leave uncompiled without a word."""
+
+    def checkpointed(*inputs: Any) -> Any:
+        return run(forward, *inputs, use_reentrant=False, **options)
+
+    return checkpointed
+
+
+def _to_the_end(*arguments: Any, **options: Any) -> Any:
+    """`checkpoint` that recomputes all of a block: at its end ZeRO-3 lets go of the weights it gathered."""
+    with set_checkpoint_early_stop(False):
+        return checkpoint(*arguments, **options)
 
 
 def _selective_contexts() -> Any:
+    """Refuses DeepSpeed's linear layer, which would add its bias to kept products, and again to these."""
+    if nn.functional.linear is not torch._C._nn.linear:
+        raise WorkError(
+            "selective activation checkpointing needs torch's own linear layer, which was replaced"
+        )
     return create_selective_checkpoint_contexts(_policy)
 
 

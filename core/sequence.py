@@ -61,7 +61,7 @@ def split_tokens(x: Tensor, sequence: SequenceGroup) -> Tensor:
     """This rank's share (B, N / size, ...) of tokens (B, N, ...) that every rank of the group holds."""
     missing = sequence.share(x.shape[1]) * sequence.size - x.shape[1]
     x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
-    return x.chunk(sequence.size, dim=1)[sequence.rank]
+    return x.chunk(sequence.size, dim=1)[sequence.rank].contiguous()
 
 
 def gather_tokens(x: Tensor, tokens: int, sequence: SequenceGroup) -> Tensor:

@@ -51,7 +51,7 @@ class _Ring(torch.autograd.Function):
             arriving = _PassOn(block, sequence) if hop + 1 < sequence.size else None
             if valid := sequence.valid(tokens, (sequence.rank - hop) % sequence.size):
                 k, v = block[:, :, :, :valid]
-                scores = (q @ k.mT).to(wide)
+                scores = _product(q, k.mT, wide)
                 higher = torch.maximum(highest, scores.amax(-1))
                 kept, weights = (highest - higher).exp(), (scores - higher[..., None]).exp()
                 total = total * kept + weights.sum(-1)
@@ -77,8 +77,8 @@ class _Ring(torch.autograd.Function):
             arriving = _PassOn(block, sequence) if hop + 1 < sequence.size else None
             if valid := sequence.valid(ctx.tokens, (sequence.rank - hop) % sequence.size):
                 k, v = block[:, :, :, :valid]
-                weights = ((q @ k.mT).to(wide) - log_total[..., None]).exp()
-                scores = (weights * ((grad @ v.mT).to(wide) - own)).to(q.dtype)
+                weights = (_product(q, k.mT, wide) - log_total[..., None]).exp()
+                scores = (weights * (_product(grad, v.mT, wide) - own)).to(q.dtype)
                 grad_q += scores @ k
                 grad_block[0, :, :, :valid] += scores.mT @ q
                 grad_block[1, :, :, :valid] += weights.to(q.dtype).mT @ grad
@@ -107,6 +107,14 @@ class _PassOn:
         for work in self._works:
             work.wait()
         return self._received
+
+
+def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left @ right (B, K, ., .) in `dtype`, never rounded to a narrower one on the way."""
+    if left.is_cuda and left.dtype != dtype:
+        flat = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=dtype)
+        return flat.unflatten(0, left.shape[:2])
+    return left.to(dtype) @ right.to(dtype)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""A small DiT trained on synthetic latents, however the work is split over ranks.
+
+As a program, on every rank: `python tests/integration/parity_run.py --run=FOLDER field=value ...`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import distributed
+from core.batch import Batch, Condition
+from core.compiled import compile_blocks, compiled_graphs, warm_up
+from core.diffusion.objective import Objective, ObjectiveConfig
+from core.distributed import World
+from core.draws import Draws
+from core.engine import Engine, EngineConfig
+from core.losses import Losses
+from core.metrics import MetricsConfig
+from core.optim import OptimizerConfig
+from core.recompute import checkpoint_blocks
+from core.sequence import data_world, make_sequence_group
+from core.trainer import Trainer, TrainerConfig
+from models.dit import DiT, DiTConfig
+
+GROUP, UNREADABLE = 8, 5
+TEXT = 6
+EPS = 1e-6  # above what rounding leaves of a gradient that is zero: Adam would make a full step of it
+SHAPES = ((1, 6, 6), (3, 6, 6))  # 9 and 27 tokens: no group of ranks has equal shares
+
+
+class ParityObjective:
+    """Flow matching on the batch itself."""
+
+    def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
+        return Objective(ObjectiveConfig()).loss(model, batch.x, batch.condition, draws)
+
+
+def batches(world: World, micro_batch: int) -> Any:
+    """Each step a group of images and one of clips; one sample of each cannot be read."""
+
+    def steps(first: int) -> Iterator[list[Batch]]:
+        share = GROUP // world.size
+        mine = torch.arange(world.rank * share, (world.rank + 1) * share)
+        step = first
+        while True:
+            parts = mine.split(micro_batch or share)
+            yield [_batch(step, group, part) for group in range(len(SHAPES)) for part in parts]
+            step += 1
+
+    return steps
+
+
+def _batch(step: int, group: int, place: Tensor) -> Batch:
+    position = group * GROUP + place
+    ids = step * GROUP * len(SHAPES) + position
+    keyed = [torch.Generator().manual_seed(int(i)) for i in ids]
+    condition = Condition(
+        label=ids % 3,
+        text=torch.stack([torch.randn(4, TEXT, generator=g) for g in keyed]),
+        text_length=ids % 5,
+    )
+    x = torch.stack([torch.randn(4, *SHAPES[group], generator=g) for g in keyed])
+    return Batch(x=x, id=ids, position=position, weight=(place != UNREADABLE).float(), condition=condition)
+
+
+def train(
+    folder: Path, world: World, *, steps: int = 3, model: str = "{}", backend: str = "", **engine: Any
+) -> tuple[int, int]:
+    """Train from random weights, none zero; `model` is JSON, `backend` one of torch.compile.
+
+    Returns how many graphs were compiled before and after the first step began.
+    """
+    fields = {"device": "cpu", "precision": "fp32", "timeout_s": 60.0, "compile": bool(backend)}
+    config = EngineConfig(**{**fields, **engine})
+    torch.manual_seed(0)
+    shape = {"width": 24, "depth": 2, "heads": 4, "num_classes": 3, "text_width": TEXT, **json.loads(model)}
+    network = DiT(DiTConfig(**shape), make_sequence_group(world, config.sequence_parallel))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    checkpoint_blocks(network.blocks, config)
+    trainer = Trainer(
+        Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
+        ParityObjective(),
+        batches(data_world(world, config.sequence_parallel), config.micro_batch),
+        TrainerConfig(steps=steps, save_every=steps),
+        folder=folder,
+        seed=7,
+        metrics=MetricsConfig(log_every=steps),
+        tokens_of=lambda batch: batch.x[:, 0].numel() // 4,
+    )
+    before = compiled = compiled_graphs()
+    if backend:
+        compile_blocks(network.blocks, backend)
+        first = next(trainer.batches(0))
+        compiled = warm_up(network, [(b.x, torch.ones(len(b)), b.condition) for b in first])
+    trainer.fit()
+    return compiled - before, compiled_graphs() - compiled
+
+
+def main() -> None:
+    """One run per `--run=FOLDER field=value ...`."""
+    world = distributed.start("cpu", 60)
+    for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
+        folder, *items = run.split()
+        fields = dict(item.split("=", 1) for item in items)
+        values = {name: int(value) if value.isdigit() else value for name, value in fields.items()}
+        print(f"{Path(folder).name}: graphs {train(Path(folder), world, **values)}", flush=True)
+    distributed.stop(world)
+
+
+if __name__ == "__main__":
+    main()

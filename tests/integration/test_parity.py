@@ -1,0 +1,166 @@
+"""However a run is split over ranks, it is the same run. Run: pytest tests/integration/test_parity.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core import distributed
+from core.checkpoint import load_weights
+from core.distributed import World
+from core.metrics import read_rows
+from tests.core.ranks import run_ranks
+from tests.integration.parity_run import SHAPES, train
+
+PROGRAM = str(Path(__file__).with_name("parity_run.py"))
+COUNTS = ("step", "samples", "tokens", "lr")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return distributed.start("cpu", 60)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The last weights, but no bias of a key: softmax cancels it, so its gradient is rounding alone."""
+    state = load_weights(folder, "raw")
+    for name, value in state.items():
+        if name.endswith("attention.qkv.bias"):
+            value.view(3, -1)[1] = 0
+        if name.endswith("text.key_value.bias"):
+            value.view(2, -1)[0] = 0
+    return state
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(folder / "metrics.jsonl")]
+
+
+def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> None:
+    """loss: largest relative difference of loss and gradient norm.  weight: absolute one of any weight."""
+    first, second = rows(one), rows(other)
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert [a[name] for name in COUNTS] == [b[name] for name in COUNTS]
+        for name in ("loss", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=loss), (other.name, name, a["step"])
+    assert finished(one) == finished(other)
+    before, after = weights(one), weights(other)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=weight, msg=f"{other.name}: {name}")
+
+
+def finished(folder: Path) -> Any:
+    return json.loads((folder / "finished.json").read_text())
+
+
+def words(folder: Path, fields: dict[str, Any]) -> list[str]:
+    return [f"--run={folder}", *(f"{name}={value}" for name, value in fields.items())]
+
+
+def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]]) -> list[str]:
+    """All runs, one after another, on `ranks` ranks; returns what rank 0 printed."""
+    return run_ranks(ranks, PROGRAM, *(w for name, f in runs.items() for w in words(folder / name, f)))[
+        0
+    ].splitlines()
+
+
+THREE_HEADS = '{"heads":3}'  # which 2 or 4 ranks cannot share out: a ring
+ROTARY = '{"positions":"rotary","qk_norm":true}'
+
+
+@pytest.fixture(autouse=True)
+def _torch_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 replaces the linear layer for the whole process; other tests in it may have used ZeRO-3."""
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_that_share_tokens_equal_one(world: World, tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {
+        "heads": {"zero_stage": 1, "micro_batch": 3},
+        "ring": {"zero_stage": 2, "model": THREE_HEADS},
+        "rotary": {"zero_stage": 3, "model": ROTARY, "activation_checkpointing": "selective"},
+    }
+    run(2, tmp_path, {name: {"sequence_parallel": 2, **fields} for name, fields in runs.items()})
+    for name, fields in runs.items():
+        train(tmp_path / "one" / name, world, zero_stage=0, model=fields.get("model", "{}"))
+        assert_equal_runs(tmp_path / "one" / name, tmp_path / name, 1e-5, 1e-5)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_four_ranks_that_share_tokens_equal_one(world: World, tmp_path: Path) -> None:
+    splits = {"2-2": (2, 2, "{}"), "3-2": (3, 2, "{}"), "3-4": (3, 4, "{}"), "ring": (1, 4, THREE_HEADS)}
+    names = ("zero_stage", "sequence_parallel", "model")
+    run(4, tmp_path, {name: dict(zip(names, split, strict=True)) for name, split in splits.items()})
+    for model in ("{}", THREE_HEADS):
+        train(tmp_path / model, world, zero_stage=0, model=model)
+    for name, (_, _, model) in splits.items():
+        assert_equal_runs(tmp_path / model, tmp_path / name, 1e-5, 1e-5)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_every_stage_and_split_takes_the_same_twenty_steps(world: World, tmp_path: Path) -> None:
+    train(tmp_path / "plain", world, zero_stage=0, steps=20)
+    for stage in (1, 2, 3):
+        train(tmp_path / f"1-{stage}", world, zero_stage=stage, steps=20)
+    for ranks in (2, 4):
+        run(ranks, tmp_path, {f"{ranks}-{s}": {"zero_stage": s, "steps": 20} for s in range(4)})
+    folders = sorted(tmp_path.glob("*-*"))
+    assert len(folders) == 3 + 2 * 4
+    for folder in folders:
+        assert_equal_runs(tmp_path / "plain", folder, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_recomputing_changes_no_bit_of_a_run(
+    world: World, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "none", world, zero_stage=stage)
+    for mode in ("selective", "every_k", "full"):
+        monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+        train(tmp_path / mode, world, zero_stage=stage, activation_checkpointing=mode)
+        assert rows(tmp_path / mode) == rows(tmp_path / "none")
+        assert_equal_runs(tmp_path / "none", tmp_path / mode, 0.0, 0.0)
+
+
+def test_compiled_blocks_compute_the_same_and_compile_nothing_later(world: World, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    train(tmp_path / "eager", world, zero_stage=1)
+    assert train(tmp_path / "compiled", world, zero_stage=1, backend="aot_eager") == (len(SHAPES), 0)
+    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled", 1e-5, 1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["none", "selective", "every_k", "full"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_inductor_computes_the_same_and_compiles_nothing_later(
+    world: World, tmp_path: Path, stage: int, mode: str
+) -> None:
+    torch._dynamo.reset()
+    train(tmp_path / "eager", world, zero_stage=stage, micro_batch=3)
+    fields = {"zero_stage": stage, "micro_batch": 3, "activation_checkpointing": mode}
+    before, after = train(tmp_path / "compiled", world, backend="inductor", **fields)
+    kinds = 2 if mode == "every_k" else 1  # of blocks
+    assert (before, after) == (kinds * 2 * len(SHAPES), 0)  # micro-batches of 3 and of 2
+    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled", 1e-5, 1e-5)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_ranks_that_share_tokens_can_be_compiled(world: World, tmp_path: Path) -> None:
+    runs = {stage: {"zero_stage": stage, "sequence_parallel": 2, "backend": "inductor"} for stage in (1, 2)}
+    printed = run(2, tmp_path, {str(stage): fields for stage, fields in runs.items()})
+    assert [line for line in printed if "graphs" in line] == ["1: graphs (2, 0)", "2: graphs (0, 0)"]
+    train(tmp_path / "one", world, zero_stage=0)
+    for stage in runs:
+        assert_equal_runs(tmp_path / "one", tmp_path / str(stage), 1e-5, 1e-5)

@@ -1,0 +1,46 @@
+"""Attention shared by ranks beside the same on one rank; as a program on every rank of a world."""
+
+from __future__ import annotations
+
+import torch
+
+from core import distributed
+from core.sequence import SequenceGroup, gather_tokens, make_sequence_group, split_tokens
+from models.attention import attention
+from models.shared_attention import ring_attention, shared_attention
+
+
+def compare(sequence: SequenceGroup, tokens: int, heads: int, dtype: torch.dtype, ring: bool) -> float:
+    """The largest difference of the output and of the three gradients, relative to the largest number."""
+    generator = torch.Generator().manual_seed(tokens)
+    inputs = torch.randn(3, 2, tokens, heads, 4, generator=generator, dtype=torch.float64) * 2
+    weight = torch.randn(2, tokens, heads, 4, generator=generator, dtype=torch.float64)
+    whole = inputs.to(dtype).double().requires_grad_()
+    expected = attention(*whole.unbind(), backend="math")
+    (expected_grad,) = torch.autograd.grad((expected * weight).sum(), whole)
+    leaf = inputs.to(dtype).requires_grad_()
+    shares = [split_tokens(x, sequence) for x in leaf.unbind()]
+    attend = ring_attention if ring else shared_attention
+    out = gather_tokens(attend(*shares, tokens, sequence).flatten(2), tokens, sequence).view(weight.shape)
+    (grad,) = torch.autograd.grad((out.double() * weight).sum(), leaf)
+    grad = distributed.sum_over_ranks(grad.double()) / sequence.size  # each loss is the same, times the size
+    pairs = ((out.detach().double(), expected.detach()), (grad, expected_grad))
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def main() -> None:
+    """Print one line per case: form, tokens, heads, dtype, difference."""
+    world = distributed.start("cpu", 60)
+    sequence = make_sequence_group(world, world.size)
+    assert sequence is not None
+    for dtype in (torch.float64, torch.bfloat16):
+        for tokens in (1, 2, 5, 12, 13):
+            for heads, ring in ((world.size, False), (world.size + 1, False), (2 * world.size, True)):
+                found = compare(sequence, tokens, heads, dtype, ring)
+                if world.rank == 0:
+                    print(f"tokens={tokens} heads={heads} ring={ring} {dtype} {found:.3e}")
+    distributed.stop(world)
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,7 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
 def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
     """A clip of the video in `file` as a file of its own, without sound; equal bytes each time.
 
-    MediaError if the video is damaged, or not the one that the clip was found in.
+    MediaError if the video is damaged, or not the one in which the clip was found.
     """
     import av
 
@@ -64,29 +64,38 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
             copy = target.add_stream_from_template(stream)
             second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier
             source.seek(max(clip.start - second, stream.start_time or 0), stream=stream)
-            copied = 0
-            for packet in _between(source.demux(stream), clip.start, clip.stop):
-                packet.pts, packet.dts = packet.pts - clip.start, packet.dts - clip.start
+            packets = list(_between(source.demux(stream), clip))
+            if sum(packet.size for packet in packets) != clip.bytes:
+                raise MediaError("it is not the video in which its clip was found")
+            for packet, time in zip(packets, _decoding_times([p.pts for p in packets]), strict=True):
+                packet.pts, packet.dts = packet.pts - clip.start, time - clip.start
                 packet.stream = copy
-                copied += packet.size
                 target.mux(packet)
     except av.FFmpegError as error:
         raise MediaError(f"damaged video: {error.strerror}") from None
-    if copied != clip.bytes:
-        raise MediaError(f"its clip has {copied} bytes, {clip.bytes} when it was listed")
     return out.getvalue()
 
 
-def _between(packets: Any, start: int, stop: int) -> Iterator[Any]:
-    """What is shown from `start` to before `stop`; since both are boundaries it lies side by side."""
+def _between(packets: Any, clip: Clip) -> Iterator[Any]:
+    """The packets of the clip; since it starts and stops at boundaries they lie side by side."""
     begun = False
     for packet in packets:
-        inside = packet.size and packet.pts is not None and start <= packet.pts < stop
+        inside = packet.size and packet.pts is not None and clip.start <= packet.pts < clip.stop
         if begun and not inside:
             return
         if inside:
             begun = True
             yield packet
+
+
+def _decoding_times(times: list[int]) -> list[int]:
+    """Ascending times, none after its picture is shown: the times of display in order, moved earlier.
+
+    Matroska stores times of display only.
+    """
+    ascending = sorted(times)
+    delay = max((a - b for a, b in zip(ascending, times, strict=True)), default=0)
+    return [time - delay for time in ascending]
 
 
 def _packets(video: Any) -> list[Packet]:
@@ -95,7 +104,7 @@ def _packets(video: Any) -> list[Packet]:
     packets = []
     for packet in video.container.demux(video.stream):
         if packet.size:
-            if packet.pts is None or packet.dts is None:
+            if packet.pts is None:
                 raise MediaError("cannot be cut: its packets have no times")
             packets.append(Packet(packet.pts, packet.size, packet.is_keyframe))
     return packets

@@ -78,7 +78,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     lines += [f"  {count:>8}  at stage {stage}" for stage, count in aside["stages"].items()]
     lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in aside["first"]]
     if left := summary["left_out"]:
-        lines += ["", f"left out by filters and duplicates: {sum(left.values())} samples", *_bars_of(left)]
+        lines += ["", f"left out by filters, duplicates and cutting: {sum(left.values())}", *_bars_of(left)]
     return lines
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core.ending import Ending
 from core.errors import UserError, WorkError
 from core.leases import LeaseState
 from core.progress import Progress, duration, say
@@ -38,14 +37,14 @@ def encode(config: Config) -> None:
     alone = config.processes == 1 or "RANK" in os.environ
     worker = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     device = _prepare(config, worker)
-    with _ended_by_sigterm():
+    with (ending := Ending()).catching():
         job, made_from = make_job(config, device if alone else torch.device("cpu"))
         made_from["computation"]["device"] = device.type
         if not start(config, job, made_from):
             say(f"{config.output}: finished before")
             return
         if alone:
-            _work(config, job, made_from)
+            _work(config, job, made_from, ending)
         else:
             _work_in_processes(replace(config, overwrite=False))
     _tell(config)
@@ -56,7 +55,7 @@ def repair(config: Config) -> None:
     from tools.encode_repair import repair_finished, repair_unfinished
 
     if (config.output / MANIFEST).exists():
-        with _ended_by_sigterm():
+        with Ending().catching():
             repair_finished(config, *make_job(config, _prepare(config, 0)))
     else:
         repair_unfinished(config.output)
@@ -85,15 +84,16 @@ def _prepare(config: Config, worker: int) -> torch.device:
     return device
 
 
-def _work(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
     """One worker: encode shards until none is left, complete the cache if nobody else does."""
     queue = make_queue(config, job)
-    share = _Share(job, queue)
+    share = _Share(job, queue, ending)
     try:
-        with share.progress:
+        with share.progress, ending.held():
             queue.work(share.encode, share.wait)
         _require_no_failures(queue)
-        _complete(config, job, made_from)
+        with ending.held():
+            _complete(config, job, made_from, ending)
     except (OSError, WorkError):
         if not (config.output / MANIFEST).exists():  # else another worker has completed it meanwhile
             raise
@@ -106,6 +106,7 @@ class _Share:
 
     job: Job
     queue: WorkQueue
+    ending: Ending
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
@@ -117,14 +118,17 @@ class _Share:
     def encode(self, unit: str) -> None:
         """Encode a shard, and count what the others have done meanwhile."""
         self.job.quarantine.check()
-        encode_shard(self.job, int(unit), self._advance)
+        with self.ending.allowed():
+            encode_shard(self.job, int(unit), self._advance)
         self._parts += 1
         self._advance(max(0, self._samples_done() - self._counted))
         if self._parts == 1:
             self._estimate(int(unit))
 
     def wait(self, states: list[LeaseState]) -> None:
-        """Say for whom."""
+        """Say for whom; the time to be ended."""
+        with self.ending.allowed():
+            pass
         held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
         self.progress.advance(max(0, self._samples_done() - self._counted), f"waiting for shards {held}")
 
@@ -158,16 +162,21 @@ def _require_no_failures(queue: WorkQueue) -> None:
         )
 
 
-def _complete(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
     """Make the cache whole; one worker does, the others wait for it or take over."""
     manifest = config.output / MANIFEST
+
+    def complete(unit: str) -> None:
+        with ending.allowed():
+            assemble(job, made_from)
+
     WorkQueue(
         config.output / LEASES,
         [ASSEMBLY],
         config.queue,
         list_done=lambda: {ASSEMBLY} if manifest.exists() else set(),
         fatal=(WorkError, OSError),
-    ).work(lambda unit: assemble(job, made_from))
+    ).work(complete)
 
 
 def _tell(config: Config) -> None:
@@ -224,8 +233,8 @@ def _be_worker(config: Config, number: int, words: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RANK"] = str(number)
     try:
-        with _ended_by_sigterm():
-            _work(config, *make_job(config, _prepare(config, number)))
+        with (ending := Ending()).catching():
+            _work(config, *make_job(config, _prepare(config, number)), ending)
     except (UserError, WorkError, OSError) as error:
         words.send((type(error).__name__, str(error)))
         sys.exit(1)
@@ -238,20 +247,3 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the process in an orderly way, which gives its shard back at once."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,71 @@
+"""A small encoding job for tests, and workers of it that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from core import failpoints
+from core.work_queue import QueueConfig
+from data.buckets import BucketConfig
+from data.index import Dataset
+from models import autoencoder
+from tools import encode
+
+AUTOENCODER = autoencoder.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+SHAPES = ((1, 16, 16), (5, 16, 16))
+# Short, since tests wait for it; many attempts, since a busy machine may stall a living worker for longer.
+QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
+
+
+def make_autoencoder(folder: Path, seed: int = 0) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        autoencoder.save(autoencoder.Autoencoder(AUTOENCODER), folder)
+    return folder
+
+
+def make_config(raw: Dataset, encoder: Path, output: Path) -> encode.Config:
+    return encode.Config(
+        source=str(raw.folder),
+        autoencoder=encoder,
+        output=output,
+        queue=QUEUE,
+        buckets=BucketConfig(shapes=SHAPES),
+        batch=3,
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file by name, but the config, which names the output."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "config.yaml"
+    }
+
+
+def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float = 0) -> BaseProcess:
+    """The command in a process of its own, as if typed on another node whose clock is wrong."""
+    process = multiprocessing.get_context("fork").Process(
+        target=_be_worker, args=(config, faults, clock_skew_s)
+    )
+    process.start()
+    return process
+
+
+def _be_worker(config: encode.Config, faults: str, clock_skew_s: float) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+    right = time.time
+    time.time = lambda: right() + clock_skew_s
+    failpoints.arm(faults)
+    encode.run(config)

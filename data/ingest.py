@@ -17,7 +17,7 @@ from data.captions import Annotation, read_sidecars, read_tar_annotation
 from data.clips import Clip
 from data.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.tables import TABLE_SUFFIXES, table_rows
-from data.tars import Member, MemberFile, TarSample, samples
+from data.tars import APART, Member, MemberFile, TarSample, samples
 
 ACCEPTED = "an existing folder, a table (.csv .jsonl .parquet) or a .tar file"
 MOST_CLASSES = 1_000_000
@@ -174,11 +174,14 @@ def _table_item(table: Path, name: str, annotation: Annotation) -> Item:
 def _tar_items(path: Path, name: str) -> list[Item]:
     items = []
     with open(path, "rb") as file:
-        for sample in samples(path):
+        found = list(samples(path))
+        times = Counter(sample.key for sample in found)  # more than one: its members lie apart
+        for sample in found:
             shown = f"{name}/{sample.key}"
             media = media_members(sample)
-            if sample.refused or len(media) != 1:
-                reason = sample.refused or f"has {len(media)} images or videos, expected 1"
+            if sample.refused or len(media) != 1 or times[sample.key] > 1:
+                count = f"has {len(media)} images or videos, expected 1"
+                reason = sample.refused or (count if len(media) != 1 else APART)
                 items.append(Item(printable(shown), path, 0, 0, refused=("list", reason)))
                 continue
             annotation = read_tar_annotation(file.fileno(), path, sample)

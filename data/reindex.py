@@ -57,8 +57,7 @@ def reindex(folder: Path, limits: MediaLimits = DEFAULT_LIMITS, advance: Advance
         raise UserError("source", folder, "a folder with .tar files")
     before = _manifest_before(folder)
     making = folder / MAKING
-    making.mkdir(exist_ok=True)
-    for left in making.iterdir():
+    for left in making.iterdir() if making.exists() else ():
         if left.name != MANIFEST:  # which may be what `before` was read from
             left.unlink()
     latent = before.kind == "latent" if before else _holds_latents(paths[0])
@@ -158,7 +157,7 @@ def _latent_manifest(
     folder: Path, paths: list[Path], before: DatasetManifest, advance: Advance
 ) -> DatasetManifest:
     """Index, table of shapes and statistics from the parts; every value of them is read."""
-    from data.assembly import index_from_parts
+    from data.assembly import index_from_parts, longest_text, views_from_parts
     from data.latents import LatentSums
     from data.order import count_buckets
     from data.packs import read_part
@@ -180,7 +179,8 @@ def _latent_manifest(
     if sums is None:
         raise UserError(f"{folder}: its parts hold no latents")
     index, shapes = index_from_parts(folder, records)
-    files = write_index(folder / MAKING, index)
+    flips, texts = views_from_parts(folder, records, index)
+    files = write_index(folder / MAKING, index, flips=flips, texts=texts)
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()
     identity = content_fingerprint(
@@ -195,7 +195,12 @@ def _latent_manifest(
         classes=before.classes,
         buckets=tuple(list(shape) for shape in shapes),
         files=files,
-        extra={**before.extra, "statistics": sums.statistics(), "bucket_counts": counts},
+        extra={
+            **before.extra,
+            "statistics": sums.statistics(),
+            "bucket_counts": counts,
+            **longest_text(texts),
+        },
     )
 
 

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from core.errors import WorkError
 
 BLOCK = tarfile.BLOCKSIZE
+APART = "its members do not lie side by side"
 
 
 class Member(NamedTuple):
@@ -115,7 +116,7 @@ def samples(path: Path) -> Iterator[TarSample]:
         if current is None or key != current.key:
             if current is not None:
                 yield current
-            current = TarSample(key, refused="its members do not lie side by side" if key in seen else "")
+            current = TarSample(key, refused=APART if key in seen else "")
             seen.add(key)
         if suffix in current.members:
             current.refused = current.refused or f"member {suffix!r} is there twice"

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -137,6 +139,27 @@ def test_equal_frames_give_equal_bytes_without_a_clock(tmp_path: Path) -> None:
     creation = data.index(b"mvhd") + 8
     assert data[creation : creation + 8] == bytes(8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+ENCODE = """
+import sys
+from pathlib import Path
+from data.media import encode_mp4
+from tests.data.samples import clip
+
+for name in ("small", "large"):
+    encode_mp4(Path(sys.argv[1]) / f"{name}.mp4", clip(12, *((32, 48) if name == "small" else (96, 160))), 8)
+"""
+
+
+@pytest.mark.multiprocess
+def test_equal_frames_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
+    """Encoders whose choices depend on memory that was never written differ between processes only."""
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", ENCODE, str(folder)], check=True)
+    for name in ("small.mp4", "large.mp4"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_odd_sizes_are_padded_by_a_copy_of_the_edge(tmp_path: Path) -> None:

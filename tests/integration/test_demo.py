@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from launch import demo
+from launch import cli, demo
 from launch.stages import Stage
+from tools.generated import Samples
 
 NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate", "report"]
 
@@ -35,6 +36,12 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     assert "samples/images" in page
     assert page.count("data:image/png") == 3  # generated, real, contact sheet
     assert "python -m launch train configs/demo/" in page.replace(str(demo.ROOT) + "/", "")
+
+    recipes = [str(demo.RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
+    ranks = [f"source={output / 'run'}", f"output={output / 'two'}", "processes=2", "batch=2"]
+    assert cli.main(["sample", *recipes, *ranks]) == 0
+    one, two = (Samples.read(output / name).load()[0] for name in ("samples/clips", "two"))
+    assert np.abs(one.astype(int) - two).max() <= 1  # other batches, on two ranks
 
     run_checkpoint = next((output / "run/checkpoints").glob("step-*/manifest.json"))
     untouched = run_checkpoint.stat().st_mtime_ns

@@ -23,7 +23,8 @@ class DuplicateConfig:
     near: int = setting(
         -1,
         "leave out files whose perceptual hash differs from another's in at most so many of its 64 bits "
-        "(videos: on average over three frames); 4 finds resized and recompressed copies, -1 is off",
+        "(videos: on average over three frames); 4 finds resized and recompressed copies, 12 also slightly "
+        "cropped ones; -1 is off",
         unit="bits",
         low=-1,
         high=16,

@@ -8,6 +8,8 @@ from core.errors import UserError
 from core.settings import setting
 from data.formats import Media
 
+LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:

@@ -35,7 +35,9 @@ class Dataset:
         self._remote = RemoteFolder(url) if url else None
         self.folder = self._remote.folder if self._remote else Path(folder)
         self.manifest = DatasetManifest.read(self.folder)
-        names = self._remote.names() if self._remote else {entry.name for entry in os.scandir(self.folder)}
+        names = (
+            self._remote.names.keys() if self._remote else {entry.name for entry in os.scandir(self.folder)}
+        )
         missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
         if missing:
             where = self._remote.url if self._remote else self.folder

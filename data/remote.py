@@ -17,13 +17,15 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from core.errors import UserError, WorkError
 from core.files import TEMPORARY_PREFIX, atomic_file, fsync_folder, sha256_file
 from data.audit import Finding
-from data.schema import MANIFEST, DatasetManifest, ShardRecord
+from data.filters import LEFT_OUT
+from data.schema import MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 CHUNK = 1 << 20  # bytes
@@ -154,12 +156,16 @@ class RemoteFolder:
             self.manifest = DatasetManifest.read(self.folder)
             for name, expected in self.manifest.files.items():
                 self._copy(name, expected)
+            for name in {QUARANTINE, LEFT_OUT} & self.names.keys() - self.manifest.files.keys():
+                with atomic_file(self.folder / name) as file:
+                    self._get(name, file)
 
     def open_shard(self, record: ShardRecord) -> IO[bytes]:
         """A shard, open for reading; WorkError if it is not there, or not what the manifest says."""
         name = f"{self.url}/{record.name}"
         return self.cache.open(record.sha256, record.bytes, name, lambda file: self._get(record.name, file))
 
+    @cached_property
     def names(self) -> dict[str, int]:
         """File name -> bytes of all that lies beside the manifest, by one listing."""
         entries = self._system.ls(self._path, detail=True)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from data.buckets import NO_BUCKET
+from data.filters import LEFT_OUT
 from data.index import Dataset
 from data.schema import QUARANTINE, QuarantineEntry, read_quarantine
 
-LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
 MOST_LINES = 20  # of a table, as text
 BAR = 24  # characters of the longest bar
 

@@ -17,7 +17,7 @@ from core.progress import Progress, say
 from core.settings import REQUIRED, setting
 from data.clips import ClipConfig
 from data.duplicates import DuplicateConfig
-from data.filters import FilterConfig
+from data.filters import LEFT_OUT, FilterConfig
 from data.formats import DEFAULT_LIMITS, MediaLimits
 from tools.pool import each
 
@@ -139,7 +139,6 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     if not config.chooses:
         return items
     from data.shards import RECEIPTS
-    from data.summary import LEFT_OUT
     from data.survey import HygieneConfig, choose, chunks, found, lines_of, look
 
     hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)

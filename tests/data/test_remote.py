@@ -18,6 +18,8 @@ from core.errors import UserError, WorkError
 from data.index import Dataset
 from data.remote import RemoteFolder, ShardCache, url_of
 from data.schema import DatasetManifest
+from data.summary import summarise
+from launch import cli
 from tests.data.raw import make_raw
 
 
@@ -57,6 +59,23 @@ def test_the_same_samples_as_of_the_folder(made: Path, url: str, home: Path) -> 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(there.read, rows)) == [here.read(row) for row in rows]
     assert copies(home) == sorted({shard.sha256 for shard in here.manifest.shards})
+
+
+def test_lists_of_what_was_set_aside_come_along(url: str) -> None:
+    line = '{"id": "x.jpg", "stage": "decode", "error": "empty file"}\n'
+    fsspec.filesystem("memory").pipe("/bucket/data/quarantine.jsonl", line.encode())
+    assert summarise(Dataset(url))["quarantine"]["entries"] == 1
+
+
+def test_inspect_of_a_url(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["inspect", url, f"sheet={tmp_path / 'x.png'}"]) == 0
+    assert (tmp_path / "x.png").exists()
+    assert cli.main(["inspect", url, "action=verify"]) == 0
+    fsspec.filesystem("memory").rm("/bucket/data/data-000002.tar")
+    assert cli.main(["inspect", url, "action=verify"]) == 1
+    assert "data-000002.tar is missing" in capsys.readouterr().out
+    assert cli.main(["inspect", url, "action=reindex"]) == 2
+    assert "expected a local folder as source" in capsys.readouterr().err
 
 
 def test_a_path_object_is_as_good_as_the_text(url: str, made: Path) -> None:

@@ -17,10 +17,11 @@ from data.encode_job import Job
 from data.latents import LatentSums
 from data.loader import shard_starts
 from data.order import count_buckets
-from data.packs import Shape, flip_rows, index_rows, scan_part
+from data.packs import Shape, flip_rows, index_rows, scan_part, text_rows
 from data.schema import (
     FLIP_DTYPE,
     QUARANTINE,
+    TEXT_DTYPE,
     DatasetManifest,
     QuarantineEntry,
     ShardRecord,
@@ -55,11 +56,16 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     flips = (
         np.concatenate([receipt["flips"] for receipt in receipts]).astype(FLIP_DTYPE) if job.flip else None
     )
-    files = write_index(job.folder, index, flips=flips)
+    texts = None
+    if job.captions:
+        rows = [tuple(row) for receipt in receipts for row in receipt["texts"]]
+        texts = np.array(rows, TEXT_DTYPE)
+    files = write_index(job.folder, index, flips=flips, texts=texts)
     extra = {
         "made_from": dict(made_from),
         "statistics": total.statistics(),
         "bucket_counts": count_buckets(index["bucket"], shard_starts(job.dataset), len(buckets)).tolist(),
+        **longest_text(texts),
     }
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
@@ -98,15 +104,24 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
     return numbers[column], [shapes[bucket] for bucket in used]
 
 
-def flips_from_parts(folder: Path, shards: Sequence[ShardRecord], index: np.ndarray) -> np.ndarray | None:
-    """The content of `flip.npy` from the tars alone; None where no part holds mirrored views."""
+def longest_text(texts: np.ndarray | None) -> dict[str, int]:
+    """What the manifest says of a cache's text, if it holds any: tokens of the longest caption."""
+    return {} if texts is None else {"longest_text": int(texts["tokens"].max(initial=0))}
+
+
+def views_from_parts(
+    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
     starts = np.cumsum([0, *(shard.samples for shard in shards)])
-    rows = [
-        flip_rows(scan_part(folder / shard.name), index[start:stop])
-        for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True)
-    ]
-    flips = np.concatenate(rows)
-    return flips if flips.any() else None
+    flips, texts, found = [], [], False
+    for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
+        places = scan_part(folder / shard.name)
+        flips.append(flip_rows(places, index[start:stop]))
+        texts.append(text_rows(places, index[start:stop]))
+        found = found or any(place.text is not None for place in places)
+    mirrored = np.concatenate(flips)
+    return mirrored if mirrored.any() else None, np.concatenate(texts) if found else None
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:

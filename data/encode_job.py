@@ -24,6 +24,7 @@ from data.loader import shard_starts
 from data.packs import Shape
 from data.schema import MANIFEST, Quarantine
 from data.shards import RECEIPTS
+from data.texts import CaptionEncoder
 
 MADE_FROM = "made_from.json"
 
@@ -31,10 +32,11 @@ MADE_FROM = "made_from.json"
 class Encoder(Protocol):
     """What turns pixels into latents. busy_s: seconds spent in `encode` so far."""
 
-    busy_s: float
+    @property
+    def busy_s(self) -> float: ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, 2, C, T', H', W') on the CPU: mean and log-variance."""
+        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU: mean, and log-variance if any."""
         ...
 
 
@@ -44,7 +46,7 @@ class Job:
 
     column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
-    encoder works.
+    encoder works.  captions: what embeds the samples' text; None stores none.
     """
 
     dataset: Dataset
@@ -59,6 +61,7 @@ class Job:
     quarantine: Quarantine
     flip: bool = False
     decode_threads: int = 1
+    captions: CaptionEncoder | None = None
 
     def receipt(self, shard: int) -> Path:
         """Where the receipt of a finished part lies."""

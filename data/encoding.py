@@ -28,9 +28,20 @@ from data.encode_job import Job, part_name
 from data.formats import MediaError
 from data.latents import LatentSums
 from data.media import to_tensor
-from data.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, flip_rows, index_rows, write_part
+from data.packs import (
+    LATENT_DTYPE,
+    PACK_SAMPLES,
+    Absent,
+    Pack,
+    Shape,
+    flip_rows,
+    index_rows,
+    text_rows,
+    write_part,
+)
 from data.pixels import read_pixels
 from data.schema import QuarantineEntry, ShardRecord
+from data.texts import ShardTexts
 
 BATCHES_AHEAD = 2
 Decoded = np.ndarray | MediaError
@@ -52,6 +63,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "record": asdict(record),
         "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
         "flips": flip_rows(places, rows).tolist() if job.flip else [],
+        "texts": text_rows(places, rows).tolist() if job.captions else [],
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
     }
@@ -102,6 +114,10 @@ class _Part:
     sums: LatentSums | None = None
     absent: list[Absent] = field(default_factory=list)
     refused: list[QuarantineEntry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self._texts = ShardTexts(job.dataset, job.captions, job.batch) if job.captions else None
 
     def packs(self, advance: Callable[[int], None]) -> Iterator[Pack]:
         """The packs of every bucket; the last one carries the absent samples."""
@@ -180,11 +196,19 @@ class _Part:
         return np.zeros((1 + self.job.flip, 0, *self.job.shapes[bucket]), LATENT_DTYPE)
 
     def _pack(self, ids: np.ndarray, views: np.ndarray) -> Pack:
+        text = None
+        if self._texts is not None:
+            text, refused = self._texts.pack(ids.tolist())
+            for row, reason in refused.items():
+                self._set_aside(row, "text", reason, tuple(views.shape[2:]))
+            kept = ~np.isin(ids, list(refused))
+            ids, views = ids[kept], views[:, kept]
         latents, *flips = (np.ascontiguousarray(view) for view in views)
-        sums = LatentSums.of(latents)
-        self.sums = sums if self.sums is None else self.sums + sums
+        if len(ids):
+            sums = LatentSums.of(latents)
+            self.sums = sums if self.sums is None else self.sums + sums
         labels = self.job.dataset.index["label"][ids].astype(np.int64)
-        return Pack(latents, ids, labels, flips=flips[0] if flips else None)
+        return Pack(latents, ids, labels, flips=flips[0] if flips else None, text=text)
 
     def _set_aside(self, row: int, stage: str, error: object, shape: Shape) -> None:
         self.absent.append(Absent(row, int(self.job.dataset.index["label"][row]), tuple(shape)))

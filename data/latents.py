@@ -79,14 +79,14 @@ class LatentReader:
         shards, offsets = entries["shard"].astype(np.int64), entries["offset"].astype(np.int64)
         edges = np.flatnonzero(np.diff(shards, prepend=-1, append=-1)).tolist()
         for start, stop in itertools.pairwise(edges):
-            part, here = self._part(int(shards[start])), offsets[start:stop]
+            part, here = self.part(int(shards[start])), offsets[start:stop]
             if here.max() + size > len(part):
                 name = self.manifest.shards[shards[start]].name
                 raise WorkError(f"{self.folder / name}: the index points behind its end")
             windows = torch.as_strided(part, (len(part) - size + 1, size), (1, 1))
             torch.index_select(windows, 0, torch.from_numpy(here), out=out[start:stop])
 
-    def _part(self, shard: int) -> Tensor:
+    def part(self, shard: int) -> Tensor:
         """The bytes of a part, (bytes,) uint8, mapped."""
         if shard not in self._maps:
             record = self.manifest.shards[shard]

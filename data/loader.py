@@ -14,6 +14,7 @@ from core.errors import UserError, WorkError
 from data.latents import LatentReader, are_finite, compare
 from data.order import BucketRows, count_buckets
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
+from data.texts import TextReader, has_text
 
 if TYPE_CHECKING:
     from core.distributed import World
@@ -27,7 +28,8 @@ class LatentLoader:
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
-    its samples mirrored, a keyed draw takes half of them so.
+    its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
+    that holds some, padded to its longest.
     """
 
     def __init__(
@@ -39,12 +41,17 @@ class LatentLoader:
         micro_batch: int = 0,
         *,
         patch: tuple[int, int, int] = (1, 2, 2),
+        text: bool = True,
     ) -> None:
         self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
         require_one_encoder(self.datasets)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._indices = [np.asarray(d.index) for d in self.datasets]  # plain views: memmap's indexing is slow
         self._readers = [LatentReader(d.folder, d.manifest, d.index) for d in self.datasets]
+        self._texts = [
+            TextReader(d.folder, d.manifest, reader) if text and has_text(d.manifest) else None
+            for d, reader in zip(self.datasets, self._readers, strict=True)
+        ]
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
         self.plan = StepPlan(
             stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
@@ -75,8 +82,16 @@ class LatentLoader:
             id=ids,
             position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
-            condition=Condition(label=torch.from_numpy(entries["label"].astype(np.int64))),
+            condition=self._condition(number, rows, entries),
         )
+
+    def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:
+        label = torch.from_numpy(entries["label"].astype(np.int64))
+        reader = self._texts[number]
+        if reader is None:
+            return Condition(label=label)
+        tokens, lengths = reader.gather(rows, entries["shard"], pin=self._pin)
+        return Condition(label=label, text=tokens, text_length=lengths)
 
 
 def draw_flips(draws: Draws) -> np.ndarray:
@@ -115,7 +130,11 @@ def require_one_encoder(datasets: Sequence[Dataset]) -> None:
     first = datasets[0]
     for other in datasets[1:]:
         pairs = [
-            {"encoder": d.manifest.extra["made_from"]["encoder"], "classes": list(d.manifest.classes)}
+            {
+                "encoder": d.manifest.extra["made_from"]["encoder"],
+                "text": d.manifest.extra["made_from"].get("text"),
+                "classes": list(d.manifest.classes),
+            }
             for d in (first, other)
         ]
         if (differs := compare(*pairs)) is not None:

@@ -2,9 +2,11 @@
 
 A pack is four adjacent members, `SSSSSS-PPPP.latent.npy` (n, M, C, T, H, W) float16, `.id.npy` (n,) uint64,
 `.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Where each sample was also encoded
-mirrored left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Headers are plain
-ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a sample with
-webdataset's default time makes it 50 %.
+mirrored left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Where samples
+have text, `.text.npy` (tokens, D) float16 holds the embeddings of every distinct caption once, unpadded, and
+`.text_range.npy` (n, 2) uint32 each sample's first row of it and its number of rows; 0 rows are no text.
+Headers are plain ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a
+sample with webdataset's default time makes it 50 %.
 
 The `.json` of a part's last pack also lists the samples of the source shard that are not there (undecodable,
 not finite), so that the index can be made again from the tars alone.
@@ -12,26 +14,27 @@ not finite), so that the index can be made again from the tars alone.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from core.errors import WorkError
 from core.files import atomic_file
 from data.buckets import NO_BUCKET
-from data.schema import FLIP_DTYPE, INDEX_DTYPE
+from data.members import array_place, read_array, write_array, write_member
+from data.schema import FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
 from data.tars import Member, samples
 
 LATENT_DTYPE, ID_DTYPE, LABEL_DTYPE = np.dtype("<f2"), np.dtype("<u8"), np.dtype("<i8")
+TEXT_RANGE_DTYPE = np.dtype("<u4")
 PACK_SAMPLES = 64
 _KINDS = ("latent.npy", "id.npy", "label.npy", "json")
-_OPTIONAL = ("flip.npy",)
+_TEXT = ("text.npy", "text_range.npy")
 Shape = tuple[int, ...]
 
 
@@ -48,11 +51,19 @@ class Absent:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Embedded captions. tokens: (rows, D) float16.  ranges: (n, 2) first row and rows of a sample."""
+
+    tokens: np.ndarray
+    ranges: np.ndarray
+
+
+@dataclass(frozen=True)
 class Pack:
     """Samples of one shape. latents: (n, M, C, T, H, W) float16.  ids, labels: (n,) (-1 is no label).
 
     absent: in the last pack of a part only; n may be 0 there.  flips: latents of the mirrored samples, shaped
-    as `latents`; None where they are not stored.
+    as `latents`; None where they are not stored.  text: likewise of their captions.
     """
 
     latents: np.ndarray
@@ -60,6 +71,16 @@ class Pack:
     labels: np.ndarray
     absent: tuple[Absent, ...] = ()
     flips: np.ndarray | None = None
+    text: Text | None = None
+
+
+@dataclass(frozen=True)
+class TextPlace:
+    """Where a pack's text lies: offset of the first token's bytes, width D, ranges as in `Text`."""
+
+    offset: int
+    width: int
+    ranges: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,7 @@ class Place:
     offset: int
     absent: tuple[Absent, ...]
     flip_offset: int = 0
+    text: TextPlace | None = None
 
 
 def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
@@ -86,9 +108,10 @@ def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
     places = []
     with atomic_file(path) as file:
         for number, pack in enumerate(packs):
-            for view in (pack.latents, *([] if pack.flips is None else [pack.flips])):
-                if view.dtype != LATENT_DTYPE or not np.isfinite(view).all():
-                    raise ValueError(f"{path}: latents of samples {pack.ids.tolist()} are not finite float16")
+            text = None if pack.text is None else pack.text.tokens
+            for name, array in (("latents", pack.latents), ("mirrored latents", pack.flips), ("text", text)):
+                if array is not None and (array.dtype != LATENT_DTYPE or not np.isfinite(array).all()):
+                    raise ValueError(f"{path}: {name} of samples {pack.ids.tolist()} are not finite float16")
             places.append(_write_pack(file, f"{shard:06d}-{number:04d}", pack))
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
@@ -101,13 +124,17 @@ def read_part(path: Path) -> Iterator[Pack]:
     WorkError names the member that is damaged, of another dtype or shape, or not finite.
     """
     for key, members, file in _packs(path):
-        arrays = {kind: _array(path, key, kind, members[kind], file) for kind in _KINDS[:3]}
         place = _place(path, key, members, file)
-        flips = _array(path, key, "flip.npy", members["flip.npy"], file) if place.flip_offset else None
-        for kind, view in (("latent", arrays["latent.npy"]), ("flip", flips)):
-            if view is not None and not np.isfinite(view).all():
-                raise WorkError(f"{path}: {key}.{kind}.npy holds values that are not finite")
-        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, flips)
+        arrays: dict[str, np.ndarray] = {}
+        for kind in ("latent.npy", "flip.npy", "text.npy"):
+            if kind in members:
+                name = f"{key}.{kind}"
+                arrays[kind] = read_array(path, name, members[kind], file, LATENT_DTYPE)
+                if not np.isfinite(arrays[kind]).all():
+                    raise WorkError(f"{path}: {name} holds values that are not finite")
+        text = Text(arrays["text.npy"], place.text.ranges) if place.text is not None else None
+        flips = arrays.get("flip.npy")
+        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, flips, text)
 
 
 def scan_part(path: Path) -> list[Place]:
@@ -156,46 +183,46 @@ def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
     return offsets
 
 
+def text_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
+    """Where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as `flip_rows`."""
+    texts = np.zeros(len(rows), TEXT_DTYPE)
+    for place in places:
+        if place.text is not None:
+            first, count = place.text.ranges.astype(np.uint64).T
+            here = np.searchsorted(rows["id"], place.ids)
+            size = np.uint64(place.text.width * LATENT_DTYPE.itemsize)
+            texts["tokens"][here] = count
+            texts["offset"][here] = np.where(count, place.text.offset + first * size, 0)
+    return texts
+
+
 def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
     about = {
         "shape": pack.latents.shape[1:],
         "samples": len(pack.ids),
         "absent": [asdict(sample) for sample in pack.absent],
     }
-    offset = _write(file, f"{key}.latent.npy", _header(pack.latents, LATENT_DTYPE), pack.latents)
-    flip_offset = 0
+    offset = write_array(file, f"{key}.latent.npy", pack.latents, LATENT_DTYPE)
+    flip_offset, text = 0, None
     if pack.flips is not None:
-        flip_offset = _write(file, f"{key}.flip.npy", _header(pack.flips, LATENT_DTYPE), pack.flips)
+        flip_offset = write_array(file, f"{key}.flip.npy", pack.flips, LATENT_DTYPE)
     for kind, array, dtype in (("id", pack.ids, ID_DTYPE), ("label", pack.labels, LABEL_DTYPE)):
-        _write(file, f"{key}.{kind}.npy", _header(array, dtype), array.astype(dtype))
-    _write(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
-    return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset)
-
-
-def _header(array: np.ndarray, dtype: np.dtype) -> bytes:
-    header = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
-    np.lib.format.write_array_header_1_0(header, about)
-    return header.getvalue()
-
-
-def _write(file: IO[bytes], name: str, head: bytes, body: np.ndarray | None = None) -> int:
-    """Append a member; returns where `body` begins."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(head) + (0 if body is None else body.nbytes), 0o644
-    file.write(info.tobuf(tarfile.USTAR_FORMAT) + head)
-    start = file.tell()
-    if body is not None and body.size:
-        file.write(np.ascontiguousarray(body).data.cast("B"))
-    file.write(bytes(-info.size % tarfile.BLOCKSIZE))
-    return start
+        write_array(file, f"{key}.{kind}.npy", array, dtype)
+    if pack.text is not None:
+        write_array(file, f"{key}.text_range.npy", pack.text.ranges, TEXT_RANGE_DTYPE)
+        start = write_array(file, f"{key}.text.npy", pack.text.tokens, LATENT_DTYPE)
+        text = TextPlace(start, pack.text.tokens.shape[1], pack.text.ranges)
+    write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
+    return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset, text)
 
 
 def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
     """(key, member of each kind, the open file) of every pack; WorkError for any damage to the archive."""
     with open(path, "rb") as file:
         for sample in samples(path):
-            if sample.refused or set(sample.members) - set(_OPTIONAL) != set(_KINDS):
+            more = set(sample.members) - set(_KINDS)
+            known = more - {"flip.npy"} in (set(), set(_TEXT))
+            if sample.refused or not known or not set(_KINDS) <= set(sample.members):
                 reason = sample.refused or f"its members are {', '.join(sorted(sample.members))}"
                 raise WorkError(f"{path}: {sample.key} is no pack of latents: {reason}")
             yield sample.key, sample.members, file
@@ -203,17 +230,26 @@ def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
 
 def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) -> Place:
     about = _about(path, key, members["json"], file)
-    ids = _array(path, key, "id.npy", members["id.npy"], file)
-    labels = _array(path, key, "label.npy", members["label.npy"], file)
-    shape, offset = _shape(path, key, "latent.npy", members["latent.npy"], file)
+    ids = read_array(path, f"{key}.id.npy", members["id.npy"], file, ID_DTYPE)
+    labels = read_array(path, f"{key}.label.npy", members["label.npy"], file, LABEL_DTYPE)
+    shape, offset = array_place(path, f"{key}.latent.npy", members["latent.npy"], file, LATENT_DTYPE)
     if shape[1:] != about[0] or not len(ids) == len(labels) == shape[0] or len(shape) != 6:
         raise WorkError(f"{path}: the members of pack {key} do not agree in shape")
     flip_offset = 0
     if (flip := members.get("flip.npy")) is not None:
-        flip_shape, flip_offset = _shape(path, key, "flip.npy", flip, file)
+        flip_shape, flip_offset = array_place(path, f"{key}.flip.npy", flip, file, LATENT_DTYPE)
         if flip_shape != shape:
             raise WorkError(f"{path}: {key}.flip.npy is {flip_shape}, but {key}.latent.npy is {shape}")
-    return Place(shape[1:], ids, labels, offset, about[1], flip_offset)
+    text = _text_place(path, key, members, file, len(ids)) if "text.npy" in members else None
+    return Place(shape[1:], ids, labels, offset, about[1], flip_offset, text)
+
+
+def _text_place(path: Path, key: str, members: dict[str, Member], file: IO[bytes], count: int) -> TextPlace:
+    ranges = read_array(path, f"{key}.text_range.npy", members["text_range.npy"], file, TEXT_RANGE_DTYPE)
+    shape, offset = array_place(path, f"{key}.text.npy", members["text.npy"], file, LATENT_DTYPE)
+    if ranges.shape != (count, 2) or len(shape) != 2 or (ranges.astype(np.int64).sum(1) > shape[0]).any():
+        raise WorkError(f"{path}: the text of pack {key} does not fit its samples")
+    return TextPlace(offset, shape[1], ranges)
 
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape, tuple[Absent, ...]]:
@@ -224,38 +260,3 @@ def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape
         return tuple(about["shape"]), tuple(absent)
     except (ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{path}: {key}.json is damaged ({type(error).__name__}: {error})") from None
-
-
-def _array(path: Path, key: str, kind: str, member: Member, file: IO[bytes]) -> np.ndarray:
-    shape, offset = _shape(path, key, kind, member, file)
-    dtype = _DTYPES[kind]
-    file.seek(offset)
-    return np.frombuffer(file.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
-
-
-def _shape(path: Path, key: str, kind: str, member: Member, file: IO[bytes]) -> tuple[Shape, int]:
-    """The shape of a .npy member and where its data begin; no object is ever unpickled."""
-    file.seek(member.content)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not version 1.0 of the format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise WorkError(f"{path}: {key}.{kind} is no .npy array ({error})") from None
-    offset = file.tell()
-    expected = _DTYPES[kind]
-    if dtype != expected or fortran:
-        raise WorkError(f"{path}: {key}.{kind} holds {dtype}, expected {expected} in C order")
-    if offset - member.content + int(np.prod(shape)) * expected.itemsize != member.size:
-        raise WorkError(
-            f"{path}: {key}.{kind} has {member.size} bytes, which is not what shape {shape} takes"
-        )
-    return shape, offset
-
-
-_DTYPES: dict[str, Any] = {
-    "latent.npy": LATENT_DTYPE,
-    "flip.npy": LATENT_DTYPE,
-    "id.npy": ID_DTYPE,
-    "label.npy": LABEL_DTYPE,
-}

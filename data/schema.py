@@ -17,7 +17,7 @@ from core.files import atomic_file, fingerprint, sha256_file, write_json, write_
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
-FLIP = "flip.npy"
+FLIP, TEXT = "flip.npy", "text.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -35,6 +35,8 @@ MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), 
 
 # Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")
+# Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.
+TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
@@ -135,13 +137,22 @@ def content_fingerprint(
 
 
 def write_index(
-    folder: Path, index: np.ndarray, media: np.ndarray | None = None, flips: np.ndarray | None = None
+    folder: Path,
+    index: np.ndarray,
+    media: np.ndarray | None = None,
+    flips: np.ndarray | None = None,
+    texts: np.ndarray | None = None,
 ) -> dict[str, str]:
-    """Publish `index.npy` (and `media.npy`, `flip.npy`) and return {file name: SHA-256} for the manifest.
+    """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`) and return {file name: SHA-256}.
 
-    index: (samples,) INDEX_DTYPE.  media: (samples,) MEDIA_DTYPE.  flips: (samples,) FLIP_DTYPE.
+    index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
     """
-    given = {INDEX: (index, INDEX_DTYPE), MEDIA: (media, MEDIA_DTYPE), FLIP: (flips, FLIP_DTYPE)}
+    given = {
+        INDEX: (index, INDEX_DTYPE),
+        MEDIA: (media, MEDIA_DTYPE),
+        FLIP: (flips, FLIP_DTYPE),
+        TEXT: (texts, TEXT_DTYPE),
+    }
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     for name, (array, dtype) in arrays.items():
         if array.dtype != dtype or array.shape != index.shape:

@@ -15,6 +15,7 @@ from core.settings import REQUIRED, setting
 from core.work_queue import QueueConfig
 from data.buckets import BucketConfig
 from data.formats import DEFAULT_LIMITS, MediaLimits
+from models.tiling import TilingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,15 @@ class Config:
     """What is encoded, by what, and how."""
 
     source: str = setting(REQUIRED, "raw dataset, as `shard` makes it")
-    autoencoder: Path = setting(REQUIRED, "folder of the autoencoder")
+    autoencoder: Path = setting(
+        REQUIRED, "folder of the autoencoder: one of `train-autoencoder`, or a public one (diffusers)"
+    )
+    text_encoder: str = setting(
+        "", "folder of a public text encoder (CLIP, T5, UMT5) for the captions; '' stores no text"
+    )
+    text_tokens: int = setting(
+        0, "most tokens of a caption; 0 is the limit of the tokenizer", low=0, high=65535
+    )
     output: Path = setting(REQUIRED, "folder that receives the cache")
     action: Literal["encode", "status", "verify", "repair"] = setting(
         "encode",
@@ -39,6 +48,7 @@ class Config:
     flip: bool = setting(False, "store samples mirrored left to right as well; training draws one of the two")
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     batch: int = setting(8, "samples encoded at once", unit="samples", low=1)
+    tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     threads: int = setting(1, "CPU threads of the encoder in each process", low=1)
     decode_threads: int = setting(2, "threads that decode ahead of the encoder in each process", low=1)

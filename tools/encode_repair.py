@@ -14,11 +14,11 @@ from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
 from core.progress import Progress, say
 from core.work_queue import QueueConfig, WorkQueue
-from data.assembly import flips_from_parts, index_from_parts
+from data.assembly import index_from_parts, views_from_parts
 from data.encode_job import Job, part_name
 from data.encoding import encode_shard
 from data.packs import scan_part
-from data.schema import FLIP, INDEX, QUARANTINE, DatasetManifest, Quarantine, QuarantineEntry, write_index
+from data.schema import QUARANTINE, DatasetManifest, Quarantine, QuarantineEntry, write_index
 from data.shards import RECEIPTS
 from tools.encode_setup import LEASES, start
 from tools.encode_state import damaged, published
@@ -59,11 +59,12 @@ def repair_finished(config: Config, job: Job, made_from: dict[str, Any]) -> None
         shards = [s for s, record in enumerate(manifest.shards) if record.name in found]
         _remake_parts(inside, shards)
         _publish(config.output, [part_name(shard) for shard in shards], manifest)
-        if found & {INDEX, FLIP}:
+        tables = set(manifest.files) & found - {QUARANTINE}
+        if tables:
             _remake_tables(making, config.output, manifest)
         if QUARANTINE in found:
             _remake_quarantine(inside, config.output, manifest)
-        _publish(config.output, sorted(found & {INDEX, FLIP, QUARANTINE}), manifest)
+        _publish(config.output, sorted(tables | found & {QUARANTINE}), manifest)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     say(f"{config.output}: {', '.join(sorted(found))} made anew")
@@ -78,7 +79,8 @@ def _remake_parts(inside: Job, shards: Sequence[int]) -> None:
 
 def _remake_tables(making: Path, output: Path, manifest: DatasetManifest) -> None:
     index, _ = index_from_parts(output, manifest.shards)
-    write_index(making, index, flips=flips_from_parts(output, manifest.shards, index))
+    flips, texts = views_from_parts(output, manifest.shards, index)
+    write_index(making, index, flips=flips, texts=texts)
 
 
 def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from core.config import to_dict
 from core.errors import UserError
 from core.leases import Leases
 from core.outputs import claim
@@ -20,7 +21,7 @@ from data.encode_job import Job, begin
 from data.index import Dataset
 from data.latents import compare
 from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine
-from tools.encoders import AutoencoderEncoder
+from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:
     from tools.encode import Config
@@ -33,10 +34,17 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
     dataset = Dataset(config.source)
     if dataset.manifest.kind != "raw":
         raise UserError("source", config.source, "a raw dataset; this is a latent cache")
-    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision)
+    clock = Clock()
+    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, config.tiling, clock)
     media = np.asarray(dataset.media)
     buckets = make_buckets(media, config.buckets)
     stored = 2 if config.store == "moments" else 1
+    if stored > encoder.moments:
+        raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")
+    captions = None
+    if config.text_encoder:
+        folder = Path(config.text_encoder)
+        captions = CaptionEmbedder(folder, config.text_tokens, device, config.precision, clock)
     job = Job(
         dataset,
         config.output,
@@ -50,8 +58,10 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
         Quarantine(config.output / QUARANTINE, total=len(dataset), budget=config.quarantine_budget),
         config.flip,
         config.decode_threads,
+        captions,
     )
-    return job, _made_from(config, job, encoder.identity, device.type)
+    identity = encoder.identity | ({"text": captions.identity} if captions else {})
+    return job, _made_from(config, job, identity, device.type)
 
 
 def choose_device(config: Config, worker: int) -> torch.device:
@@ -112,6 +122,11 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
         f"{samples} samples in {len(shards)} shards: "
         f"{size(_bytes(job, shards))} to be written to {job.folder}, {size(free)} free"
     )
+    if job.captions is not None:
+        most = 2 * samples * job.captions.tokens * job.captions.width
+        lines.append(
+            f"beside it text, at most {job.captions.tokens} tokens a caption, so at most {size(most)}"
+        )
     return lines
 
 
@@ -160,6 +175,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
     return _plain(
         {
             **encoder,
+            "tiling": to_dict(config.tiling),
             "store": config.store,
             "views": ["plain", "flip"] if config.flip else ["plain"],
             "dtype": "float16",

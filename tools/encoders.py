@@ -1,48 +1,90 @@
-"""Encoders for the latent cache: what turns pixels into latents, and how it is identified."""
+"""Encoders for the latent cache: what turns pixels into latents and captions into embeddings."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.buckets import Bucket
+from models.tiling import TilingConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import Tensor, device, dtype
+
+    from models.text import TextEncoder
+
+
+class Clock:
+    """Seconds that encoders were busy."""
+
+    def __init__(self) -> None:
+        self.busy_s = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.busy_s += time.monotonic() - began
 
 
 class AutoencoderEncoder:
-    """This project's autoencoder on a device: pixels to moments on the CPU. busy_s: seconds spent so far."""
+    """This project's autoencoder, or a public one, on a device: pixels to raw moments on the CPU.
 
-    def __init__(self, folder: Path, device: device, precision: str) -> None:
-        import torch
+    moments: how many it gives, mean and log-variance or the mean alone.  identity: what a cache records.
+    """
 
-        from models.autoencoder import fingerprint, load
+    def __init__(
+        self, folder: Path, device: device, precision: str, tiling: TilingConfig, clock: Clock
+    ) -> None:
+        from models.autoencoder import identify, open_autoencoder
 
-        autoencoder = load(folder)
-        self.config = autoencoder.config
-        self.identity: dict[str, Any] = {
-            "encoder": fingerprint(autoencoder),
-            "encoder_config": asdict(self.config),
-        }
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.autoencoder, self.device = autoencoder.to(device, dtype), device
-        self.busy_s = 0.0
+        autoencoder = open_autoencoder(folder)
+        autoencoder.set_tiling(tiling)
+        self.identity: dict[str, Any] = identify(autoencoder)
+        self.moments, self.channels = autoencoder.moments, autoencoder.latent_channels
+        self.autoencoder, self.device = autoencoder.to(device, _dtype(precision)), device
+        self._clock = clock
+
+    @property
+    def busy_s(self) -> float:
+        return self._clock.busy_s
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, 2, C, T', H', W') on the CPU."""
-        began = time.monotonic()
-        moments = self.autoencoder.encode(pixels.to(self.device, non_blocking=True)).cpu()
-        self.busy_s += time.monotonic() - began
-        return moments
+        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU."""
+        with self._clock.running():
+            return self.autoencoder.encode(pixels.to(self.device, non_blocking=True)).cpu()
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, T', H', W') of a bucket's latents; UserError for a bucket that the autoencoder cannot take."""
         try:
-            shape = self.config.latent_shape((bucket.frames, bucket.height, bucket.width))
+            shape = self.autoencoder.latent_shape((bucket.frames, bucket.height, bucket.width))
         except UserError as error:
             raise UserError(f"buckets: {bucket} does not suit the autoencoder: {error}") from None
-        return (self.config.latent_channels, *shape)
+        return (self.channels, *shape)
+
+
+class CaptionEmbedder:
+    """A text encoder on a device: captions to embeddings on the CPU. identity: what a cache records of it."""
+
+    def __init__(self, folder: Path, tokens: int, device: device, precision: str, clock: Clock) -> None:
+        from models import text
+
+        encoder = text.load(folder, tokens)
+        self.identity, self.width, self.tokens = encoder.describe(), encoder.width, encoder.tokens
+        self.encoder: TextEncoder = encoder.to(device, _dtype(precision))
+        self._clock = clock
+
+    def encode_captions(self, captions: list[str]) -> list[Tensor]:
+        """(its tokens, D) float32 of each caption."""
+        with self._clock.running():
+            return self.encoder(captions)
+
+
+def _dtype(precision: str) -> dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

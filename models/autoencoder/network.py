@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.settings import setting
 from models.autoencoder import tiling
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
+from models.tiling import TilingConfig
 
 PIXEL_CHANNELS = 3
 
@@ -88,9 +89,11 @@ class Autoencoder(nn.Module):
     Weights are drawn from torch's global generator. Computes in the dtype of its weights, answers in float32.
     """
 
+    moments = 2
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.config, self.tiling = config, tiling.TilingConfig()
+        self.config, self.tiling = config, TilingConfig()
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         initialise(self)
 
@@ -126,7 +129,7 @@ class Autoencoder(nn.Module):
         latents = mean if noise is None else mean + (0.5 * log_variance).exp() * noise
         return self.decode(latents), moments
 
-    def set_tiling(self, config: tiling.TilingConfig) -> None:
+    def set_tiling(self, config: TilingConfig) -> None:
         """Encode and decode in parts from now on; UserError for parts that do not end where latents do."""
         tiling.check(self.config, config)
         self.tiling = config
@@ -138,6 +141,10 @@ class Autoencoder(nn.Module):
     @property
     def spatial_compression(self) -> int:
         return self.config.spatial_compression
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
 
     def frames_to_latent(self, frames: int) -> int:
         """Latent frames of a clip; UserError unless frames = 1 + k * temporal_compression."""

@@ -22,7 +22,7 @@ from core.errors import UserError, WorkError
 from core.files import fingerprint
 from models import weights
 from models.autoencoder.network import PIXEL_CHANNELS
-from models.autoencoder.tiling import TilingConfig
+from models.tiling import TilingConfig
 
 IMAGE_CLASSES = ("AutoencoderKL", "AutoencoderDC")
 VIDEO_CLASSES = ("AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderKLLTXVideo")

@@ -10,29 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.settings import setting
 from models.autoencoder.layers import CausalConv3d, Upsample
+from models.tiling import TilingConfig
 
 if TYPE_CHECKING:
     from models.autoencoder.network import AutoencoderConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class TilingConfig:
-    """How an input is cut before it is encoded, or decoded into."""
-
-    pixels: int = setting(0, "rows and columns of a tile; 0 takes pictures whole", unit="pixels", low=0)
-    frames: int = setting(0, "frames encoded at a time; 0 takes clips whole", unit="frames", low=0)
-
-    def __bool__(self) -> bool:
-        return bool(self.pixels or self.frames)
 
 
 def check(config: AutoencoderConfig, tiling: TilingConfig) -> None:

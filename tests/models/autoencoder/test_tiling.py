@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.autoencoder import Autoencoder, AutoencoderConfig, tiling
-from models.autoencoder.tiling import TilingConfig
+from models.tiling import TilingConfig
 
 CONFIG = AutoencoderConfig(
     latent_channels=2,

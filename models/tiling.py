@@ -1,0 +1,18 @@
+"""How large inputs of an autoencoder are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilingConfig:
+    """Parts in which pixels are encoded, or decoded into."""
+
+    pixels: int = setting(0, "rows and columns of a tile; 0 takes pictures whole", unit="pixels", low=0)
+    frames: int = setting(0, "frames at a time, after the first; 0 takes clips whole", unit="frames", low=0)
+
+    def __bool__(self) -> bool:
+        return bool(self.pixels or self.frames)

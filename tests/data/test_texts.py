@@ -1,0 +1,186 @@
+"""Captions in a cache: embedded once, found by row, padded alike everywhere, damage named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from core.distributed import World
+from core.errors import UserError, WorkError
+from core.files import sha256_file
+from data.assembly import longest_text, views_from_parts
+from data.index import Dataset
+from data.latents import LatentReader
+from data.loader import LatentLoader
+from data.packs import LATENT_DTYPE, Pack, Text, index_rows, read_part, scan_part, text_rows, write_part
+from data.schema import TEXT_DTYPE, write_index
+from data.steps import LoaderConfig
+from data.texts import ShardTexts, TextReader
+from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
+
+SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]
+WIDTH, ABSENT = 3, 2
+
+
+def tokens_of(row: int) -> int:
+    """Rows 0, 4 have no text; 1 and 5 share a caption."""
+    return row % 4
+
+
+def caption(row: int) -> np.ndarray:
+    return np.full((tokens_of(row), WIDTH), row % 4, LATENT_DTYPE) + np.arange(WIDTH, dtype=LATENT_DTYPE)
+
+
+def with_text(pack: Pack) -> Pack:
+    counts = sorted({tokens_of(int(row)) for row in pack.ids})
+    starts = dict(zip(counts, np.cumsum([0, *counts]).tolist(), strict=False))
+    ranges = [(starts[tokens_of(row)], tokens_of(row)) for row in pack.ids.tolist()]
+    tokens = [caption(count) for count in counts]
+    return replace(pack, text=Text(np.concatenate(tokens), np.array(ranges, np.uint32)))
+
+
+def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
+    """One shard of pictures and clips with text; row 2 is absent."""
+    make_cache(folder, [SHAPES], [ABSENT])
+    manifest = Dataset(folder).manifest
+    path = folder / manifest.shards[0].name
+    places = write_part(path, 0, [with_text(pack) for pack in packs_of(0, SHAPES, [ABSENT])])
+    index = index_rows(path, places, shard=0, first=0, buckets=[IMAGE, CLIP])
+    texts = text_rows(places, index)
+    record = replace(manifest.shards[0], bytes=path.stat().st_size, sha256=sha256_file(path))
+    made_from = {"encoder": "a", "text": {"encoder": encoder, "width": WIDTH, "tokens": 8}}
+    replace(
+        manifest,
+        shards=(record,),
+        files=write_index(folder, index, texts=texts),
+        extra={"made_from": made_from, **longest_text(texts)},
+    ).write(folder)
+    return Dataset(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Dataset:
+    return make_text_cache(tmp_path / "cache")
+
+
+def reader_of(cache: Dataset) -> TextReader:
+    return TextReader(cache.folder, cache.manifest, LatentReader(cache.folder, cache.manifest, cache.index))
+
+
+def test_the_text_of_every_row_is_found_and_padded_to_the_longest(cache: Dataset) -> None:
+    rows = np.array([5, 0, 3, ABSENT, 1])
+    tokens, lengths = reader_of(cache).gather(rows, np.zeros(5, np.int64))
+    assert lengths.tolist() == [1, 0, 3, 0, 1]
+    assert tokens.shape == (5, 3, WIDTH)
+    for row, found, length in zip(rows.tolist(), tokens.numpy(), lengths.tolist(), strict=True):
+        assert (found[:length] == caption(row)[:length]).all()
+        assert (found[length:] == 0).all()
+
+
+def test_equal_captions_of_a_pack_are_stored_once(cache: Dataset) -> None:
+    packs = list(read_part(cache.shard_path(0)))
+    images = next(pack for pack in packs if pack.latents.shape[1:] == IMAGE)
+    assert images.text is not None
+    stored = dict(zip(images.ids.tolist(), images.text.ranges.tolist(), strict=True))
+    assert len(images.text.tokens) == sum({tokens_of(row) for row in stored})
+    assert {row: count for row, (_, count) in stored.items()} == {row: tokens_of(row) for row in stored}
+
+
+def test_the_sidecar_can_be_made_again_from_the_parts(cache: Dataset) -> None:
+    flips, texts = views_from_parts(cache.folder, cache.manifest.shards, np.asarray(cache.index))
+    assert flips is None
+    assert texts is not None
+    assert (texts == np.load(cache.folder / "text.npy")).all()
+    assert texts.dtype == TEXT_DTYPE
+    cache.verify()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_carry_text_of_one_shape(cache: Dataset, ranks: int) -> None:
+    config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2)
+    shapes = set()
+    for rank in range(ranks):
+        loader = LatentLoader(cache, config, World(rank, ranks, rank, torch.device("cpu")), 0)
+        for batch in (batch for step in range(4) for batch in loader.load(step)):
+            condition = batch.condition
+            assert condition.text is not None
+            assert condition.text_length is not None
+            expected = [tokens_of(row) * (row != ABSENT) for row in batch.id.tolist()]
+            assert condition.text_length.tolist() == expected
+            assert (condition.text.abs().sum(-1) > 0).sum(1).tolist() == expected
+            shapes.add(tuple(condition.text.shape[1:]))
+    assert shapes == {(3, WIDTH)}
+    silent = LatentLoader(cache, config, World(0, 1, 0, torch.device("cpu")), 0, text=False)
+    assert silent.load(0)[0].condition.text is None
+
+
+def test_caches_of_two_text_encoders_are_not_mixed(cache: Dataset, tmp_path: Path) -> None:
+    other = make_text_cache(tmp_path / "other", encoder="u")
+    config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2)
+    with pytest.raises(UserError, match=r"cannot be mixed: text.encoder is t here and u there"):
+        LatentLoader([cache, other], config, World(0, 1, 0, torch.device("cpu")), 0)
+
+
+def test_damage_is_named(cache: Dataset) -> None:
+    row = 3
+    offset = int(np.load(cache.folder / "text.npy")["offset"][row])
+    with open(cache.shard_path(0), "r+b") as file:
+        file.seek(offset)
+        file.write(np.array([np.nan], LATENT_DTYPE).tobytes())
+    with pytest.raises(WorkError, match=r"000000.tar: damaged, the text of 3 is not finite"):
+        reader_of(cache).gather(np.array([row]), np.zeros(1, np.int64))
+    with pytest.raises(WorkError, match=r"text.npy holds values that are not finite"):
+        list(read_part(cache.shard_path(0)))
+    (cache.folder / "text.npy").write_bytes(b"no array")
+    with pytest.raises(WorkError, match=r"text.npy: not readable"):
+        reader_of(cache)
+
+
+def test_ranges_outside_of_the_text_are_damage(tmp_path: Path) -> None:
+    pack = with_text(packs_of(0, SHAPES)[0])
+    assert pack.text is not None
+    bad = replace(pack, text=replace(pack.text, ranges=pack.text.ranges + np.uint32(1)))
+    write_part(tmp_path / "part.tar", 0, [bad])
+    with pytest.raises(WorkError, match="the text of pack 000000-0000 does not fit its samples"):
+        scan_part(tmp_path / "part.tar")
+
+
+class Captions:
+    """Rows whose captions are given; embeds a caption as its letters."""
+
+    width, tokens = 1, 8
+
+    def __init__(self, *captions: str) -> None:
+        self.captions, self.asked = captions, []
+
+    def read(self, row: int) -> dict[str, bytes]:
+        return {"png": b"", "json": b"{}", "txt": self.captions[row].encode()}
+
+    def encode_captions(self, captions: list[str]) -> list[Tensor]:
+        self.asked.append(captions)
+        return [torch.tensor([[float("inf") if c == "!" else ord(c)] for c in text]) for text in captions]
+
+
+def test_a_caption_is_embedded_once_and_what_is_not_finite_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Captions("ab", "", "c", "ab", "!", "c", "d")
+    texts = ShardTexts(source, source, 2)  # type: ignore[arg-type]
+    text, refused = texts.pack([0, 1, 2, 3, 4])
+    assert text.tokens[:, 0].tolist() == [ord(c) for c in "abc"]
+    assert text.ranges.tolist() == [[0, 2], [0, 0], [2, 1], [0, 2]]
+    assert refused == {4: "its text is not finite in float16"}
+    text, refused = texts.pack([5, 6])
+    assert text.tokens[:, 0].tolist() == [ord("c"), ord("d")]
+    assert source.asked == [["ab", "c"], ["!"], ["d"]]
+    monkeypatch.setattr("data.texts.KEPT_BYTES", 0)
+    texts.pack([1])
+    texts.pack([6])
+    assert source.asked[-1] == ["d"]
+    text, _ = texts.pack([1])
+    assert text.tokens.shape == (0, 1)

@@ -15,6 +15,7 @@ from data.filters import LEFT_OUT
 from data.index import Dataset
 from data.schema import QUARANTINE, QuarantineEntry, read_quarantine
 
+MOST_SHAPES = 1000  # of the histogram
 MOST_LINES = 20  # of a table, as text
 BAR = 24  # characters of the longest bar
 
@@ -115,18 +116,22 @@ def _buckets(column: np.ndarray, table: Sequence[Any]) -> list[dict[str, Any]]:
 def _shapes(dataset: Dataset, index: np.ndarray) -> list[dict[str, Any]]:
     if dataset.manifest.kind == "latent":
         present = index["bucket"][index["size"] > 0]
-        shapes: list[tuple[int, ...]] = [tuple(shape) for shape in dataset.manifest.buckets]
+        shapes = np.array(dataset.manifest.buckets, np.int64)
         counts = np.bincount(present, minlength=len(shapes))
     else:
-        columns = [np.asarray(dataset.media[name], np.int64) for name in ("frames", "height", "width")]
-        found, counts = np.unique(np.stack(columns, 1), axis=0, return_counts=True)
-        shapes = [tuple(row) for row in found.tolist()]
-    order = np.argsort(-counts, kind="stable").tolist()
-    return [
-        {"name": "x".join(map(str, shapes[n])), "shape": list(shapes[n]), "samples": int(counts[n])}
-        for n in order
-        if counts[n]
-    ]
+        frames, height, width = (
+            np.asarray(dataset.media[n], np.int64) for n in ("frames", "height", "width")
+        )
+        keys, counts = np.unique((frames << 40) + (height << 20) + width, return_counts=True)
+        shapes = np.stack([keys >> 40, (keys >> 20) & 0xFFFFF, keys & 0xFFFFF], 1)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    found = [(shapes[n].tolist(), int(counts[n])) for n in order[:MOST_SHAPES].tolist()]
+    rows = [{"name": "x".join(map(str, s)), "shape": s, "samples": count} for s, count in found]
+    if len(order) > MOST_SHAPES:
+        rest = int(counts[order[MOST_SHAPES:]].sum())
+        rows.append({"name": f"{len(order) - MOST_SHAPES} other shapes", "shape": [], "samples": rest})
+    return rows
 
 
 def _media(dataset: Dataset) -> dict[str, list[float]]:

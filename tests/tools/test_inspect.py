@@ -68,6 +68,13 @@ def test_summary_of_a_raw_dataset(made: Path) -> None:
     assert (summary["quarantine"]["entries"], summary["quarantine"]["stages"]) == (1, {"decode": 1})
 
 
+def test_a_histogram_of_many_shapes_ends(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.summary.MOST_SHAPES", 2)
+    shapes = summarise(Dataset(made))["shapes"]
+    assert [entry["samples"] for entry in shapes] == [5, 5, 4]
+    assert shapes[-1]["name"] == "2 other shapes"
+
+
 def test_summary_of_a_latent_cache(latent: Path) -> None:
     summary = summarise(Dataset(latent))
     assert (summary["totals"]["samples"], summary["totals"]["absent"]) == (8, 1)

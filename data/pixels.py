@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -47,11 +47,42 @@ class PixelConfig(LoaderConfig):
     )
 
 
+@dataclass(frozen=True)
+class BucketTable:
+    """Buckets, the stock of each, and the number of samples that fit none."""
+
+    buckets: Sequence[Bucket]
+    stocks: Sequence[Stock]
+    without_bucket: int
+
+
+def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
+    """The table of a loader of pixels; 256 of them count as a token."""
+    media = np.asarray(dataset.media)
+    buckets = make_buckets(media, config.buckets)
+    column = assign(media, buckets, config.buckets)
+    without_bucket = int((column == NO_BUCKET).sum())
+    column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
+    starts = shard_starts(dataset)
+    counts = count_buckets(column, starts, len(buckets))
+    stocks = [
+        Stock(
+            f"pixels {bucket}",
+            BucketRows(column, starts, number, counts[:, number]),
+            max(1, bucket.frames * bucket.height * bucket.width // 256),
+            bucket.frames > 1,
+        )
+        for number, bucket in enumerate(buckets)
+    ]
+    return BucketTable(buckets, stocks, without_bucket)
+
+
 class PixelLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of pixels.
 
     Batch.x is (b, 3, T, H, W) float32 in [-1, 1]. A sample that cannot be decoded keeps its slot with
     weight 0, goes into `quarantine` (shared by the ranks) and counts against the budget.
+    table: which rows are brought to which shapes, instead of what the config says.
     """
 
     def __init__(
@@ -63,6 +94,7 @@ class PixelLoader:
         micro_batch: int = 0,
         *,
         quarantine: Quarantine | None = None,
+        table: BucketTable | None = None,
     ) -> None:
         if dataset.manifest.kind != "raw":
             raise UserError("source", dataset.folder, "a raw dataset; this is a latent cache")
@@ -70,24 +102,10 @@ class PixelLoader:
         self.failed: dict[int, str] = {}
         self._quarantine = quarantine
         self._pin = world.device.type == "cuda"
-        media = np.asarray(dataset.media)
-        self.buckets = make_buckets(media, config.buckets)
-        column = assign(media, self.buckets, config.buckets)
-        self.without_bucket = int((column == NO_BUCKET).sum())
-        column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
-        starts = shard_starts(dataset)
-        counts = count_buckets(column, starts, len(self.buckets))
-        stocks = [
-            Stock(
-                f"pixels {bucket}",
-                BucketRows(column, starts, number, counts[:, number]),
-                max(1, bucket.frames * bucket.height * bucket.width // 256),
-                bucket.frames > 1,
-            )
-            for number, bucket in enumerate(self.buckets)
-        ]
+        table = table or pixel_table(dataset, config)
+        self.buckets, self.without_bucket = table.buckets, table.without_bucket
         self.plan = StepPlan(
-            stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
+            table.stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 

@@ -1,7 +1,8 @@
-"""Train a diffusion transformer on a cache of latents; the same command again continues the run."""
+"""Train a diffusion transformer on latents, cached or made as it goes; the same command continues the run."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,6 @@ from core.trainer import FINISHED, Trainer, TrainerConfig
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
-from data.steps import LoaderConfig
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
 from tools.latent_space import (
@@ -39,13 +39,16 @@ from tools.latent_space import (
     keep_latent_space,
     latent_shapes,
 )
+from tools.online import DataConfig, OnlineCache, OnlineLoader, OnlineObjective
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run of a denoiser."""
 
-    source: str = setting(REQUIRED, "latent cache, as `encode` writes it")
+    source: str = setting(
+        REQUIRED, "latent cache, as `encode` writes it; a raw dataset where data.encode=online"
+    )
     output: str = setting(REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs")
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
     overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
@@ -55,7 +58,7 @@ class Config:
     )
     model: DiTConfig = setting(DiTConfig(), "the network")
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
-    data: LoaderConfig = setting(LoaderConfig(), "what makes up a step")
+    data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
     ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
@@ -65,6 +68,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
+
+
+Loader = LatentLoader | OnlineLoader
 
 
 class LatentObjective:
@@ -117,11 +123,14 @@ def run(config: Config) -> None:
     distributed.stop(world)
 
 
-def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: Path, world: World) -> None:
+def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, world: World) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
     from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
 
     output = Path(config.output)
+    if isinstance(dataset, OnlineCache):
+        dataset.encoder.autoencoder.to(world.device)
+        dataset.measure(distributed.on_first_rank(lambda: dataset.statistics(output)))
     distributed.on_first_rank(lambda: keep_latent_space(output, dataset, autoencoder, config.objective))
     for line in loader.plan.report():
         say(line)
@@ -130,9 +139,14 @@ def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: P
     checkpoint_blocks(model.blocks, config.engine)
     engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition
+    objective: LatentObjective | OnlineObjective = LatentObjective(
+        config.objective, Normaliser.of(dataset.manifest), frame_condition=frames
+    )
+    if isinstance(dataset, OnlineCache):
+        objective = OnlineObjective(dataset, objective)
     trainer = Trainer(
         engine,
-        LatentObjective(config.objective, Normaliser.of(dataset.manifest), frame_condition=frames),
+        objective,
         loader,
         config.trainer,
         folder=output,
@@ -141,7 +155,7 @@ def train(config: Config, dataset: Dataset, loader: LatentLoader, autoencoder: P
         metrics=config.metrics,
         fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
         run_config=to_dict(config),
-        tokens_of=lambda batch: tokens(config.model, batch),
+        tokens_of=lambda batch: tokens(config.model, dataset, batch),
     )
     if config.engine.compile:
         fit_compiled(trainer, model, micro_batch_shapes(dataset, loader))
@@ -161,9 +175,7 @@ def fit_compiled(trainer: Trainer, model: DiT, shapes: list[tuple[int, ...]]) ->
 
 def open_cache(config: Config) -> tuple[Dataset, Path]:
     """The cache and its autoencoder's folder; UserError unless cache, encoder and network fit each other."""
-    dataset = Dataset(Path(config.source))
-    if dataset.manifest.kind != "latent":
-        raise UserError("source", config.source, "a latent cache; this is a raw dataset, encode it first")
+    dataset = open_dataset(config)
     for channels, *shape in latent_shapes(dataset):
         if channels != config.model.input_channels:
             raise UserError(
@@ -175,17 +187,35 @@ def open_cache(config: Config) -> tuple[Dataset, Path]:
         raise UserError(
             "model.num_classes", config.model.num_classes, f"at least {classes}, those of {config.source}"
         )
+    if isinstance(dataset, OnlineCache):
+        return dataset, Path(config.autoencoder)
     return dataset, find_autoencoder(dataset, config.autoencoder)
 
 
-def make_loader(config: Config, dataset: Dataset, world: World) -> LatentLoader:
+def open_dataset(config: Config) -> Dataset:
+    """The cache, or the raw dataset as the cache it would be."""
+    if config.data.encode == "online":
+        if not config.autoencoder:
+            raise UserError("autoencoder", "''", "a folder, since data.encode=online")
+        return OnlineCache(config.source, Path(config.autoencoder), config.data.online)
+    dataset = Dataset(Path(config.source))
+    if dataset.manifest.kind != "latent":
+        expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
+        raise UserError("source", config.source, expected)
+    return dataset
+
+
+def make_loader(config: Config, dataset: Dataset, world: World) -> Loader:
     """This rank's batches."""
     micro_batch, patch = config.engine.micro_batch, config.model.patch
     world = data_world(world, config.engine.sequence_parallel)
+    if isinstance(dataset, OnlineCache):
+        run = Path(config.output)
+        return OnlineLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, run=run)
     return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch)
 
 
-def micro_batch_shapes(dataset: Dataset, loader: LatentLoader) -> list[tuple[int, ...]]:
+def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]]:
     """(b, C, T, H, W) of every micro-batch that a rank will ever take."""
     plan, found = loader.plan, []
     for shape, size, weight in zip(latent_shapes(dataset), plan.group_sizes, plan.weights, strict=True):
@@ -201,7 +231,8 @@ def compile_example(shape: tuple[int, ...], device: torch.device) -> tuple[Tenso
     return torch.zeros(shape, device=device), label.float(), Condition(label=label)
 
 
-def tokens(model: DiTConfig, batch: Batch) -> int:
+def tokens(model: DiTConfig, dataset: Dataset, batch: Batch) -> int:
     """Tokens of a micro-batch, over its samples."""
-    t, h, w = model.grid((batch.x.shape[-3], batch.x.shape[-2], batch.x.shape[-1]))
-    return len(batch) * t * h * w
+    shape = batch.x.shape[-3:]
+    grid = dataset.latent_grid(shape) if isinstance(dataset, OnlineCache) else (shape[0], shape[1], shape[2])
+    return len(batch) * math.prod(model.grid(grid))

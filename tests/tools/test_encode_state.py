@@ -58,9 +58,9 @@ def test_status_tells_who_is_at_what_and_how_fast(
 ) -> None:
     assert lines(finished, capsys, "status") == [f"{finished.output}: finished, 12 samples in 4 parts"]
     config = make_unfinished(finished, tmp_path / "cache")
+    now = (config.output / ".receipts" / "000003.json").stat().st_mtime
     for shard, seconds in ((0, 20), (3, 10)):
-        path = config.output / ".receipts" / f"{shard:06d}.json"
-        os.utime(path, (path.stat().st_mtime - seconds, path.stat().st_mtime - seconds))
+        os.utime(config.output / ".receipts" / f"{shard:06d}.json", (now - seconds, now - seconds))
     (config.output / ".receipts" / "000001.json").unlink()
     said = lines(config, capsys, "status")
     assert said[0].endswith("2 of 4 shards done (6 of 12 samples), 0 leased, 1 failed, 1 waiting")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ from data.audit import audit
 from data.formats import IMAGE_FORMATS, MediaError
 from data.index import Dataset
 from data.media import decode_image, decode_video, resize_crop
+from data.packs import LATENT_DTYPE
 from data.reindex import reindex
 from data.remote import RemoteFolder, url_of
 from data.schema import INDEX, MANIFEST, DatasetManifest
 from data.summary import as_text, summarise
+from data.tars import read_range
 from tools.pictures import PAPER, choose_rows, class_name, enlarge, enlargement, page, write_png
 
 if TYPE_CHECKING:
@@ -138,17 +141,23 @@ def _thumbnail(dataset: Dataset, row: int) -> Pixels:
 
 def _latent_picture(dataset: Dataset, row: int) -> Pixels:
     """uint8 (H, W, 3): the first three channels (one: grey), each within three standard deviations."""
-    from data.latents import LatentReader, Normaliser
-
-    if dataset.index["size"][row] == 0:
+    entry = dataset.index[row]
+    size = int(entry["size"])
+    if size == 0:
         raise WorkError("it has no latents (see the quarantine list)")
-    reader = LatentReader(dataset.folder, dataset.manifest, dataset.index)
-    mean = reader.gather(np.array([row]))[:, 0].float()
-    scaled = Normaliser.of(dataset.manifest).apply(mean)[0, :3, mean.shape[2] // 2].numpy()
+    with dataset.open_shard(int(entry["shard"])) as file:
+        data = read_range(file.fileno(), size, int(entry["offset"]))
+    shape = tuple(dataset.manifest.buckets[entry["bucket"]])
+    if len(data) != size or size != 2 * math.prod(shape):
+        raise WorkError(f"{dataset.folder / INDEX}: row {row} does not point at latents of shape {shape}")
+    values = np.frombuffer(data, LATENT_DTYPE).reshape(shape).astype(np.float32)
+    statistics = dataset.manifest.extra["statistics"]
+    mean, std = (np.array(statistics[name], np.float32)[:3, None, None] for name in ("mean", "std"))
+    picture = values[0, :3, shape[2] // 2]
+    scaled = (picture - mean) / np.maximum(std, 1e-6)
     channels = scaled if len(scaled) == 3 else np.repeat(scaled[:1], 3, 0)
-    pixels = np.clip((channels / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
-    picture = rearrange(pixels, "c h w -> h w c")
-    return enlarge(picture, enlargement(max(picture.shape[:2]), THUMBNAIL))
+    pixels = np.clip((np.nan_to_num(channels) / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
+    return enlarge(rearrange(pixels, "c h w -> h w c"), enlargement(max(shape[3:]), THUMBNAIL))
 
 
 def _evened(cells: Sequence[Sequence[Pixels]]) -> list[list[Pixels]]:

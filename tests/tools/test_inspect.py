@@ -14,11 +14,12 @@ from core.errors import UserError
 from data.index import Dataset
 from data.summary import summarise
 from launch import cli
-from tests.data.caches import CLIP, IMAGE, make_cache
+from tests.data.caches import CLIP, IMAGE, latents_of, make_cache
 from tests.data.raw import damage, make_raw
 from tests.data.samples import image_bytes, picture, tar_bytes
 from tools.inspect import Config, plan, run
 from tools.inspect_dataset import DAMAGED, contact_sheet
+from tools.pictures import PAPER
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,20 @@ def test_latent_sheet_is_the_mean_scaled(latent: Path) -> None:
     assert [number for number, _ in damaged] == [1]
     assert sheet.shape[0] == 8 * 100 + 4
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 30
+    stored = latents_of(0, IMAGE)[0, :3, 0].astype(np.float32)  # row 0 is label 0, the first row
+    expected = np.clip((stored / 6 + 0.5) * 255, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    left = int(np.flatnonzero((sheet[52] != PAPER).any(-1) & (np.arange(sheet.shape[1]) > 20))[0])
+    shown = sheet[4:100, left : left + 96][12::24, 12::24]
+    assert np.array_equal(shown, expected)
+
+
+def test_a_sheet_of_latents_behind_a_url(
+    latent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "cache"))
+    here, there = contact_sheet(Dataset(latent)), contact_sheet(Dataset(f"file://{latent}"))
+    assert np.array_equal(here[0], there[0])
+    assert [number for number, _ in there[1]] == [1]
 
 
 def test_verify_names_every_damaged_file_and_ends_with_status_1(

@@ -16,6 +16,14 @@ HEADER = "# longtake: the resolved config of "
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
 NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "decode_threads", "require_space")
 NOT_COMPARED_PREFIXES = ("log_", "progress_")
+# How ranks share the work of training; a checkpoint fits every way.
+NOT_COMPARED_ENGINE = tuple(
+    f"engine.{name}"
+    for name in (
+        *("zero_stage", "sequence_parallel", "micro_batch", "activation_checkpointing", "checkpoint_every"),
+        *("compile", "device", "timeout_s"),
+    )
+)
 
 
 def claim(output: Path, config: Any, *, done: str, overwrite: bool) -> Literal["new", "continue", "finished"]:
@@ -69,7 +77,9 @@ def _require_ours(output: Path, config: Any) -> None:
 def _require_same(output: Path, config: Any) -> None:
     for path, before, now in difference(read_yaml(output / CONFIG_NAME), to_dict(config)):
         name = path.rpartition(".")[2]
-        if path.partition(".")[0] in NOT_COMPARED or name.startswith(NOT_COMPARED_PREFIXES):
+        if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE:
+            continue
+        if name.startswith(NOT_COMPARED_PREFIXES):
             continue
         raise UserError(
             path, now, f"{before}, with which {output} was made; or overwrite=true, or another output"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core import config
+from core.engine_config import EngineConfig
 from core.errors import UserError
 from core.outputs import claim
 from core.settings import setting
@@ -20,6 +21,7 @@ class Job:
     log_every: int = setting(1, "steps between lines")
     processes: int = setting(1, "ranks")
     overwrite: bool = setting(False, "start over")
+    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
 
 
 def take(output: Path, job: Job | None = None, *, overwrite: bool = False) -> str:
@@ -95,3 +97,13 @@ def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
 def test_a_claim_that_was_killed_before_its_first_file_is_repeated(tmp_path: Path) -> None:
     (tmp_path / ".tmp-0123456789ab-config.yaml").write_text("size")
     assert take(tmp_path) == "new"
+
+
+def test_a_run_may_go_on_with_another_way_to_share_the_work_but_not_another_precision(tmp_path: Path) -> None:
+    take(tmp_path)
+    otherwise = EngineConfig(
+        zero_stage=3, sequence_parallel=2, activation_checkpointing="full", micro_batch=1
+    )
+    assert take(tmp_path, Job(engine=otherwise)) == "continue"
+    with pytest.raises(UserError, match=r"engine\.precision=fp32: expected bf16"):
+        take(tmp_path, Job(engine=EngineConfig(precision="fp32")))

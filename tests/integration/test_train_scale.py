@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents, rows
+from core.config import load
+from core.distributed import World
+from core.errors import UserError
+from data.index import Dataset
+from tests.integration.tiny_run import MODEL, STEP, command, finish, make_autoencoder, make_latents, rows
+from tools.train import Config, make_loader, micro_batch_shapes, plan
 
-pytestmark = pytest.mark.multiprocess
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")
 
 
@@ -24,6 +29,12 @@ def one_rank(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(cache, tmp_path_factory.mktemp("runs") / "one")[0]
 
 
+def config(cache: Path, *fields: str) -> Config:
+    return load(
+        Config, overrides=[f"source={cache}", f"output={cache.parent / 'run'}", *MODEL, *STEP, *fields]
+    )
+
+
 def trained(cache: Path, run: Path, *fields: str) -> tuple[Path, str]:
     status, output = finish(command(cache, run, *FIELDS, *fields))
     assert status == 0, output
@@ -37,6 +48,8 @@ def assert_same_steps(one: Path, other: Path) -> None:
     assert (one / "finished.json").read_text() == (other / "finished.json").read_text()
 
 
+@pytest.mark.multiprocess
+@pytest.mark.full
 def test_two_ranks_that_share_tokens_take_the_steps_of_one(
     cache: Path, one_rank: Path, tmp_path: Path
 ) -> None:
@@ -44,13 +57,47 @@ def test_two_ranks_that_share_tokens_take_the_steps_of_one(
     assert_same_steps(one_rank, trained(cache, tmp_path / "run", *fields)[0])
 
 
-def test_a_group_that_ranks_cannot_form_is_refused(cache: Path, tmp_path: Path) -> None:
-    fields = ("processes=2", "engine.sequence_parallel=3", "engine.device=cpu")
-    status, output = finish([*command(cache, tmp_path / "run", *fields), "--dry-run"])
-    assert status == 2
-    assert "engine.sequence_parallel=3: expected a divisor of the number of ranks, 2" in output
+def test_a_group_that_ranks_cannot_form_is_refused_before_work_starts(cache: Path) -> None:
+    with pytest.raises(UserError, match=r"engine.sequence_parallel=3: expected a divisor of .* ranks, 2"):
+        plan(config(cache, "processes=2", "engine.sequence_parallel=3"))
 
 
+def test_ranks_that_share_tokens_take_the_samples_of_one(cache: Path) -> None:
+    engine = "engine.sequence_parallel=2"
+    loaders = [
+        make_loader(config(cache, engine), Dataset(cache), World(rank, 4, rank, torch.device("cpu")))
+        for rank in range(4)
+    ]
+    ids = [[batch.id.tolist() for batch in loader.load(3)] for loader in loaders]
+    assert ids[0] == ids[1]
+    assert ids[2] == ids[3]
+    alone = make_loader(config(cache), Dataset(cache), World(0, 1, 0, torch.device("cpu"))).load(3)
+    assert [a + b for a, b in zip(ids[0], ids[2], strict=True)] == [batch.id.tolist() for batch in alone]
+
+
+def test_shapes_to_compile_are_those_of_all_steps(cache: Path) -> None:
+    dataset = Dataset(cache)
+    loader = make_loader(config(cache, "engine.micro_batch=3"), dataset, World(0, 1, 0, torch.device("cpu")))
+    met = {(len(b), *b.x.shape[2:]) for step in range(20) for b in loader.load(step)}
+    assert len(met) == 4
+    assert set(micro_batch_shapes(dataset, loader)) == met
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_a_killed_run_continues_on_ranks_that_share_tokens(
+    cache: Path, one_rank: Path, tmp_path: Path
+) -> None:
+    words = command(cache, tmp_path / "run", *FIELDS, "trainer.save_every=2", "engine.zero_stage=1")
+    status, output = finish(words, LONGTAKE_FAULT="step.backward@rank=0,step=3:kill")
+    assert status == -9, output  # one rank is the command itself
+    fields = ("trainer.save_every=2", "processes=2", "engine.sequence_parallel=2", "engine.zero_stage=3")
+    run, output = trained(cache, tmp_path / "run", *fields)
+    assert "continuing after step 2" in output
+    assert_same_steps(one_rank, run)
+
+
+@pytest.mark.multiprocess
 @pytest.mark.full
 def test_a_compiled_run_takes_the_same_steps_and_compiles_nothing_later(
     cache: Path, one_rank: Path, tmp_path: Path

@@ -13,7 +13,7 @@ PROGRAM = str(Path(__file__).with_name("shared_attention_run.py"))
 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
-    "ranks", [3, pytest.param(2, marks=pytest.mark.full), pytest.param(4, marks=pytest.mark.full)]
+    "ranks", [2, pytest.param(3, marks=pytest.mark.full), pytest.param(4, marks=pytest.mark.full)]
 )
 def test_heads_and_ring_equal_one_rank_for_any_number_of_tokens(ranks: int) -> None:
     lines = [line for line in run_ranks(ranks, PROGRAM)[0].splitlines() if line.startswith("tokens=")]

@@ -136,8 +136,10 @@ class Lease:
         stop = threading.Event()
 
         def beat() -> None:
-            while not stop.wait(every_s) and self.touch():
-                pass
+            while not stop.wait(every_s):
+                with contextlib.suppress(OSError):  # of a file server for a moment; the next may pass
+                    if not self.touch():
+                        return
 
         thread = threading.Thread(target=beat, name=f"lease {self.unit}", daemon=True)
         thread.start()

@@ -121,3 +121,20 @@ def test_kept_alive_touches_and_releases(tmp_path: Path) -> None:
     with lease.kept_alive(every_s=0.01):
         assert touched.wait(timeout=10)
     assert leases.states() == []
+
+
+def test_a_heartbeat_outlives_a_moments_failure_of_the_file_server(tmp_path: Path) -> None:
+    lease = Leases(tmp_path, timeout_s=60).claim("u")
+    assert lease is not None
+    touched, tries = threading.Event(), []
+
+    def touch() -> bool:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        touched.set()
+        return True
+
+    lease.touch = touch  # type: ignore[method-assign]
+    with lease.kept_alive(every_s=0.01):
+        assert touched.wait(timeout=10)

@@ -14,7 +14,7 @@ import torch
 from core import failpoints
 from core.distributed import World
 from core.errors import UserError, WorkError
-from data.assembly import index_from_parts
+from data.assembly import index_from_parts, views_from_parts
 from data.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.formats import MediaLimits
 from data.index import Dataset
@@ -201,6 +201,64 @@ def test_a_sample_that_cannot_be_decoded_keeps_its_row_with_weight_0(damaged):
     assert (index_from_parts(cache.folder, cache.manifest.shards)[0] == cache.index).all()
 
 
+def make_hidden(raw: Dataset, row: int) -> None:
+    """Overwrite the tar header of a sample's first member."""
+    entry = raw.index[row]
+    with open(raw.shard_path(int(entry["shard"])), "r+b") as file:
+        file.seek(int(entry["offset"]))
+        file.write(b"\xff" * 512)
+
+
+def test_what_a_damaged_tar_header_hides_is_set_aside_and_nothing_else(damaged, tmp_path, sources):
+    raw = make_raw(tmp_path / "again", images=8, clips=0)
+    whole = replace(damaged, source=str(raw.folder), output=tmp_path / "whole")
+    encode.run(whole)
+    make_hidden(raw, 2)
+    hidden = replace(whole, output=tmp_path / "hidden")
+    encode.run(hidden)
+    (entry,) = read_quarantine(hidden.output)
+    assert (entry.id, entry.stage) == (2, "decode")
+    assert "row 2 of the index is no sample" in entry.error
+    assert str(tmp_path) not in entry.error
+    before, after = (Dataset(each.output) for each in (whole, hidden))
+    assert np.flatnonzero(after.index["size"] == 0).tolist() == [2]
+    others = np.delete(np.arange(8), 2)
+    readers = [LatentReader(cache.folder, cache.manifest, cache.index) for cache in (before, after)]
+    assert torch.allclose(*(reader.gather(others).float() for reader in readers), rtol=2e-3, atol=2e-3)
+
+
+def test_a_source_shard_that_was_cut_off_is_set_aside_within_the_budget(damaged):
+    raw = Dataset(damaged.source)
+    path = raw.shard_path(1)
+    path.write_bytes(path.read_bytes()[:-2048])
+    with pytest.raises(WorkError, match="more than the budget of 2"):
+        encode.run(damaged)
+    encode.run(replace(damaged, output=damaged.output.with_name("wider"), quarantine_budget=5))
+    entries = read_quarantine(damaged.output.with_name("wider"))
+    assert [entry.id for entry in entries] == [1, 4, 5, 6, 7]
+    assert all("truncated or replaced" in entry.error for entry in entries[1:])
+
+
+def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources):
+    raw, encoder = sources
+    encode.run(replace(config, flip=True))
+    cache = Dataset(config.output)
+    cache.verify()
+    assert cache.manifest.extra["made_from"]["views"] == ["plain", "flip"]
+    network = autoencoder.load(encoder)
+    reader = LatentReader(cache.folder, cache.manifest, cache.index)
+    for row in range(len(raw)):
+        bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
+        for flip in (False, True):
+            pixels = read_pixels(raw, row, bucket, config.buckets, MediaLimits(), flip=flip)
+            found = reader.gather(np.array([row]), flipped=np.array([flip])).float()
+            assert torch.allclose(found, network.encode(to_tensor(pixels)[None]), rtol=2e-3, atol=2e-3)
+    shards = cache.manifest.shards
+    index, _ = index_from_parts(cache.folder, shards)
+    flips, _ = views_from_parts(cache.folder, shards, index)
+    assert (flips == np.load(config.output / "flip.npy")).all()
+
+
 def test_the_budget_stops_the_job(damaged):
     with pytest.raises(WorkError, match="2 of 8 samples were set aside, more than the budget of 1"):
         encode.run(replace(damaged, quarantine_budget=1))
@@ -265,6 +323,8 @@ def test_a_disk_that_is_too_small_is_found_before_work_starts(config, monkeypatc
     with pytest.raises(UserError, match=r"expected a disk with .* free, this one has 100 B"):
         encode.run(config)
     assert not list(config.output.glob("*.tar"))
+    encode.run(replace(config, require_space=False))
+    Dataset(config.output).verify()
 
 
 def test_frames_that_the_autoencoder_cannot_take_are_refused(config):

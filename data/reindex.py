@@ -7,6 +7,8 @@ belongs to another manifest.
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -165,19 +167,19 @@ def _latent_manifest(
     names = {path.name for path in paths}
     if lost := sorted({shard.name for shard in before.shards} - names):
         raise WorkError(f"{folder / lost[0]}: missing; its samples stand in no other part")
-    sums: LatentSums | None = None
+    sums: list[LatentSums] = []  # of each part, added up as `encode` does: floats have no other order
     records = []
     for path in paths:
-        count = 0
+        count, of_packs = 0, []
         for pack in read_part(path):
             count += len(pack.ids) + len(pack.absent)
-            if len(pack.ids):
-                more = LatentSums.of(pack.latents)
-                sums = more if sums is None else sums + more
+            of_packs += [LatentSums.of(pack.latents)] if len(pack.ids) else []
+        sums += [functools.reduce(operator.add, of_packs)] if of_packs else []
         records.append(_record(path, count))
         advance()
-    if sums is None:
+    if not sums:
         raise UserError(f"{folder}: its parts hold no latents")
+    statistics = functools.reduce(operator.add, sums).statistics()
     index, shapes = index_from_parts(folder, records)
     flips, texts = views_from_parts(folder, records, index)
     files = write_index(folder / MAKING, index, flips=flips, texts=texts)
@@ -197,7 +199,7 @@ def _latent_manifest(
         files=files,
         extra={
             **before.extra,
-            "statistics": sums.statistics(),
+            "statistics": statistics,
             "bucket_counts": counts,
             **longest_text(texts),
         },

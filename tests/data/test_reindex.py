@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +22,19 @@ from data.schema import DatasetManifest, content_fingerprint
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 from tests.data.raw import make_raw
 
-SHARDS = [[IMAGE, CLIP, IMAGE], [CLIP] * 5, [IMAGE] * 4]
+SHARDS = [[IMAGE, CLIP, IMAGE], [CLIP] * 5 + [IMAGE], [IMAGE] * 9]
 MADE = {"index.npy", "media.npy", "dataset.json"}
 
 
 def finished_cache(folder: Path) -> Path:
     """A cache as `encode` completes it: statistics and fingerprint of what is in it."""
     cache = make_cache(folder, SHARDS, absent=(4, 9), counts=True)
-    sums = None
-    for shard in cache.manifest.shards:
-        for pack in read_part(folder / shard.name):
-            if len(pack.ids):
-                sums = LatentSums.of(pack.latents) if sums is None else sums + LatentSums.of(pack.latents)
-    assert sums is not None
+    parts = [read_part(folder / shard.name) for shard in cache.manifest.shards]
+    sums = [reduce(add, [LatentSums.of(p.latents) for p in part if len(p.ids)]) for part in parts]
     identity = content_fingerprint(
         "latent", cache.manifest.shards, cache.manifest.files, classes=[], made_from={"encoder": "a"}
     )
-    extra = {**cache.manifest.extra, "statistics": sums.statistics()}
+    extra = {**cache.manifest.extra, "statistics": reduce(add, sums).statistics()}
     fields = {**vars(cache.manifest), "fingerprint": identity, "extra": extra}
     DatasetManifest(**fields).write(folder)
     return folder
@@ -110,7 +108,7 @@ def test_a_replaced_tar_is_named_and_gives_another_fingerprint(dataset: Path) ->
     before = DatasetManifest.read(dataset)
     name = before.shards[-1].name
     if before.kind == "latent":
-        packs = [replace(p, latents=-p.latents) for p in packs_of(8, SHARDS[2], absent=(9,))]
+        packs = [replace(p, latents=-p.latents) for p in packs_of(9, SHARDS[2], absent=(9,))]
         write_part(dataset / name, 2, packs)
     else:
         shutil.copy(dataset / before.shards[0].name, dataset / name)

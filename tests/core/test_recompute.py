@@ -74,6 +74,14 @@ def test_loss_and_gradients_are_bitwise_those_without(mode: str, dtype: torch.dt
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_attention_that_recomputes_its_own_chunks_can_be_inside(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.attention.CHUNK_NUMBERS", 1)
+    test_loss_and_gradients_are_bitwise_those_without(mode, torch.bfloat16)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_recomputing_keeps_less(dtype: torch.dtype) -> None:
     kept = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 
 from core import distributed
 from core.sequence import SequenceGroup, gather_tokens, make_sequence_group, split_tokens
@@ -33,6 +34,10 @@ def main() -> None:
     world = distributed.start("cpu", 60)
     sequence = make_sequence_group(world, world.size)
     assert sequence is not None
+    trade, trades = dist.all_to_all_single, []
+    dist.all_to_all_single = lambda *a, **k: trades.append(1) or trade(*a, **k)  # type: ignore[assignment]
+    compare(sequence, 5, world.size, torch.float32, ring=False)
+    print(f"trades={len(trades)}")
     for dtype in (torch.float64, torch.bfloat16):
         for tokens in (1, 2, 5, 12, 13):
             for heads, ring in ((world.size, False), (world.size + 1, False), (2 * world.size, True)):

@@ -71,7 +71,10 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     if "statistics" in summary["extra"]:
         lines += ["", "latent channels, mean and standard deviation:"]
         statistics = summary["extra"]["statistics"]
-        pairs = zip(statistics["mean"], statistics["std"], strict=True)
+        mean, std = (np.array(statistics[name]) for name in ("mean", "std"))
+        pairs = zip(
+            *(values.reshape(len(values), -1).mean(1).tolist() for values in (mean, std)), strict=True
+        )
         lines += [f"  {channel:>3}  {mean:9.4f}  {std:9.4f}" for channel, (mean, std) in enumerate(pairs)]
     if "made_from" in summary["extra"]:
         lines += ["", "made from:", *_nested(summary["extra"]["made_from"])]

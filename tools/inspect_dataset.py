@@ -152,9 +152,9 @@ def _latent_picture(dataset: Dataset, row: int) -> Pixels:
         raise WorkError(f"{dataset.folder / INDEX}: row {row} does not point at latents of shape {shape}")
     values = np.frombuffer(data, LATENT_DTYPE).reshape(shape).astype(np.float32)
     statistics = dataset.manifest.extra["statistics"]
-    mean, std = (np.array(statistics[name], np.float32)[:3, None, None] for name in ("mean", "std"))
+    mean, std = (np.array(statistics[name], np.float32).reshape(shape[1], -1) for name in ("mean", "std"))
     picture = values[0, :3, shape[2] // 2]
-    scaled = (picture - mean) / np.maximum(std, 1e-6)
+    scaled = (picture - mean[:3, :1, None]) / np.maximum(std[:3, :1, None], 1e-6)
     channels = scaled if len(scaled) == 3 else np.repeat(scaled[:1], 3, 0)
     pixels = np.clip((np.nan_to_num(channels) / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
     return enlarge(rearrange(pixels, "c h w -> h w c"), enlargement(max(shape[3:]), THUMBNAIL))

@@ -44,7 +44,7 @@ JOBS = (
         "train the autoencoder that turns images and clips into latents",
         (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
-            "longtake train-autoencoder my.yaml steps=1e5",
+            "longtake train-autoencoder my.yaml trainer.steps=1e5",
         ),
     ),
     Job(

@@ -20,6 +20,9 @@ from core.errors import UserError, WorkError
 
 TIMEOUT_S = 1800.0
 
+Group = dist.ProcessGroup | None
+"""Who talks to each other, None for the group of everything else."""
+
 _leave: Callable[[], Any] = dist.destroy_process_group
 
 
@@ -84,6 +87,15 @@ def set_timeouts(timeout_s: float) -> None:
         c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
+def side_group(timeout_s: float) -> Group:
+    """A group of all ranks for one thread beside the main one (collective: all ranks).
+
+    Collectives of two threads on one group may meet in another order on another rank, and wait for ever; on a
+    group of its own a thread's collectives have one order. On the CPU, so that no GPU stream waits for it.
+    """
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of every rank's tensor, as a new tensor on the same device (collective: all ranks)."""
     return _reduce(tensor, dist.ReduceOp.SUM)
@@ -105,12 +117,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: Any, group: Group = None) -> Any:
     """Rank 0's `value` on every rank (collective: all ranks); for small, plain values."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
 
 
@@ -128,12 +140,12 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
     return result
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: Any, group: Group = None) -> list[Any]:
     """Every rank's `value`, in rank order, on every rank (collective: all ranks); for small, plain values."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -61,6 +62,7 @@ def parse(text: str) -> list[Fault]:
     return faults
 
 
+_thread = threading.local()
 _armed: list[Fault] = parse(os.environ.get(VARIABLE, ""))
 _step: int | None = None
 
@@ -76,13 +78,23 @@ def set_step(step: int) -> None:
     _step = step
 
 
+def current_step() -> int | None:
+    """The optimizer step that this thread is in."""
+    return getattr(_thread, "step", _step)
+
+
+def pin_step(step: int | None) -> None:
+    """Keep this thread at `step`: it finishes the work of that step while the process goes on to others."""
+    _thread.step = step
+
+
 def failpoint(name: str, value: T = None) -> T:  # type: ignore[assignment]
     """Do what is armed for `name` at this rank and step; returns `value` (a NaN tensor under `nan`)."""
     if not _armed:
         return value
     rank = int(os.environ.get("RANK", "0"))
     for fault in _armed:
-        if fault.name == name and fault.rank in (None, rank) and fault.step in (None, _step):
+        if fault.name == name and fault.rank in (None, rank) and fault.step in (None, current_step()):
             return _act(fault, value)
     return value
 

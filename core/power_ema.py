@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+WIDEST = 1 / math.sqrt(12)  # the width of a plain mean over the whole run
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -24,8 +26,8 @@ class Snapshot:
 
 def gamma_of_width(sigma_rel: float) -> float:
     """The exponent whose profile has the standard deviation `sigma_rel` * t (0 < sigma_rel < 0.288)."""
-    if not 0 < sigma_rel < 1 / math.sqrt(12):
-        raise ValueError(f"sigma_rel={sigma_rel}: expected above 0 and below {1 / math.sqrt(12):.3f}")
+    if not 0 < sigma_rel < WIDEST:
+        raise ValueError(f"sigma_rel={sigma_rel}: expected above 0 and below {WIDEST:.3f}")
     inverse = sigma_rel**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 

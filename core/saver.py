@@ -1,15 +1,35 @@
-"""When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it."""
+"""When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it.
+
+A save stops training only for a copy of the state in host memory. One thread on every rank then hashes and
+writes, and rank 0's publishes the manifest once all receipts are in. No deadlock can come of it: these
+threads talk over a process group that nothing else uses; each save is begun on all ranks, after the same
+step; at most one is under way, and a thread takes part in its collectives whether its disk failed or not.
+So on that group all ranks make the same calls in the same order, whatever the main threads do meanwhile, and
+a dead peer is an error, a stopped one a timeout. How a save went is looked at before the next one and at the
+end, when all ranks wait for it.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core import distributed
-from core.checkpoint import FOLDER, CheckpointStore, resume, write_checkpoint
+from core import distributed, failpoints
+from core.checkpoint import (
+    AVERAGES,
+    FOLDER,
+    CheckpointStore,
+    HostMemory,
+    Snapshot,
+    resume,
+    take,
+    take_averages,
+    write_checkpoint,
+)
 from core.ema import Ema
 from core.engine import Engine
 from core.errors import UserError, WorkError
@@ -27,6 +47,7 @@ class SaveConfig:
     keep_last: int = setting(2, "newest checkpoints kept", low=1)
     keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
     max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
+    save_async: bool = setting(True, "write while training goes on, from a copy of the state in host memory")
 
 
 class Saver:
@@ -50,8 +71,13 @@ class Saver:
         self._lock = RunLock(folder)
         self._engine, self._ema, self._config = engine, ema, config
         self._identity, self._record = dict(identity), dict(record)
+        self._averages = CheckpointStore(folder / AVERAGES)
         self._failures = 0
         self._attempt: Attempt | None = None
+        self._memory = HostMemory() if config.save_async else None
+        self._group = distributed.side_group(engine.config.timeout_s)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[str] | None = None
 
     def open(self) -> dict[str, Any] | None:
         """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
@@ -64,45 +90,94 @@ class Saver:
         return state
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint belongs after `step` steps."""
-        return step % self._config.save_every == 0
+        """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
+        return self._checkpoint_due(step) or self._averages_due(step)
 
     def save(self, counters: Mapping[str, Any], *, required: bool) -> None:
-        """Write a checkpoint of the present.
+        """Begin to write what is due in the present, when what was begun before is on disk.
 
-        A failure (a full disk) is reported and the run goes on, until there are too many in a row or this one
-        is `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
+        required: the last save of a run; it is a checkpoint, and on disk when this returns.
         """
         assert self._attempt is not None, "open() comes first"
-        path = self.store.new(counters["step"], self._attempt.name)
-        state = {**counters, **self._state()}
-        number, check = self._attempt.number, self._lock.check
-        try:
-            write_checkpoint(path, self._engine, self._ema, state, number=number, may_commit=check)
-        except WorkError as error:
-            distributed.on_first_rank(check)
+        self.finish()
+        step, state = counters["step"], {**counters, **self._state()}
+        jobs: list[tuple[CheckpointStore, Snapshot]] = []
+        if required or self._checkpoint_due(step):
+            jobs.append((self.store, take(self._engine, self._ema, state, self._memory)))
+        if self._ema and self._averages_due(step):
+            names = list(self._ema.config.widths)
+            jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
+        self._pending = self._thread.submit(self._write, jobs, self._attempt, failpoints.current_step())
+        if required or self._memory is None:
+            self.finish(required=required)
+
+    def finish(self, *, required: bool = False) -> None:
+        """Wait until nothing is under way, and learn how it went.
+
+        A failure (a full disk) is reported and the run goes on, until there are too many in a row or it was
+        `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
+        """
+        pending, self._pending = self._pending, None
+        problem = pending.result() if pending else ""
+        if problem:
+            distributed.on_first_rank(self._lock.check)
             self._failures += 1
             if required or self._failures >= self._config.max_failed_saves:
-                raise
-            say(f"warning: {error}; going on ({self._failures} of {self._config.max_failed_saves} failures)")
-            return
-        self._failures = 0
-        if self._engine.world.rank == 0:
-            self.store.note(path)
-            failpoint("save.purge")
-            self.store.purge(self._config.keep_last, self._config.keep_every)
+                raise WorkError(problem)
+            limit = self._config.max_failed_saves
+            say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
+        elif pending:
+            self._failures = 0
 
     def close(self) -> None:
-        """Say in run.lock that this attempt has ended."""
-        if self._engine.world.rank == 0:
+        """Let a save that is under way end (its moment was whole), and say that this attempt has ended."""
+        self._thread.shutdown()
+        failure = self._pending.exception() if self._pending else None
+        if self._pending and (problem := failure or self._pending.result()):
+            say(f"warning: the last save failed: {problem}")
+        if self._engine.world.rank == 0 and self._attempt is not None:
             self._lock.release()
+
+    def _checkpoint_due(self, step: int) -> bool:
+        return step % self._config.save_every == 0
+
+    def _averages_due(self, step: int) -> bool:
+        config = self._ema.config if self._ema else None
+        return config is not None and bool(config.widths) and step % config.snapshot_every == 0
+
+    def _write(self, jobs: list[tuple[CheckpointStore, Snapshot]], attempt: Attempt, step: int | None) -> str:
+        """Write and publish, on the saver's thread; returns what went wrong, on all ranks alike."""
+        failpoints.pin_step(step)
+        for store, snapshot in jobs:
+            path, check = store.new(snapshot.state["step"], attempt.name), self._lock.check
+            try:
+                write_checkpoint(path, snapshot, number=attempt.number, may_commit=check, group=self._group)
+            except WorkError as error:
+                return str(error)
+            if snapshot.rank == 0:
+                self._tidy(store, path)
+            # Nobody begins the next save before this: to the purge it would be debris of a killed one.
+            distributed.gather_objects(None, self._group)
+        return ""
+
+    def _tidy(self, store: CheckpointStore, path: Path) -> None:
+        """Rank 0, after `path` was published: leave the hint, remove what need not be kept."""
+        try:
+            store.note(path)
+        except OSError as error:
+            say(f"warning: {path} is whole, but no hint to it could be written: {error}")
+        failpoint("save.purge")
+        if store is self.store:
+            store.purge(self._config.keep_last, self._config.keep_every)
+        else:
+            store.purge(keep_last=1, keep_every=1)  # all that is complete
 
     def _state(self) -> dict[str, Any]:
         assert self._attempt is not None
         return {
             "updates": self._engine.updates,
             "attempt": self._attempt.name,
-            "ema": list(self._ema.averages) if self._ema else [],
+            **(self._ema.record(self._engine.updates) if self._ema else {"ema": []}),
             "groups": self._engine.group_settings(),
             "optimizer": asdict(self._engine.optimizer),
             "engine": asdict(self._engine.config),

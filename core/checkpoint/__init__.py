@@ -3,18 +3,24 @@
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.restore import load, resume
-from core.checkpoint.store import FOLDER, CheckpointStore
+from core.checkpoint.snapshot import HostMemory, Snapshot, take, take_averages
+from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
 from core.checkpoint.weights import find, load_weights
 from core.checkpoint.writer import write_checkpoint
 
 __all__ = [
+    "AVERAGES",
     "FOLDER",
     "CheckpointReader",
     "CheckpointStore",
     "DamagedCheckpoint",
+    "HostMemory",
+    "Snapshot",
     "find",
     "load",
     "load_weights",
     "resume",
+    "take",
+    "take_averages",
     "write_checkpoint",
 ]

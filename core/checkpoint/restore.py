@@ -11,8 +11,8 @@ from torch import Tensor
 from core import distributed
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.store import CheckpointStore
-from core.checkpoint.writer import state_tensors
 from core.ema import Ema
 from core.errors import UserError
 from core.progress import say

@@ -6,92 +6,71 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from core import distributed
 from core.checkpoint import format
 from core.checkpoint.format import FileRecord
+from core.checkpoint.snapshot import Snapshot
 from core.checkpoint.tensor_file import write_tensors
-from core.ema import Ema
+from core.distributed import Group
 from core.errors import WorkError
 from core.failpoints import failpoint
 from core.files import fsync_folder, sha256_file, write_json
 
-if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
-    from core.engine import Engine
-
-
-def state_tensors(engine: Engine, ema: Ema | None) -> dict[str, list[Tensor]]:
-    """All that is sharded, by kind; each a list of tensors laid out like `engine.flats`."""
-    averages = {format.ema_kind(name): flats for name, flats in ema.averages.items()} if ema else {}
-    return {format.WEIGHT: engine.flats, **engine.moments(), **averages}
-
-
-def snapshot(engine: Engine, ema: Ema | None) -> dict[str, Tensor]:
-    """The ranges this rank is to write, on the CPU: views where they live there already, copies elsewhere."""
-    return {
-        format.key(kind, shard.name, shard.start): shard.view(flats).cpu()
-        for kind, flats in state_tensors(engine, ema).items()
-        for shard in engine.owned
-    }
-
 
 def write_checkpoint(
     folder: Path,
-    engine: Engine,
-    ema: Ema | None,
-    state: dict[str, Any],
+    snapshot: Snapshot,
     *,
     number: int,
     may_commit: Callable[[], None],
+    group: Group = None,
 ) -> None:
     """Write and publish `folder` (collective: all ranks).
 
-    state: what goes into state.json.  number: the attempt's, orders checkpoints of one step.
+    number: the attempt's, orders checkpoints of one step.
     may_commit: called by rank 0 just before the manifest; raises when the run has another owner now.
+    group: over which ranks tell each other how it went; from another thread than the main one it must be one
+    that nothing else uses.
     If any rank fails, all raise WorkError with the first rank's reason, and nothing is published.
     """
-    fixed = engine.fixed()
-    receipt, problem = _attempt(lambda: _write_rank(folder, engine, ema, fixed, state))
-    answers = distributed.gather_objects((receipt, problem))
+    receipt, problem = _attempt(lambda: _write_rank(folder, snapshot))
+    answers = distributed.gather_objects((receipt, problem), group)
     failed = [(rank, text) for rank, (_, text) in enumerate(answers) if text]
     if not failed:
         published = None
-        if engine.world.rank == 0:
+        if snapshot.rank == 0:
             receipts = [files for files, _ in answers]
-            published = _attempt(lambda: _publish(folder, engine, ema, receipts, state, number, may_commit))[
-                1
-            ]
-        problem = distributed.broadcast_object(published)
+            _, published = _attempt(lambda: _publish(folder, snapshot, receipts, number, may_commit))
+        problem = distributed.broadcast_object(published, group)
         failed = [(0, problem)] if problem else []
     if failed:
-        if engine.world.rank == 0:
+        if snapshot.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        raise WorkError(f"checkpoint {folder.name} was not written: rank {failed[0][0]}: {failed[0][1]}")
+        name = f"{folder.parent.name}/{folder.name}"
+        raise WorkError(f"{name} was not written: rank {failed[0][0]}: {failed[0][1]}")
 
 
-def _write_rank(
-    folder: Path, engine: Engine, ema: Ema | None, fixed: dict[str, Tensor], state: dict[str, Any]
-) -> dict[str, FileRecord]:
+def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
     """Write this rank's files and receipt; returns what the receipt says."""
-    rank = engine.world.rank
+    rank = snapshot.rank
     folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:  # a step done again, after a rollback
+        (folder / format.MANIFEST).unlink(missing_ok=True)
     failpoint("save.begin")
-    files = {
-        format.tensors_name(rank): write_tensors(folder / format.tensors_name(rank), snapshot(engine, ema))
-    }
+    tensors = format.tensors_name(rank)
+    files = {tensors: write_tensors(folder / tensors, snapshot.tensors)}
     failpoint("save.tensors_written")
     if rank == 0:
-        files[format.FIXED] = write_tensors(folder / format.FIXED, fixed)
-        write_json(folder / format.STATE, state)
+        files[format.FIXED] = write_tensors(folder / format.FIXED, snapshot.fixed)
+        write_json(folder / format.STATE, snapshot.state)
         files[format.STATE] = _record(folder / format.STATE)
     failpoint("save.receipt")
     receipt = {
-        "step": state["step"],
+        "step": snapshot.state["step"],
         "rank": rank,
-        "ranks": engine.world.size,
+        "ranks": snapshot.ranks,
         "files": {name: asdict(record) for name, record in files.items()},
     }
     write_json(folder / format.receipt_name(rank), receipt)
@@ -102,10 +81,8 @@ def _write_rank(
 
 def _publish(
     folder: Path,
-    engine: Engine,
-    ema: Ema | None,
+    snapshot: Snapshot,
     receipts: list[dict[str, FileRecord]],
-    state: dict[str, Any],
     number: int,
     may_commit: Callable[[], None],
 ) -> None:
@@ -118,11 +95,11 @@ def _publish(
     may_commit()
     manifest = {
         "format": format.VERSION,
-        "step": state["step"],
+        "step": snapshot.state["step"],
         "number": number,
-        "ranks": engine.world.size,
-        "kinds": list(state_tensors(engine, ema)),
-        "shapes": {name: list(shape) for name, shape in engine.trainable_shapes().items()},
+        "ranks": snapshot.ranks,
+        "kinds": snapshot.kinds,
+        "shapes": {name: list(shape) for name, shape in snapshot.shapes.items()},
         "files": files,
     }
     write_json(folder / format.MANIFEST, manifest)

@@ -88,8 +88,9 @@ def toy_engine(world: World, *, seed: int = 0, dropout: float = 0.0, **engine: A
 
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
-    """fields: of TrainerConfig, of EngineConfig, and seed, bad, dropout."""
+    """fields: of TrainerConfig, EngineConfig and EmaConfig, and seed, bad, dropout."""
     own = {name: fields.pop(name) for name in ("seed", "bad", "dropout") if name in fields}
+    ema = {name: fields.pop(name) for name in EmaConfig.__dataclass_fields__ if name in fields}
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
     engine = toy_engine(world, seed=own.get("seed", 0), dropout=own.get("dropout", 0.0), **fields)
     return Trainer(
@@ -99,7 +100,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,
-        ema=EmaConfig(decay=0.9, extra_decays=(0.5,)),
+        ema=EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema}),
         metrics=MetricsConfig(log_every=2),
         fingerprints={"data": "toy"},
         run_config={"steps": trainer.get("steps", 8)},

@@ -18,6 +18,7 @@ from core.checkpoint import (
     load,
     load_weights,
     resume,
+    take,
     write_checkpoint,
 )
 from core.distributed import World
@@ -181,5 +182,5 @@ def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
     engine = toy_engine(world)
     path = tmp_path / "step-00000001.local.1"
     with pytest.raises(WorkError, match=r"step-00000001\.local\.1 was not written: rank 0: .*somebody else"):
-        write_checkpoint(path, engine, None, {"step": 1}, number=1, may_commit=taken_over)
+        write_checkpoint(path, take(engine, None, {"step": 1}, None), number=1, may_commit=taken_over)
     assert not path.exists()

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.failpoints import failpoint
-from core.files import TEMPORARY_PREFIX, sha256_file
+from core.files import sha256_file
 from data.buckets import NO_BUCKET
 from data.encode_job import Job
 from data.latents import LatentSums
@@ -81,8 +81,6 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
         files=files,
         extra=extra,
     )
-    for left in job.folder.glob(f"{TEMPORARY_PREFIX}*"):  # of killed workers
-        left.unlink(missing_ok=True)
     failpoint("encode.manifest")
     manifest.write(job.folder)
 

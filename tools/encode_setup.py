@@ -13,6 +13,7 @@ import torch
 
 from core.config import to_dict
 from core.errors import UserError
+from core.files import TEMPORARY_PREFIX
 from core.leases import Leases
 from core.outputs import claim
 from core.progress import say
@@ -21,6 +22,7 @@ from data.encode_job import Job, begin
 from data.index import Dataset
 from data.latents import compare
 from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine
+from data.shards import drop_receipts
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:
@@ -98,9 +100,12 @@ def start(config: Config, job: Job, made_from: dict[str, Any]) -> bool:
 
 
 def clear(output: Path) -> None:
-    """Remove what only an unfinished cache needs."""
-    from data.shards import drop_receipts
+    """Remove what only an unfinished cache needs, and what killed workers left.
 
+    A worker that is still at something here finds that the cache is complete (`encode`).
+    """
+    for left in output.glob(f"{TEMPORARY_PREFIX}*"):
+        left.unlink(missing_ok=True)
     drop_receipts(output)
     shutil.rmtree(output / LEASES, ignore_errors=True)
 

@@ -40,13 +40,18 @@ def encode(config: Config) -> None:
     with (ending := Ending()).catching():
         job, made_from = make_job(config, device if alone else torch.device("cpu"))
         made_from["computation"]["device"] = device.type
-        if not start(config, job, made_from):
-            say(f"{config.output}: finished before")
-            return
-        if alone:
-            _work(config, job, made_from, ending)
-        else:
-            _work_in_processes(replace(config, overwrite=False))
+        try:
+            if not start(config, job, made_from):
+                say(f"{config.output}: finished before")
+                return
+            if alone:
+                _work(config, job, made_from, ending)
+            else:
+                _work_in_processes(replace(config, overwrite=False))
+        except (OSError, WorkError):
+            if not (config.output / MANIFEST).exists():
+                raise  # else others completed the cache, and what we were at has gone with its making
+    clear(config.output)
     _tell(config)
 
 
@@ -88,16 +93,11 @@ def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -
     """One worker: encode shards until none is left, complete the cache if nobody else does."""
     queue = make_queue(config, job)
     share = _Share(job, queue, ending)
-    try:
-        with share.progress, ending.held():
-            queue.work(share.encode, share.wait)
-        _require_no_failures(queue)
-        with ending.held():
-            _complete(config, job, made_from, ending)
-    except (OSError, WorkError):
-        if not (config.output / MANIFEST).exists():  # else another worker has completed it meanwhile
-            raise
-    clear(config.output)
+    with share.progress, ending.held():
+        queue.work(share.encode, share.wait)
+    _require_no_failures(queue)
+    with ending.held():
+        _complete(config, job, made_from, ending)
 
 
 @dataclass
@@ -153,7 +153,8 @@ class _Share:
 
 
 def _require_no_failures(queue: WorkQueue) -> None:
-    failures = queue.failures()
+    done = queue.list_done()
+    failures = [failure for failure in queue.failures() if failure.final and failure.unit not in done]
     if failures:
         named = "; ".join(f"{failure.unit}: {failure.errors[-1]}" for failure in failures)
         raise WorkError(
@@ -206,7 +207,7 @@ def _work_in_processes(config: Config) -> None:
             worker.terminate()
             worker.join()
     found = [problem for problem in problems if problem is not None]
-    if found and not (config.output / MANIFEST).exists():
+    if not (config.output / MANIFEST).exists():
         raise found[0]
     for problem in found:
         say(f"{problem}; the others finished")

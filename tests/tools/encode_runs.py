@@ -60,10 +60,15 @@ def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float
     return process
 
 
+def log_of(config: encode.Config, process: int | None) -> Path:
+    """What a worker said."""
+    return config.output.with_name(f"{config.output.name}-{process}.log")
+
+
 def _be_worker(config: encode.Config, faults: str, clock_skew_s: float) -> None:
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    log = os.open(log_of(config, os.getpid()), os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
     right = time.time
     time.time = lambda: right() + clock_skew_s

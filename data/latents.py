@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import mmap
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,17 +29,25 @@ class LatentReader:
     index: (samples,) INDEX_DTYPE, may be a memory map.  Parts are mapped when first needed, so what is read
     stays in the page cache, and reads of neighbouring rows are one range. Not for several threads at once.
     has_flips: whether the cache also holds every sample mirrored left to right.
+    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
     """
 
-    def __init__(self, folder: Path, manifest: DatasetManifest, index: np.ndarray) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: DatasetManifest,
+        index: np.ndarray,
+        open_part: Callable[[int], IO[bytes]] | None = None,
+    ) -> None:
         self.folder, self.manifest = folder, manifest
+        self._open = open_part or (lambda part: open(folder / manifest.shards[part].name, "rb"))
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
         self._index = np.asarray(index)
         self._maps: OrderedDict[int, Tensor] = OrderedDict()
         self.has_flips = FLIP in manifest.files
         self._flips = read_flips(folder, manifest) if self.has_flips else None
         missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
-        if missing:
+        if missing and open_part is None:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
@@ -90,7 +98,7 @@ class LatentReader:
         """The bytes of a part, (bytes,) uint8, mapped."""
         if shard not in self._maps:
             record = self.manifest.shards[shard]
-            with open(self.folder / record.name, "rb") as file:
+            with self._open(shard) as file:
                 # A private map: torch wants writable memory, and nothing writes.
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             if len(mapped) != record.bytes:
@@ -173,12 +181,18 @@ class LatentSums:
         return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(spread, 0)).tolist(), "count": self.count}
 
 
+Moment = tuple[float | tuple[float, ...], ...]
+
+
 @dataclass(frozen=True)
 class Normaliser:
-    """Brings latents to mean 0 and standard deviation 1 per channel, and back. mean, std: (C,)."""
+    """Brings latents to mean 0 and standard deviation 1 per channel, and back.
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean, std: (C,), or (C, F) for each of the first F latent frames.
+    """
+
+    mean: Moment
+    std: Moment
 
     @classmethod
     def of(cls, manifest: DatasetManifest) -> Normaliser:
@@ -196,13 +210,30 @@ class Normaliser:
         mean, std = self._like(latents)
         return latents * std + mean
 
-    def as_dict(self) -> dict[str, list[float]]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {name: list(values) for name, values in asdict(self).items()}
+        return {name: np.array(values).tolist() for name, values in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Normaliser:
+        """Of what `as_dict` gives."""
+        mean, std = (
+            tuple(tuple(v) if isinstance(v, list) else float(v) for v in values[name])
+            for name in ("mean", "std")
+        )
+        return cls(mean, std)
+
+    @property
+    def frames(self) -> int:
+        """Latent frames that it is for; 0 is any number."""
+        return len(self.mean[0]) if isinstance(self.mean[0], tuple) else 0
 
     def _like(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.tensor([self.mean, self.std], dtype=latents.dtype, device=latents.device)
-        mean, std = values[:, None, :, None, None, None]
+        values = values.reshape(2, 1, latents.shape[1], -1, 1, 1)
+        if values.shape[3] > 1:
+            values = values[:, :, :, : latents.shape[2]]
+        mean, std = values
         return mean, std.clamp_min(1e-6)  # a channel that never changes
 
 

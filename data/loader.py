@@ -47,7 +47,7 @@ class LatentLoader:
         require_one_encoder(self.datasets)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._indices = [np.asarray(d.index) for d in self.datasets]  # plain views: memmap's indexing is slow
-        self._readers = [LatentReader(d.folder, d.manifest, d.index) for d in self.datasets]
+        self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in self.datasets]
         self._texts = [
             TextReader(d.folder, d.manifest, reader) if text and has_text(d.manifest) else None
             for d, reader in zip(self.datasets, self._readers, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,6 +24,9 @@ class Cache:
     folder: Path
     manifest: DatasetManifest
     index: np.ndarray
+
+    def open_shard(self, shard: int) -> IO[bytes]:
+        return open(self.folder / self.manifest.shards[shard].name, "rb")
 
 
 def latents_of(row: int, shape: Shape) -> np.ndarray:

@@ -13,13 +13,18 @@ from typing import IO
 import fsspec
 import numpy as np
 import pytest
+import torch
 
+from core.distributed import World
 from core.errors import UserError, WorkError
 from data.index import Dataset
+from data.loader import LatentLoader
 from data.remote import RemoteFolder, ShardCache, url_of
 from data.schema import DatasetManifest
 from data.summary import summarise
 from launch import cli
+from data.steps import LoaderConfig
+from tests.data.caches import IMAGE, make_cache
 from tests.data.raw import make_raw
 
 
@@ -295,3 +300,15 @@ def test_manifest_is_read_anew(url: str, made: Path, home: Path) -> None:
     memory.pipe("/bucket/data/dataset.json", text)
     assert Dataset(url).manifest.fingerprint == "f" * 64
     assert DatasetManifest.read(before.folder).fingerprint == before.manifest.fingerprint
+
+
+def test_a_latent_cache_behind_a_url_trains_as_one_in_a_folder(tmp_path: Path, home: Path) -> None:
+    folder = make_cache(tmp_path / "latents", [[IMAGE] * 9, [IMAGE] * 8, [IMAGE] * 8]).folder
+    config, world = LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu"))
+    here, there = (LatentLoader(Dataset(d), config, world, seed=0) for d in (folder, f"file://{folder}"))
+    assert copies(home) == []
+    for step in range(4):
+        for a, b in zip(here.load(step), there.load(step), strict=True):
+            assert torch.equal(a.x, b.x)
+            assert torch.equal(a.id, b.id)
+    assert len(copies(home)) == 3

@@ -110,6 +110,16 @@ def test_statistics_and_losses_agree_to_rounding(folder: Path) -> None:
     assert all(p.grad is None for p in dataset.encoder.autoencoder.parameters())
 
 
+def test_statistics_are_of_a_spread_and_a_continued_run_keeps_them(folder: Path, tmp_path: Path) -> None:
+    few, _ = open_cache(config(folder, "raw", "data.online.statistics_samples=4"))
+    assert isinstance(few, OnlineCache)
+    measured = few.statistics(tmp_path)
+    every = [few._latents(row) for row in (0, 5, 10, 15)]
+    assert measured["count"] == sum(latents[0, 0, 0].size for latents in every if latents is not None)
+    (tmp_path / "latents.json").write_text('{"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8], "classes": []}')
+    assert few.statistics(tmp_path) == {"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8]}
+
+
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"autoencoder='': expected a folder, since data.encode=online"):
         open_cache(config(folder, "raw", "autoencoder="))

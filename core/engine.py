@@ -88,8 +88,12 @@ class Engine:
             self._micro_steps.before_backward()
         self._engine.backward(loss * self.world.size)  # DeepSpeed averages over ranks
 
-    def step(self, lr: float) -> StepResult:
-        """Clip and update, or skip on all ranks alike where a gradient is not finite (collective)."""
+    def step(self, lr: float, clipping: float | None = None) -> StepResult:
+        """Clip and update, or skip on all ranks alike where a gradient is not finite (collective).
+
+        clipping: the largest gradient norm of this step, 0 = any; None takes the config's.
+        """
+        self._sharded.clip_grad = self.config.gradient_clipping if clipping is None else clipping
         for group in self._inner.param_groups:
             group["lr"] = lr
         if self._micro_steps is not None:

@@ -19,14 +19,15 @@ class ReplicatedAdamW(torch.optim.AdamW):
     """AdamW on one flat fp32 master per parameter group, with the attributes DeepSpeed's engine reads.
 
     flats: the masters.  names, shapes and offsets of what lies where: `layout`, (parameter, flat, offset).
-    overflow: whether the last step was skipped.  _global_grad_norm: its gradient norm, before clipping.
+    clip_grad: the largest gradient norm, 0 = any.  overflow: whether the last step was skipped.
+    _global_grad_norm: its gradient norm, before clipping.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, gradient_clipping: float, **settings: Any) -> None:
         self.flats: list[Tensor] = []
         self.layout: list[tuple[nn.Parameter, int, int]] = []
         self._gradients: list[Tensor] = []
-        self._clipping = gradient_clipping
+        self.clip_grad = gradient_clipping
         self.overflow = False
         self._global_grad_norm = 0.0
         masters = []
@@ -55,9 +56,9 @@ class ReplicatedAdamW(torch.optim.AdamW):
         self.overflow = not norm < float("inf")
         self._global_grad_norm = float("inf") if self.overflow else norm
         if not self.overflow:
-            if 0.0 < self._clipping < norm:
+            if 0.0 < self.clip_grad < norm:
                 for gradient in self._gradients:
-                    gradient.mul_(self._clipping / (norm + 1e-6))
+                    gradient.mul_(self.clip_grad / (norm + 1e-6))
             for flat, gradient in zip(self.flats, self._gradients, strict=True):
                 flat.grad = gradient
             super().step()

@@ -1,10 +1,14 @@
-"""What an objective hands to the trainer."""
+"""What the trainer minimises, and what it gets of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
+
+from core.batch import Batch
+from core.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -18,3 +22,11 @@ class Losses:
     loss: Tensor
     time: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
+        """The loss of every sample of a micro-batch."""
+        ...

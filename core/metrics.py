@@ -22,8 +22,11 @@ from torch import Tensor
 
 from core.distributed import World, sum_over_ranks
 from core.files import atomic_file
+from core.hardware import find_peaks
 from core.losses import Losses
+from core.phases import Phases
 from core.progress import say
+from core.rank_report import name_straggler, rank_numbers, rank_report
 from core.settings import setting
 
 NAME = "metrics.jsonl"
@@ -36,6 +39,9 @@ class MetricsConfig:
     """How often rows are written, and whether wandb shows them too."""
 
     log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1)
+    log_matmul: bool = setting(
+        False, "measure at the start what a matmul reaches, and relate the run's arithmetic to that too"
+    )
     wandb: bool = setting(False, "show the run in Weights & Biases as well (its own variables apply)")
     wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
 
@@ -84,7 +90,9 @@ class _Pending:
 class Metrics:
     """Collects rows on every rank; rank 0 writes them. `flush` and `sync` are collective.
 
-    data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.
+    data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.  phases: of this rank;
+    with it, the last row of every flush says in `ranks` how the ranks compare.  peaks: name of a column ->
+    TFLOP/s of all devices together that it relates the arithmetic to.
     """
 
     folder: Path
@@ -92,16 +100,24 @@ class Metrics:
     world: World
     run_config: Mapping[str, Any] = field(default_factory=dict)
     data_ranks: int = 0
+    phases: Phases | None = None
+    peaks: dict[str, float] = field(default_factory=dict)
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
     _wandb: Any = None
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: drop rows of steps that will be done again."""
+        self.peaks = find_peaks(self.world.device, self.world.size, self.config.log_matmul)
+        self.rewind(step)
+        if self.world.rank == 0 and self.config.wandb:
+            self._wandb = _start_wandb(self.folder, self.config, self.run_config)
+
+    def rewind(self, step: int) -> None:
+        """Go back to after `step` steps: their rows stay, later ones are dropped."""
+        self._pending = []
         if self.world.rank == 0:
             drop_rows_after(self.folder / NAME, step)
-            if self.config.wandb:
-                self._wandb = _start_wandb(self.folder, self.config, self.run_config)
 
     def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
         """Keep a step's row (its host-side part) and its sums until the next flush."""
@@ -113,14 +129,19 @@ class Metrics:
         """Reduce and write what is pending (collective: all ranks)."""
         if not self._pending:
             return
-        sizes = [len(p.vector) for p in self._pending]
         data_ranks = self.data_ranks or self.world.size
-        total = sum_over_ranks(torch.cat([p.vector for p in self._pending])).cpu()
-        total /= self.world.size // data_ranks  # ranks that share tokens hold the same samples
-        vectors = [part.tolist() for part in torch.split(total, sizes)]
-        rows = [
-            complete_row(p.row, p.names, v, data_ranks) for p, v in zip(self._pending, vectors, strict=True)
-        ]
+        parts = [p.vector for p in self._pending]
+        if self.phases is not None:
+            parts.append(rank_numbers(self.phases, self.world))
+        total = sum_over_ranks(torch.cat(parts)).cpu()
+        sums = torch.split(total, [len(part) for part in parts])
+        rows = []
+        for pending, vector in zip(self._pending, sums, strict=False):
+            vector /= self.world.size // data_ranks  # ranks that share tokens hold the same samples
+            rows.append(complete_row(pending.row, pending.names, vector.tolist(), data_ranks, self.peaks))
+        if self.phases is not None:
+            rows[-1]["ranks"] = rank_report(sums[-1].tolist())
+            name_straggler(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
@@ -149,7 +170,13 @@ class Metrics:
             self._wandb = None
 
 
-def complete_row(row: dict[str, Any], extras: list[str], sums: list[float], ranks: int) -> dict[str, Any]:
+def complete_row(
+    row: dict[str, Any],
+    extras: list[str],
+    sums: list[float],
+    ranks: int,
+    peaks: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """The row as written: host-side part plus means; what is not a finite number becomes null."""
     waited, table, parts = sums[0], sums[1 : 1 + 2 * COLUMNS], sums[1 + 2 * COLUMNS :]
     losses, weights = table[:COLUMNS], table[COLUMNS:]
@@ -162,6 +189,9 @@ def complete_row(row: dict[str, Any], extras: list[str], sums: list[float], rank
     done["samples_per_s"] = weight / row["seconds"] if row["seconds"] > 0 else None
     if "tokens" in row:
         done["tokens_per_s"] = row["tokens"] / row["seconds"] if row["seconds"] > 0 else None
+    if "flops" in row:
+        tflops = done.pop("flops") / row["seconds"] / 1e12 if row["seconds"] > 0 else math.nan
+        done |= {"tflops_per_s": tflops} | {name: tflops / peak for name, peak in (peaks or {}).items()}
     done["data_wait"] = waited / ranks / row["seconds"] if row["seconds"] > 0 else None
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in done.items()}
 

@@ -38,7 +38,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait")
+    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "ranks")
     return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(folder / "metrics.jsonl")]
 
 

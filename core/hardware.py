@@ -1,0 +1,81 @@
+"""What the device could do at best, and how much memory the process holds."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+
+import torch
+
+# Dense bf16 matrix products in TFLOP/s, from NVIDIA's data sheets (half of the "with sparsity" figures).
+_PEAKS = (
+    (r"NVIDIA A100[- ](SXM4|PCIE|80GB PCIe).*", 312.0),
+    (r"NVIDIA H100 (80GB|64GB|96GB) HBM3.*", 989.0),
+    (r"NVIDIA H100 PCIe", 756.0),
+    (r"NVIDIA H100 NVL", 835.0),
+    (r"NVIDIA H200", 989.0),
+    (r"NVIDIA GH200 .*", 989.0),
+    (r"NVIDIA B200", 2250.0),
+    (r"NVIDIA GB200", 2500.0),
+)
+
+
+def device_name(device: torch.device) -> str:
+    """What the driver calls the device; "cpu" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_tflops(name: str) -> float | None:
+    """The data sheet's bf16 TFLOP/s of a device; None for one not in the table, or a part of one (MIG)."""
+    if "MIG" in name:
+        return None
+    return next((peak for pattern, peak in _PEAKS if re.fullmatch(pattern, name)), None)
+
+
+def measured_tflops(device: torch.device, size: int = 0, seconds: float = 0.3) -> float:
+    """The best bf16 TFLOP/s over products of two square matrices, for about `seconds`.
+
+    size: 0 takes 8192 on CUDA and 1024 elsewhere.
+    """
+    size = size or (8192 if device.type == "cuda" else 1024)
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best, until = 0.0, time.perf_counter() + seconds
+    a @ b  # the first call sets the library up
+    while best == 0.0 or time.perf_counter() < until:
+        _wait(device)
+        started = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e12)
+    return best
+
+
+def find_peaks(device: torch.device, devices: int, measure: bool) -> dict[str, float]:
+    """TFLOP/s of all `devices` together, to relate a run's arithmetic to.
+
+    mfu: the data sheet's, where the device is known.  mfu_of_matmul: what a product reaches, measured now.
+    """
+    peaks = {"mfu": peak_tflops(device_name(device)), "mfu_of_matmul": None}
+    if measure:
+        peaks["mfu_of_matmul"] = measured_tflops(device)
+    return {name: peak * devices for name, peak in peaks.items() if peak}
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most the process has held so far, in 10^9 bytes: reserved on CUDA, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def allocation_retries(device: torch.device) -> int:
+    """How often CUDA's allocator had to give memory back and try again; it slows a run down."""
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else 0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,72 @@
+"""How the ranks compare: who is slow and in what, memory, and what saving cost."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import hardware
+from core.distributed import World
+from core.phases import ALONE, PHASES, Phases
+from core.progress import say
+
+NUMBERS = (*PHASES, "memory_gb", "allocation_retries")
+LATE = 0.1  # a rank is a straggler that makes the others wait for this share of the time
+
+
+def rank_numbers(phases: Phases, world: World) -> Tensor:
+    """(ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather."""
+    mine = [*phases.take(), hardware.memory_gb(world.device), hardware.allocation_retries(world.device)]
+    table = torch.zeros(world.size, len(NUMBERS), dtype=torch.float64)
+    table[world.rank] = torch.tensor(mine, dtype=torch.float64)
+    return table.view(-1).to(world.device)
+
+
+def rank_report(numbers: list[float]) -> dict[str, Any]:
+    """What a metrics row says of all ranks, from the sum of their `rank_numbers`.
+
+    slowest, fastest: the ranks that took longest and shortest where they wait for nobody (data, forward), in
+    seconds since the last report.  straggler: the slowest one and the phase, where it holds the others up.
+    """
+    width = len(NUMBERS)
+    ranks = [dict(zip(NUMBERS, numbers[i : i + width], strict=True)) for i in range(0, len(numbers), width)]
+    own = [sum(rank[phase] for phase in ALONE) for rank in ranks]
+    slowest, fastest = (choose(range(len(ranks)), key=own.__getitem__) for choose in (max, min))
+    return {
+        "slowest": {"rank": slowest, "seconds": own[slowest]},
+        "fastest": {"rank": fastest, "seconds": own[fastest]},
+        "straggler": _straggler(ranks, own, slowest),
+        "memory_gb": max(rank["memory_gb"] for rank in ranks),
+        "allocation_retries": int(sum(rank["allocation_retries"] for rank in ranks)),
+        "save_stall_s": max(rank["save"] for rank in ranks),
+        "validate_s": max(rank["validate"] for rank in ranks),
+    }
+
+
+def name_straggler(report: dict[str, Any], step: int) -> None:
+    """Warn of the rank that held the others up in the steps up to `step`, if one did."""
+    if straggler := report["straggler"]:
+        say(
+            f"warning: rank {straggler['rank']} holds the others up: {straggler['behind_s']:.1f} s behind in "
+            f"{straggler['phase']}, in the steps up to {step}"
+        )
+
+
+def _straggler(ranks: list[dict[str, float]], own: list[float], slowest: int) -> dict[str, Any] | None:
+    """The slowest rank, if it is behind the median of the others by LATE of the time or more."""
+    if len(ranks) < 2:
+        return None
+    others = [seconds for rank, seconds in enumerate(own) if rank != slowest]
+    behind = own[slowest] - statistics.median(others)
+    if behind < LATE * sum(ranks[slowest][phase] for phase in PHASES):
+        return None
+
+    def excess(phase: str) -> float:
+        return ranks[slowest][phase] - statistics.median(
+            rank[phase] for number, rank in enumerate(ranks) if number != slowest
+        )
+
+    return {"rank": slowest, "phase": max(ALONE, key=excess), "behind_s": behind}

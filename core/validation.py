@@ -1,0 +1,131 @@
+"""Validation: the loss of the same samples under the same draws, every time, for the weights and averages.
+
+Nothing in the number is random from one time to the next, so two of them differ by what was learnt. What the
+choice of draws itself does to it is kept small: each sample comes `strata` times, at one noise level from
+each part of the distribution of levels (stratified sampling), with noise of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.borrow import borrowed
+from core.distributed import sum_over_ranks
+from core.draws import Draws
+from core.ema import Ema
+from core.engine import Engine
+from core.losses import Objective
+from core.metrics import StepSums, append_rows, complete_row, drop_rows_after
+from core.phases import Phases
+from core.settings import setting
+
+NAME = "validation.jsonl"
+_STEP = 0xFFFFFFFF  # of the draws: no training step has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How often the loss on fixed samples is taken, and how finely."""
+
+    every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0)
+    samples: int = setting(512, "how many samples, the same every time", unit="samples", low=1)
+    strata: int = setting(10, "how often each sample comes, with noise levels spread evenly", low=1)
+    averages: bool = setting(True, "also validate each average of the weights")
+
+
+@dataclass(frozen=True)
+class StratifiedDraws(Draws):
+    """Draws whose uniform "time" lies in part `stratum` of `strata` equal parts of (0, 1)."""
+
+    stratum: int = 0
+    strata: int = 1
+
+    def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """As of Draws, but for the time."""
+        value = super().uniform(purpose, shape)
+        return (value + self.stratum) / self.strata if purpose == "time" else value
+
+
+class Validation:
+    """Takes the loss over this rank's part of the fixed samples; all methods are collective.
+
+    batches: gives the same micro-batches of this rank at every call, as many and as large on every rank.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        batches: Callable[[], Iterable[Batch]],
+        config: ValidationConfig,
+        *,
+        folder: Path,
+        seed: int,
+        ema: Ema | None = None,
+    ) -> None:
+        self.config, self._engine, self._objective, self._batches = config, engine, objective, batches
+        self._path, self._seed, self._ema = folder / NAME, seed, ema
+
+    def start(self, step: int) -> None:
+        """Begin after `step` steps: results of steps that come again are dropped."""
+        if self._engine.world.rank == 0:
+            drop_rows_after(self._path, step)
+
+    def due(self, step: int) -> bool:
+        """Whether the loss is to be taken after `step` steps."""
+        return self.config.every > 0 and step % self.config.every == 0
+
+    def run(self, step: int, phases: Phases) -> dict[str, Any]:
+        """Write and return the row: for the weights ("raw") and each average, loss and loss per decile."""
+        row: dict[str, Any] = {"step": step, "raw": self.measure(None, phases)}
+        for name, average in self._ema.averages.items() if self._ema and self.config.averages else []:
+            row[name] = self.measure(average, phases)
+        if self._engine.world.rank == 0:
+            append_rows(self._path, [row])
+        return row
+
+    def measure(self, flats: list[Tensor] | None, phases: Phases) -> dict[str, Any]:
+        """Loss, loss by decile and the objective's extras with these weights, None for the present ones."""
+        device = self._engine.world.device
+        sums = StepSums(device)
+        with borrowed(self._engine, flats):
+            for batch in self._batches():
+                batch = batch.to(device)
+                for stratum in range(self.config.strata):
+                    phases.enter("validate")
+                    losses = self._objective.loss(self._engine, batch, self.draws(batch, stratum))
+                    sums.add(losses, batch.weight)
+        total = sum_over_ranks(sums.vector(0.0)).tolist()
+        row = complete_row({"seconds": math.nan}, sums.extras, total, 1)
+        kept = ("seconds", "samples", "samples_per_s", "data_wait")
+        return {name: value for name, value in row.items() if name not in kept}
+
+    def draws(self, batch: Batch, stratum: int) -> StratifiedDraws:
+        """Keyed by the sample's id alone, so that neither ranks nor micro-batches matter."""
+        position = torch.full_like(batch.position, stratum)
+        return StratifiedDraws(self._seed, _STEP, batch.id, position, stratum, self.config.strata)
+
+
+def fixed_batches(source: Iterable[Batch], samples: int) -> list[Batch]:
+    """The first `samples` samples of `source` (the last batch shortened), to be kept for validation."""
+    kept: list[Batch] = []
+    for batch in source:
+        left = samples - sum(map(len, kept))
+        if left <= 0:
+            break
+        kept.append(batch if len(batch) <= left else _first(batch, left))
+    return kept
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    parts = {name: getattr(batch, name)[:count] for name in ("x", "id", "position", "weight")}
+    condition = {k: v if v is None else v[:count] for k, v in vars(batch.condition).items()}
+    return replace(batch, **parts, condition=replace(batch.condition, **condition))

@@ -123,7 +123,7 @@ class _Share:
         self._parts += 1
         self._advance(max(0, self._samples_done() - self._counted))
         if self._parts == 1:
-            self._estimate(int(unit))
+            self._estimate(unit)
 
     def wait(self, states: list[LeaseState]) -> None:
         """Say for whom; the time to be ended."""
@@ -140,12 +140,13 @@ class _Share:
     def _samples_done(self) -> int:
         return sum(len(self.job.rows(shard)) for shard in self.job.finished())
 
-    def _estimate(self, shard: int) -> None:
+    def _estimate(self, unit: str) -> None:
         """After the first part: how long the others will take."""
         took = time.monotonic() - self._began
-        workers = 1 + sum(not s.expired for s in self.queue.leases.states() if int(s.unit) != shard)
-        left = len(self.job.dataset) - self._samples_done()
-        seconds = took * left / max(1, len(self.job.rows(shard))) / workers
+        workers = 1 + sum(not s.expired for s in self.queue.leases.states() if s.unit != unit)
+        if not (left := len(self.job.dataset) - self._samples_done()):
+            return
+        seconds = took * left / max(1, len(self.job.rows(int(unit)))) / workers
         say(
             f"first part after {duration(took)}; the {left} samples left take about "
             f"{seconds / 3600:.2g} hours with {workers} workers"

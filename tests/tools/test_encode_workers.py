@@ -177,6 +177,21 @@ def test_a_lease_folder_on_a_full_disk_loses_nothing(
     assert content(config.output) == undisturbed
 
 
+def test_an_assembly_that_died_is_taken_over_by_a_worker_with_parts_left(
+    config: encode.Config, undisturbed: dict[str, bytes]
+) -> None:
+    failpoints.arm("encode.receipt:enospc")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            encode.run(config)
+    finally:
+        failpoints.arm("")
+    dead = Leases(config.output / LEASES, timeout_s=config.queue.timeout_s, owner="dead")
+    assert dead.claim("dataset") is not None
+    encode.run(config)
+    assert content(config.output) == undisturbed
+
+
 def test_overwriting_under_another_worker_is_refused(config: encode.Config) -> None:
     encode.run(config)
     assert Leases(config.output / LEASES, timeout_s=60, owner="node7:1").claim("000002") is not None

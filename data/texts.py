@@ -95,8 +95,7 @@ class TextReader:
 
     def __init__(self, folder: Path, manifest: DatasetManifest, parts: LatentReader) -> None:
         self.folder, self._manifest, self._parts = folder, manifest, parts
-        self.width = int(manifest.extra["made_from"]["text"]["width"])
-        self.longest = max(1, int(manifest.extra["longest_text"]))
+        self.longest, self.width = text_shape(manifest)
         self._texts = read_texts(folder, manifest)
 
     def gather(self, rows: np.ndarray, shards: np.ndarray, *, pin: bool = False) -> tuple[Tensor, Tensor]:
@@ -120,6 +119,11 @@ class TextReader:
             name = self._manifest.shards[shards[~finite][0]].name
             raise WorkError(f"{self.folder / name}: damaged, the text of {rows[~finite][0]} is not finite")
         return out, torch.from_numpy(entries["tokens"].astype(np.int64))
+
+
+def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
+    """(L, D) of the text of each sample in a batch: the longest caption of the cache, width of a token."""
+    return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
 
 
 def has_text(manifest: DatasetManifest) -> bool:

@@ -38,7 +38,12 @@ class AutoencoderEncoder:
     """
 
     def __init__(
-        self, folder: Path, device: device, precision: str, tiling: TilingConfig, clock: Clock
+        self,
+        folder: Path,
+        device: device,
+        precision: str,
+        tiling: TilingConfig = TilingConfig(),  # noqa: B008 (frozen)
+        clock: Clock | None = None,
     ) -> None:
         from models.autoencoder import identify, open_autoencoder
 
@@ -47,7 +52,7 @@ class AutoencoderEncoder:
         self.identity: dict[str, Any] = identify(autoencoder)
         self.moments, self.channels = autoencoder.moments, autoencoder.latent_channels
         self.autoencoder, self.device = autoencoder.to(device, _dtype(precision)), device
-        self._clock = clock
+        self._clock = clock or Clock()
 
     @property
     def busy_s(self) -> float:
@@ -74,7 +79,8 @@ class CaptionEmbedder:
         from models import text
 
         encoder = text.load(folder, tokens)
-        self.identity, self.width, self.tokens = encoder.describe(), encoder.width, encoder.tokens
+        self.identity = encoder.describe() | {"precision": precision}
+        self.width, self.tokens = encoder.width, encoder.tokens
         self.encoder: TextEncoder = encoder.to(device, _dtype(precision))
         self._clock = clock
 

@@ -18,12 +18,16 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import atomic_file, sha256_file, write_json
 from core.settings import REQUIRED, setting
+from models.tiling import TilingConfig
 from tools.generated import ARRAYS, SAMPLES
+
+SHOWN_LETTERS = 24  # of a prompt, beside its pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.distributed import World
+    from tools.prompts import Prompts
     from tools.trained import Trained
 
 
@@ -40,11 +44,17 @@ class Config:
     weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
     count: int = setting(100, "samples in all; classes take turns", low=1)
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
+    prompts: tuple[str, ...] = setting((), "texts to generate from; samples take turns; [] is no text")
+    prompt_file: str = setting("", "file with a prompt a line, instead of prompts")
+    text_encoder: str = setting(
+        "", "folder of the run's text encoder, if it has moved; '' is the one of encode"
+    )
     frames: int = setting(1, "frames of a sample; 1 is images", low=1)
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     fps: float = setting(12.0, "playing speed of clips.mp4", unit="1/s", low=0.1)
     batch: int = setting(100, "samples generated at once", low=1)
+    tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
     sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
 
@@ -64,8 +74,10 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
     from core import distributed
     from core.outputs import claim
+    from tools.prompts import embed, read_prompts
     from tools.trained import open_run
 
+    texts = read_prompts(config.prompts, config.prompt_file)
     world = distributed.start(config.device)
     try:
         output = Path(config.output)
@@ -75,7 +87,10 @@ def run(config: Config) -> None:
         if state == "finished":
             return
         trained = open_run(Path(config.source), config.checkpoint, config.weights, world.device)
-        job = Job(config, trained, world)
+        trained.autoencoder.set_tiling(config.tiling)
+        folder = config.text_encoder or trained.space.text_folder
+        prompts = embed(texts, trained.space.text, folder, world.device)
+        job = Job(config, trained, world, prompts)
         job.generate()
         distributed.barrier()
         distributed.on_first_rank(lambda: publish(job))
@@ -90,10 +105,13 @@ class Job:
     config: Config
     trained: Trained
     world: World
+    prompts: Prompts | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(count,): the class of every sample, -1 where the run knows no classes."""
+        """(count,): the class of every sample; -1 where the run knows none, or prompts are given instead."""
+        if self.prompts is not None and not self.config.classes:
+            return np.full(self.config.count, -1, np.int64)
         chosen = chosen_classes(self.config.classes, self.trained.space.classes)
         return np.resize(np.array(chosen, np.int64), self.config.count)
 
@@ -101,7 +119,7 @@ class Job:
     def latent_shape(self) -> tuple[int, int, int, int]:
         """(C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given."""
         config, shapes = self.config, self.trained.space.shapes
-        autoencoder = self.trained.autoencoder.config
+        autoencoder = self.trained.autoencoder
         factor = autoencoder.spatial_compression
         frames, _, _ = autoencoder.latent_shape((config.frames, factor, factor))
         known = [(h * factor, w * factor) for _, t, h, w in shapes if t == frames]
@@ -132,7 +150,12 @@ class Job:
         with Progress(sum(len(rows) for _, rows in mine), "sample") as progress:
             for number, rows in mine:
                 pixels = generate(
-                    self.trained, shape, np.array(rows), labels[rows.start : rows.stop], self.config
+                    self.trained,
+                    shape,
+                    np.array(rows),
+                    labels[rows.start : rows.stop],
+                    self.config,
+                    self.prompts,
                 )
                 with atomic_file(self.part(number)) as file:
                     np.savez(file, arr_0=pixels)
@@ -145,6 +168,7 @@ def generate(
     numbers: NDArray[np.int64],
     labels: NDArray[np.int64],
     config: Config,
+    prompts: Prompts | None = None,
 ) -> NDArray[np.uint8]:
     """Return samples `numbers` of classes `labels`, both (B,): images (B, H, W, 3), clips (B, T, H, W, 3)."""
     import torch
@@ -157,7 +181,9 @@ def generate(
 
     device = next(trained.model.parameters()).device
     rows = torch.from_numpy(numbers).to(device)
-    condition = Condition(label=torch.from_numpy(labels).to(device)) if trained.space.classes else Condition()
+    label = torch.from_numpy(labels).to(device) if trained.space.classes else None
+    text, length = prompts.of(numbers) if prompts is not None else (None, None)
+    condition = Condition(label=label, text=text, text_length=length)
     latents = sample(
         trained.model,
         (len(rows), *shape),
@@ -199,6 +225,9 @@ def publish(job: Job) -> None:
     labels = job.labels
     with atomic_file(output / ARRAYS) as file:
         np.savez(file, arr_0=pixels, labels=labels)
+    if job.prompts is not None:  # pictures stand under their prompts then
+        names = tuple(text[:SHOWN_LETTERS] for text in job.prompts.texts)
+        labels = np.arange(len(pixels)) % len(names)
     if config.frames == 1:
         write_png(output / "images.png", image_grid(pixels, labels, names))
     else:
@@ -225,6 +254,8 @@ def provenance(job: Job, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         "width": pixels.shape[-2],
         "fps": config.fps,
         "classes": list(trained.space.classes),
+        "prompts": list(job.prompts.texts) if job.prompts is not None else [],
+        "text_encoder": trained.space.text,
         "samples_sha256": sha256_file(Path(config.output) / ARRAYS),
     }
 

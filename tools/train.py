@@ -31,13 +31,17 @@ from core.trainer import FINISHED, Trainer, TrainerConfig
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
+from data.texts import text_shape
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
 from tools.latent_space import (
+    LatentsConfig,
+    choose_normaliser,
     encoder_fingerprint,
     find_autoencoder,
     keep_latent_space,
     latent_shapes,
+    text_encoder,
 )
 from tools.online import DataConfig, OnlineCache, OnlineLoader, OnlineObjective
 
@@ -59,6 +63,7 @@ class Config:
     model: DiTConfig = setting(DiTConfig(), "the network")
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
     data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
+    latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
     ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
@@ -131,7 +136,7 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     if isinstance(dataset, OnlineCache):
         dataset.encoder.autoencoder.to(world.device)
         dataset.measure(distributed.on_first_rank(lambda: dataset.statistics(output)))
-    distributed.on_first_rank(lambda: keep_latent_space(output, dataset, autoencoder, config.objective))
+    distributed.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
     for line in loader.plan.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -140,7 +145,7 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition
     objective: LatentObjective | OnlineObjective = LatentObjective(
-        config.objective, Normaliser.of(dataset.manifest), frame_condition=frames
+        config.objective, choose_normaliser(dataset, config.latents), frame_condition=frames
     )
     if isinstance(dataset, OnlineCache):
         objective = OnlineObjective(dataset, objective)
@@ -158,16 +163,20 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
         tokens_of=lambda batch: tokens(config.model, dataset, batch),
     )
     if config.engine.compile:
-        fit_compiled(trainer, model, micro_batch_shapes(dataset, loader))
+        text = text_shape(dataset.manifest) if config.model.text_width else None
+        fit_compiled(trainer, model, micro_batch_shapes(dataset, loader), text)
     else:
         trainer.fit()
 
 
-def fit_compiled(trainer: Trainer, model: DiT, shapes: list[tuple[int, ...]]) -> None:
+def fit_compiled(
+    trainer: Trainer, model: DiT, shapes: list[tuple[int, ...]], text: tuple[int, int] | None
+) -> None:
     """Compile the blocks for all `shapes`, train, and say whether that was all that had to be compiled."""
     compile_blocks(model.blocks)
     device = trainer.engine.world.device
-    before = warm_up(model, [compile_example(shape, device) for shape in shapes])
+    examples = [compile_example(shape, device, text) for shape in shapes]
+    before = warm_up(model, examples)
     say(f"compiled {before} graphs for {len(shapes)} shapes of a micro-batch")
     trainer.fit()
     say(f"compiled {compiled_graphs() - before} graphs after the first step began")
@@ -187,9 +196,26 @@ def open_cache(config: Config) -> tuple[Dataset, Path]:
         raise UserError(
             "model.num_classes", config.model.num_classes, f"at least {classes}, those of {config.source}"
         )
+    require_text(config, dataset)
+    if config.latents.normalise == "encoder":
+        choose_normaliser(dataset, config.latents)
     if isinstance(dataset, OnlineCache):
         return dataset, Path(config.autoencoder)
     return dataset, find_autoencoder(dataset, config.autoencoder)
+
+
+def require_text(config: Config, dataset: Dataset) -> None:
+    """UserError unless the network takes no text, or text as wide as the cache holds it."""
+    found, width = text_encoder(dataset), config.model.text_width
+    if width and (found is None or width != found["width"]):
+        what = "since it holds no text" if found is None else f"or {found['width']}, the width of its text"
+        raise UserError("model.text_width", width, f"0 for {config.source}, {what}")
+
+
+def keep_space(config: Config, dataset: Dataset, autoencoder: Path) -> None:
+    """Put into the run folder what sampling needs beside the weights."""
+    run, text = Path(config.output), config.model.text_width > 0
+    keep_latent_space(run, dataset, autoencoder, config.objective, config.latents, text=text)
 
 
 def open_dataset(config: Config) -> Dataset:
@@ -212,7 +238,8 @@ def make_loader(config: Config, dataset: Dataset, world: World) -> Loader:
     if isinstance(dataset, OnlineCache):
         run = Path(config.output)
         return OnlineLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, run=run)
-    return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch)
+    text = config.model.text_width > 0
+    return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, text=text)
 
 
 def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]]:
@@ -225,10 +252,16 @@ def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]
     return list(dict.fromkeys(found))
 
 
-def compile_example(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Condition]:
-    """What a DiT gets of a micro-batch (b, C, T, H, W)."""
+def compile_example(
+    shape: tuple[int, ...], device: torch.device, text: tuple[int, int] | None
+) -> tuple[Tensor, Tensor, Condition]:
+    """What a DiT gets of a micro-batch (b, C, T, H, W). text: (L, D) of each sample."""
     label = torch.zeros(shape[0], dtype=torch.int64, device=device)
-    return torch.zeros(shape, device=device), label.float(), Condition(label=label)
+    condition = Condition(label=label)
+    if text is not None:
+        tokens = torch.zeros((shape[0], *text), dtype=torch.float16, device=device)
+        condition = Condition(label=label, text=tokens, text_length=label)
+    return torch.zeros(shape, device=device), label.float(), condition
 
 
 def tokens(model: DiTConfig, dataset: Dataset, batch: Batch) -> int:

@@ -15,8 +15,8 @@ from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
 from core.outputs import CONFIG_NAME
-from data.latents import Normaliser
-from models import autoencoder
+from data.latents import Moment, Normaliser
+from models.autoencoder import AnyAutoencoder, identify, open_autoencoder
 from models.dit import DiT, DiTConfig
 from models.weights import fingerprint
 from tools.latent_space import AUTOENCODER, LATENTS
@@ -26,13 +26,16 @@ from tools.latent_space import AUTOENCODER, LATENTS
 class LatentSpace:
     """What a run's `latents.json` says (written by `tools.latent_space`).
 
-    mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.
+    mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.  text: what
+    captions were embedded by, which lay in text_folder; None and "" for a run without text.
     shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Moment
+    std: Moment
     encoder: str
+    text: dict[str, Any] | None
+    text_folder: str
     classes: tuple[str, ...]
     shapes: tuple[tuple[int, int, int, int], ...]
     path: PathName
@@ -51,8 +54,8 @@ class LatentSpace:
             raise UserError("source", run, f"the folder of a training run (with {LATENTS})")
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("mean", "std", "classes"):
-                record[name] = tuple(record[name])
+            normaliser = Normaliser.from_dict(record)
+            record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
             record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
             return cls(**{field.name: record[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
@@ -65,7 +68,7 @@ class Trained:
 
     model: DiT
     space: LatentSpace
-    autoencoder: autoencoder.Autoencoder
+    autoencoder: AnyAutoencoder
     checkpoint: Path
     weights_sha256: str
 
@@ -76,8 +79,8 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
     checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw".
     """
     space = LatentSpace.read(folder)
-    decoder = autoencoder.load(folder / AUTOENCODER)
-    if (found := autoencoder.fingerprint(decoder)) != space.encoder:
+    decoder = open_autoencoder(folder / AUTOENCODER)
+    if (found := identify(decoder)["encoder"]) != space.encoder:
         raise WorkError(
             f"{folder / AUTOENCODER} has encoder={found}, and the run was trained with {space.encoder}"
         )

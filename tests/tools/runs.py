@@ -18,6 +18,8 @@ SPACE: dict[str, Any] = {
     "mean": [0.1, 0.2, 0.3, 0.4],
     "std": [1.0, 2.0, 0.5, 1.5],
     "cache": "unused",
+    "text": None,
+    "text_folder": "",
     "classes": ["cat", "dog", "eel"],
     "shapes": [[4, 1, 2, 2], [4, 3, 2, 2]],
     "path": "rectified_flow",

@@ -81,7 +81,7 @@ def test_captions_are_in_the_cache_by_row_and_once_a_pack(sources: Path, tmp_pat
         assert length == lengths[row]
         if length:
             assert torch.allclose(found[:length].float(), encoder([captions[row]])[0], atol=2e-3)
-    assert cache.manifest.extra["made_from"]["text"] == encoder.describe()
+    assert cache.manifest.extra["made_from"]["text"] == encoder.describe() | {"precision": "fp32"}
     assert cache.manifest.extra["longest_text"] == max(lengths)
 
 

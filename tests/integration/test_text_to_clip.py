@@ -1,0 +1,227 @@
+"""Captions through a public autoencoder and text encoder, training and sampling from prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import load
+from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.sampling import SamplerConfig
+from core.distributed import World
+from core.draws import Draws
+from core.errors import UserError, WorkError
+from core.files import write_json, write_text
+from data.buckets import BucketConfig
+from data.index import Dataset
+from models.dit import DiT, DiTConfig
+from models.tiling import TilingConfig
+from tests.data.samples import clip_bytes, image_bytes, picture
+from tests.integration.tiny_run import STEP, finish
+from tests.models.public_models import save_autoencoder, save_text_encoder
+from tools import encode, sample, shard, trained
+from tools.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.train import Config, LatentObjective, make_loader, open_cache
+
+MODEL = {"input_channels": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 0, "text_width": 8}
+FIELDS = tuple(f"model.{name}={value}" for name, value in MODEL.items())
+STEPS = SamplerConfig(steps=2, guidance=2.0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captioned pictures and clips, encoded by a tiny Wan autoencoder and a tiny T5."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "files").mkdir()
+    for number in range(8):
+        data = image_bytes(picture(16, 16, seed=number))
+        (folder / "files" / f"{number}.png").write_bytes(data)
+        (folder / "files" / f"{number}.txt").write_text(["a red disc", "a square on black"][number % 2])
+    for number in range(8, 16):
+        (folder / "files" / f"{number}.mp4").write_bytes(clip_bytes(folder, frames=5, fps=8.0))
+        (folder / "files" / f"{number}.txt").write_text("a disc moves left")
+    shard.run(shard.Config(source=str(folder / "files"), output=str(folder / "raw")))
+    save_autoencoder(folder / "wan", "AutoencoderKLWan")
+    save_text_encoder(folder / "t5", "T5EncoderModel")
+    encode.run(
+        encode.Config(
+            source=str(folder / "raw"),
+            autoencoder=folder / "wan",
+            text_encoder=str(folder / "t5"),
+            output=folder / "cache",
+            buckets=BucketConfig(shapes=((1, 16, 16), (5, 16, 16))),
+        )
+    )
+    return folder
+
+
+def config(made: Path, *fields: str) -> Config:
+    common = (f"source={made / 'cache'}", f"output={made / 'run'}", *FIELDS, *STEP, "model.patch=[1,1,1]")
+    return load(Config, overrides=[*common, *fields])
+
+
+def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latents: Any) -> Path:
+    """A run folder as training leaves it, with random weights that are found without a checkpoint."""
+    dataset, autoencoder = open_cache(config(made))
+    keep_latent_space(folder, dataset, autoencoder, ObjectiveConfig(), LatentsConfig(**latents), text=True)
+    write_text(folder / "config.yaml", "model: " + json.dumps(MODEL | {"patch": [1, 1, 1]}) + "\n")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        names = DiT(DiTConfig(**MODEL, patch=(1, 1, 1))).state_dict()
+        state = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in names.items()}
+    monkeypatch.setattr(trained, "find", lambda path: path / "checkpoints" / "step-00000001.0")
+    monkeypatch.setattr(trained, "load_weights", lambda path, which: state)
+    return folder
+
+
+def draw(run: Path, name: str, **fields: Any) -> np.ndarray:
+    more = {"count": 4, "batch": 3, "sampler": STEPS, "prompts": ("a red disc", "a square"), **fields}
+    sample.run(sample.Config(source=str(run), output=str(run.parent / name), **more))
+    with np.load(run.parent / name / "samples.npz") as arrays:
+        return arrays["arr_0"]
+
+
+def test_batches_of_a_network_with_text_carry_it(made: Path) -> None:
+    wanted = config(made)
+    dataset, _ = open_cache(wanted)
+    loader = make_loader(wanted, dataset, World(0, 1, 0, torch.device("cpu")))
+    for batch in loader.load(0):
+        assert batch.condition.text is not None
+        assert batch.condition.text.shape[1:] == (5, 8)
+    silent = config(made, "model.text_width=0")
+    loader = make_loader(silent, dataset, World(0, 1, 0, torch.device("cpu")))
+    assert loader.load(0)[0].condition.text is None
+
+
+def test_text_of_another_width_is_refused(made: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"model.text_width=12: expected 0 for .* or 8, the width of its text"
+    ):
+        open_cache(config(made, "model.text_width=12"))
+
+
+def test_latents_are_normalised_as_the_authors_do_where_asked(made: Path) -> None:
+    dataset, _ = open_cache(config(made, "latents.normalise=encoder"))
+    own = choose_normaliser(dataset, LatentsConfig(normalise="encoder"))
+    assert own.mean == (0.1, 0.2, 0.3, 0.4)
+    assert own.std == (1.0, 2.0, 3.0, 4.0)
+    measured = choose_normaliser(dataset, LatentsConfig())
+    assert measured.mean == tuple(dataset.manifest.extra["statistics"]["mean"])
+    made_from = dataset.manifest.extra["made_from"]
+    frames = {"mean": [[0.0], [1.0], [2.0], [3.0]], "std": [[1.0], [1.0], [1.0], [1.0]]}
+    for record, expected in (
+        (None, r"expected measured, since the autoencoder of .* has no normalisation of its own"),
+        (frames, r"the autoencoder's own is for 1 latent frames, not 2"),
+    ):
+        extra = {**dataset.manifest.extra, "made_from": {**made_from, "normalisation": record}}
+        dataset.manifest = replace(dataset.manifest, extra=extra)
+        with pytest.raises(UserError, match=expected):
+            choose_normaliser(dataset, LatentsConfig(normalise="encoder"))
+
+
+@pytest.mark.parametrize("normalise", ["measured", "encoder"])
+def test_samples_follow_their_prompts(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalise: str
+) -> None:
+    run = make_run(made, tmp_path / "run", monkeypatch, normalise=normalise)
+    kept = json.loads((run / "latents.json").read_text())
+    assert kept["normalise"] == normalise
+    first = draw(run, "first")
+    assert first.shape == (4, 16, 16, 3)
+    (tmp_path / "prompts.txt").write_text("a red disc\n\na square\n")
+    assert np.array_equal(draw(run, "file", prompts=(), prompt_file=str(tmp_path / "prompts.txt")), first)
+    other = draw(run, "other", prompts=("a red disc", "blue moves right"))
+    assert np.abs(other[::2].astype(int) - first[::2]).max() <= 1
+    assert (other[1::2] != first[1::2]).mean() > 0.01
+    record = json.loads((tmp_path / "first" / "samples.json").read_text())
+    assert record["prompts"] == ["a red disc", "a square"]
+    assert record["text_encoder"] == kept["text"]
+    assert (tmp_path / "first" / "images.png").exists()
+
+
+def test_clips_are_decoded_by_the_autoencoder_of_the_run_in_tiles_too(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(made, tmp_path / "run", monkeypatch)
+    assert sorted(path.name for path in (run / "autoencoder").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    whole = draw(run, "whole", frames=5, height=32, width=16, count=1)
+    assert whole.shape == (1, 5, 32, 16, 3)
+    with pytest.raises(UserError, match=r"frames=8: expected 5 or 9"):
+        draw(run, "lost", frames=8, height=32, width=16)
+    with pytest.raises(UserError, match=r"tiling.frames=4: expected 0"):
+        draw(run, "parts", tiling=TilingConfig(frames=4))
+    save_autoencoder(run / "autoencoder", "AutoencoderKLWan", seed=1)
+    with pytest.raises(WorkError, match="the run was trained with"):
+        draw(run, "swapped")
+
+
+def test_only_the_text_encoder_of_the_run_will_do(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(made, tmp_path / "run", monkeypatch)
+    other = save_text_encoder(tmp_path / "other", "T5EncoderModel", seed=1)
+    with pytest.raises(UserError, match=r"expected the one of the run, with encoder="):
+        draw(run, "out", text_encoder=str(other))
+    moved = save_text_encoder(tmp_path / "elsewhere", "T5EncoderModel")
+    draw(run, "moved", text_encoder=str(moved), count=1)
+    write_json(run / "latents.json", json.loads((run / "latents.json").read_text()) | {"text": None})
+    with pytest.raises(
+        UserError, match="prompts=a red disc: expected none, since the run was trained without"
+    ):
+        draw(run, "silent")
+    for fields, expected in (
+        ({"prompt_file": "x.txt"}, "since prompts are given too"),
+        ({"prompts": (), "prompt_file": str(tmp_path / "none.txt")}, "a UTF-8 text file"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            draw(run, "bad", **fields)
+
+
+def test_the_loss_depends_on_the_text_of_each_sample(made: Path) -> None:
+    wanted = config(made, "objective.label_dropout=0", "latents.normalise=encoder")
+    dataset, _ = open_cache(wanted)
+    loader = make_loader(wanted, dataset, World(0, 1, 0, torch.device("cpu")))
+    torch.manual_seed(0)
+    model = DiT(wanted.model)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    normaliser = choose_normaliser(dataset, wanted.latents)
+    objective = LatentObjective(wanted.objective, normaliser, frame_condition=False)
+    batch = loader.load(0)[0]
+    draws = Draws(0, 0, batch.id, batch.position)
+    first = objective.loss(model, batch, draws).loss
+    text = batch.condition.text
+    assert text is not None
+    other = replace(batch, condition=replace(batch.condition, text=text.flip(-1)))
+    assert ((objective.loss(model, other, draws).loss - first).abs() > 1e-5).all()
+
+
+@pytest.mark.full
+@pytest.mark.multiprocess
+def test_a_training_run_learns_from_captions(made: Path, tmp_path: Path) -> None:
+    import sys
+
+    words = [sys.executable, "-m", "launch", "train", str(made / "cache"), f"output={tmp_path / 'run'}"]
+    words += [*FIELDS, *STEP, "model.patch=[1,1,1]", "latents.normalise=encoder", "trainer.steps=2"]
+    status, output = finish(words)
+    assert status == 0, output
+    kept = json.loads((tmp_path / "run" / "latents.json").read_text())
+    assert kept["text"] == Dataset(made / "cache").manifest.extra["made_from"]["text"]
+    assert kept["text_folder"] == str(made / "t5")
+    assert kept["std"] == [1.0, 2.0, 3.0, 4.0]
+    fields = {"checkpoint": "", "weights": "raw", "count": 1, "batch": 1, "sampler": STEPS}
+    sample.run(
+        sample.Config(
+            source=str(tmp_path / "run"), output=str(tmp_path / "out"), prompts=("a disc",), **fields
+        )
+    )
+    assert (tmp_path / "out" / "samples.json").exists()

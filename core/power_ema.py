@@ -59,6 +59,14 @@ def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> n
     return solution * scale
 
 
+def profile_error(snapshots: Sequence[Snapshot], target: Snapshot, factors: np.ndarray) -> float:
+    """How far the weighted sum of the snapshots is from the target's profile, relative to its norm."""
+    gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots])
+    shared = np.array([inner_product(a, target) for a in snapshots])
+    own = inner_product(target, target)
+    return math.sqrt(max(0.0, float(own - 2 * factors @ shared + factors @ gram @ factors)) / own)
+
+
 def inner_product(a: Snapshot, b: Snapshot) -> float:
     """The integral over tau of two profiles' product, in logarithms, since t^gamma overflows."""
     log_value = (

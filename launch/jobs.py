@@ -80,11 +80,22 @@ JOBS = (
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
     ),
     Job(
+        "export",
+        "tools.export",
+        "write weights of a training run as one plain safetensors file; averages of any length",
+        (
+            "longtake export runs/train output=runs/exported",
+            "longtake export runs/train output=runs/exported ema_sigma=0.08",
+        ),
+        on_ranks=False,
+    ),
+    Job(
         "inspect",
         "tools.inspect",
-        "look at a dataset, hash its files, or make its index anew",
+        "look at a dataset, a checkpoint or a run; hash files; make a dataset's index anew",
         (
             "longtake inspect runs/raw sheet=sheet.png",
+            "longtake inspect runs/train",
             "longtake inspect runs/latents action=verify",
             "longtake inspect my-tars action=reindex",
         ),

@@ -2,6 +2,7 @@
 
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.reconstruct import Reconstruction, reconstruct
 from core.checkpoint.restore import load, resume
 from core.checkpoint.snapshot import HostMemory, Snapshot, take, take_averages
 from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
@@ -15,10 +16,12 @@ __all__ = [
     "CheckpointStore",
     "DamagedCheckpoint",
     "HostMemory",
+    "Reconstruction",
     "Snapshot",
     "find",
     "load",
     "load_weights",
+    "reconstruct",
     "resume",
     "take",
     "take_averages",

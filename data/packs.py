@@ -26,7 +26,7 @@ import numpy as np
 from core.errors import WorkError
 from core.files import atomic_file
 from data.buckets import NO_BUCKET
-from data.members import array_place, read_array, write_array, write_member
+from data.members import array_place, is_finite, read_array, write_array, write_member
 from data.schema import FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
 from data.tars import Member, samples
 
@@ -110,7 +110,7 @@ def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
         for number, pack in enumerate(packs):
             text = None if pack.text is None else pack.text.tokens
             for name, array in (("latents", pack.latents), ("mirrored latents", pack.flips), ("text", text)):
-                if array is not None and (array.dtype != LATENT_DTYPE or not np.isfinite(array).all()):
+                if array is not None and (array.dtype != LATENT_DTYPE or not is_finite(array)):
                     raise ValueError(f"{path}: {name} of samples {pack.ids.tolist()} are not finite float16")
             places.append(_write_pack(file, f"{shard:06d}-{number:04d}", pack))
         file.write(bytes(2 * tarfile.BLOCKSIZE))
@@ -130,7 +130,7 @@ def read_part(path: Path) -> Iterator[Pack]:
             if kind in members:
                 name = f"{key}.{kind}"
                 arrays[kind] = read_array(path, name, members[kind], file, LATENT_DTYPE)
-                if not np.isfinite(arrays[kind]).all():
+                if not is_finite(arrays[kind]):
                     raise WorkError(f"{path}: {name} holds values that are not finite")
         text = Text(arrays["text.npy"], place.text.ranges) if place.text is not None else None
         flips = arrays.get("flip.npy")

@@ -57,12 +57,15 @@ def test_gather_equals_reading_the_tars(cache, data):
         assert (latent == stored.get(row, np.zeros(shape))).all()
 
 
-def test_the_fast_check_finds_what_isfinite_finds():
+def test_the_fast_check_finds_what_isfinite_finds(monkeypatch):
     bits = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
     assert torch.equal(are_finite(bits[:, None]), torch.isfinite(bits))
     latents = torch.randn(5, 1, 2, 3, 4, 4).half()
     latents[1, 0, 1, 2, 3, 3], latents[3, 0, 0, 0, 0, 0] = torch.inf, torch.nan
     assert are_finite(latents).tolist() == [True, False, True, False, True]
+    for scratch in (1, 96, 200, 10**6):  # pieces of one row, of one, of two, and of all
+        monkeypatch.setattr("data.latents._SCRATCH_VALUES", scratch)
+        assert torch.equal(are_finite(latents), torch.isfinite(latents).flatten(1).all(1))
 
 
 def test_rows_of_two_shapes_are_an_error(cache):

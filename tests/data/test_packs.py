@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from core.errors import WorkError
+from data.members import is_finite, plain_tar_header, tar_header
 from data.packs import LATENT_DTYPE, Absent, Pack, index_rows, read_part, scan_part, write_part
 from tests.data.caches import CLIP, IMAGE, latents_of, packs_of
 
@@ -125,6 +126,18 @@ def test_values_that_are_not_finite_are_not_written(tmp_path, value):
     with pytest.raises(ValueError, match="not finite"):
         write_part(tmp_path / "000000.tar", 0, packs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fast_check_of_arrays_finds_what_isfinite_finds():
+    bits = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    assert [is_finite(value) for value in bits[:, None]] == np.isfinite(bits).tolist()
+    assert is_finite(bits[:0])
+
+
+@pytest.mark.parametrize("name", ["a", "000000-0001.latent.npy", "x" * 100])
+@pytest.mark.parametrize("size", [0, 1, 524416, 8**11 - 1])
+def test_the_fast_header_is_that_of_tarfile(name, size):
+    assert tar_header(name, size) == plain_tar_header(name, size)
 
 
 def test_a_killed_writer_leaves_no_part(tmp_path):

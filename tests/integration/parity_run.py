@@ -30,6 +30,7 @@ from core.trainer import Trainer, TrainerConfig
 from models.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5
+LIMIT_S = 600.0  # a rank may have to wait while another compiles
 TEXT = 6
 EPS = 1e-6  # above what rounding leaves of a gradient that is zero: Adam would make a full step of it
 SHAPES = ((1, 6, 6), (3, 6, 6))  # 9 and 27 tokens: no group of ranks has equal shares
@@ -77,7 +78,7 @@ def train(
 
     Returns how many graphs were compiled before and after the first step began.
     """
-    fields = {"device": "cpu", "precision": "fp32", "timeout_s": 60.0, "compile": bool(backend)}
+    fields = {"device": "cpu", "precision": "fp32", "timeout_s": LIMIT_S, "compile": bool(backend)}
     config = EngineConfig(**{**fields, **engine})
     torch.manual_seed(0)
     shape = {"width": 24, "depth": 2, "heads": 4, "num_classes": 3, "text_width": TEXT, **json.loads(model)}
@@ -106,7 +107,7 @@ def train(
 
 def main() -> None:
     """One run per `--run=FOLDER field=value ...`."""
-    world = distributed.start("cpu", 60)
+    world = distributed.start("cpu", LIMIT_S)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
         folder, *items = run.split()
         fields = dict(item.split("=", 1) for item in items)

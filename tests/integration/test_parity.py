@@ -14,8 +14,8 @@ from core import distributed
 from core.checkpoint import load_weights
 from core.distributed import World
 from core.metrics import read_rows
-from tests.core.ranks import run_ranks
-from tests.integration.parity_run import SHAPES, train
+from tests.core.ranks import finish, start_ranks
+from tests.integration.parity_run import LIMIT_S, SHAPES, train
 
 PROGRAM = str(Path(__file__).with_name("parity_run.py"))
 COUNTS = ("step", "samples", "tokens", "lr")
@@ -67,9 +67,11 @@ def words(folder: Path, fields: dict[str, Any]) -> list[str]:
 
 def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]]) -> list[str]:
     """All runs, one after another, on `ranks` ranks; returns what rank 0 printed."""
-    return run_ranks(ranks, PROGRAM, *(w for name, f in runs.items() for w in words(folder / name, f)))[
-        0
-    ].splitlines()
+    arguments = [word for name, fields in runs.items() for word in words(folder / name, fields)]
+    results = finish(start_ranks(ranks, PROGRAM, *arguments), timeout_s=LIMIT_S)
+    for code, text in results:
+        assert code == 0, text
+    return results[0][1].splitlines()
 
 
 THREE_HEADS = '{"heads":3}'  # which 2 or 4 ranks cannot share out: a ring

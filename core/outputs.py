@@ -15,7 +15,7 @@ HEADER = "# longtake: the resolved config of "
 
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
 NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "decode_threads", "require_space")
-NOT_COMPARED_PREFIXES = ("log_", "progress_")
+NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
 # How ranks share the work of training; a checkpoint fits every way.
 NOT_COMPARED_ENGINE = tuple(
     f"engine.{name}"

@@ -18,7 +18,7 @@ from core.errors import UserError, WorkError
 from core.metrics import read_rows
 from tests.core.toy_run import toy_trainer
 
-TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "ranks")
+TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.trainer import Trainer, TrainerConfig
+from core.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
 
@@ -58,25 +59,29 @@ class ToyObjective:
         return Losses(loss, time, {"distance": (noisy - batch.x).norm(dim=1)})
 
 
-def toy_batches(world: World, micro_batch: int, bad: int = -1) -> Any:
-    """Micro-batches of this rank; the sample at position `bad` is unreadable in every step."""
+def toy_batches(world: World, micro_batch: int, bad: int = -1, poison: int = -1) -> Any:
+    """Micro-batches of this rank; the sample at position `bad` is unreadable in every step.
+
+    The sample with id `poison` is so large that the network's first layer overflows.
+    """
 
     def batches(first_step: int) -> Iterator[list[Batch]]:
         step = first_step
         while True:
             share = BATCH // world.size
             positions = torch.arange(world.rank * share, (world.rank + 1) * share)
-            yield [_batch(step, part, bad) for part in positions.split(micro_batch or share)]
+            yield [_batch(step, part, bad, poison) for part in positions.split(micro_batch or share)]
             step += 1
 
     return batches
 
 
-def _batch(step: int, position: Tensor, bad: int) -> Batch:
+def _batch(step: int, position: Tensor, bad: int, poison: int = -1) -> Batch:
     ids = step * BATCH + position
     x = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(int(i))) for i in ids])
     weight = (position != bad).float()
     x[position == bad] = 100.0
+    x[ids == poison] = 3e38
     return Batch(x=x, id=ids, position=position, weight=weight)
 
 
@@ -97,19 +102,23 @@ def toy_engine(
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     """fields: of TrainerConfig, EngineConfig and EmaConfig, bad, and those of `toy_engine`."""
-    bad = fields.pop("bad", -1)
+    bad, poison = fields.pop("bad", -1), fields.pop("poison", -1)
+    validation = ValidationConfig(every=fields.pop("validate_every", 0))
     ema = {name: fields.pop(name) for name in EmaConfig.__dataclass_fields__ if name in fields}
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
     engine = toy_engine(world, **fields)
     return Trainer(
         engine,
         ToyObjective(),
-        toy_batches(world, engine.config.micro_batch, bad),
+        toy_batches(world, engine.config.micro_batch, bad, poison),
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,
         ema=EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema}),
         metrics=MetricsConfig(log_every=2),
+        validation=validation,
+        validation_batches=lambda: next(toy_batches(world, 2)(10**6)),
+        flops_of=lambda batch: 1e9 * len(batch),
         fingerprints={"data": "toy"},
         run_config={"steps": trainer.get("steps", 8)},
     )

@@ -1,0 +1,123 @@
+"""Run: pytest tests/core/test_validation.py"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core import distributed
+from core.batch import Batch
+from core.checkpoint import load_weights
+from core.distributed import World
+from core.draws import Draws
+from core.ema import Ema, EmaConfig
+from core.engine import Engine
+from core.losses import Losses
+from core.metrics import read_rows
+from core.phases import Phases
+from core.validation import StratifiedDraws, Validation, ValidationConfig, fixed_batches
+from tests.core.test_trainer import assert_equal_runs
+from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return distributed.start("cpu", 60)
+
+
+def make(
+    engine: Engine, folder: Path, *, seed: int = 7, steps: int = 1, objective: Any = None, **fields: Any
+) -> Validation:
+    source = toy_batches(engine.world, 0)(10**6)
+    batches = [parts[0] for _, parts in zip(range(steps), source, strict=False)]
+    config = ValidationConfig(**fields)
+    return Validation(engine, objective or ToyObjective(), lambda: batches, config, folder=folder, seed=seed)
+
+
+class Denoising:
+    """A loss with the shape of a diffusion loss over time: large at one end, and noisy."""
+
+    def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
+        time = draws.uniform("time")
+        noise = draws.normal("noise", (2048,))  # as many numbers as a small latent
+        error = noise.square().mean(1) * (0.1 + (1 - time) ** 3) * (1 + 0.1 * batch.x[:, 0])
+        return Losses(error, time)
+
+
+def spread(engine: Engine, folder: Path, **fields: Any) -> float:
+    """Relative standard deviation of the number over ten choices of all draws."""
+    losses = [
+        make(engine, folder, seed=seed, objective=Denoising(), **fields).measure(None, Phases())["loss"]
+        for seed in range(10)
+    ]
+    return statistics.stdev(losses) / statistics.mean(losses)
+
+
+def test_the_choice_of_draws_moves_the_number_by_less_than_0_3_percent(world: World, tmp_path: Path) -> None:
+    engine = toy_engine(world, zero_stage=0)
+    stratified = spread(engine, tmp_path, steps=16, strata=10)
+    assert stratified <= 0.003
+    assert spread(engine, tmp_path, steps=160, strata=1) > 3 * stratified  # as many evaluations
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_validating_changes_nothing_in_the_run(world: World, tmp_path: Path, stage: int) -> None:
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    options: dict[str, Any] = {"steps": 5, "dropout": 0.3, "zero_stage": stage}
+    toy_trainer(with_it, world, validate_every=2, **options).fit()
+    toy_trainer(without, world, **options).fit()
+    assert_equal_runs(with_it, without)
+    assert torch.equal(load_weights(with_it, "raw")["calls"], load_weights(without, "raw")["calls"])
+    written = read_rows(with_it / "validation.jsonl")
+    assert [row["step"] for row in written] == [2, 4]
+    assert set(written[0]) == {"step", "raw", "0.9", "0.5"}
+    assert len(written[0]["raw"]["loss_by_decile"]) == 10
+    assert all(written[0]["raw"]["loss_by_decile"])  # every stratum is met
+    assert not (without / "validation.jsonl").exists()
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")])
+def test_averages_are_validated_as_if_they_were_the_weights(
+    world: World, tmp_path: Path, stage: int, precision: str
+) -> None:
+    engine = toy_engine(world, zero_stage=stage, precision=precision)
+    ema = Ema(EmaConfig(decay=0.5), engine.flats)
+    for average in ema.averages["0.5"]:
+        average.mul_(1.25)
+    before = [flat.detach().clone() for flat in engine.flats]
+    validation, phases = make(engine, tmp_path, strata=2), Phases()
+    raw, averaged = validation.measure(None, phases), validation.measure(ema.averages["0.5"], phases)
+    assert validation.measure(None, phases) == raw != averaged
+    assert all(torch.equal(one, other) for one, other in zip(before, engine.flats, strict=True))
+    for flat, average in zip(engine.flats, ema.averages["0.5"], strict=True):
+        flat.detach().copy_(average)
+    engine.refresh()
+    assert validation.measure(None, phases) == averaged
+
+
+def test_evaluation_is_without_dropout_and_training_goes_on_with_it(world: World, tmp_path: Path) -> None:
+    engine = toy_engine(world, zero_stage=1, dropout=0.5)
+    validation = make(engine, tmp_path, strata=1)
+    assert validation.measure(None, Phases()) == validation.measure(None, Phases())
+    assert engine.module.training
+
+
+def test_strata_cover_the_times_and_leave_other_draws_alone() -> None:
+    ids, zeros = torch.arange(50), torch.zeros(50, dtype=torch.int64)
+    plain = Draws(3, 5, ids, zeros)
+    parts = [StratifiedDraws(3, 5, ids, zeros, stratum, 4) for stratum in range(4)]
+    times: list[Tensor] = [part.uniform("time") for part in parts]
+    assert all(torch.all((t > k / 4) & (t < (k + 1) / 4)) for k, t in enumerate(times))
+    assert torch.equal(parts[2].uniform("dropout"), plain.uniform("dropout"))
+    assert torch.equal(parts[2].normal("noise", (3,)), plain.normal("noise", (3,)))
+
+
+def test_fixed_batches_are_cut_to_the_number_of_samples(world: World) -> None:
+    kept = fixed_batches((parts[0] for parts in toy_batches(world, 0)(0)), 19)
+    assert [len(batch) for batch in kept] == [8, 8, 3]
+    assert torch.cat([batch.id for batch in kept]).tolist() == list(range(19))

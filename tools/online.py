@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.files import fingerprint
-from core.losses import Losses
+from core.losses import Losses, Objective
 from core.progress import Progress
 from core.settings import setting
 from data.assembly import used_buckets
@@ -38,9 +38,6 @@ from data.schema import QUARANTINE, DatasetManifest, Quarantine
 from data.steps import LoaderConfig
 from models.tiling import TilingConfig
 from tools.encoders import AutoencoderEncoder, Clock
-
-if TYPE_CHECKING:
-    from core.trainer import Objective
 
 LATENTS = "latents.json"
 

@@ -1,5 +1,7 @@
 """Look at a dataset: totals, classes, shapes, a contact sheet; hash its files; make its index anew.
 
+Or at a checkpoint: step, files, shapes and norms, every file hashed; or at a run: its checkpoints.
+
 `action=verify` hashes every file again, names each one that is not as it was written, and ends with exit
 status 1 if there is one. `action=reindex` makes index and manifest anew from the tars: after a tar was
 replaced on purpose, or for tars from elsewhere. It takes the tars for what they are: verify first.
@@ -19,7 +21,7 @@ from core.settings import REQUIRED, setting
 class Config:
     """What is looked at, and how it is shown."""
 
-    source: str = setting(REQUIRED, "dataset, raw or latent")
+    source: str = setting(REQUIRED, "dataset, raw or latent; or a checkpoint, or the folder of a run")
     action: Literal["show", "verify", "reindex"] = setting(
         "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
     )
@@ -37,6 +39,10 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
+    if _has_checkpoints(Path(config.source)):
+        from tools import inspect_checkpoint
+
+        return inspect_checkpoint.plan(config)
     _require_dataset(config)
     what = {"show": "show", "verify": "hash every file of", "reindex": "write a new index and manifest of"}
     files = [f"write {file}" for file in (config.json, config.sheet) if file]
@@ -45,10 +51,23 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Look at what lies in the source; WorkError if action=verify finds damage."""
+    if _has_checkpoints(Path(config.source)):
+        from tools import inspect_checkpoint
+
+        inspect_checkpoint.run(config)
+        return
     from tools import inspect_dataset
 
     _require_dataset(config)
     inspect_dataset.run(config)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    """Whether this is a checkpoint, complete or not, a folder of them, or a run (asked without torch)."""
+    if not folder.is_dir() or (folder / "dataset.json").exists():
+        return False
+    named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
+    return named or (folder / "checkpoints").is_dir() or any(folder.glob("step-*"))
 
 
 def _require_dataset(config: Config) -> None:
@@ -56,7 +75,9 @@ def _require_dataset(config: Config) -> None:
     from data.remote import url_of
 
     source = Path(config.source)
-    expected = "a dataset: a folder with dataset.json (or with .tar files, for action=reindex)"
+    expected = (
+        "a dataset (a folder with dataset.json; for action=reindex, .tar files), a checkpoint, or a run"
+    )
     if url_of(config.source):
         if config.action == "reindex":
             raise UserError("action", config.action, "a local folder as source: nothing is written to others")

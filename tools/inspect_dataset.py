@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from core.errors import WorkError
-from core.files import write_json
 from core.progress import Progress, say
 from data.audit import audit
 from data.formats import IMAGE_FORMATS, MediaError
@@ -25,6 +23,7 @@ from data.remote import RemoteFolder, url_of
 from data.schema import INDEX, MANIFEST, DatasetManifest
 from data.summary import as_text, summarise
 from data.tars import read_range
+from tools.inspection import tell
 from tools.pictures import PAPER, choose_rows, class_name, enlarge, enlargement, page, write_png
 
 if TYPE_CHECKING:
@@ -39,17 +38,7 @@ def run(config: Config) -> None:
     """Show, verify or reindex the dataset at `config.source`; WorkError if a file is damaged."""
     actions = {"show": _show, "verify": _verify, "reindex": _reindex}
     result, lines = actions[config.action](config)
-    if config.json:
-        write_json(Path(config.json), result)
-    if config.format == "json":
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        print("\n".join(lines))
-    if damaged := result.get("damaged"):
-        raise WorkError(
-            f"{len(damaged)} of {result['files']} files are not as they were written: "
-            + ", ".join(entry["name"] for entry in damaged)
-        )
+    tell(config, result, lines)
 
 
 def _show(config: Config) -> tuple[dict[str, Any], list[str]]:

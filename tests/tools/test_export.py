@@ -1,0 +1,103 @@
+"""The job `export` on a run that was really trained. Run: pytest tests/tools/test_export.py"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.checkpoint import CheckpointStore, load_weights, reconstruct
+from core.config import from_dict, read_yaml
+from core.errors import UserError
+from core.files import sha256_file
+from launch import cli
+from models.dit import DiT, DiTConfig
+from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents
+from tools.export import Config, plan
+from tools.trained import open_run
+
+pytestmark = pytest.mark.multiprocess  # the run is trained by a process of its own
+FIELDS = ("trainer.steps=6", "trainer.save_every=3", "ema.power_widths=[0.05,0.1]", "ema.snapshot_every=2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    make_autoencoder(folder / "autoencoder")
+    cache = make_latents(folder / "latents", folder / "autoencoder")
+    status, output = finish(command(cache, folder / "train", *FIELDS))
+    assert status == 0, output
+    return folder / "train"
+
+
+def test_what_is_exported_is_plain_and_whole(run: Path, tmp_path: Path) -> None:
+    for which in ("ema", "raw", "sigma-0.05"):
+        assert cli.main(["export", str(run), f"output={tmp_path / which}", f"weights={which}"]) == 0
+        state = load_file(tmp_path / which / "model.safetensors")
+        expected = load_weights(run, which)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in state)
+        DiT(from_dict(DiTConfig, read_yaml(tmp_path / which / "config.yaml")["model"])).load_state_dict(state)
+        record = json.loads((tmp_path / which / "export.json").read_text())
+        assert (record["step"], record["updates"], record["weights"]) == (6, 6, which)
+        assert record["sha256"] == sha256_file(tmp_path / which / "model.safetensors")
+    raw, average = (load_file(tmp_path / which / "model.safetensors") for which in ("raw", "ema"))
+    assert any(not torch.equal(raw[name], average[name]) for name in raw)
+
+
+def test_an_average_of_another_length(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", "ema_sigma=0.08", "dtype=bf16"]) == 0
+    newest = CheckpointStore(run / "checkpoints").latest()
+    assert newest is not None
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    for name, tensor in reconstruct(run, newest, 0.08).weights.items():
+        assert torch.equal(state[name], tensor.bfloat16())
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (record["weights"], record["dtype"], record["snapshots"]) == ("sigma=0.08", "bf16", 6)
+
+
+def test_an_export_is_opened_in_place_of_its_run(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}"]) == 0
+    (tmp_path / "out").rename(moved)
+    exported, trained = (open_run(folder, "", "ema", torch.device("cpu")) for folder in (moved, run))
+    assert exported.weights_sha256 == trained.weights_sha256
+    assert exported.space == trained.space
+
+
+def test_nothing_is_overwritten_by_accident(run: Path, tmp_path: Path) -> None:
+    words = ["export", str(run), f"output={tmp_path / 'out'}"]
+    assert [cli.main(words), cli.main(words), cli.main([*words, "overwrite=true", "weights=raw"])] == [
+        0,
+        2,
+        0,
+    ]
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["weights"] == "raw"
+    (tmp_path / "foreign").mkdir()
+    assert cli.main(["export", str(run), f"output={tmp_path / 'foreign'}", "overwrite=true"]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "out"]
+
+
+def test_a_damaged_checkpoint_leaves_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    newest = CheckpointStore(copy / "checkpoints").latest()
+    assert newest is not None
+    (newest / "rank-00000.safetensors").write_bytes(b"")
+    assert cli.main(["export", str(copy), f"output={tmp_path / 'out'}"]) == 1
+    assert "rank-00000.safetensors has 0 bytes" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_what_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"source=.*: expected the folder of a training run"):
+        plan(Config(source=str(tmp_path), output=str(tmp_path / "out")))
+    with pytest.raises(UserError, match=r"weights=raw: expected ema with ema_sigma"):
+        Config(source="x", output="y", weights="raw", ema_sigma=0.08)
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", "weights=0.5"]) == 2
+    assert plan(Config(source=str(run), output="y", ema_sigma=0.08))[0].startswith("write the average")

@@ -1,0 +1,28 @@
+"""How `inspect` tells what it found: text or JSON, and the exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import WorkError
+from core.files import write_json
+
+if TYPE_CHECKING:
+    from tools.inspect import Config
+
+
+def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:
+    """Print and write the result; WorkError that names the damaged ones of its files."""
+    if config.json:
+        write_json(Path(config.json), result)
+    if config.format == "json":
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(lines))
+    if damaged := result.get("damaged"):
+        raise WorkError(
+            f"{len(damaged)} of {result['files']} files are not as they were written: "
+            + ", ".join(entry["name"] for entry in damaged)
+        )

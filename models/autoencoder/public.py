@@ -8,6 +8,7 @@ Which shapes fit is not written down: a copy without memory (on torch's meta dev
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -88,17 +89,18 @@ class PublicAutoencoder(nn.Module):
             if size != returned:
                 rule = f"a multiple of {self.spatial_compression}"
                 raise UserError(name, size, f"{rule}, since {self.kind} gives {returned} back")
-        near = " or ".join(map(str, self._frames_near(shape)))
+        near = " or ".join(map(str, self._frames_near(shape, back[0])))
         raise UserError("frames", shape[0], f"{near}, since {self.kind} gives {back[0]} back")
 
-    def _frames_near(self, shape: Shape) -> list[int]:
-        """The next smaller and larger numbers of frames that come back."""
+    def _frames_near(self, shape: Shape, back: int) -> list[int]:
+        """A smaller and a larger number of frames that come back; `back` is a likely one."""
         frames, *size = shape
-        fewer, more = range(frames - 1, 0, -1), range(frames + 1, frames + 33)
-        fits = (
-            next((n for n in some if self.trace((n, *size))[1] == (n, *size)), None) for some in (fewer, more)
-        )
-        return [n for n in fits if n is not None]
+        fewer = [*([back] if back < frames else []), *range(frames - 1, 0, -1)]
+        found = []
+        for some in (fewer, range(frames + 1, frames + 33)):
+            fits = (n for n in some if self.trace((n, *size))[1] == (n, *size))
+            found += list(itertools.islice(fits, 1))
+        return found
 
     def set_tiling(self, config: TilingConfig) -> None:
         """Turn on diffusers' own tiling, which blends tiles; UserError for what the class has not got."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from core import failpoints
 from core.distributed import World
 from core.errors import UserError
 from data.buckets import BucketConfig
@@ -95,6 +96,19 @@ def test_the_index_of_text_can_be_made_again(sources: Path, tmp_path: Path) -> N
     (tmp_path / "cache" / "text.npy").write_bytes(b"damaged")
     encode.run(config(sources, tmp_path / "cache", flip=True, action="repair"))
     assert content(tmp_path / "cache") == before
+
+
+def test_a_stopped_job_continues_to_the_same_text(sources: Path, tmp_path: Path) -> None:
+    encode.run(config(sources, tmp_path / "whole"))
+    failpoints.arm("encode.receipt:enospc")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            encode.run(config(sources, tmp_path / "again"))
+    finally:
+        failpoints.arm("")
+    assert not (tmp_path / "again" / "dataset.json").exists()
+    encode.run(config(sources, tmp_path / "again"))
+    assert content(tmp_path / "again") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("change", [{"text_tokens": 4}, {"text_encoder": "other"}, {"text_encoder": ""}])

@@ -44,12 +44,14 @@ class Watchdog:
     ) -> None:
         self._logs, self._phases, self._world, self._timeout_s = logs, phases, world, timeout_s
         self._end, self._ended = end, threading.Event()
+        self._period_s = min(PERIOD_S, timeout_s / 8)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         if self._timeout_s:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._phases.enter(self._phases.phase)
+            self._beat()
             self._thread.start()
         return self
 
@@ -62,10 +64,8 @@ class Watchdog:
             _heartbeat(self._logs, self._world.rank).unlink(missing_ok=True)
 
     def _watch(self) -> None:
-        period = min(PERIOD_S, self._timeout_s / 8)
-        while not self._ended.wait(period):
-            with contextlib.suppress(OSError):  # a full disk is for others to report
-                self._beat()
+        while not self._ended.wait(self._period_s):
+            self._beat()
             if self._phases.silence() > self._timeout_s:
                 self._report()
                 self._end(EXIT_STATUS)
@@ -77,8 +77,9 @@ class Watchdog:
         beat = {"step": phases.step, "phase": phases.phase, "since_s": phases.silence(), "ids": phases.ids}
         path = _heartbeat(self._logs, self._world.rank)
         temporary = temporary_name(path)
-        temporary.write_text(json.dumps({**beat, "time": time.time()}), encoding="utf-8")
-        temporary.replace(path)
+        with contextlib.suppress(OSError):  # a full disk is for others to report
+            temporary.write_text(json.dumps({**beat, "time": time.time()}), encoding="utf-8")
+            temporary.replace(path)
 
     def _report(self) -> None:
         """One line on standard error, and in `logs/` that line, every rank's place and our stacks."""
@@ -87,7 +88,7 @@ class Watchdog:
             f"rank {rank}: nothing has moved for {phases.silence():.0f} s in step {phases.step + 1} "
             f"({phases.phase}); the process ends with status {EXIT_STATUS}"
         )
-        places = describe_ranks(self._logs, self._world.size, time.time())
+        places = describe_ranks(self._logs, self._world.size, time.time(), 3 * self._period_s)
         path = self._logs / f"hang-rank-{rank}.txt"
         print(f"{line}; see {path}\n" + "\n".join(places), file=sys.stderr, flush=True)
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
@@ -96,8 +97,11 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
 
 
-def describe_ranks(logs: Path, ranks: int, now: float) -> list[str]:
-    """A line for each rank's last heartbeat, the least advanced first; a silent one is the likely culprit."""
+def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[str]:
+    """A line for each rank's last heartbeat, the least advanced first; a silent one is the likely culprit.
+
+    silent_s: how long without a heartbeat is worth a word.
+    """
     lines = []
     for rank in range(ranks):
         try:
@@ -108,7 +112,7 @@ def describe_ranks(logs: Path, ranks: int, now: float) -> list[str]:
         ago = now - beat["time"]
         samples = ", ".join(map(str, beat["ids"]))
         text = f"rank {rank}: step {beat['step'] + 1}, {beat['phase']} for {beat['since_s']:.0f} s"
-        silent = f"; no heartbeat for {ago:.0f} s" if ago > 2 * PERIOD_S else ""
+        silent = f"; no heartbeat for {ago:.0f} s" if ago > silent_s else ""
         lines.append((beat["step"], -ago, f"{text}{silent}; samples {samples}"))
     return [text for _, _, text in sorted(lines)]
 

@@ -51,7 +51,8 @@ def test_a_skipped_step_names_sample_decile_and_module(world: World, tmp_path: P
     (culprit,) = row["culprits"]
     assert (row["kind"], row["step"], culprit["rank"], culprit["module"]) == ("skipped", 2, 0, "first")
     ((sample),) = culprit["samples"]
-    assert sample["id"] == 13 and 0 <= sample["decile"] <= 9
+    assert sample["id"] == 13
+    assert 0 <= sample["decile"] <= 9
     assert [r["applied"] for r in rows(tmp_path)] == [True, False, True]
 
 
@@ -138,10 +139,13 @@ def test_a_spike_is_recorded_and_its_statistics_survive(
     trainer.batches = loud
     trainer.fit()
     spike = next(row for row in incidents(tmp_path) if row["step"] == 7)
-    assert spike["kind"] == "spike" and spike["clipped_to"] < spike["grad_norm"]
+    assert spike["kind"] == "spike"
+    assert spike["clipped_to"] < spike["grad_norm"]
     assert rows(tmp_path)[6]["applied"]
     count, mean, variance = newest_state(tmp_path)["log_norm"]
-    assert count == 8 and math.isfinite(mean) and variance > 0
+    assert count == 8
+    assert math.isfinite(mean)
+    assert variance > 0
     assert all(value.isfinite().all() for value in load_weights(tmp_path, "raw").values())
 
 

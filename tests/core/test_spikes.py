@@ -48,7 +48,9 @@ def test_it_waits_until_it_knows_what_is_usual_and_can_be_off() -> None:
     guard.observe(0.2)
     assert guard.clipping < 1.0
     off = SpikeGuard(0.0, 0.0)
-    assert not any(steady(off)) and not off.observe(1e9) and off.clipping == 0.0
+    assert not any(steady(off))
+    assert not off.observe(1e9)
+    assert off.clipping == 0.0
 
 
 def test_state_comes_back_exactly_through_json() -> None:

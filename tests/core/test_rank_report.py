@@ -1,0 +1,50 @@
+"""Run: pytest tests/core/test_rank_report.py"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from core.distributed import World
+from core.phases import Phases
+from core.rank_report import NUMBERS, name_straggler, rank_numbers, rank_report
+
+
+def report(*ranks: dict[str, float]) -> dict[str, Any]:
+    return rank_report([rank.get(name, 0.0) for rank in ranks for name in NUMBERS])
+
+
+def test_a_straggler_is_named_with_its_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = {"data": 0.1, "forward": 1.0, "update": 3.0}
+    late = {"data": 2.1, "forward": 1.1, "update": 0.9}
+    result = report(usual, late, usual)
+    assert result["straggler"] == {"rank": 1, "phase": "data", "behind_s": pytest.approx(2.1)}
+    assert (result["slowest"]["rank"], result["fastest"]["rank"]) == (1, 0)
+    name_straggler(result, 40)
+    assert (
+        "rank 1 holds the others up: 2.1 s behind in data, in the steps up to 40" in capsys.readouterr().err
+    )
+
+
+def test_even_ranks_and_a_single_one_have_no_straggler() -> None:
+    usual = {"data": 0.1, "forward": 1.0, "update": 3.0}
+    assert report(usual, usual | {"forward": 1.1}, usual)["straggler"] is None
+    assert report({"data": 5.0})["straggler"] is None
+
+
+def test_memory_and_stalls_are_the_worst_ranks_and_retries_add_up() -> None:
+    result = report(
+        {"memory_gb": 3.0, "allocation_retries": 2, "save": 0.5},
+        {"memory_gb": 4.0, "allocation_retries": 1, "validate": 7.0},
+    )
+    assert (result["memory_gb"], result["allocation_retries"]) == (4.0, 3)
+    assert (result["save_stall_s"], result["validate_s"]) == (0.5, 7.0)
+
+
+def test_a_sum_over_ranks_gathers() -> None:
+    vectors = [rank_numbers(Phases(), World(rank, 2, rank, torch.device("cpu"))) for rank in range(2)]
+    table = torch.stack(vectors).sum(0).view(2, -1)
+    memory = NUMBERS.index("memory_gb")
+    assert all(0.01 < value < 100 for value in table[:, memory].tolist())

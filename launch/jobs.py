@@ -54,6 +54,7 @@ JOBS = (
         (
             "longtake encode runs/raw autoencoder=runs/autoencoder output=runs/latents",
             "longtake encode my.yaml processes=2",
+            "longtake encode runs/raw autoencoder=models/wan text_encoder=models/umt5 output=runs/latents",
             "longtake encode my.yaml action=status",
         ),
         on_ranks=False,

@@ -171,15 +171,16 @@ def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> fl
     import torch
 
     from data.media import from_tensor, to_tensor
-    from models.autoencoder import load
+    from models.autoencoder import open_autoencoder
     from tools.scores import psnr
 
-    autoencoder = load(folder)
+    autoencoder = open_autoencoder(folder)
     copies = []
     with torch.no_grad():
         for start in range(0, len(images), batch):
             pixels = to_tensor(images[start : start + batch, None])
-            copies.append(from_tensor(autoencoder(pixels)[0])[:, 0])
+            latents = autoencoder.encode(pixels)[:, 0]
+            copies.append(from_tensor(autoencoder.decode(latents))[:, 0])
     return psnr(images, np.concatenate(copies))
 
 

@@ -45,7 +45,7 @@ class EmaConfig:
             raise UserError("extra_decays", self.extra_decays, "each decay once, and not `decay` again")
         if not all(0.0 < width < power_ema.WIDEST for width in self.power_widths):
             raise UserError("power_widths", self.power_widths, f"above 0 and below {power_ema.WIDEST:.3f}")
-        if len(set(self.names)) < len(self.names):
+        if len(self.widths) < len(self.power_widths):
             raise UserError("power_widths", self.power_widths, "each width once")
 
     @property

@@ -7,6 +7,7 @@ import torch
 
 from core.ema import Ema, EmaConfig, remaining
 from core.errors import UserError
+from core.power_ema import gamma_of_width
 
 
 def test_several_averages_follow_at_once() -> None:
@@ -50,3 +51,31 @@ def test_every_eighth_update_is_close_to_the_direct_average() -> None:
 def test_a_decay_given_twice_is_refused() -> None:
     with pytest.raises(UserError, match="extra_decays"):
         EmaConfig(decay=0.9, extra_decays=(0.9,))
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_power_averages_are_beside_the_others(every: int) -> None:
+    """A profile is a weighted mean of what was seen: (1 - 1/t)^(gamma + 1) of the past stays."""
+    weights = torch.zeros(1)
+    ema = Ema(EmaConfig(decay=0.9, power_widths=(0.05, 0.1), every=every), [weights])
+    expected, gamma = 0.0, gamma_of_width(0.1)
+    for update in range(1, 25):
+        weights.fill_(update**0.5)
+        ema.update([weights], update)
+        if update % every == 0:
+            kept = (1 - every / update) ** (gamma + 1)
+            expected = kept * expected + (1 - kept) * update**0.5
+    assert list(ema.averages) == ["0.9", "sigma-0.05", "sigma-0.1"]
+    assert float(ema.averages["sigma-0.1"][0]) == pytest.approx(expected, rel=1e-5)
+    assert float(ema.averages["sigma-0.05"][0]) > expected  # shorter, so nearer to the present
+    assert ema.record(26) == {
+        "ema": ["0.9", "sigma-0.05", "sigma-0.1"],
+        "ema_widths": {"sigma-0.05": 0.05, "sigma-0.1": 0.1},
+        "ema_updates": 26 if every == 1 else 24,
+    }
+
+
+@pytest.mark.parametrize("widths", [(0.0,), (0.3,), (0.1, 0.1)])
+def test_impossible_widths_are_refused(widths: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="power_widths"):
+        EmaConfig(power_widths=widths)

@@ -6,7 +6,9 @@ import errno
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -60,3 +62,22 @@ def test_kill_ends_the_process_at_once() -> None:
 def test_a_form_that_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="LONGTAKE_FAULT"):
         failpoints.arm(text)
+
+
+def test_a_thread_finishes_the_work_of_its_step() -> None:
+    failpoints.arm("save.begin@step=7:raise")
+    failpoints.set_step(7)
+    pinned, go = failpoints.current_step(), threading.Event()
+
+    def work() -> None:
+        failpoints.pin_step(pinned)
+        go.wait()
+        failpoint("save.begin")
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work)
+        failpoints.set_step(8)
+        go.set()
+        with pytest.raises(WorkError, match=r"save\.begin"):
+            done.result()
+    failpoint("save.begin")  # the process itself is at 8

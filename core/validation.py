@@ -8,8 +8,8 @@ each part of the distribution of levels (stratified sampling), with noise of its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class ValidationConfig:
     """How often the loss on fixed samples is taken, and how finely."""
 
     every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0)
-    samples: int = setting(512, "how many samples, the same every time", unit="samples", low=1)
+    samples: int = setting(512, "how many samples at least, the same every time", unit="samples", low=1)
     strata: int = setting(10, "how often each sample comes, with noise levels spread evenly", low=1)
     averages: bool = setting(True, "also validate each average of the weights")
 
@@ -114,18 +114,14 @@ class Validation:
         return StratifiedDraws(self._seed, _STEP, batch.id, position, stratum, self.config.strata)
 
 
-def fixed_batches(source: Iterable[Batch], samples: int) -> list[Batch]:
-    """The first `samples` samples of `source` (the last batch shortened), to be kept for validation."""
-    kept: list[Batch] = []
-    for batch in source:
-        left = samples - sum(map(len, kept))
-        if left <= 0:
-            break
-        kept.append(batch if len(batch) <= left else _first(batch, left))
-    return kept
+def whole_steps(load: Callable[[int], list[Batch]], samples: int, ranks: int) -> Iterator[Batch]:
+    """This rank's micro-batches of steps 0, 1, ... until all ranks together have at least `samples` samples.
 
-
-def _first(batch: Batch, count: int) -> Batch:
-    parts = {name: getattr(batch, name)[:count] for name in ("x", "id", "position", "weight")}
-    condition = {k: v if v is None else v[:count] for k, v in vars(batch.condition).items()}
-    return replace(batch, **parts, condition=replace(batch.condition, **condition))
+    Whole steps, so that any number of ranks takes the same samples.
+    """
+    taken = step = 0
+    while taken < samples:
+        for batch in load(step):
+            taken += ranks * len(batch)
+            yield batch
+        step += 1

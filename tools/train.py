@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from core.recompute import checkpoint_blocks
 from core.sequence import data_world, make_sequence_group
 from core.settings import REQUIRED, setting
 from core.trainer import FINISHED, Trainer, TrainerConfig
+from core.validation import ValidationConfig, whole_steps
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
@@ -44,6 +45,7 @@ from tools.latent_space import (
     text_encoder,
 )
 from tools.online import DataConfig, OnlineCache, OnlineLoader, OnlineObjective
+from tools.workload import flops, tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ class Config:
     ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
+    validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
+    validation_source: str = setting("", "samples to validate on, like `source`; '' takes training samples")
 
     def __post_init__(self) -> None:
         if self.objective.learned_sigma and not self.model.learned_sigma:
@@ -160,7 +164,10 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
         metrics=config.metrics,
         fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
         run_config=to_dict(config),
+        validation=config.validation,
+        validation_batches=validation_batches(config, dataset, loader, world),
         tokens_of=lambda batch: tokens(config.model, dataset, batch),
+        flops_of=lambda batch: flops(config.model, dataset, batch),
     )
     if config.engine.compile:
         text = text_shape(dataset.manifest) if config.model.text_width else None
@@ -242,6 +249,22 @@ def make_loader(config: Config, dataset: Dataset, world: World) -> Loader:
     return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, text=text)
 
 
+def validation_batches(
+    config: Config, dataset: Dataset, loader: Loader, world: World
+) -> Callable[[], Iterable[Batch]]:
+    """This rank's part of the samples to validate on, the same at every call: those of the first steps."""
+    if config.validation_source:
+        if config.data.encode == "online":
+            raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
+        config = replace(config, source=config.validation_source)
+        held_out, _ = open_cache(config)
+        if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
+            raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")
+        loader = make_loader(config, held_out, world)
+    ranks = world.size // config.engine.sequence_parallel
+    return lambda: whole_steps(loader.load, config.validation.samples, ranks)
+
+
 def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]]:
     """(b, C, T, H, W) of every micro-batch that a rank will ever take."""
     plan, found = loader.plan, []
@@ -262,10 +285,3 @@ def compile_example(
         tokens = torch.zeros((shape[0], *text), dtype=torch.float16, device=device)
         condition = Condition(label=label, text=tokens, text_length=label)
     return torch.zeros(shape, device=device), label.float(), condition
-
-
-def tokens(model: DiTConfig, dataset: Dataset, batch: Batch) -> int:
-    """Tokens of a micro-batch, over its samples."""
-    shape = batch.x.shape[-3:]
-    grid = dataset.latent_grid(shape) if isinstance(dataset, OnlineCache) else (shape[0], shape[1], shape[2])
-    return len(batch) * math.prod(model.grid(grid))

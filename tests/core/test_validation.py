@@ -20,7 +20,7 @@ from core.engine import Engine
 from core.losses import Losses
 from core.metrics import read_rows
 from core.phases import Phases
-from core.validation import StratifiedDraws, Validation, ValidationConfig, fixed_batches
+from core.validation import StratifiedDraws, Validation, ValidationConfig, whole_steps
 from tests.core.test_trainer import assert_equal_runs
 from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
 
@@ -117,7 +117,10 @@ def test_strata_cover_the_times_and_leave_other_draws_alone() -> None:
     assert torch.equal(parts[2].normal("noise", (3,)), plain.normal("noise", (3,)))
 
 
-def test_fixed_batches_are_cut_to_the_number_of_samples(world: World) -> None:
-    kept = fixed_batches((parts[0] for parts in toy_batches(world, 0)(0)), 19)
-    assert [len(batch) for batch in kept] == [8, 8, 3]
-    assert torch.cat([batch.id for batch in kept]).tolist() == list(range(19))
+def test_whole_steps_are_taken_so_that_ranks_do_not_matter(world: World) -> None:
+    def samples(ranks: int) -> set[int]:
+        worlds = [World(rank, ranks, rank, world.device) for rank in range(ranks)]
+        loads = [lambda step, one=one: next(toy_batches(one, 2)(step)) for one in worlds]
+        return {int(i) for load in loads for batch in whole_steps(load, 19, ranks) for i in batch.id}
+
+    assert samples(1) == samples(2) == samples(4) == set(range(24))

@@ -89,6 +89,6 @@ def finish(words: list[str], **environment: str) -> tuple[int, str]:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
-    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "ranks")
+    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "tflops_per_s", "ranks")
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in timed} for row in found]

@@ -1,0 +1,80 @@
+"""Validation within a training job. Run: pytest tests/integration/test_validation.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.config import load
+from core.distributed import World
+from core.errors import UserError
+from core.metrics import read_rows
+from models.flops import train_flops
+from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
+from tools.train import Config, make_loader, open_cache, run, validation_batches
+from tools.workload import flops, tokens
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    make_autoencoder(folder / "autoencoder")
+    return make_latents(folder / "latents", folder / "autoencoder")
+
+
+def config(cache: Path, output: Path, *fields: str) -> Config:
+    common = (f"source={cache}", f"output={output}", *MODEL, *OBJECTIVE, *STEP)
+    return load(Config, overrides=[*common, *fields])
+
+
+def test_a_job_validates_on_held_out_samples_and_counts_its_arithmetic(cache: Path, tmp_path: Path) -> None:
+    held_out = make_latents(tmp_path / "held-out", cache.parent / "autoencoder")
+    fields = ("trainer.steps=2", "validation.every=1", "validation.samples=20", "validation.strata=2")
+    run(config(cache, tmp_path / "run", *fields, f"validation_source={held_out}", "metrics.log_every=1"))
+    validated = read_rows(tmp_path / "run" / "validation.jsonl")
+    assert [row["step"] for row in validated] == [1, 2]
+    assert validated[0]["raw"]["loss"] != validated[1]["raw"]["loss"] > 0
+    row = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert row["tflops_per_s"] > 0
+    assert row["ranks"]["memory_gb"] > 0
+    assert "mfu" not in row  # the CPU is in no table
+
+
+def test_any_number_of_ranks_validates_on_the_same_samples(cache: Path, tmp_path: Path) -> None:
+    settings = config(cache, tmp_path / "run", "validation.samples=20")
+    dataset, _ = open_cache(settings)
+
+    def samples(ranks: int) -> list[int]:
+        found: list[int] = []
+        for rank in range(ranks):
+            world = World(rank, ranks, rank, torch.device("cpu"))
+            batches = validation_batches(settings, dataset, make_loader(settings, dataset, world), world)
+            assert [b.id.tolist() for b in batches()] == [b.id.tolist() for b in batches()]
+            found += [int(i) for batch in batches() for i in batch.id]
+        return sorted(found)
+
+    assert samples(1) == samples(2) == samples(4)
+    assert len(samples(1)) == 32  # two steps of 16
+
+
+def test_samples_of_another_encoder_are_refused(cache: Path, tmp_path: Path) -> None:
+    make_autoencoder(tmp_path / "autoencoder", seed=1)
+    other = make_latents(tmp_path / "other", tmp_path / "autoencoder")
+    settings = config(cache, tmp_path / "run", f"validation_source={other}")
+    dataset, _ = open_cache(settings)
+    world = World(0, 1, 0, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"validation_source=.*: expected a cache made by the encoder of"):
+        validation_batches(settings, dataset, make_loader(settings, dataset, world), world)
+
+
+def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:
+    settings = config(cache, tmp_path / "run")
+    dataset, _ = open_cache(settings)
+    batch = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu"))).load(0)[0]
+    frames, rows, columns = batch.x.shape[-3:]
+    model = settings.model
+    assert flops(model, dataset, batch) == len(batch) * train_flops(model, (frames, rows, columns))
+    patches = frames * (rows // model.patch[1]) * (columns // model.patch[2])
+    assert tokens(model, dataset, batch) == len(batch) * patches

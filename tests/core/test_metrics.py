@@ -14,6 +14,7 @@ import torch
 from core.distributed import World
 from core.losses import Losses
 from core.metrics import Metrics, MetricsConfig, StepSums, drop_rows_after, read_rows
+from core.phases import Phases
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -127,3 +128,26 @@ def test_a_missing_wandb_is_a_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     Metrics(tmp_path, MetricsConfig(wandb=True), ALONE).start(0)
     assert "wandb could not start" in capsys.readouterr().err
+
+
+def test_arithmetic_is_related_to_the_peaks_that_are_known(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=1), ALONE, peaks={"mfu": 4.0, "mfu_of_matmul": 2.5})
+    sums = StepSums(torch.device("cpu"))
+    sums.add(Losses(torch.ones(2)), torch.ones(2))
+    metrics.record(row(1) | {"flops": 4e12}, sums, 0.5)
+    metrics.peaks = {}
+    metrics.record(row(2) | {"flops": 4e12}, sums, 0.5)
+    known, unknown = read_rows(tmp_path / "metrics.jsonl")
+    assert (known["tflops_per_s"], known["mfu"], known["mfu_of_matmul"]) == (2.0, 0.5, 0.8)
+    assert unknown["tflops_per_s"] == 2.0
+    assert "flops" not in known
+    assert not {"mfu", "mfu_of_matmul"} & set(unknown)
+
+
+def test_the_last_row_of_a_flush_compares_the_ranks(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, MetricsConfig(log_every=2), ALONE, phases=Phases())
+    for step in range(1, 5):
+        one_step(metrics, step)
+    written = read_rows(tmp_path / "metrics.jsonl")
+    assert ["ranks" in r for r in written] == [False, True, False, True]
+    assert [r["loss"] for r in written] == [1.0] * 4

@@ -1,4 +1,4 @@
-"""Validation within a training job. Run: pytest tests/integration/test_validation.py"""
+"""Validation within a training job. Run: pytest tests/integration/test_train_validation.py"""
 
 from __future__ import annotations
 

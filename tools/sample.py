@@ -74,28 +74,38 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
     from core import distributed
     from core.outputs import claim
-    from tools.prompts import embed, read_prompts
-    from tools.trained import open_run
+    from core.progress import say
+    from tools.prompts import read_prompts
 
     texts = read_prompts(config.prompts, config.prompt_file)
     world = distributed.start(config.device)
     try:
         output = Path(config.output)
-        state = distributed.on_first_rank(
-            lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite)
-        )
-        if state == "finished":
+        keep = distributed.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)
+        job = None if keep else prepare(config, texts, world)  # first: overwriting removes what is there
+        distributed.on_first_rank(lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite))
+        if job is None:
+            say(f"{output}: finished before")
             return
-        trained = open_run(Path(config.source), config.checkpoint, config.weights, world.device)
-        trained.autoencoder.set_tiling(config.tiling)
-        folder = config.text_encoder or trained.space.text_folder
-        prompts = embed(texts, trained.space.text, folder, world.device)
-        job = Job(config, trained, world, prompts)
         job.generate()
         distributed.barrier()
         distributed.on_first_rank(lambda: publish(job))
+        say(f"{output}: {config.count} samples")
     finally:
         distributed.stop(world)
+
+
+def prepare(config: Config, texts: tuple[str, ...], world: World) -> Job:
+    """Read what samples are made from; UserError, with nothing written, where it is not as asked for."""
+    from tools.prompts import embed
+    from tools.trained import open_run
+
+    trained = open_run(Path(config.source), config.checkpoint, config.weights, world.device)
+    trained.autoencoder.set_tiling(config.tiling)
+    folder = config.text_encoder or trained.space.text_folder
+    job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
+    _ = job.labels, job.latent_shape
+    return job
 
 
 @dataclass(frozen=True)

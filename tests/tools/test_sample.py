@@ -118,6 +118,17 @@ def test_finished_samples_stay_as_they_are(run: Path) -> None:
         sample.run(config(run, "images", seed=9))
 
 
+@pytest.mark.parametrize("wrong", [{"classes": ("none",)}, {"frames": 6}])
+def test_a_mistake_costs_no_finished_samples_and_leaves_no_folder(run: Path, wrong: dict[str, Any]) -> None:
+    draw(run, "images")
+    before = (run.parent / "images" / "samples.npz").read_bytes()
+    for name in ("images", "new"):
+        with pytest.raises(UserError):
+            sample.run(config(run, name, overwrite=True, **wrong))
+    assert (run.parent / "images" / "samples.npz").read_bytes() == before
+    assert not (run.parent / "new").exists()
+
+
 def test_frames_that_the_run_has_not_seen_need_a_size(run: Path) -> None:
     with pytest.raises(UserError, match="frames=5: expected one of the run's latents"):
         sample.run(config(run, "clips", frames=5))

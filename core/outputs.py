@@ -14,7 +14,10 @@ CONFIG_NAME = "config.yaml"
 HEADER = "# longtake: the resolved config of "
 
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
-NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "decode_threads", "require_space")
+NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_space")
+# The same at any depth: how much may go wrong, and how fast or how safely the work goes.
+NOT_COMPARED_NAMES = ("quarantine_budget", "prefetch", "decode_threads", "save_every", "keep_last")
+NOT_COMPARED_NAMES += ("keep_every", "max_failed_saves", "wandb", "wandb_project")
 NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
 # How ranks share the work of training; a checkpoint fits every way.
 NOT_COMPARED_ENGINE = tuple(
@@ -79,7 +82,7 @@ def _require_same(output: Path, config: Any) -> None:
         name = path.rpartition(".")[2]
         if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE:
             continue
-        if name.startswith(NOT_COMPARED_PREFIXES):
+        if name in NOT_COMPARED_NAMES or name.startswith(NOT_COMPARED_PREFIXES):
             continue
         raise UserError(
             path, now, f"{before}, with which {output} was made; or overwrite=true, or another output"

@@ -20,6 +20,7 @@ class Job:
     size: int = setting(1, "size")
     log_every: int = setting(1, "steps between lines")
     processes: int = setting(1, "ranks")
+    quarantine_budget: float = setting(0.1, "samples that may be set aside")
     overwrite: bool = setting(False, "start over")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
 
@@ -47,7 +48,9 @@ def test_another_config_is_refused_with_the_field_and_both_values(tmp_path: Path
     assert config.load(Job, [tmp_path / "config.yaml"]).size == 1
 
 
-@pytest.mark.parametrize("change", [{"log_every": 9}, {"processes": 2}, {"output": Path("x")}])
+@pytest.mark.parametrize(
+    "change", [{"log_every": 9}, {"processes": 2}, {"quarantine_budget": 3.0}, {"output": Path("x")}]
+)
 def test_fields_that_do_not_change_the_result_are_not_compared(
     tmp_path: Path, change: dict[str, object]
 ) -> None:

@@ -9,13 +9,14 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from core import config
 from core.errors import UserError, WorkError
 from core.settings import REQUIRED, setting
-from launch import cli, jobs
+from launch import arguments, cli, jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,15 @@ def test_help_of_a_job_shows_usage_examples_and_every_field(
     assert "  steps=10  <int >= 1, unit steps>\n        optimizer steps\n" in text
     assert "  engine: the engine\n  engine.zero_stage=1  <int 0..3>\n        ZeRO stage" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("example", [example for job in jobs.JOBS for example in job.examples])
+def test_the_examples_of_help_name_real_fields(example: str) -> None:
+    typed = arguments.parse([word for word in example.split()[1:] if not word.endswith(".yaml")])
+    for override in typed.overrides:
+        kind = jobs.find(typed.job).load().Config
+        for name in override.partition("=")[0].split("."):
+            kind = get_type_hints(kind)[name]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

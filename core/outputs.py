@@ -16,8 +16,10 @@ HEADER = "# longtake: the resolved config of "
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
 NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_space")
 # The same at any depth: how much may go wrong, and how fast or how safely the work goes.
-NOT_COMPARED_NAMES = ("quarantine_budget", "prefetch", "decode_threads", "save_every", "keep_last")
-NOT_COMPARED_NAMES += ("keep_every", "max_failed_saves", "wandb", "wandb_project")
+NOT_COMPARED_NAMES = (
+    *("quarantine_budget", "prefetch", "decode_threads", "wandb", "wandb_project"),
+    *("save_every", "keep_last", "keep_every", "max_failed_saves"),
+)
 NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
 # How ranks share the work of training; a checkpoint fits every way.
 NOT_COMPARED_ENGINE = tuple(

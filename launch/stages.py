@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from core.files import fingerprint, sha256_file, write_json
 from core.progress import CLEAR_LINE, duration, say
 
@@ -65,7 +65,7 @@ class Record:
 
 
 def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
-    """Run the stages in order, passing over finished ones; WorkError names the stage that failed."""
+    """Run the stages in order, passing over finished ones; WorkError, or UserError of a refusal, names the stage."""
     start = time.monotonic()
     for number, stage in enumerate(stages, 1):
         commands = stage.commands()
@@ -114,9 +114,8 @@ def run_command(command: Command, label: str, log: Path) -> None:
         finally:
             _stop(process)
     if status != 0:
-        raise WorkError(
-            f"{label} failed (exit status {status}): {last}; command: {command.text()}; log: {log}"
-        )
+        message = f"{label} failed (exit status {status}): {last}; command: {command.text()}; log: {log}"
+        raise UserError(message) if status == 2 else WorkError(message)
     if not command.done.exists():
         raise WorkError(f"{label} did not write {command.done}; command: {command.text()}; log: {log}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from launch.stages import Command, Record, Stage, run_stages
 
 
@@ -52,7 +52,7 @@ def test_stages_run_once_and_are_found_finished(tmp_path: Path, capfd: pytest.Ca
 
 def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
     bad, chain = digits(tmp_path, "b", digits=7), record(tmp_path)
-    with pytest.raises(WorkError) as caught:
+    with pytest.raises(UserError) as caught:
         run_stages([bad], chain, tmp_path / "logs")
     message = str(caught.value)
     assert "stage 1 of 1: b failed (exit status 2): longtake digits: digits=7" in message
@@ -61,7 +61,7 @@ def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
     assert "digits=7" in (tmp_path / "logs/b.log").read_text()
     (failed,) = read(tmp_path)
     assert failed["identity"] == ""
-    with pytest.raises(WorkError):
+    with pytest.raises(UserError):
         run_stages([bad], chain, tmp_path / "logs")
     assert read(tmp_path)[0]["seconds"] > failed["seconds"]  # what it took in all
 
@@ -81,7 +81,7 @@ def test_a_changed_recipe_is_not_taken_for_finished(tmp_path: Path) -> None:
     chain = record(tmp_path)
     run_stages([stage], chain, tmp_path / "logs")
     recipe.write_text("clips: 10\n")
-    with pytest.raises(WorkError, match="clips=10: expected 0"):
+    with pytest.raises(UserError, match="clips=10: expected 0"):
         run_stages([stage], chain, tmp_path / "logs")
 
 

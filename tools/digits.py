@@ -128,11 +128,11 @@ def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Con
 def move(picture: NDArray[np.float32], config: Config, clip: int) -> NDArray[np.float32]:
     """Return a clip (T, 32, 32) in which the digit follows a gently curved path inside the canvas.
 
-    Size (18 to 22 pixels), start, end and bend are drawn from (seed, clip); start and end lie at least three
+    Size (20 to 23 pixels), start, end and bend are drawn from (seed, clip); start and end lie at least three
     quarters of the free room apart, so that every clip moves.
     """
     random = np.random.default_rng((config.seed, clip))
-    size = random.uniform(18, 22)
+    size = random.uniform(20, 23)
     start, end = _apart(random)
     middle = (start + end) / 2 + 0.25 * random.uniform(-1, 1, 2)
     time = np.linspace(0, 1, config.frames)[:, None]

@@ -105,16 +105,22 @@ def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
 
     ValueError for latents that are not finite, or not float16.
     """
-    places = []
     with atomic_file(path) as file:
-        for number, pack in enumerate(packs):
-            text = None if pack.text is None else pack.text.tokens
-            for name, array in (("latents", pack.latents), ("mirrored latents", pack.flips), ("text", text)):
-                if array is not None and (array.dtype != LATENT_DTYPE or not is_finite(array)):
-                    raise ValueError(f"{path}: {name} of samples {pack.ids.tolist()} are not finite float16")
-            places.append(_write_pack(file, f"{shard:06d}-{number:04d}", pack))
-        file.write(bytes(2 * tarfile.BLOCKSIZE))
-        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+        return write_packs(file, shard, packs)
+
+
+def write_packs(file: IO[bytes], shard: int, packs: Iterable[Pack]) -> list[Place]:
+    """The bytes of a part, into an open file; ValueError as `write_part`."""
+    places = []
+    for number, pack in enumerate(packs):
+        text = None if pack.text is None else pack.text.tokens
+        for name, array in (("latents", pack.latents), ("mirrored latents", pack.flips), ("text", text)):
+            if array is not None and (array.dtype != LATENT_DTYPE or not is_finite(array)):
+                ids = pack.ids.tolist()
+                raise ValueError(f"part {shard}: {name} of samples {ids} are not finite float16")
+        places.append(_write_pack(file, f"{shard:06d}-{number:04d}", pack))
+    file.write(bytes(2 * tarfile.BLOCKSIZE))
+    file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
     return places
 
 

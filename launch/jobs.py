@@ -117,6 +117,13 @@ JOBS = (
         on_ranks=False,
     ),
     Job(
+        "bench",
+        "tools.bench.job",
+        "measure reader, writer or decode beside the machine's limit and other libraries",
+        ("longtake bench reader output=runs/bench", "longtake bench writer samples=100000 floors=false"),
+        on_ranks=False,
+    ),
+    Job(
         "report",
         "launch.report",
         "write the report of a demo run again",

@@ -1,0 +1,1 @@
+"""Measurements of the data plane beside the limit of the machine and beside other libraries."""

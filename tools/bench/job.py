@@ -1,0 +1,104 @@
+"""Measure the data plane beside the machine's limit and other libraries: reader, writer or decode.
+
+All ways to do the same work take turns in one process; what each gives is compared with what was written.
+Rates count the fastest round and the median one; the floors look at the fastest, which other work on the
+machine disturbs least. A peer that is not installed is said so (`pip install longtake[bench]`).
+Results go to OUTPUT/WHAT.json and OUTPUT/WHAT.md. Exit status 1 where a floor is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import WorkError
+from core.files import write_json, write_text
+from core.settings import REQUIRED, setting
+
+PACKAGES = ("torch", "numpy", "webdataset", "litdata", "mosaicml-streaming", "av", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured, and how much of it."""
+
+    source: Literal["reader", "writer", "decode"] = setting(REQUIRED, "what is measured")
+    output: str = setting("runs/bench", "folder that receives results; material lies there meanwhile")
+    floors: bool = setting(True, "end with exit status 1 where a floor is missed")
+    rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
+    samples: int = setting(65536, "latents of 8 KiB: read, or written", unit="samples", low=512)
+    peer_samples: int = setting(2048, "of them, those that a slow peer handles a round", low=64)
+    videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
+    index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
+    clips: int = setting(6, "clips of 16 frames a round", low=1)
+    video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
+    processes: int = setting(1, "not used: one process measures", low=1)
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would do."""
+    return [
+        f"measure {config.source} in {config.rounds} rounds after a warm-up",
+        f"write {config.output}/{config.source}.json and .md",
+    ]
+
+
+def run(config: Config) -> None:
+    """Measure; WorkError where a floor is missed, or a way gives something wrong."""
+    from tools.bench.rounds import Row, table
+
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()
+    scratch = Path(tempfile.mkdtemp(prefix=".material-", dir=folder))
+    try:
+        rows: list[Row] = import_module(f"tools.bench.{config.source}").rows(config, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    text = table(rows)
+    about: dict[str, Any] = {"machine": machine(load), "versions": versions(), "config": asdict(config)}
+    about |= {"command": f"longtake bench {' '.join(sys.argv[2:])}", "rows": [row.as_dict() for row in rows]}
+    write_json(folder / f"{config.source}.json", about)
+    write_text(folder / f"{config.source}.md", text + "\n")
+    print(text)
+    missed = [f"{row.case}: {floor.what}" for row in rows for floor in row.floors if not floor.is_met]
+    if missed and config.floors:
+        raise WorkError(f"{len(missed)} floors missed: {'; '.join(missed)}")
+
+
+def machine(load: tuple[float, float, float]) -> dict[str, Any]:
+    """What ran this, and how busy it was (load: mean number of runnable processes over 1, 5, 15 minutes)."""
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": load,
+        "load_after": os.getloadavg(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that is measured."""
+    installed = {name: "not installed" for name in PACKAGES}
+    for distribution in metadata.distributions():
+        if (name := distribution.metadata["Name"].lower()) in installed:
+            installed[name] = distribution.version
+    return installed
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine()
+    )

@@ -65,7 +65,7 @@ class Record:
 
 
 def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
-    """Run the stages in order, passing over finished ones; WorkError, or UserError of a refusal, names the stage."""
+    """Run the stages that are not finished; WorkError names one that failed, UserError one that refused."""
     start = time.monotonic()
     for number, stage in enumerate(stages, 1):
         commands = stage.commands()

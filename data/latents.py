@@ -41,7 +41,7 @@ class LatentReader:
         open_part: Callable[[int], IO[bytes]] | None = None,
     ) -> None:
         self.folder, self.manifest = folder, manifest
-        self._open = open_part or (lambda part: open(folder / manifest.shards[part].name, "rb"))
+        self._open = open_part or self._open_in_folder
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
         self._index = np.asarray(index)
         self._maps: OrderedDict[int, Tensor] = OrderedDict()
@@ -50,6 +50,9 @@ class LatentReader:
         missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
         if missing and open_part is None:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
+
+    def _open_in_folder(self, part: int) -> IO[bytes]:
+        return open(self.folder / self.manifest.shards[part].name, "rb")
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
         """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.

@@ -21,9 +21,9 @@ from data.index import Dataset
 from data.loader import LatentLoader
 from data.remote import RemoteFolder, ShardCache, url_of
 from data.schema import DatasetManifest
+from data.steps import LoaderConfig
 from data.summary import summarise
 from launch import cli
-from data.steps import LoaderConfig
 from tests.data.caches import IMAGE, make_cache
 from tests.data.raw import make_raw
 

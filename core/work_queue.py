@@ -22,7 +22,7 @@ from core.leases import Lease, Leases, LeaseState
 from core.settings import setting
 
 FAILURE_SUFFIX = ".failure.json"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no unit could be written, so none is to blame
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,14 +180,16 @@ class BudgetError(WorkError):
 class Quarantine:
     """The list of samples set aside (`quarantine.jsonl`), shared by all processes that append to it.
 
-    total: samples the job handles.  budget: below 1 a fraction of `total`, from 1 on a number of samples;
-    one entry more than that raises BudgetError. An entry is on disk when `add` returns, and is there once
-    however often a continued job meets the sample again.
+    total: samples the job handles.  budget: from 1 on a number of samples, below 1 a fraction of `total` (at
+    least one sample of several, unless it is 0); one entry more than that raises BudgetError. An entry is on
+    disk when `add` returns, and is there once however often a continued job meets the sample again.
     """
 
     def __init__(self, path: Path, *, total: int, budget: float) -> None:
         self.path, self.total = path, total
         self.allowed = int(budget) if budget >= 1 else int(budget * total)
+        if budget > 0 and total > 1:
+            self.allowed = max(1, self.allowed)  # one bad file in a small folder is no reason to stop
         self._entries: dict[tuple[int | str, str], QuarantineEntry] = {}
         self._read_to = 0
         self._catch_up()

@@ -63,11 +63,14 @@ def run(config: Config) -> None:
     import torch
 
     from core.outputs import claim
+    from data.index import Dataset
     from tools.pictures import image_grid, write_png
 
     output, samples = Path(config.output), find_samples(Path(config.source))
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
+    for folder in filter(None, (config.real, config.heldout)):
+        Dataset(Path(folder))  # refuses what is no dataset before old scores are removed
     if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
         return
     # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.

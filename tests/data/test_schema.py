@@ -119,6 +119,13 @@ def test_quarantine_keeps_entries_once_and_across_processes(tmp_path: Path) -> N
     assert read_quarantine(tmp_path) == first.entries
 
 
+@pytest.mark.parametrize(("total", "budget", "allowed"), [(5, 0.1, 1), (5, 0, 0), (1, 0.1, 0)])
+def test_one_bad_sample_does_not_stop_a_small_folder(
+    tmp_path: Path, total: int, budget: float, allowed: int
+) -> None:
+    assert Quarantine(tmp_path / "quarantine.jsonl", total=total, budget=budget).allowed == allowed
+
+
 @pytest.mark.parametrize(("budget", "allowed"), [(0, 0), (0.02, 2), (1, 1), (3, 3), (0.999, 99)])
 def test_quarantine_budget_is_fraction_or_number(tmp_path: Path, budget: float, allowed: int) -> None:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", total=100, budget=budget)

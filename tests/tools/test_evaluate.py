@@ -32,7 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(data: Path, source: Path, **fields: Any) -> evaluate.Config:
     more = {"heldout": str(data / "heldout"), "steps": 90, "count": 50, "draws": 2, **fields}
-    return evaluate.Config(source=str(source), real=str(data / "real"), output=str(source / "scores"), **more)
+    more.setdefault("real", str(data / "real"))
+    return evaluate.Config(source=str(source), output=str(source / "scores"), **more)
 
 
 def write_samples(folder: Path, pixels: Pixels, labels: Pixels) -> Path:
@@ -166,3 +167,13 @@ def test_table_puts_real_beside_generated() -> None:
         f"{'recall':18}{'0.5000':>12}",
         f"{'images':18}{'3':>12}",
     ]
+
+
+def test_a_refused_dataset_leaves_old_scores_alone(data: Path, tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 10)
+    wrong = config(data, samples, real=str(tmp_path), overwrite=True)
+    Path(wrong.output).mkdir()
+    (Path(wrong.output) / evaluate.SCORES).write_text("{}")
+    with pytest.raises(UserError):
+        evaluate.run(wrong)
+    assert (Path(wrong.output) / evaluate.SCORES).read_text() == "{}"

@@ -31,7 +31,7 @@ class EmaConfig:
     warmup: float = setting(10.0, "update n uses at most n / (n + warmup): early weights fade soon", low=0.0)
     power_widths: tuple[float, ...] = setting(
         (),
-        "also averages whose length grows with the run, by relative width; (0.05, 0.1) allow any afterwards",
+        "also averages whose length grows with the run, by relative width; [0.05, 0.1] allow any afterwards",
     )
     snapshot_every: int = setting(
         1000, "steps between small copies of the power averages, for `export ema_sigma=`", unit="steps", low=1

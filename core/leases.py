@@ -1,4 +1,4 @@
-"""A work queue that several processes on several nodes share through a folder and nothing else.
+"""Leases on units of work, for processes on several nodes that share a folder and nothing else.
 
 A unit of work is claimed by creating its lease file exclusively. Its holder touches the file; the file
 server stamps the time, so that workers' clocks need not agree. A lease without a sign of life for longer

@@ -62,7 +62,7 @@ JOBS = (
     Job(
         "train",
         "tools.train",
-        "train a diffusion transformer on a cache of latents; the same command again continues",
+        "train a diffusion transformer on latents; the same command again continues",
         (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Config:
     """What is generated, how, and from which weights."""
 
-    source: str = setting(REQUIRED, "folder of a training run")
+    source: str = setting(REQUIRED, "folder of a training run, or of `export`")
     output: str = setting(REQUIRED, "folder that receives samples.npz, pictures and samples.json")
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples")

@@ -1,12 +1,13 @@
 """What a checkpoint folder holds, and how its parts are called.
 
 `checkpoints/step-XXXXXXXX.ATTEMPT/`
-    rank-RRRRR.safetensors  ranges of named tensors, 1-D: key `KIND/NAME@START`, elements [START, START +
-    numel) rank-RRRRR.json         that rank's receipt: its files with size and SHA-256 fixed.safetensors
-    frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0) state.json              step,
-    counters, parameter groups, fingerprints, config, versions (rank 0) manifest.json           all files with
-    size and SHA-256, the shapes, the kinds; written last: without it the
-                            folder is no checkpoint
+
+- `rank-RRRRR.safetensors`: ranges of named tensors, 1-D; key `KIND/NAME@START`, elements from START on
+- `rank-RRRRR.json`: that rank's receipt, its files with size and SHA-256
+- `fixed.safetensors`: frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0)
+- `state.json`: step, counters, parameter groups, fingerprints, config, versions (rank 0)
+- `manifest.json`: all files with size and SHA-256, the shapes, the kinds; written last: without it the folder
+  is no checkpoint
 
 KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, or `ema-NAME` for every average.
 """

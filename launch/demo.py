@@ -55,12 +55,12 @@ class Config:
 
 
 def plan(config: Config) -> list[str]:
-    """Name the stages; those after `shard` follow what the data turns out to hold."""
+    """Name the stages; on the user's own folder, those after `shard` depend on what it finds."""
     chain = Chain(config)
     lines = []
     for stage in chain.stages():
-        known = stage.name in ("digits", "shard", "train-autoencoder", "encode", "train")
-        commands = [c.text() for c in stage.commands()] if known or not config.source else ["after `shard`"]
+        known = not config.source or stage.name == "shard" or chain.at("shards/dataset.json").exists()
+        commands = [c.text() for c in stage.commands()] if known else ["depends on what `shard` finds"]
         lines += [f"{stage.name}: {command}" for command in commands]
     return lines
 

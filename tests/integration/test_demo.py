@@ -69,6 +69,12 @@ def test_plan_names_every_command() -> None:
     assert train.endswith("source=x/latents processes=2 output=x/run seed=0")
 
 
+def test_plan_of_a_folder_that_is_not_packed_yet(tmp_path: Path) -> None:
+    lines = demo.plan(demo.Config(source=str(tmp_path), output=str(tmp_path / "new")))
+    assert lines[0].startswith("shard: python -m launch shard")
+    assert lines[1:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
+
+
 def test_a_missing_source_and_foreign_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="source=/nothing/here: expected an existing folder"):
         demo.Config(source="/nothing/here")

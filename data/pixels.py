@@ -20,6 +20,7 @@ from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.loader import draw_flips, shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
 from data.order import BucketRows, count_buckets
+from data.schema import allowed_losses
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class PixelLoader:
         if self._quarantine is not None:
             self._quarantine.add(row, "decode", error)
         budget, total = self.config.quarantine_budget, len(self.dataset.index)
-        if len(self.failed) > (budget if budget >= 1 else budget * total):
+        if len(self.failed) > allowed_losses(budget, total):
             raise WorkError(
                 f"{len(self.failed)} of {total} samples cannot be decoded: over quarantine_budget={budget}"
             )

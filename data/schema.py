@@ -187,9 +187,7 @@ class Quarantine:
 
     def __init__(self, path: Path, *, total: int, budget: float) -> None:
         self.path, self.total = path, total
-        self.allowed = int(budget) if budget >= 1 else int(budget * total)
-        if budget > 0 and total > 1:
-            self.allowed = max(1, self.allowed)  # one bad file in a small folder is no reason to stop
+        self.allowed = allowed_losses(budget, total)
         self._entries: dict[tuple[int | str, str], QuarantineEntry] = {}
         self._read_to = 0
         self._catch_up()
@@ -245,6 +243,16 @@ class Quarantine:
             except (ValueError, TypeError):
                 continue  # what `append_line` cut off after a kill; its sample is met again
             self._entries.setdefault((entry.id, entry.stage), entry)
+
+
+def allowed_losses(budget: float, total: int) -> int:
+    """How many of `total` samples may be set aside: a number from 1 on, below 1 a fraction.
+
+    A fraction above 0 allows one of several: one bad file in a small folder is no reason to stop.
+    """
+    if budget >= 1 or budget == 0 or total <= 1:
+        return int(budget if budget >= 1 else 0)
+    return max(1, int(budget * total))
 
 
 def append_line(path: Path, line: str) -> None:

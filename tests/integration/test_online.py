@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
 
 def test_the_budget_stops_a_run(folder: Path) -> None:
     with pytest.raises(WorkError, match="1 of 20 samples were set aside, more than the budget of 0"):
-        for _ in both(folder, "data.online.quarantine_budget=0.01", f"output={folder / 'strict'}"):
+        for _ in both(folder, "data.online.quarantine_budget=0", f"output={folder / 'strict'}"):
             pass
 
 

@@ -18,7 +18,7 @@ from core.config import difference
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.packs import Shape
-from data.schema import FLIP, FLIP_DTYPE, DatasetManifest
+from data.schema import FLIP, FLIP_DTYPE, DatasetManifest, read_sidecar
 
 _SCRATCH_VALUES = 1 << 19  # 1 MiB, which stays in a core's cache
 _MAPPED_PARTS = 256  # each holds a file descriptor; common limits are 1024 a process
@@ -117,16 +117,8 @@ class LatentReader:
 
 
 def read_flips(folder: Path, manifest: DatasetManifest) -> np.ndarray:
-    """`flip.npy`, mapped: (samples,) FLIP_DTYPE; WorkError if it is missing, damaged, or of other rows."""
-    try:
-        flips = np.asarray(np.load(folder / FLIP, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise WorkError(f"{folder / FLIP}: not readable ({error})") from None
-    if flips.dtype != FLIP_DTYPE or flips.shape != (manifest.samples,):
-        raise WorkError(
-            f"{folder / FLIP}: {flips.dtype} {flips.shape} does not fit {manifest.samples} samples"
-        )
-    return flips
+    """`flip.npy`: (samples,) FLIP_DTYPE, mapped."""
+    return read_sidecar(folder / FLIP, FLIP_DTYPE, manifest)
 
 
 def are_finite(latents: Tensor) -> Tensor:

@@ -245,6 +245,20 @@ class Quarantine:
             self._entries.setdefault((entry.id, entry.stage), entry)
 
 
+def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> np.ndarray:
+    """A file that stands row by row beside the index, mapped: (samples,) of `dtype`.
+
+    WorkError if it is missing, damaged, or of other rows.
+    """
+    try:
+        rows = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise WorkError(f"{path}: not readable ({error})") from None
+    if rows.dtype != dtype or rows.shape != (manifest.samples,):
+        raise WorkError(f"{path}: {rows.dtype} {rows.shape} does not fit {manifest.samples} samples")
+    return rows
+
+
 def allowed_losses(budget: float, total: int) -> int:
     """How many of `total` samples may be set aside: a number from 1 on, below 1 a fraction.
 

@@ -15,7 +15,7 @@ from data.captions import combined
 from data.index import Dataset
 from data.latents import LatentReader, are_finite
 from data.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
-from data.schema import TEXT, TEXT_DTYPE, DatasetManifest
+from data.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
 
 KEPT_BYTES = 1 << 28  # of embeddings that a later pack of the same shard may need again
 
@@ -132,13 +132,5 @@ def has_text(manifest: DatasetManifest) -> bool:
 
 
 def read_texts(folder: Path, manifest: DatasetManifest) -> np.ndarray:
-    """`text.npy`, mapped: (samples,) TEXT_DTYPE; WorkError if it is missing, damaged, or of other rows."""
-    try:
-        texts = np.asarray(np.load(folder / TEXT, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise WorkError(f"{folder / TEXT}: not readable ({error})") from None
-    if texts.dtype != TEXT_DTYPE or texts.shape != (manifest.samples,):
-        raise WorkError(
-            f"{folder / TEXT}: {texts.dtype} {texts.shape} does not fit {manifest.samples} samples"
-        )
-    return texts
+    """`text.npy`: (samples,) TEXT_DTYPE, mapped."""
+    return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)

@@ -33,7 +33,7 @@ OWNERS = {
     "PIL": r"data/media\.py|tools/pictures\.py",  # pictures are drawn, never decoded
     "pyarrow": r"data/tables\.py",
     "sklearn": r"tools/digits\.py",
-    "diffusers": r"models/autoencoder/public\.py",
+    "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
     "transformers": r"models/text\.py",
 }
 MAY_CATCH_ALL = {"core/metrics.py"}  # a metrics service that fails never ends a training run

@@ -1,4 +1,4 @@
-"""Measure the data plane beside the machine's limit and other libraries: reader, writer or decode.
+"""Measure the data plane and a training step beside the machine's limit and other libraries.
 
 All ways to do the same work take turns in one process; what each gives is compared with what was written.
 Rates count the fastest round and the median one; the floors look at the fastest, which other work on the
@@ -23,14 +23,24 @@ from core.errors import WorkError
 from core.files import write_json, write_text
 from core.settings import REQUIRED, setting
 
-PACKAGES = ("torch", "numpy", "webdataset", "litdata", "mosaicml-streaming", "av", "pillow")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "webdataset",
+    "litdata",
+    "mosaicml-streaming",
+    "av",
+    "pillow",
+    "diffusers",
+    "deepspeed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is measured, and how much of it."""
 
-    source: Literal["reader", "writer", "decode"] = setting(REQUIRED, "what is measured")
+    source: Literal["reader", "writer", "decode", "step"] = setting(REQUIRED, "what is measured")
     output: str = setting("runs/bench", "folder that receives results; material lies there meanwhile")
     floors: bool = setting(True, "end with exit status 1 where a floor is missed")
     rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
@@ -40,6 +50,10 @@ class Config:
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
+    network: str = setting("", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on a CUDA device")
+    batch: int = setting(0, "step: samples at once; 0 is 4 on a CPU and 128 on a CUDA device", low=0)
+    compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
+    peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")
     processes: int = setting(1, "not used: one process measures", low=1)
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: the key's increments per round
 _ROUNDS = 10
+
+TOGETHER = ("posterior", "condition_dropout", "time", "noise")  # what a training step draws
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Draws:
     step: int
     id: Tensor
     position: Tensor
+    _streams: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.step <= _MASK:
@@ -70,17 +75,32 @@ class Draws:
         pairs = [*_box_muller(w0, w1), *_box_muller(w2, w3)]
         return rearrange(torch.stack(pairs, -1), "b n w -> b (n w)")[:, :count].reshape(-1, *shape)
 
-    def _words(self, purpose: str, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _words(self, purpose: str, count: int) -> list[Tensor]:
         """Four (B, ceil(count / 4)) tensors of 32-bit words."""
-        key = int.from_bytes(_hash(8, self.seed, purpose), "little")
-        zero = torch.zeros_like(self.id)
+        if purpose not in self._streams:
+            self._start_streams(list(dict.fromkeys([purpose, *TOGETHER])))
+        *stream, first = self._streams[purpose]
+        if count <= 4:
+            return [_tensor(word)[:, None] for word in first]
+        block = _arange(-(-count // 4), self.id)
+        k0, k1, c2, c3 = (word[:, None] for word in stream)
+        return [_tensor(word) for word in _philox((block & _MASK, block >> 32, c2, c3), (k0, k1))]
+
+    def _start_streams(self, purposes: list[str]) -> None:
+        """Find the keys and counters of several purposes, and the first block of each, in one go.
+
+        The rounds are a hundred operations on next to nothing, so their number is what a step pays for.
+        """
+        keys = [int.from_bytes(_hash(8, self.seed, purpose), "little") for purpose in purposes]
+        k0, k1 = (_column([key >> shift & _MASK for key in keys], self.id) for shift in (0, 32))
+        number, position = _words_of(self.id), _words_of(self.position)
+        zero = number & 0
         mixed = _philox(
-            (self.id & _MASK, (self.id >> 32) & _MASK, zero + self.step, self.position & _MASK),
-            (zero + (key & _MASK), zero + (key >> 32)),
+            (number & _MASK, (number >> 32) & _MASK, zero + self.step, position & _MASK), (k0, k1)
         )
-        k0, k1, c2, c3 = (rearrange(word, "b -> b 1") for word in mixed)
-        block = torch.arange(-(-count // 4), device=self.id.device).expand(len(zero), -1)
-        return _philox((block & _MASK, block >> 32, c2, c3), (k0, k1))
+        first = _philox((zero, zero, *mixed[2:]), mixed[:2])
+        for row, purpose in enumerate(purposes):
+            self._streams[purpose] = (*(word[row] for word in mixed), [word[row] for word in first])
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
@@ -104,10 +124,11 @@ def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable").astype(np.int64, copy=False)
 
 
-def _philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _philox(counter: Sequence[Any], key: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
     """Run the ten rounds; the four words broadcast with each other and with the key.
 
-    int64 products wrap to the low 64 bits, which is all a 32x32 product needs. The upper halves of words
+    On tensors of int64 (CUDA), or on arrays of uint64 (CPU, where NumPy takes a third of the time for small
+    ones). Products wrap to the low 64 bits, which is all a 32x32 product needs. The upper halves of words
     carry rubbish between rounds and are masked only where the next product would see them: 10 operations a
     round.
     """
@@ -118,6 +139,24 @@ def _philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Te
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1, ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
     return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _words_of(numbers: Tensor) -> Any:
+    """The same memory in the form that `_philox` is fastest on."""
+    return numbers.numpy().view(np.uint64) if numbers.device.type == "cpu" else numbers
+
+
+def _tensor(words: Any) -> Tensor:
+    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int64))
+
+
+def _column(numbers: list[int], like: Tensor) -> Any:
+    """(len(numbers), 1)."""
+    return _words_of(torch.tensor(numbers, dtype=torch.int64, device=like.device)[:, None])
+
+
+def _arange(count: int, like: Tensor) -> Any:
+    return _words_of(torch.arange(count, device=like.device)[None])
 
 
 def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ PACKAGES = (
 class Config:
     """What is measured, and how much of it."""
 
-    source: Literal["reader", "writer", "decode", "step"] = setting(REQUIRED, "what is measured")
+    source: Literal["reader", "writer", "decode", "step", "engine"] = setting(REQUIRED, "what is measured")
     output: str = setting("runs/bench", "folder that receives results; material lies there meanwhile")
     floors: bool = setting(True, "end with exit status 1 where a floor is missed")
     rounds: int = setting(8, "timed rounds, after one to warm up", low=1)

@@ -44,7 +44,7 @@ def inputs(name: str, x: Tensor, time: Tensor, label: Tensor) -> tuple[Any, ...]
 def _diffusers(network: DiTConfig, size: int) -> nn.Module:
     from diffusers import DiTTransformer2DModel
 
-    model = DiTTransformer2DModel(
+    model: Any = DiTTransformer2DModel(
         num_attention_heads=network.heads,
         attention_head_dim=network.width // network.heads,
         in_channels=network.input_channels,

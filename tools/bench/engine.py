@@ -1,0 +1,161 @@
+"""What a training step costs outside of DeepSpeed, the network and the averages: our own layer.
+
+A real run of the trainer on latents that lie in memory. A stopwatch runs inside DeepSpeed's forward (the
+network), backward and step, and inside the update of the averages; what is left of a step is ours: draws,
+the objective's arithmetic, weights and their sum over ranks, flags, metrics. Waiting for data is none of it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import distributed
+from core.batch import Batch, Condition
+from core.diffusion.objective import ObjectiveConfig
+from core.draws import Draws
+from core.ema import EmaConfig
+from core.engine_config import EngineConfig
+from core.optim import OptimizerConfig
+from core.trainer import Trainer, TrainerConfig
+from data.latents import Normaliser
+from models.dit import DiT, DiTConfig
+from tools.bench.job import Config
+from tools.bench.rounds import Floor, Row, Timing
+from tools.train import LatentObjective
+
+NETWORK = DiTConfig(width=128, depth=8, heads=2)
+SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
+STEPS, WARM_UP = 200, 20
+REST = "DeepSpeed, network and average alone"
+OWN_MS, OWN_SHARE = 0.3, 0.02
+
+
+class Stopwatch:
+    """Seconds spent inside the functions it was put around, and how often they ran."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self.seconds = device, 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, timed; on CUDA up to the end of what it started."""
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self._wait()
+            started = time.perf_counter()
+            result = function(*arguments, **options)
+            self._wait()
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return timed
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+class TimedTrainer(Trainer):
+    """Keeps the seconds of every step, and of them those that are ours."""
+
+    steps_s: list[float]
+    own_s: list[float]
+    stopwatch: Stopwatch
+
+    def _one_step(self, stream: Iterator[list[Batch]]) -> None:
+        self.stopwatch.seconds, started = 0.0, time.perf_counter()
+        super()._one_step(stream)
+        self.steps_s.append(time.perf_counter() - started)
+        self.own_s.append(self.steps_s[-1] - self.stopwatch.seconds)
+
+
+def rows(config: Config, folder: Path) -> list[Row]:
+    """One case: ZeRO stage 1, one rank, one micro-step a step."""
+    world = distributed.start()
+    try:
+        trainer = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
+        trainer.fit()
+    finally:
+        distributed.stop(world)
+    steps, own = trainer.steps_s[WARM_UP:], trainer.own_s[WARM_UP:]
+    row = Row(
+        f"a step of a DiT of width {NETWORK.width}, depth {NETWORK.depth}, batch {SHAPE[0]}",
+        "steps",
+        f"{len(steps)} steps of a run, ZeRO 1, bf16, clipping, one average, rows written every 10 steps; "
+        "floors look at the median step, since a row is written in every tenth",
+        {"longtake": _timing(steps), REST: _timing(_less(steps, own))},
+    )
+    row.facts = {
+        "our ms a step, median": 1e3 * statistics.median(own),
+        "our ms a step, mean": 1e3 * statistics.fmean(own),
+        "our ms a step, least": 1e3 * min(own),
+        "of it the draws, ms, least, by themselves": 1e3 * min(_draw_s(step) for step in range(50)),
+    }
+    share = statistics.median(own) / statistics.median(steps)
+    row.floors = [
+        Floor("our ms a step", row.facts["our ms a step, median"], OWN_MS, at_most=True),
+        Floor("our share of a step", share, OWN_SHARE, at_most=True),
+    ]
+    return [row]
+
+
+def _draw_s(step: int) -> float:
+    """Seconds for the draws of one step's objective."""
+    number = torch.arange(SHAPE[0])
+    started = time.perf_counter()
+    draws = Draws(0, step, number, number)
+    for purpose in ("posterior", "noise"):
+        draws.normal(purpose, SHAPE[2:])
+    for purpose in ("condition_dropout", "time"):
+        draws.uniform(purpose)
+    return time.perf_counter() - started
+
+
+def _less(steps: list[float], own: list[float]) -> list[float]:
+    return [whole - part for whole, part in zip(steps, own, strict=True)]
+
+
+def _timing(seconds: list[float]) -> Timing:
+    return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
+
+
+def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer:
+    from core.engine import Engine
+
+    torch.manual_seed(0)
+    model = DiT(NETWORK)
+    engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
+    normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
+    trainer = TimedTrainer(
+        engine,
+        LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
+        _batches,
+        TrainerConfig(steps=steps, save_every=10 * steps),
+        folder=folder,
+        seed=0,
+        ema=EmaConfig(),
+        tokens_of=lambda batch: 64 * len(batch),
+        flops_of=lambda batch: 1e9 * len(batch),
+    )
+    trainer.steps_s, trainer.own_s = [], []
+    watch = trainer.stopwatch = Stopwatch(world.device)
+    for owner, names in ((engine._engine, ("forward", "backward", "step")), (trainer.ema, ("update",))):
+        for name in names:
+            setattr(owner, name, watch.around(getattr(owner, name)))
+    return trainer
+
+
+def _batches(first: int) -> Iterator[list[Batch]]:
+    """One micro-batch a step, without end."""
+    number = SHAPE[0]
+    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).half()
+    position, weight = torch.arange(number), torch.ones(number)
+    condition = Condition(label=position % NETWORK.num_classes)
+    while True:
+        yield [Batch(moments, position + number * first, position, weight, condition)]
+        first += 1

@@ -3,8 +3,9 @@
 A pack is four adjacent members, `SSSSSS-PPPP.latent.npy` (n, M, C, T, H, W) float16, `.id.npy` (n,) uint64,
 `.label.npy` (n,) int64 and `.json`; to webdataset it is one sample. Where each sample was also encoded
 mirrored left to right, `.flip.npy` holds that second view, with the shape of `.latent.npy`. Where samples
-have text, `.text.npy` (tokens, D) float16 holds the embeddings of every distinct caption once, unpadded, and
-`.text_range.npy` (n, 2) uint32 each sample's first row of it and its number of rows; 0 rows are no text.
+have text, `.text.npy` (tokens, D) float16 holds, unpadded, the embeddings of the captions that no pack of
+the part had before, and `.text_rows.npy` (n, 2) uint32 each sample's first row, counted over the `.text.npy`
+of all packs of the part, and its number of rows; 0 rows are no text.
 Headers are plain ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a
 sample with webdataset's default time makes it 50 %.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -34,7 +35,7 @@ LATENT_DTYPE, ID_DTYPE, LABEL_DTYPE = np.dtype("<f2"), np.dtype("<u8"), np.dtype
 TEXT_RANGE_DTYPE = np.dtype("<u4")
 PACK_SAMPLES = 64
 _KINDS = ("latent.npy", "id.npy", "label.npy", "json")
-_TEXT = ("text.npy", "text_range.npy")
+_TEXT = ("text.npy", "text_rows.npy")
 Shape = tuple[int, ...]
 
 
@@ -52,7 +53,10 @@ class Absent:
 
 @dataclass(frozen=True)
 class Text:
-    """Embedded captions. tokens: (rows, D) float16.  ranges: (n, 2) first row and rows of a sample."""
+    """Embedded captions. tokens: (rows, D) float16, of the captions that no pack of the part had before.
+
+    ranges: (n, 2) first row and rows of a sample, where rows are counted over all packs of the part.
+    """
 
     tokens: np.ndarray
     ranges: np.ndarray
@@ -76,9 +80,10 @@ class Pack:
 
 @dataclass(frozen=True)
 class TextPlace:
-    """Where a pack's text lies: offset of the first token's bytes, width D, ranges as in `Text`."""
+    """Where a pack's text lies: offset of the first token's bytes, how many, width D, ranges as in `Text`."""
 
     offset: int
+    rows: int
     width: int
     ranges: np.ndarray
 
@@ -145,7 +150,15 @@ def read_part(path: Path) -> Iterator[Pack]:
 
 def scan_part(path: Path) -> list[Place]:
     """Where the packs of a part lie; of the latents only the headers are read."""
-    return [_place(path, key, members, file) for key, members, file in _packs(path)]
+    places = [_place(path, key, members, file) for key, members, file in _packs(path)]
+    texts = [place.text for place in places if place.text is not None]
+    ends = np.cumsum([text.rows for text in texts])
+    for text in texts:
+        first, count = text.ranges[text.ranges[:, 1] > 0].astype(np.int64).T
+        pack = np.searchsorted(ends, first, side="right")
+        if (pack == len(ends)).any() or (first + count > ends[pack]).any():
+            raise WorkError(f"{path}: the rows of a sample's text do not lie in one of its packs")
+    return places
 
 
 def index_rows(
@@ -189,17 +202,25 @@ def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def text_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
-    """Where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as `flip_rows`."""
-    texts = np.zeros(len(rows), TEXT_DTYPE)
+def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
+    """Where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as `flip_rows`.
+
+    places: all packs of the part. A caption's tokens lie together in one of them.
+    """
+    found = np.zeros(len(rows), TEXT_DTYPE)
+    texts = [place.text for place in places if place.text is not None]
+    starts = np.cumsum([0, *(text.rows for text in texts)])
     for place in places:
         if place.text is not None:
-            first, count = place.text.ranges.astype(np.uint64).T
+            first, count = place.text.ranges.astype(np.int64).T
             here = np.searchsorted(rows["id"], place.ids)
-            size = np.uint64(place.text.width * LATENT_DTYPE.itemsize)
-            texts["tokens"][here] = count
-            texts["offset"][here] = np.where(count, place.text.offset + first * size, 0)
-    return texts
+            pack = np.searchsorted(starts[1:], first, side="right")
+            pack = pack.clip(max=len(texts) - 1)  # of a sample without text, any
+            begins = np.array([text.offset for text in texts])[pack]
+            size = place.text.width * LATENT_DTYPE.itemsize
+            found["tokens"][here] = count
+            found["offset"][here] = np.where(count, begins + (first - starts[pack]) * size, 0)
+    return found
 
 
 def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
@@ -215,9 +236,9 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
     for kind, array, dtype in (("id", pack.ids, ID_DTYPE), ("label", pack.labels, LABEL_DTYPE)):
         write_array(file, f"{key}.{kind}.npy", array, dtype)
     if pack.text is not None:
-        write_array(file, f"{key}.text_range.npy", pack.text.ranges, TEXT_RANGE_DTYPE)
+        write_array(file, f"{key}.text_rows.npy", pack.text.ranges, TEXT_RANGE_DTYPE)
         start = write_array(file, f"{key}.text.npy", pack.text.tokens, LATENT_DTYPE)
-        text = TextPlace(start, pack.text.tokens.shape[1], pack.text.ranges)
+        text = TextPlace(start, *pack.text.tokens.shape, pack.text.ranges)
     write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
     return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset, text)
 
@@ -251,11 +272,11 @@ def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) ->
 
 
 def _text_place(path: Path, key: str, members: dict[str, Member], file: IO[bytes], count: int) -> TextPlace:
-    ranges = read_array(path, f"{key}.text_range.npy", members["text_range.npy"], file, TEXT_RANGE_DTYPE)
+    ranges = read_array(path, f"{key}.text_rows.npy", members["text_rows.npy"], file, TEXT_RANGE_DTYPE)
     shape, offset = array_place(path, f"{key}.text.npy", members["text.npy"], file, LATENT_DTYPE)
-    if ranges.shape != (count, 2) or len(shape) != 2 or (ranges.astype(np.int64).sum(1) > shape[0]).any():
+    if ranges.shape != (count, 2) or len(shape) != 2:
         raise WorkError(f"{path}: the text of pack {key} does not fit its samples")
-    return TextPlace(offset, shape[1], ranges)
+    return TextPlace(offset, *shape, ranges)
 
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape, tuple[Absent, ...]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +19,9 @@ from data.latents import LatentReader, are_finite
 from data.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
 from data.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
 
-KEPT_BYTES = 1 << 28  # of embeddings that a later pack of the same shard may need again
+KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
+CAPTIONS = 32  # embedded at once while training
+NOT_FINITE = "its text is not finite in float16"
 
 
 class CaptionEncoder(Protocol):
@@ -32,51 +36,95 @@ class CaptionEncoder(Protocol):
 
 
 class ShardTexts:
-    """The embedded captions of one shard, a pack at a time; a sample without caption has no tokens."""
+    """The embedded captions of one shard, a pack at a time, each distinct one once in the whole part.
+
+    A sample without caption has no tokens.
+    """
 
     def __init__(self, dataset: Dataset, encoder: CaptionEncoder, batch: int) -> None:
         self._dataset, self._encoder, self._batch = dataset, encoder, batch
+        self._places: dict[str, tuple[int, int] | None] = {"": (0, 0)}  # None: it is not finite
+        self._rows = 0
+
+    def pack(self, rows: list[int]) -> tuple[Text, dict[int, str]]:
+        """The text of `rows`, and why some of them have none that could be used: {row: reason}.
+
+        Its tokens are those of the captions that no pack had before.
+        """
+        captions, refused = read_captions(self._dataset, rows)
+        new = list(dict.fromkeys(text for text in captions.values() if text not in self._places))
+        tokens = [np.zeros((0, self._encoder.width), LATENT_DTYPE)]
+        for text, embedding in zip(new, embed(self._encoder, new, self._batch), strict=True):
+            self._places[text] = None
+            if np.isfinite(embedding).all():
+                self._places[text] = (self._rows, len(embedding))
+                self._rows += len(embedding)
+                tokens.append(embedding)
+        refused |= {row: NOT_FINITE for row, text in captions.items() if self._places[text] is None}
+        ranges = [self._places[captions[row]] for row in rows if row not in refused]
+        return Text(np.concatenate(tokens), np.array(ranges, TEXT_RANGE_DTYPE).reshape(-1, 2)), refused
+
+
+class RowTexts:
+    """Captions of a raw dataset's rows, embedded when they are asked for and padded to the encoder's limit.
+
+    What was embedded lately is kept. Safe from several threads.
+    """
+
+    def __init__(self, dataset: Dataset, encoder: CaptionEncoder) -> None:
+        self._dataset, self._encoder, self._lock = dataset, encoder, Lock()
         self._known: OrderedDict[str, np.ndarray] = OrderedDict()
         self._bytes = 0
 
-    def pack(self, rows: list[int]) -> tuple[Text, dict[int, str]]:
-        """The text of `rows`, and why some of them have none that could be used: {row: reason}."""
-        captions, refused = {}, {}
-        for row in rows:
-            captions[row], problem = read_caption(self._dataset, row)
-            if problem:
-                refused[row] = problem
-        wanted = list(dict.fromkeys(text for text in captions.values() if text))
-        self._embed([text for text in wanted if text not in self._known])
-        start, places, tokens = 0, {"": (0, 0)}, []
+    def gather(
+        self, rows: Sequence[int], *, skip: Collection[int] = (), pin: bool = False
+    ) -> tuple[Tensor, Tensor, dict[int, str]]:
+        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: reason} of
+        those whose text cannot be used, which have no tokens. skip: rows that are not read and have none."""
+        captions, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
+        shape = (len(rows), self._encoder.tokens, self._encoder.width)
+        out, lengths = torch.zeros(shape, dtype=torch.float16, pin_memory=pin), torch.zeros(len(rows)).long()
+        with self._lock:
+            self._embed([text for text in dict.fromkeys(captions.values()) if text])
+            for place, row in enumerate(rows):
+                if not (text := captions.get(row)):
+                    continue
+                if not np.isfinite(self._known[text]).all():
+                    refused[row] = NOT_FINITE
+                    continue
+                lengths[place] = len(self._known[text])
+                out[place, : len(self._known[text])] = torch.from_numpy(self._known[text])
+            while self._bytes > KEPT_BYTES:
+                self._bytes -= self._known.popitem(last=False)[1].nbytes
+        return out, lengths, refused
+
+    def _embed(self, wanted: list[str]) -> None:
+        """Let all of `wanted` be known, as the newest."""
+        new = [text for text in wanted if text not in self._known]
+        self._known |= zip(new, embed(self._encoder, new, CAPTIONS), strict=True)
+        self._bytes += sum(self._known[text].nbytes for text in new)
         for text in wanted:
-            embedding = self._known[text]
-            if not np.isfinite(embedding).all():
-                refused |= dict.fromkeys(
-                    (row for row in rows if captions[row] == text), "its text is not finite in float16"
-                )
-                continue
-            places[text] = (start, len(embedding))
-            tokens.append(embedding)
-            start += len(embedding)
-        self._forget()
-        ranges = [places[captions[row]] for row in rows if row not in refused]
-        empty = np.zeros((0, self._encoder.width), LATENT_DTYPE)
-        return Text(
-            np.concatenate([empty, *tokens]), np.array(ranges, TEXT_RANGE_DTYPE).reshape(-1, 2)
-        ), refused
+            self._known.move_to_end(text)
 
-    def _embed(self, captions: list[str]) -> None:
-        for start in range(0, len(captions), self._batch):
-            some = captions[start : start + self._batch]
-            for text, embedding in zip(some, self._encoder.encode_captions(some), strict=True):
-                self._known[text] = embedding.to(torch.float16).numpy()
-                self._bytes += self._known[text].nbytes
 
-    def _forget(self) -> None:
-        """Let the oldest go; what was known is a function of the shard alone, so results are too."""
-        while self._bytes > KEPT_BYTES:
-            self._bytes -= self._known.popitem(last=False)[1].nbytes
+def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[np.ndarray]:
+    """(its tokens, D) float16 of each caption, `batch` at a time."""
+    found: list[Tensor] = []
+    for start in range(0, len(captions), batch):
+        found += encoder.encode_captions(list(captions[start : start + batch]))
+    return [embedding.to(torch.float16).numpy() for embedding in found]
+
+
+def read_captions(dataset: Dataset, rows: Sequence[int]) -> tuple[dict[int, str], dict[int, str]]:
+    """The caption of each raw sample, "" for none; and of those that have none of use, why."""
+    captions, refused = {}, {}
+    for row in rows:
+        text, problem = read_caption(dataset, row)
+        if problem:
+            refused[row] = problem
+        else:
+            captions[row] = text
+    return captions, refused
 
 
 def read_caption(dataset: Dataset, row: int) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from data.loader import LatentLoader
 from data.packs import LATENT_DTYPE, Pack, Text, index_rows, read_part, scan_part, text_rows, write_part
 from data.schema import TEXT_DTYPE, write_index
 from data.steps import LoaderConfig
-from data.texts import ShardTexts, TextReader
+from data.texts import RowTexts, ShardTexts, TextReader
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]
@@ -36,12 +36,17 @@ def caption(row: int) -> np.ndarray:
     return np.full((tokens_of(row), WIDTH), row % 4, LATENT_DTYPE) + np.arange(WIDTH, dtype=LATENT_DTYPE)
 
 
-def with_text(pack: Pack) -> Pack:
-    counts = sorted({tokens_of(int(row)) for row in pack.ids})
-    starts = dict(zip(counts, np.cumsum([0, *counts]).tolist(), strict=False))
-    ranges = [(starts[tokens_of(row)], tokens_of(row)) for row in pack.ids.tolist()]
-    tokens = [caption(count) for count in counts]
-    return replace(pack, text=Text(np.concatenate(tokens), np.array(ranges, np.uint32)))
+def with_text(packs: list[Pack]) -> list[Pack]:
+    """The packs of a part with text, each caption in the first that has it."""
+    starts, rows, done = {0: 0}, 0, []
+    for pack in packs:
+        new = sorted({tokens_of(int(row)) for row in pack.ids} - starts.keys())
+        for count in new:
+            starts[count], rows = rows, rows + count
+        ranges = [(starts[tokens_of(row)], tokens_of(row)) for row in pack.ids.tolist()]
+        tokens = np.concatenate([caption(0), *map(caption, new)])
+        done.append(replace(pack, text=Text(tokens, np.array(ranges, np.uint32))))
+    return done
 
 
 def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
@@ -49,7 +54,7 @@ def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
     make_cache(folder, [SHAPES], [ABSENT])
     manifest = Dataset(folder).manifest
     path = folder / manifest.shards[0].name
-    places = write_part(path, 0, [with_text(pack) for pack in packs_of(0, SHAPES, [ABSENT])])
+    places = write_part(path, 0, with_text(packs_of(0, SHAPES, [ABSENT])))
     index = index_rows(path, places, shard=0, first=0, buckets=[IMAGE, CLIP])
     texts = text_rows(places, index)
     record = replace(manifest.shards[0], bytes=path.stat().st_size, sha256=sha256_file(path))
@@ -82,13 +87,14 @@ def test_the_text_of_every_row_is_found_and_padded_to_the_longest(cache: Dataset
         assert (found[length:] == 0).all()
 
 
-def test_equal_captions_of_a_pack_are_stored_once(cache: Dataset) -> None:
+def test_equal_captions_of_a_part_are_stored_once(cache: Dataset) -> None:
     packs = list(read_part(cache.shard_path(0)))
-    images = next(pack for pack in packs if pack.latents.shape[1:] == IMAGE)
-    assert images.text is not None
-    stored = dict(zip(images.ids.tolist(), images.text.ranges.tolist(), strict=True))
-    assert len(images.text.tokens) == sum({tokens_of(row) for row in stored})
-    assert {row: count for row, (_, count) in stored.items()} == {row: tokens_of(row) for row in stored}
+    texts = [pack.text for pack in packs if pack.text is not None]
+    assert [len(text.tokens) for text in texts] == [1 + 3, 2]  # row 1 of the clips shares that of picture 5
+    tokens = np.concatenate([text.tokens for text in texts])
+    for pack, text in zip(packs, texts, strict=True):
+        for row, (first, count) in zip(pack.ids.tolist(), text.ranges.tolist(), strict=True):
+            assert (tokens[first : first + count] == caption(row)).all()
 
 
 def test_stock_webdataset_reads_text_too(cache: Dataset) -> None:
@@ -100,7 +106,7 @@ def test_stock_webdataset_reads_text_too(cache: Dataset) -> None:
     for sample, pack in zip(found, packs, strict=True):
         assert pack.text is not None
         assert (sample["text.npy"] == pack.text.tokens).all()
-        assert (sample["text_range.npy"] == pack.text.ranges).all()
+        assert (sample["text_rows.npy"] == pack.text.ranges).all()
 
 
 def test_the_sidecar_can_be_made_again_from_the_parts(cache: Dataset) -> None:
@@ -153,12 +159,16 @@ def test_damage_is_named(cache: Dataset) -> None:
         reader_of(cache)
 
 
-def test_ranges_outside_of_the_text_are_damage(tmp_path: Path) -> None:
-    pack = with_text(packs_of(0, SHAPES)[0])
-    assert pack.text is not None
-    bad = replace(pack, text=replace(pack.text, ranges=pack.text.ranges + np.uint32(1)))
-    write_part(tmp_path / "part.tar", 0, [bad])
-    with pytest.raises(WorkError, match="the text of pack 000000-0000 does not fit its samples"):
+@pytest.mark.parametrize("number", [0, 1])
+def test_rows_outside_of_the_text_or_in_two_packs_are_damage(tmp_path: Path, number: int) -> None:
+    """Moved by one row, the text of a picture reaches into the next pack, and that of a clip behind all."""
+    packs = with_text(packs_of(0, SHAPES, [ABSENT]))
+    text = packs[number].text
+    assert text is not None
+    moved = text.ranges + np.array([1, 0], np.uint32)
+    packs[number] = replace(packs[number], text=replace(text, ranges=moved))
+    write_part(tmp_path / "part.tar", 0, packs)
+    with pytest.raises(WorkError, match="the rows of a sample's text do not lie in one of its packs"):
         scan_part(tmp_path / "part.tar")
 
 
@@ -178,21 +188,33 @@ class Captions:
         return [torch.tensor([[float("inf") if c == "!" else ord(c)] for c in text]) for text in captions]
 
 
-def test_a_caption_is_embedded_once_and_what_is_not_finite_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source = Captions("ab", "", "c", "ab", "!", "c", "d")
+def test_a_caption_of_a_shard_is_embedded_once_and_what_is_not_finite_is_refused() -> None:
+    source = Captions("ab", "", "c", "ab", "!", "c", "d", "!")
     texts = ShardTexts(source, source, 2)  # type: ignore[arg-type]
     text, refused = texts.pack([0, 1, 2, 3, 4])
     assert text.tokens[:, 0].tolist() == [ord(c) for c in "abc"]
     assert text.ranges.tolist() == [[0, 2], [0, 0], [2, 1], [0, 2]]
     assert refused == {4: "its text is not finite in float16"}
-    text, refused = texts.pack([5, 6])
-    assert text.tokens[:, 0].tolist() == [ord("c"), ord("d")]
+    text, refused = texts.pack([5, 6, 7])
+    assert text.tokens[:, 0].tolist() == [ord("d")]
+    assert text.ranges.tolist() == [[2, 1], [3, 1]]
+    assert refused == {7: "its text is not finite in float16"}
     assert source.asked == [["ab", "c"], ["!"], ["d"]]
-    monkeypatch.setattr("data.texts.KEPT_BYTES", 0)
-    texts.pack([1])
-    texts.pack([6])
-    assert source.asked[-1] == ["d"]
     text, _ = texts.pack([1])
     assert text.tokens.shape == (0, 1)
+
+
+def test_captions_of_rows_are_padded_to_the_encoder_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Captions("ab", "", "ab", "!", "c")
+    texts = RowTexts(source, source)  # type: ignore[arg-type]
+    tokens, lengths, refused = texts.gather([0, 1, 2, 3])
+    assert tokens.shape == (4, Captions.tokens, 1)
+    assert lengths.tolist() == [2, 0, 2, 0]
+    assert tokens[..., 0].tolist() == [[97, 98, *[0] * 6], [0] * 8, [97, 98, *[0] * 6], [0] * 8]
+    assert refused == {3: "its text is not finite in float16"}
+    texts.gather([4, 0])
+    assert source.asked == [["ab", "!"], ["c"]]
+    monkeypatch.setattr("data.texts.KEPT_BYTES", 0)
+    texts.gather([0])
+    texts.gather([4])
+    assert source.asked[2:] == [["c"]]

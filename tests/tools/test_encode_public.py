@@ -57,7 +57,7 @@ def config(sources: Path, output: Path, **fields: Any) -> encode.Config:
     return encode.Config(**given | fields)
 
 
-def test_captions_are_in_the_cache_by_row_and_once_a_pack(sources: Path, tmp_path: Path) -> None:
+def test_captions_are_in_the_cache_by_row_and_once_a_part(sources: Path, tmp_path: Path) -> None:
     encode.run(config(sources, tmp_path / "cache"))
     cache = Dataset(tmp_path / "cache")
     cache.verify()

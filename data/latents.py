@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.config import difference
 from core.draws import Draws
-from core.errors import UserError, WorkError
+from core.errors import WorkError
 from data.packs import Shape
 from data.schema import FLIP, FLIP_DTYPE, DatasetManifest, read_sidecar
 
@@ -244,11 +244,3 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, Any, Any] 
     """The first field in which two fingerprints differ, with its value in both; None if they are equal."""
     differences: Sequence[tuple[str, Any, Any]] = difference(a, b)
     return differences[0] if differences else None
-
-
-def require_same(cache: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """UserError with the first of the `wanted` fields (nested) that the cache's record has otherwise."""
-    given = {name: recorded.get(name) for name in wanted}
-    if (first := compare(given, wanted)) is not None:
-        field, has, wants = first
-        raise UserError(f"{cache} was made with {field}={has}; this job is configured for {field}={wants}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from core.distributed import World
     from data.index import Dataset
     from data.schema import Quarantine
+    from data.texts import RowTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,10 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
 class PixelLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of pixels.
 
-    Batch.x is (b, 3, T, H, W) float32 in [-1, 1]. A sample that cannot be decoded keeps its slot with
-    weight 0, goes into `quarantine` (shared by the ranks) and counts against the budget.
-    table: which rows are brought to which shapes, instead of what the config says.
+    Batch.x is (b, 3, T, H, W) float32 in [-1, 1]. A sample that cannot be decoded, or whose text cannot be
+    used, keeps its slot with weight 0, goes into `quarantine` (shared by the ranks) and counts against the
+    budget. table: which rows are brought to which shapes, instead of what the config says.  texts: embeds the
+    captions; None leaves them out.
     """
 
     def __init__(
@@ -96,12 +98,13 @@ class PixelLoader:
         *,
         quarantine: Quarantine | None = None,
         table: BucketTable | None = None,
+        texts: RowTexts | None = None,
     ) -> None:
         if dataset.manifest.kind != "raw":
             raise UserError("source", dataset.folder, "a raw dataset; this is a latent cache")
         self.dataset, self.config, self.seed = dataset, config, seed
         self.failed: dict[int, str] = {}
-        self._quarantine = quarantine
+        self._quarantine, self._texts = quarantine, texts
         self._pin = world.device.type == "cuda"
         table = table or pixel_table(dataset, config)
         self.buckets, self.without_bucket = table.buckets, table.without_bucket
@@ -132,20 +135,34 @@ class PixelLoader:
         bucket = self.buckets[share.stock]
         results = list(self._threads.map(self._read, share.rows.tolist(), [bucket] * len(ids), where, flips))
         pixels = np.zeros((len(ids), *bucket, 3), np.uint8)
+        refused: dict[int, tuple[str, str]] = {}
         for place, (row, result) in enumerate(zip(share.rows.tolist(), results, strict=True)):
             if isinstance(result, MediaError):
-                self._set_aside(row, result)
+                refused[row] = ("decode", str(result))
             else:
                 pixels[place] = result
+        condition = self._condition(share.rows, entries, refused)
+        for row, why in refused.items():
+            self._set_aside(row, *why)
         x = to_tensor(pixels)
-        read = torch.tensor([not isinstance(result, MediaError) for result in results])
         return Batch(
             x=x.pin_memory() if self._pin else x,
             id=ids,
             position=positions,
-            weight=read.float(),
-            condition=Condition(label=torch.from_numpy(entries["label"].astype(np.int64))),
+            weight=torch.tensor([float(row not in refused) for row in share.rows.tolist()]),
+            condition=condition,
         )
+
+    def _condition(
+        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
+    ) -> Condition:
+        """Labels and text; rows whose text cannot be used join the refused ones, {row: (stage, reason)}."""
+        label = torch.from_numpy(entries["label"].astype(np.int64))
+        if self._texts is None:
+            return Condition(label=label)
+        tokens, lengths, unusable = self._texts.gather(rows.tolist(), skip=refused, pin=self._pin)
+        refused |= {row: ("text", reason) for row, reason in unusable.items()}
+        return Condition(label=label, text=tokens, text_length=lengths)
 
     def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | MediaError:
         try:
@@ -155,18 +172,18 @@ class PixelLoader:
         except MediaError as error:
             return error
 
-    def _set_aside(self, row: int, error: MediaError) -> None:
+    def _set_aside(self, row: int, stage: str, error: str) -> None:
         """Record a sample once, and stop the job when there are too many."""
         if row in self.failed:
             return
-        self.failed[row] = str(error)
+        self.failed[row] = error
         say(f"sample {row} is set aside: {error}")
         if self._quarantine is not None:
-            self._quarantine.add(row, "decode", error)
+            self._quarantine.add(row, stage, error)
         budget, total = self.config.quarantine_budget, len(self.dataset.index)
         if len(self.failed) > allowed_losses(budget, total):
             raise WorkError(
-                f"{len(self.failed)} of {total} samples cannot be decoded: over quarantine_budget={budget}"
+                f"{len(self.failed)} of {total} samples cannot be used: over quarantine_budget={budget}"
             )
 
 

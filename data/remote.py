@@ -1,4 +1,4 @@
-"""Datasets behind a URL: manifest and index are copied here, shards when they are first read.
+"""Datasets behind a URL: manifest, index and config are copied here, shards when they are first read.
 
 Everything is named by its SHA-256 and checked against it before it is used, so a copy is never that of
 another file with the same name. Through fsspec (`s3://` needs s3fs, `gs://` gcsfs); no other scheme, no chain
@@ -23,12 +23,14 @@ from typing import IO, Any
 
 from core.errors import UserError, WorkError
 from core.files import TEMPORARY_PREFIX, atomic_file, fsync_folder, sha256_file
+from core.outputs import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
 from data.schema import MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 CHUNK = 1 << 20  # bytes
+UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
 LOCKS = 64  # files; two shards that share one are fetched one after the other
 Download = Callable[[IO[bytes]], None]
 
@@ -156,7 +158,7 @@ class RemoteFolder:
             self.manifest = DatasetManifest.read(self.folder)
             for name, expected in self.manifest.files.items():
                 self._copy(name, expected)
-            for name in {QUARANTINE, LEFT_OUT} & self.names.keys() - self.manifest.files.keys():
+            for name in {*UNHASHED} & self.names.keys() - self.manifest.files.keys():
                 with atomic_file(self.folder / name) as file:
                     self._get(name, file)
 

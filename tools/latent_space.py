@@ -20,12 +20,13 @@ from core.files import fsync_folder, temporary_name, write_json
 from core.outputs import CONFIG_NAME
 from core.settings import setting
 from data.index import Dataset
-from data.latents import Normaliser, compare, require_same
+from data.latents import Normaliser, compare
 from models.autoencoder import identify, open_autoencoder, store
 from models.autoencoder.opening import files
 
 LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
+ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +62,15 @@ def keep_latent_space(
     objective: ObjectiveConfig,
     latents: LatentsConfig = LatentsConfig(),
     *,
-    text: bool = False,
+    text_folder: str | None = None,
 ) -> None:
     """Publish `autoencoder/` and then `latents.json` in the run folder, once; they stay as they are.
 
     UserError where the run was begun on another cache than `cache` now is (the differing field, both values).
     """
-    record = describe(cache, objective, latents, text=text)
+    record = describe(cache, objective, latents, text_folder)
     if (run / LATENTS).exists():
-        before = json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
         before[TEXT_FOLDER] = record[TEXT_FOLDER]
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
@@ -80,9 +81,9 @@ def keep_latent_space(
 
 
 def describe(
-    cache: Dataset, objective: ObjectiveConfig, latents: LatentsConfig, *, text: bool
+    cache: Dataset, objective: ObjectiveConfig, latents: LatentsConfig, text_folder: str | None
 ) -> dict[str, Any]:
-    """The content of `latents.json`.
+    """The content of `latents.json`.  text_folder: None for a network that takes no text.
 
     mean, std: per channel; the network sees (latent - mean) / std.  normalise: whence these are.  encoder,
     cache: fingerprints.  text: what embedded the captions, None if the network takes none; text_folder: where
@@ -95,8 +96,8 @@ def describe(
     return {
         **choose_normaliser(cache, latents).as_dict(),
         "normalise": latents.normalise,
-        "text": text_encoder(cache) if text else None,
-        TEXT_FOLDER: _recorded(cache.folder, "text_encoder") if text else "",
+        "text": None if text_folder is None else text_encoder(cache),
+        TEXT_FOLDER: text_folder or "",
         "cache": cache.manifest.fingerprint,
         "encoder": encoder_fingerprint(cache),
         "classes": list(cache.manifest.classes),
@@ -128,17 +129,19 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
 
     UserError where there is none, or where it is another one (the differing field and both values).
     """
-    folder = Path(configured or _recorded(cache.folder, "autoencoder"))
+    folder, made_by = configured or recorded(cache.folder, "autoencoder"), encoder_fingerprint(cache)[:12]
     try:
-        folder = store.locate(folder)
+        place = store.locate(Path(folder))
     except UserError:
-        made_by = encoder_fingerprint(cache)[:12]
-        expected = f"the folder of the autoencoder {made_by}, which made the cache"
-        raise UserError("autoencoder", folder, expected) from None
-    now = identify(open_autoencoder(folder))
-    wanted = {name: now[name] for name in ("encoder_config", "encoder")}
-    require_same(cache.folder, cache.manifest.extra["made_from"], wanted)
-    return folder
+        expected = f"the folder of the autoencoder {made_by}, which made {cache.folder}"
+        raise UserError("autoencoder", folder or "''", expected) from None
+    now, then = identify(open_autoencoder(place)), cache.manifest.extra["made_from"]
+    names = ("encoder_config", "encoder")
+    if (differs := compare(*({name: made[name] for name in names} for made in (then, now)))) is not None:
+        field, was, found = differs
+        expected = f"the one that made {cache.folder}, with {field}={was}; this one has {field}={found}"
+        raise UserError("autoencoder", folder, expected)
+    return place
 
 
 def copy_autoencoder(source: Path, run: Path) -> None:
@@ -157,9 +160,7 @@ def copy_autoencoder(source: Path, run: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _recorded(cache: Path, field: str) -> str:
-    """A field of the config with which `encode` made the cache."""
+def recorded(cache: Path, field: str) -> str:
+    """A field of the config with which `encode` made the cache; "" where that does not say."""
     config = cache / CONFIG_NAME
-    if not config.is_file():
-        raise UserError(field, "''", f"a folder, since {cache} has no {CONFIG_NAME} that names it")
-    return str(read_yaml(config).get(field, ""))
+    return str(read_yaml(config).get(field, "")) if config.is_file() else ""

@@ -36,8 +36,9 @@ from data.packs import Shape
 from data.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
 from data.schema import QUARANTINE, DatasetManifest, Quarantine
 from data.steps import LoaderConfig
+from data.texts import RowTexts
 from models.tiling import TilingConfig
-from tools.encoders import AutoencoderEncoder, Clock
+from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 LATENTS = "latents.json"
 
@@ -51,6 +52,10 @@ class OnlineConfig:
     flip: bool = setting(False, "mirror half of the samples left to right")
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
+    text_encoder: str = setting("", "folder of a public text encoder for the captions; '' takes no text")
+    text_tokens: int = setting(
+        0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
+    )
     threads: int = setting(2, "samples decoded at a time", low=1)
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
     quarantine_budget: float = setting(
@@ -85,6 +90,10 @@ class OnlineCache(Dataset):
             )
         cpu = torch.device("cpu")
         self.encoder = AutoencoderEncoder(autoencoder, cpu, config.precision, config.tiling, Clock())
+        self.captions = None
+        if config.text_encoder:
+            folder = Path(config.text_encoder)
+            self.captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
         self.folder, media = self.raw.folder, np.asarray(self.raw.media)
         pixels = make_buckets(media, config.buckets)
         stored = 2 if config.store == "moments" else 1
@@ -102,8 +111,10 @@ class OnlineCache(Dataset):
         self.manifest = self._manifest([list(shape) for shape in used])
 
     def _manifest(self, shapes: list[list[int]]) -> DatasetManifest:
+        text = {"text": self.captions.identity} if self.captions else {}
         made_from = {
             **self.encoder.identity,
+            **text,
             "store": self.config.store,
             "views": ["plain", "flip"] if self.config.flip else ["plain"],
             "buckets": [str(bucket) for bucket in self.buckets],
@@ -117,8 +128,18 @@ class OnlineCache(Dataset):
             shards=self.raw.manifest.shards,
             classes=self.raw.manifest.classes,
             buckets=tuple(shapes),
-            extra={"made_from": made_from, "bucket_counts": counts.tolist()},
+            extra={
+                "made_from": made_from,
+                "bucket_counts": counts.tolist(),
+                **({"longest_text": self.captions.tokens} if self.captions else {}),
+            },
         )
+
+    def to(self, device: torch.device) -> None:
+        """Let the encoders compute on a device."""
+        self.encoder.autoencoder.to(device)
+        if self.captions:
+            self.captions.encoder.to(device)
 
     def statistics(self, run: Path) -> dict[str, Any]:
         """Mean and standard deviation per channel: those the run was begun with, else measured now."""
@@ -167,7 +188,7 @@ class OnlineCache(Dataset):
 
 
 class OnlineLoader(PixelLoader):
-    """Yields pixels in the order, and with the draws, of a loader of the cache."""
+    """Yields pixels in the order, and with the draws, of a loader of the cache; text, if `text`, embedded."""
 
     def __init__(
         self,
@@ -179,6 +200,7 @@ class OnlineLoader(PixelLoader):
         *,
         patch: tuple[int, int, int],
         run: Path,
+        text: bool = True,
     ) -> None:
         online, budget = cache.config, cache.config.quarantine_budget
         same = {field.name: getattr(config, field.name) for field in fields(LoaderConfig)}
@@ -197,6 +219,7 @@ class OnlineLoader(PixelLoader):
             seed,
             micro_batch,
             quarantine=Quarantine(run / QUARANTINE, total=len(cache.raw), budget=budget),
+            texts=RowTexts(cache.raw, cache.captions) if text and cache.captions else None,
             table=BucketTable(
                 cache.buckets,
                 latent_stocks(cache, 0, patch),

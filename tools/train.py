@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from core import distributed
-from core.batch import Batch, Condition
 from core.compiled import compile_blocks, compiled_graphs, warm_up
 from core.config import to_dict
-from core.diffusion.objective import Model, Objective, ObjectiveConfig
+from core.diffusion.objective import ObjectiveConfig
 from core.distributed import World
-from core.draws import Draws
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
 from core.errors import UserError
-from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.outputs import claim
 from core.progress import say
 from core.recompute import checkpoint_blocks
-from core.sequence import data_world, make_sequence_group
+from core.sequence import make_sequence_group
 from core.settings import REQUIRED, setting
 from core.trainer import FINISHED, Trainer, TrainerConfig
-from core.validation import ValidationConfig, whole_steps
+from core.validation import ValidationConfig
 from data.index import Dataset
-from data.latents import Normaliser, sample_posterior
-from data.loader import LatentLoader
 from data.texts import text_shape
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
-from tools.latent_space import (
-    LatentsConfig,
-    choose_normaliser,
-    encoder_fingerprint,
-    find_autoencoder,
-    keep_latent_space,
-    latent_shapes,
-    text_encoder,
+from tools.latent_space import LatentsConfig, choose_normaliser, encoder_fingerprint, latent_shapes
+from tools.online import DataConfig, OnlineCache, OnlineObjective
+from tools.train_setup import (
+    LatentObjective,
+    Loader,
+    compile_example,
+    keep_space,
+    make_loader,
+    micro_batch_shapes,
+    open_cache,
+    validation_batches,
 )
-from tools.online import DataConfig, OnlineCache, OnlineLoader, OnlineObjective
 from tools.workload import flops, tokens
 
 
@@ -77,21 +72,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
-
-
-Loader = LatentLoader | OnlineLoader
-
-
-class LatentObjective:
-    """The denoiser's loss on a batch of the cache: draw latents, normalise them, then diffuse."""
-
-    def __init__(self, config: ObjectiveConfig, normaliser: Normaliser, *, frame_condition: bool) -> None:
-        self._normaliser, self._objective = normaliser, Objective(config, frame_condition=frame_condition)
-
-    def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """batch.x: moments (B, M, C, T, H, W)."""
-        latents = self._normaliser.apply(sample_posterior(batch.x, draws))
-        return self._objective.loss(model, latents, batch.condition, draws)
 
 
 def plan(config: Config) -> list[str]:
@@ -138,7 +118,7 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
 
     output = Path(config.output)
     if isinstance(dataset, OnlineCache):
-        dataset.encoder.autoencoder.to(world.device)
+        dataset.to(world.device)
         dataset.measure(distributed.on_first_rank(lambda: dataset.statistics(output)))
     distributed.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
     for line in loader.plan.report():
@@ -187,101 +167,3 @@ def fit_compiled(
     say(f"compiled {before} graphs for {len(shapes)} shapes of a micro-batch")
     trainer.fit()
     say(f"compiled {compiled_graphs() - before} graphs after the first step began")
-
-
-def open_cache(config: Config) -> tuple[Dataset, Path]:
-    """The cache and its autoencoder's folder; UserError unless cache, encoder and network fit each other."""
-    dataset = open_dataset(config)
-    for channels, *shape in latent_shapes(dataset):
-        if channels != config.model.input_channels:
-            raise UserError(
-                "model.input_channels", config.model.input_channels, f"{channels}, those of {config.source}"
-            )
-        config.model.grid((shape[0], shape[1], shape[2]))
-    classes = len(dataset.manifest.classes)
-    if classes > config.model.num_classes:
-        raise UserError(
-            "model.num_classes", config.model.num_classes, f"at least {classes}, those of {config.source}"
-        )
-    require_text(config, dataset)
-    if config.latents.normalise == "encoder":
-        choose_normaliser(dataset, config.latents)
-    if isinstance(dataset, OnlineCache):
-        return dataset, Path(config.autoencoder)
-    return dataset, find_autoencoder(dataset, config.autoencoder)
-
-
-def require_text(config: Config, dataset: Dataset) -> None:
-    """UserError unless the network takes no text, or text as wide as the cache holds it."""
-    found, width = text_encoder(dataset), config.model.text_width
-    if width and (found is None or width != found["width"]):
-        what = "since it holds no text" if found is None else f"or {found['width']}, the width of its text"
-        raise UserError("model.text_width", width, f"0 for {config.source}, {what}")
-
-
-def keep_space(config: Config, dataset: Dataset, autoencoder: Path) -> None:
-    """Put into the run folder what sampling needs beside the weights."""
-    run, text = Path(config.output), config.model.text_width > 0
-    keep_latent_space(run, dataset, autoencoder, config.objective, config.latents, text=text)
-
-
-def open_dataset(config: Config) -> Dataset:
-    """The cache, or the raw dataset as the cache it would be."""
-    if config.data.encode == "online":
-        if not config.autoencoder:
-            raise UserError("autoencoder", "''", "a folder, since data.encode=online")
-        return OnlineCache(config.source, Path(config.autoencoder), config.data.online)
-    dataset = Dataset(Path(config.source))
-    if dataset.manifest.kind != "latent":
-        expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
-        raise UserError("source", config.source, expected)
-    return dataset
-
-
-def make_loader(config: Config, dataset: Dataset, world: World) -> Loader:
-    """This rank's batches."""
-    micro_batch, patch = config.engine.micro_batch, config.model.patch
-    world = data_world(world, config.engine.sequence_parallel)
-    if isinstance(dataset, OnlineCache):
-        run = Path(config.output)
-        return OnlineLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, run=run)
-    text = config.model.text_width > 0
-    return LatentLoader(dataset, config.data, world, config.seed, micro_batch, patch=patch, text=text)
-
-
-def validation_batches(
-    config: Config, dataset: Dataset, loader: Loader, world: World
-) -> Callable[[], Iterable[Batch]]:
-    """This rank's part of the samples to validate on, the same at every call: those of the first steps."""
-    if config.validation_source:
-        if config.data.encode == "online":
-            raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
-        config = replace(config, source=config.validation_source)
-        held_out, _ = open_cache(config)
-        if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
-            raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")
-        loader = make_loader(config, held_out, world)
-    ranks = world.size // config.engine.sequence_parallel
-    return lambda: whole_steps(loader.load, config.validation.samples, ranks)
-
-
-def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]]:
-    """(b, C, T, H, W) of every micro-batch that a rank will ever take."""
-    plan, found = loader.plan, []
-    for shape, size, weight in zip(latent_shapes(dataset), plan.group_sizes, plan.weights, strict=True):
-        share = size // plan.ranks
-        most = plan.micro_batch or share
-        found += [(n, *shape) for n in (min(most, share), share % most) if n and weight]
-    return list(dict.fromkeys(found))
-
-
-def compile_example(
-    shape: tuple[int, ...], device: torch.device, text: tuple[int, int] | None
-) -> tuple[Tensor, Tensor, Condition]:
-    """What a DiT gets of a micro-batch (b, C, T, H, W). text: (L, D) of each sample."""
-    label = torch.zeros(shape[0], dtype=torch.int64, device=device)
-    condition = Condition(label=label)
-    if text is not None:
-        tokens = torch.zeros((shape[0], *text), dtype=torch.float16, device=device)
-        condition = Condition(label=label, text=tokens, text_length=label)
-    return torch.zeros(shape, device=device), label.float(), condition

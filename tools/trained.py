@@ -19,7 +19,7 @@ from data.latents import Moment, Normaliser
 from models.autoencoder import AnyAutoencoder, identify, open_autoencoder
 from models.dit import DiT, DiTConfig
 from models.weights import fingerprint
-from tools.latent_space import AUTOENCODER, LATENTS
+from tools.latent_space import ADDED_LATER, AUTOENCODER, LATENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class LatentSpace:
         if not path.is_file():
             raise UserError("source", run, f"the folder of a training run (with {LATENTS})")
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
             normaliser = Normaliser.from_dict(record)
             record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
             record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])

@@ -119,7 +119,7 @@ def test_a_damaged_sample_keeps_its_slot_with_weight_0(damaged, tmp_path, capsys
 
 def test_the_budget_stops_the_job(damaged):
     dataset, _ = damaged
-    with pytest.raises(WorkError, match="1 of 6 samples cannot be decoded: over quarantine_budget=0"):
+    with pytest.raises(WorkError, match="1 of 6 samples cannot be used: over quarantine_budget=0"):
         next(PixelLoader(dataset, replace(CONFIG, quarantine_budget=0.0), world(), 0)(0))
 
 

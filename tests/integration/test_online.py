@@ -22,7 +22,8 @@ from tests.integration.tiny_run import command as train_command
 from tests.tools.encode_runs import SHAPES, make_autoencoder, make_config
 from tools import encode
 from tools.online import OnlineCache, OnlineObjective
-from tools.train import Config, LatentObjective, make_loader, open_cache, plan
+from tools.train import Config, plan
+from tools.train_setup import LatentObjective, make_loader, open_cache
 
 BAD = 6
 FIELDS = (*MODEL, "model.input_channels=4", "model.patch=[1,1,1]", *OBJECTIVE, *STEP)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,9 @@ from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder
 from tools import encode, sample, shard, trained
 from tools.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
-from tools.train import Config, LatentObjective, make_loader, open_cache
+from tools.online import OnlineCache, OnlineObjective
+from tools.train import Config
+from tools.train_setup import LatentObjective, keep_space, make_loader, open_cache
 
 MODEL = {"input_channels": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 0, "text_width": 8}
 FIELDS = tuple(f"model.{name}={value}" for name, value in MODEL.items())
@@ -69,7 +73,10 @@ def config(made: Path, *fields: str) -> Config:
 def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latents: Any) -> Path:
     """A run folder as training leaves it, with random weights that are found without a checkpoint."""
     dataset, autoencoder = open_cache(config(made))
-    keep_latent_space(folder, dataset, autoencoder, ObjectiveConfig(), LatentsConfig(**latents), text=True)
+    text = str(made / "t5")
+    keep_latent_space(
+        folder, dataset, autoencoder, ObjectiveConfig(), LatentsConfig(**latents), text_folder=text
+    )
     write_text(folder / "config.yaml", "model: " + json.dumps(MODEL | {"patch": [1, 1, 1]}) + "\n")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -203,6 +210,80 @@ def test_the_loss_depends_on_the_text_of_each_sample(made: Path) -> None:
     assert text is not None
     other = replace(batch, condition=replace(batch.condition, text=text.flip(-1)))
     assert ((objective.loss(model, other, draws).loss - first).abs() > 1e-5).all()
+
+
+def test_captions_embedded_while_training_give_the_loss_of_those_in_the_cache(
+    made: Path, tmp_path: Path
+) -> None:
+    cached = config(made, "objective.label_dropout=0.5")
+    fields = {
+        "source": made / "raw",
+        "output": tmp_path / "run",
+        "autoencoder": made / "wan",
+        "data.encode": "online",
+        "data.online.buckets.shapes": "[[1,16,16],[5,16,16]]",
+        "data.online.text_encoder": made / "t5",
+    }
+    online = config(
+        made, "objective.label_dropout=0.5", *(f"{name}={value}" for name, value in fields.items())
+    )
+    with pytest.raises(UserError, match=r"since it holds no text \(data.online.text_encoder\)"):
+        open_cache(
+            replace(online, data=replace(online.data, online=replace(online.data.online, text_encoder="")))
+        )
+    dataset, (raw, autoencoder) = open_cache(cached)[0], open_cache(online)
+    assert isinstance(raw, OnlineCache)
+    raw.measure(dataset.manifest.extra["statistics"])
+    keep_space(online, raw, autoencoder)
+    kept = json.loads((tmp_path / "run" / "latents.json").read_text())
+    assert kept["text"] == dataset.manifest.extra["made_from"]["text"]
+    assert kept["text_folder"] == str(made / "t5")
+    world = World(0, 1, 0, torch.device("cpu"))
+    loaders = [make_loader(*pair, world) for pair in ((cached, dataset), (online, raw))]
+    torch.manual_seed(0)
+    model = DiT(cached.model)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    normaliser = choose_normaliser(dataset, cached.latents)
+    of_latents = LatentObjective(cached.objective, normaliser, frame_condition=False)
+    of_pixels = OnlineObjective(raw, of_latents)
+    for step in range(3):
+        for one, two in zip(*(loader.load(step) for loader in loaders), strict=True):
+            assert torch.equal(one.id, two.id)
+            assert one.condition.text_length is not None
+            assert two.condition.text_length is not None
+            assert torch.equal(one.condition.text_length, two.condition.text_length)
+            draws = Draws(0, step, one.id, one.position)
+            first, second = of_latents.loss(model, one, draws).loss, of_pixels.loss(model, two, draws).loss
+            torch.testing.assert_close(first, second, rtol=5e-3, atol=0)
+
+
+def test_a_cache_behind_a_url_trains_with_its_text(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "copies"))
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    for path in (made / "cache").iterdir():
+        memory.pipe(f"/bucket/cache/{path.name}", path.read_bytes())
+    wanted = config(made, "source=memory://bucket/cache", f"output={tmp_path / 'run'}")
+    dataset, autoencoder = open_cache(wanted)
+    assert autoencoder == made / "wan"
+    keep_space(wanted, dataset, autoencoder)
+    assert json.loads((tmp_path / "run" / "latents.json").read_text())["text_folder"] == str(made / "t5")
+    world = World(0, 1, 0, torch.device("cpu"))
+    here = config(made)
+    loaders = [make_loader(wanted, dataset, world), make_loader(here, open_cache(here)[0], world)]
+    for one, two in zip(*(loader.load(0) for loader in loaders), strict=True):
+        assert one.condition.text is not None
+        assert two.condition.text is not None
+        assert torch.equal(one.condition.text, two.condition.text)
+        assert torch.equal(one.x, two.x)
+    memory.rm("/bucket/cache/config.yaml")
+    shutil.rmtree(tmp_path / "copies")
+    with pytest.raises(UserError, match=r"autoencoder='': expected the folder of the autoencoder \w+, which"):
+        open_cache(wanted)
+    keep_space(wanted, *open_cache(replace(wanted, autoencoder=str(made / "wan"))))
 
 
 @pytest.mark.full

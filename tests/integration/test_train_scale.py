@@ -12,7 +12,8 @@ from core.distributed import World
 from core.errors import UserError
 from data.index import Dataset
 from tests.integration.tiny_run import MODEL, STEP, command, finish, make_autoencoder, make_latents, rows
-from tools.train import Config, make_loader, micro_batch_shapes, plan
+from tools.train import Config, plan
+from tools.train_setup import make_loader, micro_batch_shapes
 
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")
 

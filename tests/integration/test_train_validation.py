@@ -13,7 +13,8 @@ from core.errors import UserError
 from core.metrics import read_rows
 from models.flops import train_flops
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
-from tools.train import Config, make_loader, open_cache, run, validation_batches
+from tools.train import Config, run
+from tools.train_setup import make_loader, open_cache, validation_batches
 from tools.workload import flops, tokens
 
 

@@ -20,7 +20,9 @@ from data.latents import Normaliser, sample_posterior
 from models.autoencoder import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
 from tools.latent_space import keep_latent_space
-from tools.train import Config, LatentObjective, make_loader, open_cache, plan
+from tools.train import Config, plan
+from tools.train_setup import LatentObjective, make_loader, open_cache
+from tools.trained import LatentSpace
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,12 @@ def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path,
     with pytest.raises(UserError) as refused:
         open_cache(config(cache, f"autoencoder={tmp_path / 'other'}"))
     made_by = Dataset(cache).manifest.extra["made_from"]["encoder"]
-    assert f"encoder={made_by}" in str(refused.value)
-    assert f"encoder={other}" in str(refused.value)
+    assert str(refused.value) == (
+        f"autoencoder={tmp_path / 'other'}: expected the one that made {cache}, with encoder={made_by}; "
+        f"this one has encoder={other}"
+    )
     make_autoencoder(tmp_path / "wider", width=16)
-    with pytest.raises(UserError, match=r"made with encoder_config.width=8;.*for encoder_config.width=16"):
+    with pytest.raises(UserError, match=r"with encoder_config.width=8; this one has encoder_config.width=16"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'wider'}"))
 
 
@@ -61,6 +65,18 @@ def test_what_sampling_needs_is_kept_once_and_never_changes_under_a_run(cache: P
     assert json.loads((tmp_path / "latents.json").read_text()) == kept
 
 
+def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_path: Path) -> None:
+    dataset, autoencoder = open_cache(config(cache))
+    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    kept = json.loads((tmp_path / "latents.json").read_text())
+    older = {name: kept[name] for name in kept.keys() - {"text", "text_folder", "normalise"}}
+    (tmp_path / "latents.json").write_text(json.dumps(older))
+    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    assert json.loads((tmp_path / "latents.json").read_text()) == older
+    space = LatentSpace.read(tmp_path)
+    assert (space.text, space.text_folder) == (None, "")
+
+
 def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autoencoder=.*nowhere: expected the folder of the autoencoder"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'nowhere'}"))
@@ -70,6 +86,7 @@ def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -
     ("field", "message"),
     [
         ("model.input_channels=4", "model.input_channels=4: expected 3, those of"),
+        ("model.text_width=8", r"model.text_width=8: expected 0 for .*, since it holds no text"),
         ("model.num_classes=9", "model.num_classes=9: expected at least 10, those of"),
         ("model.patch=[1,3,3]", "patch=.*expected divisors of the input"),
     ],

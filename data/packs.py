@@ -238,7 +238,7 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
     if pack.text is not None:
         write_array(file, f"{key}.text_rows.npy", pack.text.ranges, TEXT_RANGE_DTYPE)
         start = write_array(file, f"{key}.text.npy", pack.text.tokens, LATENT_DTYPE)
-        text = TextPlace(start, *pack.text.tokens.shape, pack.text.ranges)
+        text = TextPlace(start, len(pack.text.tokens), pack.text.tokens.shape[1], pack.text.ranges)
     write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
     return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset, text)
 
@@ -276,7 +276,7 @@ def _text_place(path: Path, key: str, members: dict[str, Member], file: IO[bytes
     shape, offset = array_place(path, f"{key}.text.npy", members["text.npy"], file, LATENT_DTYPE)
     if ranges.shape != (count, 2) or len(shape) != 2:
         raise WorkError(f"{path}: the text of pack {key} does not fit its samples")
-    return TextPlace(offset, *shape, ranges)
+    return TextPlace(offset, shape[0], shape[1], ranges)
 
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape, tuple[Absent, ...]]:

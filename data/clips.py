@@ -77,7 +77,7 @@ def cut_video(
     packets: in the order of the file (of decoding).  changes: times at which a scene begins, ascending.
     unit_s: seconds of a unit of time.
     """
-    boundaries, starts = _boundaries(packets)
+    boundaries, starts = cut_points(packets)
     in_time = sorted(packets)
     times = [packet.time for packet in in_time]
     total = [0, *itertools.accumulate(packet.size for packet in in_time)]
@@ -115,7 +115,7 @@ def _first_from(times: list[int], least: float) -> int | None:
     return times[place] if place < len(times) else None
 
 
-def _boundaries(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
+def cut_points(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
     """Times at which a clip may stop, ascending, the last being END; and those at which one may start.
 
     A stop lies where all packets so far are shown before all that follow: pictures refer to earlier packets

@@ -20,6 +20,7 @@ from einops import rearrange
 from data.formats import DEFAULT_LIMITS, IMAGE_FORMATS, Media, read_media, suffix_of
 from data.formats import MediaError as MediaError
 from data.formats import MediaLimits as MediaLimits
+from data.scaling import covering_box, displayed_size
 from data.video import decode_video as decode_video
 from data.video import encode_mp4 as encode_mp4
 from data.video import opened_video
@@ -49,8 +50,9 @@ def probe(source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Media:
             width, height = image.size[::-1] if turned else image.size
         return Media(width, height, 1, 0.0)
     with opened_video(data, limits) as video:
-        for _, picture, _ in video.pictures():
-            return Media(picture.shape[1], picture.shape[0], video.frames, video.fps)
+        for _, frame in video.pictures():
+            height, width = displayed_size(frame)
+            return Media(width, height, video.frames, video.fps)
     raise MediaError("damaged video: no frame can be decoded")
 
 
@@ -62,14 +64,14 @@ def check(source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Media:
         return Media(width, height, 1, 0.0)
     with opened_video(data, limits) as video:
         decoded, sizes = 0, set()
-        for number, picture, damaged in video.pictures():
-            if damaged:
+        for number, frame in video.pictures():
+            if frame.is_corrupt:
                 raise MediaError(f"damaged video: frame {number} of {video.frames}")
             decoded += 1
-            sizes.add(picture.shape)
+            sizes.add(displayed_size(frame))
         if decoded != video.frames or len(sizes) != 1:
             raise MediaError(f"damaged video: {decoded} of {video.frames} frames, in {len(sizes)} sizes")
-        height, width, _ = sizes.pop()
+        height, width = sizes.pop()
         return Media(width, height, video.frames, video.fps)
 
 
@@ -137,11 +139,7 @@ def resize_crop(
 
     if pixels.ndim == 4:
         return np.stack([resize_crop(frame, height, width, position, flip) for frame in pixels])
-    old_height, old_width = pixels.shape[:2]
-    scale = min(old_height / height, old_width / width)
-    top = (old_height - height * scale) * position[0]
-    left = (old_width - width * scale) * position[1]
-    box = (left, top, min(left + width * scale, old_width), min(top + height * scale, old_height))
+    box = covering_box((pixels.shape[0], pixels.shape[1]), (height, width), position)
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
     return np.ascontiguousarray(resized[:, ::-1] if flip else resized)
 

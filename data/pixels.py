@@ -207,7 +207,7 @@ def read_pixels(
     except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
         raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
     if bucket.frames == 1:
-        pixels = decode_image(data, limits)[None]
+        pixels = resize_crop(decode_image(data, limits)[None], bucket.height, bucket.width)
     else:
         media = dataset.media[row : row + 1]
         rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
@@ -216,8 +216,9 @@ def read_pixels(
         if available_frames(media, clips)[0] < bucket.frames:
             raise MediaError(f"has {media['frames'][0]} frames, too few for {bucket.frames}")
         start = min(int(where * (surplus + 1)), surplus)
-        pixels = decode_video(data, limits, (start, bucket.frames, clips.stride), clips.fps or None)
-    return resize_crop(pixels, bucket.height, bucket.width, flip=flip)
+        frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
+        pixels = decode_video(data, limits, frames, clips.fps or None, size)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
 
 
 def media_member(members: Mapping[str, bytes]) -> bytes:

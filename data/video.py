@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from core.files import atomic_file
 from data.formats import DEFAULT_LIMITS, IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.scaling import Scaler, displayed_size
+from data.seeking import chosen_frames, listed_packets, read_table
 
 BT709 = 1  # colour matrix, primaries and transfer of ITU-T H.273, as HD players expect
 LIMITED_RANGE = 1
@@ -23,25 +27,35 @@ def decode_video(
     limits: MediaLimits = DEFAULT_LIMITS,
     frames: tuple[int, int | None, int] = (0, None, 1),
     fps: float | None = None,
+    size: tuple[int, int] | None = None,
     seek: bool = True,
 ) -> np.ndarray:
     """uint8 (T, H, W, 3): the chosen frames, turned as the file says.
 
     frames: (start, count, stride): frames start, start + stride, ... of the file; count None: all there are.
     fps: the rate in which stride counts (the nearest frames are taken); None is the file's own.
-    seek=False decodes from the first frame: the plain twin of seeking to the keyframe before `start`.
+    size: (H, W) to which the middle of each frame is brought; None is that of the first one chosen.
+    seek=False numbers and decodes from the first frame on: the plain twin of doing no more than is needed.
     MediaError if there is no video stream, or fewer frames than asked for.
     """
-    with opened_video(data, limits) as video:
+    with opened_video(data, limits, by_table=seek) as video:
         wanted = frame_numbers(video.frames, *frames, rate=video.fps / fps if fps else 1.0)
-        limits.check_bytes(3 * video.pixels * len(wanted), "decoded clip")
-        pictures: list[np.ndarray] = []
-        for number, picture, _ in video.pictures(wanted[0] if seek else 0):
-            while len(pictures) < len(wanted) and wanted[len(pictures)] == number:
-                pictures.append(picture)
-            if len(pictures) == len(wanted):
-                return np.stack(pictures)
-    raise MediaError(f"damaged video: frame {wanted[len(pictures)]} of {video.frames} cannot be decoded")
+        limits.check_bytes(3 * (size[0] * size[1] if size else video.pixels) * len(wanted), "decoded clip")
+        numbers = sorted(set(wanted))  # a rate above the file's takes frames twice
+        missing = {number: place for place, number in enumerate(numbers)}
+        clip = scaler = None
+        # What cannot be found by seeking is looked for from the first frame on.
+        for source in (chosen_frames(video, numbers), video.pictures()) if seek else (video.pictures(),):
+            for number, frame in source:
+                if (place := missing.pop(number, None)) is None:
+                    continue
+                if clip is None or scaler is None:
+                    scaler = Scaler(*(size or displayed_size(frame)))
+                    clip = np.empty((len(numbers), *scaler.size, 3), np.uint8)
+                scaler.write(frame, clip[place])
+                if not missing:
+                    return clip if len(numbers) == len(wanted) else clip[np.searchsorted(numbers, wanted)]
+    raise MediaError(f"damaged video: frame {min(missing)} of {video.frames} cannot be decoded")
 
 
 def frame_numbers(available: int, start: int, count: int | None, stride: int, rate: float = 1.0) -> list[int]:
@@ -60,10 +74,23 @@ def frame_numbers(available: int, start: int, count: int | None, stride: int, ra
     return numbers
 
 
-class Video:
-    """An open file: knows how many frames it has before any is decoded, yields decoded ones numbered."""
+class Seen(NamedTuple):
+    """What is known of a packet without decoding it: times of display and decoding, if the file says them."""
 
-    def __init__(self, container: Any, limits: MediaLimits) -> None:
+    time: int | None
+    decoded_at: int | None
+    key: bool
+    shown: bool
+
+
+class Video:
+    """An open file: knows how many frames it has before any is decoded, yields decoded ones numbered.
+
+    by_table: believe the header about how many frames there are, where it lists them, instead of reading all
+    packets.
+    """
+
+    def __init__(self, container: Any, size: int, limits: MediaLimits, by_table: bool = False) -> None:
         if not container.streams.video:
             raise MediaError("has no video stream")
         self.container, self.limits = container, limits
@@ -74,8 +101,10 @@ class Video:
         context.thread_count = 1  # samples, not frames, are decoded at the same time
         limits.check_picture(context.width, context.height)
         self.pixels = context.width * context.height
-        self.times = self._display_times()
-        self.frames = len(self.times)
+        if len(self.stream.index_entries) > limits.frames:
+            raise MediaError(f"has more than {limits.frames} frames, the limit")
+        self.table = read_table(self.stream, size) if by_table else None
+        self.frames = self.table.frames if self.table else sum(packet.shown for packet in self.packets)
         self.fps = float(self.stream.average_rate or 0)
         if self.frames == 0 or self.fps <= 0:
             raise MediaError(
@@ -84,44 +113,52 @@ class Video:
         if self.frames / self.fps > limits.seconds:
             raise MediaError(f"lasts {self.frames / self.fps:.1f} s, the limit is {limits.seconds} s")
 
-    def _display_times(self) -> list[int | None]:
-        """Display time of each frame, from the packets alone."""
-        times, packets = [], 0
-        for packet in self.container.demux(self.stream):
-            if packet.size:
-                packets += 1
-                if not packet.is_discard:
-                    times.append(packet.pts)
-                if packets > self.limits.frames:
-                    raise MediaError(f"has more than {self.limits.frames} frames, the limit")
-        if packets < self.stream.frames:
-            raise MediaError(f"truncated video: {packets} of {self.stream.frames} frames are there")
-        return times
+    @cached_property
+    def packets(self) -> list[Seen]:
+        """All packets of the file, in order of decoding."""
+        seen = []
+        for packet in self.packets_from(None):
+            seen.append(Seen(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+            if len(seen) > self.limits.frames:
+                raise MediaError(f"has more than {self.limits.frames} frames, the limit")
+        if len(seen) < (expected := listed_packets(self.stream)):
+            raise MediaError(f"truncated video: {len(seen)} of {expected} frames are there")
+        return seen
 
-    def pictures(self, start: int = 0) -> Iterator[tuple[int, np.ndarray, bool]]:
-        """(number, uint8 (H, W, 3), known to be damaged) in order of display, from number `start` on."""
-        from av.video.reformatter import VideoReformatter
+    @cached_property
+    def numbers(self) -> dict[int, int] | None:
+        """Number of the frame shown at a time; None if times are missing or double (damaged, or AVI)."""
+        times = [packet.time for packet in self.packets if packet.time is not None]
+        shown = sorted(packet.time for packet in self.packets if packet.shown and packet.time is not None)
+        if not len(self.packets) == len(times) == len(set(times)):
+            return None
+        return {time: number for number, time in enumerate(shown)}
 
-        to_rgb = VideoReformatter()  # one for all frames: each new one starts threads (measured: 8x the time)
-        times = sorted(time for time in self.times if time is not None)
-        if len(times) == self.frames == len(set(times)):
-            numbers = {time: number for number, time in enumerate(times)}
-            self.container.seek(times[start], stream=self.stream)
-        else:  # times are missing or double (damaged, or an old AVI): count from the first frame
-            numbers = None
+    def packets_from(self, time: int | None) -> Iterator[Any]:
+        """Packets from where the demuxer lands that is asked for a time of decoding; None: from the first."""
+        if time is None:
             self.container.seek(0)
-        for count, frame in enumerate(self.container.decode(self.stream)):
-            number = count if numbers is None else numbers.get(frame.pts, -1)
-            if number < start:
-                continue  # between the keyframe that was sought and `start`
-            self.limits.check_picture(frame.width, frame.height)
-            rgb = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-            picture = np.rot90(rgb, frame.rotation // 90)
-            yield number, np.ascontiguousarray(picture), frame.is_corrupt
+        else:
+            self.container.seek(time, stream=self.stream)
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def pictures(self) -> Iterator[tuple[int, Any]]:
+        """(number, decoded frame) of all frames, in order of display."""
+        numbers, count = self.numbers, 0
+        self.stream.codec_context.skip_frame = "DEFAULT"
+        for packet in itertools.chain(self.packets_from(None), [None]):  # None: the decoder's last frames
+            for frame in self.stream.codec_context.decode(packet):
+                self.check(frame)
+                yield count if numbers is None else numbers.get(frame.pts, -1), frame
+                count += 1
+
+    def check(self, frame: Any) -> None:
+        """MediaError if a frame is larger than the limits allow."""
+        self.limits.check_picture(frame.width, frame.height)
 
 
 @contextlib.contextmanager
-def opened_video(data: bytes, limits: MediaLimits) -> Iterator[Video]:
+def opened_video(data: bytes, limits: MediaLimits, by_table: bool = False) -> Iterator[Video]:
     """Open the bytes of a video file; whatever the decoder dislikes until it closes is a MediaError."""
     import av
 
@@ -131,7 +168,7 @@ def opened_video(data: bytes, limits: MediaLimits) -> Iterator[Video]:
         raise MediaError("is an image, not a video")
     try:
         with av.open(io.BytesIO(data), format=VIDEO_FORMATS[suffix], metadata_errors="replace") as container:
-            yield Video(container, limits)
+            yield Video(container, len(data), limits, by_table)
     except av.FFmpegError as error:
         raise MediaError(f"damaged video: {error.strerror}") from None
 

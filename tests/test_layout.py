@@ -29,7 +29,7 @@ OWNERS = {
     "submitit": r"launch/slurm\.py",
     "flash_attn": r"models/attention\.py",
     "flash_attn_interface": r"models/attention\.py",
-    "av": r"data/(media|video|remux)\.py|tools/bench/clips\.py",
+    "av": r"data/(scaling|video|remux)\.py|tools/bench/clips\.py",
     "PIL": r"data/media\.py|tools/pictures\.py",  # pictures are drawn, never decoded
     "pyarrow": r"data/tables\.py",
     "sklearn": r"tools/digits\.py",

@@ -21,6 +21,7 @@ from data.buckets import NO_BUCKET, assign, make_buckets
 from data.encode_job import Job, begin
 from data.index import Dataset
 from data.latents import compare
+from data.scaling import RESIZE
 from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine
 from data.shards import drop_receipts
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
@@ -186,7 +187,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
             "dtype": "float16",
             "preprocessing": {
                 "buckets": [str(bucket) for bucket in job.buckets],
-                "resize": "bicubic, antialiased, to cover; centre crop",
+                "resize": RESIZE,
                 "range": "pixels / 127.5 - 1",
                 "fps": config.buckets.fps,
                 "stride": config.buckets.stride,

@@ -102,13 +102,14 @@ def _read_kind(
             data = next(data for suffix, data in members.items() if f".{suffix}" in MEDIA_SUFFIXES)
             try:
                 if shape.frames > 1:
-                    pixels = decode_video(data, frames=(0, shape.frames, stride), fps=fps or None)
+                    size = (shape.height, shape.width)
+                    pixels = decode_video(data, frames=(0, shape.frames, stride), fps=fps or None, size=size)
                 else:
-                    pixels = decode_image(data)[None]
+                    pixels = resize_crop(decode_image(data)[None], shape.height, shape.width)
             except MediaError:
                 left_out += 1
             else:
-                yield resize_crop(pixels, shape.height, shape.width), int(dataset.index[row]["label"])
+                yield pixels, int(dataset.index[row]["label"])
             progress.advance()
     if left_out:
         say(f"{dataset.folder}: {left_out} of {len(rows)} left out (damaged, or under {shape.frames} frames)")

@@ -94,6 +94,7 @@ def test_what_the_cache_was_made_from_is_recorded(config, sources):
     assert made_from["encoder_config"]["width"] == 8
     assert made_from["source"] == {"fingerprint": raw.manifest.fingerprint, "samples": len(raw)}
     assert made_from["preprocessing"]["buckets"] == ["1x16x16", "5x16x16"]
+    assert set(made_from["preprocessing"]["resize"]) == {"images", "videos"}
     assert (made_from["store"], made_from["dtype"]) == ("moments", "float16")
     assert made_from["computation"] == {"device": "cpu", "precision": "fp32", "batch": 3, "threads": 1}
     assert str(config.output.parent) not in text

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from core.progress import say
-from data.media import decode_video, resize_crop
+from data.media import decode_video
 from tools.bench.clips import pyav_clip, pyav_decode_only, write_video
 from tools.bench.job import Config
 from tools.bench.rounds import Row, Way, measure
@@ -38,8 +38,8 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
     def ours() -> Iterator[Clip]:
         for path, start in wanted:
-            pixels = decode_video(contents[path], frames=(start, FRAMES, 1))
-            yield Clip(path, start, resize_crop(pixels, SIDE, SIDE))
+            pixels = decode_video(contents[path], frames=(start, FRAMES, 1), size=(SIDE, SIDE))
+            yield Clip(path, start, pixels)
 
     def naive() -> Iterator[Clip]:
         for path, start in wanted:
@@ -50,9 +50,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
             yield pyav_decode_only(path, start, FRAMES)
 
     plain = {
-        (path, start): resize_crop(
-            decode_video(contents[path], frames=(start, FRAMES, 1), seek=False), SIDE, SIDE
-        )
+        (path, start): decode_video(contents[path], frames=(start, FRAMES, 1), size=(SIDE, SIDE), seek=False)
         for path, start in wanted
     }
     ways = [
@@ -63,7 +61,8 @@ def rows(config: Config, folder: Path) -> list[Row]:
     protocol = (
         f"{len(wanted)} clips of {FRAMES} frames from {len(paths)} files of 854x480, a keyframe every 48 "
         "frames; all seek to the keyframe before the clip; PyAV: default threads, to_ndarray, torch's "
-        "antialiased bicubic resize; decode only: one thread, nothing converted; longtake: one thread"
+        "antialiased bicubic resize; decode only: one thread, nothing converted; longtake: one thread, as "
+        "training and encoding decode"
     )
     row = Row("random 16-frame clips, 480p to 256", "clips", protocol, measure(ways, config.rounds))
     row.require("PyAV", 1.8)

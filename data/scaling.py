@@ -1,0 +1,119 @@
+"""From decoded frames to pixels of one size: crop, resize and convert to RGB in one pass of swscale.
+
+Frames of videos are planes of luma and of chroma that has fewer samples. To make RGB of a whole frame first
+costs more than to decode it, and resizes twice: chroma to the frame, then everything to the size that is
+wanted. Here each plane goes to that size at once, and only then becomes RGB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# What is done to pictures and to frames: part of what a latent cache says it was made with.
+RESIZE = {
+    "images": "Pillow bicubic, antialiased, to cover; centre crop",
+    "videos": "swscale bicubic of the planes, antialiased, chroma where it was sampled, to cover; "
+    "centre crop with its edges on the chroma grid",
+}
+
+
+def covering_box(
+    source: tuple[int, int], target: tuple[int, int], position: tuple[float, float] = (0.5, 0.5)
+) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom): the largest part of `source` that has the shape of `target`.
+
+    source, target: (height, width).  position: where in the surplus, (vertical, horizontal) in [0, 1].
+    """
+    scale = min(source[0] / target[0], source[1] / target[1])
+    top = (source[0] - target[0] * scale) * position[0]
+    left = (source[1] - target[1] * scale) * position[1]
+    return left, top, min(left + target[1] * scale, source[1]), min(top + target[0] * scale, source[0])
+
+
+class Scaler:
+    """Writes frames as RGB of (height, width), as displayed; a part in the centre fills it.
+
+    Bicubic with a = -0.6, antialiased. The part begins and ends where chroma samples do, up to a pixel of the
+    frame from the exact centre, so that luma and chroma stay registered.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        self.size = height, width
+        self._reformatter = VideoReformatter()  # one for all: each new one sets its filters up anew
+        self._filter = (
+            Interpolation.BICUBIC
+            | Interpolation.FULL_CHR_H_INT  # else two neighbours share the colour of one
+            | Interpolation.FULL_CHR_H_INP
+            | Interpolation.ACCURATE_RND
+            | Interpolation.BITEXACT  # the same on every processor
+        )
+        self._crop: tuple[Any, Any] = (None, None)  # for which frames and part, the graph
+
+    def write(self, frame: Any, out: np.ndarray) -> None:
+        """Fill uint8 (H, W, 3) from a frame of any size and format."""
+        turns = frame.rotation // 90
+        height, width = self.size[::-1] if turns % 2 else self.size
+        small = self._reformatter.reformat(
+            self._cropped(frame, height, width),
+            width=width,
+            height=height,
+            format="gbrp",  # swscale makes packed RGB pixel by pixel, which takes more than twice as long
+            interpolation=self._filter,
+            threads=1,
+        )
+        for plane, channel in zip(small.planes, (1, 2, 0), strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            out[..., channel] = np.rot90(rows[:height, :width], turns)
+
+    def _cropped(self, frame: Any, height: int, width: int) -> Any:
+        """The part to be seen, without a copy: the planes of the frame, from further inside."""
+        box = grid_box(frame, height, width)
+        if box == (0, 0, frame.width, frame.height):
+            return frame
+        key = box, frame.width, frame.height, frame.format.name
+        if self._crop[0] != key:
+            self._crop = key, _crop_graph(frame, box)
+        graph = self._crop[1]
+        graph.vpush(frame)
+        return graph.vpull()
+
+
+def displayed_size(frame: Any) -> tuple[int, int]:
+    """(height, width) of a frame as it is shown, which its file may say is turned."""
+    size = frame.height, frame.width
+    return size[::-1] if frame.rotation // 90 % 2 else size
+
+
+def grid_box(frame: Any, height: int, width: int) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the part that covers height x width, on the grid of chroma samples."""
+    left, top, right, bottom = covering_box((frame.height, frame.width), (height, width))
+    left_edge, part_width = _on_grid(right - left, frame.width, 8 // frame.format.chroma_width(8))
+    top_edge, part_height = _on_grid(bottom - top, frame.height, 8 // frame.format.chroma_height(8))
+    return left_edge, top_edge, part_width, part_height
+
+
+def _on_grid(part: float, whole: int, step: int) -> tuple[int, int]:
+    """(first, length) of the middle `part` of `whole` pixels, in steps; where that is nearly all, all."""
+    if whole - part < step / 2:
+        return 0, whole
+    length = min(max(step, step * round(part / step)), whole // step * step)
+    return (whole - length) // 2 // step * step, length
+
+
+def _crop_graph(frame: Any, box: tuple[int, int, int, int]) -> Any:
+    from av.filter import Graph
+
+    left, top, width, height = box
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(
+        source, graph.add("crop", f"{width}:{height}:{left}:{top}"), graph.add("buffersink")
+    ).configure()
+    return graph

@@ -2,8 +2,8 @@
 
 `LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
 variable a failpoint is one truth test. Conditions may be left out. Actions: `kill` (SIGKILL), `stop`
-(SIGSTOP), `sleep=30` (seconds), `raise` (WorkError), `enospc` (a full disk), `nan` (the value that passes
-through is turned to NaN).
+(SIGSTOP), `sleep=30` (seconds), `raise` (WorkError), `enospc` (a full disk), `oom` (a GPU out of memory),
+`nan` (the value that passes through is turned to NaN).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from core.errors import UserError, WorkError
 
 VARIABLE = "LONGTAKE_FAULT"
-_ACTIONS = ("kill", "stop", "sleep", "raise", "enospc", "nan")
+_ACTIONS = ("kill", "stop", "sleep", "raise", "enospc", "oom", "nan")
 _FORM = re.compile(
     r"(?P<name>[\w.]+)(@(?P<conditions>(rank|step)=\d+(,(rank|step)=\d+)*))?"
     rf":(?P<action>{'|'.join(_ACTIONS)})(=(?P<seconds>[\d.]+))?"
@@ -111,6 +111,14 @@ def _act(fault: Fault, value: Any) -> Any:
             raise WorkError(f"failpoint {fault.name} raised as {VARIABLE} asks")
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fault.name)
+        case "oom":
+            raise _out_of_memory(fault.name)
         case "nan":
             return value * float("nan")
     return value
+
+
+def _out_of_memory(name: str) -> Exception:
+    import torch  # here, so that what arms nothing imports nothing
+
+    return torch.OutOfMemoryError(f"CUDA out of memory, as {VARIABLE} asks at {name}\nand more lines")

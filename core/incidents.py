@@ -56,7 +56,8 @@ class Incidents:
     def open(self, state: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> None:
         """Continue from a checkpoint's state; `rows`: the record on disk, the same on all ranks.
 
-        Steps passed over since that checkpoint stay so. Other rows beyond it will come again and are dropped.
+        Steps passed over since that checkpoint stay so, and rows that call a machine corrupt. Other rows
+        beyond it will come again and are dropped.
         """
         step = state["step"] if state else 0
         if state:
@@ -65,7 +66,11 @@ class Incidents:
             if row["kind"] == "rollback":
                 self._pass_over(row["first"], row["last"])
         if self._world.rank == 0 and self.path.exists():
-            kept = [r for r in rows if r["step"] <= step or r["step"] in self.passed_over]
+            kept = [
+                r
+                for r in rows
+                if r["step"] <= step or r["step"] in self.passed_over or r["kind"] == "corrupt"
+            ]
             if len(kept) < len(rows):
                 with atomic_file(self.path, "w") as file:
                     file.writelines(json.dumps(row) + "\n" for row in kept)
@@ -99,7 +104,8 @@ class Incidents:
         self.skipped += 1
         self.in_a_row += 1
         first = culprits[0]
-        where = f"first in {first['module']}" if first["module"] else "in the backward pass"
+        module, direction = first["module"], first["pass"]
+        where = f"first in the {direction} pass of {module}" if module else "but not when it was repeated"
         samples = f"samples {', '.join(str(sample['id']) for sample in first['samples'][:4])}"
         say(
             f"warning: step {step} was skipped on all ranks: its gradients are not finite "
@@ -121,6 +127,15 @@ class Incidents:
         """The error that ends the run."""
         return WorkError(
             f"{self.in_a_row} steps in a row had non-finite gradients, up to {step}{why}; see {self.path}"
+        )
+
+    def corrupt(self, step: int, found: list[dict[str, Any]]) -> WorkError:
+        """Note what `CorruptionCheck.find` found before step `step`; the error that ends the run."""
+        self._record({"kind": "corrupt", "step": step, "ranks": found})
+        first = found[0]
+        return WorkError(
+            f"rank {first['rank']}: {', '.join(first['what'])} {first['how']}, found before step {step}: do "
+            f"not trust its machine, nor checkpoints since the check before; see {self.path}"
         )
 
     def require_rollback(self, step: int) -> None:

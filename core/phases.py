@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PHASES = ("data", "forward", "backward", "update", "validate", "save", "other")
+PHASES = ("data", "forward", "backward", "update", "validate", "save", "check", "other")
 ALONE = ("data", "forward")  # in these a rank waits for no other (below ZeRO 3), so they show who is late
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from core.distributed import World
-from core.errors import WorkError
 from core.files import temporary_name
+from core.memory import OutOfMemory, naming_what_does_not_fit
 from core.progress import say
 from core.settings import setting
 
@@ -52,6 +52,9 @@ class Profiler:
             gc.disable()
         try:
             yield
+        except OutOfMemory:
+            self._keep_memory()
+            raise
         finally:
             self._end_trace(self.config.profile_from + self.config.profile_steps - 1)
             if self.config.collect_every:
@@ -67,11 +70,8 @@ class Profiler:
         if first == number and self._world.rank < self.config.profile_ranks:
             self._trace = torch.profiler.profile()
             self._trace.start()
-        try:
+        with naming_what_does_not_fit(f"step {number}", self._world.rank):
             yield
-        except torch.OutOfMemoryError as error:
-            self._keep_memory()
-            raise WorkError(f"out of memory in step {number}: {_first_line(error)}") from error
         if number == last:
             self._end_trace(number)
         if self.config.collect_every and number % self.config.collect_every == 0:
@@ -96,7 +96,3 @@ class Profiler:
             path = self.folder / f"memory-rank-{self._world.rank}.pickle"
             torch.cuda.memory._dump_snapshot(str(path))
             say(f"memory at the failure: {path}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

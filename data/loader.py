@@ -63,9 +63,17 @@ class LatentLoader:
 
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of one step."""
-        return [self._batch(step, share) for share in self.plan.shares(step)]
+        whole = self.plan.order_hash(step, self._ids)
+        return [self._batch(step, share, whole) for share in self.plan.shares(step)]
 
-    def _batch(self, step: int, share: Share) -> Batch:
+    def largest(self) -> list[Batch]:
+        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        return [self._batch(0, share) for share in self.plan.largest()]
+
+    def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
+        return self._indices[self.plan.stocks[stock].dataset]["id"][rows]
+
+    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
         number = self.plan.stocks[share.stock].dataset
         dataset, rows = self.datasets[number], share.rows
         entries = self._indices[number][rows]
@@ -83,6 +91,8 @@ class LatentLoader:
             position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
             condition=self._condition(number, rows, entries),
+            bucket=self.plan.stocks[share.stock].name,
+            order_hash=order_hash,
         )
 
     def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:

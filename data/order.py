@@ -157,6 +157,10 @@ class Order:
             offset += size
         return groups
 
+    def first(self, bucket: int) -> np.ndarray:
+        """(n_b,) int64 rows of the bucket's first group."""
+        return self._streams[bucket].take(0, self.group_sizes[bucket])[0]
+
     def _locate(self, number: int) -> tuple[int, int]:
         """The bucket of the run's group `number`, and how many groups of that bucket came before it."""
         period, slot = divmod(number, len(self.table))

@@ -119,14 +119,19 @@ class PixelLoader:
 
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of one step."""
-        return [self._batch(step, share) for share in self.plan.shares(step)]
+        whole = self.plan.order_hash(step, lambda _, rows: self.dataset.index["id"][rows])
+        return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+
+    def largest(self) -> list[Batch]:
+        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        return [self._batch(0, share) for share in self.plan.largest()]
 
     def report(self) -> list[str]:
         """The plan's lines, and how many samples no bucket takes."""
         extra = f"{self.without_bucket} samples fit no bucket and are left out"
         return self.plan.report() + ([extra] if self.without_bucket else [])
 
-    def _batch(self, step: int, share: Share) -> Batch:
+    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
         entries = np.asarray(self.dataset.index[share.rows])
         ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
         draws = Draws(self.seed, step, ids, positions)
@@ -151,6 +156,8 @@ class PixelLoader:
             position=positions,
             weight=torch.tensor([float(row not in refused) for row in share.rows.tolist()]),
             condition=condition,
+            bucket=self.plan.stocks[share.stock].name,
+            order_hash=order_hash,
         )
 
     def _condition(

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from core.agreement import order_hash
 from core.errors import UserError
 from core.settings import setting
 from data.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
@@ -104,6 +105,31 @@ class StepPlan:
                     Share(group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop))
                 )
         return shares
+
+    def order_hash(self, step: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
+        """`core.agreement.order_hash` of the whole step.
+
+        ids: of the number of a stock and rows (n,), the samples' ids (n,).
+        """
+        groups = self.order.step(step)
+        places = np.concatenate([group.offset + np.arange(len(group.rows)) for group in groups])
+        return order_hash(step, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
+
+    def largest(self) -> list[Share]:
+        """Micro-batches that take as much memory as any: of most tokens, and of most where a kept score of
+        every pair of tokens counts. None where all are of one shape."""
+        used = [number for number, weight in enumerate(self.weights) if weight > 0]
+        sizes = {n: self.group_sizes[n] // self.ranks for n in used}
+        sizes = {n: min(size, self.micro_batch or size) for n, size in sizes.items()}
+        tokens = {n: size * self.stocks[n].tokens for n, size in sizes.items()}
+        chosen = {
+            max(used, key=lambda n: tokens[n]),
+            max(used, key=lambda n: tokens[n] * self.stocks[n].tokens),
+        }
+        return [
+            Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
+            for n in sorted(chosen if len(used) > 1 else ())
+        ]
 
     def report(self) -> list[str]:
         """One line for each bucket: samples, share, group, micro-batch, predicted cost; then the totals."""

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-GRACE_S = 10.0  # between asking the other ranks to end and killing them
+GRACE_S = 5.0  # between asking the other ranks to end and killing them
 PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
-TOLD = "LONGTAKE_TOLD"  # where a rank leaves its last words, so that N ranks do not say the same N times
+TOLD = "LONGTAKE_TOLD"  # the file by which ranks know that one has said why the run ends
 
 
 def is_rank() -> bool:
@@ -42,7 +42,7 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str) -> in
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
     two runs race for one. SIGINT and SIGTERM are passed on; the output of the ranks goes where ours goes.
-    folder: where ranks leave their last words.  name: of the run, for the line that says why it ended.
+    folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
@@ -52,18 +52,21 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str) -> in
         for rank in range(processes):
             environment = _environment(rank, processes, store.port, folder)
             ranks.append(subprocess.Popen(command, env=environment, process_group=0))
-        failed, code = _wait(ranks)
-    if failed is not None:
-        _retell(folder / str(failed), name, failed, code)
+        code = _wait(ranks, name)
     return code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
 
 
 def tell(line: str) -> None:
-    """Print a last line on standard error; a rank of ours leaves it to the launcher, which tells one of N."""
-    if folder := os.environ.get(TOLD):
-        Path(folder, os.environ["RANK"]).write_text(line, encoding="utf-8")
-    else:
-        print(line, file=sys.stderr, flush=True)
+    """Print a last line on standard error; of ranks of ours only the first that has one.
+
+    A rank speaks while it lives, so before others can notice its death and complain of that.
+    """
+    if told := os.environ.get(TOLD):
+        try:
+            Path(told).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    print(line, file=sys.stderr, flush=True)
 
 
 def follow_parent() -> None:
@@ -94,7 +97,7 @@ def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         PARENT: str(os.getpid()),
-        TOLD: str(folder),
+        TOLD: str(folder / "told"),
     }
 
 
@@ -113,12 +116,12 @@ def _signals_passed_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]]) -> tuple[int | None, int]:
-    """Wait for all ranks; a first failure ends the others. Give that rank and its code, or None and 0."""
+def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
+    """Wait for all ranks; the first failure is told and ends the others. Give its code, or 0."""
     ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
         threading.Thread(target=_report_end, args=(number, rank, ended), daemon=True).start()
-    failed, first_code, deadline = None, 0, math.inf
+    first_code, deadline = 0, math.inf
     for _ in ranks:
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         try:
@@ -126,10 +129,13 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> tuple[int | None, int]:
         except queue.Empty:
             _signal_all(ranks, signal.SIGKILL)
             number, code = ended.get()
-        if code != 0 and failed is None:
-            failed, first_code, deadline = number, code, time.monotonic() + GRACE_S
+        if code != 0 and first_code == 0:
+            first_code, deadline = code, time.monotonic() + GRACE_S
+            if code < 0:  # it could say nothing itself
+                ended_by = signal.Signals(-code).name
+                print(f"longtake {name}: rank {number} was ended by {ended_by}", file=sys.stderr, flush=True)
             _signal_all(ranks, signal.SIGTERM)
-    return failed, first_code
+    return first_code
 
 
 def _report_end(
@@ -141,15 +147,3 @@ def _report_end(
 def _signal_all(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
     for rank in ranks:
         rank.send_signal(number)  # nothing happens to one that has ended
-
-
-def _retell(words: Path, name: str, rank: int, code: int) -> None:
-    """Say why the run ended: the rank's last words, or the signal; a traceback has been shown already."""
-    if words.exists():
-        print(words.read_text(encoding="utf-8"), file=sys.stderr, flush=True)
-    elif code < 0:
-        print(
-            f"longtake {name}: rank {rank} was ended by {signal.Signals(-code).name}",
-            file=sys.stderr,
-            flush=True,
-        )

@@ -22,7 +22,7 @@ from core.progress import say
 from core.recompute import checkpoint_blocks
 from core.sequence import make_sequence_group
 from core.settings import REQUIRED, setting
-from core.trainer import FINISHED, Trainer, TrainerConfig
+from core.trainer import FINISHED, Feed, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 from data.index import Dataset
 from data.texts import text_shape
@@ -133,10 +133,17 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     )
     if isinstance(dataset, OnlineCache):
         objective = OnlineObjective(dataset, objective)
+    feed = Feed(
+        batches=loader,
+        largest=loader.largest,
+        validation=validation_batches(config, dataset, loader, world),
+        tokens_of=lambda batch: tokens(config.model, dataset, batch),
+        flops_of=lambda batch: flops(config.model, dataset, batch),
+    )
     trainer = Trainer(
         engine,
         objective,
-        loader,
+        feed,
         config.trainer,
         folder=output,
         seed=config.seed,
@@ -145,9 +152,6 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
         fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
         run_config=to_dict(config),
         validation=config.validation,
-        validation_batches=validation_batches(config, dataset, loader, world),
-        tokens_of=lambda batch: tokens(config.model, dataset, batch),
-        flops_of=lambda batch: flops(config.model, dataset, batch),
     )
     if config.engine.compile:
         text = text_shape(dataset.manifest) if config.model.text_width else None

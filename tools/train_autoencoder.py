@@ -25,7 +25,7 @@ from core.optim import OptimizerConfig
 from core.outputs import claim
 from core.progress import say
 from core.settings import REQUIRED, setting
-from core.trainer import Trainer, TrainerConfig
+from core.trainer import Feed, Trainer, TrainerConfig
 from data.buckets import Bucket
 from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader
@@ -149,7 +149,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     Trainer(
         Engine(Autoencoder(config.model), config.engine, config.optimizer, world),
         ReconstructionObjective(config.objective, config.model),
-        loader,
+        Feed(batches=loader, largest=loader.largest),
         config.trainer,
         folder=Path(config.output),
         seed=config.seed,

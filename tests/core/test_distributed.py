@@ -10,11 +10,6 @@ from core.distributed import World
 from core.errors import UserError, WorkError
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
-
-
 def test_a_process_started_by_hand_is_a_world_of_one(world: World) -> None:
     assert (world.rank, world.size, world.local_rank, world.device.type) == (0, 1, 0, "cpu")
     assert distributed.is_first()

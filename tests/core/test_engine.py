@@ -18,11 +18,6 @@ from tests.core.toy_run import ToyModel, ToyObjective, toy_batches, toy_engine
 STAGES = [0, 1, 2, 3]
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
-
-
 def train(model: Any, engine: Any, world: World, steps: int, micro_batch: int, poison: int = -1) -> list[Any]:
     """Steps of the toy objective; `engine` needs backward and step; step `poison` has a NaN loss."""
     results = []

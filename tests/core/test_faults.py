@@ -19,19 +19,59 @@ from tests.core.toy_run import toy_trainer
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
 
 OTHER_STEP = """
+import torch
 from core import distributed
 from core.agreement import StepAgreement
+from core.batch import Batch
 from core.errors import WorkError
 world = distributed.start("cpu", 60)
+batch = Batch(*(torch.ones(2, dtype=d) for d in (torch.float32, torch.int64, torch.int64, torch.float32)))
 for step in (5, 4097):
-    agreement = StepAgreement(step, 2.0, world)
+    agreement = StepAgreement(step, [batch], world)
     assert float(agreement.total_weight()) == 4.0
     agreement.require()
-astray = StepAgreement(6 + world.rank, 2.0, world)
+astray = StepAgreement(6 + world.rank, [batch], world)
 try:
     astray.require()
 except WorkError as error:
     print(error)
+distributed.stop(world)
+"""
+
+# Runs of two ranks; what is wrong on rank 1 happens when it asks for the data of its fifth step.
+ASTRAY = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from core import distributed
+from core.errors import WorkError
+from tests.core.toy_run import toy_trainer
+
+def flip(tensor):
+    tensor.detach().view(-1).view(torch.uint8)[:1].bitwise_xor_(1)
+
+def run(name, act, **fields):
+    trainer = toy_trainer(Path(sys.argv[1]) / name, world, steps=8, **fields)
+    batches = trainer.feed.batches
+    def watched(first):
+        for number, parts in enumerate(batches(first), first):
+            if number == 4 and world.rank == 1:
+                if act(trainer) == "leave out":
+                    continue
+            yield parts
+    trainer.feed = replace(trainer.feed, batches=watched)
+    try:
+        trainer.fit()
+    except WorkError as error:
+        print(name, error)
+
+world = distributed.start("cpu", 60)
+run("left-out", lambda trainer: "leave out")
+for stage in (1, 3):
+    flip_master = lambda trainer: flip(trainer.engine.flats[0])
+    run(f"master-{stage}", flip_master, zero_stage=stage, check_every=1)
+run("frozen", lambda trainer: flip(trainer.engine.module.frozen.weight), zero_stage=2, check_every=3)
 distributed.stop(world)
 """
 
@@ -80,6 +120,19 @@ def test_a_bad_sample_on_one_rank_is_named(two_ranks: Path) -> None:
 def test_a_rank_in_another_step_is_found() -> None:
     for text in run_ranks(2, "-c", OTHER_STEP):
         assert "while others are in another one" in text
+
+
+@pytest.mark.multiprocess
+def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
+    """A sample's step left out; a bit of a master that exists once; a bit of a copy, at the next check."""
+    for text in run_ranks(2, "-c", ASTRAY, str(tmp_path)):
+        found = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+        assert "samples that all ranks hold in step 5 are not those" in found["left-out"]
+        for stage in (1, 3):
+            says = "rank 1: master 0 changed between two updates, found before step 5"
+            assert says in found[f"master-{stage}"]
+        assert "weight frozen.weight differs between the ranks, found before step 6" in found["frozen"]
+    assert [row["kind"] for row in read_rows(tmp_path / "frozen" / "incidents.jsonl")] == ["corrupt"]
 
 
 def stop_a_rank(folder: Path, stage: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from core import distributed, failpoints, spikes
+from core import failpoints, spikes
 from core.checkpoint import CheckpointStore, load_weights
 from core.distributed import World
 from core.errors import WorkError
@@ -20,17 +21,6 @@ from tests.core.test_trainer import assert_equal_runs, rows
 from tests.core.toy_run import toy_trainer
 
 BAD_STEPS = "step.loss@step=4:nan;step.loss@step=5:nan"  # the 5th and the 6th
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
-
-
-@pytest.fixture(autouse=True)
-def _disarm() -> Iterator[None]:
-    yield
-    failpoints.arm("")
 
 
 def incidents(folder: Path) -> list[dict[str, Any]]:
@@ -128,7 +118,7 @@ def test_a_spike_is_recorded_and_its_statistics_survive(
     monkeypatch.setattr(spikes, "WARM_UP", 4)
     options: dict[str, Any] = {"bad": -1, "spike_sigma": 4.0, "gradient_clipping": 0.0}
     trainer = toy_trainer(tmp_path, world, **options)
-    batches = trainer.batches
+    batches = trainer.feed.batches
 
     def loud(first: int) -> Iterator[Any]:
         for step, parts in enumerate(batches(first), first):
@@ -136,7 +126,7 @@ def test_a_spike_is_recorded_and_its_statistics_survive(
                 part.x.mul_(50.0 if step == 6 else 1.0)
             yield parts
 
-    trainer.batches = loud
+    trainer.feed = replace(trainer.feed, batches=loud)
     trainer.fit()
     spike = next(row for row in incidents(tmp_path) if row["step"] == 7)
     assert spike["kind"] == "spike"

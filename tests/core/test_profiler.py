@@ -63,7 +63,16 @@ def test_garbage_is_collected_at_chosen_steps_only(tmp_path: Path) -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_running_out_of_memory_is_one_line_that_names_the_step(tmp_path: Path) -> None:
-    profiler = Profiler(tmp_path, ProfileConfig(), WORLD)
-    with pytest.raises(WorkError, match=r"out of memory in step 5: CUDA out of memory$"), profiler.step(5):
+def test_running_out_of_memory_is_one_line_and_leaves_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: torch's recorder is replaced by one that writes down what it is asked for."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda **how: asked.append(how))
+    monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", lambda path: Path(path).write_text("snapshot"))
+    profiler = Profiler(tmp_path, ProfileConfig(profile_memory=True), World(3, 4, 3, torch.device("cuda")))
+    says = "out of memory on rank 3 in step 5: CUDA out of memory"
+    with pytest.raises(WorkError, match=f"^{says}$"), profiler.running(), profiler.step(5):
         raise torch.OutOfMemoryError("CUDA out of memory\nsee the documentation")
+    assert (tmp_path / "logs" / "memory-rank-3.pickle").read_text() == "snapshot"
+    assert asked == [{"max_entries": 100_000}, {"enabled": None}]

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core import distributed
 from core.distributed import World
 from tests.core import states_run
 from tests.core.ranks import run_ranks
@@ -21,11 +20,6 @@ PROGRAM = str(Path(__file__).with_name("states_run.py"))
 STAGES = (0, 1, 2, 3)
 RANKS = (1, 2, 4)
 SOME_PAIRS = [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
 
 
 def run(count: int, folder: Path, jobs: list[list[Any]]) -> None:

@@ -13,7 +13,7 @@ from core.metrics import read_rows
 from tests.core.ranks import finish, run_ranks, start_ranks
 
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
-TIMINGS = ("seconds", "samples_per_s", "data_wait", "tflops_per_s", "ranks")
+TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
 STAGES = (1, 2, 3)
 KILLS = {  # in the middle of a step, in the middle of a rank's file, between all files and the manifest
     1: "step.update@rank=1,step=4:kill",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from core import distributed, failpoints, saver
+from core import failpoints, saver
 from core.batch import Batch
 from core.checkpoint import CheckpointReader, CheckpointStore, HostMemory
 from core.distributed import World
@@ -22,24 +23,13 @@ from tests.core.toy_run import toy_trainer
 write_checkpoint = saver.write_checkpoint
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
-
-
-@pytest.fixture(autouse=True)
-def _disarm() -> Iterator[None]:
-    yield
-    failpoints.arm("")
-
-
 def checkpoints(folder: Path) -> dict[int, Path]:
     return {entry.step: entry.path for entry in CheckpointStore(folder / "checkpoints").complete()}
 
 
 def signal_at(trainer: Trainer, step: int, reached: threading.Event) -> None:
     """Set `reached` when the loop asks for the data of `step`."""
-    batches = trainer.batches
+    batches = trainer.feed.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:
         for number, parts in enumerate(batches(first), start=first):
@@ -47,7 +37,7 @@ def signal_at(trainer: Trainer, step: int, reached: threading.Event) -> None:
                 reached.set()
             yield parts
 
-    trainer.batches = watched
+    trainer.feed = replace(trainer.feed, batches=watched)
 
 
 def test_a_checkpoint_is_of_its_moment_though_training_goes_on(

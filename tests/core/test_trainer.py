@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from core import distributed, failpoints
+from core import failpoints
+from core.batch import Batch
 from core.checkpoint import CheckpointStore, load_weights
 from core.distributed import World
 from core.errors import UserError, WorkError
@@ -19,17 +21,6 @@ from core.metrics import read_rows
 from tests.core.toy_run import toy_trainer
 
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
-
-
-@pytest.fixture(autouse=True)
-def _disarm() -> Iterator[None]:
-    yield
-    failpoints.arm("")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -133,8 +124,12 @@ def test_other_data_is_refused_on_resume(world: World, tmp_path: Path) -> None:
 
 def test_data_that_ends_early_is_an_error(world: World, tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, world, steps=9)
-    endless = trainer.batches
-    trainer.batches = lambda first: (parts for _, parts in zip(range(2), endless(first), strict=False))
+    endless = trainer.feed.batches
+
+    def two(first: int) -> Iterator[list[Batch]]:
+        return (parts for _, parts in zip(range(2), endless(first), strict=False))
+
+    trainer.feed = replace(trainer.feed, batches=two)
     with pytest.raises(WorkError, match="the data ended before step 2 of 9"):
         trainer.fit()
 

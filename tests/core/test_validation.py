@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import distributed
 from core.batch import Batch
 from core.checkpoint import load_weights
 from core.distributed import World
@@ -23,11 +22,6 @@ from core.phases import Phases
 from core.validation import StratifiedDraws, Validation, ValidationConfig, whole_steps
 from tests.core.test_trainer import assert_equal_runs
 from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
 
 
 def make(

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core import distributed, failpoints
+from core.agreement import order_hash
 from core.batch import Batch
 from core.distributed import World
 from core.draws import Draws
@@ -24,7 +26,7 @@ from core.engine import Engine, EngineConfig
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
+from core.trainer import Feed, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
@@ -82,7 +84,9 @@ def _batch(step: int, position: Tensor, bad: int, poison: int = -1) -> Batch:
     weight = (position != bad).float()
     x[position == bad] = 100.0
     x[ids == poison] = 3e38
-    return Batch(x=x, id=ids, position=position, weight=weight)
+    everyone = np.arange(BATCH)
+    whole = order_hash(step, step * BATCH + everyone, everyone)
+    return Batch(x=x, id=ids, position=position, weight=weight, bucket="toys", order_hash=whole)
 
 
 def toy_engine(
@@ -101,24 +105,34 @@ def toy_engine(
 
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
-    """fields: of TrainerConfig, EngineConfig and EmaConfig, bad, and those of `toy_engine`."""
+    """fields: of TrainerConfig, EngineConfig and EmaConfig, bad, poison, and those of `toy_engine`.
+
+    largest: whether a micro-batch is tried before the first step.
+    """
     bad, poison = fields.pop("bad", -1), fields.pop("poison", -1)
     validation = ValidationConfig(every=fields.pop("validate_every", 0))
     ema = {name: fields.pop(name) for name in EmaConfig.__dataclass_fields__ if name in fields}
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
+    largest = fields.pop("largest", False)
     engine = toy_engine(world, **fields)
+    batches = toy_batches(world, engine.config.micro_batch, bad, poison)
+    feed = Feed(
+        batches=batches,
+        largest=lambda: next(batches(0))[:1] if largest else [],
+        validation=lambda: next(toy_batches(world, 2)(10**6)),
+        flops_of=lambda batch: 1e9 * len(batch),
+        tokens_of=lambda batch: 4 * len(batch),
+    )
     return Trainer(
         engine,
         ToyObjective(),
-        toy_batches(world, engine.config.micro_batch, bad, poison),
+        feed,
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,
         ema=EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema}),
         metrics=MetricsConfig(log_every=2),
         validation=validation,
-        validation_batches=lambda: next(toy_batches(world, 2)(10**6)),
-        flops_of=lambda batch: 1e9 * len(batch),
         fingerprints={"data": "toy"},
         run_config={"steps": trainer.get("steps", 8)},
     )

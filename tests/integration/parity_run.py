@@ -26,7 +26,7 @@ from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.recompute import checkpoint_blocks
 from core.sequence import data_world, make_sequence_group
-from core.trainer import Trainer, TrainerConfig
+from core.trainer import Feed, Trainer, TrainerConfig
 from models.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5
@@ -86,20 +86,23 @@ def train(
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     checkpoint_blocks(network.blocks, config)
+    feed = Feed(
+        batches=batches(data_world(world, config.sequence_parallel), config.micro_batch),
+        tokens_of=lambda batch: batch.x[:, 0].numel() // 4,
+    )
     trainer = Trainer(
         Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
         ParityObjective(),
-        batches(data_world(world, config.sequence_parallel), config.micro_batch),
+        feed,
         TrainerConfig(steps=steps, save_every=steps),
         folder=folder,
         seed=7,
         metrics=MetricsConfig(log_every=steps),
-        tokens_of=lambda batch: batch.x[:, 0].numel() // 4,
     )
     before = compiled = compiled_graphs()
     if backend:
         compile_blocks(network.blocks, backend)
-        first = next(trainer.batches(0))
+        first = next(feed.batches(0))
         compiled = warm_up(network, [(b.x, torch.ones(len(b)), b.condition) for b in first])
     trainer.fit()
     return compiled - before, compiled_graphs() - compiled

@@ -65,6 +65,42 @@ sys.exit(2)
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("death", ["kill", "error"])
+def test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], death: str
+) -> None:
+    """And what ended it is told before anything that the others say about it."""
+    script = """
+import os, pathlib, signal, sys, time, torch, torch.distributed as dist
+from launch.local import tell
+dist.init_process_group("gloo")
+rank, ended, death = dist.get_rank(), pathlib.Path(sys.argv[1], "ended"), sys.argv[2]
+dist.all_reduce(torch.ones(1))
+if rank == 1:
+    ended.write_text(str(time.monotonic()))
+    if death == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell("longtake job: the disk is on fire")
+    sys.exit(1)
+try:
+    dist.all_reduce(torch.ones(1))
+except RuntimeError:
+    tell("longtake job: rank 1 has gone")
+time.sleep(100)
+"""
+    code = start(tmp_path, script, str(tmp_path), death)
+    assert time.monotonic() - float((tmp_path / "ended").read_text()) < 10
+    said = capfd.readouterr().err
+    if death == "kill":
+        assert code == 128 + signal.SIGKILL
+        assert "longtake job: rank 1 was ended by SIGKILL\n" in said
+    else:
+        assert code == 1
+        assert said.startswith("longtake job: the disk is on fire\n")
+        assert "rank 1 has gone" not in said
+
+
+@pytest.mark.multiprocess
 def test_a_rank_that_does_not_end_when_asked_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,12 +22,12 @@ from core.draws import Draws
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
 from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
+from core.trainer import Feed, Trainer, TrainerConfig
 from data.latents import Normaliser
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train import LatentObjective
+from tools.train_setup import LatentObjective
 
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
@@ -131,16 +131,17 @@ def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer
     model = DiT(NETWORK)
     engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
     normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
+    feed = Feed(
+        batches=_batches, tokens_of=lambda batch: 64 * len(batch), flops_of=lambda batch: 1e9 * len(batch)
+    )
     trainer = TimedTrainer(
         engine,
         LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
-        _batches,
+        feed,
         TrainerConfig(steps=steps, save_every=10 * steps),
         folder=folder,
         seed=0,
         ema=EmaConfig(),
-        tokens_of=lambda batch: 64 * len(batch),
-        flops_of=lambda batch: 1e9 * len(batch),
     )
     trainer.steps_s, trainer.own_s = [], []
     watch = trainer.stopwatch = Stopwatch(world.device)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from core import distributed
 from core.checkpoint import (
     CheckpointReader,
     CheckpointStore,
@@ -26,11 +25,6 @@ from core.ema import Ema, EmaConfig
 from core.engine import Engine
 from core.errors import UserError, WorkError
 from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import distributed, failpoints
+from core import failpoints
 from core.checkpoint import CheckpointReader, CheckpointStore, DamagedCheckpoint, load_weights, reconstruct
 from core.distributed import World
 from core.errors import UserError, WorkError
@@ -25,11 +25,6 @@ MOVING = {
     "extra_decays": (),
 }
 SHORT = {"steps": 8, "save_every": 4, "power_widths": (0.05, 0.1), "snapshot_every": 2}
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return distributed.start("cpu", 60)
 
 
 @pytest.fixture(scope="module")

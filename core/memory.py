@@ -1,0 +1,33 @@
+"""When memory runs out: what was being computed, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from core.batch import Batch
+from core.errors import WorkError
+
+
+class OutOfMemory(WorkError):
+    """Memory ran out; the message says in what, and what torch says of it."""
+
+
+@contextlib.contextmanager
+def naming_what_does_not_fit(where: str, rank: int, batch: Batch | None = None) -> Iterator[None]:
+    """Turn torch's error into OutOfMemory with `where`, the rank, the micro-batch and its bucket."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise OutOfMemory(f"out of memory on rank {rank} in {where}{_describe(batch)}: {reason}") from error
+
+
+def _describe(batch: Batch | None) -> str:
+    if batch is None:
+        return ""
+    shape = "x".join(map(str, batch.x.shape[1:]))
+    advice = "a smaller engine.micro_batch, or engine.activation_checkpointing, takes less"
+    return f", {len(batch)} samples of {batch.bucket or 'shape'} {shape} ({advice})"

@@ -1,0 +1,95 @@
+"""One optimizer step on one rank: forward and backward of its micro-batches, then the update.
+
+Everything in it is a function of (state, step, samples): draws are keyed by the step, and torch's own
+generator, for randomness inside the network, is seeded from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from core.agreement import StepAgreement
+from core.batch import Batch
+from core.borrow import discarded
+from core.draws import Draws
+from core.engine import Engine, StepResult
+from core.failpoints import failpoint
+from core.losses import Losses, Objective
+from core.memory import naming_what_does_not_fit
+from core.metrics import StepSums
+from core.phases import Phases
+
+
+class Stepper:
+    """Computes steps; the run's counters are others'."""
+
+    def __init__(self, engine: Engine, objective: Objective, seed: int, phases: Phases) -> None:
+        self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
+
+    def update(
+        self, step: int, micro_batches: Sequence[Batch], lr: float, clipping: float, sums: StepSums
+    ) -> StepResult:
+        """Minimise the mean loss over the true samples of all ranks and micro-batches (collective).
+
+        A sample's weight is 1, or 0 where it could not be read. Ranks that share its tokens each count it, in
+        the sum and in the total alike. Without any sample the mean is 0/0: the gradients are not finite and
+        the step is skipped, on all ranks alike.
+        """
+        world = self.engine.world
+        self.seed_torch(step)
+        agreement = StepAgreement(step, micro_batches, world, self.engine.config.sequence_parallel)
+        for number, batch in enumerate(micro_batches, 1):
+            where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
+            with naming_what_does_not_fit(where, world.rank, batch):
+                batch = batch.to(world.device)
+                self.enter("forward")
+                losses = self.loss(step, batch)
+                kept = torch.where(batch.weight > 0, losses.loss, 0.0) * batch.weight
+                self.enter("backward")
+                self.engine.backward(failpoint("step.loss", kept.sum()) / agreement.total_weight())
+            sums.add(losses, batch.weight)
+        self.enter("update")
+        result = self.engine.step(lr, clipping)
+        agreement.require()
+        return result
+
+    def rehearse(self, step: int, batches: Sequence[Batch]) -> None:
+        """Forward and backward of each batch as in `step`, and nothing of it remains (collective).
+
+        For the largest ones before the first step, so that memory runs out in the first minute or never.
+        """
+        if not batches:
+            return
+        world, where = self.engine.world, "a micro-batch as large as any, tried before the first step"
+        with discarded(self.engine):
+            for batch in batches:
+                self.seed_torch(step)
+                self.phases.enter("other")
+                with naming_what_does_not_fit(where, world.rank, batch):
+                    self.engine.backward(self.loss(step, batch.to(world.device)).loss.mean())
+                    failpoint("rehearsal")
+
+    def loss(self, step: int, batch: Batch) -> Losses:
+        """The losses of a batch on the device, under its draws of `step`."""
+        return self.objective.loss(self.engine, batch, Draws(self.seed, step, batch.id, batch.position))
+
+    def seed_torch(self, step: int) -> None:
+        """For randomness inside the network (dropout): a function of the step and rank, not of the past.
+
+        The generators of this rank alone: `torch.manual_seed` goes through all devices, in half a
+        millisecond.
+        """
+        world = self.engine.world
+        digest = hashlib.blake2b(f"torch {self.seed} {step} {world.rank}".encode(), digest_size=8).digest()
+        number = int.from_bytes(digest, "little") >> 1
+        torch.default_generator.manual_seed(number)
+        if world.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase of the step."""
+        self.phases.enter(phase)
+        failpoint(f"step.{phase}")

@@ -89,10 +89,11 @@ def test_shapes_to_compile_are_those_of_all_steps(cache: Path) -> None:
 def test_a_killed_run_continues_on_ranks_that_share_tokens(
     cache: Path, one_rank: Path, tmp_path: Path
 ) -> None:
-    words = command(cache, tmp_path / "run", *FIELDS, "trainer.save_every=2", "engine.zero_stage=1")
+    saves = ("trainer.save_every=2", "trainer.save_async=false")  # a save under way would be killed too
+    words = command(cache, tmp_path / "run", *FIELDS, *saves, "engine.zero_stage=1")
     status, output = finish(words, LONGTAKE_FAULT="step.backward@rank=0,step=3:kill")
     assert status == -9, output  # one rank is the command itself
-    fields = ("trainer.save_every=2", "processes=2", "engine.sequence_parallel=2", "engine.zero_stage=3")
+    fields = (*saves, "processes=2", "engine.sequence_parallel=2", "engine.zero_stage=3")
     run, output = trained(cache, tmp_path / "run", *fields)
     assert "continuing after step 2" in output
     assert_same_steps(one_rank, run)

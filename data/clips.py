@@ -13,7 +13,7 @@ import bisect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from core.errors import UserError
 from core.settings import setting
@@ -51,10 +51,15 @@ class ClipConfig:
         low=0,
     )
     scenes: bool = setting(False, "cut where the scene changes, before length and stride apply")
+    cuts: Literal["difference", "pyscenedetect"] = setting(
+        "difference",
+        "how changes of scene are found: by the difference of small RGB pictures, or by PySceneDetect's "
+        "ContentDetector (hue, saturation, luma), which does not take flashes or moving cameras for cuts as "
+        "easily and needs `pip install longtake[scenes]`",
+    )
     scene_threshold: float = setting(
         27.0,
-        "a scene changes where neighbouring frames differ by so much: mean absolute difference of a small "
-        "RGB picture, 0 to 255",
+        "a scene changes where neighbouring frames differ by so much, on average, of 255",
         low=0,
         high=255,
     )
@@ -62,6 +67,8 @@ class ClipConfig:
     def __post_init__(self) -> None:
         if self.stride_s and not self.length_s:
             raise UserError("stride_s", self.stride_s, "0, or a length_s beside it")
+        if self.cuts != "difference" and not self.scenes:
+            raise UserError("cuts", self.cuts, "difference, or scenes=true beside it")
 
     @property
     def on(self) -> bool:

@@ -11,8 +11,7 @@ import numpy as np
 
 from core.settings import setting
 
-SIDE, KEPT = 32, 8  # pixels of the grey picture, and coefficients a side that are kept
-BITS = KEPT * KEPT  # of the hash of one picture
+BITS = 64  # of the hash of one picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,25 +23,23 @@ class DuplicateConfig:
         -1,
         "leave out files whose perceptual hash differs from another's in at most so many of its 64 bits "
         "(videos: on average over three frames); 4 finds resized and recompressed copies, 12 also slightly "
-        "cropped ones; -1 is off",
+        "cropped ones; -1 is off; needs `pip install longtake[duplicates]`",
         unit="bits",
         low=-1,
         high=16,
     )
 
 
-def perceptual_hash(grey: np.ndarray) -> int:
-    """64 bits of uint8 (32, 32): which low frequencies of the DCT-II are above their median.
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """The 64 bits of `imagehash.phash` of uint8 (H, W, 3), the first row's first bit being the highest.
 
-    The pHash of C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010),
-    section 3.2.1, as `imagehash.phash` computes it: the constant term counts, the first row's bit comes
-    first. Copies of a picture in other sizes and qualities differ in few bits, other pictures in about 32.
+    Which low frequencies of the DCT of a small grey picture are above their median. Copies of a picture in
+    other sizes and qualities differ in few bits, other pictures in about 32.
     """
-    rows, columns = np.arange(KEPT)[:, None], np.arange(SIDE)
-    basis = np.cos(np.pi * rows * (2 * columns + 1) / (2 * SIDE))
-    low = basis @ grey.astype(np.float64) @ basis.T
-    bits = (low > np.median(low)).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    import imagehash
+    from PIL import Image
+
+    return int(str(imagehash.phash(Image.fromarray(pixels))), 16)
 
 
 class NearIndex:

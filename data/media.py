@@ -144,14 +144,6 @@ def resize_crop(
     return np.ascontiguousarray(resized[:, ::-1] if flip else resized)
 
 
-def small_grey(pixels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (side, side): luma (ITU-R BT.601), the shape given up (Lanczos)."""
-    from PIL import Image
-
-    grey = Image.fromarray(pixels).convert("L")
-    return np.asarray(grey.resize((side, side), Image.Resampling.LANCZOS))
-
-
 def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 (H, W, 3) or (H, W) -> the bytes of a PNG file."""
     from PIL import Image

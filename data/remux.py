@@ -1,4 +1,4 @@
-"""Packets of videos through PyAV: list them, find changes of scene, copy a run of them into a new file."""
+"""Packets of videos through PyAV: list them, and copy a run of them into a new file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import io
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import numpy as np
-
 from data.clips import Clip, ClipConfig, Packet, cut_video
 from data.formats import VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.scenes import scene_changes
 from data.video import opened_video
 
-SMALL = 32  # pixels a side of the pictures that are compared
 _CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no times of display
 
 
@@ -34,7 +32,7 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
     MediaError if it cannot be cut.
     """
     with opened_video(data, limits) as video:
-        changes = _scene_changes(video, config.scene_threshold) if config.scenes else []
+        changes = scene_changes(video, config) if config.scenes else []
         packets = _packets(video)
         unit_s = float(video.stream.time_base)
         clips = cut_video(packets, changes, config, unit_s)
@@ -108,22 +106,3 @@ def _packets(video: Any) -> list[Packet]:
                 raise MediaError("cannot be cut: its packets have no times")
             packets.append(Packet(packet.pts, packet.size, packet.is_keyframe))
     return packets
-
-
-def _scene_changes(video: Any, threshold: float) -> list[int]:
-    """Times of the frames that differ from the one before by `threshold` or more, on average.
-
-    Cuts are found, slow fades are not.
-    """
-    from av.video.reformatter import VideoReformatter
-
-    small = VideoReformatter()
-    changes: list[int] = []
-    before: np.ndarray | None = None
-    video.container.seek(0)
-    for frame in video.container.decode(video.stream):
-        now = small.reformat(frame, width=SMALL, height=SMALL, format="rgb24").to_ndarray().astype(np.int16)
-        if before is not None and frame.pts is not None and np.abs(now - before).mean() >= threshold:
-            changes.append(frame.pts)
-        before = now
-    return changes

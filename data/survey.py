@@ -11,18 +11,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from core.errors import UserError
 from core.failpoints import failpoint
 from core.files import write_text
 from core.settings import setting
 from data.clips import Clip, ClipConfig
-from data.duplicates import SIDE, DuplicateConfig, near_duplicates, perceptual_hash
+from data.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.filters import FilterConfig
 from data.formats import Media, MediaError, MediaLimits
 from data.ingest import Item
-from data.media import decode_image, decode_video, probe, small_grey
+from data.media import decode_image, decode_video, probe
 from data.remux import clips_of
 
 CHUNK = 64  # files
@@ -41,6 +43,15 @@ class HygieneConfig:
     def on(self) -> bool:
         """Whether there is anything to look for."""
         return self != HygieneConfig()
+
+    def require_installed(self) -> None:
+        """UserError if an optional library that the settings ask for is missing."""
+        if self.duplicates.near >= 0 and find_spec("imagehash") is None:
+            raise UserError(
+                "duplicates.near", self.duplicates.near, "-1, or: pip install 'longtake[duplicates]'"
+            )
+        if self.clips.scenes and self.clips.cuts == "pyscenedetect" and find_spec("scenedetect") is None:
+            raise UserError("clips.cuts", self.clips.cuts, "difference, or: pip install 'longtake[scenes]'")
 
 
 class Facts(NamedTuple):
@@ -128,10 +139,10 @@ def _facts(item: Item, config: HygieneConfig, limits: MediaLimits) -> Facts:
 
 def _hashes(data: bytes, media: Media, limits: MediaLimits) -> tuple[int, ...]:
     if media.fps == 0:
-        return (perceptual_hash(small_grey(decode_image(data, limits), SIDE)),)
+        return (perceptual_hash(decode_image(data, limits)),)
     numbers = [int(media.frames * part) for part in LOOKED_AT]
     pictures = [decode_video(data, limits, frames=(number, 1, 1))[0] for number in numbers]
-    return tuple(perceptual_hash(small_grey(picture, SIDE)) for picture in pictures)
+    return tuple(perceptual_hash(picture) for picture in pictures)
 
 
 def choose(

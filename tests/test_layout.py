@@ -29,8 +29,10 @@ OWNERS = {
     "submitit": r"launch/slurm\.py",
     "flash_attn": r"models/attention\.py",
     "flash_attn_interface": r"models/attention\.py",
-    "av": r"data/(scaling|video|remux)\.py|tools/bench/clips\.py",
-    "PIL": r"data/media\.py|tools/pictures\.py",  # pictures are drawn, never decoded
+    "av": r"data/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
+    "PIL": r"data/(media|duplicates)\.py|tools/pictures\.py",  # decoded in the first only
+    "imagehash": r"data/duplicates\.py",
+    "scenedetect": r"data/scenes\.py",
     "pyarrow": r"data/tables\.py",
     "sklearn": r"tools/digits\.py",
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",

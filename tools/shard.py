@@ -24,6 +24,7 @@ from tools.pool import each
 if TYPE_CHECKING:
     from data.ingest import Item, Listing
     from data.shards import ShardTask
+    from data.survey import HygieneConfig
 
 MANIFEST = "dataset.json"
 
@@ -124,6 +125,7 @@ def _listing(config: Config) -> Listing:
     """What the source holds; UserError if it is of no use."""
     from data.ingest import list_source
 
+    _hygiene(config)
     source, output = Path(config.source), Path(config.output)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError("output", output, f"a folder outside of the source {source}")
@@ -134,14 +136,23 @@ def _listing(config: Config) -> Listing:
     return listing
 
 
+def _hygiene(config: Config) -> HygieneConfig:
+    """How samples are chosen; UserError if a library for it is missing."""
+    from data.survey import HygieneConfig
+
+    hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)
+    hygiene.require_installed()
+    return hygiene
+
+
 def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
     if not config.chooses:
         return items
     from data.shards import RECEIPTS
-    from data.survey import HygieneConfig, choose, chunks, found, lines_of, look
+    from data.survey import choose, chunks, found, lines_of, look
 
-    hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)
+    hygiene = _hygiene(config)
     output = Path(config.output)
     parts = chunks(output / RECEIPTS, items, hygiene, config.limits)
     unseen = [chunk for chunk in parts if not chunk.note.exists()]

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import av
 import numpy as np
@@ -184,6 +187,54 @@ def test_scenes_are_found_and_not_mixed() -> None:
         assert about.frames <= 12
         between = np.abs(np.diff(pictures, axis=0)).mean((1, 2, 3))
         assert between.max(initial=0) < 20  # one scene only
+
+
+def test_pyscenedetect_finds_the_same_cuts() -> None:
+    pytest.importorskip("scenedetect", reason="optional: pip install longtake[scenes]")
+    frames = scenes().repeat(3, 0)  # it wants scenes of 15 frames and more
+    data = encoded(frames, keys=(36, 63), **{"forced-idr": "1"})
+    config = ClipConfig(scenes=True, cuts="pyscenedetect")
+    parts = copied(data, config)
+    assert [about.frames for about, _ in parts] == [36, 27, 33]
+    assert parts == copied(data, replace(config, cuts="difference"))
+    flash = frames.copy()
+    flash[10:12] = 255
+    data = encoded(flash, keys=(10, 12, 36, 63), **{"forced-idr": "1"})
+    assert [about.frames for about, _ in copied(data, config)] == [36, 27, 33]
+    assert len(copied(data, replace(config, cuts="difference"))) == 5
+
+
+def test_scene_finders_are_given_every_frame_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is stood in for: what it is asked, and that its answers become times."""
+    seen = []
+
+    class Finder:
+        def __init__(self, threshold: float) -> None:
+            assert threshold == 12
+
+        def process_frame(self, time: SimpleNamespace, picture: np.ndarray) -> list[SimpleNamespace]:
+            seen.append((time.frame_num, picture.shape, picture.dtype))
+            return [SimpleNamespace(frame_num=12)] if time.frame_num == 15 else []
+
+        def post_process(self, time: SimpleNamespace) -> list[SimpleNamespace]:
+            assert time.frame_num == 31
+            return [SimpleNamespace(frame_num=21)]
+
+    library = ModuleType("scenedetect")
+    library.FrameTimecode = lambda number, fps: SimpleNamespace(frame_num=number, fps=fps)
+    detectors = ModuleType("scenedetect.detectors")
+    detectors.ContentDetector = Finder
+    monkeypatch.setitem(sys.modules, "scenedetect", library)
+    monkeypatch.setitem(sys.modules, "scenedetect.detectors", detectors)
+    data = encoded(scenes(), keys=(12, 21), **{"forced-idr": "1"})
+    clips = copied(data, ClipConfig(scenes=True, cuts="pyscenedetect", scene_threshold=12))
+    assert [about.frames for about, _ in clips] == [12, 9, 11]
+    assert seen == [(number, (32, 48, 3), np.uint8) for number in range(32)]
+
+
+def test_a_way_to_find_scenes_needs_scenes() -> None:
+    with pytest.raises(UserError, match="cuts=pyscenedetect"):
+        ClipConfig(cuts="pyscenedetect")
 
 
 def test_one_scene_stays_whole() -> None:

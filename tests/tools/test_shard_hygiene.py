@@ -141,6 +141,30 @@ def test_near_duplicates_leave_the_largest(source: Path, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"duplicates": DuplicateConfig(near=4)}, r"duplicates\.near=4: .*longtake\[duplicates\]"),
+        (
+            {"clips": ClipConfig(scenes=True, cuts="pyscenedetect")},
+            r"clips\.cuts=pyscenedetect: .*longtake\[scenes\]",
+        ),
+    ],
+)
+def test_a_library_that_is_missing_is_told_before_work_starts(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, object],
+    message: str,
+) -> None:
+    monkeypatch.setattr("data.survey.find_spec", lambda name: None)
+    for function in (plan, run):
+        with pytest.raises(UserError, match=message):
+            function(config_of(source, tmp_path / "out", **fields))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_the_filters_leave_out_is_no_original(source: Path, tmp_path: Path) -> None:
     """The larger copy is too large, so the smaller one stays."""
     fields = {"filters": FilterConfig(max_side=100), "duplicates": DuplicateConfig(near=6)}

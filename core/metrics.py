@@ -148,6 +148,10 @@ class Metrics:
             append_rows(self.folder / NAME, rows)
             self._show(rows)
 
+    def note(self) -> str:
+        """The last loss for the status line, "" while there is none."""
+        return "" if math.isnan(self.last_loss) else f"loss {self.last_loss:.4f}"
+
     def sync(self) -> None:
         """Flush, and wait until the disk has the rows: before a checkpoint counts their steps as done."""
         self.flush()

@@ -21,13 +21,22 @@ from core.losses import Losses, Objective
 from core.memory import naming_what_does_not_fit
 from core.metrics import StepSums
 from core.phases import Phases
+from core.shape_times import ShapeTimes
 
 
 class Stepper:
-    """Computes steps; the run's counters are others'."""
+    """Computes steps; the run's counters are others'. shape_times: is told of every micro-batch."""
 
-    def __init__(self, engine: Engine, objective: Objective, seed: int, phases: Phases) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        seed: int,
+        phases: Phases,
+        shape_times: ShapeTimes | None = None,
+    ) -> None:
         self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
+        self._shape_times = shape_times
 
     def update(
         self, step: int, micro_batches: Sequence[Batch], lr: float, clipping: float, sums: StepSums
@@ -42,6 +51,8 @@ class Stepper:
         self.seed_torch(step)
         agreement = StepAgreement(step, micro_batches, world, self.engine.config.sequence_parallel)
         for number, batch in enumerate(micro_batches, 1):
+            if self._shape_times:
+                self._shape_times.begin(batch)
             where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
             with naming_what_does_not_fit(where, world.rank, batch):
                 batch = batch.to(world.device)
@@ -51,6 +62,8 @@ class Stepper:
                 self.enter("backward")
                 self.engine.backward(failpoint("step.loss", kept.sum()) / agreement.total_weight())
             sums.add(losses, batch.weight)
+        if self._shape_times:
+            self._shape_times.end()
         self.enter("update")
         result = self.engine.step(lr, clipping)
         agreement.require()

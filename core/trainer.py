@@ -33,6 +33,7 @@ from core.profiler import LOGS, ProfileConfig, Profiler
 from core.progress import Progress, say
 from core.saver import SaveConfig, Saver
 from core.settings import setting
+from core.shape_times import ShapeTimes
 from core.step import Stepper
 from core.validation import Validation, ValidationConfig
 from core.watchdog import Watchdog
@@ -57,7 +58,7 @@ class Feed:
     batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
     that will come, tried before the first step; [] where all are alike.  validation: samples to validate
     on, the same at every call.  tokens_of, flops_of: tokens of a micro-batch, and operations of its forward
-    and backward pass, for tokens/s and TFLOP/s.
+    and backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
     """
 
     batches: Callable[[int], Iterator[list[Batch]]]
@@ -65,6 +66,7 @@ class Feed:
     validation: Callable[[], Iterable[Batch]] | None = None
     tokens_of: Callable[[Batch], int] | None = None
     flops_of: Callable[[Batch], float] | None = None
+    shape_times: ShapeTimes | None = None
 
 
 class Trainer:
@@ -96,7 +98,7 @@ class Trainer:
             folder, engine, self.ema, config, identity=identity, record={"config": dict(run_config or {})}
         )
         self.phases, self.profiler = Phases(), Profiler(folder, config, world)
-        self.stepper = Stepper(engine, objective, seed, self.phases)
+        self.stepper = Stepper(engine, objective, seed, self.phases, feed.shape_times)
         self.corruption = CorruptionCheck(self.stepper, self.ema, config)
         self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
         self.metrics = Metrics(
@@ -151,7 +153,9 @@ class Trainer:
                     self._roll_back()
                 else:
                     self._after_step()
-                progress.advance(self.step - progress.count, note=f"loss {self.metrics.last_loss:.4f}")
+                progress.advance(self.step - progress.count, note=self.metrics.note())
+        if self.feed.shape_times:
+            self.feed.shape_times.finish()
 
     def _after_step(self) -> None:
         """Validate and save where it is time to."""

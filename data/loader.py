@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class LatentLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of latent moments.
 
-    dataset: a latent cache, or several of one encoder, mixed by `config.mix`.
+    dataset: a latent cache, or several of one encoder.  mix: share of the groups of each; () follows their
+    numbers of samples.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
@@ -42,6 +43,7 @@ class LatentLoader:
         *,
         patch: tuple[int, int, int] = (1, 2, 2),
         text: bool = True,
+        mix: Sequence[float] = (),
     ) -> None:
         self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
         require_one_encoder(self.datasets)
@@ -54,7 +56,13 @@ class LatentLoader:
         ]
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
         self.plan = StepPlan(
-            stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
+            stocks,
+            config,
+            rank=world.rank,
+            ranks=world.size,
+            seed=seed,
+            micro_batch=micro_batch,
+            mix=mix,
         )
 
     def __call__(self, first_step: int) -> Iterator[list[Batch]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from core.agreement import order_hash
 from core.errors import UserError
+from core.progress import counted
 from core.settings import setting
 from data.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
 from data.order import BucketRows, Order
@@ -28,16 +29,8 @@ class LoaderConfig(GroupConfig):
     video_share: float | None = setting(
         None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
     )
-    mix: tuple[float, ...] = setting(
-        (), "share of the groups of each dataset, where there are several; [] follows their samples", low=0
-    )
     shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
     prefetch: int = setting(2, "steps read ahead", unit="steps", low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mix and self.video_share is not None:
-            raise UserError("video_share", self.video_share, "null where mix is given")
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,7 @@ class StepPlan:
     """Cuts every step's groups for one rank of several; every rank gets the same shapes and numbers.
 
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
+    mix: share of the groups of each dataset, where there are several; () follows their samples.
     UserError where the number of ranks does not divide a group.
     """
 
@@ -76,6 +70,7 @@ class StepPlan:
         ranks: int,
         seed: int,
         micro_batch: int = 0,
+        mix: Sequence[float] = (),
     ) -> None:
         if not any(len(stock.rows) for stock in stocks):
             raise UserError("the dataset holds no sample that fits a bucket")
@@ -83,7 +78,7 @@ class StepPlan:
         self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
         self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
         check_ranks([stock.name for stock in stocks], self.group_sizes, ranks, config)
-        self.weights = group_shares(self.stocks, self.group_sizes, config)
+        self.weights = group_shares(self.stocks, self.group_sizes, config.video_share, mix)
         self.order = Order(
             [stock.rows for stock in stocks],
             self.group_sizes,
@@ -133,49 +128,79 @@ class StepPlan:
 
     def report(self) -> list[str]:
         """One line for each bucket: samples, share, group, micro-batch, predicted cost; then the totals."""
-        total = sum(len(stock.rows) for stock in self.stocks)
-        costs = [
-            sample_cost(stock.tokens, self.config) * size
-            for stock, size in zip(self.stocks, self.group_sizes, strict=True)
-        ]
+        total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
         lines = []
         for stock, size, weight, cost in zip(self.stocks, self.group_sizes, self.weights, costs, strict=True):
             share = size // self.ranks
             lines.append(
-                f"{stock.name}: {len(stock.rows)} samples ({len(stock.rows) / total:.1%}), {weight:.1%} of "
-                f"groups, groups of {size} = {self.ranks} ranks x {share}, at most "
-                f"{min(share, self.micro_batch or share)} at once, "
+                f"{stock.name}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
+                f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x {share}, "
+                f"at most {min(share, self.micro_batch or share)} at once, "
                 f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
             )
         return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
 
+    def report_times(self, seconds: Sequence[float | None]) -> list[str]:
+        """One line for each bucket: time of a group, from `seconds` measured of a sample; then their spread.
 
-def group_shares(stocks: Sequence[Stock], sizes: Sequence[int], config: LoaderConfig) -> list[float]:
+        seconds: None for a bucket that was not measured.
+        """
+        found = [number for number, value in enumerate(seconds) if value is not None]
+        if not found:
+            return []
+        times = [(seconds[n] or 0.0) * self.group_sizes[n] / self.ranks for n in found]
+        costs, weights = [self._costs()[n] for n in found], [self.weights[n] for n in found]
+        mean, mean_cost = (float(np.average(values, weights=weights)) for values in (times, costs))
+        lines = [
+            f"{self.stocks[n].name}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
+            f"(predicted {cost / mean_cost:.2f})"
+            for n, took, cost in zip(found, times, costs, strict=True)
+        ]
+        if len(found) > 1:
+            spread, foreseen = (max(times) - min(times)) / mean, (max(costs) - min(costs)) / mean_cost
+            seen = (
+                "" if len(found) == len(self.stocks) else f", over {len(found)} of {len(self.stocks)} buckets"
+            )
+            lines.append(
+                f"measured spread of group times {spread:.0%} (predicted {foreseen:.0%}{seen}): longest less "
+                "shortest, over the mean; forward and backward"
+            )
+        return lines
+
+    def _costs(self) -> list[float]:
+        """Predicted cost of a group of every bucket."""
+        pairs = zip(self.stocks, self.group_sizes, strict=True)
+        return [sample_cost(stock.tokens, self.config) * size for stock, size in pairs]
+
+
+def group_shares(
+    stocks: Sequence[Stock], sizes: Sequence[int], video_share: float | None, mix: Sequence[float] = ()
+) -> list[float]:
     """The share of the groups that each stock gets, summing to 1.
 
     By default every sample is seen equally often; `mix` sets the shares of datasets, `video_share` that of
     videos against images, and inside of these samples are again seen equally often.
     """
+    if mix and video_share is not None:
+        raise UserError("video_share", video_share, "null where datasets are mixed by shares")
     weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
-    if config.video_share is not None:
-        wanted: Sequence[float] = (1 - config.video_share, config.video_share)
-        weights = _scaled(weights, [int(stock.is_video) for stock in stocks], wanted, "video_share", config)
-    elif config.mix:
-        weights = _scaled(weights, [stock.dataset for stock in stocks], config.mix, "mix", config)
+    if video_share is not None:
+        is_video = [int(stock.is_video) for stock in stocks]
+        weights = _scaled(weights, is_video, (1 - video_share, video_share), "video_share", video_share)
+    elif mix:
+        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "mix", mix)
     return (weights / weights.sum()).tolist()
 
 
 def _scaled(
-    weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, config: LoaderConfig
+    weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, given: object
 ) -> np.ndarray:
-    """Scale the weights so that those with part[i] == p sum to wanted[p]."""
+    """Scale the weights so that those with part[i] == p sum to wanted[p]; else `given` is refused."""
     sums = np.bincount(part, weights, minlength=len(wanted))
     if len(sums) != len(wanted) or (sums[np.flatnonzero(wanted)] == 0).any() or not any(wanted):
         there = ", ".join(f"{100 * share:.1f} %" for share in sums / sums.sum())
-        raise UserError(
-            field, getattr(config, field), f"shares of what is there (by numbers of samples: {there})"
-        )
+        raise UserError(field, given, f"shares of what is there (by numbers of samples: {there})")
     factors = np.divide(wanted, sums, out=np.zeros(len(sums)), where=sums > 0)
     return weights * factors[part]
 

@@ -36,6 +36,7 @@ from tools.train_setup import (
     compile_example,
     keep_space,
     make_loader,
+    measure_groups,
     micro_batch_shapes,
     open_cache,
     validation_batches,
@@ -109,6 +110,8 @@ def run(config: Config) -> None:
         say(f"{output} is finished; overwrite=true begins anew")
     else:
         train(config, dataset, loader, autoencoder, world)
+        text = " prompts=..." if config.model.text_width else ""
+        say(f"{output}: trained {config.trainer.steps} steps; next: longtake sample {output} output=...{text}")
     distributed.stop(world)
 
 
@@ -139,6 +142,7 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
         validation=validation_batches(config, dataset, loader, world),
         tokens_of=lambda batch: tokens(config.model, dataset, batch),
         flops_of=lambda batch: flops(config.model, dataset, batch),
+        shape_times=measure_groups(dataset, loader, world),
     )
     trainer = Trainer(
         engine,

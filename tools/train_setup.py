@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError
 from core.losses import Losses
+from core.progress import say
 from core.sequence import data_world
+from core.shape_times import ShapeTimes
 from core.validation import whole_steps
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
@@ -137,6 +139,20 @@ def validation_batches(
         loader = make_loader(config, held_out, world)
     ranks = world.size // config.engine.sequence_parallel
     return lambda: whole_steps(loader.load, config.validation.samples, ranks)
+
+
+def measure_groups(dataset: Dataset, loader: Loader, world: World) -> ShapeTimes:
+    """What measures groups over the first steps, and says how their times spread."""
+    shapes = [tuple(shape) for shape in dataset.manifest.buckets]
+    if isinstance(dataset, OnlineCache):
+        shapes = [(3, *bucket) for bucket in dataset.buckets]
+
+    def report(seconds: Mapping[tuple[int, ...], float]) -> None:
+        for line in loader.plan.report_times([seconds.get(shape) for shape in shapes]):
+            say(line)
+
+    used = {shape for shape, weight in zip(shapes, loader.plan.weights, strict=True) if weight}
+    return ShapeTimes(used, world.device, report)
 
 
 def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]]:

@@ -151,9 +151,24 @@ def test_the_report_has_a_line_for_each_bucket(cache):
     assert "padding 0 %" in lines[-1]
 
 
+def test_times_of_groups_are_told_beside_what_was_predicted(cache):
+    plan = LatentLoader(cache, CONFIG, world(0, 4), 0, 3).plan
+    sizes, weights = plan.group_sizes, plan.weights
+    lines = plan.report_times([0.001, 0.003])
+    times = [0.001 * sizes[0] / 4, 0.003 * sizes[1] / 4]
+    mean = sum(t * w for t, w in zip(times, weights, strict=True))
+    for line, name, took in zip(lines, ("3x1x4x4", "3x3x4x4"), times, strict=False):
+        assert line.startswith(
+            f"latents {name}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the"
+        )
+    assert lines[2].startswith(f"measured spread of group times {(max(times) - min(times)) / mean:.0%} (pred")
+    assert len(plan.report_times([0.001, None])) == 1
+    assert plan.report_times([None, None]) == []
+
+
 def test_two_caches_mix_by_shares(cache, tmp_path):
     other = make_cache(tmp_path, [[IMAGE] * 6])
-    loader = LatentLoader([cache, other], replace(CONFIG, mix=(0.25, 0.75)), world(), 0)
+    loader = LatentLoader([cache, other], CONFIG, world(), 0, mix=(0.25, 0.75))
     groups = [share.stock for step in range(8) for share in loader.plan.shares(step)]
     assert sum(loader.plan.stocks[stock].dataset for stock in groups) == 12
     assert {batch.x.shape[3] for step in range(8) for batch in loader.load(step)} == {1, 3}
@@ -164,7 +179,7 @@ def test_two_caches_mix_by_shares(cache, tmp_path):
 )
 def test_shares_that_do_not_fit_the_caches_are_refused(cache, shares, field):
     with pytest.raises(UserError, match=field):
-        LatentLoader([cache, cache], replace(CONFIG, mix=shares), world(), 0)
+        LatentLoader([cache, cache], CONFIG, world(), 0, mix=shares)
 
 
 def test_caches_of_two_encoders_do_not_mix(cache, tmp_path):

@@ -45,7 +45,7 @@ def _described(place: Place) -> FieldHelp:
     unit, meaning = settings.get("unit", ""), settings.get("help", "")
     if dataclasses.is_dataclass(place.kind):
         return FieldHelp(place.path, "section", "", unit, meaning)
-    kind = type_name(place.kind, settings.get("low"), settings.get("high"))
+    kind = settings.get("shown") or type_name(place.kind, settings.get("low"), settings.get("high"))
     if place.field.name == "preset" and (presets := presets_of(place.owner)):
         kind = "|".join(["''", *presets])
     return FieldHelp(place.path, kind, _shown(place.default), unit, meaning)

@@ -73,7 +73,8 @@ class Progress:
     def last_line(self) -> str:
         """`encode: 1000 samples in 25 s, 40.1/s, loss 0.1`."""
         taken = duration(self._clock() - self._start)
-        parts = [f"{self.what}: {self.count} {self.unit} in {taken}", f"{self._rate():.3g}/s", self._note]
+        parts = [f"{self.what}: {counted(self.count, self.unit.removesuffix('s'))} in {taken}"]
+        parts += [f"{self._rate():.3g}/s", self._note]
         return ", ".join(filter(None, parts))
 
     def _percent(self) -> int:
@@ -88,6 +89,11 @@ class Progress:
         if self._on_terminal:
             line = CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
         print(line, end=end, file=sys.stderr, flush=True)
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 shard`, `3 shards`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def duration(seconds: float) -> str:

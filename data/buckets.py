@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from core.progress import counted
 from core.settings import setting
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
@@ -113,8 +114,18 @@ def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
     enough = (counts > 0) & (counts >= config.min_share * (same_frames @ counts))
     kept = [bucket for bucket, is_kept in zip(made, enough, strict=True) if is_kept]
     if not kept:
-        raise UserError("buckets.frames", list(config.frames), "numbers of frames that the samples have")
+        raise UserError("buckets.frames", list(config.frames), f"numbers of frames {_there(media, config)}")
     return kept
+
+
+def _there(media: np.ndarray, config: BucketConfig) -> str:
+    """What the samples have to offer: `that samples have: 1 (10 images), up to 9 (4 videos)`."""
+    available = available_frames(media, config)
+    images, videos = available[media["frames"] <= 1], available[media["frames"] > 1]
+    parts = [f"1 ({counted(len(images), 'image')})"] if len(images) else []
+    if len(videos):
+        parts.append(f"2 to {videos.max()} ({counted(len(videos), 'video')})")
+    return f"that samples have: {', '.join(parts) or 'there are none'}"
 
 
 def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -> np.ndarray:

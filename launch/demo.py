@@ -40,8 +40,10 @@ REPORTED = (
 class Config:
     """What the demo runs on, and how large."""
 
-    source: str = setting("", "your folder of images and videos; '' is handwritten digits that come with it")
-    output: str = setting("runs/demo", "folder that receives everything")
+    source: str = setting(
+        "", "your folder of images and videos; '' is handwritten digits that come with it", shown="path"
+    )
+    output: str = setting("runs/demo", "folder that receives everything", shown="path")
     seed: int = setting(0, "seed of every stage", low=0)
     overwrite: bool = setting(False, "begin anew, removing what an earlier demo left in the output")
     processes: int = setting(2, "local ranks of the stages that use several", low=1)

@@ -24,7 +24,7 @@ REPORT, STAGES = "report.html", "stages.json"
 class Config:
     """Which demo folder is reported on."""
 
-    source: str = setting(REQUIRED, "folder of a demo run; the report is written into it")
+    source: str = setting(REQUIRED, "folder of a demo run; the report is written into it", shown="path")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ HELDOUT_EVERY = 5  # of each class, the 5th, 10th, ... digit: every writer is in
 class Config:
     """Which files are written, and where."""
 
-    output: str = setting(REQUIRED, "folder that receives train/ and heldout/")
+    output: str = setting(REQUIRED, "folder that receives train/ and heldout/", shown="path")
     seed: int = setting(0, "seed of the clips' digits and paths", low=0)
     clips: int = setting(1200, "clips in all; a fifth of them show held-out digits", low=0)
     frames: int = setting(17, "frames of a clip", low=2)

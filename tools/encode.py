@@ -22,12 +22,14 @@ from models.tiling import TilingConfig
 class Config:
     """What is encoded, by what, and how."""
 
-    source: str = setting(REQUIRED, "raw dataset, as `shard` makes it")
+    source: str = setting(REQUIRED, "raw dataset, as `shard` makes it", shown="path or URL")
     autoencoder: Path = setting(
         REQUIRED, "folder of the autoencoder: one of `train-autoencoder`, or a public one (diffusers)"
     )
     text_encoder: str = setting(
-        "", "folder of a public text encoder (CLIP, T5, UMT5) for the captions; '' stores no text"
+        "",
+        "folder of a public text encoder (CLIP, T5, UMT5) for the captions; '' stores no text",
+        shown="path",
     )
     text_tokens: int = setting(
         0, "most tokens of a caption; 0 is the limit of the tokenizer", low=0, high=65535
@@ -61,13 +63,22 @@ class Config:
 
 
 def plan(config: Config) -> list[str]:
-    """Say what `run` would encode."""
+    """Say what `run` would do."""
+    if config.action in ("status", "verify"):
+        from tools import encode_state
+
+        return encode_state.plan(config)
     import torch
 
     from tools.encode_setup import make_job, report
 
     job, _ = make_job(config, torch.device("cpu"))
-    return report(job, range(len(job.dataset.manifest.shards)))
+    if config.action == "repair":
+        from tools import encode_repair
+
+        return encode_repair.plan(config, job)
+    done = set() if config.overwrite else job.finished()
+    return report(job, [shard for shard in range(len(job.dataset.manifest.shards)) if shard not in done])
 
 
 def run(config: Config) -> None:

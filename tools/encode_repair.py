@@ -18,15 +18,27 @@ from data.assembly import index_from_parts, views_from_parts
 from data.encode_job import Job, part_name
 from data.encoding import encode_shard
 from data.packs import scan_part
-from data.schema import QUARANTINE, DatasetManifest, Quarantine, QuarantineEntry, write_index
+from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine, QuarantineEntry, write_index
 from data.shards import RECEIPTS
-from tools.encode_setup import LEASES, start
+from tools.encode_setup import LEASES, report, start
 from tools.encode_state import damaged, published
 
 if TYPE_CHECKING:
     from tools.encode import Config
 
 MAKING = ".repair"  # inside the output: what is made anew, until it is known to be what it was
+
+
+def plan(config: Config, job: Job) -> list[str]:
+    """What repair would do; every file is hashed to find out. UserError where there is no cache."""
+    records, files = published(config.output)
+    found = list(damaged(config.output, records, files))
+    lines = [f"make {name} of {config.output} anew" for name in found]
+    if (config.output / MANIFEST).exists():
+        return lines or [f"{config.output}: nothing is damaged"]
+    done = {shard for shard in job.finished() if part_name(shard) not in found}
+    left = [shard for shard in range(len(job.dataset.manifest.shards)) if shard not in done]
+    return [*lines, "try again what failed, and encode what is left:", *report(job, left)]
 
 
 def repair_unfinished(output: Path) -> None:

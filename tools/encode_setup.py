@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import TEMPORARY_PREFIX
 from core.leases import Leases
 from core.outputs import claim
-from core.progress import say
+from core.progress import counted, say
 from data.buckets import NO_BUCKET, assign, make_buckets
 from data.encode_job import Job, begin
 from data.index import Dataset
@@ -116,23 +116,22 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
     shards = list(shards)
     counts = np.bincount(job.column, minlength=NO_BUCKET + 1)
     lines = [
-        f"{bucket} pixels -> {'x'.join(map(str, shape))} latents: {counts[number]} samples"
+        f"{bucket} pixels -> {'x'.join(map(str, shape))} latents: {counted(int(counts[number]), 'sample')}"
         for number, (bucket, shape) in enumerate(zip(job.buckets, job.shapes, strict=True))
     ]
     if counts[NO_BUCKET]:
-        lines.append(f"{counts[NO_BUCKET]} samples fit no bucket and will be set aside")
+        lines.append(f"{counted(int(counts[NO_BUCKET]), 'sample')} in no bucket, to be set aside")
     place = next(folder for folder in (job.folder, *job.folder.resolve().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     samples = sum(len(job.rows(shard)) for shard in shards)
     lines.append(
-        f"{samples} samples in {len(shards)} shards: "
+        f"{counted(samples, 'sample')} in {counted(len(shards), 'shard')}: "
         f"{size(_bytes(job, shards))} to be written to {job.folder}, {size(free)} free"
     )
     if job.captions is not None:
         most = 2 * samples * job.captions.tokens * job.captions.width
-        lines.append(
-            f"beside it text, at most {job.captions.tokens} tokens a caption, so at most {size(most)}"
-        )
+        tokens = counted(job.captions.tokens, "token")
+        lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
     return lines
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from core.leases import Leases, LeaseState
-from core.progress import Progress, duration, say
+from core.leases import LeaseState
+from core.progress import Progress, counted, duration, say
 from core.work_queue import WorkQueue
 from data.index import Dataset
 from data.loader import shard_starts
@@ -32,7 +32,7 @@ def describe(config: Config) -> list[str]:
     output = config.output
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
-        return [f"{output}: finished, {manifest.samples} samples in {len(manifest.shards)} parts"]
+        return [f"{output}: finished, {_contents(manifest)}"]
     if not (output / RECEIPTS).is_dir():
         raise UserError("output", output, "a cache that was begun, with action=encode")
     starts = shard_starts(Dataset(config.source))
@@ -44,16 +44,34 @@ def describe(config: Config) -> list[str]:
     done, total = int(samples[list(stamps)].sum()), int(starts[-1])
     alive = [state for state in states if not state.expired]
     lines = [
-        f"{output}: {len(stamps)} of {len(samples)} shards done ({done} of {total} samples), "
+        f"{output}: {len(stamps)} of {counted(len(samples), 'shard')} done "
+        f"({done} of {counted(total, 'sample')}), "
         f"{len(alive)} leased, {len(failed)} failed, "
         f"{len(samples) - len(stamps) - len(alive) - len(failed)} waiting"
     ]
     lines += [_lease_line(state) for state in states]
     lines += [
-        f"{f.unit} failed {len(f.errors)} times{'' if f.final else ', is tried again'}: {f.errors[-1]}"
+        f"{f.unit} failed {counted(len(f.errors), 'time')}{'' if f.final else ', is tried again'}: "
+        f"{f.errors[-1]}"
         for f in queue.failures()
     ]
-    return [*lines, _speed(stamps, samples, total - done, queue.leases, len(alive))]
+    return [*lines, speed(stamps, samples, total - done, queue.leases.server_time() if alive else None)]
+
+
+def plan(config: Config) -> list[str]:
+    """What status and verify would do; UserError where there is no cache, finished or begun."""
+    records, files = published(config.output)
+    if config.action == "status":
+        return [f"tell how far {config.output} is, who is at which shard, and how fast; nothing is written"]
+    total = sum(record.bytes for record in records)
+    return [
+        f"hash {counted(len(records), 'part')} ({size(total)}) and {counted(len(files), 'other file')} of "
+        f"{config.output} again; nothing is written"
+    ]
+
+
+def _contents(manifest: DatasetManifest) -> str:
+    return f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
 
 
 def _queue(config: Config, shards: int, done: list[int]) -> WorkQueue:
@@ -69,15 +87,19 @@ def _lease_line(state: LeaseState) -> str:
     return f"{taken}, last sign of life {duration(max(0.0, state.age_s))} ago"
 
 
-def _speed(stamps: dict[int, float], samples: np.ndarray, left: int, leases: Leases, alive: int) -> str:
-    """Samples a second over the last parts by the file server's stamps, up to now while workers live."""
+def speed(stamps: dict[int, float], samples: np.ndarray, left: int, now: float | None) -> str:
+    """Samples a second over the last parts, and the time that `left` samples take.
+
+    stamps: when each finished shard was, by the file server's clock.  samples: of every shard.
+    now: by that clock, while workers live; None without any.
+    """
     recent = sorted(stamps, key=lambda shard: stamps[shard])[-_RECENT:]
     if len(recent) < 2:
         return "no rate yet: it is measured over two parts or more"
-    end = leases.server_time() if alive else stamps[recent[-1]]
+    end = stamps[recent[-1]] if now is None else now
     rate = samples[recent[1:]].sum() / max(end - stamps[recent[0]], 1e-3)
-    line = f"{rate:.3g} samples/s over the last {len(recent) - 1} parts"
-    return f"{line}, {duration(left / rate)} left" if alive else f"{line}; no worker is there now"
+    line = f"{rate:.3g} samples/s over the last {counted(len(recent) - 1, 'part')}"
+    return f"{line}; no worker is there now" if now is None else f"{line}, {duration(left / rate)} left"
 
 
 def verify(output: Path) -> None:
@@ -92,7 +114,7 @@ def verify(output: Path) -> None:
             f"{', '.join(found)}; action=repair makes them anew"
         )
     took = time.monotonic() - began
-    say(f"{output}: {len(records)} parts, {size(total)}, as they were written ({duration(took)})")
+    say(f"{output}: {counted(len(records), 'part')}, {size(total)}, as written ({duration(took)})")
 
 
 def published(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:

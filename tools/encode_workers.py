@@ -18,7 +18,7 @@ import torch
 from core.ending import Ending
 from core.errors import UserError, WorkError
 from core.leases import LeaseState
-from core.progress import Progress, duration, say
+from core.progress import Progress, counted, duration, say
 from core.work_queue import WorkQueue
 from data.assembly import assemble
 from data.encode_job import Job
@@ -147,10 +147,8 @@ class _Share:
         if not (left := len(self.job.dataset) - self._samples_done()):
             return
         seconds = took * left / max(1, len(self.job.rows(int(unit)))) / workers
-        say(
-            f"first part after {duration(took)}; the {left} samples left take about "
-            f"{seconds / 3600:.2g} hours with {workers} workers"
-        )
+        time_left = f"about {duration(seconds)} of {counted(workers, 'worker')}"
+        say(f"first part after {duration(took)}; {counted(left, 'sample')} left, {time_left}")
 
 
 def _require_no_failures(queue: WorkQueue) -> None:
@@ -159,7 +157,7 @@ def _require_no_failures(queue: WorkQueue) -> None:
     if failures:
         named = "; ".join(f"{failure.unit}: {failure.errors[-1]}" for failure in failures)
         raise WorkError(
-            f"{len(failures)} of {len(queue.units)} shards failed and were given up: {named} "
+            f"{len(failures)} of {counted(len(queue.units), 'shard')} failed and were given up: {named} "
             "(the others are encoded; action=repair tries these again)"
         )
 
@@ -185,7 +183,10 @@ def _tell(config: Config) -> None:
     manifest = DatasetManifest.read(config.output)
     path = config.output / "quarantine.jsonl"
     aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
-    say(f"{config.output}: {manifest.samples} samples in {len(manifest.shards)} parts{aside}")
+    contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
+    say(f"{config.output}: {contents}{aside}")
+    if manifest.extra.get("longest_text") == 0:
+        say("warning: a text encoder was given, and no sample has a caption")
     statistics = manifest.extra["statistics"]
     for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
         say(f"latent channel {channel}: mean {mean:.4f}, standard deviation {std:.4f}")

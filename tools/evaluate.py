@@ -30,11 +30,17 @@ NEIGHBOURS = 3  # k of precision and recall, as in the paper
 class Config:
     """What is scored, against what."""
 
-    source: str = setting(REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)")
-    real: str = setting(REQUIRED, "raw dataset that the generator was trained on")
-    heldout: str = setting("", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier")
-    autoencoder: str = setting("", "folder of an autoencoder, for its reconstruction error; '' is none")
-    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png")
+    source: str = setting(
+        REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"
+    )
+    real: str = setting(REQUIRED, "raw dataset that the generator was trained on", shown="path or URL")
+    heldout: str = setting(
+        "", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier", shown="path or URL"
+    )
+    autoencoder: str = setting(
+        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
+    )
+    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
     seed: int = setting(0, "seed of the classifier and of the subsets", low=0)
     overwrite: bool = setting(False, "score again over finished scores")
     processes: int = setting(1, "evaluation runs in one process", low=1, high=1)

@@ -27,8 +27,8 @@ RECORD = "export.json"
 class Config:
     """Which weights are written, and where."""
 
-    source: str = setting(REQUIRED, "folder of a training run")
-    output: str = setting(REQUIRED, "new folder, or an earlier export with overwrite=true")
+    source: str = setting(REQUIRED, "folder of a training run", shown="path")
+    output: str = setting(REQUIRED, "new folder, or an earlier export with overwrite=true", shown="path")
     overwrite: bool = setting(False, "replace an earlier export")
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
     weights: str = setting(

@@ -21,13 +21,15 @@ from core.settings import REQUIRED, setting
 class Config:
     """What is looked at, and how it is shown."""
 
-    source: str = setting(REQUIRED, "dataset, raw or latent; or a checkpoint, or the folder of a run")
+    source: str = setting(
+        REQUIRED, "dataset, raw or latent; or a checkpoint, or the folder of a run", shown="path or URL"
+    )
     action: Literal["show", "verify", "reindex"] = setting(
         "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
     )
     format: Literal["text", "json"] = setting("text", "what is printed")
-    json: str = setting("", "file that receives the same as JSON")
-    sheet: str = setting("", "PNG file that receives a contact sheet; action=show")
+    json: str = setting("", "file that receives the same as JSON", shown="path")
+    sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
     rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
     columns: int = setting(10, "pictures in a row of the contact sheet", low=1)
     processes: int = setting(1, "not used: one process reads", low=1)

@@ -52,7 +52,9 @@ class OnlineConfig:
     flip: bool = setting(False, "mirror half of the samples left to right")
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
-    text_encoder: str = setting("", "folder of a public text encoder for the captions; '' takes no text")
+    text_encoder: str = setting(
+        "", "folder of a public text encoder for the captions; '' takes no text", shown="path"
+    )
     text_tokens: int = setting(
         0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
     )

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 class Config:
     """What is generated, how, and from which weights."""
 
-    source: str = setting(REQUIRED, "folder of a training run, or of `export`")
-    output: str = setting(REQUIRED, "folder that receives samples.npz, pictures and samples.json")
+    source: str = setting(REQUIRED, "folder of a training run, or of `export`", shown="path")
+    output: str = setting(
+        REQUIRED, "folder that receives samples.npz, pictures and samples.json", shown="path"
+    )
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples")
     processes: int = setting(1, "local ranks that share the batches", low=1)
@@ -45,9 +47,9 @@ class Config:
     count: int = setting(100, "samples in all; classes take turns", low=1)
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
     prompts: tuple[str, ...] = setting((), "texts to generate from; samples take turns; [] is no text")
-    prompt_file: str = setting("", "file with a prompt a line, instead of prompts")
+    prompt_file: str = setting("", "file with a prompt a line, instead of prompts", shown="path")
     text_encoder: str = setting(
-        "", "folder of the run's text encoder, if it has moved; '' is the one of encode"
+        "", "folder of the run's text encoder, if it has moved; '' is the one of encode", shown="path"
     )
     frames: int = setting(1, "frames of a sample; 1 is images", low=1)
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
@@ -157,7 +159,8 @@ class Job:
         labels, shape = self.labels, self.latent_shape
         mine = [(n, rows) for n, rows in self.parts() if n % self.world.size == self.world.rank]
         mine = [(n, rows) for n, rows in mine if not self.part(n).exists()]
-        with Progress(sum(len(rows) for _, rows in mine), "sample") as progress:
+        done = self._done()
+        with Progress(self.config.count, "sample", done=done) as progress:
             for number, rows in mine:
                 pixels = generate(
                     self.trained,
@@ -169,7 +172,12 @@ class Job:
                 )
                 with atomic_file(self.part(number)) as file:
                     np.savez(file, arr_0=pixels)
-                progress.advance(len(rows))
+                done, before = self._done(), done  # those of other ranks too
+                progress.advance(done - before)
+
+    def _done(self) -> int:
+        """Samples of the batches that are there, whoever made them."""
+        return sum(len(rows) for number, rows in self.parts() if self.part(number).exists())
 
 
 def generate(

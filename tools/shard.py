@@ -33,8 +33,10 @@ MANIFEST = "dataset.json"
 class Config:
     """What is packed, and how."""
 
-    source: str = setting(REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar")
-    output: str = setting(REQUIRED, "folder that receives the dataset")
+    source: str = setting(
+        REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"
+    )
+    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path")
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
     overwrite: bool = setting(False, "pack again over a finished output")
     processes: int = setting(1, "shards written at the same time", low=1)

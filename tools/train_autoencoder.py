@@ -59,8 +59,8 @@ class ReconstructionConfig:
 class Config:
     """One training run of an autoencoder."""
 
-    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it")
-    output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/")
+    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
+    output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
     overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
     processes: int = setting(1, "ranks on this machine", low=1)

@@ -69,6 +69,16 @@ def test_help_is_complete(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @each_job
+def test_places_are_shown_as_paths(job: Job) -> None:
+    """Alike in every job, whether the field is a Path or, since it may be a URL or '', text."""
+    names = {"output", "autoencoder", "text_encoder", "validation_source", "real", "heldout"}
+    names |= {"source"} if job.name != "bench" else set()
+    for field in config.describe(job.load().Config):
+        if field.path.rpartition(".")[2] in names:
+            assert field.type in ("path", "path or URL"), field.path
+
+
+@each_job
 def test_examples_name_fields_that_exist(job: Job) -> None:
     known = {place.path for place in walk(job.load().Config)}
     assert job.examples

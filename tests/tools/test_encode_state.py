@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
@@ -17,6 +19,7 @@ from tests.tools.encode_runs import content, make_autoencoder, make_config
 from tests.tools.test_encode_workers import break_shard
 from tools import encode
 from tools.encode_setup import LEASES
+from tools.encode_state import speed
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_status_tells_who_is_at_what_and_how_fast(
     assert said[0].endswith("2 of 4 shards done (6 of 12 samples), 0 leased, 1 failed, 1 waiting")
     assert said[1].startswith("000002 failed 2 times: ")
     assert said[1].endswith("RuntimeError: CUDA out of memory")
-    assert said[2] == "0.3 samples/s over the last 1 parts; no worker is there now"
+    assert re.fullmatch(r"[\d.e+-]+ samples/s over the last 1 part; no worker is there now", said[2])
     for name, age in (("alive", 5), ("lost", 75)):
         unit = {"alive": "000001", "lost": "000002"}[name]
         assert Leases(config.output / LEASES, timeout_s=60, owner=f"{name}:7").claim(unit) is not None
@@ -77,6 +80,40 @@ def test_status_tells_who_is_at_what_and_how_fast(
     assert "000001 leased by alive:7, last sign of life 5.0 s ago" in text
     assert "000002 leased by lost:7: no sign of life for 1 min 15 s" in text
     assert text.endswith("left")
+
+
+def test_the_rate_is_that_of_the_parts_after_the_first_stamp() -> None:
+    samples = np.array([3, 5, 2, 4])
+    stamps = {0: 100.0, 3: 108.0, 1: 110.0}
+    assert speed(stamps, samples, 2, None) == "0.9 samples/s over the last 2 parts; no worker is there now"
+    assert speed(stamps, samples, 2, 118.0) == "0.5 samples/s over the last 2 parts, 4.0 s left"
+    assert speed({1: 100.0}, samples, 2, None).startswith("no rate yet")
+
+
+def test_a_dry_run_tells_of_its_action_and_writes_nothing(
+    copied: encode.Config, finished: encode.Config, tmp_path: Path
+) -> None:
+    corrupt(copied.output / "latents-000002.tar")
+    before = content(copied.output)
+
+    def told(config: encode.Config, action: str) -> list[str]:
+        return encode.plan(replace(config, action=action))
+
+    assert told(copied, "status")[0].startswith(f"tell how far {copied.output} is")
+    assert told(copied, "verify")[0].startswith("hash 4 parts (")
+    assert "and 3 other files" in told(copied, "verify")[0]
+    assert told(copied, "repair") == [f"make latents-000002.tar of {copied.output} anew"]
+    assert told(finished, "repair") == [f"{finished.output}: nothing is damaged"]
+    assert told(finished, "encode")[-1].startswith("0 samples in 0 shards: 0 B to be written")
+    assert content(copied.output) == before
+    unfinished = make_unfinished(finished, tmp_path / "unfinished")
+    corrupt(unfinished.output / "latents-000001.tar")
+    lines = told(unfinished, "repair")
+    assert lines[0] == f"make latents-000001.tar of {unfinished.output} anew"
+    assert lines[-1].startswith("6 samples in 2 shards: ")
+    for action in ("status", "verify", "repair"):
+        with pytest.raises(UserError, match="expected a cache that was begun"):
+            told(replace(finished, output=tmp_path / "nothing"), action)
 
 
 def test_status_of_nothing_is_a_users_error(finished: encode.Config, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import re
 import signal
 import threading
 import time
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from core.leases import Leases
 from data.index import Dataset
 from tests.data.raw import make_raw
 from tests.tools.encode_runs import content, log_of, make_autoencoder, make_config, start_worker
-from tools import encode
+from tools import encode, encode_workers
 from tools.encode_setup import LEASES
 from tools.encoders import AutoencoderEncoder
 
@@ -93,8 +96,23 @@ def test_a_worker_process_that_is_killed_does_not_end_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    faults = "encode.receipt@rank=1:kill;encode.batch@rank=0:sleep=0.9"
-    monkeypatch.setenv(failpoints.VARIABLE, faults)
+    """Worker 0 stands still in its first batch until worker 1, which dies at its first receipt, is gone."""
+    monkeypatch.setenv(failpoints.VARIABLE, "encode.receipt@rank=1:kill;encode.batch@rank=0:stop")
+    outcome = encode_workers._outcome
+
+    def await_end(number, process, words):
+        if number == 0:
+            first, second = sorted(multiprocessing.active_children(), key=lambda child: child._identity)
+            assert first is process
+            threading.Thread(target=let_go, args=(first, second), daemon=True).start()
+        return outcome(number, process, words)
+
+    def let_go(first, second):
+        wait([second.sentinel])
+        while not wait([first.sentinel], timeout=0.05):
+            os.kill(first.pid, signal.SIGCONT)
+
+    monkeypatch.setattr(encode_workers, "_outcome", await_end)
     encode.run(replace(config, processes=2))
     assert "worker 1 was ended by SIGKILL; the others finished" in capsys.readouterr().err
     assert content(config.output) == undisturbed
@@ -203,7 +221,7 @@ def test_what_is_shown_while_encoding(config: encode.Config, capsys: pytest.Capt
     assert "16 samples in 8 shards: " in text
     assert " free\n" in text
     assert "first part after" in text
-    assert "hours with 1 workers" in text
+    assert re.search(r"; 14 samples left, about .* of 1 worker\n", text)
     assert "encoder busy" in text
 
 

@@ -41,7 +41,9 @@ class Config:
     """What is measured, and how much of it."""
 
     source: Literal["reader", "writer", "decode", "step", "engine"] = setting(REQUIRED, "what is measured")
-    output: str = setting("runs/bench", "folder that receives results; material lies there meanwhile")
+    output: str = setting(
+        "runs/bench", "folder that receives results; material lies there meanwhile", shown="path"
+    )
     floors: bool = setting(True, "end with exit status 1 where a floor is missed")
     rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
     samples: int = setting(65536, "latents of 8 KiB: read, or written", unit="samples", low=512)

@@ -110,8 +110,8 @@ def run(config: Config) -> None:
         say(f"{output} is finished; overwrite=true begins anew")
     else:
         train(config, dataset, loader, autoencoder, world)
-        text = " prompts=..." if config.model.text_width else ""
-        say(f"{output}: trained {config.trainer.steps} steps; next: longtake sample {output} output=...{text}")
+        more = "output=... prompts=..." if config.model.text_width else "output=..."
+        say(f"{output}: trained {config.trainer.steps} steps; next: longtake sample {output} {more}")
     distributed.stop(world)
 
 

@@ -48,7 +48,9 @@ class DiTConfig:
     frame_condition: bool = setting(
         False, "take given frames: a frame mask and their latents as further channels"
     )
-    attention: Backend = setting("auto", "attention backend")
+    attention: Backend = setting(
+        "auto", "attention backend; auto measures which is fastest here, once, and the run keeps it"
+    )
 
     def __post_init__(self) -> None:
         if self.preset and self.preset not in self.presets:
@@ -179,6 +181,12 @@ class DiT(nn.Module):
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
+
+    def use_attention(self, choices: Mapping[int, Backend]) -> None:
+        """Take these backends from now on, one for every bucket of tokens (`attention_choice.settle`)."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.choices = choices
 
 
 def initialise(model: DiT) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from core.sequence import SequenceGroup
-from models.attention import Backend, attention, unavailable
+from models.attention import Backend, attention, bucket, unavailable
 from models.embeddings import rotate
 from models.shared_attention import shared_attention
 
@@ -66,6 +67,7 @@ class SelfAttention(nn.Module):
 
     QK-norm is an RMSNorm over each head's query and key (arXiv:2302.05442 with RMSNorm for LayerNorm).
     sequence: the ranks that share the tokens, where it is not this one alone.
+    choices: the backend for every `bucket` of tokens that has been settled, in place of `backend`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.backend, self.sequence = heads, backend, sequence
+        self.choices: Mapping[int, Backend] = {}
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
@@ -90,10 +93,11 @@ class SelfAttention(nn.Module):
         query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
+        backend = self.choices.get(bucket(tokens or x.shape[1]), self.backend)
         if self.sequence is None:
-            out = attention(query, key, value, backend=self.backend)
+            out = attention(query, key, value, backend=backend)
         else:
-            out = shared_attention(query, key, value, tokens, self.sequence, self.backend)
+            out = shared_attention(query, key, value, tokens, self.sequence, backend)
         return self.out(rearrange(out, "b n k d -> b n (k d)"))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that a test starts inherit it
+os.environ.setdefault("LONGTAKE_CACHE", os.path.join(tempfile.gettempdir(), f"longtake-tests-{os.getuid()}"))
 
 import hypothesis
 import pytest

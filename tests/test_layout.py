@@ -27,8 +27,8 @@ OWNERS = {
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
     "submitit": r"launch/slurm\.py",
-    "flash_attn": r"models/attention\.py",
-    "flash_attn_interface": r"models/attention\.py",
+    "flash_attn": r"models/attention_backends\.py",
+    "flash_attn_interface": r"models/attention_backends\.py",
     "av": r"data/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
     "PIL": r"data/(media|duplicates)\.py|tools/pictures\.py",  # decoded in the first only
     "imagehash": r"data/duplicates\.py",

@@ -26,6 +26,7 @@ from core.trainer import FINISHED, Feed, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 from data.index import Dataset
 from data.texts import text_shape
+from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
 from tools.latent_space import LatentsConfig, choose_normaliser, encoder_fingerprint, latent_shapes
@@ -128,6 +129,8 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
         say(line)
     torch.manual_seed(config.seed)
     model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    settle(model, world.device, dtype, micro_batch_shapes(dataset, loader), output)
     checkpoint_blocks(model.blocks, config.engine)
     engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition

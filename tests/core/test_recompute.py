@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_bitwise_those_without(mode: str, dtype: torch.dt
 def test_attention_that_recomputes_its_own_chunks_can_be_inside(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.attention.CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("models.attention_backends.CHUNK_NUMBERS", 1)
     test_loss_and_gradients_are_bitwise_those_without(mode, torch.bfloat16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_the_run_has_learned_and_holds_what_sampling_needs(undisturbed: Path) ->
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     for name in ("config.yaml", "latents.json", "autoencoder/weights.safetensors", "finished.json"):
         assert (undisturbed / name).is_file()
+    assert json.loads((undisturbed / "attention.json").read_text())
 
 
 def test_a_killed_run_continues_bit_for_bit(cache: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models import attention as module
+from models import attention_backends as module
 from models.attention import BACKENDS, Backend, attention, available, choose, unavailable
 
+HALF_ONLY = ("sdpa_cudnn", "sdpa_flash", *module.FLASH_MODULES)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
@@ -40,15 +41,52 @@ def test_every_backend_agrees_with_float64(
     names = available(device, masked=masked)
     assert {"auto", "math", "chunked", "sdpa"} <= set(names)
     for name in names:
-        if (
-            dtype == torch.float32
-            and name in ("sdpa_cudnn", "flash2", "flash3", "sdpa_flash")
-            and device == "cuda"
-        ):
+        if dtype == torch.float32 and name in HALF_ONLY and device == "cuda":
             continue  # these kernels exist in half precision only
         for got, want in zip(_with_gradients(name, inputs, lengths), truth, strict=True):
             error = (got.double() - want).norm() / want.norm()
             assert error < (1e-6 if dtype == torch.float32 else 1e-2), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_width", [64, 72])
+def test_packed_samples_attend_to_themselves_alone(head_width: int, dtype: torch.dtype, device: str) -> None:
+    sizes = (5, 64, 1, 31)
+    generator = torch.Generator().manual_seed(head_width)
+    inputs = [
+        torch.randn(1, 101, 3, head_width, generator=generator).to(device, dtype).requires_grad_()
+        for _ in range(3)
+    ]
+
+    def gradients(backend: str, inputs: list[Tensor]) -> list[Tensor]:
+        out = attention(*inputs, backend=cast(Backend, backend), sizes=sizes)
+        weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=device).view_as(out)
+        return [out, *torch.autograd.grad((out.double() * weight).sum(), inputs)]
+
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    truth = gradients("math", wide)
+    start = 0
+    for size in sizes:
+        part = [x[:, start : start + size] for x in wide]
+        alone = attention(part[0], part[1], part[2], backend="math")
+        torch.testing.assert_close(truth[0][:, start : start + size], alone)
+        start += size
+    for name in available(device):
+        if dtype == torch.float32 and name in HALF_ONLY and device == "cuda":
+            continue  # these kernels exist in half precision only
+        for got, want in zip(gradients(name, inputs), truth, strict=True):
+            error = (got.double() - want).norm() / want.norm()
+            assert error < (1e-6 if dtype == torch.float32 else 1e-2), name
+
+
+def test_sizes_that_do_not_fit_are_a_mistake() -> None:
+    query = torch.zeros(1, 6, 1, 8)
+    for wrong, lengths in (((3, 2), None), ((3, 3), torch.tensor([6]))):
+        with pytest.raises(ValueError, match="do not fit"):
+            attention(query, query, query, sizes=wrong, lengths=lengths)
+    with pytest.raises(ValueError, match="do not fit"):
+        attention(query.expand(2, -1, -1, -1), query, query, sizes=(6,))
 
 
 def test_float64_truth_is_softmax_written_by_hand() -> None:

@@ -1,0 +1,194 @@
+"""Which attention backend a run takes: measured once, and then kept.
+
+What is fastest depends on device, number type, width of a head and number of tokens, so `auto` times the
+candidates, forward and backward, on random tensors of each length that the run has (rounded up to a power of
+two). A candidate is timed only if its output and gradients are right: releases are known whose gradients are
+wrong at a width of 72. What was found lies in the user's cache folder, for other runs, and in the run's own,
+which comes first: backends round differently, so a run that continues must take those it began with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from core import distributed
+from core.errors import UserError
+from core.files import temporary_name, write_json
+from core.hardware import device_name
+from core.progress import say
+from models.attention import BACKENDS, Backend, attention, bucket, unavailable
+from models.dit import DiT
+
+NAME = "attention.json"
+CANDIDATES = {
+    "cpu": ("chunked", "sdpa"),
+    "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
+}
+SECONDS = 0.1  # for one candidate, after a first call
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a choice depends on. tokens: as `bucket` gives it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_width: int
+    tokens: int
+
+    @property
+    def key(self) -> str:
+        """As it is written down."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        machine = f"{device_name(self.device)}, torch {torch.__version__}"
+        return f"{machine}, {dtype}, head width {self.head_width}, {self.tokens} tokens"
+
+
+def settle(
+    model: DiT, device: torch.device, dtype: torch.dtype, shapes: Iterable[Sequence[int]], run: Path
+) -> None:
+    """Have `model` take one backend for each length among `shapes` (collective: all ranks).
+
+    Rank 0 finds out for all. shapes: inputs (..., T, H, W).  dtype: of the network.  run: the run's folder.
+    UserError where the backend that the configuration names cannot be had here, or computes something wrong.
+    """
+    config = model.config
+    lengths = {bucket(math.prod(config.grid((shape[-3], shape[-2], shape[-1])))) for shape in shapes}
+    cases = [Case(device, dtype, config.width // config.heads, length) for length in sorted(lengths)]
+    chosen: dict[str, str] = distributed.on_first_rank(lambda: _settle(config.attention, cases, run))
+    for case in cases:
+        how = " (auto)" if config.attention == "auto" else ""
+        say(f"attention: {chosen[case.key]} for {case.tokens} tokens{how}")
+    model.use_attention({case.tokens: cast(Backend, chosen[case.key]) for case in cases})
+
+
+def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
+    if named != "auto":
+        for case in cases[:1]:
+            reason = unavailable(named, case.device.type) or wrong(named, case)
+            if reason:
+                raise UserError("model.attention", named, f"another backend, since {reason}")
+        return {case.key: named for case in cases}
+    record = run / NAME
+    known = _read(record)
+    chosen = {}
+    for case in cases:
+        backend = known.get(case.key, "")
+        if backend and (reason := unavailable(backend, case.device.type)):
+            say(f"warning: this run began with attention by {backend}, which cannot be had now: {reason}")
+            backend = ""
+        chosen[case.key] = backend or _cached(case)
+    if chosen.items() - known.items():
+        write_json(record, {**known, **chosen})
+    return chosen
+
+
+def _cached(case: Case) -> str:
+    """The choice of an earlier run of this user, or a measured one, which is kept for later ones.
+
+    Of several runs that measure at the same time the first to be done decides for all.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
+    name = hashlib.sha256(case.key.encode()).hexdigest()[:16]
+    path = Path(os.environ.get("LONGTAKE_CACHE", base)) / "attention" / f"{name}.json"
+    if known := _noted(path, case):
+        return known
+    found, temporary = fastest(case), temporary_name(path)
+    try:
+        write_json(temporary, {case.key: found})
+        if path.exists() and not _noted(path, case):
+            os.replace(temporary, path)  # a damaged note
+        else:
+            os.link(temporary, path)
+    except FileExistsError:
+        found = _noted(path, case) or found
+    except OSError as error:
+        say(f"warning: which attention is fastest could not be noted for other runs: {error}")
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return found
+
+
+def _noted(path: Path, case: Case) -> str:
+    """A usable choice, or ''."""
+    name = _read(path).get(case.key, "")
+    return "" if name and unavailable(name, case.device.type) else name
+
+
+def fastest(case: Case) -> str:
+    """The right candidate with the shortest forward and backward pass."""
+    seconds = {}
+    for name in CANDIDATES[case.device.type]:
+        if unavailable(name, case.device.type):
+            continue
+        if reason := wrong(name, case):
+            say(f"attention: {name} is left out: {reason}")
+        else:
+            seconds[name] = _seconds(cast(Backend, name), case)
+    return min(seconds, key=seconds.__getitem__)
+
+
+def wrong(name: str, case: Case) -> str:
+    """Why `name` must not be used here, or '': its output and gradients against float64 written out."""
+    inputs = _inputs(case, batch=2, tokens=96)
+    try:
+        found = _run(cast(Backend, name), inputs)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:  # ways in which kernels refuse
+        return str(error).strip().partition("\n")[0] or "it fails"
+    truth = _run("math", [x.detach().double().requires_grad_() for x in inputs])
+    limit = TOLERANCE.get(case.dtype, TOLERANCE[torch.bfloat16])
+    for what, got, want in zip(("output", "dq", "dk", "dv"), found, truth, strict=True):
+        apart = float((got.detach().double() - want.detach()).norm() / want.detach().norm())
+        if not apart < limit:
+            return f"its {what} is off by {apart:.1g} at head width {case.head_width}"
+    return ""
+
+
+def _seconds(name: Backend, case: Case) -> float:
+    inputs = _inputs(case, batch=max(1, 1024 // case.tokens), tokens=case.tokens)
+    best, until = float("inf"), 0.0
+    while best == float("inf") or time.perf_counter() < until:
+        started = time.perf_counter()
+        float(_run(name, inputs)[1].sum())  # waits for the device
+        if until:
+            best = min(best, time.perf_counter() - started)
+        until = until or time.perf_counter() + SECONDS  # the first call sets things up
+    return best
+
+
+def _inputs(case: Case, batch: int, tokens: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, tokens, 4, case.head_width)
+    return [
+        torch.randn(shape, generator=generator).to(case.device, case.dtype).requires_grad_() for _ in range(3)
+    ]
+
+
+def _run(name: Backend, inputs: list[Tensor]) -> list[Tensor]:
+    out = attention(*inputs, backend=name)
+    weight = torch.linspace(-1, 1, out.shape[1], device=out.device, dtype=out.dtype)[None, :, None, None]
+    return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
+
+
+def _read(path: Path) -> Mapping[str, str]:
+    """What a file of choices says; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    usable = isinstance(found, dict) and all(name in BACKENDS for name in found.values())
+    return found if usable else {}

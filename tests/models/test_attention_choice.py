@@ -1,0 +1,128 @@
+"""Which backend a run takes, and that it keeps it. Run: pytest tests/models/test_attention_choice.py"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import UserError
+from models import attention_choice
+from models.attention import bucket
+from models.attention_choice import NAME, Case, fastest, settle, wrong
+from models.dit import DiT, DiTConfig
+
+CPU = torch.device("cpu")
+CASE = Case(CPU, torch.bfloat16, 72, 64)
+SMALL = DiTConfig(width=32, depth=2, heads=4, num_classes=3)
+SHAPES = [(2, 4, 1, 16, 16), (2, 4, 2, 16, 16)]  # 64 and 128 tokens
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+    """Have `best` be the fastest, in an empty cache folder of this name."""
+
+    def use(best: str, cache: str) -> None:
+        monkeypatch.setattr(attention_choice, "_seconds", lambda name, case: 1.0 if name == best else 2.0)
+        monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / cache))
+
+    return use
+
+
+def settled(run: Path, config: DiTConfig = SMALL) -> dict[int, str]:
+    model = DiT(config)
+    settle(model, CPU, torch.float32, SHAPES, run)
+    choices = [block.attention.choices for block in model.blocks]
+    assert choices[0] == choices[1]
+    return dict(choices[0])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(1, 64), (64, 64), (65, 128), (4096, 4096), (5000, 8192), (10**6, 8192)]
+)
+def test_lengths_are_rounded_up_to_powers_of_two_within_limits(tokens: int, expected: int) -> None:
+    assert bucket(tokens) == expected
+
+
+def test_what_is_measured_is_a_candidate_and_takes_time() -> None:
+    seconds = {name: attention_choice._seconds(name, CASE) for name in ("chunked", "sdpa")}
+    assert all(0 < value < 10 for value in seconds.values())
+    assert fastest(CASE) in seconds
+
+
+def test_the_choice_is_kept_for_other_runs_and_in_the_run(
+    speeds: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds("sdpa", "cache")
+    assert settled(tmp_path / "first") == {64: "sdpa", 128: "sdpa"}
+    assert "attention: sdpa for 128 tokens (auto)" in capsys.readouterr().err
+    record = json.loads((tmp_path / "first" / NAME).read_text())
+    assert list(record.values()) == ["sdpa", "sdpa"]
+    assert all("cpu, torch" in key and "float32, head width 8" in key for key in record)
+    speeds("chunked", "cache")
+    assert settled(tmp_path / "second") == {64: "sdpa", 128: "sdpa"}
+    speeds("chunked", "other cache")
+    assert settled(tmp_path / "first") == {64: "sdpa", 128: "sdpa"}
+    assert settled(tmp_path / "third") == {64: "chunked", 128: "chunked"}
+
+
+def test_a_damaged_note_is_measured_again(speeds: Callable[[str, str], None], tmp_path: Path) -> None:
+    speeds("sdpa", "cache")
+    settled(tmp_path / "first")
+    notes = list((tmp_path / "cache" / "attention").iterdir())
+    assert len(notes) == 2
+    for note, text in zip(notes, ('{"', '{"x": "fast"}'), strict=True):
+        note.write_text(text)
+    speeds("chunked", "cache")
+    assert set(settled(tmp_path / "second").values()) == {"chunked"}
+    assert [set(json.loads(note.read_text()).values()) for note in notes] == [{"chunked"}] * 2
+
+
+def test_of_two_runs_at_the_same_time_the_first_decides(
+    speeds: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds("chunked", "cache")
+
+    def slow(case: Case) -> str:
+        monkeypatch.setattr(attention_choice, "fastest", lambda case: "sdpa")
+        settled(tmp_path / "quick")
+        return "chunked"
+
+    monkeypatch.setattr(attention_choice, "fastest", slow)
+    assert settled(tmp_path / "slow") == {64: "sdpa", 128: "sdpa"}
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(
+    speeds: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    speeds("sdpa", "file")
+    assert set(settled(tmp_path / "run").values()) == {"sdpa"}
+    assert "warning: which attention is fastest could not be noted" in capsys.readouterr().err
+
+
+def test_a_backend_with_a_wrong_gradient_is_never_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wrong("sdpa", CASE) == wrong("chunked", CASE) == ""
+    run = attention_choice._run
+
+    def spoilt(name: str, inputs: list) -> list:
+        out, dq, dk, dv = run(name, inputs)
+        return [out, dq * (1.05 if name == "sdpa" else 1.0), dk, dv]
+
+    monkeypatch.setattr(attention_choice, "_run", spoilt)
+    monkeypatch.setattr(attention_choice, "_seconds", lambda name, case: 1.0 if name == "sdpa" else 2.0)
+    assert fastest(CASE) == "chunked"
+    assert "sdpa is left out: its dq is off by 0.05 at head width 72" in capsys.readouterr().err
+
+
+def test_a_named_backend_is_taken_or_refused_with_the_reason(tmp_path: Path) -> None:
+    assert settled(tmp_path, replace(SMALL, attention="math")) == {64: "math", 128: "math"}
+    assert not (tmp_path / NAME).exists()
+    with pytest.raises(UserError, match=r"model\.attention=flash4: .*(is not installed|needs a CUDA device)"):
+        settled(tmp_path, replace(SMALL, attention="flash4"))

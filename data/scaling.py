@@ -49,7 +49,7 @@ class Scaler:
             | Interpolation.FULL_CHR_H_INT  # else two neighbours share the colour of one
             | Interpolation.FULL_CHR_H_INP
             | Interpolation.ACCURATE_RND
-            | Interpolation.BITEXACT  # the same on every processor
+            | Interpolation.BITEXACT  # no shortcuts that only some processors have
         )
         self._crop: tuple[Any, Any] = (None, None)  # for which frames and part, the graph
 

@@ -129,6 +129,8 @@ def test_turned_video_is_decoded_as_displayed(mp4: bytes) -> None:
     turned = mp4[:matrix] + turn + mp4[matrix + 36 :]
     assert probe(turned)[:2] == (32, 48)
     assert np.array_equal(decode_video(turned)[0], np.rot90(decode_video(mp4)[0], -1))
+    small = decode_video(mp4, size=(16, 20))[3]  # 40x32 of 48x32 pixels
+    assert np.array_equal(decode_video(turned, size=(20, 16))[3], np.rot90(small, -1))
 
 
 def test_equal_frames_give_equal_bytes_without_a_clock(tmp_path: Path) -> None:

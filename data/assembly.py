@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,41 +39,19 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     is not as long as it was written.
     """
     receipts = [json.loads(job.receipt(s).read_text()) for s in range(len(job.dataset.manifest.shards))]
-    for receipt in receipts:
-        _require_whole(job.folder, ShardRecord(**receipt["record"]))
-    refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
-    sums = [LatentSums(**receipt["sums"]) for receipt in receipts if receipt["sums"]]
-    if not sums:
-        raise WorkError(
-            f"none of the {len(job.dataset)} samples could be encoded; the first: {refused[0].error}"
-        )
-    total = sums[0]
-    for more in sums[1:]:
-        total = total + more
-    index = np.array(job.dataset.index)
-    for name in ("offset", "size", "bucket", "label"):
-        index[name] = np.concatenate([receipt["rows"][name] for receipt in receipts])
     shards = tuple(ShardRecord(**receipt["record"]) for receipt in receipts)
-    index["bucket"], buckets = used_buckets(index["bucket"], sorted(set(job.shapes)))
-    flips = (
-        np.concatenate([receipt["flips"] for receipt in receipts]).astype(FLIP_DTYPE) if job.flip else None
-    )
-    texts = None
-    if job.captions:
-        rows = [tuple(row) for receipt in receipts for row in receipt["texts"]]
-        texts = np.array(rows, TEXT_DTYPE)
+    for record in shards:
+        _require_whole(job.folder, record)
+    refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
+    statistics = _statistics(job, receipts, refused)
+    index, buckets, flips, texts = _tables(job, receipts)
     files = write_index(job.folder, index, flips=flips, texts=texts)
-    extra = {
-        "made_from": dict(made_from),
-        "statistics": total.statistics(),
-        "bucket_counts": count_buckets(index["bucket"], shard_starts(job.dataset), len(buckets)).tolist(),
-        **longest_text(texts),
-    }
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
     job.quarantine.rewrite(refused)
     if refused:
         files[QUARANTINE] = sha256_file(job.folder / QUARANTINE)
+    counts = count_buckets(index["bucket"], shard_starts(job.dataset), len(buckets))
     manifest = DatasetManifest(
         kind="latent",
         fingerprint=identity,
@@ -79,10 +59,43 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
         classes=classes,
         buckets=tuple(list(shape) for shape in buckets),
         files=files,
-        extra=extra,
+        extra={
+            "made_from": dict(made_from),
+            "statistics": statistics,
+            "bucket_counts": counts.tolist(),
+            **longest_text(texts),
+        },
     )
     failpoint("encode.manifest")
     manifest.write(job.folder)
+
+
+def _statistics(
+    job: Job, receipts: Sequence[Mapping[str, Any]], refused: Sequence[QuarantineEntry]
+) -> dict[str, Any]:
+    """Mean and standard deviation over all parts; WorkError where none holds a sample."""
+    sums = [LatentSums(**receipt["sums"]) for receipt in receipts if receipt["sums"]]
+    if not sums:
+        raise WorkError(
+            f"none of the {len(job.dataset)} samples could be encoded; the first: {refused[0].error}"
+        )
+    return functools.reduce(operator.add, sums).statistics()
+
+
+def _tables(
+    job: Job, receipts: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, list[Shape], np.ndarray | None, np.ndarray | None]:
+    """Index, table of shapes, and the rows of `flip.npy` and `text.npy`, None for what is not stored."""
+    index = np.array(job.dataset.index)
+    for name in ("offset", "size", "bucket", "label"):
+        index[name] = np.concatenate([receipt["rows"][name] for receipt in receipts])
+    index["bucket"], buckets = used_buckets(index["bucket"], sorted(set(job.shapes)))
+    flips = texts = None
+    if job.flip:
+        flips = np.concatenate([receipt["flips"] for receipt in receipts]).astype(FLIP_DTYPE)
+    if job.captions:
+        texts = np.array([tuple(row) for receipt in receipts for row in receipt["texts"]], TEXT_DTYPE)
+    return index, buckets, flips, texts
 
 
 def _require_whole(folder: Path, record: ShardRecord) -> None:

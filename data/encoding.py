@@ -48,7 +48,11 @@ Decoded = np.ndarray | MediaError
 
 
 def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n: None) -> None:
-    """Write the part of one source shard, then its receipt; unusable samples go to the quarantine."""
+    """Write the part of one source shard, then its receipt; unusable samples go to the quarantine.
+
+    WorkError if the shard is not as long as it was: that is no matter of samples, so it is not a part.
+    """
+    job.dataset.open_shard(shard).close()
     path = job.folder / part_name(shard)
     for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{path.name}"):  # of a worker that was killed at it
         left.unlink(missing_ok=True)

@@ -51,6 +51,7 @@ def test_rows_are_written_in_bunches_and_nothing_is_lost(tmp_path: Path) -> None
     for step in range(1, 6):
         one_step(metrics, step)
         counts.append(len(read_rows(tmp_path / "metrics.jsonl")))
+        assert metrics.note().startswith("loss ") == (step >= 3)
     metrics.flush()
     assert counts == [0, 0, 3, 3, 3]
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]

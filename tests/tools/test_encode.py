@@ -228,18 +228,6 @@ def test_what_a_damaged_tar_header_hides_is_set_aside_and_nothing_else(damaged, 
     assert torch.allclose(*(reader.gather(others).float() for reader in readers), rtol=2e-3, atol=2e-3)
 
 
-def test_a_source_shard_that_was_cut_off_is_set_aside_within_the_budget(damaged):
-    raw = Dataset(damaged.source)
-    path = raw.shard_path(1)
-    path.write_bytes(path.read_bytes()[:-2048])
-    with pytest.raises(WorkError, match="more than the budget of 2"):
-        encode.run(damaged)
-    encode.run(replace(damaged, output=damaged.output.with_name("wider"), quarantine_budget=5))
-    entries = read_quarantine(damaged.output.with_name("wider"))
-    assert [entry.id for entry in entries] == [1, 4, 5, 6, 7]
-    assert all("truncated or replaced" in entry.error for entry in entries[1:])
-
-
 def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources):
     raw, encoder = sources
     encode.run(replace(config, flip=True))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import threading
 import time
@@ -176,6 +177,24 @@ def test_a_shard_that_fails_again_and_again_is_named_and_repaired(
             encode.run(few)
     encode.run(replace(few, action="repair"))
     assert content(config.output) == undisturbed
+
+
+def test_a_shard_of_another_length_fails_whole_and_is_encoded_once_it_is_back(
+    sources: tuple[Dataset, Path], tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(sources[0].folder, raw)
+    config = make_config(Dataset(raw), sources[1], tmp_path / "cache")
+    config = replace(config, quarantine_budget=16, queue=replace(config.queue, attempts=1))
+    path = raw / Dataset(raw).manifest.shards[3].name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-512])
+    with pytest.raises(WorkError, match=r"1 of 8 shards failed .* 000003: .*truncated or replaced"):
+        encode.run(config)
+    assert not (tmp_path / "cache" / "dataset.json").exists()
+    path.write_bytes(whole)
+    encode.run(replace(config, action="repair"))
+    assert content(tmp_path / "cache") == undisturbed
 
 
 def test_a_lease_folder_on_a_full_disk_loses_nothing(

@@ -40,7 +40,9 @@ PACKAGES = (
 class Config:
     """What is measured, and how much of it."""
 
-    source: Literal["reader", "writer", "decode", "step", "engine"] = setting(REQUIRED, "what is measured")
+    source: Literal["reader", "writer", "decode", "step", "engine", "update"] = setting(
+        REQUIRED, "what is measured"
+    )
     output: str = setting(
         "runs/bench", "folder that receives results; material lies there meanwhile", shown="path"
     )
@@ -52,7 +54,7 @@ class Config:
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
-    network: str = setting("", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on a CUDA device")
+    network: str = setting("", "step, update: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA, DiT-B/2")
     batch: int = setting(0, "step: samples at once; 0 is 4 on a CPU and 128 on a CUDA device", low=0)
     compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
     peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")

@@ -19,13 +19,14 @@ class Way:
 
     items: starts a round and yields what it makes, `units` of work in all (a slow way may do less of it).
     check: whether an item is right; it runs on every item of the warm-up, and on the last of each timed round
-    when the clock has stopped.
+    when the clock has stopped.  prepare: runs before each round, outside its time.
     """
 
     name: str
     units: int
     items: Callable[[], Iterator[Any]]
     check: Callable[[Any], bool]
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def measure(ways: Sequence[Way], rounds: int) -> dict[str, Timing]:
     WorkError names a way that gives something wrong.
     """
     for way in ways:
+        way.prepare()
         for item in way.items():
             _require_right(way, item)
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
@@ -100,6 +102,7 @@ def measure(ways: Sequence[Way], rounds: int) -> dict[str, Timing]:
         for number in range(len(ways)):
             way = ways[(round + number) % len(ways)]
             item = None
+            way.prepare()
             start = time.perf_counter()
             for item in way.items():  # noqa: B007 (the last one is looked at)
                 pass

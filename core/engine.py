@@ -20,8 +20,8 @@ from core import distributed, engine_partitions
 from core.distributed import World
 from core.engine_accumulate import MicroStepSum
 from core.engine_config import EngineConfig, deepspeed_config
-from core.engine_partitions import Shard
-from core.engine_replicated import ReplicatedAdamW
+from core.engine_optimizer import allocate_state, make_optimizer, share_matrices
+from core.engine_shards import Shard, present, share
 from core.engine_start import load_deepspeed
 from core.optim import OptimizerConfig, parameter_groups
 
@@ -49,6 +49,7 @@ class Engine:
         self.config, self.optimizer, self.world = engine, optimizer, world
         self.updates = 0
         groups = parameter_groups(model, optimizer)
+        self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
         _agree(model, world)
         initial = _fp32_copy(model) if engine.precision == "bf16" else {}
@@ -58,12 +59,12 @@ class Engine:
             args=SimpleNamespace(device_rank=world.device.index or 0),
             model=model,
             model_parameters=groups,
-            optimizer=lambda parameters: _make_optimizer(parameters, engine, optimizer),
+            optimizer=lambda parameters: make_optimizer(parameters, engine, optimizer),
             config=deepspeed_config(engine, sum(p.numel() for p in parameters)),
             dist_init_required=False,
         )[0]
         if engine.zero_stage == 0:
-            self._engine.enable_backward_allreduce = False  # ReplicatedAdamW reduces, once a step, in fp32
+            self._engine.enable_backward_allreduce = False  # Replicated reduces, once a step, in fp32
         self._micro_steps = MicroStepSum(parameters) if engine.sums_micro_steps else None
         distributed.set_timeouts(engine.timeout_s)
         self.module: nn.Module = model
@@ -73,7 +74,8 @@ class Engine:
         )
         self.flats: list[Tensor] = engine_partitions.masters(self._sharded)
         self.shards: list[Shard] = engine_partitions.locate(self._sharded, model, world.rank)
-        self._create_moments()
+        share_matrices(self._inner, self.flats, self.shards, engine, world)
+        allocate_state(self._inner, self.flats)
         with torch.no_grad():
             for shard in self.shards if initial else []:
                 shard.view(self.flats).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
@@ -113,12 +115,26 @@ class Engine:
         """The shards this rank is to write: over all ranks, every element of every parameter once."""
         if self.config.zero_stage > 0:
             return self.shards
-        return engine_partitions.share(self.shards, self.world.rank, self.world.size)
+        return share(self.shards, self.world.rank, self.world.size)
 
     def moments(self) -> dict[str, list[Tensor]]:
-        """The optimizer's state by name (exp_avg, exp_avg_sq), each a list laid out like `flats`."""
+        """The optimizer's state by name, each a list laid out like `flats`; see `OptimizerConfig.moments`.
+
+        What the update rule of a flat does not keep is an empty tensor in its place.
+        """
         states = [self._inner.state[flat] for flat in self.flats]
-        return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+        names = self.optimizer.moments
+        return {n: [s.get(n, f.new_empty(0)) for s, f in zip(states, self.flats, strict=True)] for n in names}
+
+    def partial_moments(self) -> dict[str, list[str]]:
+        """The parameters that a moment exists for, of moments that not all parameters have."""
+        if self.optimizer.name != "muon":
+            return {}
+        names: dict[str, list[str]] = {moment: [] for moment in self.optimizer.moments}
+        for group in self._groups:
+            for moment in ("momentum",) if group.get("rule") == "muon" else ("exp_avg", "exp_avg_sq"):
+                names[moment] += group["names"]
+        return names
 
     def trainable_shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of every trainable parameter, whether this rank holds a part of it or not."""
@@ -135,8 +151,9 @@ class Engine:
     def set_updates(self, updates: int) -> None:
         """Set the optimizer's own step counter, as after loading its moments."""
         self.updates = updates
-        for flat in self.flats:
-            self._inner.state[flat]["step"].fill_(float(updates))
+        for state in self._inner.state.values():
+            if "step" in state:
+                state["step"].fill_(float(updates))
 
     def refresh(self) -> None:
         """Make the network follow `flats` after they were written to (collective: all ranks)."""
@@ -167,40 +184,19 @@ class Engine:
         """
         flats = self.flats if flats is None else flats
         first = self.world.rank == 0
-        full = {n: torch.empty(shape) for n, shape in self.trainable_shapes().items()} if first else {}
+        full: dict[str, Tensor] = {}
         tables = distributed.gather_objects((self.owned, [f.numel() for f in flats]))
         for rank, (shards, sizes) in enumerate(tables):
             parts = _send_to_first(flats, sizes, rank, self.world)
-            for shard in shards if first else []:
-                full[shard.name].view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
-        return full
+            for shard in present(shards, parts) if first else []:
+                whole = full.setdefault(shard.name, torch.empty(shard.shape))
+                whole.view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
+        return {name: full[name] for name in self.trainable_shapes() if name in full}
 
     def _kept_buffers(self) -> list[tuple[str, Tensor]]:
         """The buffers that belong to the state: those a module would save."""
         persistent = self.module.state_dict(keep_vars=True).keys()
         return [(n, b) for n, b in self.module.named_buffers() if n in persistent]
-
-    def _create_moments(self) -> None:
-        """Give AdamW its state now, so that it can be saved and loaded before the first update."""
-        for flat in self.flats:
-            state = self._inner.state[flat]
-            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-            state["exp_avg"] = torch.zeros_like(flat, requires_grad=False)
-            state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
-
-
-def _make_optimizer(
-    groups: list[dict[str, Any]], engine: EngineConfig, config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "betas": tuple(config.betas),
-        "eps": config.eps,
-        "fused": True,
-    }
-    if engine.zero_stage == 0:
-        return ReplicatedAdamW(groups, gradient_clipping=engine.gradient_clipping, **settings)
-    return torch.optim.AdamW(groups, **settings)
 
 
 def _agree(model: nn.Module, world: World) -> None:
@@ -231,11 +227,11 @@ def _send_to_first(flats: list[Tensor], sizes: list[int], rank: int, world: Worl
     if rank == 0 or world.rank not in (0, rank):
         return flats
     if world.rank == rank:
-        for flat in flats:
+        for flat in filter(Tensor.numel, flats):
             dist.send(flat.detach().contiguous(), dst=0)
         return flats
     parts = [torch.empty(size, device=world.device) for size in sizes]
-    for part in parts:
+    for part in filter(Tensor.numel, parts):
         dist.recv(part, src=rank)
     return parts
 

@@ -7,35 +7,19 @@ flat fp32 tensors, and which range of which parameter lies where in them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.engine_replicated import ReplicatedAdamW
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Elements [start, stop) of the flattened parameter `name` lie in flats[flat] from `offset` on."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    flat: int
-    offset: int
-
-    def view(self, flats: list[Tensor]) -> Tensor:
-        """The range itself, 1-D, in a list of tensors laid out like the masters."""
-        return flats[self.flat].detach()[self.offset : self.offset + self.stop - self.start]
+from core.engine_replicated import Replicated
+from core.engine_shards import Shard
 
 
 def masters(optimizer: Any) -> list[Tensor]:
     """The fp32 master tensors of this rank, under whatever name the stage keeps them."""
     for attribute in (
-        "flats",  # stage 0: ReplicatedAdamW
+        "flats",  # stage 0: Replicated
         "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 gradients: BF16_Optimizer
         "single_partition_of_fp32_groups",  # stages 1 and 2
         "fp32_partitioned_groups_flat",  # stage 3
@@ -48,7 +32,7 @@ def masters(optimizer: Any) -> list[Tensor]:
 def locate(optimizer: Any, model: nn.Module, rank: int) -> list[Shard]:
     """The ranges of parameters that this rank holds, in the order of the masters."""
     names = {id(p): name for name, p in model.named_parameters()}
-    if isinstance(optimizer, ReplicatedAdamW):
+    if isinstance(optimizer, Replicated):
         return [
             Shard(names[id(p)], tuple(p.shape), 0, p.numel(), flat, offset)
             for p, flat, offset in optimizer.layout
@@ -82,7 +66,7 @@ def _locate_stage3(optimizer: Any, names: dict[int, str], rank: int) -> Iterator
 @torch.no_grad()
 def publish(optimizer: Any) -> None:
     """Make the network's weights follow the masters after these were written to (collective: all ranks)."""
-    if isinstance(optimizer, ReplicatedAdamW):
+    if isinstance(optimizer, Replicated):
         optimizer.publish()
     elif hasattr(optimizer, "fp32_partitioned_groups_flat"):
         for index, master in enumerate(optimizer.fp32_partitioned_groups_flat):
@@ -94,20 +78,6 @@ def publish(optimizer: Any) -> None:
             kept[0].all_gather(kept)
     else:
         optimizer.update_lp_params()
-
-
-def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
-    """This rank's even part of shards that every rank holds in full, so that all can write in parallel."""
-    total = sum(s.stop - s.start for s in shards)
-    low, high = rank * total // size, (rank + 1) * total // size
-    kept, position = [], 0
-    for s in shards:
-        count = s.stop - s.start
-        first, last = max(low - position, 0), min(high - position, count)
-        if first < last:
-            kept.append(replace(s, start=s.start + first, stop=s.start + last, offset=s.offset + first))
-        position += count
-    return kept
 
 
 def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:

@@ -1,4 +1,8 @@
-"""What the optimizer is told: parameter groups by tag, the learning rate as a pure function of the step."""
+"""What the optimizer is told: parameter groups by tag, the learning rate as a pure function of the step.
+
+Tags are attributes that a network sets on its parameters: `no_decay` on embeddings, `hidden` on the matrices
+of its blocks, which Muon may take.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,14 @@ from core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) and its learning-rate schedule."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon, and the learning-rate schedule."""
 
-    name: Literal["adamw"] = setting("adamw", "update rule")
+    name: Literal["adamw", "muon"] = setting(
+        "adamw", "update rule; muon takes the matrices of the blocks, with AdamW's lr, and AdamW the rest"
+    )
     lr: float = setting(1e-4, "learning rate after warm-up", low=0.0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment")
+    momentum: float = setting(0.95, "muon: decay of the gradient's average", low=0.0)
     eps: float = setting(1e-8, "added to the root of the second moment", low=0.0)
     weight_decay: float = setting(
         0.0, "decoupled decay of matrices; norms, biases, embeddings have none", low=0.0
@@ -30,6 +37,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise UserError("betas", self.betas, "two numbers in [0, 1)")
+        if not self.momentum < 1.0:
+            raise UserError("momentum", self.momentum, "a number in [0, 1)")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What the optimizer keeps: `momentum` of matrices that Muon takes, of the rest the other two."""
+        return ("exp_avg", "exp_avg_sq", *(("momentum",) if self.name == "muon" else ()))
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -44,22 +58,38 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters in at most two groups, with and without weight decay, in the model's order.
+    """The trainable parameters in the model's order: for Muon, for AdamW with weight decay and without it.
 
-    A parameter goes without decay when it has fewer than two axes (norms, biases) or carries the tag
-    `parameter.no_decay = True`, which embeddings set where they are made.
+    Muon takes matrices with the tag `parameter.hidden = True`. A parameter goes without decay when it has
+    fewer than two axes (norms, biases) or carries the tag `parameter.no_decay = True`.
     """
+    decay = config.weight_decay
     groups: dict[str, dict[str, Any]] = {
-        "decay": {"params": [], "names": [], "weight_decay": config.weight_decay},
+        "muon": {
+            "params": [],
+            "names": [],
+            "weight_decay": decay,
+            "rule": "muon",
+            "momentum": config.momentum,
+        },
+        "decay": {"params": [], "names": [], "weight_decay": decay},
         "no_decay": {"params": [], "names": [], "weight_decay": 0.0},
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            free = parameter.ndim < 2 or getattr(parameter, "no_decay", False)
-            group = groups["no_decay" if free else "decay"]
+            group = groups[_group_of(parameter, config)]
             group["params"].append(parameter)
             group["names"].append(name)
     found = [group for group in groups.values() if group["params"]]
     if not found:
         raise UserError("the model has no trainable parameter")
+    if config.name == "muon" and not groups["muon"]["params"]:
+        raise UserError("optimizer.name", "muon", "adamw, since the model has no hidden matrix")
     return found
+
+
+def _group_of(parameter: nn.Parameter, config: OptimizerConfig) -> str:
+    if parameter.ndim < 2 or getattr(parameter, "no_decay", False):
+        return "no_decay"
+    is_hidden = parameter.ndim == 2 and getattr(parameter, "hidden", False)
+    return "muon" if config.name == "muon" and is_hidden else "decay"

@@ -211,6 +211,8 @@ def initialise(model: DiT) -> None:
         nn.init.zeros_(model.frames.linear.weight)
     nn.init.zeros_(model.final.weight)
     model.label.table.weight.no_decay = True  # type: ignore[attr-defined]
+    for parameter in model.blocks.parameters():
+        parameter.hidden = parameter.ndim == 2  # type: ignore[attr-defined]
 
 
 def count_parameters(config: DiTConfig) -> int:

@@ -51,13 +51,17 @@ def _checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return result, [*lines, *(entry["error"] for entry in result["damaged"])]
     result["tensors"] = _tensors(reader)
     result["norms"] = {
-        kind: math.hypot(*(tensor["norms"][kind] for tensor in result["tensors"])) for kind in reader.kinds
+        kind: math.hypot(*(t["norms"][kind] for t in result["tensors"] if kind in t["norms"]))
+        for kind in reader.kinds
     }
     width = max((len(tensor["name"]) for tensor in result["tensors"]), default=4)
     lines += ["", f"{'tensor':{width}}  {'shape':>16}  " + "  ".join(f"{kind:>14}" for kind in reader.kinds)]
     for tensor in result["tensors"]:
         shape = "x".join(map(str, tensor["shape"])) or "1"
-        norms = "  ".join(f"{tensor['norms'][kind]:14.6g}" for kind in reader.kinds)
+        norms = "  ".join(
+            f"{tensor['norms'][kind]:14.6g}" if kind in tensor["norms"] else f"{'-':>14}"
+            for kind in reader.kinds
+        )
         lines.append(f"{tensor['name']:{width}}  {shape:>16}  {norms}")
     total = "  ".join(f"{result['norms'][kind]:14.6g}" for kind in reader.kinds)
     lines += [f"{'all':{width}}  {result['numbers']:>16,}  {total}", "", "every file is as it was written"]
@@ -154,7 +158,7 @@ def _tensors(reader: CheckpointReader) -> list[dict[str, Any]]:
     for name, shape in reader.shapes.items():
         part = torch.empty(math.prod(shape))
         norms = {}
-        for kind in reader.kinds:
+        for kind in [kind for kind in reader.kinds if name in reader.names(kind)]:
             reader.read(kind, name, 0, part.numel(), part)
             norms[kind] = float(part.double().norm())
         tensors.append({"name": name, "shape": list(shape), "norms": norms})

@@ -9,7 +9,8 @@
 - `manifest.json`: all files with size and SHA-256, the shapes, the kinds; written last: without it the folder
   is no checkpoint
 
-KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, or `ema-NAME` for every average.
+KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, `momentum` (of Muon), or `ema-NAME` for every
+average. A kind that exists for some parameters only is listed with their names in the manifest's `partial`.
 """
 
 from __future__ import annotations

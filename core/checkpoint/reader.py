@@ -35,6 +35,7 @@ class CheckpointReader:
             )
         self.kinds: list[str] = self.manifest["kinds"]
         self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
+        self._partial: dict[str, list[str]] = self.manifest.get("partial", {})
         self._opened: dict[Path, Any] = {}
         self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
 
@@ -75,10 +76,15 @@ class CheckpointReader:
                 f"{self.folder} holds {filled} of {stop - start} numbers of {kind}/{name}"
             )
 
+    def names(self, kind: str) -> list[str]:
+        """The parameters of which there is something of this kind."""
+        return self._partial.get(kind, list(self.shapes))
+
     def full(self, kind: str) -> dict[str, Tensor]:
         """Every tensor of a kind, whole."""
         result = {}
-        for name, shape in self.shapes.items():
+        for name in self.names(kind):
+            shape = self.shapes[name]
             flat = torch.empty(math.prod(shape))
             self.read(kind, name, 0, flat.numel(), flat)
             result[name] = flat.view(shape)

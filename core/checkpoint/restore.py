@@ -14,6 +14,7 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.store import CheckpointStore
 from core.ema import Ema
+from core.engine_shards import present
 from core.errors import UserError
 from core.progress import say
 
@@ -48,7 +49,7 @@ def load(path: Path, engine: Engine, ema: Ema | None) -> dict[str, Any]:
     _compare(reader, engine, targets)
     with torch.no_grad():
         for kind, flats in targets.items():
-            for shard in engine.shards:
+            for shard in present(engine.shards, flats):
                 part = torch.empty(shard.stop - shard.start)
                 reader.read(kind, shard.name, shard.start, shard.stop, part)
                 shard.view(flats).copy_(part)
@@ -80,3 +81,7 @@ def _compare(reader: CheckpointReader, engine: Engine, targets: dict[str, list[T
     missing = [kind for kind in targets if kind not in reader.kinds]
     if missing:
         raise UserError(f"{reader.folder} holds no {missing[0]}; it has {', '.join(reader.kinds)}")
+    partial = engine.partial_moments()
+    for kind in engine.optimizer.moments:
+        if odd := set(partial.get(kind, wanted)) ^ set(reader.names(kind)):
+            raise UserError(f"{reader.folder} holds {kind} of other parameters; one of them is {min(odd)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.checkpoint import format
 from core.ema import Ema
+from core.engine_shards import present
 
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
     from core.engine import Engine
@@ -20,7 +21,8 @@ class Snapshot:
     """This rank's part of a checkpoint, on the CPU.
 
     tensors: the ranges this rank is to write, by key.  fixed: frozen parameters and buffers, whole.
-    kinds, shapes: what all ranks' ranges make up together.  state: what goes into state.json.
+    kinds, shapes: what all ranks' ranges make up together.  partial: the parameters of kinds that do not
+    exist for all.  state: what goes into state.json.
     """
 
     rank: int
@@ -28,6 +30,7 @@ class Snapshot:
     tensors: dict[str, Tensor]
     fixed: dict[str, Tensor]
     kinds: list[str]
+    partial: dict[str, list[str]]
     shapes: dict[str, tuple[int, ...]]
     state: dict[str, Any]
 
@@ -87,7 +90,8 @@ def _snapshot(
     state: dict[str, Any],
 ) -> Snapshot:
     world, shapes = engine.world, engine.trainable_shapes()
-    return Snapshot(world.rank, world.size, tensors, fixed, kinds, shapes, state)
+    partial = {kind: names for kind, names in engine.partial_moments().items() if kind in kinds}
+    return Snapshot(world.rank, world.size, tensors, fixed, kinds, partial, shapes, state)
 
 
 def _averages(ema: Ema | None, names: list[str]) -> dict[str, list[Tensor]]:
@@ -99,7 +103,7 @@ def _ranges(engine: Engine, kinds: dict[str, list[Tensor]]) -> dict[str, Tensor]
     return {
         format.key(kind, shard.name, shard.start): shard.view(flats)
         for kind, flats in kinds.items()
-        for shard in engine.owned
+        for shard in present(engine.owned, flats)
     }
 
 

@@ -99,6 +99,7 @@ def _publish(
         "number": number,
         "ranks": snapshot.ranks,
         "kinds": snapshot.kinds,
+        "partial": snapshot.partial,
         "shapes": {name: list(shape) for name, shape in snapshot.shapes.items()},
         "files": files,
     }

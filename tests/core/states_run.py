@@ -1,8 +1,8 @@
 """Save and load toy states on several ranks: `python tests/core/states_run.py JOBS.json`, once per rank.
 
 JOBS.json: a list of [action, ...]:
-    ["save", folder, stage]              train two steps, write a checkpoint
-    ["load", folder, stage]              load it into another network and compare every tensor with the files
+    ["save", folder, stage, rule]        train two steps, write a checkpoint; rule: adamw (default) or muon
+    ["load", folder, stage, rule]        load it into another network and compare every tensor with the files
     ["train", result, stage, steps, ...] train with options, write losses, norms, weights and averages
 """
 
@@ -43,16 +43,16 @@ def train(
     return results
 
 
-def save(world: World, folder: str, stage: int) -> None:
-    engine = toy_engine(world, zero_stage=stage)
+def save(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
+    engine = toy_engine(world, zero_stage=stage, rule=rule)
     ema = Ema(EMA, engine.flats)
     train(engine, ema, world, 2)
     state = {"step": 2, "updates": 2, "ema": EMA.names}
     write_checkpoint(Path(folder), take(engine, ema, state, None), number=1, may_commit=lambda: None)
 
 
-def load_and_compare(world: World, folder: str, stage: int) -> None:
-    engine = toy_engine(world, seed=1, zero_stage=stage)
+def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
+    engine = toy_engine(world, seed=1, zero_stage=stage, rule=rule)
     ema = Ema(EMA, engine.flats)
     load(Path(folder), engine, ema)
     reader = CheckpointReader(Path(folder))

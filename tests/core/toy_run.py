@@ -40,6 +40,8 @@ class ToyModel(nn.Module):
         self.embedding = nn.Embedding(5, WIDTH)
         self.embedding.weight.no_decay = True  # type: ignore[assignment]
         self.first, self.second = nn.Linear(WIDTH, 65), nn.Linear(65, WIDTH)
+        self.first.weight.hidden = True  # type: ignore[assignment]
+        self.second.weight.hidden = True  # type: ignore[assignment]
         self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("calls", torch.zeros(3))
@@ -96,10 +98,11 @@ def toy_engine(
     dropout: float = 0.0,
     lr: float = 1e-2,
     schedule: Any = "cosine",
+    rule: Any = "adamw",
     **engine: Any,
 ) -> Engine:
     torch.manual_seed(seed)
-    optimizer = OptimizerConfig(lr=lr, weight_decay=0.1, warmup_steps=3, schedule=schedule)
+    optimizer = OptimizerConfig(name=rule, lr=lr, weight_decay=0.1, warmup_steps=3, schedule=schedule)
     config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **engine})
     return Engine(ToyModel(dropout), config, optimizer, world)
 

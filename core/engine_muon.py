@@ -62,14 +62,14 @@ class MuonAdamW(torch.optim.AdamW):
         for group in filter(_is_muon, groups):
             for flat in group["params"]:
                 if flat.grad is not None:
-                    self._update(flat, group)
+                    self._update(flat, flat.grad, group)
 
-    def _update(self, flat: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, flat: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         momentum, lr = self.state[flat][MOMENTUM], group["lr"]
         if self.grad_scale is not None:
-            flat.grad.div_(self.grad_scale)
-        momentum.lerp_(flat.grad, 1 - group["momentum"])
-        blended = torch.lerp(flat.grad, momentum, group["momentum"])  # Nesterov
+            gradient.div_(self.grad_scale)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        blended = torch.lerp(gradient, momentum, group["momentum"])  # Nesterov
         flat.mul_(1 - lr * group["weight_decay"])
         for shard, direction in self._exchanges[flat].orthogonalise(blended):
             part = flat[shard.offset : shard.offset + direction.numel()]

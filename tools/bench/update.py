@@ -66,7 +66,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
     bare = Bare(material, ONE)
     protocol = f"gradients of norm 10, clipped to 1; compared with float64 to {EXACT:g} after each round"
     whole = Row(f"clip + AdamW + average, {name}", "parameters", protocol)
-    states = {"longtake": bare, USUAL: Usual(material), ENGINE: Sharded(material, world)}
+    states: dict[str, Updated] = {"longtake": bare, USUAL: Usual(material), ENGINE: Sharded(material, world)}
     ways = [way(name, state, material) for name, state in states.items()]
     whole.timings = measure([*ways, *limits(bare.gradient, material.numbers, BYTES)], config.rounds)
     whole.require(USUAL, 2.8)
@@ -165,7 +165,7 @@ class Sharded:
 
     def __init__(self, material: Material, world: distributed.World) -> None:
         self.updates = 0
-        settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING, device=world.device.type)
+        settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
         self.engine = Engine(_Given(material), settings, OPTIMIZER, world)
         self.ema = Ema(ONE, self.engine.flats)
 
@@ -194,7 +194,7 @@ class _Given(nn.Module):
         self._gradients = [g.bfloat16() for g in material.gradients]
 
     def forward(self) -> Tensor:
-        return _Gradients.apply(self._gradients, *self.network.parameters())  # type: ignore[no-any-return]
+        return _Gradients.apply(self._gradients, *self.network.parameters())
 
 
 class _Gradients(torch.autograd.Function):

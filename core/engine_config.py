@@ -20,6 +20,9 @@ class EngineConfig:
     precision: Literal["bf16", "fp32"] = setting(
         "bf16", "of the weights the network computes with; masters are fp32"
     )
+    matmul: Literal["bf16", "fp8"] = setting(
+        "bf16", "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can; with precision=bf16"
+    )
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
     micro_batch: int = setting(
@@ -39,6 +42,8 @@ class EngineConfig:
     timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0)
 
     def __post_init__(self) -> None:
+        if self.matmul == "fp8" and self.precision == "fp32":
+            raise UserError("matmul", "fp8", "bf16 with precision=fp32, or precision=bf16")
         if self.compile and self.zero_stage == 3:
             reason = "its hooks, which gather weights, break a block's graph at every layer"
             raise UserError("compile", True, f"false with zero_stage=3: {reason}")

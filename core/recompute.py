@@ -23,7 +23,7 @@ from core.engine_config import EngineConfig
 from core.errors import WorkError
 
 aten = torch.ops.aten
-_PRODUCTS = {aten.mm.default, aten.addmm.default}
+_PRODUCTS = {aten.mm.default, aten.addmm.default, aten._scaled_mm.default}
 _ATTENTION = {
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,

@@ -29,6 +29,7 @@ from data.texts import text_shape
 from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
+from models.fp8 import use_fp8
 from tools.latent_space import LatentsConfig, choose_normaliser, encoder_fingerprint, latent_shapes
 from tools.online import DataConfig, OnlineCache, OnlineObjective
 from tools.train_setup import (
@@ -131,6 +132,8 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     settle(model, world.device, dtype, micro_batch_shapes(dataset, loader), output)
+    if config.engine.matmul == "fp8":
+        use_fp8(model.blocks, world.device)
     checkpoint_blocks(model.blocks, config.engine)
     engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition

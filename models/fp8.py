@@ -1,0 +1,108 @@
+"""Linear layers that multiply in 8 bits, on GPUs that can: twice the rate of bfloat16 on Hopper and later.
+
+Every operand is scaled as a whole, by what it holds now, to fill the range of its 8-bit type: e4m3 for
+activations and weights, e5m2 for gradients, which need range more than precision (arXiv:2209.05433). Scales
+are powers of two, so scaling itself rounds nothing. Sums are in float32; weights, biases and all that is
+between the products stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.hardware import device_name
+from models.layers import Modulation
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+MULTIPLE = 16  # of both sides of a matrix, which the hardware asks for
+
+
+class Fp8Linear(nn.Linear):
+    """A linear layer whose three products, one forward and two backward, are in 8 bits."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Linear.apply(input, self.weight, self.bias)
+
+
+def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Turn the linear layers of `blocks` to fp8 in place, but those of adaLN, which see one row a sample.
+
+    Parameters keep their names. UserError where the device or a layer's size does not allow it.
+    """
+    if reason := unsupported(device):
+        raise UserError("engine.matmul", "fp8", f"bf16, since {reason}")
+    for block in blocks:
+        skipped = {m.linear for m in block.modules() if isinstance(m, Modulation)}
+        for name, module in block.named_modules():
+            if type(module) is nn.Linear and module not in skipped:
+                if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
+                    sizes = f"{module.in_features} to {module.out_features}"
+                    reason = f"{name} maps {sizes}, which {MULTIPLE} does not divide"
+                    raise UserError("engine.matmul", "fp8", f"bf16, since {reason}")
+                module.__class__ = Fp8Linear
+
+
+def unsupported(device: torch.device) -> str:
+    """Why this device cannot multiply in 8 bits, or ''."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
+        return ""
+    return f"fp8 needs a CUDA device of compute capability 8.9 or later, and this is {device_name(device)}"
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows, weights = quantise(_padded(x.reshape(-1, x.shape[-1])), E4M3), quantise(weight, E4M3)
+        ctx.save_for_backward(*rows, *weights)
+        ctx.shape, ctx.has_bias = x.shape, bias is not None
+        out = product(rows, _turned(weights), x.dtype)[: x.numel() // x.shape[-1]]
+        return (out if bias is None else out + bias).reshape(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weights = ctx.saved_tensors[:2], ctx.saved_tensors[2:]
+        plain = gradients[0].reshape(-1, gradients[0].shape[-1])
+        gradient = quantise(_padded(plain), E5M2)
+        grad_x = product(gradient, weights, plain.dtype)[: len(plain)].reshape(ctx.shape)
+        grad_weight = product(_turned(gradient), rows, plain.dtype)
+        return grad_x, grad_weight, plain.sum(0) if ctx.has_bias else None
+
+
+Scaled = tuple[Tensor, Tensor]
+"""8-bit numbers, and the float32 scalar that each is to be multiplied by."""
+
+
+def quantise(x: Tensor, dtype: torch.dtype) -> Scaled:
+    """`x` in 8 bits. What is not finite makes its whole tensor so: a bad step must be seen."""
+    limit = torch.finfo(dtype).max
+    largest = x.abs().amax().float().clamp(min=2.0**-100)
+    scale = torch.exp2(torch.ceil(torch.log2(largest / limit)))
+    return (x.float() / scale).clamp(-limit, limit).to(dtype), scale
+
+
+def product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
+    """left (M, K) times right (K, N), summed in float32."""
+    if left[0].device.type != "cuda":
+        return plain_product(left, right, dtype)
+    columns = right[0].t().contiguous().t()  # the layout that the hardware takes of a right side
+    return torch._scaled_mm(left[0].contiguous(), columns, scale_a=left[1], scale_b=right[1], out_dtype=dtype)
+
+
+def plain_product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
+    """The plain twin: the 8-bit numbers as float32."""
+    return ((left[0].float() * left[1]) @ (right[0].float() * right[1])).to(dtype)
+
+
+def _turned(matrix: Scaled) -> Scaled:
+    return matrix[0].t(), matrix[1]
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """With rows of zeros at the end, to a multiple of MULTIPLE."""
+    missing = -len(rows) % MULTIPLE
+    return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -1,0 +1,131 @@
+"""Products in 8 bits, emulated where there is no GPU. Run: pytest tests/models/test_fp8.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.batch import Condition
+from core.engine_config import EngineConfig
+from core.errors import UserError
+from models import fp8
+from models.dit import DiT, DiTConfig
+from models.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise, use_fp8
+
+CPU = torch.device("cpu")
+
+
+def results(linear: nn.Module, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    out = linear(x)
+    return [out, *torch.autograd.grad(out, [x, *linear.parameters()], gradient)]
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(E4M3, 4), (E5M2, 3)])
+def test_scales_fill_the_range_and_round_to_the_bits_of_the_type(dtype: torch.dtype, bits: int) -> None:
+    x = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * 1e-3
+    numbers, scale = quantise(x, dtype)
+    limit = torch.finfo(dtype).max
+    assert limit / 2 < numbers.float().abs().max() <= limit
+    assert torch.frexp(scale).mantissa == 0.5  # a power of two
+    large = x.abs() > x.abs().max() / 64  # smaller numbers are subnormal
+    error = (numbers.float() * scale - x).abs() / x.abs()
+    assert error[large].max() <= 2.0**-bits
+    assert quantise(torch.zeros(3), dtype)[0].float().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rows", [16, 21])
+def test_numbers_that_8_bits_hold_give_the_exact_layer(rows: int) -> None:
+    """Small integers and power-of-two scales: output and all gradients are those of the plain layer."""
+    generator = torch.Generator().manual_seed(1)
+
+    def integers(*shape: int) -> Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).float()
+
+    plain = nn.Linear(32, 16)
+    with torch.no_grad():
+        plain.weight.copy_(integers(16, 32))
+        plain.bias.copy_(integers(16))
+    x, gradient = integers(3, rows, 32).requires_grad_(), integers(3, rows, 16)
+    expected = results(plain, x, gradient)
+    plain.__class__ = Fp8Linear
+    assert all(map(torch.equal, results(plain, x, gradient), expected))
+
+
+def test_random_numbers_are_off_by_the_rounding_of_8_bits() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 128)
+    x, gradient = torch.randn(64, 256, requires_grad=True), torch.randn(64, 128)
+    expected = results(layer, x, gradient)
+    layer.__class__ = Fp8Linear
+    errors = [
+        float(((got - want).norm() / want.norm()).detach())
+        for got, want in zip(results(layer, x, gradient), expected, strict=True)
+    ]
+    assert all(0.01 < error < 0.05 for error in errors[:1])  # e4m3 by e4m3
+    assert all(0.02 < error < 0.08 for error in errors[1:3])  # e5m2 by e4m3
+    assert errors[3] == 0  # the bias's gradient is a sum
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    layer = nn.Linear(16, 16)
+    layer.__class__ = Fp8Linear
+    x = torch.randn(16, 16)
+    x[3, 5] = bad
+    assert not layer(x)[3].isfinite().any()
+    gradient = torch.randn(16, 16)
+    gradient[3, 5] = bad
+    _, grad_x, grad_weight, _ = results(layer, torch.randn(16, 16, requires_grad=True), gradient)
+    assert not grad_x[3].isfinite().any()
+    assert not grad_weight.isfinite().all()
+
+
+def test_blocks_change_but_their_modulation_and_names_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    names = [name for name, _ in model.named_parameters()]
+    x, time = torch.randn(2, 4, 1, 8, 8), torch.tensor([10.0, 900.0])
+    model.bfloat16()
+    plain = model(x, time, Condition())
+    monkeypatch.setattr(fp8, "unsupported", lambda device: "")
+    use_fp8(model.blocks, CPU)
+    kinds = {name for name, module in model.named_modules() if isinstance(module, Fp8Linear)}
+    layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    assert kinds == {f"blocks.{block}.{layer}" for block in range(2) for layer in layers}
+    assert [name for name, _ in model.named_parameters()] == names
+    out = model(x, time, Condition())
+    assert 0 < (out - plain).norm() / plain.norm() < 0.1
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_device_or_a_layer_that_cannot_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"engine\.matmul=fp8: .*compute capability 8\.9.*this is cpu"):
+        use_fp8([nn.Linear(16, 16)], CPU)
+    monkeypatch.setattr(fp8, "unsupported", lambda device: "")
+    with pytest.raises(UserError, match="maps 24 to 16, which 16 does not divide"):
+        use_fp8([nn.Sequential(nn.Linear(24, 16))], CPU)
+    with pytest.raises(UserError, match="matmul=fp8: expected bf16 with precision=fp32"):
+        EngineConfig(matmul="fp8", precision="fp32")
+
+
+@pytest.mark.cuda
+def test_the_hardware_agrees_with_the_plain_twin() -> None:
+    if reason := fp8.unsupported(torch.device("cuda")):
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    left = quantise(torch.randn(64, 128, device="cuda"), E5M2)
+    right = quantise(torch.randn(128, 32, device="cuda"), E4M3)
+    found, expected = product(left, right, torch.bfloat16), plain_product(left, right, torch.float32)
+    assert (found.float() - expected).norm() / expected.norm() < 5e-3
+    layer = nn.Linear(64, 32).to("cuda", torch.bfloat16)
+    x = torch.randn(3, 7, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    expected = F.linear(x, layer.weight, layer.bias)
+    layer.__class__ = Fp8Linear
+    out, *gradients = results(layer, x, torch.randn_like(expected))
+    assert (out - expected).norm() / expected.norm() < 0.08
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -49,6 +49,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
     chosen = _device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        # The last collectives of every rank, for the watchdog to write down.
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",

@@ -25,9 +25,9 @@ from core.files import atomic_file
 from core.hardware import find_peaks
 from core.losses import Losses
 from core.phases import Phases
-from core.progress import say
 from core.rank_report import name_straggler, rank_numbers, rank_report
 from core.settings import setting
+from core.wandb_view import WandbView
 
 NAME = "metrics.jsonl"
 DECILES = 10
@@ -104,14 +104,14 @@ class Metrics:
     peaks: dict[str, float] = field(default_factory=dict)
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
-    _wandb: Any = None
+    _view: WandbView | None = None
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: drop rows of steps that will be done again."""
         self.peaks = find_peaks(self.world.device, self.world.size, self.config.log_matmul)
         self.rewind(step)
         if self.world.rank == 0 and self.config.wandb:
-            self._wandb = _start_wandb(self.folder, self.config, self.run_config)
+            self._view = WandbView(self.folder, self.config.wandb_project, self.run_config)
 
     def rewind(self, step: int) -> None:
         """Go back to after `step` steps: their rows stay, later ones are dropped."""
@@ -146,7 +146,8 @@ class Metrics:
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
             append_rows(self.folder / NAME, rows)
-            self._show(rows)
+            if self._view is not None:
+                self._view.show(rows)
 
     def note(self) -> str:
         """The last loss for the status line, "" while there is none."""
@@ -159,19 +160,15 @@ class Metrics:
             with open(self.folder / NAME, "rb") as file:
                 os.fsync(file.fileno())
 
+    def show_validation(self, row: Mapping[str, Any]) -> None:
+        """Show a validation row too, beside its step's, which `flush` has written."""
+        if self._view is not None:
+            self._view.show_validation(row)
+
     def close(self) -> None:
         """Finish the view; the rows were flushed with the last checkpoint."""
-        if self._wandb is not None:
-            self._wandb.finish()
-
-    def _show(self, rows: list[dict[str, Any]]) -> None:
-        """Hand rows to wandb; whatever it does wrong ends the view, never the run."""
-        try:
-            for row in rows if self._wandb is not None else []:
-                self._wandb.log({k: v for k, v in row.items() if not isinstance(v, list)}, step=row["step"])
-        except Exception as error:  # a view over the network may fail in any way
-            say(f"warning: wandb failed and is off from here on: {error}")
-            self._wandb = None
+        if self._view is not None:
+            self._view.close()
 
 
 def complete_row(
@@ -231,20 +228,3 @@ def _counted(values: Tensor, weight: Tensor) -> Tensor:
 
 def _mean(total: float, weight: float) -> float | None:
     return total / weight if weight > 0 and math.isfinite(total) else None
-
-
-def _start_wandb(folder: Path, config: MetricsConfig, run_config: Mapping[str, Any]) -> Any:
-    """The run in wandb, under the id kept in the run folder; None (with a warning) where it fails."""
-    identity = folder / "wandb.json"
-    try:
-        import wandb
-
-        if not identity.exists():
-            with atomic_file(identity, "w") as file:
-                json.dump({"id": wandb.util.generate_id()}, file)
-        project = os.environ.get("WANDB_PROJECT", config.wandb_project)
-        name = json.loads(identity.read_text(encoding="utf-8"))["id"]
-        return wandb.init(project=project, id=name, resume="allow", dir=folder, config=dict(run_config))
-    except Exception as error:  # not installed, no network, no key: the record does not depend on it
-        say(f"warning: wandb could not start, metrics go to {NAME} only: {error}")
-        return None

@@ -36,7 +36,7 @@ from core.settings import setting
 from core.shape_times import ShapeTimes
 from core.step import Stepper
 from core.validation import Validation, ValidationConfig
-from core.watchdog import Watchdog
+from core.watchdog import Watchdog, earlier_than_groups
 
 FINISHED = "finished.json"
 
@@ -116,13 +116,14 @@ class Trainer:
         world = self.engine.world
         try:
             self._open()
-            watchdog = Watchdog(self.folder / LOGS, self.phases, world, self.config.watchdog_s)
-            with watchdog, self.profiler.running():
+            limit = earlier_than_groups(self.config.watchdog_s, self.engine.config.timeout_s, world)
+            with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
                 if self.step < self.config.steps:
                     self.stepper.rehearse(self.step, self.feed.largest())
                 self._loop()
             if world.rank == 0:
                 write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
+            failpoint("run.finished")
             self.metrics.close()
         finally:
             self.saver.close()
@@ -160,7 +161,8 @@ class Trainer:
     def _after_step(self) -> None:
         """Validate and save where it is time to."""
         if self.validation and self.validation.due(self.step):
-            self.validation.run(self.step, self.phases)
+            self.metrics.flush()
+            self.metrics.show_validation(self.validation.run(self.step, self.phases))
         last = self.step == self.config.steps
         if last or (self.saver.due(self.step) and self.incidents.may_save):
             self.phases.enter("save")

@@ -3,6 +3,7 @@
 A thread on every rank leaves a heartbeat in `logs/` and looks at the clock. When nothing has moved for too
 long (a stopped rank, a deadlock, storage that never answers) it writes down where every rank is and the
 stacks of this one, and ends the process: before the process group's own timeout, which knows none of this.
+Where torch's flight recorder is on (on CUDA `distributed.start` sees to it) its last collectives go along.
 The status is that of a temporary failure, so that whoever started the run may start it again.
 """
 
@@ -19,12 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import torch
+
 from core.distributed import World
 from core.files import temporary_name
 from core.phases import Phases
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h
 PERIOD_S = 5.0
+GROUP_SHARE = 0.75  # of the process groups' timeout is the longest that the watchdog waits
 
 
 class Watchdog:
@@ -95,6 +99,25 @@ class Watchdog:
             file.write("\n".join([line, *places, "", ""]))
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
+        dump = threading.Thread(target=dump_collectives, args=(self._logs, rank), daemon=True)
+        dump.start()
+        dump.join(PERIOD_S)  # it takes locks of a library that hangs
+
+
+def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World) -> float:
+    """The watchdog's time, cut where the process groups' own would pass first; 0 stays none."""
+    return min(watchdog_s, GROUP_SHARE * group_timeout_s) if world.size > 1 else watchdog_s
+
+
+def dump_collectives(logs: Path, rank: int) -> None:
+    """Write what torch's flight recorder holds, where it is on: collectives with sizes, times and states.
+
+    Comparing the ranks' files shows which one never came to which collective.
+    """
+    recorder = getattr(torch._C._distributed_c10d, "_dump_fr_trace_json", None)
+    text = recorder() if recorder else b""
+    if text and json.loads(text).get("entries"):
+        (logs / f"collectives-rank-{rank}.json").write_bytes(text)
 
 
 def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[str]:

@@ -22,7 +22,7 @@ OWNERS = {
     "omegaconf": r"core/config\.py",
     "yaml": r"core/config\.py",
     "deepspeed": r"core/engine\w*\.py",
-    "wandb": r"core/metrics\.py",
+    "wandb": r"core/wandb_view\.py",
     "webdataset": r"data/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
@@ -38,7 +38,7 @@ OWNERS = {
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
     "transformers": r"models/text\.py",
 }
-MAY_CATCH_ALL = {"core/metrics.py"}  # a metrics service that fails never ends a training run
+MAY_CATCH_ALL = {"core/wandb_view.py"}  # a metrics service that fails never ends a training run
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
 

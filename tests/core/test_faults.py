@@ -1,4 +1,7 @@
-"""Faults of one rank of several. Run: pytest tests/core/test_faults.py"""
+"""Faults of one rank of several, and the fault matrix: which test covers which fault.
+
+Run: pytest tests/core/test_faults.py
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,113 @@ from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
+TESTS = Path(__file__).parents[1]
+
+MATRIX = {  # fault -> where it is made to happen; a name without a file is a test of this one
+    "kill -9 at any point of a save or step": (
+        "core/test_resume.py::test_a_kill_anywhere_is_survived",
+        "core/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
+        "core/test_trainer.py::test_a_run_that_failed_anywhere_continues_exactly",
+    ),
+    "a slow rank while another commits": ("test_nothing_is_published_before_every_rank_has_written",),
+    "a file of a checkpoint deleted, cut, emptied, flipped": (
+        "core/checkpoint/test_checkpoint.py::test_damage_is_refused_with_the_file_named",
+        "core/checkpoint/test_checkpoint.py::test_a_damaged_newest_falls_back_loudly",
+    ),
+    "a file of another step": ("core/checkpoint/test_checkpoint.py::test_a_file_of_another_step_is_refused",),
+    "no valid checkpoint, but there were some": (
+        "core/checkpoint/test_checkpoint.py::test_without_a_whole_one_the_run_does_not_start_over",
+        "core/checkpoint/test_store.py::test_lost_checkpoints_are_an_error_and_not_a_fresh_start",
+    ),
+    "disk full in a save": (
+        "core/test_trainer.py::test_a_full_disk_is_survived_until_it_is_not",
+        "core/checkpoint/test_tensor_file.py::test_a_full_disk_leaves_nothing_behind",
+    ),
+    "the writing thread fails, or the run ends while it writes": (
+        "core/test_saver.py::test_an_error_of_the_thread_ends_the_run_at_the_next_save",
+        "core/test_saver.py::test_a_save_under_way_is_finished_when_training_fails",
+    ),
+    "resume at another stage or number of ranks": (
+        "core/test_ranks.py::test_states_load_exactly_on_other_ranks_and_stages",
+        "core/test_trainer.py::test_continuing_on_another_stage_follows_the_same_curve",
+    ),
+    "frozen weights, buffers, groups, averages across resume": (
+        "core/checkpoint/test_checkpoint.py::test_everything_is_restored",
+    ),
+    "a malicious checkpoint": (
+        "core/checkpoint/test_checkpoint.py::test_no_pickle_and_a_manifest_of_all_files",
+        "test_layout.py::test_nothing_is_swallowed_unpickled_or_given_to_a_shell",
+    ),
+    "NaN on one rank": (
+        "core/test_ranks.py::test_nan_on_one_rank_skips_the_step_on_all",
+        "test_a_bad_sample_on_one_rank_is_named",
+        "core/test_culprit.py::test_a_module_whose_backward_fails_is_named",
+    ),
+    "NaN again and again": (
+        "core/test_incidents.py::test_a_run_rolls_back_passes_over_and_goes_on",
+        "core/test_incidents.py::test_a_run_that_rolled_back_continues_exactly",
+        "core/test_incidents.py::test_rollbacks_are_limited",
+    ),
+    "a rank dies": (
+        "launch/test_local.py::test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s",
+        "core/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
+    ),
+    "a rank is stopped, a deadlock": (
+        "test_a_stopped_rank_ends_the_run_with_a_report",
+        "test_a_stopped_rank_ends_the_run_at_every_stage",
+        "core/test_resume.py::test_a_stopped_rank_ends_the_others_within_the_timeout",
+    ),
+    "a rank leaves a step out": (
+        "test_a_rank_that_is_astray_or_corrupt_is_found",
+        "test_a_rank_in_another_step_is_found",
+    ),
+    "a slow rank": ("test_a_straggler_is_reported_and_training_goes_on",),
+    "a shard missing, cut off or damaged": (
+        "data/test_damage.py::test_the_damaged_shard_is_named_and_no_other",
+        "data/test_damage.py::test_every_read_gives_the_sample_or_an_error",
+        "data/test_latents.py::test_a_missing_part_is_named_at_the_start",
+    ),
+    "a corrupt or huge image": (
+        "data/test_media.py::test_damage_gives_a_picture_or_a_media_error_of_one_line",
+        "data/test_media.py::test_png_that_claims_60000_by_60000_pixels_is_refused_before_decoding",
+        "data/test_pixels.py::test_a_damaged_sample_keeps_its_slot_with_weight_0",
+        "data/test_pixels.py::test_the_budget_stops_the_job",
+    ),
+    "hostile members": (
+        "data/test_damage.py::test_hostile_members_are_set_aside_and_do_nothing",
+        "data/test_damage.py::test_names_in_a_manifest_cannot_lead_out",
+        "data/test_remote.py::test_other_schemes_are_refused",
+    ),
+    "a worker killed, a read that hangs": (
+        "tools/test_encode_workers.py::test_a_worker_process_that_is_killed_does_not_end_the_command",
+        "test_a_read_that_hangs_ends_the_run",
+    ),
+    "storage that fails": (
+        "data/test_remote.py::test_a_failed_download_leaves_nothing",
+        "tools/test_encode_workers.py::test_a_shard_that_fails_again_and_again_is_named_and_repaired",
+    ),
+    "fewer samples than ranks, uneven splits": (
+        "data/test_loader.py::test_a_step_is_the_same_for_any_world_and_micro_batch",
+        "data/test_loader.py::test_ranks_that_do_not_divide_a_group_are_refused",
+        "data/test_order.py::test_a_bucket_smaller_than_its_group_repeats_by_epochs",
+    ),
+    "wandb down": (
+        "core/test_metrics.py::test_a_wandb_that_fails_never_stops_the_run",
+        "core/test_metrics.py::test_wandb_sees_every_step_under_one_identity",
+    ),
+    "config or data changed on resume": (
+        "core/test_trainer.py::test_other_data_is_refused_on_resume",
+        "integration/test_train.py::test_a_finished_run_is_left_alone_and_another_config_is_refused",
+    ),
+    "an abort after success": (
+        "core/test_trainer.py::test_a_finished_run_is_left_alone_however_its_process_ended",
+    ),
+    "silent corruption": (
+        "core/test_corruption.py::test_a_bit_that_turns_over_ends_the_run",
+        "core/test_corruption.py::test_arithmetic_that_is_wrong_once_is_found",
+        "test_a_rank_that_is_astray_or_corrupt_is_found",
+    ),
+}
 
 OTHER_STEP = """
 import torch
@@ -74,6 +184,14 @@ for stage in (1, 3):
 run("frozen", lambda trainer: flip(trainer.engine.module.frozen.weight), zero_stage=2, check_every=3)
 distributed.stop(world)
 """
+
+
+def test_every_fault_has_its_tests() -> None:
+    for fault, tests in MATRIX.items():
+        for test in tests:
+            file, _, name = test.rpartition("::")
+            text = (TESTS / (file or "core/test_faults.py")).read_text(encoding="utf-8")
+            assert re.search(rf"^def {name}\(", text, re.MULTILINE), f"{fault}: {test} does not exist"
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +253,37 @@ def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
     assert [row["kind"] for row in read_rows(tmp_path / "frozen" / "incidents.jsonl")] == ["corrupt"]
 
 
+@pytest.mark.multiprocess
+def test_nothing_is_published_before_every_rank_has_written(tmp_path: Path) -> None:
+    """Rank 1 is stopped while it writes the second checkpoint; rank 0 has long left its receipt."""
+    run = f"--run={tmp_path} steps=8 save_every=3"
+    ranks = start_ranks(2, PROGRAM, *f"{run} fault=save.flush@rank=1,step=5:stop".split())
+    deadline = time.monotonic() + 120
+    while not (receipts := list(tmp_path.glob("checkpoints/step-00000006.*/rank-00000.json"))):
+        assert time.monotonic() < deadline
+        assert ranks[0].poll() is None, finish(ranks)[0][1]
+        time.sleep(0.02)
+    ranks[1].kill()
+    assert finish(ranks)[0][0] != 0  # it has waited for the other, and lost it
+    assert not (receipts[0].parent / "manifest.json").exists()
+    continued, _ = run_ranks(2, PROGRAM, *run.split())
+    assert "continuing after step 3" in continued
+    assert json.loads((tmp_path / "finished.json").read_text())["step"] == 8
+
+
+@pytest.mark.multiprocess
+def test_a_read_that_hangs_ends_the_run(tmp_path: Path) -> None:
+    run = f"--run={tmp_path} steps=5 watchdog_s=1 fault=step.data@step=2:sleep=1000"
+    ((status, text),) = finish(start_ranks(1, PROGRAM, *run.split()))
+    assert status == EXIT_STATUS
+    assert "nothing has moved for 1 s in step 3 (data)" in text
+    assert "in _act" in (tmp_path / "logs" / "hang-rank-0.txt").read_text()  # where it hangs
+
+
 def stop_a_rank(folder: Path, stage: int) -> None:
     arguments = f"--run={folder} steps=50 save_every=50 zero_stage={stage} watchdog_s=4"
-    ranks = start_ranks(2, PROGRAM, *f"{arguments} fault=step.update@rank=1,step=3:stop".split())
+    words = f"{arguments} fault=step.update@rank=1,step=3:stop".split()
+    ranks = start_ranks(2, PROGRAM, *words, environment={"TORCH_FR_BUFFER_SIZE": "100"})
     started = time.monotonic()
     try:
         assert ranks[0].wait(120) == EXIT_STATUS
@@ -150,6 +296,8 @@ def stop_a_rank(folder: Path, stage: int) -> None:
     assert re.search(r"rank 1: step \d, \w+ for \d+ s; no heartbeat for \d+ s; samples", report)
     assert "in _one_step" in report
     assert "rank 0: nothing has moved" in text
+    recorded = json.loads((folder / "logs" / "collectives-rank-0.json").read_text())["entries"]
+    assert "all_reduce" in " ".join(entry["profiling_name"] for entry in recorded)
     assert not (folder / "finished.json").exists()
 
 

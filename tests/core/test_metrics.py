@@ -81,6 +81,11 @@ class FakeWandb:
         self.broken = self.finished = False
         self.util = SimpleNamespace(generate_id=lambda: "abc123")
 
+    @property
+    def step(self) -> int:
+        """As of wandb: the step that comes next, of a run that is resumed too."""
+        return max((step for step, _ in self.logged), default=-1) + 1
+
     def init(self, **settings: Any) -> FakeWandb:
         self.identities.append(settings["id"])
         return self
@@ -97,14 +102,18 @@ class FakeWandb:
 def test_wandb_sees_every_step_under_one_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    for first in (0, 2):
+    for first in (0, 1, 2):  # the second time one step comes again, the third time another
         metrics = Metrics(tmp_path, MetricsConfig(log_every=1, wandb=True), ALONE)
         metrics.start(first)
         one_step(metrics, first + 1)
         one_step(metrics, first + 2)
+        metrics.show_validation({"step": first + 2, "raw": {"loss": 0.5, "loss_by_decile": [0.5]}})
         metrics.close()
-    assert [step for step, _ in fake.logged] == [1, 2, 3, 4]
-    assert fake.identities == ["abc123", "abc123"]
+    shown = [step for step, values in fake.logged if "loss" in values]
+    assert shown == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    validated = [(step, values) for step, values in fake.logged if "loss" not in values]
+    assert validated == [(step, {"validation/raw": 0.5}) for step in (2, 3, 4)]
+    assert fake.identities == ["abc123"] * 3
     assert fake.finished
 
 

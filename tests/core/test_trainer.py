@@ -41,21 +41,19 @@ def test_a_run_leaves_what_it_promises(world: World, tmp_path: Path) -> None:
     assert steps == [7, 6, 3]
     written = read_rows(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in written] == list(range(1, 8))
-    assert {
-        "loss",
-        "loss_by_decile",
-        "grad_norm",
-        "lr",
-        "samples",
-        "samples_per_s",
-        "data_wait",
-        "distance",
-    } <= {*written[0]}
+    always = "loss loss_by_decile grad_norm lr samples samples_per_s tokens_per_s tflops_per_s data_wait"
+    assert {*always.split(), "order_hash", "distance"} <= {*written[0]}
+    compared = "slowest fastest straggler memory_gb allocation_retries save_stall_s validate_s"
+    assert {*compared.split()} == {*written[-1]["ranks"]}
     assert written[-1]["loss"] < written[0]["loss"]
 
 
-def test_a_finished_run_is_left_alone(world: World, tmp_path: Path) -> None:
-    toy_trainer(tmp_path, world, steps=2).fit()
+def test_a_finished_run_is_left_alone_however_its_process_ended(world: World, tmp_path: Path) -> None:
+    failpoints.arm("run.finished:raise")
+    with pytest.raises(WorkError, match=r"run\.finished"):
+        toy_trainer(tmp_path, world, steps=2).fit()
+    failpoints.arm("")
+    assert json.loads((tmp_path / "finished.json").read_text())["step"] == 2
     before = rows(tmp_path)
     newest = CheckpointStore(tmp_path / "checkpoints").latest()
     toy_trainer(tmp_path, world, steps=2).fit()

@@ -12,7 +12,7 @@ import torch
 
 from core.distributed import World
 from core.phases import PHASES, Phases
-from core.watchdog import EXIT_STATUS, Watchdog, describe_ranks
+from core.watchdog import EXIT_STATUS, Watchdog, describe_ranks, earlier_than_groups
 
 WORLD = World(1, 3, 1, torch.device("cpu"))
 
@@ -78,3 +78,11 @@ def test_phases_add_up() -> None:
     spent = dict(zip(PHASES, phases.take(), strict=True))
     assert (spent["other"], spent["data"], spent["forward"], spent["save"]) == (1.0, 5.0, 4.0, 0.0)
     assert sum(phases.take()) == 0.0
+
+
+def test_the_watchdog_is_earlier_than_process_groups() -> None:
+    alone = World(0, 1, 0, torch.device("cpu"))
+    assert earlier_than_groups(600.0, 1800.0, WORLD) == 600.0
+    assert earlier_than_groups(600.0, 60.0, WORLD) == 45.0
+    assert earlier_than_groups(0.0, 60.0, WORLD) == 0.0
+    assert earlier_than_groups(600.0, 60.0, alone) == 600.0

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -87,11 +88,14 @@ class StepPlan:
             groups_per_step=config.groups_per_step,
             block=config.shuffle_shards,
         )
+        self._lock = Lock()
 
     def shares(self, step: int) -> list[Share]:
-        """This rank's micro-batches of optimizer step `step`, in order."""
+        """This rank's micro-batches of optimizer step `step`, in order; safe from several threads."""
+        with self._lock:  # the order remembers permutations
+            groups = self.order.step(step)
         shares = []
-        for group in self.order.step(step):
+        for group in groups:
             count = len(group.rows) // self.ranks
             for first in range(0, count, self.micro_batch or count):
                 start = self.rank * count + first

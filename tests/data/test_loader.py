@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +101,20 @@ def test_iterating_is_loading_step_after_step_and_stops_cleanly(cache):
             assert torch.equal(a.id, b.id)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_several_threads_may_load_at_once(cache):
+    steps = list(range(40)) * 2
+    alone = LatentLoader(cache, CONFIG, world(), 5)
+    wanted = [[batch.id.tolist() for batch in alone.load(step)] for step in steps]
+    shared, interval = LatentLoader(cache, CONFIG, world(), 5), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda step: [b.id.tolist() for b in shared.load(step)], steps))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == wanted
 
 
 def test_recorded_counts_give_the_same_order(cache, tmp_path):

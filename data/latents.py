@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import mmap
-from collections import OrderedDict
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,20 +15,19 @@ from torch import Tensor
 from core.config import difference
 from core.draws import Draws
 from core.errors import WorkError
+from data.members import is_finite
+from data.memory import BatchMemory
 from data.packs import Shape
+from data.parts import Parts
 from data.schema import FLIP, FLIP_DTYPE, DatasetManifest, read_sidecar
-
-_SCRATCH_VALUES = 1 << 19  # 1 MiB, which stays in a core's cache
-_MAPPED_PARTS = 256  # each holds a file descriptor; common limits are 1024 a process
 
 
 class LatentReader:
     """Gathers samples of one shape from the parts of a cache, straight into one tensor.
 
-    index: (samples,) INDEX_DTYPE, may be a memory map.  Parts are mapped when first needed, so what is read
-    stays in the page cache, and reads of neighbouring rows are one range. Not for several threads at once.
+    index: (samples,) INDEX_DTYPE, may be a memory map.  Not for several threads at once.
     has_flips: whether the cache also holds every sample mirrored left to right.
-    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
+    open_part: as `data.parts.Parts` takes it.
     """
 
     def __init__(
@@ -40,80 +37,55 @@ class LatentReader:
         index: np.ndarray,
         open_part: Callable[[int], IO[bytes]] | None = None,
     ) -> None:
-        self.folder, self.manifest = folder, manifest
-        self._open = open_part or self._open_in_folder
+        self.folder = folder
+        self.parts = Parts(folder, manifest, open_part)
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
-        self._index = np.asarray(index)
-        self._maps: OrderedDict[int, Tensor] = OrderedDict()
         self.has_flips = FLIP in manifest.files
+        self._index = np.asarray(index)  # a plain view: indexing a memmap is slow
         self._flips = read_flips(folder, manifest) if self.has_flips else None
-        missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
-        if missing and open_part is None:
-            raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
+        self._memory = BatchMemory()
 
-    def _open_in_folder(self, part: int) -> IO[bytes]:
-        return open(self.folder / self.manifest.shards[part].name, "rb")
+    def entries(self, rows: np.ndarray) -> np.ndarray:
+        """The index entries of `rows`, (n,) INDEX_DTYPE."""
+        return self._index.take(rows)  # 1/8 of the time of indexing
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
         """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.
 
         flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
-        A row without latents (size 0) gives zeros. Fastest where rows of one part stand together.
+        A row without latents (size 0) gives zeros. Fastest where rows are in order.
         WorkError names a part that is cut off or an index that does not fit it.
         """
-        entries = self._index[rows]
+        entries = self.entries(rows)
+        shape = self.shapes[one_bucket(entries)]
+        parts, offsets = entries["shard"].astype(np.int64), entries["offset"].astype(np.int64)
         if flipped is not None:
             if self._flips is None:
                 raise ValueError(f"{self.folder} holds no mirrored views")
-            entries["offset"] = np.where(flipped, self._flips[rows], entries["offset"])
-        buckets = np.unique(entries["bucket"])
-        if len(buckets) != 1:
-            raise ValueError(f"rows of one shape are expected, not of buckets {buckets.tolist()}")
-        shape = self.shapes[buckets[0]]
-        size = 2 * int(np.prod(shape))
-        present = entries["size"] > 0
+            offsets = np.where(flipped, self._flips.take(rows).astype(np.int64), offsets)
+        size = 2 * math.prod(shape)
+        out = self._memory.empty(len(rows) * size, pin=pin).view(len(rows), size)
+        present = entries["size"] == size
         if present.all():
-            out = torch.empty((len(rows), size), dtype=torch.uint8, pin_memory=pin)
-            self._copy(entries, size, out)
-        else:
-            out = torch.zeros((len(rows), size), dtype=torch.uint8, pin_memory=pin)
-            found = torch.empty((int(present.sum()), size), dtype=torch.uint8)
-            self._copy(entries[present], size, found)
-            out[torch.from_numpy(present)] = found
-        return out.view(torch.float16).view(len(rows), *shape)
-
-    def _copy(self, entries: np.ndarray, size: int, out: Tensor) -> None:
-        """One gather for each run of entries from one part."""
-        if (entries["size"] != size).any():
+            self.parts.copy(parts, offsets, out)
+        elif entries["size"][~present].any():
             raise WorkError(
                 f"{self.folder}: its index has a sample that is not {size} bytes, as its shape is"
             )
-        shards, offsets = entries["shard"].astype(np.int64), entries["offset"].astype(np.int64)
-        edges = np.flatnonzero(np.diff(shards, prepend=-1, append=-1)).tolist()
-        for start, stop in itertools.pairwise(edges):
-            part, here = self.part(int(shards[start])), offsets[start:stop]
-            if here.max() + size > len(part):
-                name = self.manifest.shards[shards[start]].name
-                raise WorkError(f"{self.folder / name}: the index points behind its end")
-            windows = torch.as_strided(part, (len(part) - size + 1, size), (1, 1))
-            torch.index_select(windows, 0, torch.from_numpy(here), out=out[start:stop])
+        else:
+            found = self._memory.empty(int(present.sum()) * size).view(-1, size)
+            self.parts.copy(parts[present], offsets[present], found)
+            out[torch.from_numpy(present)] = found
+            out[torch.from_numpy(~present)] = 0
+        return out.view(torch.float16).view(len(rows), *shape)
 
-    def part(self, shard: int) -> Tensor:
-        """The bytes of a part, (bytes,) uint8, mapped."""
-        if shard not in self._maps:
-            record = self.manifest.shards[shard]
-            with self._open(shard) as file:
-                # A private map: torch wants writable memory, and nothing writes.
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            if len(mapped) != record.bytes:
-                raise WorkError(
-                    f"{self.folder / record.name}: has {len(mapped)} bytes, the manifest says {record.bytes}"
-                )
-            self._maps[shard] = torch.frombuffer(mapped, dtype=torch.uint8)
-            if len(self._maps) > _MAPPED_PARTS:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(shard)
-        return self._maps[shard]
+
+def one_bucket(entries: np.ndarray) -> int:
+    """The bucket of all of these index entries; ValueError if there are several."""
+    buckets = entries["bucket"]
+    if (buckets != buckets[0]).any():
+        raise ValueError(f"rows of one shape are expected, not of buckets {np.unique(buckets).tolist()}")
+    return int(buckets[0])
 
 
 def read_flips(folder: Path, manifest: DatasetManifest) -> np.ndarray:
@@ -122,20 +94,10 @@ def read_flips(folder: Path, manifest: DatasetManifest) -> np.ndarray:
 
 
 def are_finite(latents: Tensor) -> Tensor:
-    """(n,) bool: whether all values of each sample of float16 (n, ...) are finite.
-
-    Without the sign, bit patterns are ordered as magnitudes, infinity being 0x7C00 and NaN above. On a CPU
-    this takes 1/25 of the time of `torch.isfinite`, its plain twin.
-    """
-    bits = latents.view(torch.int16).flatten(1)
-    largest = torch.empty(len(bits), dtype=torch.int16, device=bits.device)
-    some = max(1, _SCRATCH_VALUES // max(1, bits.shape[1]))
-    scratch = bits.new_empty(min(some, len(bits)), bits.shape[1])
-    for start in range(0, len(bits), some):
-        piece = bits[start : start + some]
-        magnitudes = torch.bitwise_and(piece, 0x7FFF, out=scratch[: len(piece)])
-        torch.amax(magnitudes, 1, out=largest[start : start + some])
-    return largest < 0x7C00
+    """(n,) bool: whether all values of each sample of float16 (n, ...) on the CPU are finite."""
+    if is_finite(latents.numpy()):
+        return torch.ones(len(latents), dtype=torch.bool)
+    return torch.isfinite(latents).flatten(1).all(1)
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:

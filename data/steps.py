@@ -110,7 +110,8 @@ class StepPlan:
 
         ids: of the number of a stock and rows (n,), the samples' ids (n,).
         """
-        groups = self.order.step(step)
+        with self._lock:
+            groups = self.order.step(step)
         places = np.concatenate([group.offset + np.arange(len(group.rows)) for group in groups])
         return order_hash(step, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
 
@@ -125,10 +126,11 @@ class StepPlan:
             max(used, key=lambda n: tokens[n]),
             max(used, key=lambda n: tokens[n] * self.stocks[n].tokens),
         }
-        return [
-            Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
-            for n in sorted(chosen if len(used) > 1 else ())
-        ]
+        with self._lock:
+            return [
+                Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
+                for n in sorted(chosen if len(used) > 1 else ())
+            ]
 
     def report(self) -> list[str]:
         """One line for each bucket: samples, share, group, micro-batch, predicted cost; then the totals."""

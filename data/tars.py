@@ -138,6 +138,17 @@ def read_range(file: int, size: int, offset: int) -> bytes:
     return data
 
 
+def read_into(file: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` (bytes) from `offset` of an open descriptor on; fewer bytes only at the end of the file.
+
+    Returns their number.
+    """
+    done = os.preadv(file, [buffer], offset)
+    while done < len(buffer) and (more := os.preadv(file, [buffer[done:]], offset + done)):
+        done += more
+    return done
+
+
 def read_member(file: int, path: Path, member: Member) -> bytes:
     """The content of a member by its offset, from the open descriptor `file`; WorkError if it is cut off."""
     data = read_range(file, member.size, member.content)

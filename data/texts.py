@@ -15,8 +15,9 @@ from torch import Tensor
 from core.errors import WorkError
 from data.captions import combined
 from data.index import Dataset
-from data.latents import LatentReader, are_finite
+from data.latents import are_finite
 from data.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
+from data.parts import Parts
 from data.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
 
 KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
@@ -141,7 +142,7 @@ class TextReader:
     has one shape on every rank.
     """
 
-    def __init__(self, folder: Path, manifest: DatasetManifest, parts: LatentReader) -> None:
+    def __init__(self, folder: Path, manifest: DatasetManifest, parts: Parts) -> None:
         self.folder, self._manifest, self._parts = folder, manifest, parts
         self.longest, self.width = text_shape(manifest)
         self._texts = read_texts(folder, manifest)
@@ -156,7 +157,7 @@ class TextReader:
         for place, (shard, (offset, tokens)) in enumerate(
             zip(shards.tolist(), entries.tolist(), strict=True)
         ):
-            part, size = self._parts.part(shard), tokens * self.width * LATENT_DTYPE.itemsize
+            part, size = self._parts.mapped(shard), tokens * self.width * LATENT_DTYPE.itemsize
             if offset + size > len(part) or tokens > self.longest:
                 raise WorkError(f"{self.folder / TEXT}: row {rows[place]} points outside of its part")
             if tokens:

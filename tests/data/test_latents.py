@@ -20,8 +20,9 @@ from data.latents import (
     compare,
     sample_posterior,
 )
+from data.members import is_finite
 from data.packs import read_part
-from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
+from tests.data.caches import CLIP, IMAGE, Cache, make_cache
 
 SHARDS = [[IMAGE, CLIP] * 5, [IMAGE] * 9, [CLIP] * 3 + [IMAGE]]
 ABSENT = (3, 8, 12)
@@ -59,26 +60,19 @@ def test_gather_equals_reading_the_tars(cache, data):
 def test_the_fast_check_finds_what_isfinite_finds(monkeypatch):
     bits = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
     assert torch.equal(are_finite(bits[:, None]), torch.isfinite(bits))
+    assert [is_finite(one.numpy()) for one in bits[:, None]] == torch.isfinite(bits).tolist()
     latents = torch.randn(5, 1, 2, 3, 4, 4).half()
     latents[1, 0, 1, 2, 3, 3], latents[3, 0, 0, 0, 0, 0] = torch.inf, torch.nan
     assert are_finite(latents).tolist() == [True, False, True, False, True]
-    for scratch in (1, 96, 200, 10**6):  # pieces of one row, of one, of two, and of all
-        monkeypatch.setattr("data.latents._SCRATCH_VALUES", scratch)
+    for piece in (1, 96, 200, 10**6):
+        monkeypatch.setattr("data.members._PIECE", piece)
         assert torch.equal(are_finite(latents), torch.isfinite(latents).flatten(1).all(1))
+        assert are_finite(latents[::2].contiguous()).all()
 
 
 def test_rows_of_two_shapes_are_an_error(cache):
     with pytest.raises(ValueError, match="one shape"):
         reader(cache).gather(np.array([0, 1]))
-
-
-def test_few_parts_stay_mapped(cache, monkeypatch):
-    monkeypatch.setattr("data.latents._MAPPED_PARTS", 1)
-    latents = reader(cache).gather(np.array([0, 11, 22, 2]))
-    assert (latents[3].numpy() == latents_of(2, IMAGE)).all()
-    one = reader(cache)
-    one.gather(np.array([0, 11, 22, 2]))
-    assert len(one._maps) == 1
 
 
 @pytest.fixture

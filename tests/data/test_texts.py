@@ -15,9 +15,9 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.assembly import longest_text, views_from_parts
 from data.index import Dataset
-from data.latents import LatentReader
 from data.loader import LatentLoader
 from data.packs import LATENT_DTYPE, Pack, Text, index_rows, read_part, scan_part, text_rows, write_part
+from data.parts import Parts
 from data.schema import TEXT_DTYPE, write_index
 from data.steps import LoaderConfig
 from data.texts import RowTexts, ShardTexts, TextReader
@@ -74,7 +74,7 @@ def cache(tmp_path: Path) -> Dataset:
 
 
 def reader_of(cache: Dataset) -> TextReader:
-    return TextReader(cache.folder, cache.manifest, LatentReader(cache.folder, cache.manifest, cache.index))
+    return TextReader(cache.folder, cache.manifest, Parts(cache.folder, cache.manifest))
 
 
 def test_the_text_of_every_row_is_found_and_padded_to_the_longest(cache: Dataset) -> None:

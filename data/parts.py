@@ -1,0 +1,120 @@
+"""The tars of a latent cache, opened when first needed, and copied from straight into a batch."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.errors import WorkError
+from data.schema import DatasetManifest
+from data.tars import read_into
+
+T = TypeVar("T")
+
+_KEPT_PARTS = 128  # mapped, and again as many open; each holds a file descriptor, common limits are 1024
+_READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
+
+
+class Parts:
+    """The parts of a cache by number, and ranges of equal size copied from them.
+
+    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
+    WorkError at once if a part is not in the folder. Not for several threads at once.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: DatasetManifest, open_part: Callable[[int], IO[bytes]] | None = None
+    ) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._open_part = open_part or self._open_in_folder
+        self._mapped: OrderedDict[int, Tensor] = OrderedDict()
+        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
+        missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
+        if missing and open_part is None:
+            raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
+
+    def copy(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
+        """Fill out (n, size) uint8 with `size` bytes at offsets (n,) int64 of parts (n,) int64.
+
+        Small ranges come from mapped parts, large ones by system calls: these fetch a range
+        from a file server at once, and fault on no page. Fastest where ranges of one part stand together, in
+        order.
+        WorkError names a part that is cut off, or that the ranges do not fit.
+        """
+        if len(parts):
+            (self.read if out.shape[1] >= _READ_BYTES else self.select)(parts, offsets, out)
+
+    def select(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
+        """`copy` from mapped parts, a gather for each run of ranges of one part: the plain twin of `read`."""
+        size = out.shape[1]
+        edges = _edges(parts[1:] != parts[:-1], len(parts))
+        for start, stop in itertools.pairwise(edges):
+            number, here = int(parts[start]), offsets[start:stop]
+            mapped = self.mapped(number)
+            if here.max() + size > len(mapped):
+                raise self._behind_the_end(number)
+            windows = mapped.as_strided((len(mapped) - size + 1, size), (1, 1))
+            torch.index_select(windows, 0, torch.from_numpy(here), out=out[start:stop])
+
+    def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
+        """`copy` by system calls: one for each run of ranges that stand side by side in a part."""
+        size = out.shape[1]
+        buffer = memoryview(out.numpy()).cast("B")
+        apart = (parts[1:] != parts[:-1]) | (offsets[1:] - offsets[:-1] != size)
+        edges = _edges(apart, len(parts))
+        for start, stop in itertools.pairwise(edges):
+            number, wanted = int(parts[start]), buffer[start * size : stop * size]
+            if read_into(self._file(number).fileno(), wanted, int(offsets[start])) < len(wanted):
+                raise self._behind_the_end(number)
+
+    def mapped(self, number: int) -> Tensor:
+        """The bytes of a part, (bytes,) uint8, mapped; what is read stays in the page cache."""
+        return _kept(self._mapped, number, self._map)
+
+    def _file(self, number: int) -> IO[bytes]:
+        return _kept(self._files, number, self._open)
+
+    def _map(self, number: int) -> Tensor:
+        with self._open(number) as file:
+            # A private map: torch wants writable memory, and nothing writes.
+            return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+    def _open(self, number: int) -> IO[bytes]:
+        file, record = self._open_part(number), self.manifest.shards[number]
+        if (size := os.fstat(file.fileno()).st_size) != record.bytes:
+            file.close()
+            name = self.folder / record.name
+            raise WorkError(f"{name}: has {size} bytes, the manifest says {record.bytes}")
+        return file
+
+    def _open_in_folder(self, number: int) -> IO[bytes]:
+        return open(self.folder / self.manifest.shards[number].name, "rb", buffering=0)
+
+    def _behind_the_end(self, number: int) -> WorkError:
+        return WorkError(
+            f"{self.folder / self.manifest.shards[number].name}: the index points behind its end"
+        )
+
+
+def _edges(breaks: np.ndarray, count: int) -> list[int]:
+    """Where runs begin, and the end: 0, each i for which breaks[i - 1], and `count`."""
+    return [0, *(np.flatnonzero(breaks) + 1).tolist(), count]
+
+
+def _kept(kept: OrderedDict[int, T], number: int, make: Callable[[int], T]) -> T:
+    """The one with this number, made if it is not there; the least recently used one goes for it."""
+    if number not in kept:
+        kept[number] = make(number)
+        if len(kept) > _KEPT_PARTS:
+            kept.popitem(last=False)
+    kept.move_to_end(number)
+    return kept[number]

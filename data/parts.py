@@ -68,7 +68,7 @@ class Parts:
     def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
         """`copy` by system calls: one for each run of ranges that stand side by side in a part."""
         size = out.shape[1]
-        buffer = memoryview(out.numpy()).cast("B")
+        buffer = out.numpy().data.cast("B")
         apart = (parts[1:] != parts[:-1]) | (offsets[1:] - offsets[:-1] != size)
         edges = _edges(apart, len(parts))
         for start, stop in itertools.pairwise(edges):

@@ -1,4 +1,4 @@
-"""Index and manifest made anew from the tars: our own raw and latent ones, and raw ones from elsewhere.
+"""Index and manifest made anew from the tars: raw and latent ones, our own and from elsewhere.
 
 The new files are made whole in a folder of their own, then put in place with the manifest last. So a killed
 attempt leaves the old dataset, or an unfinished one that the next attempt completes; never an index that
@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,16 +23,18 @@ from data.captions import read_tar_annotation
 from data.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.ingest import Item, media_members, with_labels
 from data.media import probe
+from data.packs import Shape
 from data.schema import (
     MANIFEST,
     QUARANTINE,
     DatasetManifest,
+    Quarantine,
     ShardRecord,
     content_fingerprint,
     write_index,
 )
 from data.shards import index_rows, raw_manifest
-from data.tars import TarSample, read_member, samples
+from data.tars import TarSample, arrays, read_member, samples
 
 MAKING = ".reindex"  # inside the dataset, until the new files are in place
 Advance = Callable[[], None]
@@ -45,13 +47,22 @@ class Reindexed(NamedTuple):
     changed: tuple[str, ...]
 
 
-def reindex(folder: Path, limits: MediaLimits = DEFAULT_LIMITS, advance: Advance = lambda: None) -> Reindexed:
+def reindex(
+    folder: Path,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    advance: Advance = lambda: None,
+    *,
+    made_from: Mapping[str, Any] | None = None,
+    budget: float = 0,
+) -> Reindexed:
     """Make `index.npy`, `media.npy` and `dataset.json` anew from the tars; `advance` is called per tar.
 
     Of tars that `shard` or `encode` wrote they come out as they were, byte by byte (names of classes without
     samples come from the old manifest). Raw tars from elsewhere need one image or video a sample, with its
     class in `json` or `cls` members. What a latent cache was made from stands in its manifest alone, so
-    that must be there.
+    that must be there. Latent tars from elsewhere need one array a sample (`data.foreign.read_foreign`);
+    made_from: what is to be recorded of their encoder, as a cache's manifest has it; unusable ones among them
+    are set aside, within `budget` (as `data.schema.Quarantine` takes it).
     UserError if there are no tars or a sample is unusable; WorkError if a tar is damaged.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
@@ -62,8 +73,12 @@ def reindex(folder: Path, limits: MediaLimits = DEFAULT_LIMITS, advance: Advance
     for left in making.iterdir() if making.exists() else ():
         if left.name != MANIFEST:  # which may be what `before` was read from
             left.unlink()
-    latent = before.kind == "latent" if before else _holds_latents(paths[0])
-    if latent:
+    kind = _kind(paths[0], before)
+    if kind == "foreign":
+        manifest = _foreign_manifest(folder, paths, before, made_from, budget, advance)
+    elif made_from:
+        raise UserError(f"{folder}: only of latents from elsewhere can be stated what made them")
+    elif kind == "latent":
         if before is None:
             raise UserError(
                 f"{folder}: latents without {MANIFEST}: what they were made from is recorded nowhere else"
@@ -100,8 +115,17 @@ def _put_in_place(folder: Path) -> None:
     making.rmdir()
 
 
-def _holds_latents(path: Path) -> bool:
-    return any(suffix == "latent.npy" for sample in samples(path) for suffix in sample.members)
+def _kind(path: Path, before: DatasetManifest | None) -> Literal["raw", "latent", "foreign"]:
+    """What the tars hold, by the manifest, or else by the first tar: media, our packs, or other arrays."""
+    if before is not None:
+        foreign = "tars" in before.extra.get("made_from", {})
+        return "foreign" if foreign else before.kind
+    for sample in samples(path):
+        if media_members(sample):
+            return "raw"
+        if arrays(sample):
+            return "latent" if {"latent.npy", "id.npy"} <= sample.members.keys() else "foreign"
+    return "raw"
 
 
 def _raw_manifest(
@@ -155,13 +179,41 @@ def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> t
     return Item(sample.key, path, 0, 0, annotation.label, annotation.class_name), facts
 
 
+def _foreign_manifest(
+    folder: Path,
+    paths: list[Path],
+    before: DatasetManifest | None,
+    made_from: Mapping[str, Any] | None,
+    budget: float,
+    advance: Advance,
+) -> DatasetManifest:
+    """As of a cache of ours; the list of samples set aside is new too."""
+    from data.foreign import origin, read_foreign
+
+    found, quarantine = read_foreign(paths, advance), folder / MAKING / QUARANTINE
+    quarantine.parent.mkdir(exist_ok=True)
+    aside = Quarantine(quarantine, total=len(found.items), budget=budget)
+    aside.rewrite(found.refused)
+    aside.check()
+    if (folder / QUARANTINE).exists():
+        quarantine.touch()  # an empty list in place of one that no longer holds
+    index, shapes, classes = found.index()
+    records = [_record(path, count) for path, count in zip(paths, found.counts, strict=True)]
+    classes = _known_names(classes, before.classes if before else ())
+    extra = {
+        "made_from": origin(made_from, before.extra["made_from"] if before else None),
+        "statistics": found.statistics(),
+    }
+    files = write_index(folder / MAKING, index)
+    return _cache_manifest(records, index, shapes, classes, files, quarantine, extra)
+
+
 def _latent_manifest(
     folder: Path, paths: list[Path], before: DatasetManifest, advance: Advance
 ) -> DatasetManifest:
     """Index, table of shapes and statistics from the parts; every value of them is read."""
     from data.assembly import index_from_parts, longest_text, views_from_parts
     from data.latents import LatentSums
-    from data.order import count_buckets
     from data.packs import read_part
 
     names = {path.name for path in paths}
@@ -183,26 +235,36 @@ def _latent_manifest(
     index, shapes = index_from_parts(folder, records)
     flips, texts = views_from_parts(folder, records, index)
     files = write_index(folder / MAKING, index, flips=flips, texts=texts)
+    extra = {**before.extra, "statistics": statistics, **longest_text(texts)}
+    return _cache_manifest(records, index, shapes, before.classes, files, folder / QUARANTINE, extra)
+
+
+def _cache_manifest(
+    records: Sequence[ShardRecord],
+    index: np.ndarray,
+    shapes: Sequence[Shape],
+    classes: tuple[str, ...],
+    files: Mapping[str, str],
+    quarantine: Path,
+    extra: Mapping[str, Any],
+) -> DatasetManifest:
+    """Of a latent cache with this index; quarantine: its list of samples set aside, if there is one."""
+    from data.order import count_buckets
+
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()
     identity = content_fingerprint(
-        "latent", records, files, classes=list(before.classes), made_from=before.extra["made_from"]
+        "latent", records, files, classes=list(classes), made_from=extra["made_from"]
     )
-    if (folder / QUARANTINE).exists():
-        files[QUARANTINE] = sha256_file(folder / QUARANTINE)
+    listed = {QUARANTINE: sha256_file(quarantine)} if quarantine.exists() else {}
     return DatasetManifest(
         kind="latent",
         fingerprint=identity,
         shards=tuple(records),
-        classes=before.classes,
+        classes=classes,
         buckets=tuple(list(shape) for shape in shapes),
-        files=files,
-        extra={
-            **before.extra,
-            "statistics": statistics,
-            "bucket_counts": counts,
-            **longest_text(texts),
-        },
+        files={**files, **listed},
+        extra={**extra, "bucket_counts": counts},
     )
 
 

@@ -127,6 +127,11 @@ def samples(path: Path) -> Iterator[TarSample]:
         yield current
 
 
+def arrays(sample: TarSample) -> list[Member]:
+    """The members of a sample that are arrays by their suffix (`npy`, `latent.npy`)."""
+    return [member for suffix, member in sample.members.items() if suffix.rpartition(".")[2] == "npy"]
+
+
 def read_range(file: int, size: int, offset: int) -> bytes:
     """`size` bytes at `offset` of an open descriptor, fewer only at the end of the file.
 

@@ -4,7 +4,8 @@ Or at a checkpoint: step, files, shapes and norms, every file hashed; or at a ru
 
 `action=verify` hashes every file again, names each one that is not as it was written, and ends with exit
 status 1 if there is one. `action=reindex` makes index and manifest anew from the tars: after a tar was
-replaced on purpose, or for tars from elsewhere. It takes the tars for what they are: verify first.
+replaced on purpose, or for tars from elsewhere, of media or of latents (one float16 .npy a sample). It takes
+the tars for what they are: verify first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ class Config:
     action: Literal["show", "verify", "reindex"] = setting(
         "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
     )
+    autoencoder: str = setting(
+        "",
+        "action=reindex of latents from elsewhere: folder of the autoencoder that made them, for training",
+    )
+    quarantine_budget: float = setting(
+        0.01, "the same: unusable latents that do not stop it: a fraction if below 1, else a number", low=0
+    )
     format: Literal["text", "json"] = setting("text", "what is printed")
     json: str = setting("", "file that receives the same as JSON", shown="path")
     sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
@@ -37,6 +45,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.sheet and self.action != "show":
             raise UserError("sheet", self.sheet, "action=show, or no sheet")
+        if self.autoencoder and self.action != "reindex":
+            raise UserError("autoencoder", self.autoencoder, "action=reindex, or no autoencoder")
 
 
 def plan(config: Config) -> list[str]:

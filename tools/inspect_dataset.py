@@ -20,7 +20,7 @@ from data.media import decode_image, decode_video, resize_crop
 from data.packs import LATENT_DTYPE
 from data.reindex import reindex
 from data.remote import RemoteFolder, url_of
-from data.schema import INDEX, MANIFEST, DatasetManifest
+from data.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest, read_quarantine
 from data.summary import as_text, summarise
 from data.tars import read_range
 from tools.inspection import tell
@@ -78,7 +78,12 @@ def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
     folder = Path(config.source)
     tars = sum(path.suffix == ".tar" for path in folder.iterdir())
     with Progress(tars, "reindex", unit="tars") as progress:
-        manifest, changed = reindex(folder, advance=progress.advance)
+        manifest, changed = reindex(
+            folder,
+            advance=progress.advance,
+            made_from=_stated(config.autoencoder),
+            budget=config.quarantine_budget,
+        )
     for name in changed:
         say(f"{name} is not the tar that the old {MANIFEST} named; whatever it holds now is indexed")
     result = {
@@ -87,7 +92,22 @@ def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
         "samples": manifest.samples,
         "changed": list(changed),
     }
-    return result, [f"{folder}: {INDEX} and {MANIFEST} made of {tars} tars, {manifest.samples} samples"]
+    lines = [f"{folder}: {INDEX} and {MANIFEST} made of {tars} tars, {manifest.samples} samples"]
+    if manifest.kind == "latent":
+        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in manifest.buckets)
+        lines.append(f"latents are {shapes} (channels, frames, rows, columns)")
+        if aside := len(read_quarantine(folder)):
+            lines.append(f"{aside} samples are set aside: {folder / QUARANTINE}")
+    return result, lines
+
+
+def _stated(autoencoder: str) -> dict[str, Any] | None:
+    """What a cache says of the autoencoder in this folder; None for ""."""
+    if not autoencoder:
+        return None
+    from models.autoencoder import identify, open_autoencoder, store
+
+    return identify(open_autoencoder(store.locate(Path(autoencoder))))
 
 
 def contact_sheet(

@@ -54,6 +54,19 @@ def webdataset_latents(
         yield np.array([int(key) for key in keys]), torch.from_numpy(np.stack(list(values)))
 
 
+def webdataset_skip(
+    tars: Sequence[Path], skipped: int, batch: int
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """The batch behind `skipped` samples of a stream, which can only be read past; they are not decoded."""
+    import webdataset
+
+    stream = webdataset.WebDataset([str(path) for path in tars], shardshuffle=False).slice(
+        skipped, skipped + batch
+    )
+    for keys, values in stream.decode().to_tuple("__key__", "latent.npy").batched(batch):
+        yield np.array([int(key) for key in keys]), torch.from_numpy(np.stack(list(values)))
+
+
 def _npy_files(folder: Path, shape: Shape, batch: int, samples: int) -> Items:
     """One file a latent, as fast-DiT keeps them."""
     folder.mkdir()

@@ -19,7 +19,7 @@ from tools.bench.rounds import Floor, Row, Timing, Way
 TINY = (
     "rounds=1",
     "samples=512",
-    "peer_samples=256",
+    "peer_samples=512",
     "videos=16",
     "index_rows=2000",
     "clips=1",

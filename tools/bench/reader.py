@@ -178,7 +178,7 @@ def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
     protocol = (
         f"{len(large)} samples in {len(large.manifest.shards)} shards that link to {len(images)} samples; "
         "the time is that of a new loader and its batch at the last step of the epoch; apart, the batch "
-        f"alone; webdataset: its first batch behind {skipped - 256} samples only, which it reads and does not decode"
+        f"alone; webdataset: its first batch behind {skipped - 256} samples only, which it reads, not decodes"
     )
     row = Row("first batch at the far end of a large cache", "batches", protocol, timings)
     row.facts["milliseconds to the first batch, fastest"] = min(firsts) * 1e3

@@ -6,6 +6,7 @@ Every way gets the same inputs; ours and its plain twin also the same weights, s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from core import hardware
 from core.batch import Condition
 from core.compiled import compile_blocks
 from core.errors import UserError, WorkError
+from models.attention_choice import settle
 from models.dit import DiT, DiTConfig
 from models.flops import train_flops
 from tools.bench import public_dits
@@ -51,7 +53,7 @@ Run = Callable[[], Result]
 def rows(config: Config, folder: Path) -> list[Row]:
     """One row per case that is for this device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return [_row(config, case, device) for case in cases(config, device)]
+    return [_row(config, case, device, folder) for case in cases(config, device)]
 
 
 def cases(config: Config, device: torch.device) -> list[Case]:
@@ -68,7 +70,7 @@ def cases(config: Config, device: torch.device) -> list[Case]:
     return found
 
 
-def _row(config: Config, case: Case, device: torch.device) -> Row:
+def _row(config: Config, case: Case, device: torch.device, folder: Path) -> Row:
     torch.manual_seed(0)
     x, time = torch.randn(case.shape, device=device), torch.rand(case.shape[0], device=device) * 1000
     label = torch.randint(0, case.network.num_classes, time.shape, device=device)
@@ -80,10 +82,10 @@ def _row(config: Config, case: Case, device: torch.device) -> Row:
     conditioned = (x, time, Condition(label=label))
     if relative_error(_run(ours, *conditioned)(), truth) > EXACT:
         raise WorkError("the network and its plain twin differ in float32")
+    settle(ours, device, torch.bfloat16, [case.shape], folder)  # attention, as a run does at its start
     runs = {}
     if config.compiled:
-        compiled = DiT(case.network).to(device)
-        compiled.load_state_dict(plain.state_dict())
+        compiled = copy.deepcopy(ours)
         compile_blocks(compiled.blocks)
         runs["longtake, compiled"] = _run(compiled.bfloat16(), *conditioned)
     runs["longtake"] = _run(ours.bfloat16(), *conditioned)

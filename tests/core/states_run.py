@@ -3,6 +3,7 @@
 JOBS.json: a list of [action, ...]:
     ["save", folder, stage, rule]        train two steps, write a checkpoint; rule: adamw (default) or muon
     ["load", folder, stage, rule]        load it into another network and compare every tensor with the files
+    ["average", result, stage]           average shards and whole parameters, write whether they are equal
     ["train", result, stage, steps, ...] train with options, write losses, norms, weights and averages
 """
 
@@ -20,7 +21,7 @@ from core import distributed
 from core.checkpoint import CheckpointReader, load, take, write_checkpoint
 from core.distributed import World
 from core.draws import Draws
-from core.ema import Ema, EmaConfig
+from core.ema import Ema, EmaConfig, remaining
 from core.engine import Engine, StepResult
 from tests.core.toy_run import BATCH, ToyObjective, toy_batches, toy_engine
 
@@ -76,6 +77,20 @@ def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw")
     assert torch.equal(seen[0], seen[1])
 
 
+def compare_averages(world: World, result: str, stage: int) -> None:
+    engine = toy_engine(world, zero_stage=stage)
+    ema, whole = Ema(EMA, engine.flats), engine.full_state()
+    for update in (1, 2, 3):
+        train(engine, Ema(EMA, engine.flats), world, 1)
+        ema.update(engine.flats, update)
+        for name, weight in engine.full_state().items():
+            whole[name].lerp_(weight, 1 - remaining(EMA.decay, update, 1, EMA.warmup))
+    state = engine.full_state(ema.averages[EMA.names[0]])
+    if world.rank == 0:
+        equal = {name: torch.equal(value, state[name]) for name, value in whole.items()}
+        Path(f"{result}.json").write_text(json.dumps(equal))
+
+
 def train_and_write(world: World, result: str, stage: int, steps: int, options: dict[str, Any]) -> None:
     own = {name: value for name, value in options.items() if name in ("micro_batch", "rank", "step")}
     engine = toy_engine(world, zero_stage=stage, **{k: v for k, v in options.items() if k not in own})
@@ -94,7 +109,7 @@ def train_and_write(world: World, result: str, stage: int, steps: int, options: 
 
 
 def perform(world: World, jobs: list[list[Any]]) -> None:
-    actions = {"save": save, "load": load_and_compare, "train": train_and_write}
+    actions = {"save": save, "load": load_and_compare, "average": compare_averages, "train": train_and_write}
     for action, *arguments in jobs:
         actions[action](world, *arguments)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from core import distributed, failpoints
+from core.checkpoint import load_weights
 from core.ema import Ema, EmaConfig, remaining
 from core.errors import UserError
 from core.power_ema import gamma_of_width
+from tests.core.toy_run import toy_trainer
 
 
 def test_several_averages_follow_at_once() -> None:
@@ -73,6 +78,17 @@ def test_power_averages_are_beside_the_others(every: int) -> None:
         "ema_widths": {"sigma-0.05": 0.05, "sigma-0.1": 0.1},
         "ema_updates": 26 if every == 1 else 24,
     }
+
+
+def test_a_skipped_update_leaves_the_averages_alone(tmp_path: Path) -> None:
+    world, fields = distributed.start("cpu", 60), {"schedule": "constant", "power_widths": (0.1,)}
+    toy_trainer(tmp_path / "two", world, steps=2, **fields).fit()
+    failpoints.arm("step.loss@step=2:nan")
+    toy_trainer(tmp_path / "three", world, steps=3, **fields).fit()
+    failpoints.arm("")
+    for which in ("raw", "0.9", "0.5", "sigma-0.1"):
+        one, other = (load_weights(tmp_path / run, which) for run in ("two", "three"))
+        assert all(torch.equal(one[n], other[n]) for n in one if n != "calls"), which
 
 
 @pytest.mark.parametrize("widths", [(0.0,), (0.3,), (0.1, 0.1)])

@@ -64,7 +64,8 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for precision, s in product(("fp32", "bf16"), STAGES)
     ]
     states = [["save", saved(folder, 2, stage), stage] for stage in STAGES]
-    run(2, folder, [*clean, *spoilt, *states, *loads(folder, 1, SOME_PAIRS)])
+    averages = [["average", str(folder / f"average-{stage}"), stage] for stage in STAGES]
+    run(2, folder, [*clean, *spoilt, *states, *averages, *loads(folder, 1, SOME_PAIRS)])
     return folder
 
 
@@ -87,6 +88,14 @@ def test_all_stages_and_splits_train_alike_in_fp32(trained: Path, name: str) -> 
     assert others["norms"] == pytest.approx(numbers["norms"], rel=1e-6)
     for key, value in weights.items():  # weights and averages
         torch.testing.assert_close(other_weights[key], value, rtol=0, atol=2e-6)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_average_of_shards_is_bitwise_that_of_whole_parameters(trained: Path, stage: int) -> None:
+    equal = json.loads((trained / f"average-{stage}.json").read_text())
+    assert len(equal) == 5
+    assert all(equal.values()), equal
 
 
 @pytest.mark.multiprocess

@@ -149,7 +149,7 @@ def main() -> None:
         fields = dict(item.split("=", 1) for item in items)
         failpoints.arm(fields.pop("fault", ""))
         values = {
-            name: json.loads(value) if value[0] in "-0123456789" else value for name, value in fields.items()
+            name: json.loads(value) if value[0] in "[-0123456789" else value for name, value in fields.items()
         }
         toy_trainer(Path(folder), world, **values).fit()
     distributed.stop(world)

@@ -13,8 +13,10 @@ from core import failpoints
 from core.checkpoint import CheckpointReader, CheckpointStore, DamagedCheckpoint, load_weights, reconstruct
 from core.distributed import World
 from core.errors import UserError, WorkError
+from tests.core.ranks import run_ranks
 from tests.core.toy_run import toy_trainer
 
+TOY = str(Path(__file__).parents[1] / "toy_run.py")
 STEPS = 96
 MOVING = {
     "steps": STEPS,
@@ -114,6 +116,31 @@ def test_copies_are_small_and_survive_a_failure_exactly(world: World, tmp_path: 
     assert reader.kinds == ["ema-sigma-0.05", "ema-sigma-0.1"]
     numbers = sum(tensor.numel() for kind in reader.kinds for tensor in reader.full(kind).values())
     assert sum(path.stat().st_size for path in reader.folder.glob("rank-*.safetensors")) < 2.3 * numbers
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_copies_of_several_ranks_give_the_average_that_one_rank_s_give(
+    world: World, tmp_path: Path, ranks: int
+) -> None:
+    """At every stage: each rank writes its ranges of the copies, in fp16."""
+    toy_trainer(tmp_path / "one", world, precision="fp32", **SHORT).fit()
+    expected = reconstruct(tmp_path / "one", newest(tmp_path / "one"), 0.07)
+    words = [f"{name}={list(v) if isinstance(v, tuple) else v}".replace(" ", "") for name, v in SHORT.items()]
+    runs = [[f"--run={tmp_path / str(s)}", f"zero_stage={s}", "precision=fp32", *words] for s in range(4)]
+    run_ranks(ranks, TOY, *(word for run in runs for word in run))
+    for stage in range(4):
+        run = tmp_path / str(stage)
+        copy, whole = CheckpointReader(CheckpointStore(run / "ema").complete()[0].path), newest(run)
+        assert copy.manifest["ranks"] == ranks
+        for kind in copy.kinds:
+            small, large = copy.full(kind), CheckpointReader(whole).full(kind)
+            assert small.keys() == large.keys()
+            assert all(torch.equal(small[name], large[name].half().float()) for name in small)
+        rebuilt = reconstruct(run, whole, 0.07)
+        assert (rebuilt.snapshots, rebuilt.profile_error) == (expected.snapshots, expected.profile_error)
+        assert distance(rebuilt.weights, expected.weights) < 1e-3  # what rounding to fp16 may turn
+        assert distance(rebuilt.weights, load_weights(run, "raw")) > 1e-2
 
 
 def equal(one: CheckpointReader, other: CheckpointReader) -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.agreement import order_hash
 from core.batch import Batch
 from core.distributed import World
 from core.errors import UserError, WorkError
@@ -75,6 +76,33 @@ def test_all_ranks_hold_one_shape_in_a_micro_step(cache, step, ranks, micro_batc
     ]
     assert all(other == shapes[0] for other in shapes)
     assert all(shape[0] <= (micro_batch or 16) for shape in shapes[0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 300), st.sampled_from([1, 2, 4]), st.integers(0, 5))
+def test_every_rank_knows_the_hash_of_what_all_hold_together(cache, step, ranks, micro_batch):
+    loaders = [LatentLoader(cache, CONFIG, world(rank, ranks), 5, micro_batch) for rank in range(ranks)]
+    batches = [batch for loader in loaders for batch in loader.load(step)]
+    (whole,) = {batch.order_hash for batch in batches}
+    held = sum(order_hash(step, batch.id.numpy(), batch.position.numpy()) for batch in batches)
+    assert held % (1 << 40) == whole
+    other_seed = LatentLoader(cache, CONFIG, world(0, ranks), 6, micro_batch).load(step)
+    assert other_seed[0].order_hash != whole
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 0), (2, 0), (2, 3)])
+def test_the_largest_micro_batches_are_as_large_as_any_that_come(cache, ranks, micro_batch):
+    loader = LatentLoader(cache, CONFIG, world(1 % ranks, ranks), 5, micro_batch)
+    tried = loader.largest()
+    come = [batch for step in range(8) for batch in loader.load(step)]
+    assert len({batch.bucket for batch in come}) == 2
+    for power in (1, 2):  # activations grow with the tokens of a sample, kept scores with their square
+        memory = [[len(b) * b.x[0, 0, 0].numel() ** power for b in part] for part in (tried, come)]
+        assert max(memory[0]) == max(memory[1])
+
+
+def test_nothing_is_tried_where_all_micro_batches_are_alike(tmp_path):
+    assert LatentLoader(make_cache(tmp_path, [[IMAGE] * 20]), CONFIG, world(), 5).largest() == []
 
 
 def test_samples_are_what_was_stored_and_absent_ones_weigh_nothing(cache):

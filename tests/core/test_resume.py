@@ -96,7 +96,8 @@ def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
 def test_a_stopped_rank_ends_the_others_within_the_timeout(tmp_path: Path, stage: int) -> None:
     """DeepSpeed's own groups ignore the timeout given at the start; ours is set on all of them."""
     fault = "fault=step.update@rank=1,step=3:stop"
-    ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", f"zero_stage={stage}", "timeout_s=5.0", fault)
+    fields = [f"zero_stage={stage}", "timeout_s=5.0", "watchdog_s=0", fault]
+    ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", *fields)
     try:
         assert ranks[0].wait(timeout=60) != 0  # gloo would wait 30 minutes
     finally:

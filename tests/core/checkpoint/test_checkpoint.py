@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.checkpoint import (
     CheckpointReader,
@@ -119,6 +121,23 @@ def test_damage_is_refused_with_the_file_named(run: Path, damage: Any, message: 
     damage(newest(run) / name)
     with pytest.raises(DamagedCheckpoint, match=f"{name}.*{message}"):
         load_weights(run)
+
+
+@settings(max_examples=30)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), number=st.integers(0, 99))
+def test_a_bit_anywhere_in_any_file_is_found(trained: Path, place: float, bit: int, number: int) -> None:
+    folder = newest(trained)
+    names = sorted(json.loads((folder / "manifest.json").read_text())["files"])
+    path = folder / names[number % len(names)]
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(place * len(damaged))] ^= 1 << bit
+    path.write_bytes(damaged)
+    try:
+        with pytest.raises(DamagedCheckpoint, match=path.name):
+            load_weights(trained)
+    finally:
+        path.write_bytes(whole)
 
 
 def test_a_damaged_newest_falls_back_loudly(

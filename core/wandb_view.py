@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,12 @@ class WandbView:
 
 def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
     """The run in wandb, under the id kept in the run folder."""
-    import wandb
+    import wandb  # an extra, and slow to import
 
     identity = folder / "wandb.json"
     if not identity.exists():
         with atomic_file(identity, "w") as file:
-            json.dump({"id": wandb.util.generate_id()}, file)
+            json.dump({"id": secrets.token_hex(4)}, file)
     project = os.environ.get("WANDB_PROJECT", project)
     name = json.loads(identity.read_text(encoding="utf-8"))["id"]
     return wandb.init(project=project, id=name, resume="allow", dir=folder, config=dict(run_config))

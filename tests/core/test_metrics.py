@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,7 +78,6 @@ class FakeWandb:
         self.logged: list[tuple[int, dict[str, Any]]] = []
         self.identities: list[str] = []
         self.broken = self.finished = False
-        self.util = SimpleNamespace(generate_id=lambda: "abc123")
 
     @property
     def step(self) -> int:
@@ -113,7 +111,7 @@ def test_wandb_sees_every_step_under_one_identity(tmp_path: Path, monkeypatch: p
     assert shown == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
     validated = [(step, values) for step, values in fake.logged if "loss" not in values]
     assert validated == [(step, {"validation/raw": 0.5}) for step in (2, 3, 4)]
-    assert fake.identities == ["abc123"] * 3
+    assert fake.identities == [json.loads((tmp_path / "wandb.json").read_text())["id"]] * 3
     assert fake.finished
 
 

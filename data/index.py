@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
+from core.progress import counted
 from data.audit import Finding, audit
 from data.remote import RemoteFolder, url_of
 from data.schema import INDEX, INDEX_DTYPE, MANIFEST, MEDIA, MEDIA_DTYPE, DatasetManifest
@@ -41,7 +42,7 @@ class Dataset:
         missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
         if missing:
             where = self._remote.url if self._remote else self.folder
-            raise WorkError(f"{where}/{missing[0]}: missing ({len(missing)} shards of the dataset are)")
+            raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
         self.index = self._mapped(INDEX, INDEX_DTYPE)
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._lock = Lock()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core.progress import counted
 from data.buckets import NO_BUCKET
 from data.filters import LEFT_OUT
 from data.index import Dataset
@@ -57,13 +58,14 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     totals, aside = summary["totals"], summary["quarantine"]
     lines = [
         f"{summary['folder']}: {summary['kind']} dataset {summary['fingerprint'][:16]}",
-        f"{totals['samples']} samples, {_size(totals['bytes'])}, {totals['shards']} shards",
+        f"{counted(totals['samples'], 'sample')}, {_size(totals['bytes'])}, "
+        f"{counted(totals['shards'], 'shard')}",
         f"samples in a shard {_shown(summary['shard_samples'])} (least, median, most)",
         f"bytes of a shard   {_shown(summary['shard_bytes'], _size)}",
         f"bytes of a sample  {_shown(summary['sample_bytes'], _size)}",
     ]
     if totals["absent"]:
-        lines.append(f"{totals['absent']} samples have no latents: weight 0 in training")
+        lines.append(f"without latents, so with weight 0 in training: {counted(totals['absent'], 'sample')}")
     for name, values in summary["media"].items():
         lines.append(f"{name:<18} {_shown(values)}")
     for title in ("classes", "buckets", "shapes"):
@@ -78,7 +80,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines += [f"  {channel:>3}  {mean:9.4f}  {std:9.4f}" for channel, (mean, std) in enumerate(pairs)]
     if "made_from" in summary["extra"]:
         lines += ["", "made from:", *_nested(summary["extra"]["made_from"])]
-    lines += ["", f"quarantine: {aside['entries']} samples set aside"]
+    lines += ["", f"quarantine: {counted(aside['entries'], 'sample')} set aside"]
     lines += [f"  {count:>8}  at stage {stage}" for stage, count in aside["stages"].items()]
     lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in aside["first"]]
     if left := summary["left_out"]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from core.errors import UserError
 from core.files import write_text
 from core.outputs import claim
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from core.settings import REQUIRED, setting
 from data.clips import ClipConfig
 from data.duplicates import DuplicateConfig
@@ -120,7 +120,7 @@ def run(config: Config) -> None:
             each(write_shard, [(task, quarantine) for task in left], weights, config.processes, progress)
     manifest = assemble(output, tasks, listing.classes, quarantine)
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
-    say(f"{output}: {manifest.samples} samples in {len(manifest.shards)} shards{aside}")
+    say(f"{output}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}{aside}")
 
 
 def _listing(config: Config) -> Listing:

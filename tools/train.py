@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.outputs import claim
-from core.progress import say
+from core.progress import counted, say
 from core.recompute import checkpoint_blocks
 from core.sequence import make_sequence_group
 from core.settings import REQUIRED, setting
@@ -51,14 +51,20 @@ class Config:
     """One training run of a denoiser."""
 
     source: str = setting(
-        REQUIRED, "latent cache, as `encode` writes it; a raw dataset where data.encode=online"
+        REQUIRED,
+        "latent cache, as `encode` writes it; a raw dataset where data.encode=online",
+        shown="path or URL",
     )
-    output: str = setting(REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs")
+    output: str = setting(
+        REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
+    )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
     overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
     processes: int = setting(1, "ranks on this machine", low=1)
     autoencoder: str = setting(
-        "", "folder of the autoencoder; another one made the cache: refused. '' is the one of encode"
+        "",
+        "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
+        shown="path",
     )
     model: DiTConfig = setting(DiTConfig(), "the network")
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
@@ -70,7 +76,9 @@ class Config:
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
-    validation_source: str = setting("", "samples to validate on, like `source`; '' takes training samples")
+    validation_source: str = setting(
+        "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"
+    )
 
     def __post_init__(self) -> None:
         if self.objective.learned_sigma and not self.model.learned_sigma:
@@ -113,7 +121,8 @@ def run(config: Config) -> None:
     else:
         train(config, dataset, loader, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
-        say(f"{output}: trained {config.trainer.steps} steps; next: longtake sample {output} {more}")
+        steps = counted(config.trainer.steps, "step")
+        say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
     distributed.stop(world)
 
 

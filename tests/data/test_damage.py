@@ -148,7 +148,7 @@ def test_every_read_gives_the_sample_or_an_error(folder: Path, damage: str) -> N
     """Never a part of a sample, never parts of two; only a flipped bit needs `verify`."""
     inflict(folder, damage)
     if damage == "missing file":
-        with pytest.raises(WorkError, match=r"1.tar: missing \(1 shards"):
+        with pytest.raises(WorkError, match=r"1.tar: missing \(1 shard in all"):
             Dataset(folder)
         return
     dataset = Dataset(folder)

@@ -100,7 +100,7 @@ def test_a_copy_is_used_when_the_remote_is_gone(url: str) -> None:
 def test_missing_shard_and_missing_manifest(url: str) -> None:
     memory = fsspec.filesystem("memory")
     memory.rm("/bucket/data/data-000001.tar")
-    with pytest.raises(WorkError, match=r"memory://bucket/data/data-000001.tar: missing \(1 shards"):
+    with pytest.raises(WorkError, match=r"memory://bucket/data/data-000001.tar: missing \(1 shard in all"):
         Dataset(url)
     with pytest.raises(UserError, match=r"memory://bucket/nowhere: not a finished dataset"):
         Dataset("memory://bucket/nowhere")

@@ -97,7 +97,7 @@ def test_text_and_json_tell_the_same(made: Path, tmp_path: Path, capsys: pytest.
 def test_latent_text_names_statistics_and_origin(latent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text, _ = told(capsys, str(latent))
     assert status == 0
-    assert "1 samples have no latents: weight 0 in training" in text
+    assert "without latents, so with weight 0 in training: 1 sample" in text
     assert "encoder=a" in text
     assert "    2     0.0000     1.0000" in text
 
@@ -190,7 +190,7 @@ def test_reindex_of_foreign_tars(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "a.tar").write_bytes(tar_bytes([("a.png", image_bytes(picture())), ("a.cls", b"1")]))
     assert told(capsys, str(tmp_path))[0] == 2
     assert told(capsys, str(tmp_path), "action=reindex")[0] == 0
-    assert "1 samples" in told(capsys, str(tmp_path))[1]
+    assert "1 sample" in told(capsys, str(tmp_path))[1]
 
 
 def test_what_cannot_be_looked_at(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class Config:
     autoencoder: str = setting(
         "",
         "action=reindex of latents from elsewhere: folder of the autoencoder that made them, for training",
+        shown="path",
     )
     quarantine_budget: float = setting(
         0.01, "the same: unusable latents that do not stop it: a fraction if below 1, else a number", low=0

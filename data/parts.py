@@ -18,9 +18,9 @@ from core.errors import WorkError
 from data.schema import DatasetManifest
 from data.tars import read_into
 
-T = TypeVar("T")
+K, T = TypeVar("K"), TypeVar("T")
 
-_KEPT_PARTS = 128  # mapped, and again as many open; each holds a file descriptor, common limits are 1024
+_KEPT_PARTS = 128  # mapped, viewed, and open: three times as many file descriptors; a usual limit is 1024
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
 
 
@@ -36,7 +36,9 @@ class Parts:
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._open_part = open_part or self._open_in_folder
+        self._bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
         self._mapped: OrderedDict[int, Tensor] = OrderedDict()
+        self._views: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # keep their parts mapped
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
         missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
         if missing and open_part is None:
@@ -47,23 +49,22 @@ class Parts:
 
         Small ranges come from mapped parts, large ones by system calls: these fetch a range
         from a file server at once, and fault on no page. Fastest where ranges of one part stand together, in
-        order.
-        WorkError names a part that is cut off, or that the ranges do not fit.
+        order. WorkError names a part that is cut off, or that the ranges do not fit.
         """
+        outside = (offsets < 0) | (offsets > self._bytes[parts] - out.shape[1])
+        if outside.any():
+            name = self.manifest.shards[parts[outside][0]].name
+            raise WorkError(f"{self.folder / name}: the index points behind its end")
         if len(parts):
             (self.read if out.shape[1] >= _READ_BYTES else self.select)(parts, offsets, out)
 
     def select(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
         """`copy` from mapped parts, a gather for each run of ranges of one part: the plain twin of `read`."""
-        size = out.shape[1]
         edges = _edges(parts[1:] != parts[:-1], len(parts))
-        for start, stop in itertools.pairwise(edges):
-            number, here = int(parts[start]), offsets[start:stop]
-            mapped = self.mapped(number)
-            if here.max() + size > len(mapped):
-                raise self._behind_the_end(number)
-            windows = mapped.as_strided((len(mapped) - size + 1, size), (1, 1))
-            torch.index_select(windows, 0, torch.from_numpy(here), out=out[start:stop])
+        counts = [stop - start for start, stop in itertools.pairwise(edges)]
+        pieces = zip(torch.from_numpy(offsets).split(counts), out.split(counts), strict=True)
+        for start, (here, there) in zip(edges, pieces, strict=False):
+            torch.index_select(self._windows(int(parts[start]), out.shape[1]), 0, here, out=there)
 
     def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
         """`copy` by system calls: one for each run of ranges that stand side by side in a part."""
@@ -74,7 +75,17 @@ class Parts:
         for start, stop in itertools.pairwise(edges):
             number, wanted = int(parts[start]), buffer[start * size : stop * size]
             if read_into(self._file(number).fileno(), wanted, int(offsets[start])) < len(wanted):
-                raise self._behind_the_end(number)
+                name = self.manifest.shards[number].name
+                raise WorkError(f"{self.folder / name}: cut off since it was opened")
+
+    def _windows(self, number: int, size: int) -> Tensor:
+        """(offsets, size): the bytes of a mapped part from every offset on."""
+
+        def view(key: tuple[int, int]) -> Tensor:
+            mapped = self.mapped(number)
+            return mapped.as_strided((len(mapped) - size + 1, size), (1, 1))
+
+        return _kept(self._views, (number, size), view)
 
     def mapped(self, number: int) -> Tensor:
         """The bytes of a part, (bytes,) uint8, mapped; what is read stays in the page cache."""
@@ -99,22 +110,17 @@ class Parts:
     def _open_in_folder(self, number: int) -> IO[bytes]:
         return open(self.folder / self.manifest.shards[number].name, "rb", buffering=0)
 
-    def _behind_the_end(self, number: int) -> WorkError:
-        return WorkError(
-            f"{self.folder / self.manifest.shards[number].name}: the index points behind its end"
-        )
-
 
 def _edges(breaks: np.ndarray, count: int) -> list[int]:
     """Where runs begin, and the end: 0, each i for which breaks[i - 1], and `count`."""
     return [0, *(np.flatnonzero(breaks) + 1).tolist(), count]
 
 
-def _kept(kept: OrderedDict[int, T], number: int, make: Callable[[int], T]) -> T:
-    """The one with this number, made if it is not there; the least recently used one goes for it."""
-    if number not in kept:
-        kept[number] = make(number)
+def _kept(kept: OrderedDict[K, T], key: K, make: Callable[[K], T]) -> T:
+    """The one with this key, made if it is not there; the least recently used one goes for it."""
+    if key not in kept:
+        kept[key] = make(key)
         if len(kept) > _KEPT_PARTS:
             kept.popitem(last=False)
-    kept.move_to_end(number)
-    return kept[number]
+    kept.move_to_end(key)
+    return kept[key]

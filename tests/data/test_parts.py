@@ -84,13 +84,24 @@ def test_a_read_that_comes_in_pieces_goes_on(tmp_path, monkeypatch):
         assert read_into(file.fileno(), memoryview(buffer), 90) == 10
 
 
-@pytest.mark.parametrize("how", ["select", "read"])
-def test_a_range_behind_the_end_names_the_part(cache, how):
+@pytest.mark.parametrize("least", [1, 1 << 20], ids=["read", "select"])
+def test_a_range_outside_names_the_part(cache, least, monkeypatch):
+    monkeypatch.setattr(parts_module, "_READ_BYTES", least)
     parts = Parts(cache.folder, cache.manifest)
     end = cache.manifest.shards[1].bytes
-    assert copied(getattr(parts, how), [(1, end - 8)], 8).tolist() == [[0] * 8]
-    with pytest.raises(WorkError, match=r"000001\.tar: the index points behind its end"):
-        copied(getattr(parts, how), [(1, end - 7)], 8)
+    assert copied(parts.copy, [(1, end - 8)], 8).tolist() == [[0] * 8]
+    for offset in (end - 7, -1):
+        with pytest.raises(WorkError, match=r"000001\.tar: the index points behind its end"):
+            copied(parts.copy, [(0, 0), (1, offset)], 8)
+
+
+def test_a_part_cut_off_while_it_is_open_is_named(tmp_path):
+    cache = make_cache(tmp_path, [[IMAGE] * 6])
+    parts = Parts(cache.folder, cache.manifest)
+    copied(parts.read, [(0, 1024)], 8)
+    os.truncate(tmp_path / "000000.tar", 1024)
+    with pytest.raises(WorkError, match=r"000000\.tar: cut off since it was opened"):
+        copied(parts.read, [(0, 1024)], 8)
 
 
 @pytest.mark.parametrize("how", ["select", "read"])
@@ -100,4 +111,4 @@ def test_few_parts_stay_open(cache, how, monkeypatch):
     places = [(0, 0), (1, 0), (2, 0), (0, 512)]
     found = copied(getattr(parts, how), places, 16)
     assert torch.equal(found, copied(Parts(cache.folder, cache.manifest).select, places, 16))
-    assert len(parts._mapped) + len(parts._files) == 1
+    assert max(map(len, (parts._mapped, parts._views, parts._files))) == 1

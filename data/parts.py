@@ -18,7 +18,8 @@ from core.errors import WorkError
 from data.schema import DatasetManifest
 from data.tars import read_into
 
-K, T = TypeVar("K"), TypeVar("T")
+K = TypeVar("K")
+T = TypeVar("T")
 
 _KEPT_PARTS = 128  # mapped, viewed, and open: three times as many file descriptors; a usual limit is 1024
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost

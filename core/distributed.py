@@ -6,6 +6,7 @@ which also honours the agent's store under torchrun (TORCHELASTIC_USE_AGENT_STOR
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,6 +152,29 @@ def gather_objects(value: Any, group: Group = None) -> list[Any]:
     return values
 
 
+def arrive(place: str) -> None:
+    """Tell `all_arrived` on every rank that this one has come to `place`, a name used once in a job."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        with contextlib.suppress(RuntimeError):  # the host of the store has died
+            _store().set(_arrival(place, dist.get_rank()), "here")
+
+
+def all_arrived(place: str, timeout_s: float) -> bool:
+    """Whether every rank comes to `place` within so many seconds.
+
+    Asked through the store where ranks met, so that it works when collectives have failed, and may be asked
+    of ranks that are dead, stopped, or busy elsewhere.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return True
+    try:
+        keys = [_arrival(place, rank) for rank in range(dist.get_world_size())]
+        _store().wait(keys, timedelta(seconds=timeout_s))
+    except RuntimeError:  # somebody is late, or the host of the store has died
+        return False
+    return True
+
+
 class PendingSum:
     """A sum over ranks that is under way: started early, read late, so that it hides behind other work."""
 
@@ -174,6 +198,14 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     on_device = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
     dist.all_reduce(on_device, op=operation)
     return on_device.to(tensor.device)
+
+
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _arrival(place: str, rank: int) -> str:
+    return f"longtake/{place}/{rank}"
 
 
 def _device(name: str, local_rank: int) -> torch.device:

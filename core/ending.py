@@ -1,12 +1,15 @@
-"""An orderly end on SIGTERM or Ctrl-C: the exception comes only where it can do no harm."""
+"""The end of a process: on a signal, where it can do no harm; of a rank, without waiting for its peers."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -67,3 +70,26 @@ class Ending:
             raise KeyboardInterrupt
         if self._asked:
             raise SystemExit(128 + self._asked)
+
+
+def end_with(main: Callable[[], int | None]) -> NoReturn:
+    """End this process, one rank of several, with the status that `main` returns; 1 with a traceback if it
+    raises.
+
+    Nothing of the interpreter's own shutdown happens: it destroys process groups, whose destructors wait for
+    collectives that a dead peer will never answer (minutes, measured), or abort after a run that went well.
+    """
+    status = 1
+    try:
+        status = main() or 0
+    except SystemExit as asked:
+        status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+        if isinstance(asked.code, str):
+            print(asked.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -6,14 +6,16 @@ threads talk over a process group that nothing else uses; each save is begun on 
 step; at most one is under way, and a thread takes part in its collectives whether its disk failed or not.
 So on that group all ranks make the same calls in the same order, whatever the main threads do meanwhile, and
 a dead peer is an error, a stopped one a timeout. How a save went is looked at before the next one and at the
-end, when all ranks wait for it.
+end, when all ranks wait for it. A rank whose training has failed finishes the save if all others have come to
+their end as well; else it leaves it, since a peer that is dead or stopped will never answer.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ from core.failpoints import failpoint
 from core.progress import say
 from core.run_lock import Attempt, RunLock
 from core.settings import setting
+
+LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say that they have, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,6 @@ class Saver:
         self._attempt: Attempt | None = None
         self._memory = HostMemory() if config.save_async else None
         self._group = distributed.side_group(engine.config.timeout_s)
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[str] | None = None
 
     def open(self) -> dict[str, Any] | None:
@@ -107,7 +110,8 @@ class Saver:
         if self._ema and self._averages_due(step):
             names = list(self._ema.config.widths)
             jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
-        self._pending = self._thread.submit(self._write, jobs, self._attempt, failpoints.current_step())
+        attempt, at = self._attempt, failpoints.current_step()
+        self._pending = _in_background(lambda: self._write(jobs, attempt, at))
         if required or self._memory is None:
             self.finish(required=required)
 
@@ -130,12 +134,21 @@ class Saver:
             self._failures = 0
 
     def close(self) -> None:
-        """Let a save that is under way end (its moment was whole), and say that this attempt has ended."""
-        self._thread.shutdown()
-        failure = self._pending.exception() if self._pending else None
-        if self._pending and (problem := failure or self._pending.result()):
+        """Let a save that is under way end (its moment was whole), and say that this attempt has ended.
+
+        Training has failed if one is under way, here and perhaps elsewhere: within LEAVE_S all ranks say so,
+        or this one leaves.
+        """
+        pending, self._pending = self._pending, None
+        if self._attempt is None:
+            return
+        end = f"end {self._attempt.token}"
+        distributed.arrive(end)
+        if pending and not pending.done() and not distributed.all_arrived(end, LEAVE_S):
+            say("warning: the last save is given up, since not all ranks have come to their end")
+        elif pending and (problem := pending.exception() or pending.result()):
             say(f"warning: the last save failed: {problem}")
-        if self._engine.world.rank == 0 and self._attempt is not None:
+        if self._engine.world.rank == 0:
             self._lock.release()
 
     def _checkpoint_due(self, step: int) -> bool:
@@ -185,6 +198,20 @@ class Saver:
             "versions": {name: _version(name) for name in ("longtake", "torch", "deepspeed")},
             **self._record,
         }
+
+
+def _in_background(work: Callable[[], str]) -> Future[str]:
+    """Run `work` on a thread that the end of the process does not wait for."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
 
 
 def _version(package: str) -> str:

@@ -20,10 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if foreign := foreign_package():
         print(f"longtake: {foreign}", file=sys.stderr)
         return 2
-    from core.errors import UserError, WorkError
+    from core.ending import end_with
     from launch import local
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if local.is_rank():
+        end_with(lambda: _status(words))
+    return _status(words)
+
+
+def _status(words: Sequence[str]) -> int:
+    """Run a command line; what a person can act on becomes a line and a status."""
+    from core.errors import UserError, WorkError
+    from launch import local
+
     local.follow_parent()
     try:
         return _execute(words)

@@ -22,6 +22,7 @@ from core.checkpoint import CheckpointReader, load, take, write_checkpoint
 from core.distributed import World
 from core.draws import Draws
 from core.ema import Ema, EmaConfig, remaining
+from core.ending import end_with
 from core.engine import Engine, StepResult
 from tests.core.toy_run import BATCH, ToyObjective, toy_batches, toy_engine
 
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

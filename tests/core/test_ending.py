@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+
+import pytest
 
 from core.ending import Ending
 
@@ -88,3 +92,30 @@ def test_another_thread_goes_on_without() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+RANK = """
+import atexit, os, sys, time
+from core.ending import end_with
+
+def main():
+    atexit.register(print, "shutdown of the interpreter")
+    print("some work")
+    if sys.argv[1] == "raise":
+        raise ValueError("broken")
+    if sys.argv[1] == "exit":
+        sys.exit("for a reason")
+    return int(sys.argv[1])
+
+end_with(main)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("0", 0), ("3", 3), ("raise", 1), ("exit", 1)])
+def test_a_rank_ends_with_its_status_and_without_the_shutdown_of_the_interpreter(
+    how: str, status: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", RANK, how], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, "some work\n")
+    assert ("ValueError: broken" in done.stderr) == (how == "raise")
+    assert ("for a reason" in done.stderr) == (how == "exit")

@@ -308,6 +308,31 @@ def test_a_stopped_rank_ends_the_run_with_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.multiprocess
+def test_a_failed_rank_does_not_wait_for_the_save_of_a_stopped_one(tmp_path: Path) -> None:
+    """Its thread waits for that rank's part of the save, and would for the group's whole timeout."""
+    faults = "fault=save.flush@rank=1,step=2:stop;step.data@rank=0,step=3:raise"
+    ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", "timeout_s=1000.0", "watchdog_s=0", faults)
+    try:
+        assert ranks[0].wait(120) == 1
+    finally:
+        ranks[1].kill()
+    text = finish(ranks)[0][1]
+    assert "the last save is given up, since not all ranks have come to their end" in text
+    assert "failpoint step.data raised" in text
+    assert not list((tmp_path / "checkpoints").glob("*/manifest.json"))
+
+
+@pytest.mark.multiprocess
+def test_ranks_that_fail_alike_finish_the_save_first(tmp_path: Path) -> None:
+    faults = "fault=save.flush@rank=1,step=2:sleep=1;step.data@step=3:raise"
+    for code, text in finish(start_ranks(2, PROGRAM, f"--run={tmp_path}", faults)):
+        assert code == 1
+        assert "failpoint step.data raised" in text
+        assert "given up" not in text
+    assert list((tmp_path / "checkpoints").glob("step-00000003.*/manifest.json"))
+
+
+@pytest.mark.multiprocess
 @pytest.mark.full
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_a_stopped_rank_ends_the_run_at_every_stage(tmp_path: Path, stage: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,14 +17,16 @@ from tests.core.ranks import finish, run_ranks, start_ranks
 
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
-STAGES = (1, 2, 3)
-KILLS = {  # in the middle of a step, in the middle of a rank's file, between all files and the manifest
-    1: "step.update@rank=1,step=4:kill",
-    2: "save.flush@rank=1,step=5:kill",
-    3: "save.commit@rank=0,step=5:kill",
-}
+KILLS = [  # stage, moment: in a step, in a rank's file, in a receipt, before and after the manifest
+    (1, "step.update@rank=1,step=4:kill"),
+    (2, "save.flush@rank=1,step=5:kill"),
+    (3, "save.commit@rank=0,step=5:kill"),
+    (0, "save.receipt@rank=0,step=2:kill"),
+    (1, "step.ema@rank=0,step=5:kill"),
+    (2, "save.purge@rank=0,step=5:kill"),
+]
 PLACES = [
-    *("step.data", "step.forward", "step.backward", "step.update", "step.ema", "step.end"),
+    *("step.data", "step.forward", "step.loss", "step.backward", "step.update", "step.ema", "step.end"),
     *(
         "save.begin",
         "save.tensor",
@@ -38,10 +43,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_rows(folder / "metrics.jsonl")]
 
 
-def assert_equal_runs(a: Path, b: Path) -> None:
+def assert_equal_runs(a: Path, b: Path, steps: int = 8) -> None:
     """Every logged number, and every weight and average, bit for bit."""
     assert rows(a) == rows(b)
-    assert [r["step"] for r in rows(a)] == list(range(1, 9))
+    assert [r["step"] for r in rows(a)] == list(range(1, steps + 1))
     for which in ("raw", "ema", "0.5"):
         one, other = load_weights(a, which), load_weights(b, which)
         assert one.keys() == other.keys()
@@ -62,15 +67,55 @@ def run_until_killed(runs: list[str]) -> None:
 
 @pytest.mark.multiprocess
 def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
     finished: list[str] = []
-    for stage in STAGES:  # each start finishes the run killed before and is killed in the next
-        run_until_killed([*finished, *command(killed / str(stage), stage, KILLS[stage])])
-        finished = command(killed / str(stage), stage)
-    uninterrupted = [word for stage in STAGES for word in command(whole / str(stage), stage)]
-    run_ranks(2, PROGRAM, *finished, *uninterrupted)
-    for stage in STAGES:
-        assert_equal_runs(whole / str(stage), killed / str(stage))
+    for number, (stage, fault) in enumerate(KILLS):
+        # Each start finishes the run killed before and is killed in the next.
+        run_until_killed([*finished, *command(tmp_path / f"killed-{number}", stage, fault)])
+        finished = command(tmp_path / f"killed-{number}", stage)
+    whole = [word for stage in range(4) for word in command(tmp_path / f"whole-{stage}", stage)]
+    run_ranks(2, PROGRAM, *finished, *whole)
+    for number, (stage, _) in enumerate(KILLS):
+        assert_equal_runs(tmp_path / f"whole-{stage}", tmp_path / f"killed-{number}")
+
+
+def test_every_failpoint_is_among_the_kills() -> None:
+    """Those of a run are `PLACES`; those of datasets are killed at in the tests of their jobs."""
+    sources = [path.read_text() for top in ("core", "data", "models", "tools") for path in _python(top)]
+    found = {name for text in sources for name in re.findall(r'failpoint\("([\w.]+)"', text)}
+    found |= {f"step.{phase}" for text in sources for phase in re.findall(r'_enter\("(\w+)"\)', text)}
+    of_runs = {name for name in found if name.startswith(("step.", "save."))}
+    assert of_runs == set(PLACES)
+    tests = "".join(path.read_text() for path in _python("tests"))
+    assert [name for name in found - of_runs if f"{name}@" not in tests and f"{name}:" not in tests] == []
+
+
+def _python(top: str) -> list[Path]:
+    return sorted((Path(__file__).parents[2] / top).rglob("*.py"))
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
+    """One long run, at whatever it is doing; saves write while it goes on."""
+    random = Random(0)
+    options = ["zero_stage=2", "dropout=0.2", "steps=600", "save_every=3"]
+    killed = [f"--run={tmp_path / 'killed'}", *options, "fault=step.data:sleep=0.02"]
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for _ in range(20):
+        ranks = start_ranks(2, PROGRAM, *killed)
+        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        while not (metrics.exists() and metrics.stat().st_mtime_ns > before):  # it trains
+            assert ranks[0].poll() is None, ranks[0].communicate()[0]
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        dying = random.choice([[0], [1], [0, 1]])
+        for rank in dying:
+            ranks[rank].kill()
+        codes = [code for code, _ in finish(ranks)]
+        assert all(codes), codes
+        assert all(codes[rank] == -9 for rank in dying)
+    run_ranks(2, PROGRAM, *killed[:-1], f"--run={tmp_path / 'whole'}", *options)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed", steps=600)
 
 
 @pytest.mark.multiprocess

@@ -22,6 +22,7 @@ from core.batch import Batch
 from core.distributed import World
 from core.draws import Draws
 from core.ema import EmaConfig
+from core.ending import end_with
 from core.engine import Engine, EngineConfig
 from core.losses import Losses
 from core.metrics import MetricsConfig
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

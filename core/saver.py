@@ -1,19 +1,21 @@
 """When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it.
 
 A save stops training only for a copy of the state in host memory. One thread on every rank then hashes and
-writes, and rank 0's publishes the manifest once all receipts are in. No deadlock can come of it: these
-threads talk over a process group that nothing else uses; each save is begun on all ranks, after the same
-step; at most one is under way, and a thread takes part in its collectives whether its disk failed or not.
-So on that group all ranks make the same calls in the same order, whatever the main threads do meanwhile, and
-a dead peer is an error, a stopped one a timeout. How a save went is looked at before the next one and at the
-end, when all ranks wait for it. A rank whose training has failed finishes the save if all others have come to
-their end as well; else it leaves it, since a peer that is dead or stopped will never answer.
+writes, at its ease (`checkpoint/pace.py`), and rank 0's publishes the manifest once all receipts are in. No
+deadlock can come of it: these threads talk over a process group that nothing else uses; each save is begun on
+all ranks, after the same step; at most one is under way, and a thread takes part in its collectives whether
+its disk failed or not. So on that group all ranks make the same calls in the same order, whatever the main
+threads do meanwhile, and a dead peer is an error, a stopped one a timeout. How a save went is looked at
+before the next one and at the end, when all ranks wait for it. A rank whose training has failed finishes the
+save if all others have come to their end as well; else it leaves it, since a peer that is dead or stopped
+will never answer.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from core.checkpoint import (
     FOLDER,
     CheckpointStore,
     HostMemory,
+    Pace,
     Snapshot,
     resume,
     take,
@@ -52,6 +55,9 @@ class SaveConfig:
     keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
     max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
     save_async: bool = setting(True, "write while training goes on, from a copy of the state in host memory")
+    save_spread: float = setting(
+        0.25, "asynchronous: most of the time between saves that a write is spread over", low=0.0, high=0.9
+    )
 
 
 class Saver:
@@ -81,6 +87,8 @@ class Saver:
         self._memory = HostMemory() if config.save_async else None
         self._group = distributed.side_group(engine.config.timeout_s)
         self._pending: Future[str] | None = None
+        self._pace: Pace | None = None
+        self._begun = time.monotonic()  # when the last save did, or the run
 
     def open(self) -> dict[str, Any] | None:
         """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
@@ -110,8 +118,7 @@ class Saver:
         if self._ema and self._averages_due(step):
             names = list(self._ema.config.widths)
             jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
-        attempt, at = self._attempt, failpoints.current_step()
-        self._pending = _in_background(lambda: self._write(jobs, attempt, at))
+        self._pending = self._begin(jobs, self._attempt, waited_for=required or self._memory is None)
         if required or self._memory is None:
             self.finish(required=required)
 
@@ -122,6 +129,7 @@ class Saver:
         `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
         """
         pending, self._pending = self._pending, None
+        self._hurry()
         problem = pending.result() if pending else ""
         if problem:
             distributed.on_first_rank(self._lock.check)
@@ -140,6 +148,7 @@ class Saver:
         or this one leaves.
         """
         pending, self._pending = self._pending, None
+        self._hurry()
         if self._attempt is None:
             return
         end = f"end {self._attempt.token}"
@@ -158,13 +167,37 @@ class Saver:
         config = self._ema.config if self._ema else None
         return config is not None and bool(config.widths) and step % config.snapshot_every == 0
 
-    def _write(self, jobs: list[tuple[CheckpointStore, Snapshot]], attempt: Attempt, step: int | None) -> str:
+    def _begin(
+        self, jobs: list[tuple[CheckpointStore, Snapshot]], attempt: Attempt, *, waited_for: bool
+    ) -> Future[str]:
+        """Start to write; unless somebody waits for it, over a part of the time since the save before."""
+        now, at = time.monotonic(), failpoints.current_step()
+        seconds = self._config.save_spread * (now - self._begun)
+        pace = None if waited_for else Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds)
+        self._pace, self._begun = pace, now
+        return _in_background(lambda: self._write(jobs, attempt, at, pace))
+
+    def _hurry(self) -> None:
+        if self._pace:
+            self._pace.hurry()
+
+    def _write(
+        self,
+        jobs: list[tuple[CheckpointStore, Snapshot]],
+        attempt: Attempt,
+        step: int | None,
+        pace: Pace | None,
+    ) -> str:
         """Write and publish, on the saver's thread; returns what went wrong, on all ranks alike."""
         failpoints.pin_step(step)
+        if pace:
+            pace.yield_processor()
         for store, snapshot in jobs:
             path, check = store.new(snapshot.state["step"], attempt.name), self._lock.check
             try:
-                write_checkpoint(path, snapshot, number=attempt.number, may_commit=check, group=self._group)
+                write_checkpoint(
+                    path, snapshot, number=attempt.number, may_commit=check, group=self._group, pace=pace
+                )
             except WorkError as error:
                 return str(error)
             if snapshot.rank == 0:

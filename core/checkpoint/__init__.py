@@ -1,6 +1,7 @@
 """Checkpoints: named tensors in ranges, whole or absent, for any ZeRO stage on any number of ranks."""
 
 from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.pace import Pace
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.reconstruct import Reconstruction, reconstruct
 from core.checkpoint.restore import load, resume
@@ -16,6 +17,7 @@ __all__ = [
     "CheckpointStore",
     "DamagedCheckpoint",
     "HostMemory",
+    "Pace",
     "Reconstruction",
     "Snapshot",
     "find",

@@ -34,6 +34,11 @@ class Snapshot:
     shapes: dict[str, tuple[int, ...]]
     state: dict[str, Any]
 
+    @property
+    def bytes(self) -> int:
+        """What this rank's ranges take."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
 
 class HostMemory:
     """Where copies of the state land, pinned for CUDA; kept, since fresh memory costs page faults each time.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint.format import FileRecord
+from core.checkpoint.pace import Pace
 from core.failpoints import failpoint
 from core.files import atomic_file
 
@@ -37,9 +38,12 @@ _NAMES = {
 }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
-    """Publish CPU `tensors` under `path`; OSError on a full disk, with nothing left behind."""
-    hasher = _Hasher()
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], pace: Pace | None = None) -> FileRecord:
+    """Publish CPU `tensors` under `path`; OSError on a full disk, with nothing left behind.
+
+    pace: how fast; None is as fast as the disk.
+    """
+    hasher = _Hasher(pace)
     size = 0
     try:
         with atomic_file(path) as file:
@@ -48,6 +52,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
                 hasher.put(chunk)
                 file.write(chunk)
                 size += len(chunk)
+                if pace:
+                    pace.wrote(file, len(chunk))
             failpoint("save.flush")
     finally:
         digest = hasher.close()
@@ -79,8 +85,9 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
 class _Hasher:
     """SHA-256 on a thread of its own, so that it runs beside the writes (hashlib lets go of the GIL)."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace | None) -> None:
         self._queue: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._pace = pace
         self._hash = hashlib.sha256()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -96,5 +103,7 @@ class _Hasher:
         return self._hash.hexdigest()
 
     def _run(self) -> None:
+        if self._pace:
+            self._pace.yield_processor()
         while (chunk := self._queue.get()) is not None:
             self._hash.update(chunk)

@@ -11,6 +11,7 @@ from typing import Any
 from core import distributed
 from core.checkpoint import format
 from core.checkpoint.format import FileRecord
+from core.checkpoint.pace import Pace
 from core.checkpoint.snapshot import Snapshot
 from core.checkpoint.tensor_file import write_tensors
 from core.distributed import Group
@@ -26,6 +27,7 @@ def write_checkpoint(
     number: int,
     may_commit: Callable[[], None],
     group: Group = None,
+    pace: Pace | None = None,
 ) -> None:
     """Write and publish `folder` (collective: all ranks).
 
@@ -33,9 +35,10 @@ def write_checkpoint(
     may_commit: called by rank 0 just before the manifest; raises when the run has another owner now.
     group: over which ranks tell each other how it went; from another thread than the main one it must be one
     that nothing else uses.
+    pace: how fast this rank writes its tensors; None is as fast as the disk.
     If any rank fails, all raise WorkError with the first rank's reason, and nothing is published.
     """
-    receipt, problem = _attempt(lambda: _write_rank(folder, snapshot))
+    receipt, problem = _attempt(lambda: _write_rank(folder, snapshot, pace))
     answers = distributed.gather_objects((receipt, problem), group)
     failed = [(rank, text) for rank, (_, text) in enumerate(answers) if text]
     if not failed:
@@ -52,7 +55,7 @@ def write_checkpoint(
         raise WorkError(f"{name} was not written: rank {failed[0][0]}: {failed[0][1]}")
 
 
-def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
+def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace | None) -> dict[str, FileRecord]:
     """Write this rank's files and receipt; returns what the receipt says."""
     rank = snapshot.rank
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,7 @@ def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
         (folder / format.MANIFEST).unlink(missing_ok=True)
     failpoint("save.begin")
     tensors = format.tensors_name(rank)
-    files = {tensors: write_tensors(folder / tensors, snapshot.tensors)}
+    files = {tensors: write_tensors(folder / tensors, snapshot.tensors, pace)}
     failpoint("save.tensors_written")
     if rank == 0:
         files[format.FIXED] = write_tensors(folder / format.FIXED, snapshot.fixed)

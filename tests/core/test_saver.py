@@ -68,6 +68,25 @@ def test_a_checkpoint_is_of_its_moment_though_training_goes_on(
     assert sorted(checkpoints(tmp_path / "async")) == [3, 6]
 
 
+def test_who_waits_for_a_save_hurries_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write would take days: at the next save, at the end of the run, and when training fails."""
+
+    class Slow(saver.Pace):
+        def __init__(self, total: int, seconds: float) -> None:
+            super().__init__(total, seconds)
+            self.seconds = 1e6
+
+    monkeypatch.setattr(saver, "Pace", Slow)
+    toy_trainer(tmp_path / "whole", world, steps=8).fit()
+    assert sorted(checkpoints(tmp_path / "whole")) == [6, 8]
+    failpoints.arm("step.data@step=3:raise")
+    with pytest.raises(WorkError, match=r"step\.data"):
+        toy_trainer(tmp_path / "failed", world).fit()
+    assert sorted(checkpoints(tmp_path / "failed")) == [3]
+
+
 def test_an_error_of_the_thread_ends_the_run_at_the_next_save(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

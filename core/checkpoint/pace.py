@@ -1,0 +1,52 @@
+"""Write in the background without slowing what goes on beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import IO
+
+SYNC_BYTES = 1 << 26  # what may wait for the disk at once
+LEAST_BYTES_PER_S = 1e8  # a write is not spread further than this: until it ends, a kill costs more
+NICEST = 19
+
+
+class Pace:
+    """Spreads a write evenly over some time, for the thread that makes one.
+
+    total: bytes.  seconds: until they should be out; `hurry` ends the waiting. Beside the even rate, two
+    things keep the write out of the way: at most SYNC_BYTES are dirty, so that the disk never has a burst to
+    take in which others wait; and the threads that write and hash yield the processor to all others (Linux).
+    """
+
+    def __init__(self, total: int, seconds: float) -> None:
+        self.seconds = min(seconds, total / LEAST_BYTES_PER_S)
+        self._total, self._done, self._unsynced = max(1, total), 0, 0
+        self._begun: float | None = None
+        self._hurried = threading.Event()
+
+    def yield_processor(self) -> None:
+        """Give this thread the lowest priority; called by each thread of the write."""
+        if sys.platform == "linux":  # elsewhere priorities are of whole processes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICEST)
+
+    def wrote(self, file: IO[bytes], size: int) -> None:
+        """Called after each piece of `file`: send it to the disk, and wait until the next one is due."""
+        if self._begun is None:
+            self._begun = time.monotonic()
+        self._done += size
+        self._unsynced += size
+        if self._hurried.is_set():
+            return
+        if self._unsynced >= SYNC_BYTES:
+            file.flush()
+            os.fdatasync(file.fileno())
+            self._unsynced = 0
+        due = self._begun + self.seconds * self._done / self._total
+        self._hurried.wait(max(0.0, due - time.monotonic()))
+
+    def hurry(self) -> None:
+        """Somebody waits for this write: no more waiting, from any thread."""
+        self._hurried.set()

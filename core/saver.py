@@ -100,6 +100,11 @@ class Saver:
                 raise UserError(name, value, f"{before}, as in the checkpoint this run would continue")
         return state
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way on this rank."""
+        return self._pending is not None and not self._pending.done()
+
     def due(self, step: int) -> bool:
         """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
         return self._checkpoint_due(step) or self._averages_due(step)

@@ -40,8 +40,8 @@ PACKAGES = (
 class Config:
     """What is measured, and how much of it."""
 
-    source: Literal["reader", "writer", "decode", "step", "engine", "update"] = setting(
-        REQUIRED, "what is measured"
+    source: Literal["reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup"] = (
+        setting(REQUIRED, "what is measured")
     )
     output: str = setting(
         "runs/bench", "folder that receives results; material lies there meanwhile", shown="path"
@@ -58,6 +58,7 @@ class Config:
     batch: int = setting(0, "step: samples at once; 0 is 4 on a CPU and 128 on a CUDA device", low=0)
     compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
     peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")
+    save_every: int = setting(150, "checkpoint: steps between saves", unit="steps", low=8)
     processes: int = setting(1, "not used: one process measures", low=1)
 
 

@@ -1,0 +1,50 @@
+"""The least script that trains one step with DeepSpeed: what our start is measured beside.
+
+`python -m tools.bench.bare_start PRESET FRAMES,HEIGHT,WIDTH BATCH` prints one line when the step is done.
+DeepSpeed is loaded as we load it, without its C++ build and its Muon, or it would be slower.
+"""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import einops  # noqa: F401
+import numpy  # noqa: F401
+import safetensors.torch  # noqa: F401
+import torch
+import torch.distributed as dist
+
+import core.config  # noqa: F401
+from core.batch import Condition
+from core.engine_config import EngineConfig, deepspeed_config
+from core.engine_start import load_deepspeed
+from models.dit import DiT, DiTConfig
+
+
+def main() -> None:
+    """Start, and take the step."""
+    preset, grid, batch = sys.argv[1], tuple(map(int, sys.argv[2].split(","))), int(sys.argv[3])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed wants it
+    store = dist.HashStore()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)
+    config = DiTConfig.presets[preset]
+    model = DiT(config).to(device)
+    engine = load_deepspeed(device).initialize(
+        args=SimpleNamespace(device_rank=0),
+        model=model,
+        model_parameters=list(model.parameters()),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
+        config=deepspeed_config(EngineConfig(), sum(p.numel() for p in model.parameters())),
+        dist_init_required=False,
+    )[0]
+    x = torch.randn(batch, config.input_channels, *grid, device=device)
+    time = torch.rand(batch, device=device)
+    label = torch.zeros(batch, dtype=torch.int64, device=device)
+    engine.backward(engine(x, time, Condition(label=label)).float().square().mean())
+    engine.step()
+    print("step", flush=True)
+
+
+if __name__ == "__main__":
+    main()

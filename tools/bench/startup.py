@@ -1,0 +1,126 @@
+"""From the start of a process to the end of its first optimizer step, beside the least script with one step.
+
+Ours is `longtake train` on a cache, as a person types it; both run in fresh processes, in turn. Compilers
+that only note that they were called stand first in the path of both; the folder of torch's extensions is new.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from core.errors import WorkError
+from data.index import Dataset
+from models.autoencoder import Autoencoder, AutoencoderConfig, store
+from models.autoencoder.opening import identify
+from tools.bench.job import Config
+from tools.bench.material import IMAGE, make_cache
+from tools.bench.rounds import Floor, Row, Way, measure
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESET, BATCH = "DiT-S/2", 8
+COMPILERS = ("c++", "cc", "clang", "clang++", "g++", "gcc", "ninja", "nvcc")
+SLOWER = 1.15
+
+# `longtake train`, until its first step is done.
+OURS = """
+import os, sys
+from core.trainer import Trainer
+from launch.cli import main
+
+step = Trainer._one_step
+
+def first(trainer, stream):
+    step(trainer, stream)
+    print("step", flush=True)
+    os._exit(0)
+
+Trainer._one_step = first
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def rows(config: Config, folder: Path) -> list[Row]:
+    """One case: eager, one rank."""
+    preset = config.network or PRESET
+    job = _job(folder, preset)
+    environment, called = _environment(folder)
+
+    def start(command: Callable[[], list[str]]) -> Callable[[], Iterator[str]]:
+        return lambda: iter([_first_line(command(), environment)])
+
+    runs = iter(range(10**6))
+    grid = ",".join(map(str, IMAGE[2:]))
+    bare = [sys.executable, "-m", "tools.bench.bare_start", preset, grid, str(BATCH)]
+    ways = [
+        Way("longtake", 1, start(lambda: [*job, f"output={folder}/run-{next(runs)}"]), _is_step),
+        Way("the least script", 1, start(lambda: bare), _is_step),
+    ]
+    protocol = (
+        f"{preset}, batch {BATCH}, ZeRO 1, bf16, eager, one rank: from the start of a process to the end of "
+        "its first step; fresh processes in turn, files in the page cache; the script has the same imports"
+    )
+    row = Row("start to first step", "starts", protocol, measure(ways, config.rounds))
+    row.require("the least script", 1 / SLOWER)
+    row.facts = {"calls of compilers": float(len(called())), "extensions built": float(_built(environment))}
+    row.floors += [Floor(what, value, 0, at_most=True) for what, value in row.facts.items()]
+    return [row]
+
+
+def _job(folder: Path, preset: str) -> list[str]:
+    """A training run on 64 latents, but for its output."""
+    shape = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    store.save(autoencoder := Autoencoder(shape), folder / "autoencoder")
+    cache: Dataset = make_cache(folder / "cache", 64, IMAGE, shards=1)
+    statistics = {"mean": [0.0] * IMAGE[1], "std": [1.0] * IMAGE[1]}
+    extra = {**cache.manifest.extra, "made_from": identify(autoencoder), "statistics": statistics}
+    classes = tuple(str(number) for number in range(10))
+    replace(cache.manifest, extra=extra, classes=classes).write(cache.folder)
+    words = [f"source={cache.folder}", f"autoencoder={folder / 'autoencoder'}", f"model.preset={preset}"]
+    words += ["model.learned_sigma=false", f"data.group_size={BATCH}", "data.groups_per_step=1"]
+    return [sys.executable, "-c", OURS, *words]
+
+
+def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]:
+    """What the processes see, and a look at which compilers they called."""
+    tools, calls = folder / "tools", folder / "calls"
+    tools.mkdir()
+    for name in COMPILERS:
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{calls}"\nexit 1\n', encoding="utf-8")
+        (tools / name).chmod(0o755)
+    (folder / "extensions").mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(ROOT),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+    }
+    for name in ("RANK", "WORLD_SIZE", "CC", "CXX"):
+        environment.pop(name, None)
+    return environment, lambda: calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+
+
+def _built(environment: dict[str, str]) -> int:
+    return sum(1 for path in Path(environment["TORCH_EXTENSIONS_DIR"]).rglob("*") if path.is_file())
+
+
+def _first_line(command: list[str], environment: dict[str, str]) -> str:
+    """What a process prints first; it is killed then."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if not line:
+            raise WorkError(f"no step was taken: {process.stderr.read()[-2000:]}")
+        process.kill()
+    return line.strip()
+
+
+def _is_step(line: str) -> bool:
+    return line == "step"

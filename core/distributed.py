@@ -200,8 +200,10 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     return on_device.to(tensor.device)
 
 
-def _store() -> dist.Store:
-    return dist.distributed_c10d._get_default_store()
+def _store() -> Any:
+    from torch.distributed import distributed_c10d as c10d
+
+    return c10d._get_default_store()
 
 
 def _arrival(place: str, rank: int) -> str:

@@ -87,7 +87,7 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(asked.code, str):
             print(asked.code, file=sys.stderr)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         raise
     finally:
         sys.stdout.flush()

@@ -26,7 +26,7 @@ def main() -> None:
     preset, grid, batch = sys.argv[1], tuple(map(int, sys.argv[2].split(","))), int(sys.argv[3])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed wants it
-    store = dist.HashStore()
+    store = torch._C._distributed_c10d.HashStore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)
     config = DiTConfig.presets[preset]
     model = DiT(config).to(device)

@@ -26,12 +26,12 @@ from core.diffusion.objective import ObjectiveConfig
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
 from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
+from core.trainer import Feed, Trainer, TrainerConfig
 from data.latents import Normaliser
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing, Way, measure
-from tools.train import LatentObjective
+from tools.train_setup import LatentObjective
 
 if TYPE_CHECKING:
     from core.engine import Engine
@@ -160,7 +160,7 @@ def _written(config: Config, snapshot: Snapshot, folder: Path) -> Row:
         path = folder / f"raw-{next(number)}"
         with open(path, "wb", buffering=0) as file:
             for tensor in snapshot.tensors.values():
-                data = memoryview(tensor.numpy()).cast("B")
+                data = memoryview(tensor.numpy().data).cast("B")
                 for start in range(0, len(data), CHUNK_BYTES):
                     file.write(data[start : start + CHUNK_BYTES])
             os.fsync(file.fileno())
@@ -237,7 +237,7 @@ def _trainer(folder: Path, world: distributed.World, config: Config) -> WatchedT
     trainer = WatchedTrainer(
         engine,
         LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
-        _batches,
+        Feed(batches=_batches),
         TrainerConfig(steps=4 * every, save_every=every, keep_last=1, save_spread=0.5),
         folder=folder,
         seed=0,

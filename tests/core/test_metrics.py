@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from core.distributed import World
@@ -71,71 +69,6 @@ def test_a_non_finite_number_becomes_null(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, MetricsConfig(log_every=1), ALONE)
     one_step(metrics, 1, float("nan"))
     assert read_rows(tmp_path / "metrics.jsonl")[0]["loss"] is None
-
-
-class FakeWandb:
-    def __init__(self) -> None:
-        self.logged: list[tuple[int, dict[str, Any]]] = []
-        self.identities: list[str] = []
-        self.broken = self.finished = False
-
-    @property
-    def step(self) -> int:
-        """As of wandb: the step that comes next, of a run that is resumed too."""
-        return max((step for step, _ in self.logged), default=-1) + 1
-
-    def init(self, **settings: Any) -> FakeWandb:
-        self.identities.append(settings["id"])
-        return self
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        if self.broken:
-            raise ConnectionError("network down")
-        self.logged.append((step, values))
-
-    def finish(self) -> None:
-        self.finished = True
-
-
-def test_wandb_sees_every_step_under_one_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for first in (0, 1, 2):  # the second time one step comes again, the third time another
-        metrics = Metrics(tmp_path, MetricsConfig(log_every=1, wandb=True), ALONE)
-        metrics.start(first)
-        one_step(metrics, first + 1)
-        one_step(metrics, first + 2)
-        metrics.show_validation({"step": first + 2, "raw": {"loss": 0.5, "loss_by_decile": [0.5]}})
-        metrics.close()
-    shown = [step for step, values in fake.logged if "loss" in values]
-    assert shown == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
-    validated = [(step, values) for step, values in fake.logged if "loss" not in values]
-    assert validated == [(step, {"validation/raw": 0.5}) for step in (2, 3, 4)]
-    assert fake.identities == [json.loads((tmp_path / "wandb.json").read_text())["id"]] * 3
-    assert fake.finished
-
-
-def test_a_wandb_that_fails_never_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake = FakeWandb()
-    fake.broken = True
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    metrics = Metrics(tmp_path, MetricsConfig(log_every=1, wandb=True), ALONE)
-    metrics.start(0)
-    one_step(metrics, 1)
-    one_step(metrics, 2)
-    metrics.close()
-    assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
-    assert capsys.readouterr().err.count("wandb failed and is off") == 1
-
-
-def test_a_missing_wandb_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    Metrics(tmp_path, MetricsConfig(wandb=True), ALONE).start(0)
-    assert "wandb could not start" in capsys.readouterr().err
 
 
 def test_arithmetic_is_related_to_the_peaks_that_are_known(tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ from core.files import TEMPORARY_PREFIX, atomic_file, fsync_folder, sha256_file
 from core.outputs import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
+from data.retry import Retry
 from data.schema import MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
-CHUNK = 1 << 20  # bytes
 UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
+RETRY = Retry()
 LOCKS = 64  # files; two shards that share one are fetched one after the other
 Download = Callable[[IO[bytes]], None]
 
@@ -90,11 +91,8 @@ class ShardCache:
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{sha256}")  # the lock is held: nobody else's
         try:
             with open(temporary, "wb") as new:
-                download(new)
-                new.flush()
+                _download(new, sha256, name, download)
                 os.fsync(new.fileno())
-            if sha256_file(temporary) != sha256:
-                raise WorkError(f"{name}: has another SHA-256 than {MANIFEST} says: damaged or replaced")
             file = open(temporary, "rb", buffering=0)  # noqa: SIM115 (the caller's)
             with _locked(self.folder / "lock-room"):  # taken last, so nobody waits in a circle
                 self._make_room(size)
@@ -142,8 +140,23 @@ def _locked(path: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
+def _download(file: IO[bytes], sha256: str, name: str, download: Download) -> None:
+    """Fill `file`; what comes with another hash comes once more, as it may have been hurt on the way."""
+    for _ in range(2):
+        file.seek(0)
+        file.truncate()
+        download(file)
+        file.flush()
+        if sha256_file(Path(file.name)) == sha256:
+            return
+    raise WorkError(f"{name}: has another SHA-256 than {MANIFEST} says: damaged or replaced")
+
+
 class RemoteFolder:
-    """A dataset behind a URL. folder: where its manifest and index lie here."""
+    """A dataset behind a URL. folder: where its manifest and index lie here.
+
+    What fails for a moment is tried again (`data.retry`); WorkError when it goes on failing.
+    """
 
     def __init__(self, url: str, cache: ShardCache | None = None) -> None:
         self.url = url
@@ -170,7 +183,7 @@ class RemoteFolder:
     @cached_property
     def names(self) -> dict[str, int]:
         """File name -> bytes of all that lies beside the manifest, by one listing."""
-        entries = self._system.ls(self._path, detail=True)
+        entries = RETRY.call(self.url, lambda: self._system.ls(self._path, detail=True))
         return {entry["name"].rpartition("/")[2]: int(entry["size"] or 0) for entry in entries}
 
     def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
@@ -180,13 +193,13 @@ class RemoteFolder:
             try:
                 if self._sha256(name) != digest:
                     yield Finding(name, f"has another SHA-256 than {MANIFEST} says")
-            except WorkError:
+            except FileNotFoundError:
                 yield Finding(name, "is missing")
             advance()
 
     def _read_manifest(self) -> bytes:
         try:
-            return bytes(self._system.cat_file(f"{self._path}/{MANIFEST}"))
+            return b"".join(self._chunks(MANIFEST))
         except FileNotFoundError:
             raise UserError(f"{self.url}: not a finished dataset (it has no {MANIFEST})") from None
 
@@ -195,14 +208,14 @@ class RemoteFolder:
         if path.exists() and sha256_file(path) == expected:
             return
         with atomic_file(path) as file:
-            self._get(name, file)
-            file.flush()
-            if sha256_file(Path(file.name)) != expected:
-                raise WorkError(f"{self.url}/{name}: has another SHA-256 than {MANIFEST} says")
+            _download(file, expected, f"{self.url}/{name}", lambda file: self._get(name, file))
 
     def _get(self, name: str, file: IO[bytes]) -> None:
-        for chunk in self._chunks(name):
-            file.write(chunk)
+        try:
+            for chunk in self._chunks(name):
+                file.write(chunk)
+        except FileNotFoundError:
+            raise WorkError(f"{self.url}/{name}: missing") from None
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -211,12 +224,8 @@ class RemoteFolder:
         return digest.hexdigest()
 
     def _chunks(self, name: str) -> Iterator[bytes]:
-        try:
-            with self._system.open(f"{self._path}/{name}", "rb") as source:
-                while chunk := source.read(CHUNK):
-                    yield chunk
-        except FileNotFoundError:
-            raise WorkError(f"{self.url}/{name}: missing") from None
+        path = f"{self._path}/{name}"
+        return RETRY.chunks(f"{self.url}/{name}", lambda: self._system.open(path, "rb"))
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -1,0 +1,109 @@
+"""Reading from storage that fails for a moment: again, after waits that double, until patience ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+from core.errors import WorkError
+from core.progress import say
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20  # bytes
+# What the drivers of fsspec raise beside OSError, which is most of it: module and name.
+_OF_DRIVERS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+)
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError")  # of botocore
+_LASTING_CODES = (400, 401, 403, 404, 405, 410)  # of HTTP
+
+
+@dataclass(frozen=True)
+class Retry:
+    """attempts: in a row and without progress, until it is given up.  first_s: the longest first wait.
+
+    sleep: waits so many seconds.
+    """
+
+    attempts: int = 6
+    first_s: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, name: str, work: Callable[[], T]) -> T:
+        """What `work` returns. WorkError, naming `name`, when it has failed `attempts` times.
+
+        What will not pass by waiting (missing, forbidden) is raised as it is, at once.
+        """
+        for failed in range(1, self.attempts + 1):
+            try:
+                return work()
+            except (OSError, *_errors_of_drivers()) as error:
+                if is_lasting(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+            if failed < self.attempts:
+                wait = self.wait_s(name, failed)
+                say(f"warning: {name}: {reason}; once more in {wait:.1f} s ({failed} of {self.attempts})")
+                self.sleep(wait)
+        raise WorkError(f"{name}: cannot be read, tried {self.attempts} times: {reason}")
+
+    def chunks(self, name: str, open_file: Callable[[], IO[bytes]]) -> Iterator[bytes]:
+        """The bytes of a file; after a failure it is opened anew, and read on from where it stopped."""
+        with contextlib.closing(_Source(open_file)) as source:
+            while chunk := self.call(name, source.read):
+                yield chunk
+
+    def wait_s(self, name: str, failed: int) -> float:
+        """Seconds after the failure with this number, from 1: twice as long each time, less up to a half.
+
+        How much less is a hash of name, number and rank, so that not all come back at the same moment.
+        """
+        digest = hashlib.sha256(f"{name} {failed} {os.environ.get('RANK', '0')}".encode()).digest()
+        return self.first_s * 2 ** (failed - 1) * (1 - digest[0] / 512)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether the same would come of trying again."""
+    named = type(error).__name__ in _LASTING_NAMES
+    return isinstance(error, _LASTING) or named or getattr(error, "code", None) in _LASTING_CODES
+
+
+class _Source:
+    """A file read in order, and opened where it stopped after a read that raised."""
+
+    def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
+        self._open, self._place = open_file, 0
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> bytes:
+        if self._file is None:
+            self._file = self._open()
+            self._file.seek(self._place)
+        try:
+            chunk = self._file.read(CHUNK)
+        except BaseException:
+            self.close()
+            raise
+        self._place += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _errors_of_drivers() -> tuple[type[BaseException], ...]:
+    """Of those drivers that are imported."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _OF_DRIVERS)
+    return tuple(kind for kind in found if kind is not None)

@@ -47,7 +47,7 @@ class Retry:
         for failed in range(1, self.attempts + 1):
             try:
                 return work()
-            except (OSError, *_errors_of_drivers()) as error:
+            except _errors_of_reading() as error:
                 if is_lasting(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
@@ -103,7 +103,7 @@ class _Source:
             file.close()
 
 
-def _errors_of_drivers() -> tuple[type[BaseException], ...]:
-    """Of those drivers that are imported."""
+def _errors_of_reading() -> tuple[type[BaseException], ...]:
+    """Of the system, and of those drivers that are imported."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in _OF_DRIVERS)
-    return tuple(kind for kind in found if kind is not None)
+    return (OSError, *(kind for kind in found if kind is not None))

@@ -6,8 +6,8 @@
 - `rank-RRRRR.json`: that rank's receipt, its files with size and SHA-256
 - `fixed.safetensors`: frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0)
 - `state.json`: step, counters, parameter groups, fingerprints, config, versions (rank 0)
-- `manifest.json`: all files with size and SHA-256, the shapes, the kinds; written last: without it the folder
-  is no checkpoint
+- `manifest.json`: all files with size and SHA-256, the shapes, the kinds, and the SHA-256 of itself; written
+  last: without it the folder is no checkpoint
 
 KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, `momentum` (of Muon), or `ema-NAME` for every
 average. A kind that exists for some parameters only is listed with their names in the manifest's `partial`.
@@ -18,10 +18,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import WorkError
+from core.files import fingerprint
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
 FIXED = "fixed.safetensors"
@@ -39,6 +41,12 @@ class FileRecord:
 
     size: int
     sha256: str
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with its `sha256`: the fingerprint of all else in it."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**rest, "sha256": fingerprint(rest)}
 
 
 def tensors_name(rank: int) -> str:

@@ -29,10 +29,12 @@ class CheckpointReader:
             raise WorkError(f"{folder} is not a complete checkpoint: it has no {format.MANIFEST}") from None
         except (OSError, ValueError) as error:
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} cannot be read: {error}") from None
-        if self.manifest.get("format") != format.VERSION:
-            raise WorkError(
-                f"{folder} has format {self.manifest.get('format')}; this version reads {format.VERSION}"
-            )
+        version = self.manifest.get("format")
+        has_hash = version == format.VERSION or "sha256" in self.manifest  # format 1 had none
+        if has_hash and self.manifest != format.sealed(self.manifest):
+            raise DamagedCheckpoint(f"{folder / format.MANIFEST} differs from its own SHA-256")
+        if version != format.VERSION:
+            raise WorkError(f"{folder} has format {version}; this version reads {format.VERSION}")
         self.kinds: list[str] = self.manifest["kinds"]
         self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
         self._partial: dict[str, list[str]] = self.manifest.get("partial", {})

@@ -106,7 +106,7 @@ def _publish(
         "shapes": {name: list(shape) for name, shape in snapshot.shapes.items()},
         "files": files,
     }
-    write_json(folder / format.MANIFEST, manifest)
+    write_json(folder / format.MANIFEST, format.sealed(manifest))
     fsync_folder(folder.parent)
     failpoint("save.committed")
 

@@ -32,6 +32,7 @@ MATRIX = {  # fault -> where it is made to happen; a name without a file is a te
     "a file of a checkpoint deleted, cut, emptied, flipped": (
         "core/checkpoint/test_checkpoint.py::test_damage_is_refused_with_the_file_named",
         "core/checkpoint/test_checkpoint.py::test_a_bit_anywhere_in_any_file_is_found",
+        "core/checkpoint/test_checkpoint.py::test_a_bit_anywhere_in_the_manifest_is_found",
         "core/checkpoint/test_checkpoint.py::test_a_damaged_newest_falls_back_loudly",
     ),
     "a file of another step": ("core/checkpoint/test_checkpoint.py::test_a_file_of_another_step_is_refused",),

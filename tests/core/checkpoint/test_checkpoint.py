@@ -16,6 +16,7 @@ from core.checkpoint import (
     CheckpointReader,
     CheckpointStore,
     DamagedCheckpoint,
+    format,
     load,
     load_weights,
     resume,
@@ -123,11 +124,11 @@ def test_damage_is_refused_with_the_file_named(run: Path, damage: Any, message: 
         load_weights(run)
 
 
-@settings(max_examples=30)
+@settings(max_examples=40)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), number=st.integers(0, 99))
 def test_a_bit_anywhere_in_any_file_is_found(trained: Path, place: float, bit: int, number: int) -> None:
     folder = newest(trained)
-    names = sorted(json.loads((folder / "manifest.json").read_text())["files"])
+    names = sorted(path.name for path in folder.iterdir())  # receipts, state and manifest too
     path = folder / names[number % len(names)]
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -138,6 +139,32 @@ def test_a_bit_anywhere_in_any_file_is_found(trained: Path, place: float, bit: i
             load_weights(trained)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_bit_anywhere_in_the_manifest_is_found(trained: Path) -> None:
+    path = newest(trained) / "manifest.json"
+    whole = path.read_bytes()
+    try:
+        for place in range(0, len(whole), 5):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << place % 8
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedCheckpoint, match=r"manifest\.json"):
+                CheckpointReader(path.parent)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_another_format_is_refused_as_such(run: Path) -> None:
+    """Without a hash of its own, as it was in format 1, and with one, as a later format may have it."""
+    path = newest(run) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    first = {name: value for name, value in manifest.items() if name != "sha256"} | {"format": 1}
+    for other in (first, format.sealed({**manifest, "format": 99})):
+        path.write_text(json.dumps(other))
+        with pytest.raises(WorkError, match=rf"format {other['format']}; this version reads") as caught:
+            CheckpointReader(path.parent)
+        assert not isinstance(caught.value, DamagedCheckpoint)
 
 
 def test_a_damaged_newest_falls_back_loudly(

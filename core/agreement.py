@@ -43,8 +43,13 @@ class StepAgreement:
     sample missing, doubled or in another place, and a rank with another index or seed, cannot pass.
     """
 
-    def __init__(self, step: int, micro_batches: Sequence[Batch], world: World, peers: int = 1) -> None:
-        """Start to sum (collective: all ranks). peers: how many ranks hold the same samples."""
+    def __init__(
+        self, step: int, micro_batches: Sequence[Batch], world: World, peers: int = 1, *, ends: bool = False
+    ) -> None:
+        """Start to sum (collective: all ranks).
+
+        peers: how many ranks hold the same samples.  ends: whether this rank was asked to end the run.
+        """
         self._step, self._k, self._ranks = step, step % _MODULUS, world.size
         whole = micro_batches[0].order_hash
         self._expected = None if whole is None else whole * peers % _HASHES
@@ -53,16 +58,19 @@ class StepAgreement:
             for name in ("id", "position")
         )
         weight = sum(float(batch.weight.sum()) for batch in micro_batches)
-        numbers = [weight, self._k, self._k**2, order_hash(step, ids, positions)]
+        numbers = [weight, self._k, self._k**2, order_hash(step, ids, positions), float(ends)]
         self._sum = distributed.PendingSum(torch.tensor(numbers, dtype=torch.float64, device=world.device))
 
     def total_weight(self) -> Tensor:
         """The weights' sum, float32, on the device."""
         return self._sum.wait()[0].float()
 
-    def require(self) -> None:
-        """WorkError where ranks do not agree; reads the device, so after the update has."""
-        _, total, squares, hashes = self._sum.wait().tolist()
+    def require(self) -> bool:
+        """WorkError where ranks do not agree; else whether any was asked to end, which all learn here alike.
+
+        Reads the device, so it is called after the update, which does so too.
+        """
+        _, total, squares, hashes, ends = self._sum.wait().tolist()
         if (total, squares) != (self._ranks * self._k, self._ranks * self._k**2):
             raise WorkError(f"rank in step {self._step + 1} while others are in another one; the run ends")
         if self._expected not in (None, int(hashes) % _HASHES):
@@ -70,3 +78,4 @@ class StepAgreement:
                 f"the samples that all ranks hold in step {self._step + 1} are not those that make it up "
                 "here: not every rank reads the same data with the same settings; the run ends"
             )
+        return ends > 0

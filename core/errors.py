@@ -1,6 +1,9 @@
-"""The two kinds of failure a person sees; both become one line on standard error."""
+"""What ends a job in one line on standard error: two kinds of failure, and an early end, which is none."""
 
 from __future__ import annotations
+
+CONTINUABLE = 75
+"""Exit status of a run that ended early, where the same command continues it: EX_TEMPFAIL of sysexits.h."""
 
 
 class UserError(ValueError):
@@ -17,3 +20,7 @@ class UserError(ValueError):
 
 class WorkError(RuntimeError):
     """The work itself failed (disk, damaged data over the budget, a dead rank); exit status 1."""
+
+
+class EndedEarly(Exception):
+    """A signal asked the run to end; the same command continues it; exit status CONTINUABLE."""

@@ -2,8 +2,8 @@
 
 `LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
 variable a failpoint is one truth test. Conditions may be left out. Actions: `kill` (SIGKILL), `stop`
-(SIGSTOP), `sleep=30` (seconds), `raise` (WorkError), `enospc` (a full disk), `oom` (a GPU out of memory),
-`nan` (the value that passes through is turned to NaN).
+(SIGSTOP), `term`, `usr2`, `int` (SIGTERM, SIGUSR2, SIGINT), `sleep=30` (seconds), `raise` (WorkError),
+`enospc` (a full disk), `oom` (a GPU out of memory), `nan` (the value that passes through is turned to NaN).
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from typing import Any, TypeVar
 from core.errors import UserError, WorkError
 
 VARIABLE = "LONGTAKE_FAULT"
-_ACTIONS = ("kill", "stop", "sleep", "raise", "enospc", "oom", "nan")
+_SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "term": signal.SIGTERM,
+    "usr2": signal.SIGUSR2,
+    "int": signal.SIGINT,
+}
+_ACTIONS = (*_SIGNALS, "sleep", "raise", "enospc", "oom", "nan")
 _FORM = re.compile(
     r"(?P<name>[\w.]+)(@(?P<conditions>(rank|step)=\d+(,(rank|step)=\d+)*))?"
     rf":(?P<action>{'|'.join(_ACTIONS)})(=(?P<seconds>[\d.]+))?"
@@ -101,10 +108,8 @@ def failpoint(name: str, value: T = None) -> T:  # type: ignore[assignment]
 
 def _act(fault: Fault, value: Any) -> Any:
     match fault.action:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+        case name if name in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[name])
         case "sleep":
             time.sleep(fault.seconds)
         case "raise":

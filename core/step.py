@@ -15,6 +15,7 @@ from core.agreement import StepAgreement
 from core.batch import Batch
 from core.borrow import discarded
 from core.draws import Draws
+from core.early_end import EarlyEnd
 from core.engine import Engine, StepResult
 from core.failpoints import failpoint
 from core.losses import Losses, Objective
@@ -36,7 +37,7 @@ class Stepper:
         shape_times: ShapeTimes | None = None,
     ) -> None:
         self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
-        self._shape_times = shape_times
+        self._shape_times, self.early_end = shape_times, EarlyEnd(engine.world)
 
     def update(
         self, step: int, micro_batches: Sequence[Batch], lr: float, clipping: float, sums: StepSums
@@ -49,7 +50,8 @@ class Stepper:
         """
         world = self.engine.world
         self.seed_torch(step)
-        agreement = StepAgreement(step, micro_batches, world, self.engine.config.sequence_parallel)
+        peers, ends = self.engine.config.sequence_parallel, self.early_end.flag(step)
+        agreement = StepAgreement(step, micro_batches, world, peers, ends=ends)
         for number, batch in enumerate(micro_batches, 1):
             if self._shape_times:
                 self._shape_times.begin(batch)
@@ -66,7 +68,7 @@ class Stepper:
             self._shape_times.end()
         self.enter("update")
         result = self.engine.step(lr, clipping)
-        agreement.require()
+        self.early_end.agreed = agreement.require()
         return result
 
     def rehearse(self, step: int, batches: Sequence[Batch]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from core.ema import Ema, EmaConfig
 from core.engine import Engine, StepResult
 from core.errors import WorkError
 from core.failpoints import failpoint
+from core.feed import Feed
 from core.files import write_json
 from core.incidents import IncidentConfig, Incidents
 from core.losses import Objective
@@ -33,7 +34,6 @@ from core.profiler import LOGS, ProfileConfig, Profiler
 from core.progress import Progress, say
 from core.saver import SaveConfig, Saver
 from core.settings import setting
-from core.shape_times import ShapeTimes
 from core.step import Stepper
 from core.validation import Validation, ValidationConfig
 from core.watchdog import Watchdog, earlier_than_groups
@@ -49,24 +49,6 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
     watchdog_s: float = setting(
         600.0, "the run ends, telling who waits for whom, when nothing moves for so long; 0 = never", low=0
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feed:
-    """What a run learns from, on this rank.
-
-    batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
-    that will come, tried before the first step; [] where all are alike.  validation: samples to validate
-    on, the same at every call.  tokens_of, flops_of: tokens of a micro-batch, and operations of its forward
-    and backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
-    """
-
-    batches: Callable[[int], Iterator[list[Batch]]]
-    largest: Callable[[], list[Batch]] = list
-    validation: Callable[[], Iterable[Batch]] | None = None
-    tokens_of: Callable[[Batch], int] | None = None
-    flops_of: Callable[[Batch], float] | None = None
-    shape_times: ShapeTimes | None = None
 
 
 class Trainer:
@@ -99,6 +81,7 @@ class Trainer:
         )
         self.phases, self.profiler = Phases(), Profiler(folder, config, world)
         self.stepper = Stepper(engine, objective, seed, self.phases, feed.shape_times)
+        self.early_end = self.stepper.early_end
         self.corruption = CorruptionCheck(self.stepper, self.ema, config)
         self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
         self.metrics = Metrics(
@@ -112,21 +95,31 @@ class Trainer:
         self.step = self.samples_seen = 0
 
     def fit(self) -> None:
-        """Train to the end (collective); the folder then holds `finished.json` and a last checkpoint."""
+        """Train to the end (collective); the folder then holds `finished.json` and a last checkpoint.
+
+        EndedEarly where a signal asks for that; `fit` on the same folder continues then.
+        """
+        with self.early_end.catching():
+            try:
+                self._run()
+            finally:
+                self.saver.close()
+
+    def _run(self) -> None:
         world = self.engine.world
-        try:
-            self._open()
-            limit = earlier_than_groups(self.config.watchdog_s, self.engine.config.timeout_s, world)
-            with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
-                if self.step < self.config.steps:
-                    self.stepper.rehearse(self.step, self.feed.largest())
-                self._loop()
-            if world.rank == 0:
-                write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
-            failpoint("run.finished")
+        self._open()
+        limit = earlier_than_groups(self.config.watchdog_s, self.engine.config.timeout_s, world)
+        with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
+            if self.step < self.config.steps:
+                self.stepper.rehearse(self.step, self.feed.largest())
+            self._loop()
+        if self.step < self.config.steps:
             self.metrics.close()
-        finally:
-            self.saver.close()
+            raise self.early_end.over(self.folder, self.step, saved=self.incidents.may_save)
+        if world.rank == 0:
+            write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
+        failpoint("run.finished")
+        self.metrics.close()
 
     def _open(self) -> None:
         state = self.saver.open()
@@ -140,8 +133,11 @@ class Trainer:
 
     def _loop(self) -> None:
         stream = None
+        self.early_end.begin(self.step, self.config.steps)
+        if self.validation and self.validation.owed(self.step):
+            self._validate(self.validation)
         with Progress(self.config.steps, "train", unit="steps", done=self.step) as progress:
-            while self.step < self.config.steps:
+            while self.step < self.config.steps and not self.early_end.agreed:
                 if self.step + 1 in self.incidents.passed_over:
                     stream = None
                     self._pass_over()
@@ -159,17 +155,20 @@ class Trainer:
             self.feed.shape_times.finish()
 
     def _after_step(self) -> None:
-        """Validate and save where it is time to."""
-        if self.validation and self.validation.due(self.step):
-            self.metrics.flush()
-            self.metrics.show_validation(self.validation.run(self.step, self.phases))
-        last = self.step == self.config.steps
-        if last or (self.saver.due(self.step) and self.incidents.may_save):
+        """Validate and save where it is time to; at an early end save, and leave the other for later."""
+        last, ends = self.step == self.config.steps, self.early_end.agreed
+        if self.validation and self.validation.due(self.step) and (last or not ends):
+            self._validate(self.validation)
+        if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
             self.phases.enter("save")
             self.metrics.sync()
             counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
-            self.saver.save(counters, required=last)
+            self.saver.save(counters, required=last or ends)
         self.phases.enter("other")
+
+    def _validate(self, validation: Validation) -> None:
+        self.metrics.flush()
+        self.metrics.show_validation(validation.run(self.step, self.phases))
 
     def _pass_over(self) -> None:
         """Count a step that an earlier rollback took out: no data, no update."""

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.borrow import borrowed
-from core.distributed import sum_over_ranks
+from core.distributed import on_first_rank, sum_over_ranks
 from core.draws import Draws
 from core.ema import Ema
 from core.engine import Engine
 from core.losses import Objective
-from core.metrics import StepSums, append_rows, complete_row, drop_rows_after
+from core.metrics import StepSums, append_rows, complete_row, drop_rows_after, read_rows
 from core.phases import Phases
 from core.settings import setting
 
@@ -82,6 +82,12 @@ class Validation:
     def due(self, step: int) -> bool:
         """Whether the loss is to be taken after `step` steps."""
         return self.config.every > 0 and step % self.config.every == 0
+
+    def owed(self, step: int) -> bool:
+        """Whether it was left out after `step` steps, since the run ended early there (collective)."""
+        if step == 0 or not self.due(step):
+            return False
+        return on_first_rank(lambda: all(row["step"] != step for row in read_rows(self._path)))
 
     def run(self, step: int, phases: Phases) -> dict[str, Any]:
         """Write and return the row: for the weights ("raw") and each average, loss and loss per decile."""

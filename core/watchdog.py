@@ -4,7 +4,7 @@ A thread on every rank leaves a heartbeat in `logs/` and looks at the clock. Whe
 long (a stopped rank, a deadlock, storage that never answers) it writes down where every rank is and the
 stacks of this one, and ends the process: before the process group's own timeout, which knows none of this.
 Where torch's flight recorder is on (on CUDA `distributed.start` sees to it) its last collectives go along.
-The status is that of a temporary failure, so that whoever started the run may start it again.
+The status is that of a run that can be continued, though it may have to repeat steps.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from types import TracebackType
 import torch
 
 from core.distributed import World
+from core.errors import CONTINUABLE
 from core.files import temporary_name
 from core.phases import Phases
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
 PERIOD_S = 5.0
 GROUP_SHARE = 0.75  # of the process groups' timeout is the longest that the watchdog waits
 

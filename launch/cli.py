@@ -14,8 +14,9 @@ OURS = ("core", "models", "data", "tools", "launch")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    0 done; 2 a mistake of the person's; 1 the work failed; 130 interrupted. Each failure is one line on
-    standard error; any other exception is a bug of ours and keeps its traceback.
+    0 done; 2 a mistake of the person's; 1 the work failed; 75 training ended early on a signal, or hung, and
+    the same command continues it; 130 interrupted. Each is one line on standard error; any other exception
+    is a bug of ours and keeps its traceback.
     """
     if foreign := foreign_package():
         print(f"longtake: {foreign}", file=sys.stderr)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(words: Sequence[str]) -> int:
     """Run a command line; what a person can act on becomes a line and a status."""
-    from core.errors import UserError, WorkError
+    from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
     from launch import local
 
     local.follow_parent()
@@ -39,6 +40,8 @@ def _status(words: Sequence[str]) -> int:
         return _execute(words)
     except UserError as error:
         return _failed(words, str(error), 2)
+    except EndedEarly as end:
+        return _failed(words, str(end), CONTINUABLE)
     except WorkError as error:
         return _failed(words, str(error), 1)
     except BrokenPipeError:  # the reader of our output has gone, as in `longtake train --help | head`

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 GRACE_S = 5.0  # between asking the other ranks to end and killing them
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
 TOLD = "LONGTAKE_TOLD"  # the file by which ranks know that one has said why the run ends
 
@@ -41,7 +42,7 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str) -> in
     """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
-    two runs race for one. SIGINT and SIGTERM are passed on; the output of the ranks goes where ours goes.
+    two runs race for one. SIGINT, SIGTERM and SIGUSR2 are passed on; ranks write where we do.
     folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
@@ -108,7 +109,7 @@ def _signals_passed_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     def pass_on(number: int, frame: object) -> None:
         _signal_all(ranks, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from core.distributed import World
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
 from core.errors import UserError
+from core.feed import Feed
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.outputs import claim
@@ -22,7 +23,7 @@ from core.progress import counted, say
 from core.recompute import checkpoint_blocks
 from core.sequence import make_sequence_group
 from core.settings import REQUIRED, setting
-from core.trainer import FINISHED, Feed, Trainer, TrainerConfig
+from core.trainer import FINISHED, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 from data.index import Dataset
 from data.texts import text_shape

@@ -19,13 +19,14 @@ from core.draws import Draws
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
 from core.errors import UserError
+from core.feed import Feed
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.outputs import claim
 from core.progress import say
 from core.settings import REQUIRED, setting
-from core.trainer import Feed, Trainer, TrainerConfig
+from core.trainer import Trainer, TrainerConfig
 from data.buckets import Bucket
 from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader

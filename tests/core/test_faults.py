@@ -5,8 +5,10 @@ Run: pytest tests/core/test_faults.py
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ MATRIX = {  # fault -> where it is made to happen; a name without a file is a te
     "the writing thread fails, or the run ends while it writes": (
         "core/test_saver.py::test_an_error_of_the_thread_ends_the_run_at_the_next_save",
         "core/test_saver.py::test_a_save_under_way_is_finished_when_training_fails",
+        "core/test_early_end.py::test_an_early_end_waits_for_the_save_under_way",
     ),
     "resume at another stage or number of ranks": (
         "core/test_ranks.py::test_states_load_exactly_on_other_ranks_and_stages",
@@ -68,7 +71,18 @@ MATRIX = {  # fault -> where it is made to happen; a name without a file is a te
         "core/test_incidents.py::test_a_run_rolls_back_passes_over_and_goes_on",
         "core/test_incidents.py::test_a_run_that_rolled_back_continues_exactly",
         "core/test_incidents.py::test_rollbacks_are_limited",
+        "core/test_early_end.py::test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made",
     ),
+    "SIGTERM or SIGUSR2 during data wait, step, save, validation": (
+        "core/test_early_end.py::test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly",
+        "core/test_early_end.py::test_a_signal_during_validation",
+        "core/test_early_end.py::test_before_the_first_step_it_ends_at_once",
+        "core/test_early_end.py::test_one_rank_of_two_is_asked_and_both_end_alike",
+        "integration/test_early_end.py::test_signals_at_random_moments_cost_nothing",
+        "integration/test_early_end.py::test_torchrun_passes_the_signal_on",
+    ),
+    "SIGUSR2 twice, SIGUSR2 then SIGTERM": ("core/test_early_end.py::test_several_signals_are_one",),
+    "SIGUSR2 while blocked in a collective": ("test_a_stopped_rank_ends_the_run_with_a_report",),
     "a rank dies": (
         "launch/test_local.py::test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s",
         "core/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
@@ -285,12 +299,24 @@ def test_a_read_that_hangs_ends_the_run(tmp_path: Path) -> None:
     assert "in _act" in (tmp_path / "logs" / "hang-rank-0.txt").read_text()  # where it hangs
 
 
+def wait_until_stuck(folder: Path) -> None:
+    """Until rank 0 has been in its fourth step's update for a while."""
+    beat, deadline = {"step": 0, "phase": "", "since_s": 0.0}, time.monotonic() + 120
+    while (beat["step"], beat["phase"]) != (3, "update") or beat["since_s"] < 0.5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        with contextlib.suppress(FileNotFoundError):
+            beat = json.loads((folder / "logs" / "heartbeat-rank-0.json").read_text())
+
+
 def stop_a_rank(folder: Path, stage: int) -> None:
     arguments = f"--run={folder} steps=50 save_every=50 zero_stage={stage} watchdog_s=4"
     words = f"{arguments} fault=step.update@rank=1,step=3:stop".split()
     ranks = start_ranks(2, PROGRAM, *words, environment={"TORCH_FR_BUFFER_SIZE": "100"})
     started = time.monotonic()
     try:
+        wait_until_stuck(folder)
+        ranks[0].send_signal(signal.SIGUSR2)
         assert ranks[0].wait(120) == EXIT_STATUS
     finally:
         ranks[1].kill()
@@ -300,7 +326,7 @@ def stop_a_rank(folder: Path, stage: int) -> None:
     assert "in step 4 (update)" in report
     assert re.search(r"rank 1: step \d, \w+ for \d+ s; no heartbeat for \d+ s; samples", report)
     assert "in _one_step" in report
-    assert "rank 0: nothing has moved" in text
+    assert text.index("rank 0: SIGUSR2: saving after step 5") < text.index("rank 0: nothing has moved")
     recorded = json.loads((folder / "logs" / "collectives-rank-0.json").read_text())["entries"]
     assert "all_reduce" in " ".join(entry["profiling_name"] for entry in recorded)
     assert not (folder / "finished.json").exists()

@@ -24,10 +24,12 @@ from core.draws import Draws
 from core.ema import EmaConfig
 from core.ending import end_with
 from core.engine import Engine, EngineConfig
+from core.errors import CONTINUABLE, EndedEarly
+from core.feed import Feed
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
-from core.trainer import Feed, Trainer, TrainerConfig
+from core.trainer import Trainer, TrainerConfig
 from core.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
@@ -142,7 +144,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     )
 
 
-def main() -> None:
+def main() -> int:
     """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
     world = distributed.start("cpu", 60)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
@@ -152,8 +154,13 @@ def main() -> None:
         values = {
             name: json.loads(value) if value[0] in "[-0123456789" else value for name, value in fields.items()
         }
-        toy_trainer(Path(folder), world, **values).fit()
+        try:
+            toy_trainer(Path(folder), world, **values).fit()
+        except EndedEarly as end:
+            print(end)
+            return CONTINUABLE
     distributed.stop(world)
+    return 0
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ from core.diffusion.objective import Objective, ObjectiveConfig
 from core.distributed import World
 from core.draws import Draws
 from core.engine import Engine, EngineConfig
+from core.feed import Feed
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
 from core.recompute import checkpoint_blocks
 from core.sequence import data_world, make_sequence_group
-from core.trainer import Feed, Trainer, TrainerConfig
+from core.trainer import Trainer, TrainerConfig
 from models.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5

@@ -14,7 +14,7 @@ from typing import get_type_hints
 import pytest
 
 from core import config
-from core.errors import UserError, WorkError
+from core.errors import EndedEarly, UserError, WorkError
 from core.settings import REQUIRED, setting
 from launch import arguments, cli, jobs
 
@@ -113,6 +113,7 @@ def test_a_mistake_is_one_line_and_status_2(
             1,
             "[Errno 28] No space left on device: 'a.tar'",
         ),
+        (EndedEarly("runs/x: ended early"), 75, "runs/x: ended early"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -121,7 +121,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", local.PASSED_ON)
 def test_signals_are_passed_on_to_every_rank_once(tmp_path: Path, number: signal.Signals) -> None:
     script = """
 import os, pathlib, signal, sys, time

@@ -25,8 +25,9 @@ from core.checkpoint.tensor_file import CHUNK_BYTES
 from core.diffusion.objective import ObjectiveConfig
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
+from core.feed import Feed
 from core.optim import OptimizerConfig
-from core.trainer import Feed, Trainer, TrainerConfig
+from core.trainer import Trainer, TrainerConfig
 from data.latents import Normaliser
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config

@@ -21,8 +21,9 @@ from core.diffusion.objective import ObjectiveConfig
 from core.draws import Draws
 from core.ema import EmaConfig
 from core.engine_config import EngineConfig
+from core.feed import Feed
 from core.optim import OptimizerConfig
-from core.trainer import Feed, Trainer, TrainerConfig
+from core.trainer import Trainer, TrainerConfig
 from data.latents import Normaliser
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config

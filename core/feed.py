@@ -1,0 +1,27 @@
+"""What a run learns from, as the trainer sees it: batches, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from core.batch import Batch
+from core.shape_times import ShapeTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a run learns from, on this rank.
+
+    batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
+    that will come, tried before the first step; [] where all are alike.  validation: samples to validate
+    on, the same at every call.  tokens_of, flops_of: tokens of a micro-batch, and operations of its forward
+    and backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
+    """
+
+    batches: Callable[[int], Iterator[list[Batch]]]
+    largest: Callable[[], list[Batch]] = list
+    validation: Callable[[], Iterable[Batch]] | None = None
+    tokens_of: Callable[[Batch], int] | None = None
+    flops_of: Callable[[Batch], float] | None = None
+    shape_times: ShapeTimes | None = None

@@ -1,0 +1,85 @@
+"""Training that is asked to end at any moment, as a person or a cluster does it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from core.checkpoint import CheckpointStore
+from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents, rows, start
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
+FIELDS = ("trainer.steps=40", "trainer.save_every=9", "metrics.log_every=1", "validation.every=10")
+MOMENTS = 20
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    make_autoencoder(folder / "autoencoder")
+    return make_latents(folder / "latents", folder / "autoencoder")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    status, output = finish(command(cache, run, *FIELDS, "processes=2"))
+    assert status == 0, output
+    return run
+
+
+def assert_equal(run: Path, undisturbed: Path) -> None:
+    assert rows(run) == rows(undisturbed)
+    assert (run / "validation.jsonl").read_text() == (undisturbed / "validation.jsonl").read_text()
+    ends = [CheckpointStore(folder / "checkpoints").latest() for folder in (run, undisturbed)]
+    tensors = [{p.name: p.read_bytes() for p in end.glob("*.safetensors")} for end in ends if end]
+    assert tensors[0] == tensors[1]
+
+
+def test_signals_at_random_moments_cost_nothing(cache: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The launcher is signalled, again and again, until the run is through; no step is done twice."""
+    words, moments = command(cache, tmp_path / "run", *FIELDS, "processes=2"), []
+    for _ in range(MOMENTS):
+        process, done = start(words), len(rows_so_far(tmp_path / "run"))
+        number = random.choice([signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+        wanted = done + random.randrange(1, 4)  # rows there are when the signal comes
+        while process.poll() is None and len(rows_so_far(tmp_path / "run")) < wanted:
+            time.sleep(0.005)
+        time.sleep(random.random() * 0.3)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        moments.append(f"{number.name} at {wanted}: status {process.returncode}")
+        if process.returncode != 75:
+            break
+        assert f"ended early on {number.name}, saved after step" in output, moments
+        kept = len(rows_so_far(tmp_path / "run"))
+        assert f"saved after step {kept} of 40" in output, moments
+        newest = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+        assert newest is not None
+        assert newest.name.startswith(f"step-{kept:08d}."), moments
+    status, output = finish(words)
+    assert status == 0, (moments, output)
+    assert_equal(tmp_path / "run", undisturbed)
+
+
+def test_torchrun_passes_the_signal_on(cache: Path, undisturbed: Path, tmp_path: Path) -> None:
+    python, *job = command(cache, tmp_path / "run", *FIELDS)
+    words = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *job]
+    process = start(words)
+    while process.poll() is None and len(rows_so_far(tmp_path / "run")) < 4:
+        time.sleep(0.005)
+    process.terminate()
+    output, _ = process.communicate(timeout=300)
+    assert "ended early on SIGTERM, saved after step" in output
+    status, output = finish(words)
+    assert status == 0, output
+    assert_equal(tmp_path / "run", undisturbed)
+
+
+def rows_so_far(run: Path) -> list[str]:
+    file = run / "metrics.jsonl"
+    return file.read_text().splitlines() if file.exists() else []

@@ -68,7 +68,10 @@ def locate(folder: Path) -> Path:
 
 
 def load(folder: Path) -> Autoencoder:
-    """The network saved in `folder`, in float32 and evaluation mode; WorkError where it is damaged."""
+    """The network saved in `folder`, in float32 and evaluation mode.
+
+    UserError where something else lies there, WorkError where it is damaged.
+    """
     folder = locate(folder)
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -80,7 +83,10 @@ def load(folder: Path) -> Autoencoder:
         with torch.device("meta"):
             autoencoder = Autoencoder(config)
         autoencoder.load_state_dict(weights, assign=True)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+    except KeyError as error:
+        expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {error}"
+        raise UserError("autoencoder", folder, expected) from None
+    except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
         raise WorkError(f"{folder} holds no readable autoencoder: {str(error).splitlines()[0]}") from error
     if _fingerprint(config, weights) != recorded:
         raise WorkError(f"{folder}: {WEIGHTS} is damaged (its fingerprint is not the one in {CONFIG})")

@@ -98,3 +98,11 @@ def test_damage_is_found(tmp_path: Path, damage) -> None:  # type: ignore[no-unt
     damage(tmp_path / "autoencoder" / "weights.safetensors")
     with pytest.raises(WorkError, match="autoencoder"):
         load(tmp_path / "autoencoder")
+
+
+def test_a_folder_of_something_else_says_which_field_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(
+        UserError, match=r"autoencoder=.*: expected .*; config.json in this one has no field 'con"
+    ):
+        load(tmp_path)

@@ -139,13 +139,11 @@ def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> P
 def _thumbnail(dataset: Dataset, row: int) -> Pixels:
     """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
     suffix, data = next(item for item in dataset.read(row).items() if item[0] not in ("json", "txt", "cls"))
+    width, height, frames, _ = dataset.media[row].tolist()
+    size = [max(1, round(side * THUMBNAIL / max(height, width))) for side in (height, width)]
     if suffix.rpartition(".")[2] in IMAGE_FORMATS or suffix == "jpeg":
-        picture = decode_image(data)
-    else:
-        picture = decode_video(data, frames=(int(dataset.media["frames"][row]) // 2, 1, 1))[0]
-    height, width = picture.shape[:2]
-    scale = THUMBNAIL / max(height, width)
-    return resize_crop(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+        return resize_crop(decode_image(data), *size)
+    return decode_video(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]))[0]
 
 
 def _latent_picture(dataset: Dataset, row: int) -> Pixels:

@@ -35,8 +35,9 @@ class Batch:
     x: what the source holds: pixels (B, C, T, H, W) in [-1, 1], or latent moments (B, M, C, T, H, W).
     id: (B,) int64 row in the source index.  position: (B,) int64 place in the optimizer step, over all ranks.
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
-    bucket: what the source calls this shape.  order_hash: `core.agreement.order_hash` of the whole step, as
-    this rank's source has it; None where it does not know.
+    bucket: what the source calls this shape.  source: which one it is, "" where there is one alone.
+    order_hash: `core.agreement.order_hash` of the whole step, as this rank's source has it; None where it
+    does not know.
     """
 
     x: Tensor
@@ -45,6 +46,7 @@ class Batch:
     weight: Tensor
     condition: Condition = Condition()
     bucket: str = ""
+    source: str = ""
     order_hash: int | None = None
 
     def __len__(self) -> int:

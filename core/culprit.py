@@ -28,9 +28,9 @@ def find_culprits(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) ->
     First the forward passes. Where every loss of all ranks is finite, the backward passes too, with an eye on
     the gradient of every module's inputs, outputs and parameters.
 
-    Returns one entry for each guilty rank: rank, module, pass ("forward" or "backward") and samples (id and
-    decile of the noise level). Where the repetition is finite throughout, all ranks are listed with module
-    and pass None and all their samples.
+    Returns one entry for each guilty rank: rank, module, pass ("forward" or "backward") and samples (id,
+    decile of the noise level, and source where there are several). Where the repetition is finite throughout,
+    all ranks are listed with module and pass None and all their samples.
     """
     with torch.compiler.set_stance("force_eager"):
         with borrowed(engine, training=True):
@@ -168,4 +168,5 @@ def _describe(batch: Batch, losses: Losses, chosen: Tensor) -> list[dict[str, An
     deciles: list[int | None] = [None] * len(batch)
     if losses.time is not None:
         deciles = (losses.time * DECILES).long().clamp(0, DECILES - 1).tolist()
-    return [{"id": int(batch.id[row]), "decile": deciles[row]} for row in rows]
+    source = {"source": batch.source} if batch.source else {}
+    return [{"id": int(batch.id[row]), "decile": deciles[row], **source} for row in rows]

@@ -106,7 +106,8 @@ class Incidents:
         first = culprits[0]
         module, direction = first["module"], first["pass"]
         where = f"first in the {direction} pass of {module}" if module else "but not when it was repeated"
-        samples = f"samples {', '.join(str(sample['id']) for sample in first['samples'][:4])}"
+        named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
+        samples = f"samples {', '.join(named[:4])}"
         say(
             f"warning: step {step} was skipped on all ranks: its gradients are not finite "
             f"({where}, rank {first['rank']}, {samples})"

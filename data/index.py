@@ -24,7 +24,7 @@ _OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
 
 class Dataset:
     """A finished dataset, raw or latent: a folder, or a URL (`data.remote`), of which `folder` is the copy of
-    manifest and index.
+    manifest and index. place: the folder or the URL, to be shown.
 
     Opening reads `dataset.json` and maps the index; it checks that shards and index are there and fit each
     other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
@@ -35,6 +35,7 @@ class Dataset:
         url = url_of(folder)
         self._remote = RemoteFolder(url) if url else None
         self.folder = self._remote.folder if self._remote else Path(folder)
+        self.place = url or str(folder)
         self.manifest = DatasetManifest.read(self.folder)
         names = (
             self._remote.names.keys() if self._remote else {entry.name for entry in os.scandir(self.folder)}

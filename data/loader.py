@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -12,21 +13,23 @@ import torch
 from core.batch import Batch, Condition
 from core.draws import Draws
 from core.errors import UserError, WorkError
-from data.latents import LatentReader, are_finite, compare
+from data.latents import LatentReader, are_finite
+from data.mixture import Mixture
 from data.order import BucketRows, count_buckets
 from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
-from data.texts import TextReader, has_text
+from data.texts import TextReader, has_text, text_shape
 
 if TYPE_CHECKING:
     from core.distributed import World
     from data.index import Dataset
 
+IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this
+
 
 class LatentLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of latent moments.
 
-    dataset: a latent cache, or several of one encoder.  mix: share of the groups of each; () follows their
-    numbers of samples.
+    dataset: a latent cache, or several of one encoder.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
@@ -36,7 +39,7 @@ class LatentLoader:
 
     def __init__(
         self,
-        dataset: Dataset | Sequence[Dataset],
+        dataset: Dataset,
         config: LoaderConfig,
         world: World,
         seed: int,
@@ -44,18 +47,23 @@ class LatentLoader:
         *,
         patch: tuple[int, int, int] = (1, 2, 2),
         text: bool = True,
-        mix: Sequence[float] = (),
     ) -> None:
-        self.datasets = list(dataset) if isinstance(dataset, Sequence) else [dataset]
-        require_one_encoder(self.datasets)
+        if dataset.manifest.kind != "latent":
+            expected = "a latent cache; this is a raw dataset, encode it first"
+            raise UserError("source", dataset.folder, expected)
+        self.datasets = dataset.caches if isinstance(dataset, Mixture) else (dataset,)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in self.datasets]
         self._texts = [
-            TextReader(d.folder, d.manifest, reader.parts) if text and has_text(d.manifest) else None
+            TextReader(d.folder, d.manifest, reader.parts, longest=text_shape(dataset.manifest)[0])
+            if text and has_text(d.manifest)
+            else None
             for d, reader in zip(self.datasets, self._readers, strict=True)
         ]
         self._lock = Lock()
         stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
+        if len(self.datasets) > 1:
+            stocks = [replace(stock, source=self.datasets[stock.dataset].place) for stock in stocks]
         self.plan = StepPlan(
             stocks,
             config,
@@ -63,7 +71,7 @@ class LatentLoader:
             ranks=world.size,
             seed=seed,
             micro_batch=micro_batch,
-            mix=mix,
+            mix=dataset.mix if isinstance(dataset, Mixture) else (),
         )
 
     def __call__(self, first_step: int) -> Iterator[list[Batch]]:
@@ -82,14 +90,17 @@ class LatentLoader:
             return [self._batch(0, share) for share in self.plan.largest()]
 
     def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
-        return self._readers[self.plan.stocks[stock].dataset].entries(rows)["id"]
+        number = self.plan.stocks[stock].dataset
+        return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
 
     def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
-        number = self.plan.stocks[share.stock].dataset
-        dataset, rows = self.datasets[number], share.rows
+        stock = self.plan.stocks[share.stock]
+        number, rows = stock.dataset, share.rows
+        dataset = self.datasets[number]
         reader = self._readers[number]
         entries = reader.entries(rows)
-        ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
+        ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
+        positions = torch.from_numpy(share.positions)
         flipped = draw_flips(Draws(self.seed, step, ids, positions)) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)
         finite = are_finite(x).numpy()
@@ -102,7 +113,8 @@ class LatentLoader:
             position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
             condition=self._condition(number, rows, entries),
-            bucket=self.plan.stocks[share.stock].name,
+            bucket=stock.name,
+            source=stock.source,
             order_hash=order_hash,
         )
 
@@ -139,27 +151,3 @@ def latent_stocks(dataset: Dataset, number: int, patch: tuple[int, int, int]) ->
 def shard_starts(dataset: Dataset) -> np.ndarray:
     """(shards + 1,) the first row of every shard, and the number of rows."""
     return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])
-
-
-def require_one_encoder(datasets: Sequence[Dataset]) -> None:
-    """UserError unless all are latent caches of one encoder, with one table of classes."""
-    for dataset in datasets:
-        if dataset.manifest.kind != "latent":
-            raise UserError(
-                "source", dataset.folder, "a latent cache; this is a raw dataset, encode it first"
-            )
-    first = datasets[0]
-    for other in datasets[1:]:
-        pairs = [
-            {
-                "encoder": d.manifest.extra["made_from"]["encoder"],
-                "text": d.manifest.extra["made_from"].get("text"),
-                "classes": list(d.manifest.classes),
-            }
-            for d in (first, other)
-        ]
-        if (differs := compare(*pairs)) is not None:
-            field, a, b = differs
-            raise UserError(
-                f"{first.folder} and {other.folder} cannot be mixed: {field} is {a} here and {b} there"
-            )

@@ -36,13 +36,20 @@ class LoaderConfig(GroupConfig):
 
 @dataclass(frozen=True)
 class Stock:
-    """One bucket of one dataset. dataset: its number.  tokens: of one sample, what it costs the network."""
+    """One bucket of one dataset. tokens: of one sample, what it costs the network.
+
+    dataset: number of the dataset.  source: its folder or URL where there are several.
+    """
 
     name: str
     rows: BucketRows
     tokens: int
     is_video: bool
     dataset: int = 0
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.source}" if self.source else self.name
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class StepPlan:
         self.stocks, self.config = list(stocks), config
         self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
         self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
-        check_ranks([stock.name for stock in stocks], self.group_sizes, ranks, config)
+        check_ranks([str(stock) for stock in stocks], self.group_sizes, ranks, config)
         self.weights = group_shares(self.stocks, self.group_sizes, config.video_share, mix)
         self.order = Order(
             [stock.rows for stock in stocks],
@@ -133,14 +140,15 @@ class StepPlan:
             ]
 
     def report(self) -> list[str]:
-        """One line for each bucket: samples, share, group, micro-batch, predicted cost; then the totals."""
+        """One line for each source where there are several, and for each bucket: samples, share, group,
+        micro-batch, predicted cost; then the totals."""
         total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
-        lines = []
+        lines = self._report_sources(total)
         for stock, size, weight, cost in zip(self.stocks, self.group_sizes, self.weights, costs, strict=True):
             share = size // self.ranks
             lines.append(
-                f"{stock.name}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
+                f"{stock}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
                 f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x {share}, "
                 f"at most {min(share, self.micro_batch or share)} at once, "
                 f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
@@ -159,7 +167,7 @@ class StepPlan:
         costs, weights = [self._costs()[n] for n in found], [self.weights[n] for n in found]
         mean, mean_cost = (float(np.average(values, weights=weights)) for values in (times, costs))
         lines = [
-            f"{self.stocks[n].name}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
+            f"{self.stocks[n]}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
             f"(predicted {cost / mean_cost:.2f})"
             for n, took, cost in zip(found, times, costs, strict=True)
         ]
@@ -171,6 +179,17 @@ class StepPlan:
             lines.append(
                 f"measured spread of group times {spread:.0%} (predicted {foreseen:.0%}{seen}): longest less "
                 "shortest, over the mean; forward and backward"
+            )
+        return lines
+
+    def _report_sources(self, total: int) -> list[str]:
+        lines = []
+        for source in dict.fromkeys(stock.source for stock in self.stocks if stock.source):
+            mine = [n for n, stock in enumerate(self.stocks) if stock.source == source]
+            samples = sum(len(self.stocks[n].rows) for n in mine)
+            share = sum(self.weights[n] for n in mine)
+            lines.append(
+                f"{source}: {counted(samples, 'sample')} ({samples / total:.1%}), {share:.1%} of groups"
             )
         return lines
 

@@ -138,13 +138,14 @@ def read_caption(dataset: Dataset, row: int) -> tuple[str, str]:
 class TextReader:
     """Gathers the text of samples from the parts of a cache.
 
-    width: D of a token.  longest: tokens of the longest caption, to which all are padded, so that every batch
-    has one shape on every rank.
+    width: D of a token.  longest: tokens of the longest caption, of this cache or of those mixed with it, to
+    which all are padded, so that every batch has one shape on every rank.
     """
 
-    def __init__(self, folder: Path, manifest: DatasetManifest, parts: Parts) -> None:
+    def __init__(self, folder: Path, manifest: DatasetManifest, parts: Parts, longest: int = 0) -> None:
         self.folder, self._manifest, self._parts = folder, manifest, parts
         self.longest, self.width = text_shape(manifest)
+        self.longest = max(self.longest, longest)
         self._texts = read_texts(folder, manifest)
 
     def gather(self, rows: np.ndarray, shards: np.ndarray, *, pin: bool = False) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from core.outputs import CONFIG_NAME
 from core.settings import setting
 from data.index import Dataset
 from data.latents import Normaliser, compare
+from data.mixture import Mixture
 from models.autoencoder import identify, open_autoencoder, store
 from models.autoencoder.opening import files
 
@@ -74,7 +76,7 @@ def keep_latent_space(
         before[TEXT_FOLDER] = record[TEXT_FOLDER]
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
-            raise UserError(f"{run} was begun with {field}={was}; in {cache.folder} it is {now}")
+            raise UserError(f"{run} was begun with {field}={was}; in {cache.place} it is {now}")
         return
     copy_autoencoder(autoencoder, run)
     write_json(run / LATENTS, record)
@@ -85,23 +87,27 @@ def describe(
 ) -> dict[str, Any]:
     """The content of `latents.json`.  text_folder: None for a network that takes no text.
 
-    mean, std: per channel; the network sees (latent - mean) / std.  normalise: whence these are.  encoder,
-    cache: fingerprints.  text: what embedded the captions, None if the network takes none; text_folder: where
-    that lay.
+    mean, std: per channel, over all caches of a mixture; the network sees (latent - mean) / std.  normalise:
+    whence these are.  encoder, cache: fingerprints, {place: fingerprint} for the caches of a mixture.  text:
+    what embedded the captions, None if the network takes none; text_folder: where that lay.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.
     """
-    counts = np.bincount(cache.index["bucket"], minlength=len(cache.manifest.buckets))
-    counts = counts[: len(cache.manifest.buckets)]  # behind them, rows that fit no bucket
+    caches = cache.caches if isinstance(cache, Mixture) else (cache,)
+    samples: Counter[tuple[int, ...]] = Counter()
+    for part in caches:
+        counts = np.bincount(part.index["bucket"], minlength=len(part.manifest.buckets))
+        samples.update(dict(zip(latent_shapes(part), counts.tolist(), strict=False)))  # behind: in no bucket
+    several = {part.place: part.manifest.fingerprint for part in caches}
     return {
         **choose_normaliser(cache, latents).as_dict(),
         "normalise": latents.normalise,
         "text": None if text_folder is None else text_encoder(cache),
         TEXT_FOLDER: text_folder or "",
-        "cache": cache.manifest.fingerprint,
+        "cache": several if len(caches) > 1 else cache.manifest.fingerprint,
         "encoder": encoder_fingerprint(cache),
         "classes": list(cache.manifest.classes),
-        "shapes": [list(latent_shapes(cache)[bucket]) for bucket in np.argsort(-counts, kind="stable")],
+        "shapes": [list(shape) for shape, _ in samples.most_common()],
         "path": objective.path,
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,

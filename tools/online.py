@@ -76,6 +76,26 @@ class DataConfig(LoaderConfig):
         "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
     )
     online: OnlineConfig = setting(OnlineConfig(), "for encode=online")
+    also: tuple[str, ...] = setting(
+        (),
+        "more latent caches of the same encoder, trained on together with source",
+        shown="[path or URL, ...]",
+    )
+    mix: tuple[float, ...] = setting(
+        (),
+        "shares of the groups of source and each of data.also, in any scale; [] takes all samples equally",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.also and self.encode == "online":
+            expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
+            raise UserError("also", list(self.also), expected)
+        if self.mix and (len(self.mix) != 1 + len(self.also) or not all(w > 0 for w in self.mix)):
+            expected = f"{1 + len(self.also)} numbers above 0, of source and each of data.also; or []"
+            raise UserError("mix", list(self.mix), expected)
+        if self.mix and self.video_share is not None:
+            raise UserError("video_share", self.video_share, "null with data.mix")
 
 
 class OnlineCache(Dataset):
@@ -96,7 +116,7 @@ class OnlineCache(Dataset):
         if config.text_encoder:
             folder = Path(config.text_encoder)
             self.captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
-        self.folder, media = self.raw.folder, np.asarray(self.raw.media)
+        self.folder, self.place, media = self.raw.folder, self.raw.place, np.asarray(self.raw.media)
         pixels = make_buckets(media, config.buckets)
         stored = 2 if config.store == "moments" else 1
         if stored > self.encoder.moments:

@@ -100,7 +100,7 @@ def plan(config: Config) -> list[str]:
     parameters = count_parameters(config.model)
     kinds = 3 + len(config.ema.names)  # weights, two moments, the averages
     return [
-        f"data: {len(dataset.index)} samples, {len(dataset.manifest.classes)} classes in {config.source}",
+        f"data: {len(dataset)} samples, {len(dataset.manifest.classes)} classes in {dataset.place}",
         *loader.plan.report(),
         f"model: {parameters:,} parameters",
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",

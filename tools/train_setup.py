@@ -23,6 +23,7 @@ from core.validation import whole_steps
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
+from data.mixture import Mixture
 from tools.latent_space import (
     choose_normaliser,
     encoder_fingerprint,
@@ -101,7 +102,7 @@ def keep_space(config: Config, dataset: Dataset, autoencoder: Path) -> None:
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The cache, or the raw dataset as the cache it would be."""
+    """The cache, the caches as one, or the raw dataset as the cache it would be."""
     if config.data.encode == "online":
         if not config.autoencoder:
             raise UserError("autoencoder", "''", "a folder, since data.encode=online")
@@ -110,7 +111,10 @@ def open_dataset(config: Config) -> Dataset:
     if dataset.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
         raise UserError("source", config.source, expected)
-    return dataset
+    if not config.data.also:
+        return dataset
+    caches = [dataset, *map(Dataset, config.data.also)]
+    return Mixture(caches, config.data.mix, text=config.model.text_width > 0)
 
 
 def make_loader(config: Config, dataset: Dataset, world: World) -> Loader:
@@ -132,7 +136,8 @@ def validation_batches(
     if config.validation_source:
         if config.data.encode == "online":
             raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
-        config = replace(config, source=config.validation_source)
+        alone = replace(config.data, also=(), mix=())
+        config = replace(config, source=config.validation_source, data=alone)
         held_out, _ = open_cache(config)
         if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
             raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from core.files import sha256_file
+from data.latents import LatentSums
 from data.order import count_buckets
 from data.packs import LATENT_DTYPE, Absent, Pack, Shape, index_rows, write_part
 from data.schema import DatasetManifest, ShardRecord, write_index
@@ -24,6 +25,10 @@ class Cache:
     folder: Path
     manifest: DatasetManifest
     index: np.ndarray
+
+    @property
+    def place(self) -> str:
+        return str(self.folder)
 
     def open_shard(self, shard: int) -> IO[bytes]:
         return open(self.folder / self.manifest.shards[shard].name, "rb")
@@ -59,11 +64,13 @@ def make_cache(
     """A cache whose shard s holds samples of the given shapes; `absent` rows have no latents."""
     folder.mkdir(parents=True, exist_ok=True)
     buckets = sorted({shape for shard in shards for shape in shard})
-    rows, records, first = [], [], 0
+    rows, records, sums, first = [], [], [], 0
     for number, shapes in enumerate(shards):
         path = folder / f"{number:06d}.tar"
         gone = [row for row in absent if first <= row < first + len(shapes)]
-        places = write_part(path, number, packs_of(first, shapes, gone))
+        packs = packs_of(first, shapes, gone)
+        sums += [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
+        places = write_part(path, number, packs)
         rows.append(index_rows(path, places, shard=number, first=first, buckets=buckets))
         records.append(
             ShardRecord(
@@ -73,9 +80,9 @@ def make_cache(
         first += len(shapes)
     index = np.concatenate(rows)
     starts = np.cumsum([0, *map(len, shards)])
-    extra = {"made_from": {"encoder": encoder}} | (
-        {"bucket_counts": count_buckets(index["bucket"], starts, len(buckets)).tolist()} if counts else {}
-    )
+    extra = {"made_from": {"encoder": encoder}, "statistics": sum(sums[1:], sums[0]).statistics()}
+    if counts:
+        extra["bucket_counts"] = count_buckets(index["bucket"], starts, len(buckets)).tolist()
     manifest = DatasetManifest(
         kind="latent",
         fingerprint="f",

@@ -86,8 +86,10 @@ def test_every_rank_knows_the_hash_of_what_all_hold_together(cache, step, ranks,
     (whole,) = {batch.order_hash for batch in batches}
     held = sum(order_hash(step, batch.id.numpy(), batch.position.numpy()) for batch in batches)
     assert held % (1 << 40) == whole
-    other_seed = LatentLoader(cache, CONFIG, world(0, ranks), 6, micro_batch).load(step)
-    assert other_seed[0].order_hash != whole
+    other_seed = LatentLoader(cache, CONFIG, world(0, ranks), 6, micro_batch)
+    nearby = range(step, step + 2)  # one step may be of clips alone, all of which are in every group of them
+    hashes = [[source.load(k)[0].order_hash for k in nearby] for source in (loaders[0], other_seed)]
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 0), (2, 0), (2, 3)])
@@ -208,28 +210,6 @@ def test_times_of_groups_are_told_beside_what_was_predicted(cache):
     assert lines[2].startswith(f"measured spread of group times {(max(times) - min(times)) / mean:.0%} (pred")
     assert len(plan.report_times([0.001, None])) == 1
     assert plan.report_times([None, None]) == []
-
-
-def test_two_caches_mix_by_shares(cache, tmp_path):
-    other = make_cache(tmp_path, [[IMAGE] * 6])
-    loader = LatentLoader([cache, other], CONFIG, world(), 0, mix=(0.25, 0.75))
-    groups = [share.stock for step in range(8) for share in loader.plan.shares(step)]
-    assert sum(loader.plan.stocks[stock].dataset for stock in groups) == 12
-    assert {batch.x.shape[3] for step in range(8) for batch in loader.load(step)} == {1, 3}
-
-
-@pytest.mark.parametrize(
-    ("shares", "field"), [((1.0,), "mix"), ((0.0, 0.0), "mix"), ((1.0, 1.0, 1.0), "mix")]
-)
-def test_shares_that_do_not_fit_the_caches_are_refused(cache, shares, field):
-    with pytest.raises(UserError, match=field):
-        LatentLoader([cache, cache], CONFIG, world(), 0, mix=shares)
-
-
-def test_caches_of_two_encoders_do_not_mix(cache, tmp_path):
-    other = make_cache(tmp_path, [[IMAGE] * 6], encoder="b")
-    with pytest.raises(UserError, match="cannot be mixed: encoder is a here and b there"):
-        LatentLoader([cache, other], CONFIG, world(), 0)
 
 
 def test_a_raw_dataset_is_refused(cache):

@@ -16,11 +16,12 @@ from core.files import sha256_file
 from data.assembly import longest_text, views_from_parts
 from data.index import Dataset
 from data.loader import LatentLoader
+from data.mixture import Mixture
 from data.packs import LATENT_DTYPE, Pack, Text, index_rows, read_part, scan_part, text_rows, write_part
 from data.parts import Parts
 from data.schema import TEXT_DTYPE, write_index
 from data.steps import LoaderConfig
-from data.texts import RowTexts, ShardTexts, TextReader
+from data.texts import RowTexts, ShardTexts, TextReader, text_shape
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]
@@ -63,7 +64,7 @@ def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
         manifest,
         shards=(record,),
         files=write_index(folder, index, texts=texts),
-        extra={"made_from": made_from, **longest_text(texts)},
+        extra={**manifest.extra, "made_from": made_from, **longest_text(texts)},
     ).write(folder)
     return Dataset(folder)
 
@@ -139,9 +140,21 @@ def test_batches_carry_text_of_one_shape(cache: Dataset, ranks: int) -> None:
 
 def test_caches_of_two_text_encoders_are_not_mixed(cache: Dataset, tmp_path: Path) -> None:
     other = make_text_cache(tmp_path / "other", encoder="u")
+    with pytest.raises(UserError, match=r"cannot be mixed: text.encoder is t in the first and u in the sec"):
+        Mixture([cache, other])
+    assert Mixture([cache, other], text=False).manifest.samples == 2 * len(SHAPES)
+
+
+def test_text_is_padded_to_the_longest_of_all_that_are_mixed(cache: Dataset, tmp_path: Path) -> None:
+    other = make_text_cache(tmp_path / "other")
+    extra = {**other.manifest.extra, "longest_text": 7}
+    other.manifest = replace(other.manifest, extra=extra)
     config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2)
-    with pytest.raises(UserError, match=r"cannot be mixed: text.encoder is t here and u there"):
-        LatentLoader([cache, other], config, World(0, 1, 0, torch.device("cpu")), 0)
+    mixture = Mixture([cache, other])
+    loader = LatentLoader(mixture, config, World(0, 1, 0, torch.device("cpu")), 0)
+    batches = [batch for step in range(4) for batch in loader.load(step)]
+    assert {batch.source for batch in batches} == {cache.place, other.place}
+    assert {batch.condition.text.shape[1] for batch in batches} == {7} == {text_shape(mixture.manifest)[0]}
 
 
 def test_damage_is_named(cache: Dataset) -> None:

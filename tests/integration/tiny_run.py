@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from core.files import write_text
 from data.latents import LatentSums
-from data.packs import read_part
+from data.packs import Shape, read_part
 from models.autoencoder import store
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
@@ -39,9 +40,11 @@ def make_autoencoder(folder: Path, seed: int = 0, width: int = AUTOENCODER.width
     return store.save(Autoencoder(replace(AUTOENCODER, width=width)), folder)
 
 
-def make_latents(folder: Path, autoencoder: Path) -> Path:
+def make_latents(
+    folder: Path, autoencoder: Path, shards: Sequence[list[Shape]] = ([IMAGE] * 20, [CLIP] * 12)
+) -> Path:
     """A cache of 20 images and 12 clips, with what `encode` says of them; one image is absent."""
-    cache = make_cache(folder, [[IMAGE] * 20, [CLIP] * 12], absent=[5])
+    cache = make_cache(folder, list(shards), absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
     config = json.loads(json.dumps(asdict(AUTOENCODER)))

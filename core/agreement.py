@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import distributed
-from core.batch import Batch
+from core.batch import Batch, Tally
 from core.distributed import World
 from core.errors import WorkError
 
@@ -32,6 +32,12 @@ def order_hash(step: int, ids: np.ndarray, positions: np.ndarray) -> int:
     return int(((z ^ (z >> np.uint64(31))) >> np.uint64(24)).sum()) % _HASHES
 
 
+def tally(step: int, batch: Batch) -> Tally:
+    """Of a micro-batch of a step, in host memory."""
+    weight = float(batch.weight.numpy().sum())
+    return Tally(weight, order_hash(step, batch.id.numpy(), batch.position.numpy()))
+
+
 class StepAgreement:
     """The total weight of a step's samples over ranks, and a proof that all ranks are in the same step and
     hold together the samples that every one of them believes to make it up.
@@ -41,6 +47,7 @@ class StepAgreement:
     the square of the mean only if all k are equal. They also add up the hashes of the samples they hold; each
     compares the sum with the hash of the whole step that its own loader gave it (`Batch.order_hash`), so a
     sample missing, doubled or in another place, and a rank with another index or seed, cannot pass.
+    all_count: whether every sample of this rank has weight 1.
     """
 
     def __init__(
@@ -53,24 +60,25 @@ class StepAgreement:
         self._step, self._k, self._ranks = step, step % _MODULUS, world.size
         whole = micro_batches[0].order_hash
         self._expected = None if whole is None else whole * peers % _HASHES
-        ids, positions = (
-            np.concatenate([getattr(batch, name).numpy() for batch in micro_batches])
-            for name in ("id", "position")
-        )
-        weight = sum(float(batch.weight.sum()) for batch in micro_batches)
-        numbers = [weight, self._k, self._k**2, order_hash(step, ids, positions), float(ends)]
-        self._sum = distributed.PendingSum(torch.tensor(numbers, dtype=torch.float64, device=world.device))
+        tallies = [batch.tally or tally(step, batch) for batch in micro_batches]
+        weight, hashes = sum(one.weight for one in tallies), sum(one.hash for one in tallies)
+        self.all_count = weight == sum(map(len, micro_batches))
+        self._numbers = [weight, self._k, self._k**2, hashes % _HASHES, float(ends)]
+        self._sum: distributed.PendingSum | None = None
+        if world.size > 1:
+            numbers = torch.tensor(self._numbers, dtype=torch.float64, device=world.device)
+            self._sum = distributed.PendingSum(numbers)
 
-    def total_weight(self) -> Tensor:
-        """The weights' sum, float32, on the device."""
-        return self._sum.wait()[0].float()
+    def total_weight(self) -> Tensor | float:
+        """The weights' sum: of several ranks float32, on the device."""
+        return self._sum.wait()[0].float() if self._sum else self._numbers[0]
 
     def require(self) -> bool:
         """WorkError where ranks do not agree; else whether any was asked to end, which all learn here alike.
 
         Reads the device, so it is called after the update, which does so too.
         """
-        _, total, squares, hashes, ends = self._sum.wait().tolist()
+        _, total, squares, hashes, ends = self._sum.wait().tolist() if self._sum else self._numbers
         if (total, squares) != (self._ranks * self._k, self._ranks * self._k**2):
             raise WorkError(f"rank in step {self._step + 1} while others are in another one; the run ends")
         if self._expected not in (None, int(hashes) % _HASHES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What ranks add up of a micro-batch: the weight of its samples, and their `agreement.order_hash`."""
+
+    weight: float
+    hash: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples of one shape, the share of one rank in one micro-step.
 
@@ -37,7 +46,8 @@ class Batch:
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
     bucket: what the source calls this shape.  source: which one it is, "" where there is one alone.
     order_hash: `core.agreement.order_hash` of the whole step, as this rank's source has it; None where it
-    does not know.
+    does not know.  tally, prepared: made ahead of the step where the source does so; prepared is the
+    objective's.
     """
 
     x: Tensor
@@ -48,12 +58,16 @@ class Batch:
     bucket: str = ""
     source: str = ""
     order_hash: int | None = None
+    tally: Tally | None = None
+    prepared: Any = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def to(self, device: torch.device) -> Batch:
-        """Move every tensor (asynchronously from pinned memory)."""
+        """Move every tensor (asynchronously from pinned memory); itself where they lie there already."""
+        if self.x.device == device:
+            return self
         names = ("x", "id", "position", "weight")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved, condition=self.condition.to(device))

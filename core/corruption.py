@@ -6,8 +6,8 @@ the update, each rank looks three ways.
 - At rest: what it holds (masters, moments, averages, weights, buffers) has the checksums that it had right
   after the last update. A shard of ZeRO exists once, so only the rank itself can tell.
 - Copies: what every rank holds a copy of (weights below stage 3, buffers) is the same everywhere.
-- Repetition: the first micro-batch, computed twice, has bitwise the same losses, and gradients that differ by
-  no more than the order of their sums does.
+- Repetition: the first micro-batch, computed twice, the second time without what was made of it ahead, has
+  bitwise the same losses, and gradients that differ by no more than the order of their sums does.
 
 What it cannot see: a bit of a master that turns over between two updates of which no check follows. Other
 ranks then take the wrong weight for the right one.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -122,9 +122,9 @@ class CorruptionCheck:
         # Before `discarded`, in which gradients are NaN from its own hooks on.
         handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
         with discarded(self._engine):
-            for _ in range(2):
+            for given in (batch, replace(batch, prepared=None)):
                 self._stepper.seed_torch(step)
-                loss = self._stepper.loss(step, batch).loss
+                loss = self._stepper.loss(step, given).loss
                 losses.append(loss.detach())
                 self._engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
         for handle in handles:

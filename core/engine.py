@@ -88,7 +88,9 @@ class Engine:
         """Add d(loss)/d(parameters) to the gradients; they sum over calls and over ranks until `step`."""
         if self._micro_steps is not None:
             self._micro_steps.before_backward()
-        self._engine.backward(loss * self.world.size)  # DeepSpeed averages over ranks
+        if self.world.size > 1:
+            loss = loss * self.world.size  # DeepSpeed averages over ranks
+        self._engine.backward(loss)
 
     def step(self, lr: float, clipping: float | None = None) -> StepResult:
         """Clip and update, or skip on all ranks alike where a gradient is not finite (collective).

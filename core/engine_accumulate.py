@@ -19,14 +19,12 @@ class MicroStepSum:
         self._sums: list[Tensor] = []
         self._pending = False
 
-    @torch.no_grad()
     def before_backward(self) -> None:
         """Move what the last backward of this step left in `grad` to the sums."""
         if self._pending:
             self._add()
         self._pending = True
 
-    @torch.no_grad()
     def before_step(self) -> None:
         """Leave in every `grad` the whole step's sum, rounded once."""
         if self._sums:
@@ -36,6 +34,7 @@ class MicroStepSum:
             self._sums = []
         self._pending = False
 
+    @torch.no_grad()
     def _add(self) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         if self._sums:

@@ -1,10 +1,10 @@
 """What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and wandb as a
 view.
 
-A step leaves its sums on the device; they are reduced over ranks and written every `log_every` steps and
-before every checkpoint, so that logging costs a step neither a collective nor a host synchronisation. Rows
-are numbered by steps done, like checkpoints. After a restart the rows beyond the checkpoint are dropped
-before new ones come, so the file holds every step once.
+A step leaves its losses on the device; they are added up, reduced over ranks and written every `log_every`
+steps and before every checkpoint, so that logging costs a step neither a collective nor a host
+synchronisation. Rows are numbered by steps done, like checkpoints. After a restart the rows beyond the
+checkpoint are dropped before new ones come, so the file holds every step once.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from core.distributed import World, sum_over_ranks
 from core.files import atomic_file
 from core.hardware import find_peaks
-from core.losses import Losses
 from core.phases import Phases
 from core.rank_report import name_straggler, rank_numbers, rank_report
 from core.settings import setting
+from core.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.wandb_view import WandbView
 
 NAME = "metrics.jsonl"
-DECILES = 10
-COLUMNS = DECILES + 1  # the last for samples without a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,44 +43,11 @@ class MetricsConfig:
     wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
 
 
-class StepSums:
-    """Sums over the samples of one step on one rank, kept on the device.
-
-    As a vector: seconds waited for data; weighted loss per decile of time and of samples without a time;
-    weight likewise; then the extras.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._table = torch.zeros(2, COLUMNS, dtype=torch.float64, device=device)
-        self._extras: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def add(self, losses: Losses, weight: Tensor) -> None:
-        """Add a micro-batch; samples of weight 0 count for nothing, whatever their loss."""
-        if losses.time is None:
-            column = torch.full_like(weight, DECILES, dtype=torch.int64)
-        else:
-            column = (losses.time.detach() * DECILES).long().clamp_(0, DECILES - 1)
-        self._table.index_add_(1, column, torch.stack([_counted(losses.loss, weight), weight.double()]))
-        for name, values in losses.extras.items():
-            self._extras[name] = self._extras.get(name, 0.0) + _counted(values, weight).sum()
-
-    def vector(self, waited_s: float) -> Tensor:
-        """The sums as one tensor, to be added up over ranks."""
-        waited = self._table.new_full((1,), waited_s)
-        return torch.cat([waited, self._table.view(-1), *(value.view(1) for value in self._extras.values())])
-
-    @property
-    def extras(self) -> list[str]:
-        """The names of the extras, in the vector's order."""
-        return list(self._extras)
-
-
 @dataclass
 class _Pending:
     row: dict[str, Any]
-    names: list[str]
-    vector: Tensor
+    sums: StepSums
+    waited_s: float
 
 
 @dataclass
@@ -121,7 +85,7 @@ class Metrics:
 
     def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
         """Keep a step's row (its host-side part) and its sums until the next flush."""
-        self._pending.append(_Pending(row, sums.extras, sums.vector(waited_s)))
+        self._pending.append(_Pending(row, sums, waited_s))
         if len(self._pending) >= self.config.log_every:
             self.flush()
 
@@ -130,7 +94,7 @@ class Metrics:
         if not self._pending:
             return
         data_ranks = self.data_ranks or self.world.size
-        parts = [p.vector for p in self._pending]
+        parts = vectors([p.sums for p in self._pending], [p.waited_s for p in self._pending])
         if self.phases is not None:
             parts.append(rank_numbers(self.phases, self.world))
         total = sum_over_ranks(torch.cat(parts)).cpu()
@@ -138,7 +102,9 @@ class Metrics:
         rows = []
         for pending, vector in zip(self._pending, sums, strict=False):
             vector /= self.world.size // data_ranks  # ranks that share tokens hold the same samples
-            rows.append(complete_row(pending.row, pending.names, vector.tolist(), data_ranks, self.peaks))
+            rows.append(
+                complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
+            )
         if self.phases is not None:
             rows[-1]["ranks"] = rank_report(sums[-1].tolist())
             name_straggler(rows[-1]["ranks"], rows[-1]["step"])
@@ -219,11 +185,6 @@ def drop_rows_after(path: Path, step: int) -> None:
     if sum(map(len, kept)) != path.stat().st_size:
         with atomic_file(path, "w") as file:
             file.writelines(kept)
-
-
-def _counted(values: Tensor, weight: Tensor) -> Tensor:
-    """values * weight in float64, 0 where the weight is 0 even if the value is not finite."""
-    return torch.where(weight > 0, values.detach().double() * weight, 0.0)
 
 
 def _mean(total: float, weight: float) -> float | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PHASES = ("data", "forward", "backward", "update", "validate", "save", "check", "other")
 ALONE = ("data", "forward")  # in these a rank waits for no other (below ZeRO 3), so they show who is late
@@ -12,13 +16,13 @@ ALONE = ("data", "forward")  # in these a rank waits for no other (below ZeRO 3)
 class Phases:
     """A stopwatch that is always in one phase; seconds are the host's.
 
-    step: the step under way, counted from 0.  phase: what it is in, since `since`.  ids: its first samples.
+    step: the step under way, counted from 0.  phase: what it is in, since `since`.  ids: samples in it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self.step, self.phase, self.since = 0, "other", clock()
-        self.ids: list[int] = []
+        self.ids: Sequence[Any] | Tensor = []
         self._spent = dict.fromkeys(PHASES, 0.0)
 
     def enter(self, phase: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from core.agreement import StepAgreement
 from core.batch import Batch
@@ -20,9 +21,9 @@ from core.engine import Engine, StepResult
 from core.failpoints import failpoint
 from core.losses import Losses, Objective
 from core.memory import naming_what_does_not_fit
-from core.metrics import StepSums
 from core.phases import Phases
 from core.shape_times import ShapeTimes
+from core.step_sums import StepSums
 
 
 class Stepper:
@@ -58,18 +59,26 @@ class Stepper:
             where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
             with naming_what_does_not_fit(where, world.rank, batch):
                 batch = batch.to(world.device)
-                self.enter("forward")
-                losses = self.loss(step, batch)
-                kept = torch.where(batch.weight > 0, losses.loss, 0.0) * batch.weight
-                self.enter("backward")
-                self.engine.backward(failpoint("step.loss", kept.sum()) / agreement.total_weight())
-            sums.add(losses, batch.weight)
+                # Nothing else refers to the loss, so the network's graph goes before the next one is made.
+                self.engine.backward(self._share_of_loss(step, batch, agreement, sums))
         if self._shape_times:
             self._shape_times.end()
         self.enter("update")
         result = self.engine.step(lr, clipping)
         self.early_end.agreed = agreement.require()
         return result
+
+    def _share_of_loss(self, step: int, batch: Batch, agreement: StepAgreement, sums: StepSums) -> Tensor:
+        """What a batch on the device adds to the step's mean loss; its losses are noted in `sums`."""
+        self.enter("forward")
+        losses = self.loss(step, batch)
+        sums.add(losses, batch.weight)
+        kept = losses.loss
+        if not agreement.all_count:
+            kept = torch.where(batch.weight > 0, kept, 0.0) * batch.weight
+        share = failpoint("step.loss", kept.sum()) / agreement.total_weight()
+        self.enter("backward")
+        return share
 
     def rehearse(self, step: int, batches: Sequence[Batch]) -> None:
         """Forward and backward of each batch as in `step`, and nothing of it remains (collective).

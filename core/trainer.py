@@ -27,7 +27,7 @@ from core.feed import Feed
 from core.files import write_json
 from core.incidents import IncidentConfig, Incidents
 from core.losses import Objective
-from core.metrics import Metrics, MetricsConfig, StepSums, read_rows
+from core.metrics import Metrics, MetricsConfig, read_rows
 from core.optim import learning_rate
 from core.phases import Phases
 from core.profiler import LOGS, ProfileConfig, Profiler
@@ -35,6 +35,7 @@ from core.progress import Progress, say
 from core.saver import SaveConfig, Saver
 from core.settings import setting
 from core.step import Stepper
+from core.step_sums import StepSums
 from core.validation import Validation, ValidationConfig
 from core.watchdog import Watchdog, earlier_than_groups
 
@@ -201,7 +202,7 @@ class Trainer:
         if not micro_batches:
             raise WorkError(f"the data ended before step {self.step} of {self.config.steps}")
         waited = time.perf_counter() - started
-        self.phases.ids = micro_batches[0].id[:4].tolist()
+        self.phases.ids = micro_batches[0].id
         if self.corruption.due(self.step):
             self._check(micro_batches[0])
         lr = learning_rate(self.engine.optimizer, self.step, self.config.steps)

@@ -23,9 +23,10 @@ from core.draws import Draws
 from core.ema import Ema
 from core.engine import Engine
 from core.losses import Objective
-from core.metrics import StepSums, append_rows, complete_row, drop_rows_after, read_rows
+from core.metrics import append_rows, complete_row, drop_rows_after, read_rows
 from core.phases import Phases
 from core.settings import setting
+from core.step_sums import StepSums
 
 NAME = "validation.jsonl"
 _STEP = 0xFFFFFFFF  # of the draws: no training step has it

@@ -79,7 +79,8 @@ class Watchdog:
     def _beat(self) -> None:
         """Leave word of the present for the other ranks; no fsync, since only the living read it."""
         phases = self._phases
-        beat = {"step": phases.step, "phase": phases.phase, "since_s": phases.silence(), "ids": phases.ids}
+        ids = [int(number) for number in phases.ids[:4]]
+        beat = {"step": phases.step, "phase": phases.phase, "since_s": phases.silence(), "ids": ids}
         path = _heartbeat(self._logs, self._world.rank)
         temporary = temporary_name(path)
         with contextlib.suppress(OSError):  # a full disk is for others to report

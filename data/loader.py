@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from core.agreement import tally
 from core.batch import Batch, Condition
 from core.draws import Draws
 from core.errors import UserError, WorkError
@@ -74,9 +75,18 @@ class LatentLoader:
             mix=dataset.mix if isinstance(dataset, Mixture) else (),
         )
 
-    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread."""
-        return read_ahead(self.load, first_step, self.config.prefetch)
+    def __call__(
+        self, first_step: int, prepare: Callable[[int, Batch], Batch] | None = None
+    ) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread.
+
+        prepare: what that thread also does to each, of its step and the micro-batch.
+        """
+
+        def load(step: int) -> list[Batch]:
+            return [prepare(step, batch) if prepare else batch for batch in self.load(step)]
+
+        return read_ahead(load, first_step, self.config.prefetch)
 
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of one step; safe from several threads, one of which works at a time."""
@@ -107,7 +117,7 @@ class LatentLoader:
         if not finite.all():
             name = dataset.manifest.shards[entries["shard"][~finite][0]].name
             raise WorkError(f"{dataset.folder / name}: damaged, sample {rows[~finite][0]} is not finite")
-        return Batch(
+        batch = Batch(
             x=x,
             id=ids,
             position=positions,
@@ -117,6 +127,7 @@ class LatentLoader:
             source=stock.source,
             order_hash=order_hash,
         )
+        return replace(batch, tally=tally(step, batch))
 
     def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:
         label = torch.from_numpy(entries["label"].astype(np.int64))

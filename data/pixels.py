@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from core.agreement import tally
 from core.batch import Batch, Condition
 from core.draws import Draws
 from core.errors import UserError, WorkError
@@ -150,7 +151,7 @@ class PixelLoader:
         for row, why in refused.items():
             self._set_aside(row, *why)
         x = to_tensor(pixels)
-        return Batch(
+        batch = Batch(
             x=x.pin_memory() if self._pin else x,
             id=ids,
             position=positions,
@@ -159,6 +160,7 @@ class PixelLoader:
             bucket=self.plan.stocks[share.stock].name,
             order_hash=order_hash,
         )
+        return replace(batch, tally=tally(step, batch))
 
     def _condition(
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from core import distributed
+from core.batch import Batch
 from core.compiled import compile_blocks, compiled_graphs, warm_up
 from core.config import to_dict
 from core.diffusion.objective import ObjectiveConfig
@@ -26,6 +28,7 @@ from core.settings import REQUIRED, setting
 from core.trainer import FINISHED, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 from data.index import Dataset
+from data.loader import LatentLoader
 from data.texts import text_shape
 from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
@@ -42,6 +45,7 @@ from tools.train_setup import (
     measure_groups,
     micro_batch_shapes,
     open_cache,
+    read_prepared,
     validation_batches,
 )
 from tools.workload import flops, tokens
@@ -147,13 +151,17 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     checkpoint_blocks(model.blocks, config.engine)
     engine = Engine(model, config.engine, config.optimizer, world)
     frames = config.model.frame_condition
-    objective: LatentObjective | OnlineObjective = LatentObjective(
+    latents = LatentObjective(
         config.objective, choose_normaliser(dataset, config.latents), frame_condition=frames
     )
+    objective: LatentObjective | OnlineObjective = latents
+    batches: Callable[[int], Iterator[list[Batch]]] = loader
     if isinstance(dataset, OnlineCache):
-        objective = OnlineObjective(dataset, objective)
+        objective = OnlineObjective(dataset, latents)
+    elif isinstance(loader, LatentLoader) and world.device.type == "cpu":
+        batches = read_prepared(loader, latents, config.seed)
     feed = Feed(
-        batches=loader,
+        batches=batches,
         largest=loader.largest,
         validation=validation_batches(config, dataset, loader, world),
         tokens_of=lambda batch: tokens(config.model, dataset, batch),

@@ -50,6 +50,25 @@ class ObjectiveConfig:
             raise UserError("min_snr_gamma", self.min_snr_gamma, "a number above 0")
 
 
+@dataclass(frozen=True)
+class Noised:
+    """What a network is shown of clean data, and what it should answer: a function of data and draws alone.
+
+    x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1], and time_input, what the network is told
+    instead.  alpha, sigma: the path's levels, (B, 1, 1, 1, 1).  weight: (B,) of the squared error; None is 1.
+    """
+
+    x0: Tensor
+    x_t: Tensor
+    target: Tensor
+    time: Tensor
+    time_input: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    weight: Tensor | None
+    condition: Condition
+
+
 class Objective:
     """The loss of a denoiser on clean data; every random number in it is keyed by the sample.
 
@@ -65,6 +84,10 @@ class Objective:
         x0: (B, C, T, H, W) float32.  model(x_t, time_input, condition) -> (B, C or 2C, T, H, W); the upper
         half is the variance, and goes unused where that is not trained.
         """
+        return self.loss_of(model, self.noised(x0, condition, draws))
+
+    def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> Noised:
+        """All of `loss` that comes before the network."""
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
         if self.frame_condition:
@@ -72,32 +95,42 @@ class Objective:
         t = timesteps.draw(config.timesteps, path, draws.uniform("time"))
         noise = draws.normal("noise", tuple(x0.shape[1:]))
         alpha, sigma = (rearrange(level(t), "b -> b 1 1 1 1") for level in (path.alpha, path.sigma))
+        target = predictions.target(config.prediction, x0, noise, alpha, sigma)
         x_t = alpha * x0 + sigma * noise
-        output = model(x_t, path.time_input(t), condition).float()
+        return Noised(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
+
+    def loss_of(self, model: Model, noised: Noised) -> Losses:
+        """All of `loss` from the network on."""
+        config, t = self.config, noised.time
+        output = model(noised.x_t, noised.time_input, noised.condition)
         fraction: Tensor | None = None
-        if output.shape[1] == 2 * x0.shape[1]:
+        if output.shape[1] == 2 * noised.x0.shape[1]:
             output, variance = output.chunk(2, dim=1)
             fraction = variance if config.learned_sigma else None
         elif config.learned_sigma:
             raise UserError("learned_sigma", True, "false for a model that predicts no variance")
-        error = (output - predictions.target(config.prediction, x0, noise, alpha, sigma)) ** 2
-        squared = _mean_over_unknown(error, condition.frame_mask) * self._weight(t)
+        error = (output - noised.target).square()  # in float32, as the target is
+        squared = _mean_over_unknown(error, noised.condition.frame_mask)
+        if noised.weight is not None:
+            squared = squared * noised.weight
         if fraction is None:
             return Losses(loss=squared, time=t)
         # The bound trains the variance alone: its gradient must not reach the mean (2102.09672, section 3.1).
-        data = predictions.to_data("noise", output.detach(), x_t, alpha, sigma)
-        bits = bound_bits(path, t, x0, x_t, data, fraction)
-        scale = config.bound_weight * (
-            path.num_steps or 0
-        )  # a sum over the chain, estimated from one of its terms
+        data = predictions.to_data("noise", output.detach().float(), noised.x_t, noised.alpha, noised.sigma)
+        bits = bound_bits(self.path, t, noised.x0, noised.x_t, data, fraction.float())
+        # A sum over the chain, estimated from one of its terms.
+        scale = config.bound_weight * (self.path.num_steps or 0)
         return Losses(
             loss=squared + scale * bits, time=t, extras={"squared_error": squared, "bound_bits": bits}
         )
 
-    def _weight(self, t: Tensor) -> Tensor:
-        """(B,) weight of the squared error; min_snr: min(SNR, gamma) for that of x0 (2303.09556, eq. 5)."""
+    def _weight(self, t: Tensor) -> Tensor | None:
+        """(B,) weight of the squared error, None for 1.
+
+        min_snr: min(SNR, gamma) for the error of x0 (2303.09556, eq. 5).
+        """
         if self.config.weighting == "uniform":
-            return torch.ones_like(t)
+            return None
         alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
         snr = (alpha / sigma) ** 2
         if self.config.prediction == "noise":  # min(SNR, gamma) / SNR, written so that SNR = 0 has a value
@@ -130,6 +163,6 @@ def give_first_frames(condition: Condition, x0: Tensor, draws: Draws, share: flo
 def _mean_over_unknown(error: Tensor, frame_mask: Tensor | None) -> Tensor:
     """(B,) mean of (B, C, T, H, W) over everything but the frames that were given."""
     if frame_mask is None:
-        return reduce(error, "b c t h w -> b", "mean")
+        return error.mean((1, 2, 3, 4))
     unknown = 1 - frame_mask
     return (reduce(error, "b c t h w -> b t", "mean") * unknown).sum(1) / unknown.sum(1)

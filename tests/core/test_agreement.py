@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.agreement import StepAgreement, order_hash
-from core.batch import Batch
+from core.agreement import StepAgreement, order_hash, tally
+from core.batch import Batch, Tally
 from core.distributed import World
 from core.errors import WorkError
 
@@ -52,6 +52,19 @@ def test_samples_that_do_not_make_up_the_step_end_the_run(world: World) -> None:
     StepAgreement(4, [replace(h, weight=torch.ones(len(h.id))) for h in halves], world).require()
     with pytest.raises(WorkError, match="in step 5 are not those that make it up here"):
         StepAgreement(4, [batch([5, 6, 8], hash_of([5, 6, 7]))], world).require()
+
+
+def test_what_a_loader_added_up_is_taken(world: World) -> None:
+    right = batch([5, 6, 7], hash_of([5, 6, 7]))
+    made = replace(right, tally=tally(4, right))
+    assert made.tally == Tally(3.0, hash_of([5, 6, 7]))
+    StepAgreement(4, [made], world).require()
+    unread = replace(right, weight=torch.tensor([1.0, 0.0, 1.0]))
+    for one, total, all_count in ((right, 3.0, True), (made, 3.0, True), (unread, 2.0, False)):
+        agreement = StepAgreement(4, [one], world)
+        assert (float(agreement.total_weight()), agreement.all_count) == (total, all_count)
+    with pytest.raises(WorkError, match="in step 5 are not those that make it up here"):
+        StepAgreement(4, [replace(made, tally=tally(5, right))], world).require()
 
 
 def test_a_source_that_does_not_know_the_whole_step_is_taken_at_its_word(world: World) -> None:

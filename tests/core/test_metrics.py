@@ -10,8 +10,9 @@ import torch
 
 from core.distributed import World
 from core.losses import Losses
-from core.metrics import Metrics, MetricsConfig, StepSums, drop_rows_after, read_rows
+from core.metrics import Metrics, MetricsConfig, drop_rows_after, read_rows
 from core.phases import Phases
+from core.step_sums import StepSums, vectors
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -39,6 +40,31 @@ def test_means_are_over_true_samples_and_deciles(tmp_path: Path) -> None:
     assert written["loss_by_decile"] == [2.0, None, None, None, None, 7.0, None, None, None, 5.0]
     assert (written["samples"], written["samples_per_s"], written["tokens_per_s"]) == (4.0, 2.0, 40.0)
     assert (written["rate"], written["data_wait"]) == (3.0, 0.25)
+
+
+def test_steps_added_up_together_are_each_what_it_is_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def micro_batch(size: int) -> tuple[Losses, torch.Tensor]:
+        loss, time, rate = torch.rand(3, size, generator=generator)
+        return Losses(loss, time, {"rate": rate}), (torch.rand(size, generator=generator) < 0.8).float()
+
+    steps = [StepSums(torch.device("cpu")) for _ in range(4)]
+    for number, step in enumerate(steps):
+        for size in (5, 3)[:number]:  # the first is a step that was passed over
+            step.add(*micro_batch(size))
+    together = vectors(steps, [0.1, 0.2, 0.3, 0.4])
+    assert [len(one) for one in together] == [23, 24, 24, 24]
+    for step, vector, waited in zip(steps, together, [0.1, 0.2, 0.3, 0.4], strict=True):
+        assert torch.equal(vector, step.vector(waited))
+        assert vector[0] == waited
+        losses, weights = vector[1:23].view(2, 11)
+        plain = torch.zeros(2, 11, dtype=torch.float64)
+        for part, weight in step.parts:
+            assert part.time is not None
+            for loss, time, one in zip(part.loss, part.time, weight, strict=True):
+                plain[:, int(time * 10)] += torch.stack([loss * one, one])
+        torch.testing.assert_close(torch.stack([losses, weights]), plain)
 
 
 def test_rows_are_written_in_bunches_and_nothing_is_lost(tmp_path: Path) -> None:

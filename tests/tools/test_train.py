@@ -17,11 +17,12 @@ from core.draws import Draws
 from core.errors import UserError
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
+from data.loader import LatentLoader
 from models.autoencoder import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
 from tools.latent_space import keep_latent_space
 from tools.train import Config, plan
-from tools.train_setup import LatentObjective, make_loader, open_cache
+from tools.train_setup import LatentObjective, make_loader, open_cache, read_prepared
 from tools.trained import LatentSpace
 
 
@@ -120,6 +121,35 @@ def test_the_plan_tells_groups_parameters_and_sizes(cache: Path) -> None:
     ):
         assert words in text
     assert not (cache.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [("objective.timesteps.kind=logit_normal",), ("objective.path=ddpm_cosine", "objective.prediction=v")],
+)
+def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tuple[str, ...]) -> None:
+    """To the bit, gradients too; and only under its own seed and step."""
+    settings = config(cache, "seed=5", *fields)
+    dataset, _ = open_cache(settings)
+    loader = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu")))
+    assert isinstance(loader, LatentLoader)
+    objective = LatentObjective(settings.objective, Normaliser.of(dataset.manifest), frame_condition=True)
+    factor = torch.tensor(0.7, requires_grad=True)
+
+    def outcome(batch: Batch, draws: Draws) -> tuple[list[float], float]:
+        losses = objective.loss(lambda x, time, condition: factor * x, batch, draws)
+        (gradient,) = torch.autograd.grad(losses.loss.sum(), factor)
+        return losses.loss.tolist(), float(gradient)
+
+    batches = read_prepared(loader, objective, seed=5)(3)
+    for step in (3, 4):
+        for made, plain in zip(next(batches), loader.load(step), strict=True):
+            assert made.prepared is not None
+            assert plain.prepared is None
+            own, others = (Draws(5, k, plain.id, plain.position) for k in (step, step + 1))
+            assert outcome(made, own) == outcome(plain, own)
+            assert outcome(made, others) == outcome(plain, others) != outcome(plain, own)
+    batches.close()  # type: ignore[attr-defined]
 
 
 def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> None:

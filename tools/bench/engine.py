@@ -1,8 +1,10 @@
 """What a training step costs outside of DeepSpeed, the network and the averages: our own layer.
 
 A real run of the trainer on latents that lie in memory. A stopwatch runs inside DeepSpeed's forward (the
-network), backward and step, and inside the update of the averages; what is left of a step is ours: draws,
-the objective's arithmetic, weights and their sum over ranks, flags, metrics. Waiting for data is none of it.
+network), backward and step, while the network's graph is freed, and inside the update of the averages; what
+is left of a step is ours: taking a batch from the thread that reads ahead, the objective's arithmetic,
+weights and their sum over ranks, flags, metrics. On a CPU that thread also makes draws and the network's
+input, as in training; what that takes by itself is told beside.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core import distributed
+from core.agreement import order_hash, tally
 from core.batch import Batch, Condition
 from core.diffusion.objective import ObjectiveConfig
 from core.draws import Draws
@@ -25,10 +29,11 @@ from core.feed import Feed
 from core.optim import OptimizerConfig
 from core.trainer import Trainer, TrainerConfig
 from data.latents import Normaliser
+from data.steps import LoaderConfig, read_ahead
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train_setup import LatentObjective
+from tools.train_setup import LatentObjective, read_prepared
 
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
@@ -53,6 +58,17 @@ class Stopwatch:
             self._wait()
             self.seconds += time.perf_counter() - started
             return result
+
+        return timed
+
+    def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
+        """`function` of an argument that nobody else refers to; timed is only that it goes away after."""
+
+        def timed(*argument: Any) -> None:
+            function(*argument)
+            started = time.perf_counter()
+            del argument
+            self.seconds += time.perf_counter() - started
 
         return timed
 
@@ -95,7 +111,8 @@ def rows(config: Config, folder: Path) -> list[Row]:
         "our ms a step, median": 1e3 * statistics.median(own),
         "our ms a step, mean": 1e3 * statistics.fmean(own),
         "our ms a step, least": 1e3 * min(own),
-        "of it the draws, ms, least, by themselves": 1e3 * min(_draw_s(step) for step in range(50)),
+        "draws and the network's input, ms, least, by themselves": 1e3
+        * min(_preparing_s(step) for step in range(50)),
     }
     share = statistics.median(own) / statistics.median(steps)
     row.floors = [
@@ -105,15 +122,11 @@ def rows(config: Config, folder: Path) -> list[Row]:
     return [row]
 
 
-def _draw_s(step: int) -> float:
-    """Seconds for the draws of one step's objective."""
-    number = torch.arange(SHAPE[0])
+def _preparing_s(step: int) -> float:
+    """Seconds for what the thread that reads ahead makes of one batch."""
+    (batch,) = _load(step)
     started = time.perf_counter()
-    draws = Draws(0, step, number, number)
-    for purpose in ("posterior", "noise"):
-        draws.normal(purpose, SHAPE[2:])
-    for purpose in ("condition_dropout", "time"):
-        draws.uniform(purpose)
+    _objective().prepare(batch, Draws(0, step, batch.id, batch.position))
     return time.perf_counter() - started
 
 
@@ -131,13 +144,14 @@ def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer
     torch.manual_seed(0)
     model = DiT(NETWORK)
     engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
-    normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
+    objective = _objective()
+    batches = _batches if world.device.type == "cuda" else read_prepared(_batches, objective, seed=0)
     feed = Feed(
-        batches=_batches, tokens_of=lambda batch: 64 * len(batch), flops_of=lambda batch: 1e9 * len(batch)
+        batches=batches, tokens_of=lambda batch: 64 * len(batch), flops_of=lambda batch: 1e9 * len(batch)
     )
     trainer = TimedTrainer(
         engine,
-        LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
+        objective,
         feed,
         TrainerConfig(steps=steps, save_every=10 * steps),
         folder=folder,
@@ -146,18 +160,37 @@ def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer
     )
     trainer.steps_s, trainer.own_s = [], []
     watch = trainer.stopwatch = Stopwatch(world.device)
-    for owner, names in ((engine._engine, ("forward", "backward", "step")), (trainer.ema, ("update",))):
-        for name in names:
-            setattr(owner, name, watch.around(getattr(owner, name)))
+    timed = {
+        engine: {"backward": watch.around_release},
+        engine._engine: dict.fromkeys(("forward", "backward", "step"), watch.around),
+        trainer.ema: {"update": watch.around},
+    }
+    for owner, names in timed.items():
+        for name, around in names.items():
+            setattr(owner, name, around(getattr(owner, name)))
     return trainer
 
 
-def _batches(first: int) -> Iterator[list[Batch]]:
-    """One micro-batch a step, without end."""
+def _objective() -> LatentObjective:
+    normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
+    return LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False)
+
+
+def _batches(first: int, prepare: Callable[[int, Batch], Batch] | None = None) -> Iterator[list[Batch]]:
+    """One micro-batch a step, without end, read ahead as the loader does."""
+
+    def load(step: int) -> list[Batch]:
+        return [prepare(step, batch) if prepare else batch for batch in _load(step)]
+
+    return read_ahead(load, first, LoaderConfig().prefetch)
+
+
+def _load(step: int) -> list[Batch]:
     number = SHAPE[0]
-    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).half()
+    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(step)).half()
     position, weight = torch.arange(number), torch.ones(number)
+    ids = position + number * step
+    whole = order_hash(step, ids.numpy(), position.numpy())
     condition = Condition(label=position % NETWORK.num_classes)
-    while True:
-        yield [Batch(moments, position + number * first, position, weight, condition)]
-        first += 1
+    batch = Batch(moments, ids, position, weight, condition, order_hash=whole)
+    return [replace(batch, tally=tally(step, batch))]

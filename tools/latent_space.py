@@ -135,6 +135,11 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
 
     UserError where there is none, or where it is another one (the differing field and both values).
     """
+    if "encoder_config" not in cache.manifest.extra["made_from"]:
+        expected = (
+            "a cache that says what encoded it; `inspect CACHE action=reindex autoencoder=FOLDER` states it"
+        )
+        raise UserError("source", cache.place, expected)
     folder, made_by = configured or recorded(cache.folder, "autoencoder"), encoder_fingerprint(cache)[:12]
     try:
         place = store.locate(Path(folder))

@@ -15,9 +15,11 @@ from core.diffusion.objective import ObjectiveConfig
 from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError
+from data.foreign import FOREIGN
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
+from data.schema import DatasetManifest
 from models.autoencoder import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
 from tools.latent_space import keep_latent_space
@@ -81,6 +83,17 @@ def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_p
 def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autoencoder=.*nowhere: expected the folder of the autoencoder"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'nowhere'}"))
+
+
+def test_a_cache_that_does_not_say_what_encoded_it_is_refused(tmp_path: Path) -> None:
+    make_autoencoder(tmp_path / "autoencoder")
+    cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")
+    manifest = DatasetManifest.read(cache)
+    replace(manifest, extra={**manifest.extra, "made_from": dict(FOREIGN)}).write(cache)
+    with pytest.raises(
+        UserError, match=r"source=.*: expected a cache that says what encoded it; `inspect CACH"
+    ):
+        open_cache(config(cache, f"autoencoder={tmp_path / 'autoencoder'}"))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,15 @@ TEMPORARY_PREFIX = ".tmp-"
 def temporary_name(path: Path) -> Path:
     """A sibling of `path` that no reader takes for a published file."""
     return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+
+
+def regular(path: str, flags: int) -> int:
+    """An `opener` for `open`: OSError for a pipe or device, of which a plain open may never return."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from core.files import regular
 from data.tars import TarSample, read_member
 
 LONGEST_BYTES = 1 << 20  # of one caption file
@@ -79,7 +80,7 @@ def read_sidecars(source: Path, name: str, present: set[str], used: set[str]) ->
         if sidecar in present:
             used.add(sidecar)
             try:
-                with open(source / sidecar, "rb") as file:
+                with open(source / sidecar, "rb", opener=regular) as file:
                     contents[suffix[1:]] = file.read(LONGEST_BYTES + 1)
             except OSError as error:
                 return Annotation(refused=("caption", f"{sidecar}: {error.strerror}"))

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from core.errors import UserError, WorkError
+from core.files import regular
 from data.buckets import NO_BUCKET
 from data.captions import read_tar_annotation
 from data.ingest import Item, with_labels
@@ -79,7 +80,7 @@ def read_foreign(paths: Sequence[Path], advance: Callable[[], None]) -> ForeignL
     found = ForeignLatents()
     for number, path in enumerate(paths):
         before = len(found.items)
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             for shape, values in _by_shape(_usable(file, path, number, found)):
                 stacked = np.frombuffer(b"".join(values), LATENT_DTYPE).reshape(-1, *shape)
                 found.sums.append(LatentSums.of(stacked))

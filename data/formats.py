@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from core.files import regular
 from core.settings import setting
 
 IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -77,7 +78,7 @@ def read_media(source: bytes | Path, limits: MediaLimits) -> bytes:
     if isinstance(source, bytes):
         limits.check_bytes(len(source))
         return source
-    with open(source, "rb") as file:
+    with open(source, "rb", opener=regular) as file:
         data = file.read(limits.bytes + 1)
     limits.check_bytes(len(data))
     return data

@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
+from core.files import regular
 from core.progress import counted
 from data.audit import Finding, audit
 from data.remote import RemoteFolder, url_of
@@ -68,7 +69,7 @@ class Dataset:
         record = self.manifest.shards[shard]
         if self._remote:
             return self._remote.open_shard(record)
-        file = open(self.shard_path(shard), "rb", buffering=0)  # noqa: SIM115 (the caller's)
+        file = open(self.shard_path(shard), "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
         size = os.fstat(file.fileno()).st_size
         if size != record.bytes:
             file.close()

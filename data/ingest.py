@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
+from core.files import regular
 from data.captions import Annotation, read_sidecars, read_tar_annotation
 from data.clips import Clip
 from data.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
@@ -54,7 +55,7 @@ class Item:
         limits.check_bytes(self.size)
         in_tar = self.path.suffix.lower() == ".tar"
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 file.seek(self.offset)
                 data = file.read(self.size if in_tar else self.size + 1)
         except OSError as error:
@@ -68,7 +69,7 @@ class Item:
 
         assert self.clip is not None
         try:
-            with open(self.path, "rb", buffering=0) as file:
+            with open(self.path, "rb", buffering=0, opener=regular) as file:
                 return copy_clip(MemberFile(file, self.offset, self.size), self.clip, limits)
         except OSError as error:
             raise MediaError(error.strerror or str(error)) from None
@@ -173,7 +174,7 @@ def _table_item(table: Path, name: str, annotation: Annotation) -> Item:
 
 def _tar_items(path: Path, name: str) -> list[Item]:
     items = []
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         found = list(samples(path))
         times = Counter(sample.key for sample in found)  # more than one: its members lie apart
         for sample in found:

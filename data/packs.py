@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
-from core.files import atomic_file
+from core.files import atomic_file, regular
 from data.buckets import NO_BUCKET
 from data.members import array_place, is_finite, read_array, write_array, write_member
 from data.schema import FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
@@ -245,7 +245,7 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
 
 def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
     """(key, member of each kind, the open file) of every pack; WorkError for any damage to the archive."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         for sample in samples(path):
             more = set(sample.members) - set(_KINDS)
             known = more - {"flip.npy"} in (set(), set(_TEXT))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.errors import WorkError
+from core.files import regular
 from data.schema import DatasetManifest
 from data.tars import read_into
 
@@ -109,7 +110,8 @@ class Parts:
         return file
 
     def _open_in_folder(self, number: int) -> IO[bytes]:
-        return open(self.folder / self.manifest.shards[number].name, "rb", buffering=0)
+        path = self.folder / self.manifest.shards[number].name
+        return open(path, "rb", buffering=0, opener=regular)
 
 
 def _edges(breaks: np.ndarray, count: int) -> list[int]:

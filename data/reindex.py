@@ -18,7 +18,7 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.failpoints import failpoint
-from core.files import fsync_folder, sha256_file
+from core.files import fsync_folder, regular, sha256_file
 from data.captions import read_tar_annotation
 from data.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.ingest import Item, media_members, with_labels
@@ -136,7 +136,7 @@ def _raw_manifest(
     items: list[Item] = []
     for number, path in enumerate(paths):
         rows = []
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             for sample in samples(path):
                 item, facts = _indexed(file.fileno(), path, sample, limits)
                 items.append(item)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from core.errors import WorkError
+from core.files import regular
 
 BLOCK = tarfile.BLOCKSIZE
 APART = "its members do not lie side by side"
@@ -71,7 +72,7 @@ def members(path: Path) -> Iterator[Member]:
     WorkError if the archive is damaged anywhere: nothing is dropped in silence.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open(path, "rb", opener=regular) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
                 if info.size < 0:

@@ -7,10 +7,12 @@ picture of one sample to the caption of another. Hostile members, meanwhile, do 
 import dataclasses
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +22,34 @@ from core.errors import UserError, WorkError
 from data.audit import audit
 from data.index import Dataset
 from data.ingest import list_source
+from data.packs import read_part
+from data.parts import Parts
 from data.reindex import reindex
 from data.schema import DatasetManifest
+from data.tars import samples
 from launch import cli
 from tests.data.samples import image_bytes, picture, tar_bytes
 from tools.shard import Config, run
 
 EACH = 10  # samples of a shard
 BLOCK = tarfile.BLOCKSIZE
+
+
+every_reader = pytest.mark.parametrize(
+    "reads",
+    [
+        pytest.param(lambda tar: Dataset(tar.parent).read(0), id="dataset"),
+        pytest.param(lambda tar: list(samples(tar)), id="listing"),
+        pytest.param(lambda tar: reindex(tar.parent), id="reindex"),
+        pytest.param(lambda tar: list_source(tar.parent), id="ingest"),
+        pytest.param(lambda tar: list(read_part(tar)), id="part"),
+        pytest.param(lambda tar: _parts(tar), id="parts"),
+    ],
+)
+
+
+def _parts(tar: Path) -> Any:
+    return Parts(tar.parent, DatasetManifest.read(tar.parent)).mapped(0)
 
 
 def members_of(shard: int) -> list[tuple[str, bytes]]:
@@ -323,3 +345,15 @@ def test_an_index_with_objects_is_not_unpickled(folder: Path, tmp_path: Path) ->
         Dataset(folder)
     assert cli.main(["inspect", str(folder), "action=verify"]) == 1
     assert not (tmp_path / CANARY).exists()
+
+
+@every_reader
+def test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for(
+    folder: Path, reads: Callable[[Path], Any]
+) -> None:
+    """A plain open of a pipe waits for somebody who writes."""
+    path = folder / DatasetManifest.read(folder).shards[0].name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises((OSError, WorkError), match="not a regular file"):
+        reads(path)

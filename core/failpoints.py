@@ -2,7 +2,7 @@
 
 `LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
 variable a failpoint is one truth test. Conditions may be left out. Actions: `kill` (SIGKILL), `stop`
-(SIGSTOP), `term`, `usr2`, `int` (SIGTERM, SIGUSR2, SIGINT), `sleep=30` (seconds), `raise` (WorkError),
+(SIGSTOP), `abort`, `term`, `usr2`, `int` (the signals), `sleep=30` (seconds), `raise` (WorkError),
 `enospc` (a full disk), `oom` (a GPU out of memory), `nan` (the value that passes through is turned to NaN).
 """
 
@@ -23,6 +23,7 @@ VARIABLE = "LONGTAKE_FAULT"
 _SIGNALS = {
     "kill": signal.SIGKILL,
     "stop": signal.SIGSTOP,
+    "abort": signal.SIGABRT,  # as a library may
     "term": signal.SIGTERM,
     "usr2": signal.SIGUSR2,
     "int": signal.SIGINT,

@@ -87,7 +87,7 @@ def _execute(words: Sequence[str]) -> int:
         print("\n".join(f"# {line}" for line in module.plan(settings)))
         return 0
     if job.on_ranks and settings.processes > 1 and not local.is_rank():
-        return local.run_on_ranks(job.name, settings, settings.processes)
+        return local.run_on_ranks(job, settings)
     module.run(settings)
     return 0
 

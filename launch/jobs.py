@@ -14,6 +14,7 @@ class Job(NamedTuple):
 
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    done: of such a job, the file in its output that is written last; how a run went is told by that.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Job(NamedTuple):
     help: str
     examples: tuple[str, ...]
     on_ranks: bool = True
+    done: str = ""
 
     def load(self) -> Any:
         """Import the module."""
@@ -46,6 +48,7 @@ JOBS = (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
             "longtake train-autoencoder my.yaml trainer.steps=1e5",
         ),
+        done="autoencoder/config.json",
     ),
     Job(
         "encode",
@@ -67,18 +70,21 @@ JOBS = (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",
         ),
+        done="finished.json",
     ),
     Job(
         "sample",
         "tools.sample",
         "generate images or clips from a checkpoint",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
+        done="samples.json",
     ),
     Job(
         "evaluate",
         "tools.evaluate",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
+        done="scores.json",
     ),
     Job(
         "export",

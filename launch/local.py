@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.jobs import Job
+
 GRACE_S = 5.0  # between asking the other ranks to end and killing them
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
@@ -28,33 +30,60 @@ def is_rank() -> bool:
     return "RANK" in os.environ or "WORLD_SIZE" in os.environ
 
 
-def run_on_ranks(job: str, config: Any, processes: int) -> int:
-    """Run `job` on `processes` local ranks; return 0, or the status of the first rank that failed."""
+def run_on_ranks(job: Job, config: Any) -> int:
+    """Run `job` on `config.processes` local ranks; return 0 if it is complete, else a status as `start`."""
     from core.config import save
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         file = Path(folder) / "config.yaml"
         save(config, file)
-        return start([sys.executable, "-P", "-m", "launch", job, str(file)], processes, Path(folder), job)
+        command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
+        done = Path(config.output) / job.done
+        return start(command, config.processes, Path(folder), job.name, done)
 
 
-def start(command: Sequence[str], processes: int, folder: Path, name: str) -> int:
+def start(command: Sequence[str], processes: int, folder: Path, name: str, done: Path | None = None) -> int:
     """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
     two runs race for one. SIGINT, SIGTERM and SIGUSR2 are passed on; ranks write where we do.
     folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
+    done: the file that the run writes last. A run that wrote it gives 0 however a rank ended, and one that
+    did not is never called done.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks: list[subprocess.Popen[bytes]] = []
+    before = _stamp(done)
     with _signals_passed_on(ranks):
         for rank in range(processes):
             environment = _environment(rank, processes, store.port, folder)
             ranks.append(subprocess.Popen(command, env=environment, process_group=0))
         code = _wait(ranks, name)
-    return code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
+    status = code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
+    return status if done is None else _by_marker(name, status, done, before)
+
+
+def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | None) -> int:
+    """The run's status, by the end marker first: a library may abort in a rank's exit, after all is done."""
+    now = _stamp(done)
+    if status == 0 and now is None:
+        print(f"longtake {name}: all ranks have ended, but {done} is not there", file=sys.stderr, flush=True)
+        return 1
+    if status != 0 and now is not None and now != before:
+        print(f"longtake {name}: complete all the same: {done} was written", file=sys.stderr, flush=True)
+        return 0
+    return status
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What tells one version of a file from another that replaced it; None where there is none."""
+    try:
+        facts = path.stat() if path is not None else None
+    except FileNotFoundError:
+        return None
+    return (facts.st_ino, facts.st_mtime_ns) if facts else None
 
 
 def tell(line: str) -> None:

@@ -24,6 +24,20 @@ from tests.core.toy_run import toy_trainer
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
 TESTS = Path(__file__).parents[1]
 
+FAULTS = (  # what a run must survive or end at in order; preemption and schedulers have tests of their own
+    *("kill -9 at any point of a save or step", "a slow rank while another commits"),
+    *("a file of a checkpoint deleted, cut, emptied, flipped", "a file of another step"),
+    *("no valid checkpoint, but there were some", "disk full in a save"),
+    *(
+        "the writing thread fails, or the run ends while it writes",
+        "resume at another stage or number of ranks",
+    ),
+    *("frozen weights, buffers, groups, averages across resume", "a malicious checkpoint", "NaN on one rank"),
+    *("NaN again and again", "a rank dies", "a rank is stopped, a deadlock", "a rank leaves a step out"),
+    *("a slow rank", "a shard missing, cut off or damaged", "a corrupt or huge image", "hostile members"),
+    *("a worker killed, a read that hangs", "storage that fails", "fewer samples than ranks, uneven splits"),
+    *("wandb down", "config or data changed on resume", "an abort after success", "silent corruption"),
+)
 MATRIX = {  # fault -> where it is made to happen; a name without a file is a test of this one
     "kill -9 at any point of a save or step": (
         "core/test_resume.py::test_a_kill_anywhere_is_survived",
@@ -107,15 +121,19 @@ MATRIX = {  # fault -> where it is made to happen; a name without a file is a te
         "data/test_media.py::test_png_that_claims_60000_by_60000_pixels_is_refused_before_decoding",
         "data/test_pixels.py::test_a_damaged_sample_keeps_its_slot_with_weight_0",
         "data/test_pixels.py::test_the_budget_stops_the_job",
+        "data/test_decoding_memory.py::test_a_small_file_that_unpacks_to_much_takes_no_memory",
     ),
     "hostile members": (
         "data/test_damage.py::test_hostile_members_are_set_aside_and_do_nothing",
         "data/test_damage.py::test_names_in_a_manifest_cannot_lead_out",
         "data/test_remote.py::test_other_schemes_are_refused",
     ),
+    # Training reads in threads: there is no worker to kill, and a read that hangs ends the run as a hang;
+    # the same command continues it. When a process that encodes dies, others take its shards over.
     "a worker killed, a read that hangs": (
         "tools/test_encode_workers.py::test_a_worker_process_that_is_killed_does_not_end_the_command",
         "test_a_read_that_hangs_ends_the_run",
+        "data/test_damage.py::test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for",
     ),
     "storage that fails": (
         "data/test_remote.py::test_storage_that_fails_now_and_then_gives_the_same_batches",
@@ -138,6 +156,8 @@ MATRIX = {  # fault -> where it is made to happen; a name without a file is a te
         "integration/test_train.py::test_a_finished_run_is_left_alone_and_another_config_is_refused",
     ),
     "an abort after success": (
+        "launch/test_local.py::test_an_abort_after_the_end_marker_is_no_failure",
+        "launch/test_local.py::test_exit_status_is_not_the_sign_of_success",
         "core/test_trainer.py::test_a_finished_run_is_left_alone_however_its_process_ended",
     ),
     "silent corruption": (
@@ -206,6 +226,7 @@ distributed.stop(world)
 
 
 def test_every_fault_has_its_tests() -> None:
+    assert tuple(MATRIX) == FAULTS
     for fault, tests in MATRIX.items():
         for test in tests:
             file, _, name = test.rpartition("::")

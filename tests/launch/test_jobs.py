@@ -10,8 +10,12 @@ import pytest
 
 from core import config
 from core.fields import walk
+from core.trainer import FINISHED
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
+from models.autoencoder import store
+from tools.evaluate import SCORES
+from tools.generated import SAMPLES
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
 WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench"}
@@ -35,6 +39,16 @@ def unannotated(schema: type) -> list[str]:
         and not callable(value)
         and not hasattr(value, "__get__")
     ]
+
+
+def test_jobs_on_ranks_name_the_file_that_makes_their_output_complete() -> None:
+    expected = {
+        "train-autoencoder": f"{store.FOLDER}/{store.CONFIG}",
+        "train": FINISHED,
+        "sample": SAMPLES,
+        "evaluate": SCORES,
+    }
+    assert {job.name: job.done for job in JOBS if job.on_ranks} == expected
 
 
 @each_job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import local
+from tests.core import toy_run
 
 
 def start(folder: Path, script: str, *arguments: str, processes: int = 2) -> int:
@@ -157,6 +159,7 @@ time.sleep(100)
     launcher = f"""
 import sys, pathlib
 from launch import local
+from tests.core import toy_run
 local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r}), "job")
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[1])}
@@ -174,3 +177,54 @@ def test_a_rank_whose_launcher_has_gone_ends_at_once() -> None:
     environment = {**os.environ, local.PARENT: "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+TRAIN = str(Path(toy_run.__file__))
+
+
+def test_an_abort_after_the_end_marker_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What counts is that the run wrote its end marker; before it, the same abort is a failure."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    done = tmp_path / "finished.json"
+
+    def train(*fault: str) -> int:
+        command = [sys.executable, TRAIN, f"--run={tmp_path}", "steps=3", *fault]
+        return local.start(command, 1, tmp_path, "job", done)
+
+    assert train("fault=step.end@rank=0,step=2:abort") == 128 + signal.SIGABRT
+    assert not done.exists()
+    assert train("fault=run.finished@rank=0:abort") == 0
+    said = capfd.readouterr().err
+    assert said.count("rank 0 was ended by SIGABRT") == 2
+    assert said.count(f"complete all the same: {done} was written") == 1
+    assert json.loads(done.read_text())["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "marker", "status"),
+    [
+        pytest.param("pass", "absent", 1, id="ended-without"),
+        pytest.param("pass", "before", 0, id="finished-before"),
+        pytest.param("sys.exit(3)", "before", 3, id="failed-beside-an-older-one"),
+        pytest.param("mark(); sys.exit(3)", "before", 0, id="failed-after-a-new-one"),
+        pytest.param("mark()", "absent", 0, id="done"),
+    ],
+)
+def test_exit_status_is_not_the_sign_of_success(
+    tmp_path: Path, script: str, marker: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = tmp_path / "done.json"
+    if marker == "before":
+        done.write_text("{}")
+    begin = f"""
+import os, sys
+def mark():
+    open({str(done)!r} + ".new", "w").close()
+    os.replace({str(done)!r} + ".new", {str(done)!r})
+"""
+    assert local.start([sys.executable, "-c", begin + script], 1, tmp_path, "job", done) == status
+    said = capfd.readouterr().err
+    assert ("done.json is not there" in said) == (marker == "absent" and script == "pass")
+    assert ("complete all the same" in said) == ("mark(); sys.exit" in script)

@@ -24,7 +24,7 @@ from tests.core.toy_run import toy_trainer
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
 TESTS = Path(__file__).parents[1]
 
-FAULTS = (  # what a run must survive or end at in order; preemption and schedulers have tests of their own
+FAULTS = (  # what none of these tests may leave out; signals and schedulers are listed beside them
     *("kill -9 at any point of a save or step", "a slow rank while another commits"),
     *("a file of a checkpoint deleted, cut, emptied, flipped", "a file of another step"),
     *("no valid checkpoint, but there were some", "disk full in a save"),
@@ -226,7 +226,7 @@ distributed.stop(world)
 
 
 def test_every_fault_has_its_tests() -> None:
-    assert tuple(MATRIX) == FAULTS
+    assert set(FAULTS) - set(MATRIX) == set()
     for fault, tests in MATRIX.items():
         for test in tests:
             file, _, name = test.rpartition("::")

@@ -9,7 +9,7 @@ import time
 from typing import IO
 
 SYNC_BYTES = 1 << 26  # what may wait for the disk at once
-LEAST_BYTES_PER_S = 1e8  # a write is not spread further than this: until it ends, a kill costs more
+LEAST_BYTES_PER_S = 2.5e7  # slower gains little, and until the write ends a kill costs more
 YIELD = 5  # of 19: a third of another thread's share, and not starved where others never rest
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint costs: the copy that training waits for, the whole of it, and the steps beside its write.
 
-The state is that of a real run of DiT-B: masters, two moments and an average in fp32, 2.1 GB.
+The state is that of DiT-B after an update: masters, two moments and an average in fp32, 2.1 GB. What training
+waits for is `Saver.save`, measured with all that it does, beside a plain copy of the same bytes.
 """
 
 from __future__ import annotations
@@ -8,123 +9,105 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from core import distributed
-from core.batch import Batch, Condition
+from core.batch import Condition
 from core.checkpoint import CheckpointReader, HostMemory, Snapshot, take, write_checkpoint
+from core.checkpoint.format import tensors_name
 from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.tensor_file import CHUNK_BYTES
-from core.diffusion.objective import ObjectiveConfig
-from core.ema import EmaConfig
+from core.ema import Ema, EmaConfig
 from core.engine_config import EngineConfig
-from core.feed import Feed
+from core.errors import WorkError
 from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
-from data.latents import Normaliser
+from core.saver import SaveConfig, Saver
 from models.dit import DiT, DiTConfig
+from tools.bench import pacing
 from tools.bench.job import Config
-from tools.bench.rounds import Floor, Row, Timing, Way, measure
-from tools.train_setup import LatentObjective
+from tools.bench.rounds import Row, Way, measure
 
 if TYPE_CHECKING:
     from core.engine import Engine
 
-NETWORK = DiTConfig.presets["DiT-B/2"]
-SHAPE = (
-    1,
-    2,
-    4,
-    1,
-    16,
-    16,
-)  # moments of one latent of 64 tokens: a short step, of which many fit beside a write
-WARM_UP = 5
-ALONE = "a step with no write beside it"
-BLOCKING, WHOLE, SLOWER = 1.2, 1.3, 1.03
-
-
-class WatchedTrainer(Trainer):
-    """Keeps the seconds of saves, and of every step by whether a checkpoint was being written beside it."""
-
-    def watch(self) -> None:
-        """Begin."""
-        self.beside: list[float] = []
-        self.alone: list[float] = []
-        self.between: list[float] = []
-        self.blocked: list[float] = []
-        save = self.saver.save
-
-        def timed(*arguments: Any, **options: Any) -> None:
-            started = time.perf_counter()
-            save(*arguments, **options)
-            self.blocked.append(time.perf_counter() - started)
-
-        self.saver.save = timed  # type: ignore[method-assign]
-
-    def _one_step(self, stream: Iterator[list[Batch]]) -> None:
-        before, started = self.saver.is_writing, time.perf_counter()
-        super()._one_step(stream)
-        seconds = time.perf_counter() - started
-        if self.step > WARM_UP:
-            self.between.append(seconds)
-            if before == self.saver.is_writing:
-                (self.beside if before else self.alone).append(seconds)
+NETWORK = "DiT-B/2"
+COPY, RAW = "memory copy", "raw write and fsync"
+BLOCKING, WHOLE = 1.2, 1.3
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """The copy, the write, and the steps between saves."""
+    """The copy, the write, and the steps beside one."""
     world = distributed.start()
     try:
-        trainer = _trainer(folder / "run", world, config)
-        row = _steps(trainer, folder / "run")
-        return [*_alone(config, trainer, folder), row]
+        network = DiTConfig.presets[config.network or NETWORK]
+        engine = _updated(replace(network, preset=config.network or NETWORK), world)
+        ema = Ema(EmaConfig(), engine.flats)
+        snapshot, first = _first_copies(engine, ema)
+        blocking = _blocking(config, engine, ema, folder)
+        blocking.facts = first
+        whole = _whole(config, snapshot, folder)
+        del engine, ema
+        return [blocking, whole, pacing.row(snapshot, world, folder)]
     finally:
         distributed.stop(world)
 
 
-def _steps(trainer: WatchedTrainer, folder: Path) -> Row:
-    trainer.fit()
-    path = trainer.saver.store.latest()
-    assert path is not None
-    CheckpointReader(path).verify()
-    shutil.rmtree(folder)
-    every, save = trainer.config.save_every, trainer.config.save_spread
-    row = Row(
-        "steps beside a write",
-        "steps",
-        f"{trainer.step} steps of a run of {_name()}, ZeRO 1, bf16, a checkpoint every {every} steps, its "
-        f"write spread over at most {save:.0%} of the time between two; the last one verified",
-        {"longtake": _timing(trainer.beside), ALONE: _timing(trainer.alone)},
-    )
-    # The first save meets fresh memory; the last one waits until everything is on disk.
-    again = trainer.blocked[1:-1]
-    row.facts = {
-        "share of the steps that had a write beside them": len(trainer.beside) / len(trainer.between),
-        "seconds a save stopped training, the first": trainer.blocked[0],
-        "seconds a save stopped training, later ones, median": statistics.median(again),
-        "seconds the last save took, waited for": trainer.blocked[-1],
-        "a step beside a write over one alone, mean": _ratio(trainer, statistics.fmean),
+def _updated(network: DiTConfig, world: distributed.World) -> Engine:
+    """An engine after one update, so that its moments are numbers in memory of their own."""
+    from core.engine import Engine
+
+    torch.manual_seed(0)
+    engine = Engine(DiT(network), EngineConfig(), OptimizerConfig(), world)
+    x = torch.randn(1, network.input_channels, 1, 8, 8, device=world.device)
+    label = torch.zeros(1, dtype=torch.int64, device=world.device)
+    out = engine(x, label.float(), Condition(label=label))
+    engine.backward((out.float() - 1).square().mean())
+    engine.step(1e-4)
+    return engine
+
+
+def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]:
+    """A copy of the state, and what the first one costs a run, whose memory no page of which exists yet."""
+    flats = _flats(engine, ema)
+    started = time.perf_counter()
+    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda).copy_(flat) for flat in flats]
+    copied = time.perf_counter()
+    del plain
+    between = time.perf_counter()
+    snapshot = take(engine, ema, {"step": 1, "ema": ["0.9999"]}, HostMemory())
+    taken = time.perf_counter() - between
+    facts = {
+        "seconds of a run's first copy, into fresh memory": taken,
+        "seconds of a memory copy into fresh memory": copied - started,
     }
-    beside = _ratio(trainer, statistics.median)
-    row.floors = [Floor("a step beside a write over one alone, median", beside, SLOWER, at_most=True)]
-    return row
+    return snapshot, facts
 
 
-def _alone(config: Config, trainer: Trainer, folder: Path) -> list[Row]:
-    """The copy beside a plain one, and the write beside a plain one, with nothing else going on."""
-    engine, ema = trainer.engine, trainer.ema
-    flats = [flat.detach() for kind in state_tensors(engine, ema).values() for flat in kind]
+def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
+    """Until `Saver.save` lets training go on; its write goes on, and is over when the other way begins."""
+    flats = _flats(engine, ema)
     size = sum(flat.numel() * flat.element_size() for flat in flats)
-    plain = [torch.empty_like(f, device="cpu", pin_memory=f.is_cuda) for f in flats]
-    memory = HostMemory()
+    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda) for flat in flats]
+    saver = Saver(folder / "run", engine, ema, SaveConfig(save_every=1, keep_last=1), identity={}, record={})
+    saver.open()
+    steps = itertools.count(1)
+
+    def save() -> Iterator[Path]:
+        saver.save({"step": next(steps)}, required=False)
+        yield folder / "run"
+
+    def is_saved(_: Path) -> bool:
+        saver.finish()
+        path = saver.store.latest()
+        assert path is not None
+        return is_state(path, engine, ema)
 
     def copy() -> Iterator[list[Tensor]]:
         for target, flat in zip(plain, flats, strict=True):
@@ -133,23 +116,23 @@ def _alone(config: Config, trainer: Trainer, folder: Path) -> list[Row]:
             torch.cuda.synchronize()
         yield plain
 
-    def ours() -> Iterator[Snapshot]:
-        yield take(engine, ema, {"step": 1}, memory)
+    def is_copied(copied: list[Tensor]) -> bool:
+        return all(torch.equal(a, b.cpu()) for a, b in zip(copied, flats, strict=True))
 
-    ways = [
-        Way("longtake", size, ours, lambda snapshot: _is_state(snapshot, engine, flats)),
-        Way(
-            "memory copy", size, copy, lambda copied: all(map(torch.equal, copied, (f.cpu() for f in flats)))
-        ),
-    ]
-    protocol = f"{size / 1e9:.2f} GB, into memory that was used before"
-    blocking = Row("what training waits for", "bytes", protocol, measure(ways, config.rounds))
-    blocking.require("memory copy", 1 / BLOCKING)
-    whole = _written(config, take(engine, ema, {"step": 1, "ema": []}, memory), folder)
-    return [blocking, whole]
+    ways = [Way("longtake", size, save, is_saved), Way(COPY, size, copy, is_copied)]
+    protocol = (
+        f"{size / 1e9:.2f} GB into host memory that was used before; ours is all of a save that training "
+        "waits for; what it then writes is read back and compared"
+    )
+    row = Row("what training waits for", "bytes", protocol, measure(ways, config.rounds))
+    row.require(COPY, 1 / BLOCKING)
+    saver.close()
+    shutil.rmtree(folder / "run")
+    return row
 
 
-def _written(config: Config, snapshot: Snapshot, folder: Path) -> Row:
+def _whole(config: Config, snapshot: Snapshot, folder: Path) -> Row:
+    """The write at full speed, beside the same bytes in as many files."""
     number = itertools.count()
 
     def ours() -> Iterator[Path]:
@@ -157,101 +140,72 @@ def _written(config: Config, snapshot: Snapshot, folder: Path) -> Row:
         write_checkpoint(path, snapshot, number=1, may_commit=lambda: None)
         yield path
 
+    def is_right(path: Path) -> bool:
+        CheckpointReader(path).verify()
+        equal = is_snapshot(path, snapshot)
+        shutil.rmtree(path)
+        return equal
+
+    template = next(ours())
+    small = {path.name: path.read_bytes() for path in template.iterdir() if path.name != tensors_name(0)}
+    if not is_right(template):
+        raise WorkError("a checkpoint differs from what it was written from")
+
     def raw() -> Iterator[Path]:
         path = folder / f"raw-{next(number)}"
-        with open(path, "wb", buffering=0) as file:
-            for tensor in snapshot.tensors.values():
-                data = memoryview(tensor.numpy().data).cast("B")
-                for start in range(0, len(data), CHUNK_BYTES):
-                    file.write(data[start : start + CHUNK_BYTES])
-            os.fsync(file.fileno())
+        write_raw(path, snapshot, small)
         yield path
 
     ways = [
-        Way("longtake", snapshot.bytes, ours, lambda path: _is_checkpoint(path, snapshot)),
-        Way("raw write and fsync", snapshot.bytes, raw, lambda path: _is_raw(path, snapshot)),
+        Way("longtake", snapshot.bytes, ours, is_right),
+        Way(RAW, snapshot.bytes, raw, lambda path: is_raw(path, snapshot, small)),
     ]
     protocol = (
-        f"{snapshot.bytes / 1e9:.2f} GB into new files, at full speed, synced by both; ours also hashed, "
-        "with receipt and manifest; every one is read back and compared, and removed"
+        f"{snapshot.bytes / 1e9:.2f} GB into {len(small) + 1} new files each, at full speed, synced by both; "
+        "ours also hashed, with receipt and manifest; every one is read back and compared, and removed"
     )
     row = Row("the whole checkpoint", "bytes", protocol, measure(ways, config.rounds))
-    row.require("raw write and fsync", 1 / WHOLE)
+    row.require(RAW, 1 / WHOLE)
     return row
 
 
-def _is_state(snapshot: Snapshot, engine: Engine, flats: list[Tensor]) -> bool:
-    """Every range is what the state holds there."""
-    kinds = list(state_ranges(snapshot, engine))
-    per_kind = len(flats) // len(snapshot.kinds)
-    return len(kinds) == len(snapshot.tensors) and all(
-        torch.equal(tensor, shard.view(flats[kind * per_kind : (kind + 1) * per_kind]).cpu())
-        for kind, shard, tensor in kinds
-    )
+def write_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> None:
+    """The tensors' bytes in one file, `small` in files of their own, each synced."""
+    folder.mkdir()
+    views = [memoryview(tensor.numpy().data).cast("B") for tensor in snapshot.tensors.values()]
+    for name, parts in {tensors_name(0): views, **{n: [memoryview(b)] for n, b in small.items()}}.items():
+        with open(folder / name, "wb", buffering=0) as file:
+            for part in parts:
+                for start in range(0, len(part), CHUNK_BYTES):
+                    file.write(part[start : start + CHUNK_BYTES])
+            os.fsync(file.fileno())
 
 
-def state_ranges(snapshot: Snapshot, engine: Engine) -> Iterator[tuple[int, Any, Tensor]]:
-    """Number of the kind, shard and tensor of every range."""
-    tensors = iter(snapshot.tensors.values())
-    for kind in range(len(snapshot.kinds)):
-        for shard in engine.owned:
-            yield kind, shard, next(tensors)
-
-
-def _is_checkpoint(path: Path, snapshot: Snapshot) -> bool:
-    reader = CheckpointReader(path)
-    reader.verify()
-    equal = all(
-        torch.equal(tensor, snapshot.tensors[f"{kind}/{name}@0"].view(shape))
-        for kind in reader.kinds
-        for (name, shape), tensor in zip(reader.shapes.items(), reader.full(kind).values(), strict=True)
-    )
-    shutil.rmtree(path)
+def is_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> bool:
+    """Whether every file has the bytes that `write_raw` was given; the folder is removed."""
+    equal = all((folder / name).read_bytes() == data for name, data in small.items())
+    with open(folder / tensors_name(0), "rb") as file:
+        for tensor in snapshot.tensors.values():
+            data = memoryview(tensor.numpy().data).cast("B")
+            equal = equal and file.read(len(data)) == data
+        equal = equal and not file.read(1)
+    shutil.rmtree(folder)
     return equal
 
 
-def _is_raw(path: Path, snapshot: Snapshot) -> bool:
-    is_whole = path.stat().st_size == snapshot.bytes
-    path.unlink()
-    return is_whole
-
-
-def _ratio(trainer: WatchedTrainer, middle: Callable[[list[float]], float]) -> float:
-    return middle(trainer.beside) / middle(trainer.alone)
-
-
-def _timing(seconds: list[float]) -> Timing:
-    return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
-
-
-def _name() -> str:
-    return f"a DiT of width {NETWORK.width}, depth {NETWORK.depth}"
-
-
-def _trainer(folder: Path, world: distributed.World, config: Config) -> WatchedTrainer:
-    from core.engine import Engine
-
-    torch.manual_seed(0)
-    engine = Engine(DiT(NETWORK), EngineConfig(), OptimizerConfig(), world)
-    normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
-    every = config.save_every
-    trainer = WatchedTrainer(
-        engine,
-        LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
-        Feed(batches=_batches),
-        TrainerConfig(steps=4 * every, save_every=every, keep_last=1, save_spread=0.5),
-        folder=folder,
-        seed=0,
-        ema=EmaConfig(),
+def is_snapshot(path: Path, snapshot: Snapshot) -> bool:
+    """Whether a checkpoint of one rank has the numbers of `snapshot`, and no others."""
+    reader = CheckpointReader(path)
+    found = {f"{kind}/{name}@0": t for kind in reader.kinds for name, t in reader.full(kind).items()}
+    return found.keys() == snapshot.tensors.keys() and all(
+        torch.equal(tensor.flatten(), snapshot.tensors[key]) for key, tensor in found.items()
     )
-    trainer.watch()
-    return trainer
 
 
-def _batches(first: int) -> Iterator[list[Batch]]:
-    """One micro-batch a step, without end."""
-    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).half()
-    number = torch.arange(SHAPE[0])
-    for step in itertools.count(first):
-        condition = Condition(label=number % NETWORK.num_classes)
-        yield [Batch(moments, number + step * SHAPE[0], number, torch.ones(SHAPE[0]), condition)]
+def is_state(path: Path, engine: Engine, ema: Ema | None) -> bool:
+    """Whether a checkpoint of one rank has the numbers that the engine and its average hold now."""
+    return is_snapshot(path, take(engine, ema, {"step": 1}, None))
+
+
+def _flats(engine: Engine, ema: Ema | None) -> list[Tensor]:
+    return [flat.detach() for kind in state_tensors(engine, ema).values() for flat in kind]

@@ -54,11 +54,12 @@ class Config:
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
-    network: str = setting("", "step, update: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA, DiT-B/2")
+    network: str = setting(
+        "", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA; update, checkpoint: DiT-B/2"
+    )
     batch: int = setting(0, "step: samples at once; 0 is 4 on a CPU and 128 on a CUDA device", low=0)
     compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
     peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")
-    save_every: int = setting(150, "checkpoint: steps between saves", unit="steps", low=8)
     processes: int = setting(1, "not used: one process measures", low=1)
 
 

@@ -49,7 +49,7 @@ def test_a_paced_file_is_the_same_and_never_far_ahead_of_the_disk(
 
 
 def test_a_write_is_not_spread_further_than_it_needs() -> None:
-    assert Pace(3 * 10**8, 1000).seconds == 3
+    assert Pace(3 * 10**8, 1000).seconds == 3 * 10**8 / pace.LEAST_BYTES_PER_S
     assert Pace(3 * 10**8, 0.5).seconds == 0.5
 
 

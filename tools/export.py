@@ -20,8 +20,6 @@ from core.settings import REQUIRED, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECORD = "export.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -78,7 +76,7 @@ def run(config: Config) -> None:
 
 def _check(config: Config) -> Path:
     """The checkpoint that is exported; UserError for what can be seen before work starts."""
-    from core.checkpoint.weights import find
+    from core.checkpoint.weights import RECORD, find
     from tools.latent_space import LATENTS
 
     source, output = Path(config.source), Path(config.output)
@@ -127,6 +125,7 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:
     from core.checkpoint.tensor_file import write_tensors
+    from core.checkpoint.weights import RECORD
     from core.outputs import CONFIG_NAME
     from tools.latent_space import AUTOENCODER, LATENTS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,8 +14,10 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import FOLDER, CheckpointStore
 from core.errors import UserError
+from core.files import sha256_file
 
 PLAIN = "model.safetensors"  # of an export: one set of whole weights, in place of checkpoints
+RECORD = "export.json"  # beside it: what these weights are, with `bytes` and `sha256`
 
 
 def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
@@ -27,14 +30,28 @@ def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
     """
     path = find(path)
     if (path / PLAIN).is_file():
-        try:
-            return load_file(path / PLAIN)
-        except SafetensorError as error:
-            raise DamagedCheckpoint(f"{path / PLAIN} cannot be read: {error}") from None
+        return _exported(path)
     reader = CheckpointReader(path)
     reader.verify()
     fixed = {key.partition("/")[2]: tensor for key, tensor in reader.fixed().items()}
     return reader.full(reader.kind_of(which)) | fixed
+
+
+def _exported(folder: Path) -> dict[str, Tensor]:
+    """The weights of an export, if they are those that its record tells of."""
+    file, record = folder / PLAIN, folder / RECORD
+    try:
+        written = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{record} is missing, which says what {PLAIN} must hash to") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{record} cannot be read ({type(error).__name__}: {error})") from None
+    if (found := sha256_file(file)) != written:
+        raise DamagedCheckpoint(f"{file} is damaged: its SHA-256 is {found}, and {RECORD} says {written}")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise DamagedCheckpoint(f"{file} cannot be read: {error}") from None
 
 
 def find(path: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoint import CheckpointStore, load_weights, reconstruct
+from core.checkpoint import CheckpointStore, DamagedCheckpoint, load_weights, reconstruct
 from core.config import from_dict, read_yaml
 from core.errors import UserError
 from core.files import sha256_file
@@ -67,6 +67,25 @@ def test_an_export_is_opened_in_place_of_its_run(run: Path, tmp_path: Path) -> N
     exported, trained = (open_run(folder, "", "ema", torch.device("cpu")) for folder in (moved, run))
     assert exported.weights_sha256 == trained.weights_sha256
     assert exported.space == trained.space
+
+
+@pytest.mark.parametrize("harm", ["a bit", "cut", "record", "no record"])
+def test_a_damaged_export_is_refused(run: Path, tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "out"
+    assert cli.main(["export", str(run), f"output={folder}"]) == 0
+    file, record = folder / "model.safetensors", folder / "export.json"
+    data = file.read_bytes()
+    if harm == "a bit":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif harm == "cut":
+        file.write_bytes(data[:-1])
+    elif harm == "record":
+        record.write_text("{")
+    else:
+        record.unlink()
+    named = "export.json" if "record" in harm else "SHA-256"
+    with pytest.raises(DamagedCheckpoint, match=named):
+        load_weights(folder)
 
 
 def test_nothing_is_overwritten_by_accident(run: Path, tmp_path: Path) -> None:

@@ -50,11 +50,21 @@ LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say tha
 class SaveConfig:
     """How often the run is saved and what is kept."""
 
-    save_every: int = setting(500, "steps between checkpoints: what a kill can cost", unit="steps", low=1)
+    save_every: int = setting(
+        500,
+        "steps between checkpoints: at most these are redone after a kill, and while a checkpoint is being "
+        "written also those done since its write began",
+        unit="steps",
+        low=1,
+    )
     keep_last: int = setting(2, "newest checkpoints kept", low=1)
     keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
     max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
-    save_async: bool = setting(True, "write while training goes on, from a copy of the state in host memory")
+    save_async: bool = setting(
+        True,
+        "write while training goes on, from a copy of the state in host memory; false: training waits, and "
+        "never more than save_every steps are redone",
+    )
     save_spread: float = setting(
         0.25, "asynchronous: most of the time between saves that a write is spread over", low=0.0, high=0.9
     )

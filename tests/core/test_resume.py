@@ -13,17 +13,19 @@ import torch
 
 from core.checkpoint import load_weights
 from core.metrics import read_rows
-from tests.core.ranks import finish, run_ranks, start_ranks
+from tests.core.ranks import finish, fork_ranks
 
-PROGRAM = str(Path(__file__).with_name("toy_run.py"))
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
-KILLS = [  # stage, moment: in a step, in a rank's file, in a receipt, before and after the manifest
-    (1, "step.update@rank=1,step=4:kill"),
-    (2, "save.flush@rank=1,step=5:kill"),
-    (3, "save.commit@rank=0,step=5:kill"),
-    (0, "save.receipt@rank=0,step=2:kill"),
-    (1, "step.ema@rank=0,step=5:kill"),
-    (2, "save.purge@rank=0,step=5:kill"),
+EVERY = 3  # steps between saves of the toy's runs
+# Stage; moment: in a step, in a rank's file, in a receipt, before and after the manifest; which save is under
+# way in that moment for certain (the one before is whole then), or was just published.
+KILLS = [
+    (1, "step.update@rank=1,step=4:kill", ""),
+    (2, "save.flush@rank=1,step=5:kill", "writes 6"),
+    (3, "save.commit@rank=0,step=5:kill", "writes 6"),
+    (0, "save.receipt@rank=0,step=2:kill", "writes 3"),
+    (1, "step.ema@rank=0,step=5:kill", ""),
+    (2, "save.purge@rank=0,step=5:kill", "wrote 6"),
 ]
 PLACES = [
     *("step.data", "step.forward", "step.loss", "step.backward", "step.update", "step.ema", "step.end"),
@@ -58,24 +60,49 @@ def command(folder: Path, stage: int, fault: str = "") -> list[str]:
     return [f"--run={folder}", *fields, *([f"fault={fault}"] if fault else [])]
 
 
-def run_until_killed(runs: list[str]) -> None:
+def run_until_killed(output: Path, runs: list[str]) -> None:
     """Start two ranks; one kills itself at its failpoint, the other must notice and end with an error."""
-    codes = sorted(code for code, _ in finish(start_ranks(2, PROGRAM, *runs)))
+    codes = sorted(code for code, _ in finish(fork_ranks(2, output, *runs)))
     assert codes[0] == -9
     assert codes[1] > 0 or codes[1] == -6  # gloo's error, or its abort
+
+
+def run_to_the_end(output: Path, runs: list[str]) -> None:
+    for code, text in finish(fork_ranks(2, output, *runs)):
+        assert code == 0, text
+
+
+def continued_after(output: Path) -> int:
+    """The step after which the first run of an earlier start went on; 0 for a run that began anew."""
+    found = re.search(r"continuing after step (\d+)", (output / "rank-0.txt").read_text())
+    return int(found[1]) if found else 0
 
 
 @pytest.mark.multiprocess
 def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     finished: list[str] = []
-    for number, (stage, fault) in enumerate(KILLS):
+    for number, (stage, fault, _) in enumerate(KILLS):
         # Each start finishes the run killed before and is killed in the next.
-        run_until_killed([*finished, *command(tmp_path / f"killed-{number}", stage, fault)])
-        finished = command(tmp_path / f"killed-{number}", stage)
+        folder = tmp_path / f"killed-{number}"
+        run_until_killed(tmp_path / f"out-{number}", [*finished, *command(folder, stage, fault)])
+        finished = command(folder, stage)
     whole = [word for stage in range(4) for word in command(tmp_path / f"whole-{stage}", stage)]
-    run_ranks(2, PROGRAM, *finished, *whole)
-    for number, (stage, _) in enumerate(KILLS):
+    run_to_the_end(tmp_path / f"out-{len(KILLS)}", [*finished, *whole])
+    for number, (stage, fault, save) in enumerate(KILLS):
         assert_equal_runs(tmp_path / f"whole-{stage}", tmp_path / f"killed-{number}")
+        done = int(re.findall(r"step=(\d)", fault)[0]) + 1  # at least: a save's thread is not waited for
+        assert_few_are_redone(done, continued_after(tmp_path / f"out-{number + 1}"), save)
+
+
+def assert_few_are_redone(done: int, continued: int, save: str) -> None:
+    """The newest save that was whole is continued: EVERY steps are redone, or EVERY and those of a write."""
+    what, _, step = save.partition(" ")
+    if what == "writes":
+        assert continued == int(step) - EVERY
+    elif what == "wrote":
+        assert continued == int(step)
+    else:  # the save before may just be under way
+        assert continued in (done - 1 - (done - 1) % EVERY, done - 1 - (done - 1) % EVERY - EVERY)
 
 
 def test_every_failpoint_is_among_the_kills() -> None:
@@ -103,11 +130,11 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
     options = ["zero_stage=2", "dropout=0.2", "steps=400", "save_every=3"]
     killed = [f"--run={tmp_path / 'killed'}", *options, "fault=step.data:sleep=0.03"]
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    for _ in range(20):
-        ranks = start_ranks(2, PROGRAM, *killed)
+    for attempt in range(20):
+        ranks = fork_ranks(2, tmp_path / f"out-{attempt}", *killed)
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         while not (metrics.exists() and metrics.stat().st_mtime_ns > before):  # it trains
-            assert ranks[0].poll() is None, ranks[0].communicate()[0]
+            assert ranks[0].process.is_alive(), ranks[0].communicate()[0]
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))
         dying = random.choice([[0], [1], [0, 1]])
@@ -117,7 +144,7 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
         assert all(codes), codes
         assert all(codes[rank] == -9 for rank in dying)
     both = [*killed[:-1], f"--run={tmp_path / 'whole'}", *options]
-    for code, text in finish(start_ranks(2, PROGRAM, *both), timeout_s=900):
+    for code, text in finish(fork_ranks(2, tmp_path / "out", *both), timeout_s=900):
         assert code == 0, text
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed", steps=400)
 
@@ -127,14 +154,15 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
     whole = tmp_path / "whole"
-    run_ranks(2, PROGRAM, *command(whole, 2))
+    run_to_the_end(tmp_path / "out-whole", command(whole, 2))
     places = [p for p in PLACES if rank == 0 or p not in ("save.commit", "save.committed", "save.purge")]
     finished: list[str] = []
     for place in places:
         folder = tmp_path / place
-        run_until_killed([*finished, *command(folder, 2, f"{place}@rank={rank},step=5:kill")])
+        words = [*finished, *command(folder, 2, f"{place}@rank={rank},step=5:kill")]
+        run_until_killed(tmp_path / f"out-{place}", words)
         finished = command(folder, 2)
-    run_ranks(2, PROGRAM, *finished)
+    run_to_the_end(tmp_path / "out", finished)
     for place in places:
         assert_equal_runs(whole, tmp_path / place)
 
@@ -146,10 +174,10 @@ def test_a_stopped_rank_ends_the_others_within_the_timeout(tmp_path: Path, stage
     """DeepSpeed's own groups ignore the timeout given at the start; ours is set on all of them."""
     fault = "fault=step.update@rank=1,step=3:stop"
     fields = [f"zero_stage={stage}", "timeout_s=5.0", "watchdog_s=0", fault]
-    ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", *fields)
+    ranks = fork_ranks(2, tmp_path / "out", f"--run={tmp_path / 'run'}", *fields)
     try:
         assert ranks[0].wait(timeout=60) != 0  # gloo would wait 30 minutes
     finally:
         for rank in ranks:
             rank.kill()
-            rank.communicate()
+            rank.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,13 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
         fingerprints={"data": "toy"},
         run_config={"steps": trainer.get("steps", 8)},
     )
+
+
+def start(words: Sequence[str]) -> None:
+    """As a program would, in a process of its own that was forked."""
+    torch.set_num_threads(1)
+    sys.argv[1:] = words
+    end_with(main)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import AVERAGES, FOLDER, CheckpointReader, CheckpointStore, DamagedCheckpoint, format
 from core.errors import UserError, WorkError
+from core.progress import counted
 from tools.inspection import tell
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def _checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
         for kind in reader.kinds
     }
     width = max((len(tensor["name"]) for tensor in result["tensors"]), default=4)
-    lines += ["", f"{'tensor':{width}}  {'shape':>16}  " + "  ".join(f"{kind:>14}" for kind in reader.kinds)]
+    lines += ["", "norm of each tensor, as the root of the sum of its squares, in every kind:"]
+    lines += [f"{'tensor':{width}}  {'shape':>16}  " + "  ".join(f"{kind:>14}" for kind in reader.kinds)]
     for tensor in result["tensors"]:
         shape = "x".join(map(str, tensor["shape"])) or "1"
         norms = "  ".join(
@@ -118,7 +120,7 @@ def _head(result: dict[str, Any]) -> list[str]:
     if "step" not in result:
         return [f"{result['files']} files, {size:.1f} MiB"]
     return [
-        f"step {result['step']}, {result['updates']} updates, by {result['ranks']} ranks",
+        f"step {result['step']}, {result['updates']} updates, by {counted(result['ranks'], 'rank')}",
         f"{result['files']} files, {size:.1f} MiB, {result['numbers']:,} numbers of each of "
         + ", ".join(result["kinds"]),
     ]

@@ -61,7 +61,7 @@ def test_a_checkpoint_with_its_shapes_and_norms(trained: Path, capsys: pytest.Ca
         assert math.isclose(found["norms"][kind], float(norm), rel_tol=1e-5)
     status, text, _ = told(capsys, str(newest(trained)))
     assert status == 0
-    assert "step 4, 4 updates, by 1 ranks" in text
+    assert "step 4, 4 updates, by 1 rank" in text
     assert "65x33" in text
     assert text.endswith("every file is as it was written\n")
 

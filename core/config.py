@@ -20,12 +20,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import UserError
-from core.fields import FieldHelp, describe, fields_of, nearest, plain, presets_of, to_dict
+from core.fields import FieldHelp, defaults_of, describe, fields_of, nearest, plain, presets_of, to_dict
 from core.files import write_text
 from core.settings import REQUIRED
 from core.values import Typed, any_of, read_value
 
-__all__ = ["FieldHelp", "describe", "difference", "dump", "from_dict", "load", "read_yaml", "save", "to_dict"]
+__all__ = [
+    *("FieldHelp", "describe", "difference", "dump", "from_dict", "load", "read_yaml", "save", "to_dict"),
+    "with_defaults",
+]
 
 T = TypeVar("T")
 
@@ -60,6 +63,17 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, An
     left, right = dict(_leaves(a)), dict(_leaves(b))
     paths = list(left) + [path for path in right if path not in left]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def with_defaults(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """What `values` would be, had all fields of `schema` been given: an earlier version knew fewer."""
+    return _over(defaults_of(schema), values)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {name: part for name, part in above.items() if isinstance(part, Mapping)}
+    inner = {name: _over(below.get(name) or {}, part) for name, part in sections.items()}
+    return {**below, **above, **inner}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

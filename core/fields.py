@@ -78,6 +78,11 @@ def fields_of(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
         yield field, hints[field.name]
 
 
+def defaults_of(schema: type) -> dict[str, Any]:
+    """The plain tree of all defaults."""
+    return {field.name: plain(_default(field)) for field, _ in fields_of(schema)}
+
+
 def presets_of(schema: type) -> Mapping[str, Any]:
     """The named instances of a section, empty for a section without presets."""
     return getattr(schema, "presets", {})

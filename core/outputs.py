@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from core.config import difference, dump, read_yaml, to_dict
+from core.config import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX, write_text
 
@@ -80,7 +80,9 @@ def _require_ours(output: Path, config: Any) -> None:
 
 
 def _require_same(output: Path, config: Any) -> None:
-    for path, before, now in difference(read_yaml(output / CONFIG_NAME), to_dict(config)):
+    # A field that an earlier version did not have was, in effect, what its default is today.
+    recorded = with_defaults(read_yaml(output / CONFIG_NAME), type(config))
+    for path, before, now in difference(recorded, to_dict(config)):
         name = path.rpartition(".")[2]
         if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE:
             continue

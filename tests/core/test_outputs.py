@@ -48,6 +48,19 @@ def test_another_config_is_refused_with_the_field_and_both_values(tmp_path: Path
     assert config.load(Job, [tmp_path / "config.yaml"]).size == 1
 
 
+def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+    take(tmp_path)
+    recorded = tmp_path / "config.yaml"
+    kept = [
+        line for line in recorded.read_text().splitlines() if "size" not in line and "precision" not in line
+    ]
+    assert len(kept) < len(recorded.read_text().splitlines())
+    recorded.write_text("\n".join(kept))
+    assert take(tmp_path) == "continue"
+    with pytest.raises(UserError, match="size=2: expected 1, with which"):
+        take(tmp_path, Job(size=2))
+
+
 @pytest.mark.parametrize(
     "change", [{"log_every": 9}, {"processes": 2}, {"quarantine_budget": 3.0}, {"output": Path("x")}]
 )

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.errors import CONTINUABLE
 from launch.jobs import Job
 
-GRACE_S = 5.0  # between asking the other ranks to end and killing them
+GRACE_S = 5.0  # for the other ranks to end when one has ended early
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
 TOLD = "LONGTAKE_TOLD"  # the file by which ranks know that one has said why the run ends
@@ -160,11 +161,14 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
             _signal_all(ranks, signal.SIGKILL)
             number, code = ended.get()
         if code != 0 and first_code == 0:
-            first_code, deadline = code, time.monotonic() + GRACE_S
+            first_code = code
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
                 print(f"longtake {name}: rank {number} was ended by {ended_by}", file=sys.stderr, flush=True)
-            _signal_all(ranks, signal.SIGTERM)
+            if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
+                deadline = time.monotonic() + GRACE_S
+            else:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone
+                _signal_all(ranks, signal.SIGKILL)
     return first_code
 
 

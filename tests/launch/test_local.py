@@ -103,23 +103,29 @@ time.sleep(100)
 
 
 @pytest.mark.multiprocess
-def test_a_rank_that_does_not_end_when_asked_is_killed(
+def test_after_an_early_end_the_others_end_by_themselves_or_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    monkeypatch.setattr(local, "GRACE_S", 2.0)
     script = """
-import os, pathlib, signal, sys, time
-ready = pathlib.Path(sys.argv[1], "ready")
-if os.environ["RANK"] == "0":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ready.touch()
-    time.sleep(100)
-while not ready.exists():
-    time.sleep(0.01)
-os.kill(os.getpid(), signal.SIGKILL)
+import os, pathlib, sys, time
+folder, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
+if rank == "0":
+    while not (folder / "ready").exists():
+        time.sleep(0.01)
+    sys.exit(75)
+(folder / "ready").touch()
+if rank == "1":
+    time.sleep(0.5)
+    (folder / "saved").touch()
+    sys.exit(75)
+time.sleep(100)
 """
-    assert start(tmp_path, script, str(tmp_path)) == 128 + signal.SIGKILL
-    assert capfd.readouterr().err == "longtake job: rank 1 was ended by SIGKILL\n"
+    begin = time.monotonic()
+    assert start(tmp_path, script, str(tmp_path), processes=3) == 75
+    assert time.monotonic() - begin < 60
+    assert (tmp_path / "saved").exists()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.multiprocess

@@ -26,7 +26,15 @@ from core.settings import REQUIRED
 from core.values import Typed, any_of, read_value
 
 __all__ = [
-    *("FieldHelp", "describe", "difference", "dump", "from_dict", "load", "read_yaml", "save", "to_dict"),
+    "FieldHelp",
+    "describe",
+    "difference",
+    "dump",
+    "from_dict",
+    "load",
+    "read_yaml",
+    "save",
+    "to_dict",
     "with_defaults",
 ]
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from launch import cli
-from tools.bench import update
-from tools.bench.update import Bare, Material, Reference, Usual
+from tools.bench import update, updates
+from tools.bench.update import Reference
+from tools.bench.updates import ONE, Bare, Material, Usual
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def material() -> Material:
     return Material(network, [torch.randn_like(p).bfloat16().float() for p in network.parameters()])
 
 
-@pytest.mark.parametrize("kind", [Usual, lambda material: Bare(material, update.ONE)])
+@pytest.mark.parametrize("kind", [Usual, lambda material: Bare(material, ONE)])
 def test_the_reference_sees_what_is_right_and_what_is_wrong(material, kind):
     state, reference = kind(material), Reference(material)
     for _ in range(3):
@@ -39,7 +40,7 @@ def test_the_reference_sees_what_is_right_and_what_is_wrong(material, kind):
 
 def test_an_update_without_clipping_is_seen(material, monkeypatch):
     state = Usual(material)
-    monkeypatch.setattr(update, "CLIPPING", 1e9)
+    monkeypatch.setattr(updates, "CLIPPING", 1e9)
     state.prepare()
     state.step()
     monkeypatch.undo()

@@ -1,0 +1,171 @@
+"""Ways to update weights that `bench update` compares: as usual, ours, and the engine's at ZeRO-1.
+
+All get the same gradients, and have `prepare` (untimed), `step`, `updates` and `result`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core import distributed
+from core.ema import Ema, EmaConfig
+from core.engine import Engine, EngineConfig
+from core.engine_replicated import Replicated
+from core.optim import OptimizerConfig, parameter_groups
+from models.dit import DiT, DiTConfig
+
+CLIPPING, LR = 1.0, 1e-4
+OPTIMIZER = OptimizerConfig(lr=LR)
+ONE = EmaConfig()
+
+
+Numbers = tuple[Tensor, Tensor, Tensor]
+"""Of one parameter: weights, average and first moment."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The network that is copied for every way, and a gradient for each of its parameters, exact in bf16."""
+
+    network: nn.Module
+    gradients: list[Tensor]
+
+    @property
+    def numbers(self) -> int:
+        """Of all parameters."""
+        return sum(g.numel() for g in self.gradients)
+
+
+def make(name: str, device: torch.device) -> Material:
+    """A network without zeros, and gradients of norm 10, so that clipping has work."""
+    torch.manual_seed(0)
+    network = DiT(replace(DiTConfig.presets[name], preset=name)).to(device)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    scale = 10 / math.sqrt(sum(p.numel() for p in network.parameters()))
+    gradients = [(torch.randn_like(p) * scale).bfloat16().float() for p in network.parameters()]
+    return Material(network.requires_grad_(), gradients)
+
+
+class Usual:
+    """The update as it is mostly written: parameter by parameter, with all defaults."""
+
+    def __init__(self, material: Material) -> None:
+        self.material, self.updates = material, 0
+        self.model = copy.deepcopy(material.network)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.0)
+
+    def prepare(self) -> None:
+        for parameter, gradient in zip(self.model.parameters(), self.material.gradients, strict=True):
+            parameter.grad = gradient.clone()
+
+    def step(self) -> None:
+        self.updates += 1
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIPPING)
+        self.optimizer.step()
+        decay = min(ONE.decay, self.updates / (self.updates + ONE.warmup))
+        with torch.no_grad():
+            for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
+
+    def result(self) -> list[Numbers]:
+        pairs = zip(self.model.parameters(), self.average.parameters(), strict=True)
+        return [(p, mean, self.optimizer.state[p]["exp_avg"]) for p, mean in pairs]
+
+
+class Bare:
+    """Ours without an engine: the optimizer and the averages on flat tensors."""
+
+    def __init__(self, material: Material, ema: EmaConfig) -> None:
+        self.material, self.updates = material, 0
+        model = copy.deepcopy(material.network)
+        self.parameters = list(model.parameters())
+        self.optimizer = Replicated(
+            parameter_groups(model, OPTIMIZER), gradient_clipping=CLIPPING, lr=LR, fused=True
+        )
+        self.ema = Ema(ema, self.optimizer.flats)
+
+    @property
+    def gradient(self) -> Tensor:
+        """The largest of the flat gradients."""
+        return max(self.optimizer.gradients, key=Tensor.numel)
+
+    def prepare(self) -> None:
+        for parameter, gradient in zip(self.parameters, self.material.gradients, strict=True):
+            parameter.backward(gradient)
+
+    def step(self) -> None:
+        self.update()
+        self.ema.update(self.optimizer.flats, self.updates)
+
+    def update(self) -> None:
+        """Without the averages."""
+        self.updates += 1
+        self.optimizer.step()
+
+    def result(self) -> list[Numbers]:
+        averages, flats = next(iter(self.ema.averages.values())), self.optimizer.flats
+        moments = [self.optimizer.state[flat]["exp_avg"] for flat in flats]
+        found = {}
+        for p, flat, offset in self.optimizer.layout:
+            place = slice(offset, offset + p.numel())
+            found[p] = (flats[flat][place], averages[flat][place], moments[flat][place])
+        return [found[p] for p in self.parameters]
+
+
+class Sharded:
+    """The engine at ZeRO-1, in bf16 with fp32 masters."""
+
+    def __init__(self, material: Material, world: distributed.World) -> None:
+        self.updates = 0
+        settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
+        self.engine = Engine(_Given(material), settings, OPTIMIZER, world)
+        self.ema = Ema(ONE, self.engine.flats)
+
+    def prepare(self) -> None:
+        self.engine.backward(self.engine())
+
+    def step(self) -> None:
+        self.updates += 1
+        self.engine.step(LR)
+        self.ema.update(self.engine.flats, self.engine.updates)
+
+    def result(self) -> list[Numbers]:
+        averages, moments = next(iter(self.ema.averages.values())), self.engine.moments()["exp_avg"]
+        found = {
+            s.name: (s.view(self.engine.flats), s.view(averages), s.view(moments)) for s in self.engine.shards
+        }
+        return [found[name] for name, _ in self.engine.module.named_parameters()]
+
+
+class _Given(nn.Module):
+    """A network whose backward pass gives the gradients it was made with."""
+
+    def __init__(self, material: Material) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(material.network)
+        self._gradients = [g.bfloat16() for g in material.gradients]
+
+    def forward(self) -> Tensor:
+        return _Gradients.apply(self._gradients, *self.network.parameters())
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return parameters[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.gradients)
+
+
+Updated = Usual | Bare | Sharded

@@ -17,8 +17,8 @@ HEADER = "# longtake: the resolved config of "
 NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_space")
 # The same at any depth: how much may go wrong, and how fast or how safely the work goes.
 NOT_COMPARED_NAMES = (
-    *("quarantine_budget", "prefetch", "decode_threads", "wandb", "wandb_project"),
-    *("save_every", "keep_last", "keep_every", "max_failed_saves", "save_async", "save_spread", "check_every"),
+    *("quarantine_budget", "prefetch", "decode_threads", "wandb", "wandb_project", "check_every"),
+    *("save_every", "keep_last", "keep_every", "max_failed_saves", "save_async", "save_spread"),
 )
 NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
 # How ranks share the work of training; a checkpoint fits every way.

@@ -76,9 +76,8 @@ class Stepper:
         kept = losses.loss
         if not agreement.all_count:
             kept = torch.where(batch.weight > 0, kept, 0.0) * batch.weight
-        share = failpoint("step.loss", kept.sum()) / agreement.total_weight()
-        self.enter("backward")
-        return share
+        self.enter("backward")  # before the total is asked for: a rank may wait for others there
+        return failpoint("step.loss", kept.sum()) / agreement.total_weight()
 
     def rehearse(self, step: int, batches: Sequence[Batch]) -> None:
         """Forward and backward of each batch as in `step`, and nothing of it remains (collective).

@@ -28,7 +28,6 @@ from tools.bench.rounds import Floor, Row, Way, measure
 
 def rows(config: Config, folder: Path) -> list[Row]:
     """All cases; `folder` holds the material."""
-    torch.set_num_threads(1)
     say(f"bench: writing {config.samples} latents")
     images = make_cache(folder / "images", config.samples, IMAGE)
     result = [latents(config, folder / "peers-8k", images, IMAGE, 256, config.peer_samples)]
@@ -88,11 +87,12 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
     case = f"shuffled latents of {2 * int(np.prod(shape))} bytes"
     protocol = (
         f"{steps} batches of {batch} from the page cache, one process, one thread but where it says so; "
-        "longtake: rows of the loader's order, gathered into tensors one may keep; parts opened anew: with "
-        "the page faults of the first epoch; whole loader: order, labels, ids and the check for NaN too; "
-        "preadv: one call for each contiguous run of as many bytes, in the order of the file, into tensors "
-        "one may keep, whose memory is used again as ours; into one buffer: the same, overwritten each time, "
-        f"so that it stays in the processor's cache; peers: {few} samples, their start included"
+        f"longtake: copies by {torch.get_num_threads()} threads of torch (OMP_NUM_THREADS), rows of the "
+        "loader's order, gathered into tensors one may keep; parts opened anew: with the page faults of the "
+        "first epoch; whole loader: order, labels, ids and the check for NaN too; preadv: one call for "
+        "each contiguous run of as many bytes, in the order of the file, into tensors one may keep, whose "
+        "memory is used again as ours; into one buffer: the same, overwritten each time, so that it stays "
+        f"in the processor's cache; peers: {few} samples, their start included"
     )
     before = anonymous()
     row = Row(case, "samples", protocol, measure(ways[:4], 1))

@@ -236,9 +236,10 @@ def test_every_fault_has_its_tests() -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In one go: a run with validation whose rank 1 is once late for its data, and one with a poisoned sample."""
+    """At once: a run with validation, whose rank 1 is late for data once and one with a poisoned sample."""
     folder = tmp_path_factory.mktemp("faults")
-    late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 fault=step.data@rank=1,step=3:sleep=3"
+    fault = "fault=step.data@rank=1,step=3:sleep=3"
+    late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 {fault}"
     poisoned = f"--run={folder}/poisoned steps=3 poison=14 zero_stage=3"
     run_ranks(2, PROGRAM, *late.split(), *poisoned.split())
     return folder

@@ -115,11 +115,11 @@ def _as_row(snapshot: Snapshot, pace: Pace, beside: list[float], alone: list[flo
         "seconds the write was to take": pace.seconds,
         "seconds it took": written_s,
         "a step beside a write over one alone, mean": mean,
-        f"all steps between saves {pace.seconds / spread:.0f} s apart, over those of no save, mean": (
-            1 + (mean - 1) * spread
-        ),
+        "a step beside a write over one alone, median": slower,
     }
-    row.floors = [Floor("a step beside a write over one alone, median", slower, SLOWER, at_most=True)]
+    # Of the steps between two saves, the share `spread` has the write beside it.
+    between = f"all steps between saves {pace.seconds / spread:.0f} s apart, over those of no save, mean"
+    row.floors = [Floor(between, 1 + (mean - 1) * spread, SLOWER, at_most=True)]
     return row
 
 

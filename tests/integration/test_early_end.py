@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint import CheckpointStore
-from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents, rows, start
+from tests.integration.tiny_run import command, finish, rows, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
 FIELDS = ("trainer.steps=40", "trainer.save_every=9", "metrics.log_every=1", "validation.every=10")
 MOMENTS = 20
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    make_autoencoder(folder / "autoencoder")
-    return make_latents(folder / "latents", folder / "autoencoder")
 
 
 @pytest.fixture(scope="module")

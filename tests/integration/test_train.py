@@ -9,18 +9,11 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint import CheckpointStore
-from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents, rows
+from tests.integration.tiny_run import command, finish, rows
 
 pytestmark = pytest.mark.multiprocess
 STEPS = 12
 FIELDS = (f"trainer.steps={STEPS}", "trainer.save_every=5", "metrics.log_every=3", "optimizer.lr=0.02")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    make_autoencoder(folder / "autoencoder")
-    return make_latents(folder / "latents", folder / "autoencoder")
 
 
 @pytest.fixture(scope="module")

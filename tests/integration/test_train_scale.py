@@ -11,18 +11,11 @@ from core.config import load
 from core.distributed import World
 from core.errors import UserError
 from data.index import Dataset
-from tests.integration.tiny_run import MODEL, STEP, command, finish, make_autoencoder, make_latents, rows
+from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
 from tools.train import Config, plan
 from tools.train_setup import make_loader, micro_batch_shapes
 
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    make_autoencoder(folder / "autoencoder")
-    return make_latents(folder / "latents", folder / "autoencoder")
 
 
 @pytest.fixture(scope="module")

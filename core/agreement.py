@@ -12,6 +12,7 @@ from torch import Tensor
 from core import distributed
 from core.batch import Batch, Tally
 from core.distributed import World
+from core.draws import scrambled
 from core.errors import WorkError
 
 _MODULUS = 1 << 12  # keeps the sums of squares exact for any number of ranks
@@ -27,9 +28,7 @@ def order_hash(step: int, ids: np.ndarray, positions: np.ndarray) -> int:
     z = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
     z += np.uint64((step + 1) * 0x8CB92BA72F3D8DD7 % (1 << 64))
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return int(((z ^ (z >> np.uint64(31))) >> np.uint64(24)).sum()) % _HASHES
+    return int((scrambled(z) >> np.uint64(24)).sum()) % _HASHES
 
 
 def tally(step: int, batch: Batch) -> Tally:

@@ -114,6 +114,13 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     return torch.stack(_philox((c0, c1, c2, c3), (k0, k1)), -1)
 
 
+def scrambled(words: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of every uint64."""
+    z = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
 def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
     """A permutation of range(n), int64, that depends on nothing but the arguments.
 

@@ -12,7 +12,7 @@ import torch
 
 from core.agreement import tally
 from core.batch import Batch, Condition
-from core.draws import Draws
+from core.draws import Draws, scrambled
 from core.errors import UserError, WorkError
 from core.progress import say
 from core.settings import setting
@@ -246,7 +246,5 @@ def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:
     if part == "all":
         return np.ones(len(ids), bool)
     z = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    is_held_out = (z ^ (z >> np.uint64(31))) / 2.0**64 < held_out
+    is_held_out = scrambled(z) / 2.0**64 < held_out
     return is_held_out if part == "held_out" else ~is_held_out

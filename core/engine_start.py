@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from core import distributed
+from core import distributed, garbage
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -22,6 +22,8 @@ def load_deepspeed(device: torch.device) -> Any:
     """
     if "deepspeed" not in sys.modules:
         os.environ["DS_ACCELERATOR"] = device.type
+        with garbage.none_expected():
+            import deepspeed
     import deepspeed
     import deepspeed.ops
 

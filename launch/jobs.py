@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from typing import Any, NamedTuple
 
+from core import garbage
 from core.errors import UserError
 
 
@@ -26,7 +28,10 @@ class Job(NamedTuple):
 
     def load(self) -> Any:
         """Import the module."""
-        return importlib.import_module(self.module)
+        if self.module in sys.modules:
+            return sys.modules[self.module]
+        with garbage.none_expected():
+            return importlib.import_module(self.module)
 
 
 JOBS = (

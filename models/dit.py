@@ -25,6 +25,7 @@ from models.embeddings import (
     unpatchify,
 )
 from models.layers import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
+from models.weights import shapes_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +218,7 @@ def initialise(model: DiT) -> None:
 
 def count_parameters(config: DiTConfig) -> int:
     """Trainable parameters of a configuration, counted without allocating them."""
-    with torch.device("meta"):
+    with shapes_only():
         return sum(parameter.numel() for parameter in DiT(config).parameters())
 
 

@@ -1,12 +1,15 @@
-"""Weights are known by a hash."""
+"""Weights are known by a hash; a network's shapes can be had without any."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -14,5 +17,26 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_bytes(digest, tensor)
     return digest.hexdigest()
+
+
+def add_bytes(digest: Any, tensor: Tensor) -> None:
+    """Hash a CPU tensor's bytes where they lie."""
+    digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks made meanwhile lie on torch's meta device: shapes without memory, and nothing is drawn."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """To draw normal numbers on the meta device torch loads its compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.init.normal_:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -105,9 +105,9 @@ def _stated(autoencoder: str) -> dict[str, Any] | None:
     """What a cache says of the autoencoder in this folder; None for ""."""
     if not autoencoder:
         return None
-    from models.autoencoder import identify, open_autoencoder, store
+    from models.autoencoder import identify_saved
 
-    return identify(open_autoencoder(store.locate(Path(autoencoder))))
+    return identify_saved(Path(autoencoder))
 
 
 def contact_sheet(

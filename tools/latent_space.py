@@ -23,7 +23,7 @@ from core.settings import setting
 from data.index import Dataset
 from data.latents import Normaliser, compare
 from data.mixture import Mixture
-from models.autoencoder import identify, open_autoencoder, store
+from models.autoencoder import identify_saved, store
 from models.autoencoder.opening import files
 
 LATENTS, AUTOENCODER = "latents.json", "autoencoder"
@@ -146,7 +146,7 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
     except UserError:
         expected = f"the folder of the autoencoder {made_by}, which made {cache.folder}"
         raise UserError("autoencoder", folder or "''", expected) from None
-    now, then = identify(open_autoencoder(place)), cache.manifest.extra["made_from"]
+    now, then = identify_saved(place), cache.manifest.extra["made_from"]
     names = ("encoder_config", "encoder")
     if (differs := compare(*({name: made[name] for name in names} for made in (then, now)))) is not None:
         field, was, found = differs

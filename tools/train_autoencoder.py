@@ -32,6 +32,7 @@ from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader
 from data.schema import QUARANTINE, Quarantine
 from models.autoencoder import Autoencoder, AutoencoderConfig, save, store
+from models.weights import shapes_only
 from tools.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
@@ -108,7 +109,7 @@ def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
     dataset = Dataset(Path(config.source))
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
-    with torch.device("meta"):
+    with shapes_only():
         parameters = sum(parameter.numel() for parameter in Autoencoder(config.model).parameters())
     latents = (f"{bucket} -> {_times(config, bucket)}" for bucket in loader.buckets)
     return [

@@ -21,11 +21,7 @@ def open_autoencoder(folder: Path) -> AnyAutoencoder:
     UserError where there is none, WorkError where it is damaged.
     """
     folder = store.locate(folder)
-    try:
-        record = json.loads((folder / store.CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkError(f"{folder / store.CONFIG} is damaged: {error}") from None
-    return public.load(folder) if "_class_name" in record else store.load(folder)
+    return public.load(folder) if _is_public(folder) else store.load(folder)
 
 
 def identify(autoencoder: AnyAutoencoder) -> dict[str, Any]:
@@ -35,19 +31,37 @@ def identify(autoencoder: AnyAutoencoder) -> dict[str, Any]:
     (`PublicAutoencoder`), None of this project's, which are normalised as measured.
     """
     if isinstance(autoencoder, PublicAutoencoder):
-        settings, identity = autoencoder.settings, autoencoder.identity
-        normalisation = autoencoder.normalisation
-    else:
-        settings, identity = asdict(autoencoder.config), store.fingerprint(autoencoder)
-        normalisation = None
-    return {
-        "encoder": identity,
-        "encoder_config": json.loads(json.dumps(settings)),  # tuples become lists
-        "normalisation": normalisation,
-    }
+        return _identity(autoencoder.identity, autoencoder.settings, autoencoder.normalisation)
+    return _identity(store.fingerprint(autoencoder), asdict(autoencoder.config))
+
+
+def identify_saved(folder: Path) -> dict[str, Any]:
+    """What `identify` says of the autoencoder in `folder`; errors as `open_autoencoder`.
+
+    One of this project's is read and hashed once, and no network is made of it.
+    """
+    folder = store.locate(folder)
+    if _is_public(folder):
+        return identify(public.load(folder))
+    config, fingerprint = store.read_config(folder)
+    return _identity(fingerprint, asdict(config))
 
 
 def files(folder: Path) -> list[Path]:
     """The files that make up the autoencoder in `folder`."""
     found = [store.WEIGHTS, public.WEIGHTS]
     return [folder / store.CONFIG, *sorted(path for pattern in found for path in folder.glob(pattern))]
+
+
+def _is_public(folder: Path) -> bool:
+    try:
+        return "_class_name" in json.loads((folder / store.CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WorkError(f"{folder / store.CONFIG} is damaged: {error}") from None
+
+
+def _identity(
+    fingerprint: str, settings: dict[str, Any], normalisation: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    plain = json.loads(json.dumps(settings))  # tuples become lists
+    return {"encoder": fingerprint, "encoder_config": plain, "normalisation": normalisation}

@@ -7,11 +7,10 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from core import files
 from core.errors import UserError, WorkError
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.weights import add_bytes, shapes_only
 
 FOLDER = "autoencoder"  # inside a run folder
 WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
@@ -27,7 +27,7 @@ WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
 def fingerprint(autoencoder: Autoencoder | Path) -> str:
     """SHA-256 over configuration and float32 weights, of a network or a saved folder (and verifies it)."""
     if isinstance(autoencoder, Path):
-        autoencoder = load(autoencoder)
+        return _read(locate(autoencoder)).fingerprint
     return _fingerprint(autoencoder.config, _weights(autoencoder))
 
 
@@ -72,7 +72,32 @@ def load(folder: Path) -> Autoencoder:
 
     UserError where something else lies there, WorkError where it is damaged.
     """
-    folder = locate(folder)
+    saved = _read(folder := locate(folder))
+    with shapes_only():
+        autoencoder = Autoencoder(saved.config)
+    try:
+        autoencoder.load_state_dict(saved.weights, assign=True)
+    except RuntimeError as error:
+        raise _unreadable(folder, error) from error
+    return autoencoder.eval()
+
+
+def read_config(folder: Path) -> tuple[AutoencoderConfig, str]:
+    """Configuration and fingerprint of what is saved in `folder`, its weights hashed; errors as `load`."""
+    saved = _read(locate(folder))
+    return saved.config, saved.fingerprint
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a folder holds; the fingerprint is that of the weights that were read."""
+
+    config: AutoencoderConfig
+    weights: Mapping[str, Tensor]
+    fingerprint: str
+
+
+def _read(folder: Path) -> _Saved:
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         values: dict[str, Any] = {
@@ -80,17 +105,18 @@ def load(folder: Path) -> Autoencoder:
         }
         config, recorded = AutoencoderConfig(**values), record["fingerprint"]
         weights = load_file(folder / WEIGHTS)
-        with torch.device("meta"):
-            autoencoder = Autoencoder(config)
-        autoencoder.load_state_dict(weights, assign=True)
     except KeyError as error:
         expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {error}"
         raise UserError("autoencoder", folder, expected) from None
     except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
-        raise WorkError(f"{folder} holds no readable autoencoder: {str(error).splitlines()[0]}") from error
+        raise _unreadable(folder, error) from error
     if _fingerprint(config, weights) != recorded:
         raise WorkError(f"{folder}: {WEIGHTS} is damaged (its fingerprint is not the one in {CONFIG})")
-    return autoencoder.eval()
+    return _Saved(config, weights, recorded)
+
+
+def _unreadable(folder: Path, error: Exception) -> WorkError:
+    return WorkError(f"{folder} holds no readable autoencoder: {str(error).splitlines()[0]}")
 
 
 def _weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
@@ -102,5 +128,5 @@ def _fingerprint(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> st
     digest = hashlib.sha256(files.fingerprint(asdict(config)).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        add_bytes(digest, tensor)
     return digest.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,18 @@ def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path,
     make_autoencoder(tmp_path / "wider", width=16)
     with pytest.raises(UserError, match=r"with encoder_config.width=8; this one has encoder_config.width=16"):
         open_cache(config(cache, f"autoencoder={tmp_path / 'wider'}"))
+
+
+def test_help_and_a_dry_run_load_neither_the_engine_nor_a_compiler(cache: Path) -> None:
+    words = [f"source={cache}", f"output={cache.parent / 'run'}", *MODEL, *STEP, "--dry-run"]
+    code = (
+        "import sys; from launch.cli import main; main(['train', '--help']); "
+        "status = main(['train', *sys.argv[1:]])\n"
+        "heavy = {'deepspeed', 'torch._dynamo', 'sympy', 'diffusers', 'wandb', 'av'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_sampling_needs_is_kept_once_and_never_changes_under_a_run(cache: Path, tmp_path: Path) -> None:

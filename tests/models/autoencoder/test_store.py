@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import UserError, WorkError
-from models.autoencoder import Autoencoder, AutoencoderConfig, fingerprint, load, save, store
+from models.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    fingerprint,
+    identify,
+    identify_saved,
+    load,
+    save,
+    store,
+)
 
 SMALL = AutoencoderConfig(width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, blocks=1)
 
@@ -29,6 +40,23 @@ def test_a_saved_network_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert identity == fingerprint(model) == fingerprint(again) == fingerprint(tmp_path / "autoencoder")
     assert json.loads((tmp_path / "autoencoder" / "scores.json").read_text()) == {"psnr_db": 31.5}
     assert [path.name for path in tmp_path.iterdir()] == ["autoencoder"]
+
+
+def test_a_saved_network_is_identified_by_hashing_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(_network(), tmp_path / "autoencoder")
+    hashed: list[int] = []
+    plain = store.add_bytes
+
+    def counted(digest: Any, tensor: Tensor) -> None:
+        hashed.append(tensor.nbytes)
+        plain(digest, tensor)
+
+    monkeypatch.setattr(store, "add_bytes", counted)
+    identity = identify_saved(tmp_path)
+    assert sum(hashed) == sum(4 * parameter.numel() for parameter in _network().parameters())
+    assert identity == identify(load(tmp_path / "autoencoder"))
 
 
 def test_fingerprint_knows_weights_and_configuration() -> None:

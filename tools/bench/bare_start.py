@@ -1,7 +1,8 @@
 """The least script that trains one step with DeepSpeed: what our start is measured beside.
 
 `python -m tools.bench.bare_start PRESET FRAMES,HEIGHT,WIDTH BATCH` prints one line when the step is done.
-DeepSpeed is loaded as we load it, without its C++ build and its Muon, or it would be slower.
+DeepSpeed is loaded as we load it: without its C++ build, its Muon and the garbage collector, or it would be
+slower.
 """
 
 import os

@@ -57,19 +57,20 @@ def unsupported(device: torch.device) -> str:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows, weights = quantise(_padded(x.reshape(-1, x.shape[-1])), E4M3), quantise(weight, E4M3)
-        ctx.save_for_backward(*rows, *weights)
+        rows = quantise(_padded(x.reshape(-1, x.shape[-1])), E4M3)
+        # The weights themselves and not in 8 bits: ZeRO-3 lets go of these and gathers them again.
+        ctx.save_for_backward(*rows, weight)
         ctx.shape, ctx.has_bias = x.shape, bias is not None
-        out = product(rows, _turned(weights), x.dtype)[: x.numel() // x.shape[-1]]
+        out = product(rows, _turned(quantise(weight, E4M3)), x.dtype)[: x.numel() // x.shape[-1]]
         return (out if bias is None else out + bias).reshape(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weights = ctx.saved_tensors[:2], ctx.saved_tensors[2:]
+        numbers, scale, weight = ctx.saved_tensors  # to be read once: activation checkpointing makes them
         plain = gradients[0].reshape(-1, gradients[0].shape[-1])
         gradient = quantise(_padded(plain), E5M2)
-        grad_x = product(gradient, weights, plain.dtype)[: len(plain)].reshape(ctx.shape)
-        grad_weight = product(_turned(gradient), rows, plain.dtype)
+        grad_x = product(gradient, quantise(weight, E4M3), plain.dtype)[: len(plain)].reshape(ctx.shape)
+        grad_weight = product(_turned(gradient), (numbers, scale), plain.dtype)
         return grad_x, grad_weight, plain.sum(0) if ctx.has_bias else None
 
 

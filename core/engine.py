@@ -52,7 +52,7 @@ class Engine:
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
         _agree(model, world)
-        initial = _fp32_copy(model) if engine.precision == "bf16" else {}
+        initial = _on_host(model) if engine.precision == "bf16" else {}
         if engine.zero_stage == 0 and engine.precision == "bf16":
             _cast_parameters(model, torch.bfloat16)
         self._engine = load_deepspeed(world.device).initialize(
@@ -209,12 +209,10 @@ def _agree(model: nn.Module, world: World) -> None:
             dist.broadcast(tensor.detach(), src=0)
 
 
-def _fp32_copy(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        n: p.detach().to("cpu", torch.float32, copy=True)
-        for n, p in model.named_parameters()
-        if p.requires_grad
-    }
+def _on_host(model: nn.Module) -> dict[str, Tensor]:
+    """The fp32 weights, without a copy where they are on the CPU: casting gives parameters new memory."""
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return {n: p.detach().to("cpu", torch.float32) for n, p in trainable}
 
 
 def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:

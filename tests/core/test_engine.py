@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from core import distributed
+from core import distributed, engine
 from core.distributed import World
 from core.draws import Draws
 from core.ema import Ema, EmaConfig
@@ -124,6 +124,17 @@ def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: int) -> N
     model = ToyModel()
     state = toy_engine(world, zero_stage=stage, precision="bf16").full_state()
     assert all(torch.equal(state[n], p) for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied() -> None:
+    """Until masters are made of them; a copy would be the whole network once more."""
+    model = ToyModel()
+    held = engine._on_host(model)
+    for name, parameter in model.named_parameters():
+        assert name not in held or held[name].data_ptr() == parameter.data_ptr()
+    assert len(held) > 3
+    model.bfloat16()
+    assert all(tensor.dtype == torch.float32 for tensor in held.values())
 
 
 @pytest.mark.parametrize("stage", STAGES)

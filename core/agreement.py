@@ -65,8 +65,8 @@ class StepAgreement:
         self._numbers = [weight, self._k, self._k**2, hashes % _HASHES, float(ends)]
         self._sum: distributed.PendingSum | None = None
         if world.size > 1:
-            numbers = torch.tensor(self._numbers, dtype=torch.float64, device=world.device)
-            self._sum = distributed.PendingSum(numbers)
+            numbers = torch.tensor(self._numbers, dtype=torch.float64)
+            self._sum = distributed.PendingSum(numbers.to(world.device, non_blocking=True))
 
     def total_weight(self) -> Tensor | float:
         """The weights' sum: of several ranks float32, on the device."""

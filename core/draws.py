@@ -158,8 +158,8 @@ def _tensor(words: Any) -> Tensor:
 
 
 def _column(numbers: list[int], like: Tensor) -> Any:
-    """(len(numbers), 1)."""
-    return _words_of(torch.tensor(numbers, dtype=torch.int64, device=like.device)[:, None])
+    """(len(numbers), 1); sent without waiting for what the device is still to do, as `device=` would."""
+    return _words_of(torch.tensor(numbers, dtype=torch.int64).to(like.device, non_blocking=True)[:, None])
 
 
 def _arange(count: int, like: Tensor) -> Any:

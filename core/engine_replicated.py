@@ -76,7 +76,7 @@ class Replicated(MuonAdamW):
             flat.grad = gradient
         # AdamW's kernel divides while it reads: a pass over the gradients of its own would cost a fifth more.
         divisor = ranks / clipping
-        self.grad_scale = None if divisor == 1.0 else torch.tensor(divisor, device=self.flats[0].device)
+        self.grad_scale = None if divisor == 1.0 else self.flats[0].new_full((), divisor)
         super().step()
         for flat in self.flats:
             flat.grad = None

@@ -194,7 +194,8 @@ class Normaliser:
         return len(self.mean[0]) if isinstance(self.mean[0], tuple) else 0
 
     def _like(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        values = torch.tensor([self.mean, self.std], dtype=latents.dtype, device=latents.device)
+        values = torch.tensor([self.mean, self.std], dtype=latents.dtype)
+        values = values.to(latents.device, non_blocking=True)  # every micro-batch: do not wait for a GPU
         values = values.reshape(2, 1, latents.shape[1], -1, 1, 1)
         if values.shape[3] > 1:
             values = values[:, :, :, : latents.shape[2]]

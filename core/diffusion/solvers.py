@@ -107,7 +107,7 @@ def ddpm(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noi
         if estimate.fraction is None:
             x = x + variance[i] ** 0.5 * noise(i)
         else:
-            lower, upper = x.new_tensor(variance[i]), x.new_tensor(transition[i])
+            lower, upper = x.new_full((), variance[i]), x.new_full((), transition[i])
             x = x + torch.exp(log_variance(estimate.fraction, lower, upper) / 2) * noise(i)
     return x
 

@@ -20,6 +20,7 @@ from core.recompute import checkpoint_blocks
 from models import fp8
 from models.dit import DiT, DiTConfig
 from models.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise, use_fp8
+from tests.stand_in_gpu import OnGpu, gpu, put
 
 CPU = torch.device("cpu")
 
@@ -216,6 +217,40 @@ def test_a_device_or_a_layer_that_cannot_is_refused_with_the_reason(monkeypatch:
         use_fp8([nn.Sequential(nn.Linear(24, 16))], CPU)
     with pytest.raises(UserError, match="matmul=fp8: expected bf16 with precision=fp32"):
         EngineConfig(matmul="fp8", precision="fp32")
+
+
+def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS: a left side by rows, a right side by columns, sizes that 16 divides, at most one e5m2."""
+    seen = []
+
+    def scaled_mm(
+        left: Tensor, right: Tensor, *, scale_a: Tensor, scale_b: Tensor, out_dtype: torch.dtype
+    ) -> Tensor:
+        assert left.stride(1) == right.stride(0) == 1
+        assert not any(size % 16 for size in (*left.shape, *right.shape))
+        assert (scale_a.numel(), scale_b.numel(), scale_a.dtype, scale_b.dtype) == (
+            1,
+            1,
+            *[torch.float32] * 2,
+        )
+        seen.append((left.dtype, right.dtype))
+        return plain_product((left, scale_a), (right, scale_b), out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 32).to(torch.bfloat16), torch.randn(3, 7, 64, dtype=torch.bfloat16)
+    layer.__class__ = Fp8Linear
+    weights = torch.randn(3, 7, 32, dtype=torch.bfloat16)
+    plain = results(layer, x.clone().requires_grad_(), weights)
+    assert not seen
+    with gpu() as waits:
+        moved = OnGpu(x).requires_grad_()
+        found = results(put(layer), moved, OnGpu(weights))
+        assert waits == []
+    assert seen == [(E4M3, E4M3), (E5M2, E4M3), (E5M2, E4M3)]
+    for ours, theirs in zip(found, plain, strict=True):
+        assert isinstance(ours, OnGpu)
+        assert torch.equal(ours.inner, theirs.detach())
 
 
 @pytest.mark.cuda

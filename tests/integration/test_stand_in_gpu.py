@@ -1,0 +1,309 @@
+"""Whole steps on a GPU that is none: on one device, waiting for it only where that is meant.
+
+Every wait costs the time in which the host could have queued the next work. Run: pytest
+tests/integration/test_stand_in_gpu.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core import engine as engine_module
+from core.agreement import StepAgreement
+from core.batch import Batch, Condition
+from core.checkpoint import HostMemory
+from core.diffusion import paths
+from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.paths import make_path
+from core.diffusion.sampling import SamplerConfig, sample
+from core.diffusion.timesteps import TimestepConfig
+from core.distributed import World
+from core.draws import Draws
+from core.ema import Ema, EmaConfig
+from core.engine import Engine, EngineConfig, StepResult
+from core.errors import WorkError
+from core.metrics import Metrics, MetricsConfig
+from core.optim import OptimizerConfig
+from core.phases import Phases
+from core.step import Stepper
+from core.step_sums import StepSums
+from core.validation import Validation, ValidationConfig
+from data.latents import Normaliser
+from models import embeddings
+from models.attention import attention
+from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.dit import DiT, DiTConfig
+from models.tiling import TilingConfig
+from tests.stand_in_gpu import GPU, OnGpu, gpu, put
+from tools.train_autoencoder import ReconstructionConfig, ReconstructionObjective
+from tools.train_setup import LatentObjective
+
+CPU = torch.device("cpu")
+# Whether the step is applied, and how far it is clipped.
+NORM = "core/engine_replicated.py:gradient_norm (aten._local_scalar_dense.default)"
+ONCE = {"core/diffusion/paths.py:_log_alpha_squared_table (to cuda:0)"}  # in a process
+LABELS = DiTConfig(width=32, depth=1, heads=2, num_classes=3, learned_sigma=True)
+OBJECTIVES = {
+    "flow": (LABELS, ObjectiveConfig()),
+    "learned variance": (
+        LABELS,
+        ObjectiveConfig(path="ddpm_linear", prediction="noise", learned_sigma=True),
+    ),
+    "text and frames": (
+        replace(LABELS, text_width=8, frame_condition=True, positions="rotary", qk_norm=True),
+        ObjectiveConfig(
+            path="ddpm_cosine",
+            prediction="v",
+            weighting="min_snr",
+            timesteps=TimestepConfig(kind="logit_normal", shift=2.0),
+        ),
+    ),
+}
+
+
+class PlainDeepSpeed:
+    """What the engine uses of DeepSpeed at stage 0, which then does nothing but to pass on."""
+
+    def initialize(self, *, model: nn.Module, model_parameters: Any, optimizer: Any, **_: Any) -> Any:
+        made = optimizer(model_parameters)
+        shell = SimpleNamespace(
+            optimizer=made,
+            backward=lambda loss: loss.backward(),
+            step=lambda: made.step(),
+            was_step_applied=lambda: not made.overflow,
+            get_global_grad_norm=lambda: made._global_grad_norm,
+        )
+        return [_Callable(model, shell)]
+
+
+class _Callable:
+    def __init__(self, model: nn.Module, shell: SimpleNamespace) -> None:
+        self.__dict__ |= {"model": model, **vars(shell)}
+
+    def __call__(self, *args: Any) -> Any:
+        return self.model(*args)
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(engine_module, "load_deepspeed", lambda device: PlainDeepSpeed())
+    yield
+    for kept in (paths._log_alpha_squared_table, embeddings.sincos_positions, embeddings.rotary_angles):
+        kept.cache_clear()  # a GPU that is real may come next
+
+
+def make(config: DiTConfig, device: torch.device, *, precision: Any = "fp32", **optimizer: Any) -> Engine:
+    """The same network on either device."""
+    torch.manual_seed(0)
+    model = DiT(config)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.05)
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    world = World(0, 1, 0, device)
+    settings = EngineConfig(zero_stage=0, precision=precision, gradient_clipping=0.01)
+    return Engine(put(model) if device == GPU else model, settings, OptimizerConfig(**optimizer), world)
+
+
+def batches(config: DiTConfig) -> list[Batch]:
+    """Two micro-batches in host memory, as a loader gives them; one sample could not be read."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for start in (0, 3):
+        text = torch.randn(3, 5, 8, generator=generator).half() if config.text_width else None
+        condition = Condition(
+            torch.tensor([0, 2, -1]), text, torch.tensor([5, 0, 2]) if config.text_width else None
+        )
+        place, weight = torch.arange(start, start + 3), torch.tensor([1.0, 1.0, float(start == 0)])
+        moments = torch.randn(3, 2, 4, 3, 4, 4, generator=generator).half()
+        made.append(Batch(moments, place + 7, place, weight, condition))
+    return made
+
+
+def objective_of(model: DiTConfig, config: ObjectiveConfig) -> LatentObjective:
+    normaliser = Normaliser((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 1.0, 2.0))
+    return LatentObjective(config, normaliser, frame_condition=model.frame_condition)
+
+
+def steps(
+    device: torch.device, case: str, count: int, **fields: Any
+) -> tuple[Engine, list[StepResult], list[StepSums]]:
+    """Steps as the trainer takes them: update and average."""
+    model, config = OBJECTIVES[case]
+    engine = make(model, device, **fields)
+    stepper, ema = Stepper(engine, objective_of(model, config), 3, Phases()), Ema(EmaConfig(), engine.flats)
+    results, sums = [], [StepSums(device) for _ in range(count)]
+    for step in range(count):
+        results.append(stepper.update(step, batches(model), 1e-2, 0.01, sums[step]))
+        ema.update(engine.flats, engine.updates)
+    return engine, results, sums
+
+
+@pytest.mark.parametrize(("case", "optimizer"), [*((case, "adamw") for case in OBJECTIVES), ("flow", "muon")])
+def test_a_step_waits_for_the_gradient_norm_alone(case: str, optimizer: str) -> None:
+    plain, expected, expected_sums = steps(CPU, case, 2, name=optimizer)
+    with gpu() as waits:
+        engine, results, sums = steps(GPU, case, 2, name=optimizer)
+        assert [wait for wait in waits if wait not in ONCE] == [NORM] * 2
+        assert all(isinstance(p, OnGpu) for p in engine.module.parameters())
+        found = [one.vector(0.0).cpu() for one in sums]
+    assert [r.grad_norm for r in results] == pytest.approx([r.grad_norm for r in expected], rel=1e-5)
+    torch.testing.assert_close(found, [one.vector(0.0) for one in expected_sums])
+    for ours, theirs in zip(engine.flats, plain.flats, strict=True):
+        assert isinstance(ours, OnGpu)
+        torch.testing.assert_close(ours.inner, theirs.detach(), rtol=0, atol=2e-4)
+
+
+def test_several_ranks_wait_for_their_agreement_after_the_update() -> None:
+    with gpu() as waits:
+        world = World(0, 2, 0, GPU)
+        agreement = StepAgreement(5, batches(LABELS), world)
+        total = agreement.total_weight()
+        assert isinstance(total, OnGpu)
+        assert float(total.inner) == 5.0
+        assert waits == []
+        with pytest.raises(WorkError, match="others are in another one"):  # it is alone here
+            agreement.require()
+        assert waits == ["core/agreement.py:require (tolist)"]
+
+
+def test_rows_of_several_steps_are_read_together(tmp_path: Path) -> None:
+    model, config = OBJECTIVES["flow"]
+    with gpu() as waits:
+        engine = make(model, GPU)
+        metrics = Metrics(tmp_path, MetricsConfig(log_every=3), engine.world)
+        stepper = Stepper(engine, objective_of(model, config), 3, Phases())
+        for step in range(3):
+            sums = StepSums(GPU)
+            for batch in batches(model):
+                moved = batch.to(GPU)
+                sums.add(stepper.loss(step, moved), moved.weight)
+            assert set(waits) <= ONCE
+            metrics.record({"step": step, "seconds": 1.0}, sums, 0.0)
+        assert "core/metrics.py:flush (to cpu)" in waits
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
+    model, config = OBJECTIVES["learned variance"]
+
+    def measure(device: torch.device) -> dict[str, Any]:
+        engine = make(model, device)
+        validation = Validation(
+            engine,
+            objective_of(model, config),
+            lambda: batches(model),
+            ValidationConfig(strata=2),
+            folder=tmp_path,
+            seed=1,
+        )
+        return validation.measure([flat.detach() * 0.5 for flat in engine.flats], Phases())
+
+    expected = measure(CPU)
+    with gpu() as waits:
+        found = measure(GPU)
+    assert [wait for wait in waits if wait.startswith("core/validation")] == [
+        "core/validation.py:measure (tolist)"
+    ]
+    assert {wait for wait in waits if "step_sums" not in wait} - ONCE == {
+        "core/validation.py:measure (tolist)"
+    }
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "ddpm"])
+def test_sampling_never_waits(solver: Any) -> None:
+    config = SamplerConfig(solver=solver, steps=3, guidance=2.0, start=0.9)
+
+    def draw(device: torch.device) -> Tensor:
+        model = make(LABELS, device).module.eval()
+        ids = torch.arange(2).to(device, non_blocking=True)
+        condition = Condition(label=torch.tensor([0, 2]).to(device, non_blocking=True))
+        draws, path = Draws(0, 0, ids, torch.zeros_like(ids)), make_path("ddpm_linear")
+        return sample(model, (2, 4, 1, 4, 4), condition, config, path, "noise", draws, learned_sigma=True)
+
+    expected = draw(CPU)
+    with gpu() as waits:
+        found = draw(GPU)
+        assert waits == []
+    assert isinstance(found, OnGpu)
+    torch.testing.assert_close(found.inner, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:
+    config = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 2), blocks=1)
+    torch.manual_seed(0)
+    plain, own = Autoencoder(config), Autoencoder(config)
+    own.load_state_dict(plain.state_dict())
+    pixels = torch.rand(2, 3, 5, 16, 16) * 2 - 1
+    objective = ReconstructionObjective(ReconstructionConfig(), config)
+    rows, draws = torch.arange(2), Draws(0, 0, torch.arange(2), torch.arange(2))
+    expected = objective.loss(plain, Batch(pixels, rows, rows, torch.ones(2)), draws).loss
+    expected.sum().backward()
+    with gpu() as waits:
+        put(own)
+        batch = Batch(pixels, rows, rows, torch.ones(2)).to(GPU)
+        losses = objective.loss(own, batch, draws.to(GPU))
+        losses.loss.sum().backward()
+        own.set_tiling(TilingConfig(pixels=8, frames=4))
+        latents = own.encode(batch.x)[:, 0]
+        own.decode(latents)
+        assert {wait for wait in waits if "draws.py:to" not in wait} == set()
+    torch.testing.assert_close(losses.loss.inner, expected.detach())
+    gradients = ((a.grad.inner, b.grad) for a, b in zip(own.parameters(), plain.parameters(), strict=True))
+    for found, truth in gradients:
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "chunked"])
+def test_packed_attention_does_not_wait(backend: Any) -> None:
+    with gpu() as waits:
+        q = torch.randn(1, 9, 2, 8, device=GPU, requires_grad=True)
+        attention(q, q, q, backend=backend, sizes=(4, 5)).sum().backward()
+        attention(q, q, q, backend=backend, lengths=torch.tensor([3]).to(GPU, non_blocking=True))
+        assert waits == []
+
+
+def test_a_checkpoint_s_copy_is_whole_before_it_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    stream = SimpleNamespace(synchronize=lambda: order.append("synchronised"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    with gpu() as waits:
+        state = {name: torch.ones(3, device=GPU) for name in "ab"}
+        copied = HostMemory().copy(state)
+    assert waits == []  # not one by one
+    assert order == ["synchronised"]
+    assert all(type(tensor) is Tensor and tensor.tolist() == [1, 1, 1] for tensor in copied.values())
+
+
+def test_the_stand_in_notices_what_it_is_for() -> None:
+    host = torch.arange(3.0)
+    with gpu() as waits:
+        there = host.to(GPU, non_blocking=True)
+        assert waits == []
+        with pytest.raises(RuntimeError, match="one device"):
+            there + host
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        wanted = {
+            "aten._local_scalar_dense.default": lambda: float(there.sum()),
+            "aten.nonzero.default": lambda: there.nonzero(),
+            "aten.index.Tensor": lambda: there[there > 1],
+            "tolist": lambda: there.tolist(),
+            "to cpu": lambda: there.cpu(),
+            "to cuda:0": lambda: host.to(GPU),
+            "tensor": lambda: torch.tensor([1.0], device=GPU),
+            "new_tensor": lambda: there.new_tensor([1.0]),
+            "copy": lambda: there.copy_(host),
+        }
+        for what, wait in wanted.items():
+            waits.clear()
+            wait()
+            assert waits == [f"a test ({what})"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -29,7 +28,9 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 SHORTEST, LONGEST = 64, 8192  # tokens; beyond them the order of the backends hardly changes
 
-_WITHOUT_LENGTHS = ("sdpa_flash", *FLASH_MODULES)
+# cuDNN's takes a mask, but not one key alone, which is what a sample without text has.
+_WITHOUT_LENGTHS = ("sdpa_flash", "sdpa_cudnn", *FLASH_MODULES)
+_FLASH_OF = {8: "flash2", 9: "flash3"}  # by the GPU's generation; the third runs on Hopper alone
 
 
 def attention(
@@ -65,17 +66,17 @@ def choose(query: Tensor, *, masked: bool = False) -> Backend:
     """What is fastest by rule for tensors like `query`; a training run measures (`attention_choice.py`).
 
     On CPU torch's fused kernel runs bfloat16 at float32 speed, so explicit products win there by 2-3x up to
-    thousands of tokens. On Hopper and later cuDNN is ahead of the flash kernel that torch ships.
+    thousands of tokens. On CUDA torch chooses well by itself (on Hopper cuDNN's kernel, where that can), and
+    never a kernel that refuses.
     """
     device = query.device.type
     half = query.dtype in (torch.bfloat16, torch.float16)
     if device == "cpu":
         return "chunked" if half else "sdpa"
-    if device != "cuda" or not half:
+    if device != "cuda" or not half or masked:
         return "sdpa"
-    if torch.cuda.get_device_capability(query.device)[0] < 9:
-        return "sdpa" if masked or unavailable("flash2", device) else "flash2"
-    return "sdpa_cudnn" if masked or unavailable("flash3", device) else "flash3"
+    flash = _FLASH_OF.get(torch.cuda.get_device_capability(query.device)[0])
+    return "sdpa" if flash is None or unavailable(flash, device) else cast(Backend, flash)
 
 
 def bucket(tokens: int) -> int:
@@ -89,13 +90,9 @@ def unavailable(backend: str, device_type: str, *, masked: bool = False) -> str:
         return f"the backends are {', '.join(BACKENDS)}"
     if masked and backend in _WITHOUT_LENGTHS:
         return "it takes no key lengths"
-    if backend in FLASH_MODULES:
-        if not _importable(FLASH_MODULES[backend]):
-            return f"{FLASH_MODULES[backend]} is not installed"
-        return "" if device_type == "cuda" else "it needs a CUDA device"
-    if backend in ("sdpa_cudnn", "sdpa_efficient") and device_type != "cuda":
+    if backend in ("sdpa_cudnn", "sdpa_efficient", *FLASH_MODULES) and device_type != "cuda":
         return "it needs a CUDA device"
-    return ""
+    return attention_backends.library(FLASH_MODULES[backend])[1] if backend in FLASH_MODULES else ""
 
 
 def available(device_type: str, *, masked: bool = False) -> list[str]:
@@ -106,11 +103,3 @@ def available(device_type: str, *, masked: bool = False) -> list[str]:
 def _key_mask(lengths: Tensor, num_keys: int) -> Tensor:
     """(B, M) bool, true at valid keys; never empty, so that no softmax runs over nothing."""
     return torch.arange(num_keys, device=lengths.device) < lengths.clamp(min=1)[:, None]
-
-
-def _importable(module: str) -> bool:
-    """Whether `module` exists; `flash_attn` alone says nothing: flash-attn 4 installs only a sub-package."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,31 @@ SDPA = {
     "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa_efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-FLASH_MODULES = {
+FLASH_MODULES = {  # `flash_attn` alone says nothing: flash-attn 4 installs only a sub-package
     "flash2": "flash_attn.flash_attn_interface",
     "flash3": "flash_attn_interface",
     "flash4": "flash_attn.cute",
 }
 
 Function = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+_libraries: dict[str, tuple[Any, str]] = {}
+
+
+def library(name: str) -> tuple[Any, str]:
+    """A module of flash-attn and '', or None and why there is none.
+
+    Imported once: compiled code would break off at an import, and a search of the path in every call takes as
+    long as a kernel. A build for another torch is there and cannot be loaded.
+    """
+    if name not in _libraries:
+        try:
+            _libraries[name] = importlib.import_module(name), ""
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            missing = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "?")
+            reason = str(error).strip().partition("\n")[0]
+            why = "is not installed" if missing else f"cannot be loaded ({reason})"
+            _libraries[name] = None, f"{name} {why}"
+    return _libraries[name]
 
 
 def function(backend: str) -> Function:
@@ -109,15 +128,16 @@ def _sdpa(kernel: SDPBackend | None = None) -> Function:
 
 def _flash(module: str) -> Function:
     def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        out = importlib.import_module(module).flash_attn_func(query, key, value)
+        out = library(module)[0].flash_attn_func(query, key, value)
         return out[0] if isinstance(out, tuple) else out  # some releases also return the log-sum-exp
 
     return run
 
 
 def _flash_packed(module: str, query: Tensor, key: Tensor, value: Tensor, sizes: Sequence[int]) -> Tensor:
-    starts = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32, device=query.device)
-    out = importlib.import_module(module).flash_attn_varlen_func(
+    starts = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
+    starts = starts.to(query.device, non_blocking=True)
+    out = library(module)[0].flash_attn_varlen_func(
         *(tensor[0] for tensor in (query, key, value)),
         cu_seqlens_q=starts,
         cu_seqlens_k=starts,

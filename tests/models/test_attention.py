@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -128,6 +130,54 @@ def test_keys_past_the_length_have_no_effect_and_no_keys_give_zeros(backend: Bac
 def test_automatic_choice_avoids_the_slow_fused_kernel_of_half_precision_on_cpu() -> None:
     assert choose(torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16)) == "chunked"
     assert choose(torch.zeros(1, 1, 1, 8)) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("generation", "installed", "masked", "chosen"),
+    [
+        (8, True, False, "flash2"),
+        (9, True, False, "flash3"),
+        (10, True, False, "sdpa"),  # the third flash-attn runs on Hopper alone
+        (9, False, False, "sdpa"),
+        (9, True, True, "sdpa"),  # by itself torch takes no kernel that refuses, as cuDNN's does one key
+    ],
+)
+def test_automatic_choice_on_cuda(
+    generation: int, installed: bool, masked: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (generation, 0))
+    monkeypatch.setattr(module, "library", lambda name: (None, "" if installed else "not installed"))
+    query = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.bfloat16)
+    assert choose(cast(Tensor, query), masked=masked) == chosen
+
+
+def test_a_library_that_cannot_be_loaded_is_a_reason_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one built for another torch is: its names are there, its symbols are not."""
+    (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c104cuda')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(module, "_libraries", {})
+    assert unavailable("flash3", "cuda") == (
+        "flash_attn_interface cannot be loaded (undefined symbol: _ZN3c104cuda)"
+    )
+    assert unavailable("flash2", "cuda") == "flash_attn.flash_attn_interface is not installed"
+    assert "flash3" not in available("cuda")
+
+
+def test_a_compiled_block_is_not_cut_by_the_search_for_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo
+
+    def flash_attn_func(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return module._math(query, key, value, None)
+
+    flash = SimpleNamespace(flash_attn_func=flash_attn_func)
+    monkeypatch.setattr(module, "_libraries", {module.FLASH_MODULES["flash3"]: (flash, "")})
+    query = torch.randn(1, 4, 1, 8)
+    traced = torch._dynamo.explain(lambda x: module.function("flash3")(x, x, x, None) * 2)(query)
+    assert traced.graph_break_count == 0
+    looked = torch._dynamo.explain(lambda x: x * len(unavailable("flash3", "cuda") or "ab"))(query)
+    assert looked.graph_break_count == 0
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if unavailable(name, "cpu")])

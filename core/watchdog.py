@@ -112,14 +112,16 @@ def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World)
 
 
 def dump_collectives(logs: Path, rank: int) -> None:
-    """Write what torch's flight recorder holds, where it is on: collectives with sizes, times and states.
+    """Write what torch's flight recorders hold, where they are on: collectives with sizes, times and states.
 
-    Comparing the ranks' files shows which one never came to which collective.
+    There are two, NCCL's and one for all else. Comparing the ranks' files shows which one never came to which
+    collective.
     """
-    recorder = getattr(torch._C._distributed_c10d, "_dump_fr_trace_json", None)
-    text = recorder() if recorder else b""
-    if text and json.loads(text).get("entries"):
-        (logs / f"collectives-rank-{rank}.json").write_bytes(text)
+    for name, function in {"nccl-": "_dump_nccl_trace_json", "": "_dump_fr_trace_json"}.items():
+        recorder = getattr(torch._C._distributed_c10d, function, None)
+        text = recorder() if recorder else b""
+        if text and json.loads(text).get("entries"):
+            (logs / f"collectives-{name}rank-{rank}.json").write_bytes(text)
 
 
 def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[str]:

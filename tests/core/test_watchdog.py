@@ -12,7 +12,7 @@ import torch
 
 from core.distributed import World
 from core.phases import PHASES, Phases
-from core.watchdog import EXIT_STATUS, Watchdog, describe_ranks, earlier_than_groups
+from core.watchdog import EXIT_STATUS, Watchdog, describe_ranks, dump_collectives, earlier_than_groups
 
 WORLD = World(1, 3, 1, torch.device("cpu"))
 
@@ -86,3 +86,12 @@ def test_the_watchdog_is_earlier_than_process_groups() -> None:
     assert earlier_than_groups(600.0, 60.0, WORLD) == 45.0
     assert earlier_than_groups(0.0, 60.0, WORLD) == 0.0
     assert earlier_than_groups(600.0, 60.0, alone) == 600.0
+
+
+def test_the_recorder_of_nccl_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without CUDA lacks its function, and on CUDA the other recorder stays empty."""
+    module = torch._C._distributed_c10d
+    monkeypatch.setattr(module, "_dump_nccl_trace_json", lambda: b'{"entries": [1]}', raising=False)
+    monkeypatch.setattr(module, "_dump_fr_trace_json", lambda: b'{"entries": []}')
+    dump_collectives(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["collectives-nccl-rank-3.json"]

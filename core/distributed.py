@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +62,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
             world_size=size,
             timeout=timedelta(seconds=timeout_s),
         )
+    if chosen.type == "cuda" and size > 1:
+        _require_own(chosen, rank)
     return World(rank, size, local_rank, chosen)
 
 
@@ -208,6 +211,16 @@ def _store() -> Any:
 
 def _arrival(place: str, rank: int) -> str:
     return f"longtake/{place}/{rank}"
+
+
+def _require_own(device: torch.device, rank: int) -> None:
+    """UserError where another rank computes on this device: NCCL would fail at the first collective."""
+    found = torch.cuda.get_device_properties(device)
+    key = f"longtake/device/{socket.gethostname()}/{found.uuid}"
+    owner = int(_store().compare_set(key, "", str(rank)))
+    if owner != rank:
+        expected = f"a CUDA device for each; ranks {owner} and {rank} have the same {found.name}"
+        raise UserError("ranks", dist.get_world_size(), expected)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,30 @@ def test_timeouts_reach_every_process_group(world: World) -> None:
     toy_engine(world, zero_stage=1, timeout_s=45.0)
     for group in c10d._world.pg_map:
         assert group._get_backend(torch.device("cpu")).options._timeout.total_seconds() == 45.0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_waits_for_no_whole_device(world: World, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU this does nothing; on a GPU it empties the queue, and DeepSpeed's timer asks for it."""
+    from deepspeed.accelerator import get_accelerator
+
+    engine = toy_engine(world, zero_stage=stage, precision="bf16")
+    train(engine, engine, world, 2, 4)  # the timer begins with the third step
+    asked: list[str] = []
+    monkeypatch.setattr(get_accelerator(), "synchronize", lambda *device: asked.append("waited"))
+    train(engine, engine, world, 2, 4)
+    assert asked == []
+
+
+def test_two_ranks_on_one_device_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, facts = torch.device("cuda", 0), SimpleNamespace(uuid="GPU-1", name="NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    distributed._require_own(device, 4)
+    distributed._require_own(device, 4)  # it may come again
+    with pytest.raises(UserError, match=r"a CUDA device for each; ranks 4 and 5 have the same NVIDIA H200"):
+        distributed._require_own(device, 5)
+    facts.uuid = "GPU-2"
+    distributed._require_own(device, 5)
 
 
 def test_a_missing_cuda_device_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

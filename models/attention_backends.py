@@ -116,7 +116,8 @@ def _rows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Ten
 def _sdpa(kernel: SDPBackend | None = None) -> Function:
     def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (rearrange(tensor, "b n k d -> b k n d") for tensor in (query, key, value))
-        if kernel is None:
+        refuses = kernel == SDPBackend.CUDNN_ATTENTION and k.shape[2] == 1
+        if kernel is None or refuses:
             out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
             with sdpa_kernel(kernel):

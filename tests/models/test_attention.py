@@ -132,6 +132,15 @@ def test_automatic_choice_avoids_the_slow_fused_kernel_of_half_precision_on_cpu(
     assert choose(torch.zeros(1, 1, 1, 8)) == "sdpa"
 
 
+def test_cudnn_is_not_asked_about_a_single_key() -> None:
+    """A packed sample of one token; on a CPU, which has no cuDNN, any other number of keys is refused."""
+    run = module.function("sdpa_cudnn")
+    query, key, value = (x.detach() for x in _inputs(8, "cpu", torch.float32, keys=2))
+    assert torch.equal(run(query, key[:, :1], value[:, :1], None), value[:, :1].expand(-1, 33, -1, -1))
+    with pytest.raises(RuntimeError, match=r"(?i)no (viable|available)"):
+        run(query, key, value, None)
+
+
 @pytest.mark.parametrize(
     ("generation", "installed", "masked", "chosen"),
     [

@@ -12,9 +12,6 @@ import hypothesis
 import pytest
 import torch
 
-HAS_CUDA = torch.cuda.is_available()
-if not HAS_CUDA:
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 torch.set_num_threads(1)
 
 # Time limits on single examples fail on a busy machine and find nothing.
@@ -22,13 +19,22 @@ hypothesis.settings.register_profile("longtake", deadline=None)
 hypothesis.settings.load_profile("longtake")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs unless `cuda` tests are asked for: the others are about the CPU, on every machine."""
+    asked = config.option.markexpr
+    if "cuda" not in asked or "not cuda" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything asks for them; processes inherit it
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give all `multiprocess` tests to one worker of pytest-xdist; skip `cuda` tests without a GPU."""
     for item in items:
         if item.get_closest_marker("multiprocess"):
             item.add_marker(pytest.mark.xdist_group("multiprocess"))
-        if item.get_closest_marker("cuda") and not HAS_CUDA:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -147,7 +147,7 @@ def wrong(name: str, case: Case) -> str:
     inputs = _inputs(case, batch=2, tokens=96)
     try:
         found = _run(cast(Backend, name), inputs)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:  # ways in which kernels refuse
+    except Exception as error:  # kernels compiled as they are called refuse in ways of their own
         return str(error).strip().partition("\n")[0] or "it fails"
     truth = _run("math", [x.detach().double().requires_grad_() for x in inputs])
     limit = TOLERANCE.get(case.dtype, TOLERANCE[torch.bfloat16])

@@ -121,6 +121,17 @@ def test_a_backend_with_a_wrong_gradient_is_never_chosen(
     assert "sdpa is left out: its dq is off by 0.05 at head width 72" in capsys.readouterr().err
 
 
+def test_a_kernel_that_fails_in_its_own_way_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CompilerError(Exception):
+        pass
+
+    def fail(*inputs: object, backend: str) -> None:
+        raise CompilerError("no kernel for sm_103\nfrom here on its whole source")
+
+    monkeypatch.setattr(attention_choice, "attention", fail)
+    assert wrong("sdpa", CASE) == "no kernel for sm_103"
+
+
 def test_a_named_backend_is_taken_or_refused_with_the_reason(tmp_path: Path) -> None:
     assert settled(tmp_path, replace(SMALL, attention="math")) == {64: "math", 128: "math"}
     assert not (tmp_path / NAME).exists()

@@ -1,7 +1,7 @@
 """Whole steps on a GPU that is none: on one device, waiting for it only where that is meant.
 
 Every wait costs the time in which the host could have queued the next work. Run: pytest
-tests/integration/test_stand_in_gpu.py
+tests/integration/test_gpu_steps.py
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from core import engine as engine_module
 from core.agreement import StepAgreement
 from core.batch import Batch, Condition
-from core.checkpoint import HostMemory
 from core.diffusion import paths
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths import make_path
@@ -38,12 +37,8 @@ from core.step_sums import StepSums
 from core.validation import Validation, ValidationConfig
 from data.latents import Normaliser
 from models import embeddings
-from models.attention import attention
-from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.dit import DiT, DiTConfig
-from models.tiling import TilingConfig
 from tests.stand_in_gpu import GPU, OnGpu, gpu, put
-from tools.train_autoencoder import ReconstructionConfig, ReconstructionObjective
 from tools.train_setup import LatentObjective
 
 CPU = torch.device("cpu")
@@ -235,75 +230,3 @@ def test_sampling_never_waits(solver: Any) -> None:
         assert waits == []
     assert isinstance(found, OnGpu)
     torch.testing.assert_close(found.inner, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:
-    config = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 2), blocks=1)
-    torch.manual_seed(0)
-    plain, own = Autoencoder(config), Autoencoder(config)
-    own.load_state_dict(plain.state_dict())
-    pixels = torch.rand(2, 3, 5, 16, 16) * 2 - 1
-    objective = ReconstructionObjective(ReconstructionConfig(), config)
-    rows, draws = torch.arange(2), Draws(0, 0, torch.arange(2), torch.arange(2))
-    expected = objective.loss(plain, Batch(pixels, rows, rows, torch.ones(2)), draws).loss
-    expected.sum().backward()
-    with gpu() as waits:
-        put(own)
-        batch = Batch(pixels, rows, rows, torch.ones(2)).to(GPU)
-        losses = objective.loss(own, batch, draws.to(GPU))
-        losses.loss.sum().backward()
-        own.set_tiling(TilingConfig(pixels=8, frames=4))
-        latents = own.encode(batch.x)[:, 0]
-        own.decode(latents)
-        assert {wait for wait in waits if "draws.py:to" not in wait} == set()
-    torch.testing.assert_close(losses.loss.inner, expected.detach())
-    gradients = ((a.grad.inner, b.grad) for a, b in zip(own.parameters(), plain.parameters(), strict=True))
-    for found, truth in gradients:
-        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("backend", ["sdpa", "chunked"])
-def test_packed_attention_does_not_wait(backend: Any) -> None:
-    with gpu() as waits:
-        q = torch.randn(1, 9, 2, 8, device=GPU, requires_grad=True)
-        attention(q, q, q, backend=backend, sizes=(4, 5)).sum().backward()
-        attention(q, q, q, backend=backend, lengths=torch.tensor([3]).to(GPU, non_blocking=True))
-        assert waits == []
-
-
-def test_a_checkpoint_s_copy_is_whole_before_it_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    stream = SimpleNamespace(synchronize=lambda: order.append("synchronised"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    with gpu() as waits:
-        state = {name: torch.ones(3, device=GPU) for name in "ab"}
-        copied = HostMemory().copy(state)
-    assert waits == []  # not one by one
-    assert order == ["synchronised"]
-    assert all(type(tensor) is Tensor and tensor.tolist() == [1, 1, 1] for tensor in copied.values())
-
-
-def test_the_stand_in_notices_what_it_is_for() -> None:
-    host = torch.arange(3.0)
-    with gpu() as waits:
-        there = host.to(GPU, non_blocking=True)
-        assert waits == []
-        with pytest.raises(RuntimeError, match="one device"):
-            there + host
-        with pytest.raises(TypeError, match="numpy"):
-            there.numpy()
-        wanted = {
-            "aten._local_scalar_dense.default": lambda: float(there.sum()),
-            "aten.nonzero.default": lambda: there.nonzero(),
-            "aten.index.Tensor": lambda: there[there > 1],
-            "tolist": lambda: there.tolist(),
-            "to cpu": lambda: there.cpu(),
-            "to cuda:0": lambda: host.to(GPU),
-            "tensor": lambda: torch.tensor([1.0], device=GPU),
-            "new_tensor": lambda: there.new_tensor([1.0]),
-            "copy": lambda: there.copy_(host),
-        }
-        for what, wait in wanted.items():
-            waits.clear()
-            wait()
-            assert waits == [f"a test ({what})"]

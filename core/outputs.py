@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_
 # The same at any depth: how much may go wrong, and how fast or how safely the work goes.
 NOT_COMPARED_NAMES = (
     *("quarantine_budget", "prefetch", "decode_threads", "wandb", "wandb_project", "check_every"),
+    *("max_skipped", "on_skipped", "max_rollbacks"),  # so that a run that stopped can be told to go back
     *("save_every", "keep_last", "keep_every", "max_failed_saves", "save_async", "save_spread"),
 )
 NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
@@ -31,11 +33,14 @@ NOT_COMPARED_ENGINE = tuple(
 )
 
 
-def claim(output: Path, config: Any, *, done: str, overwrite: bool) -> Literal["new", "continue", "finished"]:
+def claim(
+    output: Path, config: Any, *, done: str, overwrite: bool, may_grow: Collection[str] = ()
+) -> Literal["new", "continue", "finished"]:
     """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
 
     done: the file, inside `output`, that makes it complete. The first claim writes `config.yaml`.
     overwrite: remove what an earlier claim left, finished or not, and start anew.
+    may_grow: paths of numbers that may be larger now: the output is continued, even if it was finished.
     Raises UserError where the folder is not of this job, or was made from another config.
     """
     if output.exists() and not output.is_dir():
@@ -46,7 +51,9 @@ def claim(output: Path, config: Any, *, done: str, overwrite: bool) -> Literal["
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    _require_same(output, config)
+    if _require_same(output, config, may_grow):
+        (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
+        _start(output, config)
     return "finished" if (output / done).exists() else "continue"
 
 
@@ -79,7 +86,9 @@ def _require_ours(output: Path, config: Any) -> None:
         )
 
 
-def _require_same(output: Path, config: Any) -> None:
+def _require_same(output: Path, config: Any, may_grow: Collection[str]) -> bool:
+    """UserError where the record says otherwise; whether a number of `may_grow` has grown."""
+    grown = False
     # A field that an earlier version did not have was, in effect, what its default is today.
     recorded = with_defaults(read_yaml(output / CONFIG_NAME), type(config))
     for path, before, now in difference(recorded, to_dict(config)):
@@ -88,9 +97,14 @@ def _require_same(output: Path, config: Any) -> None:
             continue
         if name in NOT_COMPARED_NAMES or name.startswith(NOT_COMPARED_PREFIXES):
             continue
+        if path in may_grow and now > before:
+            grown = True
+            continue
+        least = " or more" if path in may_grow else ""
         raise UserError(
-            path, now, f"{before}, with which {output} was made; or overwrite=true, or another output"
+            path, now, f"{before}{least}, with which {output} was made; or overwrite=true, or another output"
         )
+    return grown
 
 
 def _remove_contents(output: Path, done: str) -> None:

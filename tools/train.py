@@ -118,11 +118,14 @@ def run(config: Config) -> None:
     dataset, autoencoder = open_cache(config)
     world = distributed.start(config.engine.device, config.engine.timeout_s)
     output, loader = Path(config.output), make_loader(config, dataset, world)
+    # Where no step depends on the last one's number, a longer run begins as the shorter one did.
+    longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
     state = distributed.on_first_rank(
-        lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite)
+        lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite, may_grow=longer)
     )
     if state == "finished":
-        say(f"{output} is finished; overwrite=true begins anew")
+        lengthens = "a larger trainer.steps lengthens it, " if longer else ""
+        say(f"{output} is finished; {lengthens}overwrite=true begins anew")
     else:
         train(config, dataset, loader, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."

@@ -21,6 +21,7 @@ class Job:
     log_every: int = setting(1, "steps between lines")
     processes: int = setting(1, "ranks")
     quarantine_budget: float = setting(0.1, "samples that may be set aside")
+    on_skipped: str = setting("stop", "what happens after too many bad steps")
     overwrite: bool = setting(False, "start over")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
 
@@ -62,13 +63,37 @@ def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_
 
 
 @pytest.mark.parametrize(
-    "change", [{"log_every": 9}, {"processes": 2}, {"quarantine_budget": 3.0}, {"output": Path("x")}]
+    "change",
+    [
+        {"log_every": 9},
+        {"processes": 2},
+        {"quarantine_budget": 3.0},
+        {"on_skipped": "rollback"},
+        {"output": Path("x")},
+    ],
 )
 def test_fields_that_do_not_change_the_result_are_not_compared(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
     take(tmp_path)
     assert take(tmp_path, replace(Job(), **change)) == "continue"  # type: ignore[arg-type]
+
+
+def test_what_may_grow_continues_a_finished_output_and_may_not_shrink(tmp_path: Path) -> None:
+    def take_longer(size: int) -> str:
+        return claim(tmp_path, Job(size=size), done="done.json", overwrite=False, may_grow=("size",))
+
+    take(tmp_path, Job(size=2))
+    (tmp_path / "done.json").write_text("{}")
+    assert take_longer(2) == "finished"
+    with pytest.raises(UserError, match="size=1: expected 2 or more, with which"):
+        take_longer(1)
+    assert (tmp_path / "done.json").exists()
+    assert take_longer(3) == "continue"
+    assert not (tmp_path / "done.json").exists()
+    assert config.load(Job, [tmp_path / "config.yaml"]).size == 3
+    with pytest.raises(UserError, match="size=4: expected 3, with which"):
+        take(tmp_path, Job(size=4))
 
 
 def test_overwrite_removes_what_is_ours(tmp_path: Path) -> None:

@@ -12,20 +12,22 @@ import pytest
 import torch
 
 from core.batch import Batch
+from core.checkpoint import load_weights
 from core.config import load
 from core.diffusion.objective import ObjectiveConfig
 from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError
+from core.outputs import claim
 from data.foreign import FOREIGN
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
 from data.schema import DatasetManifest
 from models.autoencoder import fingerprint
-from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents
+from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tools.latent_space import keep_latent_space
-from tools.train import Config, plan
+from tools.train import Config, plan, run
 from tools.train_setup import LatentObjective, make_loader, open_cache, read_prepared
 from tools.trained import LatentSpace
 
@@ -193,3 +195,25 @@ def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> No
     losses = objective.loss(lambda x, time, condition: torch.zeros_like(x), batch, draws)
     noise = draws.normal("noise", tuple(expected.shape[1:]))
     torch.testing.assert_close(losses.loss, (noise - expected).square().mean((1, 2, 3, 4)))
+
+
+def test_a_finished_run_is_lengthened_where_no_step_depends_on_the_last(cache: Path, tmp_path: Path) -> None:
+    def train(name: str, steps: int, *fields: str) -> Path:
+        run(config(cache, f"output={tmp_path / name}", f"trainer.steps={steps}", *fields))
+        return tmp_path / name
+
+    common = ("model.attention=math", "optimizer.lr=0.02", "optimizer.warmup_steps=5", "trainer.save_every=2")
+    longer, whole = train("longer", 3, *common), train("whole", 6, *common)
+    assert train("longer", 6, *common) == longer
+    assert rows(longer) == rows(whole)
+    assert [row["step"] for row in rows(longer)] == [1, 2, 3, 4, 5, 6]
+    for which in ("raw", "ema"):
+        one, other = load_weights(longer, which), load_weights(whole, which)
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert json.loads((longer / "finished.json").read_text())["step"] == 6
+    with pytest.raises(UserError, match=r"trainer\.steps=3: expected 6 or more"):
+        train("longer", 3, *common)
+    cosine = ("optimizer.schedule=cosine", f"output={tmp_path / 'cosine'}")
+    claim(tmp_path / "cosine", config(cache, "trainer.steps=3", *cosine), done="", overwrite=False)
+    with pytest.raises(UserError, match=r"trainer\.steps=6: expected 3, with which"):
+        train("cosine", 6, *cosine)

@@ -72,10 +72,11 @@ def publish(optimizer: Any) -> None:
         for index, master in enumerate(optimizer.fp32_partitioned_groups_flat):
             optimizer.fp16_partitioned_groups_flat[index].data.copy_(master.data)
             optimizer._unflatten_partitioned_parameters(index)
-        kept = optimizer.persistent_parameters  # small parameters that stay gathered between steps
+        kept = optimizer.persistent_parameters  # small ones that stay gathered between steps
         if kept:
+            # The next forward pass gathers them, as after the start. Gathered here, one that is used outside
+            # of its own module would only be met as such by a later pass, when the order of fetches is fixed.
             kept[0].partition(kept)
-            kept[0].all_gather(kept)
     else:
         optimizer.update_lp_params()
 

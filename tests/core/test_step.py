@@ -29,6 +29,26 @@ def test_of_a_rehearsal_nothing_remains(world: World, tmp_path: Path, stage: int
     assert not (tried / "incidents.jsonl").exists()
 
 
+def test_randomness_inside_the_network_is_that_of_the_step(world: World, tmp_path: Path) -> None:
+    stepper, drawn = toy_trainer(tmp_path, world).stepper, []
+    for step in (3, 4, 3):
+        stepper.seed_torch(step)
+        drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_run_that_is_continued_rehearses_and_checks_too(world: World, tmp_path: Path, stage: int) -> None:
+    """Several passes between a load and the first update: ZeRO-3 has fixed their order by then."""
+    moved, plain = tmp_path / "moved", tmp_path / "plain"
+    options = {"zero_stage": stage, "schedule": "constant", "micro_batch": 4}
+    toy_trainer(moved, world, steps=3, **options).fit()
+    toy_trainer(moved, world, steps=6, largest=True, check_every=2, validate_every=5, **options).fit()
+    toy_trainer(plain, world, steps=6, **options).fit()
+    assert_equal_runs(moved, plain)
+
+
 def test_the_largest_micro_batch_is_tried_before_the_first_step(world: World, tmp_path: Path) -> None:
     failpoints.arm("rehearsal:oom")
     says = (

@@ -16,7 +16,7 @@ from core.corruption import checksums
 from core.distributed import World
 from core.errors import WorkError
 from core.metrics import read_rows
-from core.trainer import Trainer
+from core.trainer import Trainer, TrainerConfig
 from tests.core.test_trainer import assert_equal_runs
 from tests.core.toy_run import ToyObjective, toy_trainer
 
@@ -75,13 +75,18 @@ def test_arithmetic_that_is_wrong_once_is_found(world: World, tmp_path: Path) ->
     assert trainer.step == 2
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_checking_changes_nothing(world: World, tmp_path: Path, stage: int) -> None:
     checked, plain = tmp_path / "checked", tmp_path / "plain"
     options: dict[str, Any] = {"steps": 5, "dropout": 0.3, "zero_stage": stage, "validate_every": 2}
     toy_trainer(checked, world, check_every=1, **options).fit()
     toy_trainer(plain, world, **options).fit()
     assert_equal_runs(checked, plain)
+
+
+def test_by_default_every_checkpoint_follows_a_check() -> None:
+    config = TrainerConfig()
+    assert config.save_every % config.check_every == 0
 
 
 def test_any_bit_changes_a_checksum() -> None:

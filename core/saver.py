@@ -13,7 +13,6 @@ will never answer.
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +41,7 @@ from core.failpoints import failpoint
 from core.progress import say
 from core.run_lock import Attempt, RunLock
 from core.settings import setting
+from core.versions import changes, versions
 
 LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say that they have, too
 
@@ -104,6 +104,8 @@ class Saver:
         """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
         self._attempt = distributed.on_first_rank(self._lock.acquire)
         state = resume(self.store, self._engine, self._ema)
+        if state and (other := changes(state["versions"])):
+            say(f"warning: {other}: the run continues as before to rounding, not to the bit")
         for name, value in self._identity.items() if state else []:
             before = state["identity"].get(name) if state else None
             if before != value:
@@ -243,7 +245,7 @@ class Saver:
             "optimizer": asdict(self._engine.optimizer),
             "engine": asdict(self._engine.config),
             "identity": self._identity,
-            "versions": {name: _version(name) for name in ("longtake", "torch", "deepspeed")},
+            "versions": versions(),
             **self._record,
         }
 
@@ -260,10 +262,3 @@ def _in_background(work: Callable[[], str]) -> Future[str]:
 
     threading.Thread(target=run, name="checkpoint", daemon=True).start()
     return future
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
-        return "uninstalled"

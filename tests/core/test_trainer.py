@@ -120,6 +120,19 @@ def test_other_data_is_refused_on_resume(world: World, tmp_path: Path) -> None:
         trainer.fit()
 
 
+def test_other_versions_are_told_of_on_resume(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_trainer(tmp_path, world, steps=2).fit()
+    toy_trainer(tmp_path, world, steps=3).fit()
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr("core.versions._version", lambda name: "1.2.3" if name == "torch" else "0.0.1")
+    toy_trainer(tmp_path, world, steps=4).fit()
+    said = capsys.readouterr().err
+    assert f"torch {torch.__version__} -> 1.2.3" in said
+    assert "to rounding, not to the bit" in said
+
+
 def test_data_that_ends_early_is_an_error(world: World, tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, world, steps=9)
     endless = trainer.feed.batches

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from core.distributed import World
 from core.errors import WorkError
+from core.failpoints import failpoint
 from core.files import atomic_file
 from core.metrics import append_rows
 from core.progress import say
@@ -153,6 +154,7 @@ class Incidents:
         self._pass_over(first, step)
         say(f"warning: back to step {state['step']}; steps {first} to {step} are passed over")
         self._record({"kind": "rollback", "step": step, "first": first, "last": step})
+        failpoint("rollback.recorded")
 
     def _pass_over(self, first: int, last: int) -> None:
         self.passed_over |= set(range(first, last + 1))

@@ -161,13 +161,14 @@ class Trainer:
         if self.validation and self.validation.due(self.step) and (last or not ends):
             self._validate(self.validation)
         if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
-            self.phases.enter("save")
+            self.stepper.enter("save")
             self.metrics.sync()
             counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
             self.saver.save(counters, required=last or ends)
         self.phases.enter("other")
 
     def _validate(self, validation: Validation) -> None:
+        self.stepper.enter("validate")
         self.metrics.flush()
         self.metrics.show_validation(validation.run(self.step, self.phases))
 
@@ -231,7 +232,7 @@ class Trainer:
 
     def _check(self, batch: Batch) -> None:
         """WorkError, on all ranks alike, where one of them holds or computes what is wrong."""
-        self.phases.enter("check")
+        self.stepper.enter("check")
         if found := self.corruption.find(self.step, batch.to(self.engine.world.device)):
             raise self.incidents.corrupt(self.step + 1, found)
 

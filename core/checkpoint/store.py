@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.checkpoint import format
 from core.errors import WorkError
+from core.failpoints import failpoint
 from core.files import fsync_folder, write_json
 from core.progress import say
 
@@ -92,6 +93,7 @@ class CheckpointStore:
             if path not in kept:
                 try:
                     (path / format.MANIFEST).unlink(missing_ok=True)
+                    failpoint("save.purging")
                     shutil.rmtree(path)
                 except OSError as error:
                     say(f"warning: {path} could not be removed: {error}")

@@ -67,6 +67,7 @@ def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace | None) -> dict[str
     failpoint("save.tensors_written")
     if rank == 0:
         files[format.FIXED] = write_tensors(folder / format.FIXED, snapshot.fixed)
+        failpoint("save.state")
         write_json(folder / format.STATE, snapshot.state)
         files[format.STATE] = _record(folder / format.STATE)
     failpoint("save.receipt")

@@ -72,7 +72,9 @@ def test_a_run_rolls_back_passes_over_and_goes_on(world: World, tmp_path: Path) 
     assert state["passed_over"] == [4, 5, 6]
 
 
-@pytest.mark.parametrize("place", ["step.end@step=7", "step.forward@step=6", "save.commit@step=8"])
+@pytest.mark.parametrize(
+    "place", ["rollback.recorded@step=5", "step.end@step=7", "step.forward@step=6", "save.commit@step=8"]
+)
 def test_a_run_that_rolled_back_continues_exactly(world: World, tmp_path: Path, place: str) -> None:
     options: dict[str, Any] = {"steps": 9, "max_skipped": 2, "on_skipped": "rollback", "zero_stage": 2}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -86,6 +88,24 @@ def test_a_run_that_rolled_back_continues_exactly(world: World, tmp_path: Path, 
     assert_equal_runs(whole, broken)
     assert incidents(whole) == incidents(broken)
     assert newest_state(whole)["passed_over"] == newest_state(broken)["passed_over"]
+
+
+def test_a_checkpoint_alone_tells_what_is_still_to_be_passed_over(world: World, tmp_path: Path) -> None:
+    """Bad from the 6th to the 8th step: back to 3, and 6 is saved amid the steps that are left out."""
+    options: dict[str, Any] = {"steps": 11, "max_skipped": 3, "on_skipped": "rollback"}
+    bad = ";".join(f"step.loss@step={step}:nan" for step in (5, 6, 7))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    failpoints.arm(bad)
+    toy_trainer(whole, world, **options).fit()
+    failpoints.arm(f"{bad};step.end@step=8:raise")
+    with pytest.raises(WorkError, match="failpoint"):
+        toy_trainer(broken, world, **options).fit()
+    state = newest_state(broken)
+    assert (state["step"], state["passed_over"]) == (6, [4, 5, 6, 7, 8])
+    (broken / "incidents.jsonl").unlink()
+    failpoints.arm("")
+    toy_trainer(broken, world, **options).fit()
+    assert_equal_runs(whole, broken)
 
 
 def test_rollbacks_are_limited(world: World, tmp_path: Path) -> None:

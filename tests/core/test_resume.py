@@ -28,17 +28,18 @@ KILLS = [
     (2, "save.purge@rank=0,step=5:kill", "wrote 6"),
 ]
 PLACES = [
-    *("step.data", "step.forward", "step.loss", "step.backward", "step.update", "step.ema", "step.end"),
-    *(
-        "save.begin",
-        "save.tensor",
-        "save.flush",
-        "save.tensors_written",
-        "save.receipt",
-        "save.receipt_written",
-    ),
-    *("save.commit", "save.committed", "save.purge"),
+    *("step.data", "step.check", "step.forward", "step.loss", "step.backward", "step.update", "step.ema"),
+    *("step.end", "step.validate", "step.save"),
+    *("save.begin", "save.tensor", "save.flush", "save.tensors_written", "save.receipt"),
+    *("save.receipt_written", "save.state", "save.commit", "save.committed", "save.purge", "save.purging"),
 ]
+SAVES = {  # in a kill's step 5: what is for certain
+    **dict.fromkeys((p for p in PLACES if p.startswith("save.")), "writes 6"),
+    **dict.fromkeys(("save.committed", "save.purge", "save.purging"), "wrote 6"),
+}
+OF_RANK_0 = PLACES[PLACES.index("save.state") :]
+COPIES = ("save.flush", "save.commit", "save.committed")  # of averages, which the same code writes
+EVERYTHING = ["validate_every=3", "check_every=2", "keep_last=1", "power_widths=[0.1]", "snapshot_every=5"]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -48,6 +49,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def assert_equal_runs(a: Path, b: Path, steps: int = 8) -> None:
     """Every logged number, and every weight and average, bit for bit."""
     assert rows(a) == rows(b)
+    assert read_rows(a / "validation.jsonl") == read_rows(b / "validation.jsonl")
     assert [r["step"] for r in rows(a)] == list(range(1, steps + 1))
     for which in ("raw", "ema", "0.5"):
         one, other = load_weights(a, which), load_weights(b, which)
@@ -55,8 +57,8 @@ def assert_equal_runs(a: Path, b: Path, steps: int = 8) -> None:
         assert all(torch.equal(one[name], other[name]) for name in one), which
 
 
-def command(folder: Path, stage: int, fault: str = "") -> list[str]:
-    fields = [f"zero_stage={stage}", "dropout=0.2", "micro_batch=2"]
+def command(folder: Path, stage: int, fault: str = "", *more: str) -> list[str]:
+    fields = [f"zero_stage={stage}", "dropout=0.2", "micro_batch=2", *more]
     return [f"--run={folder}", *fields, *([f"fault={fault}"] if fault else [])]
 
 
@@ -131,8 +133,9 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
     killed = [f"--run={tmp_path / 'killed'}", *options, "fault=step.data:sleep=0.03"]
     metrics = tmp_path / "killed" / "metrics.jsonl"
     for attempt in range(20):
-        ranks = fork_ranks(2, tmp_path / f"out-{attempt}", *killed)
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        done = rows(tmp_path / "killed")[-1]["step"] if before else 0
+        ranks = fork_ranks(2, tmp_path / f"out-{attempt}", *killed)
         while not (metrics.exists() and metrics.stat().st_mtime_ns > before):  # it trains
             assert ranks[0].process.is_alive(), ranks[0].communicate()[0]
             time.sleep(0.01)
@@ -143,6 +146,8 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
         codes = [code for code, _ in finish(ranks)]
         assert all(codes), codes
         assert all(codes[rank] == -9 for rank in dying)
+        # The save before is on disk when the next one begins.
+        assert 0 <= done - continued_after(tmp_path / f"out-{attempt}") <= 2 * EVERY
     both = [*killed[:-1], f"--run={tmp_path / 'whole'}", *options]
     for code, text in finish(fork_ranks(2, tmp_path / "out", *both), timeout_s=900):
         assert code == 0, text
@@ -153,18 +158,21 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
+    """In the sixth step and the save after it; and where copies of averages are written, after the fifth."""
     whole = tmp_path / "whole"
-    run_to_the_end(tmp_path / "out-whole", command(whole, 2))
-    places = [p for p in PLACES if rank == 0 or p not in ("save.commit", "save.committed", "save.purge")]
+    run_to_the_end(tmp_path / "out-whole", command(whole, 2, "", *EVERYTHING))
+    kills = [*((place, 5) for place in PLACES), *((place, 4) for place in COPIES)]
+    kills = [(place, step) for place, step in kills if rank == 0 or place not in OF_RANK_0]
     finished: list[str] = []
-    for place in places:
-        folder = tmp_path / place
-        words = [*finished, *command(folder, 2, f"{place}@rank={rank},step=5:kill")]
-        run_until_killed(tmp_path / f"out-{place}", words)
-        finished = command(folder, 2)
-    run_to_the_end(tmp_path / "out", finished)
-    for place in places:
-        assert_equal_runs(whole, tmp_path / place)
+    for number, (place, step) in enumerate(kills):
+        killed = command(tmp_path / str(number), 2, f"{place}@rank={rank},step={step}:kill", *EVERYTHING)
+        run_until_killed(tmp_path / f"out-{number}", [*finished, *killed])
+        finished = command(tmp_path / str(number), 2, "", *EVERYTHING)
+    run_to_the_end(tmp_path / f"out-{len(kills)}", finished)
+    for number, (place, step) in enumerate(kills):
+        assert_equal_runs(whole, tmp_path / str(number))
+        continued = continued_after(tmp_path / f"out-{number + 1}")
+        assert_few_are_redone(step + 1, continued, "" if step == 4 else SAVES.get(place, ""))
 
 
 @pytest.mark.multiprocess

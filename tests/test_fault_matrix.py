@@ -56,6 +56,7 @@ MATRIX = {  # fault -> the tests that make it happen
     "resume at another stage or number of ranks": (
         "core/test_ranks.py::test_states_load_exactly_on_other_ranks_and_stages",
         "core/test_trainer.py::test_continuing_on_another_stage_follows_the_same_curve",
+        "core/test_faults.py::test_a_run_continues_on_another_number_of_ranks",
     ),
     "frozen weights, buffers, groups, averages across resume": (
         "core/checkpoint/test_checkpoint.py::test_everything_is_restored",
@@ -73,6 +74,7 @@ MATRIX = {  # fault -> the tests that make it happen
         "core/test_incidents.py::test_a_run_rolls_back_passes_over_and_goes_on",
         "core/test_incidents.py::test_a_run_that_rolled_back_continues_exactly",
         "core/test_incidents.py::test_rollbacks_are_limited",
+        "core/test_outputs.py::test_fields_that_do_not_change_the_result_are_not_compared",
         "core/test_early_end.py::test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made",
     ),
     "SIGTERM or SIGUSR2 during data wait, step, save, validation": (
@@ -143,6 +145,7 @@ MATRIX = {  # fault -> the tests that make it happen
     ),
     "config or data changed on resume": (
         "core/test_trainer.py::test_other_data_is_refused_on_resume",
+        "core/test_trainer.py::test_other_versions_are_told_of_on_resume",
         "integration/test_train.py::test_a_finished_run_is_left_alone_and_another_config_is_refused",
     ),
     "an abort after success": (

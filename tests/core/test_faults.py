@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core import distributed
+from core.checkpoint import load_weights
 from core.metrics import read_rows
 from core.watchdog import EXIT_STATUS
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 
 PROGRAM = str(Path(__file__).with_name("toy_run.py"))
+
+MOVED = {"schedule": "constant", "precision": "fp32"}  # of runs that change their number of ranks
 
 OTHER_STEP = """
 import torch
@@ -80,13 +84,38 @@ distributed.stop(world)
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """At once: a run with validation, whose rank 1 is late for data once and one with a poisoned sample."""
+    """At once: a run with validation, whose rank 1 is late for data once, one with a poisoned sample, one
+    that goes on where one rank has left it, and one to be left to one rank."""
     folder = tmp_path_factory.mktemp("faults")
     fault = "fault=step.data@rank=1,step=3:sleep=3"
-    late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 {fault}"
+    late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 micro_batch=2 bad=1 {fault}"
     poisoned = f"--run={folder}/poisoned steps=3 poison=14 zero_stage=3"
-    run_ranks(2, PROGRAM, *late.split(), *poisoned.split())
+    toy_trainer(folder / "grown", distributed.start("cpu", 60), steps=5, zero_stage=1, **MOVED).fit()
+    options = " ".join(f"{name}={value}" for name, value in MOVED.items())
+    grown = f"--run={folder}/grown steps=8 zero_stage=3 micro_batch=2 {options}"
+    shrunk = f"--run={folder}/shrunk steps=5 zero_stage=2 {options}"
+    run_ranks(2, PROGRAM, *f"{late} {poisoned} {grown} {shrunk}".split())
     return folder
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", ["grown", "shrunk"])
+def test_a_run_continues_on_another_number_of_ranks(two_ranks: Path, tmp_path: Path, name: str) -> None:
+    """The same samples, and a loss, weights and average that differ by rounding."""
+    world = distributed.start("cpu", 60)
+    if name == "shrunk":
+        toy_trainer(two_ranks / name, world, steps=8, zero_stage=0, **MOVED).fit()
+    toy_trainer(tmp_path, world, steps=8, **MOVED).fit()
+    whole, moved = (read_rows(folder / "metrics.jsonl") for folder in (tmp_path, two_ranks / name))
+    assert [row["step"] for row in moved] == list(range(1, 9))
+    for one, other in zip(whole, moved, strict=True):
+        assert other["order_hash"] == one["order_hash"]
+        for number in ("loss", "grad_norm"):
+            assert other[number] == pytest.approx(one[number], rel=1e-5), (number, one["step"])
+    for which in ("raw", "ema"):
+        one, other = (load_weights(folder, which) for folder in (tmp_path, two_ranks / name))
+        for key in one.keys() - {"calls"}:
+            torch.testing.assert_close(other[key], one[key], rtol=0, atol=1e-5)
 
 
 @pytest.mark.multiprocess
@@ -100,9 +129,15 @@ def test_a_straggler_is_reported_and_training_goes_on(two_ranks: Path) -> None:
 
 
 @pytest.mark.multiprocess
-def test_validation_is_the_same_on_two_ranks(two_ranks: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_and_validate_as_one(two_ranks: Path, tmp_path: Path) -> None:
+    """One of them has fewer true samples than the other."""
     world = distributed.start("cpu", 60)
-    toy_trainer(tmp_path, world, steps=4, validate_every=2, precision="fp32").fit()
+    toy_trainer(tmp_path, world, steps=4, validate_every=2, precision="fp32", bad=1).fit()
+    alone, together = (read_rows(folder / "metrics.jsonl") for folder in (tmp_path, two_ranks / "late"))
+    for one, other in zip(alone, together, strict=True):
+        assert (one["samples"], other["samples"]) == (7, 7)
+        for name in ("loss", "grad_norm"):
+            assert other[name] == pytest.approx(one[name], rel=1e-5), (name, one["step"])
     alone, together = (read_rows(f / "validation.jsonl") for f in (tmp_path, two_ranks / "late"))
     assert len(alone) == len(together) == 2
     for one, other in zip(alone, together, strict=True):

@@ -19,7 +19,13 @@ from tests.core.ranks import run_ranks
 PROGRAM = str(Path(__file__).with_name("states_run.py"))
 STAGES = (0, 1, 2, 3)
 RANKS = (1, 2, 4)
-SOME_PAIRS = [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 in (1, 2)]
+PAIRS = {  # ranks before and after -> stages: 24 of the 144, with all 16 pairs of stages among them
+    (1, 2): [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 in (1, 2)],
+    (2, 4): [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 == 3],
+    (1, 4): [(stage, stage) for stage in STAGES],
+    (2, 1): [(stage, stage) for stage in STAGES],
+    (4, 1): [(0, 3), (3, 0), (0, 1), (3, 2)],
+}
 
 
 def run(count: int, folder: Path, jobs: list[list[Any]]) -> None:
@@ -65,15 +71,17 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     states = [["save", saved(folder, 2, stage), stage] for stage in STAGES]
     averages = [["average", str(folder / f"average-{stage}"), stage] for stage in STAGES]
-    run(2, folder, [*clean, *spoilt, *states, *averages, *loads(folder, 1, SOME_PAIRS)])
+    run(2, folder, [*clean, *spoilt, *states, *averages, *loads(folder, 1, PAIRS[1, 2])])
     return folder
 
 
 @pytest.mark.multiprocess
 def test_states_load_exactly_on_other_ranks_and_stages(trained: Path, world: World) -> None:
-    """24 of the 144 pairs: every stage is left and entered, 1, 2 and 4 ranks each become another number."""
-    run(4, trained, [*(["save", saved(trained, 4, a), a] for a in (0, 3)), *loads(trained, 2, SOME_PAIRS)])
-    states_run.perform(world, loads(trained, 4, list(product((0, 3), STAGES))))
+    assert sum(map(len, PAIRS.values())) == 24
+    assert {pair for pairs in PAIRS.values() for pair in pairs} == set(product(STAGES, STAGES))
+    on_four = [job for before in (1, 2) for job in loads(trained, before, PAIRS[before, 4])]
+    run(4, trained, [*(["save", saved(trained, 4, a), a] for a in (0, 3)), *on_four])
+    states_run.perform(world, [job for before in (2, 4) for job in loads(trained, before, PAIRS[before, 1])])
 
 
 def results(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -115,10 +115,12 @@ def test_every_stage_and_split_takes_the_same_twenty_steps(world: World, tmp_pat
     train(tmp_path / "plain", world, zero_stage=0, steps=20)
     for stage in (1, 2, 3):
         train(tmp_path / f"1-{stage}", world, zero_stage=stage, steps=20)
+    for stage in range(4):
+        train(tmp_path / f"micro-{stage}", world, zero_stage=stage, steps=20, micro_batch=2)
     for ranks in (2, 4):
         run(ranks, tmp_path, {f"{ranks}-{s}": {"zero_stage": s, "steps": 20} for s in range(4)})
     folders = sorted(tmp_path.glob("*-*"))
-    assert len(folders) == 3 + 2 * 4
+    assert len(folders) == 3 + 4 + 2 * 4
     for folder in folders:
         assert_equal_runs(tmp_path / "plain", folder, 1e-6, 1e-6)
 

@@ -34,6 +34,7 @@ from core.step import Stepper
 
 PART = 1 << 24  # numbers that are widened at once
 GRADIENTS_DIFFER = 1e-3  # of the whole norm: atomic sums on GPUs stay far below, an exponent's bit far above
+DIFFERS = "came out otherwise when computed again (where every machine does so: trainer.check_every=0)"
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -79,7 +80,7 @@ class CorruptionCheck:
         if changed := [name for name, value in self._at_rest.items() if sums[name] != value]:
             mine.append({"rank": rank, "what": changed[:4], "how": "changed between two updates"})
         if differing := self._repeat(step, batch):
-            mine.append({"rank": rank, "what": differing, "how": "came out otherwise when computed again"})
+            mine.append({"rank": rank, "what": differing, "how": DIFFERS})
         found = [entry for entries in distributed.gather_objects(mine) for entry in entries]
         return found or self._compare({name: sums[name] for name, _ in self._copies()})
 

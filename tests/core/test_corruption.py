@@ -70,7 +70,9 @@ def test_arithmetic_that_is_wrong_once_is_found(world: World, tmp_path: Path) ->
 
     trainer = toy_trainer(tmp_path, world, steps=6, check_every=3)
     trainer.stepper.objective = Unsteady()
-    with pytest.raises(WorkError, match="rank 0: loss came out otherwise when computed again, found before"):
+    with pytest.raises(
+        WorkError, match=r"rank 0: loss came out otherwise when computed again \(.*\), found before"
+    ):
         trainer.fit()
     assert trainer.step == 2
 

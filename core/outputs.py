@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from core.config import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX, write_text
+from core.progress import say
+from core.run_lock import RunLock
 
 CONFIG_NAME = "config.yaml"
 HEADER = "# longtake: the resolved config of "
@@ -55,6 +58,42 @@ def claim(
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
         _start(output, config)
     return "finished" if (output / done).exists() else "continue"
+
+
+def claim_run(output: Path, config: Any, *, done: str) -> bool:
+    """`claim` for training, which is killed and started again with the same words; False if it is finished.
+
+    So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues. A config
+    that failed before its first step (it asked for what is not here) may be corrected. WorkError while
+    another process on this host writes there.
+    """
+    RunLock(output).require_free()
+    overwrite = config.overwrite and not _is_restart()
+    try:
+        state = claim(output, config, done=done, overwrite=overwrite)
+    except UserError:
+        if _has_begun(output, done):
+            raise
+        state = claim(output, config, done=done, overwrite=True)
+    if state == "finished":
+        say(f"{output} is finished; overwrite=true begins anew")
+        return False
+    if config.overwrite:
+        how = "begins anew" if overwrite else "continues, since this is a restart"
+        say(f"{output}: the run {how}; to continue it by hand later, leave overwrite=true out")
+    return True
+
+
+def _has_begun(output: Path, done: str) -> bool:
+    """Whether a run has done steps here, and not only set up its folder."""
+    traces = (output / done, output / "metrics.jsonl", *(output / "checkpoints").glob("*"))
+    return any(path.exists() for path in traces)
+
+
+def _is_restart() -> bool:
+    """Whether the launcher has run this command before: torchrun after a failure, SLURM after a requeue."""
+    counts = [os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
+    return any(count not in ("", "0") for count in counts)
 
 
 def _start(output: Path, config: Any) -> Literal["new"]:

@@ -38,9 +38,8 @@ class RunLock:
         An owner on another host cannot be seen; it is fenced off instead, since it finds at its next commit
         that the run has a newer attempt.
         """
+        self.require_free()
         before = self._read()
-        if before and before["host"] == socket.gethostname() and _alive(before["pid"], before["started"]):
-            raise WorkError(f"{self._folder} is being written by process {before['pid']} on this host")
         number = (before["number"] if before else 0) + 1
         job = os.environ.get("SLURM_JOB_ID")
         name = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{number}"
@@ -48,6 +47,12 @@ class RunLock:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
         write_json(self.path, {**owner, "attempt": name, "number": number, "token": self.attempt.token})
         return self.attempt
+
+    def require_free(self) -> None:
+        """WorkError while a process on this host that owns the run is alive."""
+        owner = self._read()
+        if owner and owner["host"] == socket.gethostname() and _alive(owner["pid"], owner["started"]):
+            raise WorkError(f"{self._folder} is being written by process {owner['pid']} on this host")
 
     def check(self) -> None:
         """WorkError unless this process still owns the run."""

@@ -23,7 +23,7 @@ from core.feed import Feed
 from core.losses import Losses
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
-from core.outputs import claim
+from core.outputs import claim_run
 from core.progress import say
 from core.settings import REQUIRED, setting
 from core.trainer import Trainer, TrainerConfig
@@ -63,7 +63,7 @@ class Config:
 
     source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
     output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
-    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
+    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
     processes: int = setting(1, "ranks on this machine", low=1)
     model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
@@ -129,10 +129,7 @@ def run(config: Config) -> None:
     )  # what is wrong fails before any rank waits
     world = distributed.start(config.engine.device, config.engine.timeout_s)
     output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
-    state = distributed.on_first_rank(lambda: claim(output, config, done=done, overwrite=config.overwrite))
-    if state == "finished":
-        say(f"{output} is finished; overwrite=true begins anew")
-    else:
+    if distributed.on_first_rank(lambda: claim_run(output, config, done=done)):
         train(config, dataset, world)
         distributed.on_first_rank(lambda: publish(config, dataset, world))
     distributed.stop(world)

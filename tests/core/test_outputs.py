@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 
 from core import config
 from core.engine_config import EngineConfig
-from core.errors import UserError
-from core.outputs import claim
+from core.errors import UserError, WorkError
+from core.outputs import claim, claim_run
+from core.run_lock import RunLock
 from core.settings import setting
 
 
@@ -148,3 +151,58 @@ def test_a_run_may_go_on_with_another_way_to_share_the_work_but_not_another_prec
     assert take(tmp_path, Job(engine=otherwise)) == "continue"
     with pytest.raises(UserError, match=r"engine\.precision=fp32: expected bf16"):
         take(tmp_path, Job(engine=EngineConfig(precision="fp32")))
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_does_not_remove_what_the_start_with_overwrite_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    job = Job(overwrite=True)
+    checkpoint = tmp_path / "checkpoints"
+    monkeypatch.setenv(name, "0")
+    take(tmp_path, job)
+    checkpoint.mkdir()
+    assert claim_run(tmp_path, job, done="done.json")
+    assert not checkpoint.exists()
+    assert "leave overwrite=true out" in capsys.readouterr().err
+    checkpoint.mkdir()
+    monkeypatch.setenv(name, "1")
+    assert claim_run(tmp_path, job, done="done.json")
+    assert checkpoint.exists()
+    assert "continues, since this is a restart" in capsys.readouterr().err
+    (tmp_path / "done.json").write_text("{}")
+    assert not claim_run(tmp_path, job, done="done.json")
+
+
+def test_a_config_that_failed_before_the_first_step_may_be_corrected(tmp_path: Path) -> None:
+    assert claim_run(tmp_path, Job(size=1), done="done.json")
+    (tmp_path / "latents.json").touch()
+    assert claim_run(tmp_path, Job(size=2), done="done.json")
+    assert config.load(Job, [tmp_path / "config.yaml"]).size == 2
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="size=3: expected 2, with which"):
+        claim_run(tmp_path, Job(size=3), done="done.json")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").touch()
+    with pytest.raises(UserError, match="a new or empty folder"):
+        claim_run(foreign, Job(), done="done.json")
+    assert (foreign / "letter.txt").exists()
+
+
+def test_the_folder_of_a_living_run_is_not_removed(tmp_path: Path) -> None:
+    take(tmp_path)
+    program = f"""
+import sys; from pathlib import Path; from core.run_lock import RunLock
+RunLock(Path({str(tmp_path)!r})).acquire(); print('ready', flush=True); sys.stdin.read()"""
+    owner = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "ready\n"
+    with pytest.raises(WorkError, match=f"is being written by process {owner.pid} on this host"):
+        claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert (tmp_path / "config.yaml").exists()
+    owner.kill()
+    owner.communicate()
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert not (tmp_path / "run.lock").exists()
+    RunLock(tmp_path).acquire()

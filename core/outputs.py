@@ -60,7 +60,7 @@ def claim(
     return "finished" if (output / done).exists() else "continue"
 
 
-def claim_run(output: Path, config: Any, *, done: str) -> bool:
+def claim_run(output: Path, config: Any, *, done: str, may_grow: Collection[str] = ()) -> bool:
     """`claim` for training, which is killed and started again with the same words; False if it is finished.
 
     So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues. A config
@@ -70,13 +70,14 @@ def claim_run(output: Path, config: Any, *, done: str) -> bool:
     RunLock(output).require_free()
     overwrite = config.overwrite and not _is_restart()
     try:
-        state = claim(output, config, done=done, overwrite=overwrite)
+        state = claim(output, config, done=done, overwrite=overwrite, may_grow=may_grow)
     except UserError:
         if _has_begun(output, done):
             raise
         state = claim(output, config, done=done, overwrite=True)
     if state == "finished":
-        say(f"{output} is finished; overwrite=true begins anew")
+        lengthens = f"a larger {' or '.join(may_grow)} lengthens it, " if may_grow else ""
+        say(f"{output} is finished; {lengthens}overwrite=true begins anew")
         return False
     if config.overwrite:
         how = "begins anew" if overwrite else "continues, since this is a restart"

@@ -71,10 +71,11 @@ class Progress:
         return ", ".join([*parts, *filter(None, [self._note])])
 
     def last_line(self) -> str:
-        """`encode: 1000 samples in 25 s, 40.1/s, loss 0.1`."""
+        """`encode: 1000 samples in 25 s, 40.1/s, loss 0.1`; of a continued job its own, `1000 in all`."""
         taken = duration(self._clock() - self._start)
-        parts = [f"{self.what}: {counted(self.count, self.unit.removesuffix('s'))} in {taken}"]
-        parts += [f"{self._rate():.3g}/s", self._note]
+        done = counted(self.count - self._first, self.unit.removesuffix("s"))
+        total = f"{self.count} in all" if self._first else ""
+        parts = [f"{self.what}: {done} in {taken}", f"{self._rate():.3g}/s", total, self._note]
         return ", ".join(filter(None, parts))
 
     def _percent(self) -> int:

@@ -21,7 +21,7 @@ from core.corruption import CorruptionCheck, CorruptionConfig
 from core.culprit import find_culprits
 from core.ema import Ema, EmaConfig
 from core.engine import Engine, StepResult
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from core.failpoints import failpoint
 from core.feed import Feed
 from core.files import write_json
@@ -36,7 +36,7 @@ from core.saver import SaveConfig, Saver
 from core.settings import setting
 from core.step import Stepper
 from core.step_sums import StepSums
-from core.validation import Validation, ValidationConfig
+from core.validation import Validation, ValidationConfig, line
 from core.watchdog import Watchdog, earlier_than_groups
 
 FINISHED = "finished.json"
@@ -50,6 +50,10 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
     watchdog_s: float = setting(
         600.0, "the run ends, telling who waits for whom, when nothing moves for so long; 0 = never", low=0
     )
+
+    def __post_init__(self) -> None:
+        if self.profile_from > self.steps:
+            raise UserError("profile_from", self.profile_from, f"at most steps={self.steps}, or 0")
 
 
 class Trainer:
@@ -170,7 +174,9 @@ class Trainer:
     def _validate(self, validation: Validation) -> None:
         self.stepper.enter("validate")
         self.metrics.flush()
-        self.metrics.show_validation(validation.run(self.step, self.phases))
+        row = validation.run(self.step, self.phases)
+        say(line(row))
+        self.metrics.show_validation(row)
 
     def _pass_over(self) -> None:
         """Count a step that an earlier rollback took out: no data, no update."""

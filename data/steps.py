@@ -208,13 +208,13 @@ def group_shares(
     videos against images, and inside of these samples are again seen equally often.
     """
     if mix and video_share is not None:
-        raise UserError("video_share", video_share, "null where datasets are mixed by shares")
+        raise UserError("data.video_share", video_share, "null where datasets are mixed by shares")
     weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
     if video_share is not None:
         is_video = [int(stock.is_video) for stock in stocks]
-        weights = _scaled(weights, is_video, (1 - video_share, video_share), "video_share", video_share)
+        weights = _scaled(weights, is_video, (1 - video_share, video_share), "data.video_share", video_share)
     elif mix:
-        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "mix", mix)
+        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "data.mix", mix)
     return (weights / weights.sum()).tolist()
 
 

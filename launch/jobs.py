@@ -130,7 +130,7 @@ JOBS = (
     Job(
         "bench",
         "tools.bench.job",
-        "measure reader, writer or decode beside the machine's limit and other libraries",
+        "measure data, training, checkpoints or start-up beside the machine's limits and peers",
         ("longtake bench reader output=runs/bench", "longtake bench writer samples=100000 floors=false"),
         on_ranks=False,
     ),

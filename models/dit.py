@@ -64,6 +64,8 @@ class DiTConfig:
             raise UserError(
                 "heads", self.heads, f"an even width/heads for rotary positions ({self.width}/{self.heads})"
             )
+        if int(self.width * self.mlp_ratio) < 1:
+            raise UserError("mlp_ratio", self.mlp_ratio, f"at least 1/width = 1/{self.width}")
         if min(self.patch) < 1:
             raise UserError("patch", self.patch, "three sizes of at least 1")
 
@@ -74,7 +76,7 @@ class DiTConfig:
     def grid(self, shape: Grid) -> Grid:
         """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
         if any(size % patch for size, patch in zip(shape, self.patch, strict=True)):
-            raise UserError("patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
+            raise UserError("model.patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
         t, h, w = (size // patch for size, patch in zip(shape, self.patch, strict=True))
         return t, h, w
 

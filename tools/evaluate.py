@@ -41,7 +41,7 @@ class Config:
         "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
     )
     output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
-    seed: int = setting(0, "seed of the classifier and of the subsets", low=0)
+    seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
     overwrite: bool = setting(False, "score again over finished scores")
     processes: int = setting(1, "evaluation runs in one process", low=1, high=1)
     count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)

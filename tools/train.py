@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.feed import Feed
 from core.metrics import MetricsConfig
 from core.optim import OptimizerConfig
-from core.outputs import claim
+from core.outputs import claim_run
 from core.progress import counted, say
 from core.recompute import checkpoint_blocks
 from core.sequence import make_sequence_group
@@ -63,7 +63,7 @@ class Config:
     output: str = setting(
         REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
     )
-    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0)
+    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
     processes: int = setting(1, "ranks on this machine", low=1)
     autoencoder: str = setting(
@@ -93,7 +93,9 @@ class Config:
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
     dataset, _ = open_cache(config)
-    loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
+    world = World(0, config.processes, 0, torch.device("cpu"))
+    loader = make_loader(config, dataset, world)
+    validation_batches(config, dataset, loader, world)
     steps, groups = config.trainer.steps, config.data.groups_per_step
     sizes, shares, shapes = loader.plan.group_sizes, loader.plan.weights, latent_shapes(dataset)
     samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
@@ -118,23 +120,25 @@ def run(config: Config) -> None:
     dataset, autoencoder = open_cache(config)
     world = distributed.start(config.engine.device, config.engine.timeout_s)
     output, loader = Path(config.output), make_loader(config, dataset, world)
+    validation = validation_batches(config, dataset, loader, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
-    state = distributed.on_first_rank(
-        lambda: claim(output, config, done=FINISHED, overwrite=config.overwrite, may_grow=longer)
-    )
-    if state == "finished":
-        lengthens = "a larger trainer.steps lengthens it, " if longer else ""
-        say(f"{output} is finished; {lengthens}overwrite=true begins anew")
-    else:
-        train(config, dataset, loader, autoencoder, world)
+    if distributed.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
+        train(config, dataset, loader, validation, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
     distributed.stop(world)
 
 
-def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, world: World) -> None:
+def train(
+    config: Config,
+    dataset: Dataset,
+    loader: Loader,
+    validation: Callable[[], Iterable[Batch]],
+    autoencoder: Path,
+    world: World,
+) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
     from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
 
@@ -166,7 +170,7 @@ def train(config: Config, dataset: Dataset, loader: Loader, autoencoder: Path, w
     feed = Feed(
         batches=batches,
         largest=loader.largest,
-        validation=validation_batches(config, dataset, loader, world),
+        validation=validation,
         tokens_of=lambda batch: tokens(config.model, dataset, batch),
         flops_of=lambda batch: flops(config.model, dataset, batch),
         shape_times=measure_groups(dataset, loader, world),

@@ -52,7 +52,7 @@ def test_plain_lines_come_at_most_every_five_seconds_and_a_last_one(
 
 def test_rate_leaves_out_what_was_done_before(capsys: pytest.CaptureFixture[str]) -> None:
     work(Clock(), 5, done=5)
-    assert capsys.readouterr().err.splitlines()[-1] == "count: 10 samples in 5.0 s, 1/s, loss 0.5"
+    assert capsys.readouterr().err.splitlines()[-1] == "count: 5 samples in 5.0 s, 1/s, 10 in all, loss 0.5"
 
 
 def test_terminal_sees_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:

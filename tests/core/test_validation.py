@@ -19,7 +19,7 @@ from core.engine import Engine
 from core.losses import Losses
 from core.metrics import read_rows
 from core.phases import Phases
-from core.validation import StratifiedDraws, Validation, ValidationConfig, whole_steps
+from core.validation import StratifiedDraws, Validation, ValidationConfig, line, whole_steps
 from tests.core.test_trainer import assert_equal_runs
 from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
 
@@ -109,6 +109,11 @@ def test_strata_cover_the_times_and_leave_other_draws_alone() -> None:
     assert all(torch.all((t > k / 4) & (t < (k + 1) / 4)) for k, t in enumerate(times))
     assert torch.equal(parts[2].uniform("dropout"), plain.uniform("dropout"))
     assert torch.equal(parts[2].normal("noise", (3,)), plain.normal("noise", (3,)))
+
+
+def test_a_row_is_told_in_a_line() -> None:
+    row = {"step": 500, "raw": {"loss": 0.18023, "loss_by_decile": []}, "0.9999": {"loss": None}}
+    assert line(row) == "validation after step 500: raw 0.1802, 0.9999 not finite"
 
 
 def test_whole_steps_are_taken_so_that_ranks_do_not_matter(world: World) -> None:

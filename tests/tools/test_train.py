@@ -118,7 +118,7 @@ def test_a_cache_that_does_not_say_what_encoded_it_is_refused(tmp_path: Path) ->
         ("model.input_channels=4", "model.input_channels=4: expected 3, those of"),
         ("model.text_width=8", r"model.text_width=8: expected 0 for .*, since it holds no text"),
         ("model.num_classes=9", "model.num_classes=9: expected at least 10, those of"),
-        ("model.patch=[1,3,3]", "patch=.*expected divisors of the input"),
+        ("model.patch=[1,3,3]", r"^model.patch=.*expected divisors of the input"),
     ],
 )
 def test_a_network_that_does_not_fit_the_cache_is_refused(cache: Path, field: str, message: str) -> None:
@@ -136,6 +136,20 @@ def test_training_a_variance_the_network_does_not_predict_is_refused(cache: Path
 def test_a_number_of_ranks_that_does_not_divide_a_group_is_refused_with_the_equation(cache: Path) -> None:
     with pytest.raises(UserError, match=r"8 = 2 x 3 \+ 2|8 = 3 x 2 \+ 2"):
         plan(config(cache, "processes=3"))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("model.mlp_ratio=0.01", r"model.mlp_ratio=0.01: expected at least 1/width = 1/16"),
+        ("trainer.profile_from=2000", r"trainer.profile_from=2000: expected at most steps=1000, or 0"),
+        ("seed=1e30", r"seed=1e30: expected an integer from 0 to 9223372036854775807"),
+        ("validation_source=nowhere", "nowhere: not a finished dataset"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(cache: Path, field: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(config(cache, field))
 
 
 def test_the_plan_tells_groups_parameters_and_sizes(cache: Path) -> None:

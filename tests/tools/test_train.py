@@ -229,5 +229,6 @@ def test_a_finished_run_is_lengthened_where_no_step_depends_on_the_last(cache: P
         train("longer", 3, *common)
     cosine = ("optimizer.schedule=cosine", f"output={tmp_path / 'cosine'}")
     claim(tmp_path / "cosine", config(cache, "trainer.steps=3", *cosine), done="", overwrite=False)
+    (tmp_path / "cosine" / "metrics.jsonl").touch()  # as of a run that has done steps
     with pytest.raises(UserError, match=r"trainer\.steps=6: expected 3, with which"):
         train("cosine", 6, *cosine)

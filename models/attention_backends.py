@@ -107,10 +107,34 @@ def _chunked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> 
 
 
 def _rows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    scores = torch.bmm(query, key.transpose(1, 2))
-    if bias is not None:
-        scores = scores + bias
-    return torch.bmm(scores.softmax(-1), value)
+    return _Rows.apply(query, key, value, bias)
+
+
+class _Rows(torch.autograd.Function):
+    """softmax(q k^T + bias) v, of (B, N, Dh) each, with the gradient of the keys written out.
+
+    Autograd makes that of the transposed keys, and then transposes it: another pass, and a slow one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        scores = torch.bmm(query, key.mT)
+        weights = (scores if bias is None else scores + bias).softmax(-1)
+        ctx.save_for_backward(query, key, value, weights)
+        return torch.bmm(weights, value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights = ctx.saved_tensors
+        (gradient,) = gradients
+        of_weights = torch.bmm(gradient, value.mT)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        return (
+            torch.bmm(of_scores, key),
+            torch.bmm(of_scores.mT, query),
+            torch.bmm(weights.mT, gradient),
+            None,
+        )
 
 
 def _sdpa(kernel: SDPBackend | None = None) -> Function:

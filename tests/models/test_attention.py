@@ -200,3 +200,10 @@ def test_a_backend_without_key_lengths_is_refused_where_they_are_given() -> None
     query = torch.zeros(1, 2, 1, 8)
     with pytest.raises(UserError, match=r"attention=sdpa_flash: .*takes no key lengths"):
         attention(query, query, query, backend="sdpa_flash", lengths=torch.tensor([1]))
+
+
+def test_the_gradient_of_the_keys_of_a_chunk_lies_as_they_do() -> None:
+    """Not transposed, which would cost another pass over it."""
+    query, key, value = (torch.randn(3, 8, 4, requires_grad=True) for _ in range(3))
+    gradients = torch.autograd.grad(module._rows(query, key, value, None).sum(), (query, key, value))
+    assert [gradient.stride() for gradient in gradients] == [query.stride()] * 3

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.hardware import device_name
-from models.layers import Modulation
+from models.layers import Linear, Modulation
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16  # of both sides of a matrix, which the hardware asks for
@@ -39,7 +39,7 @@ def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
     for block in blocks:
         skipped = {m.linear for m in block.modules() if isinstance(m, Modulation)}
         for name, module in block.named_modules():
-            if type(module) is nn.Linear and module not in skipped:
+            if type(module) in (nn.Linear, Linear) and module not in skipped:
                 if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
                     sizes = f"{module.in_features} to {module.out_features}"
                     reason = f"{name} maps {sizes}, which {MULTIPLE} does not divide"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +51,41 @@ def gelu(x: Tensor) -> Tensor:
     return (wide * torch.sigmoid(doubled)).to(x.dtype)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose bias the compiler can add in what follows the product, on a CPU.
+
+    Torch's product with a bias copies the bias to every row, and then reads and adds it: two passes more.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and input.device.type == "cpu":
+            return _Biased.apply(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+class _Biased(torch.autograd.Function):
+    """x W^T + b. Autograd's sum for the bias is over two axes, and makes the compiler write its input in
+    float32 besides; this one is over the rows that the products read."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight) + bias
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        rows = gradients[0].flatten(0, -2)
+        return gradients[0] @ weight, rows.t() @ x.flatten(0, -2), rows.sum(0)
+
+
 class Mlp(nn.Module):
     """Two linear layers around a GELU (tanh approximation)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gelu(self.up(x)))
@@ -82,14 +111,15 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.backend, self.sequence = heads, backend, sequence
         self.choices: Mapping[int, Backend] = {}
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor | None = None, tokens: int = 0) -> Tensor:
         """x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) rotary, or None."""
-        query, key, value = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
+        heads = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
+        query, key, value = heads.unbind()  # compiled, its gradient is written once; that of indexing thrice
         query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 from core import distributed
 from core.distributed import World
 from core.errors import CONTINUABLE, EndedEarly
@@ -91,6 +93,17 @@ class EarlyEnd:
             if self._got and self._carried is None:
                 self._carried = step
             return bool(self._got)
+
+    def asked(self, done: int) -> bool:
+        """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
+
+        For work between two steps that can be left out.
+        """
+        with self._lock:
+            self._next = done - 1  # a signal heard now leads to a save of the steps done
+        flag = torch.tensor([bool(self._got)], dtype=torch.float32, device=self._world.device)
+        self.agreed = bool(distributed.sum_over_ranks(flag).item())
+        return self.agreed
 
     def over(self, folder: Path, step: int, *, saved: bool) -> EndedEarly:
         """What says that the run in `folder` has ended after `step` steps (collective).

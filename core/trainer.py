@@ -160,10 +160,14 @@ class Trainer:
             self.feed.shape_times.finish()
 
     def _after_step(self) -> None:
-        """Validate and save where it is time to; at an early end save, and leave the other for later."""
-        last, ends = self.step == self.config.steps, self.early_end.agreed
-        if self.validation and self.validation.due(self.step) and (last or not ends):
+        """Validate and save where it is time to; at an early end save, and leave the other for later.
+
+        A validation under way then is broken off: it may take longer than a preempted node is given.
+        """
+        last = self.step == self.config.steps
+        if self.validation and self.validation.due(self.step) and (last or not self.early_end.agreed):
             self._validate(self.validation)
+        ends = self.early_end.agreed
         if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
             self.stepper.enter("save")
             self.metrics.sync()
@@ -174,7 +178,10 @@ class Trainer:
     def _validate(self, validation: Validation) -> None:
         self.stepper.enter("validate")
         self.metrics.flush()
-        row = validation.run(self.step, self.phases)
+        is_last, asked = self.step == self.config.steps, functools.partial(self.early_end.asked, self.step)
+        row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
+        if row is None:
+            return  # the run ends here, and owes it
         say(line(row))
         self.metrics.show_validation(row)
 

@@ -55,6 +55,10 @@ class StratifiedDraws(Draws):
         return (value + self.stratum) / self.strata if purpose == "time" else value
 
 
+class _BrokenOff(Exception):
+    """There is no time left to finish."""
+
+
 class Validation:
     """Takes the loss over this rank's part of the fixed samples; all methods are collective.
 
@@ -90,21 +94,33 @@ class Validation:
             return False
         return on_first_rank(lambda: all(row["step"] != step for row in read_rows(self._path)))
 
-    def run(self, step: int, phases: Phases) -> dict[str, Any]:
-        """Write and return the row: for the weights ("raw") and each average, loss and loss per decile."""
-        row: dict[str, Any] = {"step": step, "raw": self.measure(None, phases)}
-        for name, average in self._ema.averages.items() if self._ema and self.config.averages else []:
-            row[name] = self.measure(average, phases)
+    def run(
+        self, step: int, phases: Phases, broken_off: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any] | None:
+        """Write and return the row: for the weights ("raw") and each average, loss and loss per decile.
+
+        broken_off: asked before every batch, on all ranks alike; if true, there is no row.
+        """
+        try:
+            row: dict[str, Any] = {"step": step, "raw": self.measure(None, phases, broken_off)}
+            for name, average in self._ema.averages.items() if self._ema and self.config.averages else []:
+                row[name] = self.measure(average, phases, broken_off)
+        except _BrokenOff:
+            return None
         if self._engine.world.rank == 0:
             append_rows(self._path, [row])
         return row
 
-    def measure(self, flats: list[Tensor] | None, phases: Phases) -> dict[str, Any]:
+    def measure(
+        self, flats: list[Tensor] | None, phases: Phases, broken_off: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
         """Loss, loss by decile and the objective's extras with these weights, None for the present ones."""
         device = self._engine.world.device
         sums = StepSums(device)
         with borrowed(self._engine, flats):
             for batch in self._batches():
+                if broken_off():
+                    raise _BrokenOff
                 batch = batch.to(device)
                 for stratum in range(self.config.strata):
                     phases.enter("validate")

@@ -70,15 +70,15 @@ def until(condition: Callable[[], object]) -> None:
     ("fault", "step"),
     [
         ("step.data@step=4:term", 5),
-        ("step.backward@step=4:usr2", 6),
-        ("step.end@step=4:int", 6),
+        ("step.backward@step=4:usr2", 5),
+        ("step.end@step=4:int", 5),
         ("save.flush@step=2:term", 4),
     ],
 )
 def test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly(
     world: World, tmp_path: Path, whole: Path, fault: str, step: int
 ) -> None:
-    """In the wait for data, in a step, between two, and while a checkpoint is written."""
+    """In the wait for data, in a step and after it, where validation is left out, and while one is saved."""
     at = ended(tmp_path, world, fault, validate_every=1, save_async=False)
     assert at == step
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, at + 1))
@@ -89,7 +89,9 @@ def test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly(
     assert validations[0] == validations[1]  # what the early end left out was made up for
 
 
-def test_a_signal_during_validation(world: World, tmp_path: Path, whole: Path) -> None:
+def test_a_signal_breaks_validation_off_and_it_is_made_up_for(
+    world: World, tmp_path: Path, whole: Path
+) -> None:
     trainer = toy_trainer(tmp_path, world, **OPTIONS, validate_every=4)
     validation = trainer.feed.validation
     assert validation is not None
@@ -99,8 +101,13 @@ def test_a_signal_during_validation(world: World, tmp_path: Path, whole: Path) -
         return validation()
 
     trainer.validation._batches = interrupted  # type: ignore[union-attr]
-    with pytest.raises(EndedEarly, match="saved after step 5 of 8"):
+    with pytest.raises(EndedEarly, match="saved after step 4 of 8"):
         trainer.fit()
+    assert not (tmp_path / "validation.jsonl").exists()
+    again = toy_trainer(tmp_path, world, **OPTIONS, validate_every=4)
+    again.validation._batches = interrupted  # type: ignore[union-attr]
+    with pytest.raises(EndedEarly, match="saved after step 4 of 8"):
+        again.fit()
     toy_trainer(tmp_path, world, **OPTIONS, validate_every=4).fit()
     assert_equal_runs(whole, tmp_path)
     assert [row["step"] for row in read_rows(tmp_path / "validation.jsonl")] == [4, 8]

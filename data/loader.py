@@ -14,10 +14,11 @@ from core.agreement import tally
 from core.batch import Batch, Condition
 from core.draws import Draws
 from core.errors import UserError, WorkError
+from data.ahead import read_ahead
 from data.latents import LatentReader, are_finite
 from data.mixture import Mixture
 from data.order import BucketRows, count_buckets
-from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
+from data.steps import LoaderConfig, Share, StepPlan, Stock
 from data.texts import TextReader, has_text, text_shape
 
 if TYPE_CHECKING:

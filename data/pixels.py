@@ -16,13 +16,14 @@ from core.draws import Draws, scrambled
 from core.errors import UserError, WorkError
 from core.progress import say
 from core.settings import setting
+from data.ahead import read_ahead
 from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, available_frames, make_buckets
 from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.loader import draw_flips, shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
 from data.order import BucketRows, count_buckets
 from data.schema import allowed_losses
-from data.steps import LoaderConfig, Share, StepPlan, Stock, read_ahead
+from data.steps import LoaderConfig, Share, StepPlan, Stock
 
 if TYPE_CHECKING:
     from core.distributed import World

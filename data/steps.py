@@ -1,14 +1,10 @@
-"""From the order of groups to one rank's micro-batches, and reading them ahead of their use."""
+"""From the order of groups to one rank's micro-batches."""
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import TypeVar
 
 import numpy as np
 
@@ -18,8 +14,6 @@ from core.progress import counted
 from core.settings import setting
 from data.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
 from data.order import BucketRows, Order
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,21 +222,3 @@ def _scaled(
         raise UserError(field, given, f"shares of what is there (by numbers of samples: {there})")
     factors = np.divide(wanted, sums, out=np.zeros(len(sums)), where=sums > 0)
     return weights * factors[part]
-
-
-def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | None = None) -> Iterator[T]:
-    """make(first), make(first + 1), ... up to `stop` (None: endless), `depth` made ahead by one thread.
-
-    An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-        numbers = itertools.count(first) if stop is None else iter(range(first, stop))
-        waiting: deque[Future[T]] = deque(thread.submit(make, n) for n in itertools.islice(numbers, depth))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(thread.submit(make, n) for n in itertools.islice(numbers, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()

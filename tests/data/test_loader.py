@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from core.distributed import World
 from core.errors import UserError, WorkError
 from data.buckets import GroupSizeError
 from data.loader import LatentLoader
-from data.steps import LoaderConfig, read_ahead
+from data.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
 
 SHARDS = [[IMAGE, CLIP] * 5, [IMAGE] * 9, [CLIP] * 3 + [IMAGE], [IMAGE] * 8]
@@ -227,19 +226,3 @@ def test_damaged_latents_name_their_part(tmp_path):
     batches = LatentLoader(cache, CONFIG, world(), 0)(0)
     with pytest.raises(WorkError, match=r"000000\.tar: damaged, sample 2 is not finite"):
         next(batches)
-
-
-def test_read_ahead_is_bounded_and_raises_where_the_result_is_due():
-    made: list[int] = []
-
-    def make(number: int) -> int:
-        made.append(number)
-        if number == 4:
-            raise RuntimeError("at 4")
-        return number
-
-    results = read_ahead(make, 2, 2)
-    assert list(itertools.islice(results, 2)) == [2, 3]
-    with pytest.raises(RuntimeError, match="at 4"):
-        next(results)
-    assert max(made) <= 5

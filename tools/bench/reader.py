@@ -11,6 +11,7 @@ import torch
 
 from core.distributed import World
 from core.progress import say
+from data.ahead import read_ahead
 from data.index import Dataset
 from data.latents import LatentReader
 from data.loader import LatentLoader
@@ -18,7 +19,7 @@ from data.memory import BatchMemory
 from data.packs import Shape
 from data.reindex import reindex
 from data.schema import INDEX
-from data.steps import LoaderConfig, read_ahead
+from data.steps import LoaderConfig
 from tools.bench import limits, peers
 from tools.bench.job import Config
 from tools.bench.limits import Read

@@ -1,0 +1,70 @@
+"""Making things ahead of their use, by a thread, with as little as possible left to who uses them.
+
+A step of training pays for what it does between two batches. So the hand-over is two queues without locks of
+Python's own, and the thread lets go of a batch that was used: to free its dozen tensors takes as long as all
+the rest (25 of 90 microseconds; an executor with its futures took the other 50).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | None = None) -> Iterator[T]:
+    """make(first), make(first + 1), ... up to `stop` (None: endless), `depth` made ahead by one thread.
+
+    An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
+    """
+    numbers = itertools.count(first) if stop is None else iter(range(first, stop))
+    wanted: SimpleQueue[tuple[int | None, Any]] = SimpleQueue()  # a number, and what is not used any more
+    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    thread = Thread(target=_work, args=(make, wanted, made), name="read-ahead", daemon=True)
+
+    def close() -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                wanted.get_nowait()
+        wanted.put((None, None))
+        thread.join()
+
+    thread.start()
+    atexit.register(close)  # the interpreter must not end while a daemon computes
+    try:
+        waiting = 0
+        for number in itertools.islice(numbers, depth):
+            wanted.put((number, None))
+            waiting += 1
+        result = None
+        while waiting:
+            used = result
+            result, error = made.get()
+            following = next(numbers, None)
+            waiting -= following is None
+            wanted.put((following, used))
+            del used
+            if error is not None:
+                raise error
+            yield result
+    finally:
+        atexit.unregister(close)
+        close()
+
+
+def _work(
+    make: Callable[[int], T],
+    wanted: SimpleQueue[tuple[int | None, Any]],
+    made: SimpleQueue[tuple[Any, BaseException | None]],
+) -> None:
+    while (number := wanted.get()[0]) is not None:
+        try:
+            made.put((make(number), None))
+        except BaseException as error:
+            made.put((None, error))

@@ -59,9 +59,11 @@ class StepAgreement:
         self._step, self._k, self._ranks = step, step % _MODULUS, world.size
         whole = micro_batches[0].order_hash
         self._expected = None if whole is None else whole * peers % _HASHES
-        tallies = [batch.tally or tally(step, batch) for batch in micro_batches]
-        weight, hashes = sum(one.weight for one in tallies), sum(one.hash for one in tallies)
-        self.all_count = weight == sum(map(len, micro_batches))
+        weight, hashes, samples = 0.0, 0, 0
+        for batch in micro_batches:
+            one = batch.tally or tally(step, batch)
+            weight, hashes, samples = weight + one.weight, hashes + one.hash, samples + len(batch)
+        self.all_count = weight == samples
         self._numbers = [weight, self._k, self._k**2, hashes % _HASHES, float(ends)]
         self._sum: distributed.PendingSum | None = None
         if world.size > 1:

@@ -50,10 +50,6 @@ class Draws:
     def __post_init__(self) -> None:
         if not 0 <= self.step <= _MASK:
             raise ValueError(f"step {self.step} does not fit the generator's 32-bit counter word")
-        if self.id.shape != self.position.shape or self.id.ndim != 1:
-            raise ValueError(
-                f"id {tuple(self.id.shape)} and position {tuple(self.position.shape)} must be (B,)"
-            )
 
     def to(self, device: torch.device) -> Draws:
         """The same draws, made on `device`."""
@@ -91,6 +87,10 @@ class Draws:
 
         The rounds are a hundred operations on next to nothing, so their number is what a step pays for.
         """
+        if self.id.shape != self.position.shape or self.id.ndim != 1:
+            raise ValueError(
+                f"id {tuple(self.id.shape)} and position {tuple(self.position.shape)} must be (B,)"
+            )
         keys = [int.from_bytes(_hash(8, self.seed, purpose), "little") for purpose in purposes]
         k0, k1 = (_column([key >> shift & _MASK for key in keys], self.id) for shift in (0, 32))
         number, position = _words_of(self.id), _words_of(self.position)

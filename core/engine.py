@@ -40,14 +40,15 @@ class Engine:
     """A network under training (construction is collective: all ranks, in the same order).
 
     module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
-    in them. updates: optimizer updates applied so far.
+    in them. updates: optimizer updates applied so far.  data_ranks: how many ranks, or groups of ranks, hold
+    different samples.
     """
 
     def __init__(
         self, model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World
     ) -> None:
         self.config, self.optimizer, self.world = engine, optimizer, world
-        self.updates = 0
+        self.updates, self.data_ranks = 0, world.size // engine.sequence_parallel
         groups = parameter_groups(model, optimizer)
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
@@ -106,11 +107,6 @@ class Engine:
         applied = bool(self._engine.was_step_applied())
         self.updates += applied
         return StepResult(float(self._engine.get_global_grad_norm()), applied)
-
-    @property
-    def data_ranks(self) -> int:
-        """How many ranks, or groups of ranks, hold different samples."""
-        return self.world.size // self.config.sequence_parallel
 
     @property
     def owned(self) -> list[Shard]:

@@ -44,10 +44,10 @@ def measured_tflops(device: torch.device, size: int = 0, seconds: float = 0.3) -
     best, until = 0.0, time.perf_counter() + seconds
     a @ b  # the first call sets the library up
     while best == 0.0 or time.perf_counter() < until:
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         a @ b
-        _wait(device)
+        wait(device)
         best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e12)
     return best
 
@@ -76,6 +76,7 @@ def allocation_retries(device: torch.device) -> int:
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else 0
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Return when the device has done what it was given; the CPU has when it was given it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

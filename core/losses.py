@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -11,8 +11,7 @@ from core.batch import Batch
 from core.draws import Draws
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """Per-sample results of one micro-batch; the trainer weights, averages and logs them.
 
     loss: (B,) float32, what is minimised.  time: (B,) the diffusion time of each sample, or None.
@@ -21,7 +20,7 @@ class Losses:
 
     loss: Tensor
     time: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = {}
 
 
 class Objective(Protocol):

@@ -21,8 +21,15 @@ def naming_what_does_not_fit(where: str, rank: int, batch: Batch | None = None) 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).partition("\n")[0]
-        raise OutOfMemory(f"out of memory on rank {rank} in {where}{_describe(batch)}: {reason}") from error
+        raise out_of_memory(error, where, rank, batch) from error
+
+
+def out_of_memory(
+    error: torch.OutOfMemoryError, where: str, rank: int, batch: Batch | None = None
+) -> OutOfMemory:
+    """What to raise from torch's error."""
+    reason = str(error).partition("\n")[0]
+    return OutOfMemory(f"out of memory on rank {rank} in {where}{_describe(batch)}: {reason}")
 
 
 def _describe(batch: Batch | None) -> str:

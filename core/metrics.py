@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,8 +43,7 @@ class MetricsConfig:
     wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     row: dict[str, Any]
     sums: StepSums
     waited_s: float

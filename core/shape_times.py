@@ -38,13 +38,17 @@ class ShapeTimes:
 
     def begin(self, batch: Batch) -> None:
         """A micro-batch begins; the one before it, if any, has ended."""
+        if self._reported:
+            return
         self._close()
         shape = tuple(batch.x.shape[1:])
-        if not self._reported and len(self._seen.get(shape, ())) <= EACH:
+        if len(self._seen.get(shape, ())) <= EACH:
             self._under_way = (shape, len(batch), self._now())
 
     def end(self) -> None:
         """The step's last micro-batch has ended; reports if that was enough."""
+        if self._reported:
+            return
         self._close()
         self._steps += 1
         if self._steps >= MOST_STEPS or all(len(seen) > EACH for seen in self._seen.values()):

@@ -15,20 +15,18 @@ class SpikeGuard:
     Like ZClip (arXiv:2504.02507), with the norm's logarithm, which is nearer to a normal distribution. The
     limit is known before the norm is, so it costs nothing. A spike enters the statistics as the limit it
     was clipped to, so that one does not excuse the next. 0 as `clipping` is none; as `sigma`, no guard.
+
+    clipping: the largest norm that the next gradient may keep; 0 is any.
     """
 
     def __init__(self, sigma: float, clipping: float) -> None:
         self._sigma, self._clipping = sigma, clipping
         self._count, self._mean, self._variance = 0, 0.0, 0.0
-
-    @property
-    def clipping(self) -> float:
-        """The largest norm that the next gradient may keep; 0 is any."""
-        return min(filter(None, (self._clipping, self._limit())), default=0.0)
+        self._set_limit()
 
     def observe(self, norm: float) -> bool:
         """Take a finite norm into account; returns whether it was a spike."""
-        limit = self._limit()
+        limit = self._limit
         is_spike = 0 < limit < norm
         if self._sigma and norm > 0:
             self._count += 1
@@ -36,6 +34,7 @@ class SpikeGuard:
             difference = math.log(min(norm, limit or norm)) - self._mean
             self._mean += rate * difference
             self._variance = (1 - rate) * (self._variance + rate * difference**2)
+            self._set_limit()
         return is_spike
 
     def state(self) -> list[float]:
@@ -45,9 +44,11 @@ class SpikeGuard:
     def load(self, state: list[float]) -> None:
         """Continue from what `state` returned."""
         self._count, self._mean, self._variance = int(state[0]), state[1], state[2]
+        self._set_limit()
 
-    def _limit(self) -> float:
-        """0 where there is none yet."""
-        if not self._sigma or self._count < WARM_UP:
-            return 0.0
-        return math.exp(self._mean + self._sigma * max(math.sqrt(self._variance), LEAST_STD))
+    def _set_limit(self) -> None:
+        """Known once a step, so that asking for it costs nothing; 0 where there is none yet."""
+        self._limit, self.clipping = 0.0, self._clipping
+        if self._sigma and self._count >= WARM_UP:
+            self._limit = math.exp(self._mean + self._sigma * max(math.sqrt(self._variance), LEAST_STD))
+            self.clipping = min(self._limit, self._clipping or self._limit)

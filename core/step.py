@@ -20,10 +20,12 @@ from core.early_end import EarlyEnd
 from core.engine import Engine, StepResult
 from core.failpoints import failpoint
 from core.losses import Losses, Objective
-from core.memory import naming_what_does_not_fit
+from core.memory import naming_what_does_not_fit, out_of_memory
 from core.phases import Phases
 from core.shape_times import ShapeTimes
 from core.step_sums import StepSums
+
+_WEYL = 0x9E3779B97F4A7C15  # of the golden ratio: its multiples modulo 2^63 lie far apart
 
 
 class Stepper:
@@ -39,6 +41,12 @@ class Stepper:
     ) -> None:
         self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
         self._shape_times, self.early_end = shape_times, EarlyEnd(engine.world)
+        world = engine.world
+        self._generators = [torch.default_generator]  # of this rank: `torch.manual_seed` goes to all devices
+        if world.device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[world.device.index])
+        digest = hashlib.blake2b(f"torch {seed} {world.rank}".encode(), digest_size=8).digest()
+        self._torch_seed = int.from_bytes(digest, "little")
 
     def update(
         self, step: int, micro_batches: Sequence[Batch], lr: float, clipping: float, sums: StepSums
@@ -56,11 +64,13 @@ class Stepper:
         for number, batch in enumerate(micro_batches, 1):
             if self._shape_times:
                 self._shape_times.begin(batch)
-            where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
-            with naming_what_does_not_fit(where, world.rank, batch):
+            try:
                 batch = batch.to(world.device)
                 # Nothing else refers to the loss, so the network's graph goes before the next one is made.
                 self.engine.backward(self._share_of_loss(step, batch, agreement, sums))
+            except torch.OutOfMemoryError as error:
+                where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
+                raise out_of_memory(error, where, world.rank, batch) from error
         if self._shape_times:
             self._shape_times.end()
         self.enter("update")
@@ -77,7 +87,10 @@ class Stepper:
         if not agreement.all_count:
             kept = torch.where(batch.weight > 0, kept, 0.0) * batch.weight
         self.enter("backward")  # before the total is asked for: a rank may wait for others there
-        return failpoint("step.loss", kept.sum()) / agreement.total_weight()
+        total = agreement.total_weight()
+        if isinstance(total, float) and total == len(batch):  # all of the step's samples: the same, in one go
+            return failpoint("step.loss", kept.mean())
+        return failpoint("step.loss", kept.sum()) / total
 
     def rehearse(self, step: int, batches: Sequence[Batch]) -> None:
         """Forward and backward of each batch as in `step`, and nothing of it remains (collective).
@@ -100,17 +113,10 @@ class Stepper:
         return self.objective.loss(self.engine, batch, Draws(self.seed, step, batch.id, batch.position))
 
     def seed_torch(self, step: int) -> None:
-        """For randomness inside the network (dropout): a function of the step and rank, not of the past.
-
-        The generators of this rank alone: `torch.manual_seed` goes through all devices, in half a
-        millisecond.
-        """
-        world = self.engine.world
-        digest = hashlib.blake2b(f"torch {self.seed} {step} {world.rank}".encode(), digest_size=8).digest()
-        number = int.from_bytes(digest, "little") >> 1
-        torch.default_generator.manual_seed(number)
-        if world.device.type == "cuda":
-            torch.cuda.manual_seed(number)
+        """For randomness inside the network (dropout): a function of the step and rank, not of the past."""
+        number = (self._torch_seed + step * _WEYL) % 2**63
+        for generator in self._generators:
+            generator.manual_seed(number)
 
     def enter(self, phase: str) -> None:
         """Begin a phase of the step."""

@@ -29,9 +29,8 @@ class StepSums:
 
     def add(self, losses: Losses, weight: Tensor) -> None:
         """Keep a micro-batch; samples of weight 0 count for nothing, whatever their loss."""
-        time = None if losses.time is None else losses.time.detach()
         extras = {name: values.detach() for name, values in losses.extras.items()}
-        self.parts.append((Losses(losses.loss.detach(), time, extras), weight))
+        self.parts.append((Losses(losses.loss.detach(), losses.time, extras), weight))
 
     @property
     def extras(self) -> list[str]:

@@ -221,26 +221,28 @@ class Trainer:
             self._check(micro_batches[0])
         lr = learning_rate(self.engine.optimizer, self.step, self.config.steps)
         sums = StepSums(self.engine.world.device)
+        sizes, samples = self._sizes(micro_batches), sum(map(len, micro_batches)) * self.engine.data_ranks
         clipping = self.incidents.spikes.clipping
         result = self.stepper.update(self.step, micro_batches, lr, clipping, sums)
         if result.applied and self.ema:
             failpoint("step.ema")
             self.ema.update(self.engine.flats, self.engine.updates)
-        self._count(micro_batches, result)
+        self._count(micro_batches, result, samples)
         if self.corruption.due(self.step):
             self.corruption.remember()
         self.phases.enter("other")
-        row = {"step": self.step, "lr": lr, "grad_norm": result.grad_norm, "applied": result.applied}
-        row |= self._sizes(micro_batches)
-        self.metrics.record({**row, "seconds": time.perf_counter() - started}, sums, waited)
+        row = {"step": self.step, "lr": lr, "grad_norm": result.grad_norm, "applied": result.applied, **sizes}
+        row["seconds"] = time.perf_counter() - started
+        self.metrics.record(row, sums, waited)
         failpoint("step.end")
 
     def _sizes(self, micro_batches: list[Batch]) -> dict[str, Any]:
-        """How much work the step was on all ranks, and which samples."""
+        """How much work the step is on all ranks, and which samples."""
         sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
-        for name, size in {"tokens": self.feed.tokens_of, "flops": self.feed.flops_of}.items():
-            if size is not None:
-                sizes[name] = sum(map(size, micro_batches)) * self.engine.data_ranks
+        if self.feed.tokens_of:
+            sizes["tokens"] = sum(map(self.feed.tokens_of, micro_batches)) * self.engine.data_ranks
+        if self.feed.flops_of:
+            sizes["flops"] = sum(map(self.feed.flops_of, micro_batches)) * self.engine.data_ranks
         return sizes
 
     def _check(self, batch: Batch) -> None:
@@ -249,7 +251,7 @@ class Trainer:
         if found := self.corruption.find(self.step, batch.to(self.engine.world.device)):
             raise self.incidents.corrupt(self.step + 1, found)
 
-    def _count(self, micro_batches: list[Batch], result: StepResult) -> None:
+    def _count(self, micro_batches: list[Batch], result: StepResult, samples: int) -> None:
         if result.applied:
             self.incidents.applied(self.step + 1, result.grad_norm)
         else:
@@ -258,4 +260,4 @@ class Trainer:
             loss = functools.partial(self.stepper.loss, self.step)
             self.incidents.note_skipped(self.step + 1, find_culprits(self.engine, loss, on_device))
         self.step += 1
-        self.samples_seen += sum(map(len, micro_batches)) * self.engine.data_ranks
+        self.samples_seen += samples

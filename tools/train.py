@@ -48,7 +48,7 @@ from tools.train_setup import (
     read_prepared,
     validation_batches,
 )
-from tools.workload import flops, tokens
+from tools.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +167,13 @@ def train(
         objective = OnlineObjective(dataset, latents)
     elif isinstance(loader, LatentLoader) and world.device.type == "cpu":
         batches = read_prepared(loader, latents, config.seed)
+    workload = Workload(config.model, dataset)
     feed = Feed(
         batches=batches,
         largest=loader.largest,
         validation=validation,
-        tokens_of=lambda batch: tokens(config.model, dataset, batch),
-        flops_of=lambda batch: flops(config.model, dataset, batch),
+        tokens_of=workload.tokens,
+        flops_of=workload.flops,
         shape_times=measure_groups(dataset, loader, world),
     )
     trainer = Trainer(

@@ -12,20 +12,32 @@ from models.flops import train_flops
 from tools.online import OnlineCache
 
 
-def tokens(model: DiTConfig, dataset: Dataset, batch: Batch) -> int:
-    """Tokens of a micro-batch, over its samples."""
-    return len(batch) * math.prod(model.grid(latent_grid(dataset, batch)))
+class Workload:
+    """Counts tokens and operations of micro-batches; of a sample of each shape they are worked out once."""
 
+    def __init__(self, model: DiTConfig, dataset: Dataset) -> None:
+        self._model, self._dataset = model, dataset
+        self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
-def flops(model: DiTConfig, dataset: Dataset, batch: Batch) -> int:
-    """Operations of the network's forward and backward pass over a micro-batch, recomputation not counted."""
-    text = batch.condition.text
-    text_tokens = 0 if text is None else text.shape[1]
-    return len(batch) * train_flops(model, latent_grid(dataset, batch), text_tokens)
+    def tokens(self, batch: Batch) -> int:
+        """Tokens of a micro-batch, over its samples."""
+        return len(batch) * self._sample(batch)[0]
 
+    def flops(self, batch: Batch) -> int:
+        """Operations of the network's forward and backward pass over a micro-batch, recomputation not
+        counted."""
+        return len(batch) * self._sample(batch)[1]
 
-def latent_grid(dataset: Dataset, batch: Batch) -> Grid:
-    """(T, H, W) of the latents that the network sees of `batch`."""
-    frames, rows, columns = batch.x.shape[-3:]
-    shape = (frames, rows, columns)
-    return dataset.latent_grid(shape) if isinstance(dataset, OnlineCache) else shape
+    def _sample(self, batch: Batch) -> tuple[int, int]:
+        text = batch.condition.text
+        frames, rows, columns = batch.x.shape[-3:]
+        key = (frames, rows, columns, 0 if text is None else text.shape[1])
+        if key not in self._of_a_sample:
+            grid = self._latent_grid((frames, rows, columns))
+            tokens = math.prod(self._model.grid(grid))
+            self._of_a_sample[key] = (tokens, train_flops(self._model, grid, key[3]))
+        return self._of_a_sample[key]
+
+    def _latent_grid(self, shape: Grid) -> Grid:
+        """(T, H, W) of the latents that the network sees of a batch whose own are `shape`."""
+        return self._dataset.latent_grid(shape) if isinstance(self._dataset, OnlineCache) else shape

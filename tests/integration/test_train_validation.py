@@ -15,7 +15,7 @@ from models.flops import train_flops
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
 from tools.train import Config, run
 from tools.train_setup import make_loader, open_cache, validation_batches
-from tools.workload import flops, tokens
+from tools.workload import Workload
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:
     batch = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu"))).load(0)[0]
     frames, rows, columns = batch.x.shape[-3:]
     model = settings.model
-    assert flops(model, dataset, batch) == len(batch) * train_flops(model, (frames, rows, columns))
+    workload = Workload(model, dataset)
+    assert workload.flops(batch) == len(batch) * train_flops(model, (frames, rows, columns))
     patches = frames * (rows // model.patch[1]) * (columns // model.patch[2])
-    assert tokens(model, dataset, batch) == len(batch) * patches
+    assert workload.tokens(batch) == len(batch) * patches

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from core import distributed
+from core import distributed, hardware
 from core.agreement import order_hash, tally
 from core.batch import Batch, Condition
 from core.diffusion.objective import ObjectiveConfig
@@ -28,8 +28,9 @@ from core.engine_config import EngineConfig
 from core.feed import Feed
 from core.optim import OptimizerConfig
 from core.trainer import Trainer, TrainerConfig
+from data.ahead import read_ahead
 from data.latents import Normaliser
-from data.steps import LoaderConfig, read_ahead
+from data.steps import LoaderConfig
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
@@ -46,16 +47,18 @@ class Stopwatch:
     """Seconds spent inside the functions it was put around, and how often they ran."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self.seconds = device, 0.0
+        self._device, self.seconds = device if device.type == "cuda" else None, 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, timed; on CUDA up to the end of what it started."""
 
         def timed(*arguments: Any, **options: Any) -> Any:
-            self._wait()
+            if self._device:
+                hardware.wait(self._device)
             started = time.perf_counter()
             result = function(*arguments, **options)
-            self._wait()
+            if self._device:
+                hardware.wait(self._device)
             self.seconds += time.perf_counter() - started
             return result
 
@@ -71,10 +74,6 @@ class Stopwatch:
             self.seconds += time.perf_counter() - started
 
         return timed
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
 
 class TimedTrainer(Trainer):

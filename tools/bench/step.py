@@ -125,8 +125,7 @@ def _run(model: nn.Module, *inputs: Any, autocast: bool = False) -> Run:
 def _rounds_of(run: Run, device: torch.device) -> Callable[[], Iterator[Result]]:
     def items() -> Iterator[Result]:
         result = run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        hardware.wait(device)
         yield result
 
     return items

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import distributed
+from core import distributed, hardware
 from core.ema import Ema, EmaConfig
 from core.errors import UserError
 from models.dit import DiTConfig
@@ -64,7 +64,7 @@ def way(name: str, state: Updated, material: Material) -> Way:
 
     def items() -> Iterator[Updated]:
         state.step()
-        _wait()
+        hardware.wait(material.gradients[0].device)
         yield state
 
     return Way(name, material.numbers, items, Reference(material).agrees, prepare=state.prepare)
@@ -110,7 +110,7 @@ def limits(like: Tensor, units: int, number_bytes: int) -> list[Way]:
             while left > 0:
                 move(min(left, like.numel()))
                 left -= like.numel()
-            _wait()
+            hardware.wait(like.device)
             yield True
 
         return items
@@ -127,14 +127,14 @@ def _one_average(bare: Bare, numbers: int, rounds: int) -> Row:
 
     def ours() -> Iterator[bool]:
         ema.update(flats, 1)
-        _wait()
+        hardware.wait(flats[0].device)
         yield True
 
     def loop() -> Iterator[bool]:
         with torch.no_grad():
             for mean, parameter in zip(means, bare.parameters, strict=True):
                 mean.lerp_(parameter, 10 / 11)
-        _wait()
+        hardware.wait(flats[0].device)
         yield True
 
     def is_right(item: bool) -> bool:
@@ -152,12 +152,12 @@ def _three_averages(material: Material, rounds: int) -> Row:
 
     def averages() -> Iterator[bool]:
         bare.ema.update(bare.optimizer.flats, THREE.every)
-        _wait()
+        hardware.wait(material.gradients[0].device)
         yield True
 
     def update() -> Iterator[bool]:
         bare.update()
-        _wait()
+        hardware.wait(material.gradients[0].device)
         yield True
 
     updates = Way("one update without averages", material.numbers, update, bool, prepare=bare.prepare)
@@ -180,11 +180,6 @@ def _some(tensor: Tensor) -> Tensor:
     """Four numbers, from the first to the last, in float64 on the CPU."""
     places = [i * (tensor.numel() - 1) // 3 for i in range(4)]
     return tensor.detach().flatten()[places].double().cpu()
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _seconds(row: Row, name: str) -> float:

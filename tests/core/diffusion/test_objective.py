@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion import predictions
-from core.diffusion.objective import Model, Objective, ObjectiveConfig
+from core.diffusion.objective import Model, Objective, ObjectiveConfig, squared_error
 from core.diffusion.paths import PathName, make_path
 from core.diffusion.predictions import Prediction
 from core.draws import Draws
@@ -178,3 +178,13 @@ def test_training_a_variance_that_is_not_predicted_is_refused() -> None:
 def test_a_learned_variance_needs_a_chain_and_noise(path: PathName, prediction: Prediction) -> None:
     with pytest.raises(UserError, match=r"learned_sigma=True: expected false unless"):
         ObjectiveConfig(path=path, prediction=prediction, learned_sigma=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_squared_error_and_its_gradient_are_those_of_its_definition(dtype: torch.dtype) -> None:
+    output, target = torch.randn(3, *SHAPE, requires_grad=True), torch.randn(3, *SHAPE)
+    found, plain = squared_error(output.to(dtype), target), (output.to(dtype) - target).square()
+    assert torch.equal(found, plain)
+    weight = torch.rand(plain.shape)
+    found, plain = (torch.autograd.grad((error * weight).sum(), output)[0] for error in (found, plain))
+    assert torch.equal(found, plain)

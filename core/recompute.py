@@ -30,7 +30,7 @@ _ATTENTION = {
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 }
-_FLASH_ATTENTION = ("flash_attn", "flash_attn_3")  # where its releases put their operations
+_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # of operations that are all attention
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None:
@@ -72,7 +72,7 @@ def _selective_contexts() -> Any:
 
 def _policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     """Keep products with weights and attention's output; of explicit attention not its N x N scores."""
-    keep = operation in _PRODUCTS or operation in _ATTENTION or operation.namespace in _FLASH_ATTENTION
+    keep = operation in _PRODUCTS or operation in _ATTENTION or operation.namespace in _LIBRARIES
     if operation is aten.bmm.default:
         keep = _is_smaller_than_inputs(*arguments)
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE

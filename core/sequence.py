@@ -25,11 +25,15 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """The ranks that share the tokens of a sample: this one is `rank` of `size`."""
+    """The ranks that share the tokens of a sample: this one is `rank` of `size`.
+
+    name: torch's own of the group, for operations that take no objects (`named_group`).
+    """
 
     rank: int
     size: int
     group: Any
+    name: str = ""
 
     def share(self, tokens: int) -> int:
         """How many of `tokens` tokens each rank holds; the last ranks' may be padding."""
@@ -54,7 +58,13 @@ def make_sequence_group(world: World, size: int) -> SequenceGroup | None:
         return None
     mine = data_world(world, size).rank
     groups = [dist.new_group(list(range(i * size, (i + 1) * size))) for i in range(world.size // size)]
-    return SequenceGroup(world.rank % size, size, groups[mine])
+    return SequenceGroup(world.rank % size, size, groups[mine], groups[mine].group_name)
+
+
+def named_group(name: str) -> SequenceGroup:
+    """The group of this name, which this rank is in."""
+    group = dist.distributed_c10d._resolve_process_group(name)
+    return SequenceGroup(group.rank(), group.size(), group, name)
 
 
 def split_tokens(x: Tensor, sequence: SequenceGroup) -> Tensor:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from core import distributed
 from core.sequence import SequenceGroup, gather_tokens, make_sequence_group, split_tokens
 from models.attention import attention
-from models.shared_attention import ring_attention, shared_attention
+from models.ring_attention import ring_attention
+from models.shared_attention import shared_attention
+from tests.models.shared_network_run import compare_networks
+
+TRAFFIC = 12  # tokens of the call whose transfers are counted
 
 
 def compare(sequence: SequenceGroup, tokens: int, heads: int, dtype: torch.dtype, ring: bool) -> float:
@@ -29,21 +36,42 @@ def compare(sequence: SequenceGroup, tokens: int, heads: int, dtype: torch.dtype
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
+def count_traffic(sequence: SequenceGroup) -> None:
+    """Print how many numbers this rank sends in each transfer, forward and backward."""
+    sent: list[int] = []
+    trade, pass_on = dist.all_to_all_single, dist.batch_isend_irecv
+
+    def traded(out: Tensor, parts: Tensor, **options: Any) -> Any:
+        sent.append(parts.numel() * (sequence.size - 1) // sequence.size)  # one part stays here
+        return trade(out, parts, **options)
+
+    def passed_on(operations: list[dist.P2POp]) -> Any:
+        sent.extend(one.tensor.numel() for one in operations if one.op is dist.isend)
+        return pass_on(operations)
+
+    dist.all_to_all_single, dist.batch_isend_irecv = traded, passed_on  # type: ignore[assignment]
+    for form in ("heads", "ring"):
+        sent.clear()
+        compare(sequence, TRAFFIC, sequence.size, torch.float32, ring=form == "ring")
+        print(f"traffic={form} {sent}")
+    dist.all_to_all_single, dist.batch_isend_irecv = trade, pass_on
+
+
 def main() -> None:
     """Print one line per case: form, tokens, heads, dtype, difference."""
     world = distributed.start("cpu", 60)
     sequence = make_sequence_group(world, world.size)
     assert sequence is not None
-    trade, trades = dist.all_to_all_single, []
-    dist.all_to_all_single = lambda *a, **k: trades.append(1) or trade(*a, **k)  # type: ignore[assignment]
-    compare(sequence, 5, world.size, torch.float32, ring=False)
-    print(f"trades={len(trades)}")
+    count_traffic(sequence)
     for dtype in (torch.float64, torch.bfloat16):
         for tokens in (1, 2, 5, 12, 13):
             for heads, ring in ((world.size, False), (world.size + 1, False), (2 * world.size, True)):
                 found = compare(sequence, tokens, heads, dtype, ring)
                 if world.rank == 0:
                     print(f"tokens={tokens} heads={heads} ring={ring} {dtype} {found:.3e}")
+    for line in compare_networks(sequence):
+        if world.rank == 0:
+            print(line)
     distributed.stop(world)
 
 

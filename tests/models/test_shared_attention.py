@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.ranks import run_ranks
+from tests.models.shared_attention_run import TRAFFIC
 
 PROGRAM = str(Path(__file__).with_name("shared_attention_run.py"))
 
@@ -15,10 +16,32 @@ PROGRAM = str(Path(__file__).with_name("shared_attention_run.py"))
 @pytest.mark.parametrize(
     "ranks", [2, pytest.param(3, marks=pytest.mark.full), pytest.param(4, marks=pytest.mark.full)]
 )
-def test_heads_and_ring_equal_one_rank_for_any_number_of_tokens(ranks: int) -> None:
+def test_sharing_tokens_equals_one_rank_for_any_number_of_tokens(ranks: int) -> None:
+    """One start of the ranks for all: attention alone, what it sends, and whole networks."""
     printed = run_ranks(ranks, PROGRAM)[0].splitlines()
-    assert "trades=4" in printed  # queries, keys and values in one, the result in another, both back again
     lines = [line for line in printed if line.startswith("tokens=")]
     assert len(lines) == 30
     for line in lines:
-        assert float(line.split()[-1]) < (1e-12 if "float64" in line else 2e-2), line
+        half = 1e-2 if "ring=True" in line else 2e-2  # a ring joins what hops give in float32
+        assert float(line.split()[-1]) < (1e-12 if "float64" in line else half), line
+    networks = [line for line in printed if line.startswith("network=")]
+    assert len(networks) == 8
+    for line in networks:
+        assert float(line.split()[-1]) < 1e-5, line
+    modes = [line for line in printed if line.startswith("recompute=")]
+    assert len(modes) == 3 * 8
+    assert all(line.endswith(" True") for line in modes), modes
+    assert_traffic(ranks, [line for line in printed if line.startswith("traffic=")])
+
+
+def assert_traffic(ranks: int, lines: list[str]) -> None:
+    """Of 2 samples of TRAFFIC tokens and `ranks` heads of 4 numbers, of which each rank has a share.
+
+    By heads: queries, keys and values in one transfer, the result in another, then their gradients back; all
+    but 1 / ranks of a share is for others. A ring: keys and values to every other rank, twice, and their
+    gradients, of every other rank's, back.
+    """
+    share = 2 * TRAFFIC // ranks * ranks * 4
+    trades = [part * share * (ranks - 1) // ranks for part in (3, 1, 1, 3)]
+    assert lines[0] == f"traffic=heads {trades}"
+    assert lines[1] == f"traffic=ring {[2 * share] * (3 * (ranks - 1))}"

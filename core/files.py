@@ -13,7 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from core.errors import UserError
+
 TEMPORARY_PREFIX = ".tmp-"
+
+
+def cache_folder() -> Path:
+    """What this user's runs keep for one another: LONGTAKE_CACHE, else `longtake` in the cache folder."""
+    if named := os.environ.get("LONGTAKE_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
+    except RuntimeError:  # a user id without an entry, as in containers
+        raise UserError("LONGTAKE_CACHE", "''", "a folder, since this user has no home folder") from None
 
 
 def temporary_name(path: Path) -> Path:

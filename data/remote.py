@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import UserError, WorkError
-from core.files import TEMPORARY_PREFIX, atomic_file, fsync_folder, sha256_file
+from core.files import TEMPORARY_PREFIX, atomic_file, cache_folder, fsync_folder, sha256_file
 from core.outputs import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
@@ -62,11 +62,10 @@ class ShardCache:
     @classmethod
     def from_environment(cls) -> ShardCache:
         """As LONGTAKE_CACHE and LONGTAKE_CACHE_BYTES say."""
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
         text = os.environ.get("LONGTAKE_CACHE_BYTES", str(2**36))
         if not re.fullmatch(r"\d+", text):
             raise UserError("LONGTAKE_CACHE_BYTES", text, "a number of bytes")
-        return cls(Path(os.environ.get("LONGTAKE_CACHE", base)) / "shards", int(text))
+        return cls(cache_folder() / "shards", int(text))
 
     def open(self, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
         """The file with this hash, open for reading; downloaded and checked if it is not here yet.

@@ -6,7 +6,9 @@ query: (B, N, K, Dh).  key, value: (B, M, K, Dh).  mask: true where a query may 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +34,7 @@ FLASH_MODULES = {  # `flash_attn` alone says nothing: flash-attn 4 installs only
     "flash3": "flash_attn_interface",
     "flash4": "flash_attn.cute",
 }
+FLASH_PACKAGES = ("flash-attn", "flash-attn-3", "flash-attn-4")
 
 Function = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 _libraries: dict[str, tuple[Any, str]] = {}
@@ -52,6 +55,15 @@ def library(name: str) -> tuple[Any, str]:
             why = "is not installed" if missing else f"cannot be loaded ({reason})"
             _libraries[name] = None, f"{name} {why}"
     return _libraries[name]
+
+
+def releases() -> str:
+    """The releases of what computes attention on CUDA beside torch, to be written down with measurements."""
+    found = [f"cuDNN {torch.backends.cudnn.version()}"]
+    for package in FLASH_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found)
 
 
 def function(backend: str) -> Function:

@@ -25,11 +25,13 @@ from torch import Tensor
 
 from core import distributed
 from core.errors import UserError
-from core.files import temporary_name, write_json
+from core.files import cache_folder, temporary_name, write_json
 from core.hardware import device_name
 from core.progress import say
 from models.attention import BACKENDS, Backend, attention, bucket, unavailable
+from models.attention_backends import releases
 from models.dit import DiT
+from models.shared_attention import by_ring
 
 NAME = "attention.json"
 CANDIDATES = {
@@ -54,6 +56,8 @@ class Case:
         """As it is written down."""
         dtype = str(self.dtype).removeprefix("torch.")
         machine = f"{device_name(self.device)}, torch {torch.__version__}"
+        if self.device.type == "cuda":
+            machine += f", {releases()}"
         return f"{machine}, {dtype}, head width {self.head_width}, {self.tokens} tokens"
 
 
@@ -65,14 +69,18 @@ def settle(
     Rank 0 finds out for all. shapes: inputs (..., T, H, W).  dtype: of the network.  run: the run's folder.
     UserError where the backend that the configuration names cannot be had here, or computes something wrong.
     """
-    config = model.config
+    config, sequence = model.config, model.sequence
+    if sequence is not None and by_ring(config.heads, sequence.size):
+        say(f"attention: by a ring, since {sequence.size} ranks cannot share {config.heads} heads evenly")
+        return
     lengths = {bucket(math.prod(config.grid((shape[-3], shape[-2], shape[-1])))) for shape in shapes}
     cases = [Case(device, dtype, config.width // config.heads, length) for length in sorted(lengths)]
     chosen: dict[str, str] = distributed.on_first_rank(lambda: _settle(config.attention, cases, run))
-    for case in cases:
+    backends = list(chosen.values())  # in order: the keys name the first rank's machine, not this one's
+    for case, backend in zip(cases, backends, strict=True):
         how = " (auto)" if config.attention == "auto" else ""
-        say(f"attention: {chosen[case.key]} for {case.tokens} tokens{how}")
-    model.use_attention({case.tokens: cast(Backend, chosen[case.key]) for case in cases})
+        say(f"attention: {backend} for {case.tokens} tokens{how}")
+    model.use_attention({c.tokens: cast(Backend, b) for c, b in zip(cases, backends, strict=True)})
 
 
 def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
@@ -101,9 +109,12 @@ def _cached(case: Case) -> str:
 
     Of several runs that measure at the same time the first to be done decides for all.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
     name = hashlib.sha256(case.key.encode()).hexdigest()[:16]
-    path = Path(os.environ.get("LONGTAKE_CACHE", base)) / "attention" / f"{name}.json"
+    try:
+        path = cache_folder() / "attention" / f"{name}.json"
+    except UserError as error:
+        say(f"warning: which attention is fastest is measured again by every run: {error}")
+        return fastest(case)
     if known := _noted(path, case):
         return known
     found, temporary = fastest(case), temporary_name(path)
@@ -130,7 +141,7 @@ def _noted(path: Path, case: Case) -> str:
 
 
 def fastest(case: Case) -> str:
-    """The right candidate with the shortest forward and backward pass."""
+    """The right candidate with the shortest forward and backward pass; `math` where none is right."""
     seconds = {}
     for name in CANDIDATES[case.device.type]:
         if unavailable(name, case.device.type):
@@ -139,7 +150,7 @@ def fastest(case: Case) -> str:
             say(f"attention: {name} is left out: {reason}")
         else:
             seconds[name] = _seconds(cast(Backend, name), case)
-    return min(seconds, key=seconds.__getitem__)
+    return min(seconds, key=seconds.__getitem__, default="math")
 
 
 def wrong(name: str, case: Case) -> str:

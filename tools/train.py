@@ -34,6 +34,7 @@ from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
 from models.fp8 import use_fp8
+from models.shared_attention import by_ring
 from tools.latent_space import LatentsConfig, choose_normaliser, encoder_fingerprint, latent_shapes
 from tools.online import DataConfig, OnlineCache, OnlineObjective
 from tools.train_setup import (
@@ -88,6 +89,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
+        heads, ranks = self.model.heads, self.engine.sequence_parallel
+        if self.model.attention != "auto" and by_ring(heads, ranks):
+            reason = f"{heads} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
+            expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
+            raise UserError("model.attention", self.model.attention, expected)
 
 
 def plan(config: Config) -> list[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from core.files import (
     TEMPORARY_PREFIX,
     atomic_file,
+    cache_folder,
     fingerprint,
     sha256_file,
     temporary_name,
@@ -84,3 +86,23 @@ def test_equal_values_give_equal_json_and_fingerprints(tmp_path: Path) -> None:
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_the_folder_that_runs_share_is_named_or_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "named"))
+    assert cache_folder() == tmp_path / "named"
+    monkeypatch.setenv("LONGTAKE_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "longtake"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "longtake"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match="LONGTAKE_CACHE='': expected a folder, since this user has no home"):
+        cache_folder()

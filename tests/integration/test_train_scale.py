@@ -56,6 +56,15 @@ def test_a_group_that_ranks_cannot_form_is_refused_before_work_starts(cache: Pat
         plan(config(cache, "processes=2", "engine.sequence_parallel=3"))
 
 
+def test_a_named_attention_that_a_ring_would_not_take_is_refused(cache: Path) -> None:
+    fields = ("engine.sequence_parallel=3", "model.attention=sdpa")
+    with pytest.raises(
+        UserError, match=r"model.attention=sdpa: expected auto, since 2 heads cannot be shared"
+    ):
+        config(cache, *fields)
+    assert config(cache, fields[1], "engine.sequence_parallel=2").model.attention == "sdpa"
+
+
 def test_ranks_that_share_tokens_take_the_samples_of_one(cache: Path) -> None:
     engine = "engine.sequence_parallel=2"
     loaders = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from core.errors import UserError
-from models import attention_choice
+from core.sequence import SequenceGroup
+from models import attention_backends, attention_choice
 from models.attention import bucket
 from models.attention_choice import NAME, Case, fastest, settle, wrong
 from models.dit import DiT, DiTConfig
@@ -19,6 +21,7 @@ from models.dit import DiT, DiTConfig
 CPU = torch.device("cpu")
 CASE = Case(CPU, torch.bfloat16, 72, 64)
 SMALL = DiTConfig(width=32, depth=2, heads=4, num_classes=3)
+Captured = pytest.CaptureFixture[str]
 SHAPES = [(2, 4, 1, 16, 16), (2, 4, 2, 16, 16)]  # 64 and 128 tokens
 
 
@@ -55,7 +58,7 @@ def test_what_is_measured_is_a_candidate_and_takes_time() -> None:
 
 
 def test_the_choice_is_kept_for_other_runs_and_in_the_run(
-    speeds: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    speeds: Callable[[str, str], None], tmp_path: Path, capsys: Captured
 ) -> None:
     speeds("sdpa", "cache")
     assert settled(tmp_path / "first") == {64: "sdpa", 128: "sdpa"}
@@ -97,7 +100,7 @@ def test_of_two_runs_at_the_same_time_the_first_decides(
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(
-    speeds: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    speeds: Callable[[str, str], None], tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "file").touch()
     speeds("sdpa", "file")
@@ -105,8 +108,71 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert "warning: which attention is fastest could not be noted" in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_measures_anew_with_a_warning(
+    speeds: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    speeds("sdpa", "cache")
+    for variable in ("LONGTAKE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert set(settled(tmp_path / "run").values()) == {"sdpa"}
+    assert "LONGTAKE_CACHE='': expected a folder, since this user has no home" in capsys.readouterr().err
+
+
+def test_ranks_on_other_machines_take_what_the_first_one_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = {"A100, 64 tokens": "math", "A100, 128 tokens": "chunked"}  # in the order of the lengths
+    monkeypatch.setattr(attention_choice.distributed, "on_first_rank", lambda work: sent)
+    assert settled(tmp_path) == {64: "math", 128: "chunked"}
+
+
+def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
+    model = DiT(SMALL, SequenceGroup(0, 3, None))
+    settle(model, CPU, torch.float32, SHAPES, tmp_path)
+    assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
+    assert not model.blocks[0].attention.choices
+    assert not (tmp_path / NAME).exists()
+
+
+def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_choice, "device_name", lambda device: "H200")
+    versions = {"flash-attn-3": "3.0.0"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(attention_backends.importlib.metadata, "version", version)
+    case = replace(CASE, device=torch.device("cuda"))
+    first = case.key
+    assert first == case.key
+    assert all(part in first for part in ("H200, torch", "cuDNN", "flash-attn-3 3.0.0"))
+    assert "flash-attn-4" not in first
+    versions["flash-attn-3"] = "3.0.1"
+    assert case.key != first
+
+
+def test_a_backend_that_fails_in_a_way_of_its_own_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    class CompilerError(Exception):
+        pass
+
+    def run(name: str, inputs: list) -> list:
+        raise CompilerError("no such instruction")
+
+    monkeypatch.setattr(attention_choice, "_run", run)
+    assert fastest(CASE) == "math"
+    assert "attention: sdpa is left out: no such instruction" in capsys.readouterr().err
+
+
 def test_a_backend_with_a_wrong_gradient_is_never_chosen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     assert wrong("sdpa", CASE) == wrong("chunked", CASE) == ""
     run = attention_choice._run

@@ -28,11 +28,12 @@ from core.optim import OptimizerConfig
 from core.recompute import checkpoint_blocks
 from core.sequence import data_world, make_sequence_group
 from core.trainer import Trainer, TrainerConfig
+from core.validation import ValidationConfig, whole_steps
 from models.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5
 LIMIT_S = 600.0  # a rank may have to wait while another compiles
-TEXT = 6
+TEXT, VALIDATED = 6, 2 * GROUP
 EPS = 1e-6  # above what rounding leaves of a gradient that is zero: Adam would make a full step of it
 SHAPES = ((1, 6, 6), (3, 6, 6))  # 9 and 27 tokens: no group of ranks has equal shares
 
@@ -87,9 +88,13 @@ def train(
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     checkpoint_blocks(network.blocks, config)
+    mine = data_world(world, config.sequence_parallel)
+    steps_from = batches(mine, config.micro_batch)
     feed = Feed(
-        batches=batches(data_world(world, config.sequence_parallel), config.micro_batch),
+        batches=steps_from,
+        validation=lambda: whole_steps(lambda step: next(steps_from(step)), VALIDATED, mine.size),
         tokens_of=lambda batch: batch.x[:, 0].numel() // 4,
+        flops_of=lambda batch: batch.x[:, 0].numel() * 1e6,
     )
     trainer = Trainer(
         Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
@@ -99,6 +104,7 @@ def train(
         folder=folder,
         seed=7,
         metrics=MetricsConfig(log_every=steps),
+        validation=ValidationConfig(every=steps, samples=VALIDATED, strata=2),
     )
     before = compiled = compiled_graphs()
     if backend:

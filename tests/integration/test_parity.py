@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from core import distributed
-from core.checkpoint import load_weights
+from core.checkpoint import CheckpointReader, find, load_weights
 from core.distributed import World
 from core.metrics import read_rows
 from tests.core.ranks import finish, start_ranks
 from tests.integration.parity_run import LIMIT_S, SHAPES, train
 
 PROGRAM = str(Path(__file__).with_name("parity_run.py"))
-COUNTS = ("step", "samples", "tokens", "lr")
+COUNTS = ("step", "samples", "tokens", "lr", "gflops")
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,17 @@ def world() -> World:
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """The last weights, but no bias of a key: softmax cancels it, so its gradient is rounding alone."""
-    state = load_weights(folder, "raw")
+    """The last weights, without key biases."""
+    return without_key_biases(load_weights(folder, "raw"))
+
+
+def gradients(folder: Path) -> dict[str, Tensor]:
+    """Adam's mean of the gradients: a factor on one of them leaves Adam's updates, so weights hide it."""
+    return without_key_biases(CheckpointReader(find(folder)).full("exp_avg"))
+
+
+def without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With zero for the bias of a key: softmax cancels it, so its gradient is rounding alone."""
     for name, value in state.items():
         if name.endswith("attention.qkv.bias"):
             value.view(3, -1)[1] = 0
@@ -38,12 +47,18 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "ranks")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(folder / "metrics.jsonl")]
+    timed = ("seconds", "samples_per_s", "tokens_per_s", "tflops_per_s", "data_wait", "ranks")
+    found = []
+    for row in read_rows(folder / "metrics.jsonl"):
+        counts = {"gflops": round(row["tflops_per_s"] * row["seconds"] * 1e3)}
+        assert round(row["tokens_per_s"] * row["seconds"]) == row["tokens"]
+        found.append({k: v for k, v in row.items() if k not in timed} | counts)
+    return found
 
 
 def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> None:
-    """loss: largest relative difference of loss and gradient norm.  weight: absolute one of any weight."""
+    """loss: largest relative difference of losses, gradient norm and each gradient.  weight: absolute one of
+    any weight."""
     first, second = rows(one), rows(other)
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
@@ -55,6 +70,16 @@ def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> Non
     assert before.keys() == after.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=weight, msg=f"{other.name}: {name}")
+    before, after = gradients(one), gradients(other)
+    least = 1e-3 * max(float(value.norm()) for value in before.values())  # below it, rounding of larger ones
+    for name, value in before.items():
+        apart = float((after[name] - value).norm()) / max(float(value.norm()), least)
+        assert apart <= loss, (other.name, name, apart)
+    validated, again = (read_rows(folder / "validation.jsonl") for folder in (one, other))
+    assert [row["step"] for row in again] == [row["step"] for row in validated] == [len(first)]
+    assert again[-1]["raw"]["loss"] == pytest.approx(validated[-1]["raw"]["loss"], rel=loss)
+    deciles = [row[-1]["raw"]["loss_by_decile"] for row in (again, validated)]
+    assert deciles[0] == pytest.approx(deciles[1], rel=loss)
 
 
 def finished(folder: Path) -> Any:

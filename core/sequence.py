@@ -45,6 +45,9 @@ class SequenceGroup:
         return min(max(tokens - rank * share, 0), share)
 
 
+_made: dict[str, SequenceGroup] = {}
+
+
 def data_world(world: World, size: int) -> World:
     """The world as loaders see it, in which a group of `size` neighbouring ranks is one rank."""
     if world.size % size:
@@ -58,13 +61,14 @@ def make_sequence_group(world: World, size: int) -> SequenceGroup | None:
         return None
     mine = data_world(world, size).rank
     groups = [dist.new_group(list(range(i * size, (i + 1) * size))) for i in range(world.size // size)]
-    return SequenceGroup(world.rank % size, size, groups[mine], groups[mine].group_name)
+    made = SequenceGroup(world.rank % size, size, groups[mine], groups[mine].group_name)
+    _made[made.name] = made
+    return made
 
 
 def named_group(name: str) -> SequenceGroup:
-    """The group of this name, which this rank is in."""
-    group = dist.distributed_c10d._resolve_process_group(name)
-    return SequenceGroup(group.rank(), group.size(), group, name)
+    """The group of this name, which this rank has made."""
+    return _made[name]
 
 
 def split_tokens(x: Tensor, sequence: SequenceGroup) -> Tensor:

@@ -89,30 +89,25 @@ def _ring_backward(
         if valid := sequence.valid(tokens, (sequence.rank - hop) % sequence.size):
             k, v = block[:, :, :, :valid]
             for rows in _chunks(q, valid):
-                sides = (tensor[:, :, rows] for tensor in (q, grad, own, log_total, grad_q))
-                _add_gradients(*sides, k, v, found[:, :, :, :valid])
+                sides = [tensor[:, :, rows] for tensor in (q, grad, own, log_total, grad_q)]
+                _add_gradients(sides, k, v, found[:, :, :, :valid])
         if hop:
             found = found if under_way is None else found.add_(under_way.wait())
             under_way = _PassOn(found, sequence, tag=1)
         block = arriving.wait() if arriving else block
     if under_way is not None:
         at_home += under_way.wait()
-    found = (grad_q * scale, *at_home)
-    grads = [query.new_empty(query.shape).copy_(_rows(x)) for x in found]  # none a view, as torch asks
+    whole = (grad_q * scale, *at_home)
+    grads = [query.new_empty(query.shape).copy_(_rows(x)) for x in whole]  # none a view, as torch asks
     return grads[0], grads[1], grads[2]
 
 
-def _add_gradients(
-    q: Tensor,
-    grad: Tensor,
-    own: Tensor,
-    log_total: Tensor,
-    grad_q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    found: Tensor,
-) -> None:
-    """Add some queries' part of the gradients to `grad_q`, and to `found`, of keys and values."""
+def _add_gradients(sides: list[Tensor], k: Tensor, v: Tensor, found: Tensor) -> None:
+    """Add some queries' part of the gradients to theirs, and to `found`, of keys and values.
+
+    sides: queries, gradient of the output, its product with the output, `log_total`, gradient of queries.
+    """
+    q, grad, own, log_total, grad_q = sides
     weights = _product(q, k.mT).sub_(log_total[..., None]).exp_()
     scores = _product(grad, v.mT).sub_(own).mul_(weights).to(q.dtype)
     grad_q += _product(scores, k)

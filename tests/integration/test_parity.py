@@ -187,9 +187,14 @@ def test_inductor_computes_the_same_and_compiles_nothing_later(
 @pytest.mark.multiprocess
 @pytest.mark.full
 def test_ranks_that_share_tokens_can_be_compiled(world: World, tmp_path: Path) -> None:
-    runs = {stage: {"zero_stage": stage, "sequence_parallel": 2, "backend": "inductor"} for stage in (1, 2)}
-    printed = run(2, tmp_path, {str(stage): fields for stage, fields in runs.items()})
-    assert [line for line in printed if "graphs" in line] == ["1: graphs (2, 0)", "2: graphs (2, 0)"]
-    train(tmp_path / "one", world, zero_stage=0)
-    for stage in runs:
-        assert_equal_runs(tmp_path / "one", tmp_path / str(stage), 1e-5, 1e-5)
+    splits = {"1": (1, "{}"), "2": (2, "{}"), "ring": (2, THREE_HEADS)}
+    runs = {
+        name: {"zero_stage": stage, "sequence_parallel": 2, "backend": "inductor", "model": model}
+        for name, (stage, model) in splits.items()
+    }
+    printed = run(2, tmp_path, runs)
+    assert [line for line in printed if "graphs" in line] == [f"{name}: graphs (2, 0)" for name in splits]
+    for model in ("{}", THREE_HEADS):
+        train(tmp_path / model, world, zero_stage=0, model=model)
+    for name, (_, model) in splits.items():
+        assert_equal_runs(tmp_path / model, tmp_path / name, 1e-5, 1e-5)

@@ -21,22 +21,32 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
         block.compile(dynamic=False, backend=backend)
 
 
-def warm_up(network: nn.Module, examples: Sequence[tuple[Any, ...]]) -> int:
+def warm_up(
+    network: nn.Module, examples: Sequence[tuple[Any, ...]], validated: Sequence[tuple[Any, ...]] = ()
+) -> int:
     """Run forward and backward on each example, which compiles its shape (collective: all ranks).
 
+    validated: run forward alone, in evaluation mode, which is compiled on its own.
     Leaves weights and gradients as they are. Returns the number of graphs that this process has compiled.
     """
     import torch._dynamo
 
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, 8 * len(examples))  # beyond it blocks run uncompiled
-    torch._dynamo.config.accumulated_recompile_limit = max(256, 8 * len(examples))
+    limit, count = torch._dynamo.config.recompile_limit, len(examples) + len(validated)
+    torch._dynamo.config.recompile_limit = max(limit, 8 * count)  # beyond it blocks run uncompiled
+    torch._dynamo.config.accumulated_recompile_limit = max(256, 8 * count)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    with Progress(len(examples), "compile", unit="shapes") as progress:
+    with Progress(count, "compile", unit="shapes") as progress:
         for example in examples:
             output = network(*example)
             torch.autograd.grad(output.square().mean(), parameters, allow_unused=True)
             progress.advance()
+        training = network.training
+        network.eval()
+        with torch.no_grad():
+            for example in validated:
+                network(*example)
+                progress.advance()
+        network.train(training)
     distributed.barrier()
     return compiled_graphs()
 

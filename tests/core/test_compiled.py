@@ -55,6 +55,21 @@ def test_every_shape_is_compiled_once_and_a_forgotten_one_is_counted() -> None:
     assert compiled_graphs() == before + 1
 
 
+def test_what_is_validated_is_compiled_before_too() -> None:
+    torch._dynamo.reset()
+    stack = Stack()
+    compile_blocks(stack.blocks, "aot_eager")
+    example = (torch.ones(2, 4),)
+    before = warm_up(stack, [example], [example, (torch.ones(5, 4),)])
+    assert stack.training
+    stack(*example).sum().backward()
+    stack.eval()
+    with torch.no_grad():
+        stack(*example)
+        stack(torch.ones(5, 4))
+    assert compiled_graphs() == before
+
+
 def test_more_shapes_than_torch_would_compile() -> None:
     torch._dynamo.reset()
     stack, count = Stack(), 3

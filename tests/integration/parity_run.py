@@ -110,7 +110,8 @@ def train(
     if backend:
         compile_blocks(network.blocks, backend)
         first = next(feed.batches(0))
-        compiled = warm_up(network, [(b.x, torch.ones(len(b)), b.condition) for b in first])
+        examples = [(b.x, torch.ones(len(b)), b.condition) for b in first]
+        compiled = warm_up(network, examples, examples)
     trainer.fit()
     return compiled - before, compiled_graphs() - compiled
 

@@ -165,7 +165,7 @@ def test_recomputing_changes_no_bit_of_a_run(
 def test_compiled_blocks_compute_the_same_and_compile_nothing_later(world: World, tmp_path: Path) -> None:
     torch._dynamo.reset()
     train(tmp_path / "eager", world, zero_stage=1)
-    assert train(tmp_path / "compiled", world, zero_stage=1, backend="aot_eager") == (len(SHAPES), 0)
+    assert train(tmp_path / "compiled", world, zero_stage=1, backend="aot_eager") == (2 * len(SHAPES), 0)
     assert_equal_runs(tmp_path / "eager", tmp_path / "compiled", 1e-5, 1e-5)
 
 
@@ -180,7 +180,7 @@ def test_inductor_computes_the_same_and_compiles_nothing_later(
     fields = {"zero_stage": stage, "micro_batch": 3, "activation_checkpointing": mode}
     before, after = train(tmp_path / "compiled", world, backend="inductor", **fields)
     kinds = 2 if mode == "every_k" else 1  # of blocks
-    assert (before, after) == (kinds * 2 * len(SHAPES), 0)  # micro-batches of 3 and of 2
+    assert (before, after) == (2 * kinds * 2 * len(SHAPES), 0)  # micro-batches of 3 and 2, and validation
     assert_equal_runs(tmp_path / "eager", tmp_path / "compiled", 1e-5, 1e-5)
 
 
@@ -193,7 +193,7 @@ def test_ranks_that_share_tokens_can_be_compiled(world: World, tmp_path: Path) -
         for name, (stage, model) in splits.items()
     }
     printed = run(2, tmp_path, runs)
-    assert [line for line in printed if "graphs" in line] == [f"{name}: graphs (2, 0)" for name in splits]
+    assert [line for line in printed if "graphs" in line] == [f"{name}: graphs (4, 0)" for name in splits]
     for model in ("{}", THREE_HEADS):
         train(tmp_path / model, world, zero_stage=0, model=model)
     for name, (_, model) in splits.items():

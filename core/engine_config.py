@@ -49,6 +49,11 @@ class EngineConfig:
             raise UserError("compile", True, f"false with zero_stage=3: {reason}")
 
     @property
+    def meets_in_forward(self) -> bool:
+        """Whether ranks wait for one another within a forward pass: for weights, or for tokens."""
+        return self.zero_stage == 3 or self.sequence_parallel > 1
+
+    @property
     def sums_micro_steps(self) -> bool:
         """Whether the engine itself adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
         return self.zero_stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ import torch
 from core.distributed import World, sum_over_ranks
 from core.files import atomic_file
 from core.hardware import find_peaks
-from core.phases import Phases
+from core.phases import ALONE, Phases
 from core.rank_report import name_straggler, rank_numbers, rank_report
 from core.settings import setting
 from core.step_sums import COLUMNS, DECILES, StepSums, vectors
@@ -54,8 +54,8 @@ class Metrics:
     """Collects rows on every rank; rank 0 writes them. `flush` and `sync` are collective.
 
     data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.  phases: of this rank;
-    with it, the last row of every flush says in `ranks` how the ranks compare.  peaks: name of a column ->
-    TFLOP/s of all devices together that it relates the arithmetic to.
+    with it, the last row of every flush says in `ranks` how the ranks compare, by the phases in `alone`.
+    peaks: name of a column -> TFLOP/s of all devices together that it relates the arithmetic to.
     """
 
     folder: Path
@@ -64,6 +64,7 @@ class Metrics:
     run_config: Mapping[str, Any] = field(default_factory=dict)
     data_ranks: int = 0
     phases: Phases | None = None
+    alone: Sequence[str] = ALONE
     peaks: dict[str, float] = field(default_factory=dict)
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Metrics:
                 complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
             )
         if self.phases is not None:
-            rows[-1]["ranks"] = rank_report(sums[-1].tolist())
+            rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
             name_straggler(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan

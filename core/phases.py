@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PHASES = ("data", "forward", "backward", "update", "validate", "save", "check", "other")
-ALONE = ("data", "forward")  # in these a rank waits for no other (below ZeRO 3), so they show who is late
+ALONE = ("data", "forward")  # in these a rank waits for no other, so they show who is late
 
 
 class Phases:

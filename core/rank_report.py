@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,20 +26,22 @@ def rank_numbers(phases: Phases, world: World) -> Tensor:
     return table.view(-1).to(world.device)
 
 
-def rank_report(numbers: list[float]) -> dict[str, Any]:
+def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
     """What a metrics row says of all ranks, from the sum of their `rank_numbers`.
 
-    slowest, fastest: the ranks that took longest and shortest where they wait for nobody (data, forward), in
-    seconds since the last report.  straggler: the slowest one and the phase, where it holds the others up.
+    alone: the phases in which a rank waits for nobody; where ranks meet in a forward pass, those that wait
+    there for a late one would seem as slow as it.  slowest, fastest: the ranks that took longest and shortest
+    in these, in seconds since the last report.  straggler: the slowest one and the phase, where it holds the
+    others up.
     """
     width = len(NUMBERS)
     ranks = [dict(zip(NUMBERS, numbers[i : i + width], strict=True)) for i in range(0, len(numbers), width)]
-    own = [sum(rank[phase] for phase in ALONE) for rank in ranks]
+    own = [sum(rank[phase] for phase in alone) for rank in ranks]
     slowest, fastest = (choose(range(len(ranks)), key=own.__getitem__) for choose in (max, min))
     return {
         "slowest": {"rank": slowest, "seconds": own[slowest]},
         "fastest": {"rank": fastest, "seconds": own[fastest]},
-        "straggler": _straggler(ranks, own, slowest),
+        "straggler": _straggler(ranks, own, slowest, alone),
         "memory_gb": max(rank["memory_gb"] for rank in ranks),
         "allocation_retries": int(sum(rank["allocation_retries"] for rank in ranks)),
         "save_stall_s": max(rank["save"] for rank in ranks),
@@ -55,7 +58,9 @@ def name_straggler(report: dict[str, Any], step: int) -> None:
         )
 
 
-def _straggler(ranks: list[dict[str, float]], own: list[float], slowest: int) -> dict[str, Any] | None:
+def _straggler(
+    ranks: list[dict[str, float]], own: list[float], slowest: int, alone: Sequence[str]
+) -> dict[str, Any] | None:
     """The slowest rank, if it is behind the median of the others by LATE of the time or more."""
     if len(ranks) < 2:
         return None
@@ -69,4 +74,4 @@ def _straggler(ranks: list[dict[str, float]], own: list[float], slowest: int) ->
             rank[phase] for number, rank in enumerate(ranks) if number != slowest
         )
 
-    return {"rank": slowest, "phase": max(ALONE, key=excess), "behind_s": behind}
+    return {"rank": slowest, "phase": max(alone, key=excess), "behind_s": behind}

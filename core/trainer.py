@@ -29,7 +29,7 @@ from core.incidents import IncidentConfig, Incidents
 from core.losses import Objective
 from core.metrics import Metrics, MetricsConfig, read_rows
 from core.optim import learning_rate
-from core.phases import Phases
+from core.phases import ALONE, Phases
 from core.profiler import LOGS, ProfileConfig, Profiler
 from core.progress import Progress, say
 from core.saver import SaveConfig, Saver
@@ -89,8 +89,9 @@ class Trainer:
         self.early_end = self.stepper.early_end
         self.corruption = CorruptionCheck(self.stepper, self.ema, config)
         self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
+        alone = ("data",) if engine.config.meets_in_forward else ALONE
         self.metrics = Metrics(
-            folder, metrics or MetricsConfig(), world, run_config or {}, engine.data_ranks, self.phases
+            folder, metrics or MetricsConfig(), world, run_config or {}, engine.data_ranks, self.phases, alone
         )
         self.validation = None
         if validation and feed.validation:

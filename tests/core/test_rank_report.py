@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from core.distributed import World
-from core.phases import Phases
+from core.engine_config import EngineConfig
+from core.phases import ALONE, Phases
 from core.rank_report import NUMBERS, name_straggler, rank_numbers, rank_report
 
 
-def report(*ranks: dict[str, float]) -> dict[str, Any]:
-    return rank_report([rank.get(name, 0.0) for rank in ranks for name in NUMBERS])
+def report(*ranks: dict[str, float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
+    return rank_report([rank.get(name, 0.0) for rank in ranks for name in NUMBERS], alone)
 
 
 def test_a_straggler_is_named_with_its_phase(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +28,16 @@ def test_a_straggler_is_named_with_its_phase(capsys: pytest.CaptureFixture[str])
     assert (
         "rank 1 holds the others up: 2.1 s behind in data, in the steps up to 40" in capsys.readouterr().err
     )
+
+
+def test_ranks_that_wait_for_a_late_one_in_a_forward_pass_do_not_hide_it() -> None:
+    late, waiting = {"data": 2.1, "forward": 1.0, "update": 1.0}, {"data": 0.1, "forward": 3.0, "update": 1.0}
+    assert report(waiting, late)["straggler"] is None
+    assert report(waiting, late, alone=("data",))["straggler"]["rank"] == 1
+    assert report(late, waiting, waiting, waiting, alone=("data",))["straggler"]["rank"] == 0
+    assert EngineConfig(sequence_parallel=2).meets_in_forward
+    assert EngineConfig(zero_stage=3).meets_in_forward
+    assert not EngineConfig(zero_stage=2).meets_in_forward
 
 
 def test_even_ranks_and_a_single_one_have_no_straggler() -> None:

@@ -57,8 +57,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> None:
-    """loss: largest relative difference of losses, gradient norm and each gradient.  weight: absolute one of
-    any weight."""
+    """loss: largest relative difference of loss and gradient norm.  weight: absolute one of any weight.
+
+    Each gradient, and the validation loss, may differ by 1e-5 of its norm; by nothing where `loss` is 0.
+    """
+    limit = 1e-5 if loss else 0.0
     first, second = rows(one), rows(other)
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
@@ -74,12 +77,12 @@ def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> Non
     least = 1e-3 * max(float(value.norm()) for value in before.values())  # below it, rounding of larger ones
     for name, value in before.items():
         apart = float((after[name] - value).norm()) / max(float(value.norm()), least)
-        assert apart <= loss, (other.name, name, apart)
+        assert apart <= limit, (other.name, name, apart)
     validated, again = (read_rows(folder / "validation.jsonl") for folder in (one, other))
     assert [row["step"] for row in again] == [row["step"] for row in validated] == [len(first)]
-    assert again[-1]["raw"]["loss"] == pytest.approx(validated[-1]["raw"]["loss"], rel=loss)
+    assert again[-1]["raw"]["loss"] == pytest.approx(validated[-1]["raw"]["loss"], rel=limit)
     deciles = [row[-1]["raw"]["loss_by_decile"] for row in (again, validated)]
-    assert deciles[0] == pytest.approx(deciles[1], rel=loss)
+    assert deciles[0] == pytest.approx(deciles[1], rel=limit)
 
 
 def finished(folder: Path) -> Any:

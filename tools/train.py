@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,6 @@ from core.trainer import FINISHED, Trainer, TrainerConfig
 from core.validation import ValidationConfig
 from data.index import Dataset
 from data.loader import LatentLoader
-from data.texts import text_shape
 from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops
@@ -40,7 +40,7 @@ from tools.online import DataConfig, OnlineCache, OnlineObjective
 from tools.train_setup import (
     LatentObjective,
     Loader,
-    compile_example,
+    compile_examples,
     keep_space,
     make_loader,
     measure_groups,
@@ -48,6 +48,7 @@ from tools.train_setup import (
     open_cache,
     read_prepared,
     validation_batches,
+    validation_data,
 )
 from tools.workload import Workload
 
@@ -101,7 +102,7 @@ def plan(config: Config) -> list[str]:
     dataset, _ = open_cache(config)
     world = World(0, config.processes, 0, torch.device("cpu"))
     loader = make_loader(config, dataset, world)
-    validation_batches(config, dataset, loader, world)
+    validation_data(config, dataset, loader, world)
     steps, groups = config.trainer.steps, config.data.groups_per_step
     sizes, shares, shapes = loader.plan.group_sizes, loader.plan.weights, latent_shapes(dataset)
     samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
@@ -126,11 +127,11 @@ def run(config: Config) -> None:
     dataset, autoencoder = open_cache(config)
     world = distributed.start(config.engine.device, config.engine.timeout_s)
     output, loader = Path(config.output), make_loader(config, dataset, world)
-    validation = validation_batches(config, dataset, loader, world)
+    validated = validation_data(config, dataset, loader, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
     if distributed.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
-        train(config, dataset, loader, validation, autoencoder, world)
+        train(config, dataset, loader, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
@@ -141,7 +142,7 @@ def train(
     config: Config,
     dataset: Dataset,
     loader: Loader,
-    validation: Callable[[], Iterable[Batch]],
+    validated: tuple[Dataset, Loader],
     autoencoder: Path,
     world: World,
 ) -> None:
@@ -158,7 +159,8 @@ def train(
     torch.manual_seed(config.seed)
     model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    settle(model, world.device, dtype, micro_batch_shapes(dataset, loader), output)
+    shapes = micro_batch_shapes(dataset, loader)
+    settle(model, world.device, dtype, shapes + micro_batch_shapes(*validated), output)
     if config.engine.matmul == "fp8":
         use_fp8(model.blocks, world.device)
     checkpoint_blocks(model.blocks, config.engine)
@@ -177,7 +179,7 @@ def train(
     feed = Feed(
         batches=batches,
         largest=loader.largest,
-        validation=validation,
+        validation=validation_batches(config, validated[1], world),
         tokens_of=workload.tokens,
         flops_of=workload.flops,
         shape_times=measure_groups(dataset, loader, world),
@@ -196,20 +198,18 @@ def train(
         validation=config.validation,
     )
     if config.engine.compile:
-        text = text_shape(dataset.manifest) if config.model.text_width else None
-        fit_compiled(trainer, model, micro_batch_shapes(dataset, loader), text)
+        others = compile_examples(config, *validated, world.device) if config.validation.every else []
+        fit_compiled(trainer, model, compile_examples(config, dataset, loader, world.device), others)
     else:
         trainer.fit()
 
 
 def fit_compiled(
-    trainer: Trainer, model: DiT, shapes: list[tuple[int, ...]], text: tuple[int, int] | None
+    trainer: Trainer, model: DiT, trained: list[tuple[Any, ...]], validated: list[tuple[Any, ...]]
 ) -> None:
-    """Compile the blocks for all `shapes`, train, and say whether that was all that had to be compiled."""
+    """Compile the blocks for all that is trained and validated on, train, and say whether that was all."""
     compile_blocks(model.blocks)
-    device = trainer.engine.world.device
-    examples = [compile_example(shape, device, text) for shape in shapes]
-    before = warm_up(model, examples)
-    say(f"compiled {before} graphs for {len(shapes)} shapes of a micro-batch")
+    before = warm_up(model, trained, validated)
+    say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")
     trainer.fit()
     say(f"compiled {compiled_graphs() - before} graphs after the first step began")

@@ -24,6 +24,7 @@ from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
 from data.mixture import Mixture
+from data.texts import text_shape
 from tools.latent_space import (
     choose_normaliser,
     encoder_fingerprint,
@@ -162,10 +163,8 @@ def read_prepared(
     return lambda first_step: loader(first_step, prepare)
 
 
-def validation_batches(
-    config: Config, dataset: Dataset, loader: Loader, world: World
-) -> Callable[[], Iterable[Batch]]:
-    """This rank's part of the samples to validate on, the same at every call: those of the first steps."""
+def validation_data(config: Config, dataset: Dataset, loader: Loader, world: World) -> tuple[Dataset, Loader]:
+    """What to validate on: held-out samples where they are given, else what is trained on."""
     if config.validation_source:
         if config.data.encode == "online":
             raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
@@ -174,7 +173,15 @@ def validation_batches(
         held_out, _ = open_cache(config)
         if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
             raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")
-        loader = make_loader(config, held_out, world)
+        return held_out, make_loader(config, held_out, world)
+    return dataset, loader
+
+
+def validation_batches(config: Config, loader: Loader, world: World) -> Callable[[], Iterable[Batch]]:
+    """This rank's part of the samples to validate on, the same at every call: those of the first steps.
+
+    loader: of `validation_data`.
+    """
     ranks = world.size // config.engine.sequence_parallel
     return lambda: whole_steps(loader.load, config.validation.samples, ranks)
 
@@ -203,7 +210,15 @@ def micro_batch_shapes(dataset: Dataset, loader: Loader) -> list[tuple[int, ...]
     return list(dict.fromkeys(found))
 
 
-def compile_example(
+def compile_examples(
+    config: Config, dataset: Dataset, loader: Loader, device: torch.device
+) -> list[tuple[Tensor, Tensor, Condition]]:
+    """What the network gets of each micro-batch shape that there is."""
+    text = text_shape(dataset.manifest) if config.model.text_width else None
+    return [_example(shape, device, text) for shape in micro_batch_shapes(dataset, loader)]
+
+
+def _example(
     shape: tuple[int, ...], device: torch.device, text: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor, Condition]:
     """What a DiT gets of a micro-batch (b, C, T, H, W). text: (L, D) of each sample."""

@@ -14,7 +14,7 @@ from core.metrics import read_rows
 from models.flops import train_flops
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
 from tools.train import Config, run
-from tools.train_setup import make_loader, open_cache, validation_batches
+from tools.train_setup import make_loader, open_cache, validation_batches, validation_data
 from tools.workload import Workload
 
 
@@ -51,7 +51,7 @@ def test_any_number_of_ranks_validates_on_the_same_samples(cache: Path, tmp_path
         found: list[int] = []
         for rank in range(ranks):
             world = World(rank, ranks, rank, torch.device("cpu"))
-            batches = validation_batches(settings, dataset, make_loader(settings, dataset, world), world)
+            batches = validation_batches(settings, make_loader(settings, dataset, world), world)
             assert [b.id.tolist() for b in batches()] == [b.id.tolist() for b in batches()]
             found += [int(i) for batch in batches() for i in batch.id]
         return sorted(found)
@@ -67,7 +67,7 @@ def test_samples_of_another_encoder_are_refused(cache: Path, tmp_path: Path) -> 
     dataset, _ = open_cache(settings)
     world = World(0, 1, 0, torch.device("cpu"))
     with pytest.raises(UserError, match=r"validation_source=.*: expected a cache made by the encoder of"):
-        validation_batches(settings, dataset, make_loader(settings, dataset, world), world)
+        validation_data(settings, dataset, make_loader(settings, dataset, world), world)
 
 
 def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:

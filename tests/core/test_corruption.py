@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
-from core.corruption import checksums
+from core.corruption import checksums, same_losses
 from core.distributed import World
 from core.errors import WorkError
 from core.metrics import read_rows
@@ -89,6 +89,15 @@ def test_checking_changes_nothing(world: World, tmp_path: Path, stage: int) -> N
 def test_by_default_every_checkpoint_follows_a_check() -> None:
     config = TrainerConfig()
     assert config.save_every % config.check_every == 0
+
+
+def test_only_where_sums_have_one_order_must_losses_agree_to_the_bit() -> None:
+    losses = torch.tensor([0.5, 2.0, torch.nan])
+    rounded, wrong = losses * (1 + 1e-6), losses * torch.tensor([1.0, 1.01, 1.0])
+    for exact in (True, False):
+        assert same_losses(losses, losses.clone(), exact=exact)
+        assert not same_losses(losses, wrong, exact=exact)
+        assert same_losses(losses, rounded, exact=exact) is not exact
 
 
 def test_any_bit_changes_a_checksum() -> None:

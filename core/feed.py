@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from core.batch import Batch
 from core.shape_times import ShapeTimes
@@ -25,3 +26,12 @@ class Feed:
     tokens_of: Callable[[Batch], int] | None = None
     flops_of: Callable[[Batch], float] | None = None
     shape_times: ShapeTimes | None = None
+
+    def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
+        """How much work a step is on all `ranks` that have samples of their own, and which samples."""
+        sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
+        if self.tokens_of:
+            sizes["tokens"] = sum(map(self.tokens_of, micro_batches)) * ranks
+        if self.flops_of:
+            sizes["flops"] = sum(map(self.flops_of, micro_batches)) * ranks
+        return sizes

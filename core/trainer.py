@@ -222,7 +222,8 @@ class Trainer:
             self._check(micro_batches[0])
         lr = learning_rate(self.engine.optimizer, self.step, self.config.steps)
         sums = StepSums(self.engine.world.device)
-        sizes, samples = self._sizes(micro_batches), sum(map(len, micro_batches)) * self.engine.data_ranks
+        sizes = self.feed.sizes(micro_batches, self.engine.data_ranks)
+        samples = sum(map(len, micro_batches)) * self.engine.data_ranks
         clipping = self.incidents.spikes.clipping
         result = self.stepper.update(self.step, micro_batches, lr, clipping, sums)
         if result.applied and self.ema:
@@ -236,15 +237,6 @@ class Trainer:
         row["seconds"] = time.perf_counter() - started
         self.metrics.record(row, sums, waited)
         failpoint("step.end")
-
-    def _sizes(self, micro_batches: list[Batch]) -> dict[str, Any]:
-        """How much work the step is on all ranks, and which samples."""
-        sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
-        if self.feed.tokens_of:
-            sizes["tokens"] = sum(map(self.feed.tokens_of, micro_batches)) * self.engine.data_ranks
-        if self.feed.flops_of:
-            sizes["flops"] = sum(map(self.feed.flops_of, micro_batches)) * self.engine.data_ranks
-        return sizes
 
     def _check(self, batch: Batch) -> None:
         """WorkError, on all ranks alike, where one of them holds or computes what is wrong."""

@@ -113,6 +113,9 @@ def main(folder: Path, project: str, messages: IO[str]) -> int:
         run = _start(folder, project, json.loads(messages.readline()))
         did = "failed and is off from here on"
         _show_all(run, messages)
+    except ModuleNotFoundError as error:
+        say(f"warning: wandb {did}, metrics go to files only: {error}; it comes with longtake[wandb]")
+        return TOLD
     except Exception as error:  # a view over the network may fail in any way
         say(f"warning: wandb {did}, metrics go to files only: {error}")
         return TOLD

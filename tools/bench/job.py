@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from core.errors import WorkError
 from core.files import write_json, write_text
+from core.progress import counted
 from core.settings import REQUIRED, setting
 
 PACKAGES = (
@@ -91,7 +92,7 @@ def run(config: Config) -> None:
     print(text)
     missed = [f"{row.case}: {floor.what}" for row in rows for floor in row.floors if not floor.is_met]
     if missed and config.floors:
-        raise WorkError(f"{len(missed)} floors missed: {'; '.join(missed)}")
+        raise WorkError(f"{counted(len(missed), 'floor')} missed: {'; '.join(missed)}")
 
 
 def machine(load: tuple[float, float, float]) -> dict[str, Any]:

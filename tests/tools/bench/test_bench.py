@@ -58,7 +58,7 @@ def one_row(monkeypatch):
 
 def test_a_missed_floor_is_exit_status_1_after_the_results_are_written(one_row, tmp_path, capsys):
     assert cli.main(["bench", "decode", f"output={tmp_path}"]) == 1
-    assert "1 floors missed: case: samples/s" in capsys.readouterr().err
+    assert "1 floor missed: case: samples/s" in capsys.readouterr().err
     assert json.loads((tmp_path / "decode.json").read_text())["rows"][0]["floors"][0]["is_met"] is False
     assert "**missed**" in (tmp_path / "decode.md").read_text()
     assert cli.main(["bench", "decode", f"output={tmp_path}", "floors=false"]) == 0

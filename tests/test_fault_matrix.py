@@ -79,7 +79,7 @@ MATRIX = {  # fault -> the tests that make it happen
     ),
     "SIGTERM or SIGUSR2 during data wait, step, save, validation": (
         "core/test_early_end.py::test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly",
-        "core/test_early_end.py::test_a_signal_during_validation",
+        "core/test_early_end.py::test_a_signal_breaks_validation_off_and_it_is_made_up_for",
         "core/test_early_end.py::test_before_the_first_step_it_ends_at_once",
         "core/test_early_end.py::test_one_rank_of_two_is_asked_and_both_end_alike",
         "integration/test_early_end.py::test_signals_at_random_moments_cost_nothing",

@@ -72,7 +72,7 @@ class RunLock:
             write_json(self.path, {**now, "pid": 0, "started": ""})
 
     def _read(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return json.loads(self.path.read_text(encoding="utf-8"))
         return None
 

@@ -136,6 +136,8 @@ def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="this is a file"):
         take(tmp_path / "file")
+    with pytest.raises(UserError, match="this is a file"):
+        claim_run(tmp_path / "file", Job(), done="done.json")
 
 
 def test_a_claim_that_was_killed_before_its_first_file_is_repeated(tmp_path: Path) -> None:

@@ -90,9 +90,7 @@ class EarlyEnd:
         """Whether this rank was asked to end, for the reduction of `step`."""
         with self._lock:
             self._next = step + 1
-            if self._got and self._carried is None:
-                self._carried = step
-            return bool(self._got)
+            return self._carry(step)
 
     def asked(self, done: int) -> bool:
         """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
@@ -101,7 +99,8 @@ class EarlyEnd:
         """
         with self._lock:
             self._next = done - 1  # a signal heard now leads to a save of the steps done
-        flag = torch.tensor([bool(self._got)], dtype=torch.float32, device=self._world.device)
+            mine = self._carry(done - 1)
+        flag = torch.tensor([mine], dtype=torch.float32, device=self._world.device)
         self.agreed = bool(distributed.sum_over_ranks(flag).item())
         return self.agreed
 
@@ -117,6 +116,13 @@ class EarlyEnd:
             f"{folder}: ended early on {' and '.join(sorted(names))}, {'saved ' if saved else ''}after step "
             f"{step} of {self._steps}; the same command continues the run{lost} (exit status {CONTINUABLE})"
         )
+
+    def _carry(self, step: int) -> bool:
+        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
+        asked = bool(self._got)
+        if asked and self._carried is None:
+            self._carried = step
+        return asked
 
     def _raise_flag(self, number: int, frame: FrameType | None) -> None:
         """In the main thread, which may hold the lock."""

@@ -197,6 +197,18 @@ def test_a_second_ctrl_c_ends_at_once(world: World) -> None:
     assert statuses == [INTERRUPTED]
 
 
+def test_a_signal_that_breaks_off_work_between_steps_is_told_of_however_late_the_thread_is(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early_end, _ = make(world)
+    early_end.begin(3, 10)
+    assert not early_end.asked(4)
+    early_end._raise_flag(signal.SIGTERM, None)
+    assert early_end.asked(4)
+    early_end._note(signal.SIGTERM)
+    assert capsys.readouterr().err == "SIGTERM: saving after step 4…\n"
+
+
 def test_handlers_come_back_unless_the_process_is_to_end(world: World, tmp_path: Path) -> None:
     early_end, _ = make(world)
     numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)

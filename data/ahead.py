@@ -24,7 +24,7 @@ def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | Non
     An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
     """
     numbers = itertools.count(first) if stop is None else iter(range(first, stop))
-    wanted: SimpleQueue[tuple[int | None, Any]] = SimpleQueue()  # a number, and what is not used any more
+    wanted: SimpleQueue[tuple[int | None, list[Any]]] = SimpleQueue()  # a number, and what was used
     made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     thread = Thread(target=_work, args=(make, wanted, made), name="read-ahead", daemon=True)
 
@@ -32,7 +32,7 @@ def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | Non
         with contextlib.suppress(Empty):
             while True:
                 wanted.get_nowait()
-        wanted.put((None, None))
+        wanted.put((None, []))
         thread.join()
 
     thread.start()
@@ -40,16 +40,15 @@ def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | Non
     try:
         waiting = 0
         for number in itertools.islice(numbers, depth):
-            wanted.put((number, None))
+            wanted.put((number, []))
             waiting += 1
         result = None
         while waiting:
-            used = result
+            used = [result]  # alone refers to it in a moment, and is emptied by the thread
             result, error = made.get()
             following = next(numbers, None)
             waiting -= following is None
             wanted.put((following, used))
-            del used
             if error is not None:
                 raise error
             yield result
@@ -60,10 +59,14 @@ def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | Non
 
 def _work(
     make: Callable[[int], T],
-    wanted: SimpleQueue[tuple[int | None, Any]],
+    wanted: SimpleQueue[tuple[int | None, list[Any]]],
     made: SimpleQueue[tuple[Any, BaseException | None]],
 ) -> None:
-    while (number := wanted.get()[0]) is not None:
+    while True:
+        number, used = wanted.get()
+        used.clear()
+        if number is None:
+            return
         try:
             made.put((make(number), None))
         except BaseException as error:

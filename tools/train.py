@@ -156,38 +156,14 @@ def train(
     distributed.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
     for line in loader.plan.report():
         say(line)
-    torch.manual_seed(config.seed)
-    model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    shapes = micro_batch_shapes(dataset, loader)
-    settle(model, world.device, dtype, shapes + micro_batch_shapes(*validated), output)
-    if config.engine.matmul == "fp8":
-        use_fp8(model.blocks, world.device)
-    checkpoint_blocks(model.blocks, config.engine)
+    model = make_network(config, micro_batch_shapes(dataset, loader) + micro_batch_shapes(*validated), world)
     engine = Engine(model, config.engine, config.optimizer, world)
-    frames = config.model.frame_condition
-    latents = LatentObjective(
-        config.objective, choose_normaliser(dataset, config.latents), frame_condition=frames
-    )
-    objective: LatentObjective | OnlineObjective = latents
-    batches: Callable[[int], Iterator[list[Batch]]] = loader
-    if isinstance(dataset, OnlineCache):
-        objective = OnlineObjective(dataset, latents)
-    elif isinstance(loader, LatentLoader) and world.device.type == "cpu":
-        batches = read_prepared(loader, latents, config.seed)
-    workload = Workload(config.model, dataset)
-    feed = Feed(
-        batches=batches,
-        largest=loader.largest,
-        validation=validation_batches(config, validated[1], world),
-        tokens_of=workload.tokens,
-        flops_of=workload.flops,
-        shape_times=measure_groups(dataset, loader, world),
-    )
+    normaliser, frames = choose_normaliser(dataset, config.latents), config.model.frame_condition
+    latents = LatentObjective(config.objective, normaliser, frame_condition=frames)
     trainer = Trainer(
         engine,
-        objective,
-        feed,
+        OnlineObjective(dataset, latents) if isinstance(dataset, OnlineCache) else latents,
+        make_feed(config, dataset, loader, validated[1], latents, world),
         config.trainer,
         folder=output,
         seed=config.seed,
@@ -202,6 +178,41 @@ def train(
         fit_compiled(trainer, model, compile_examples(config, dataset, loader, world.device), others)
     else:
         trainer.fit()
+
+
+def make_network(config: Config, shapes: list[tuple[int, ...]], world: World) -> DiT:
+    """The network as it is trained, with backends for inputs of these shapes (collective: all ranks)."""
+    torch.manual_seed(config.seed)
+    model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    settle(model, world.device, dtype, shapes, Path(config.output))
+    if config.engine.matmul == "fp8":
+        use_fp8(model.blocks, world.device)
+    checkpoint_blocks(model.blocks, config.engine)
+    return model
+
+
+def make_feed(
+    config: Config,
+    dataset: Dataset,
+    loader: Loader,
+    validated: Loader,
+    latents: LatentObjective,
+    world: World,
+) -> Feed:
+    """What the trainer learns from; for a network on the CPU the thread that reads prepares its input too."""
+    batches: Callable[[int], Iterator[list[Batch]]] = loader
+    if isinstance(loader, LatentLoader) and world.device.type == "cpu":
+        batches = read_prepared(loader, latents, config.seed)
+    workload = Workload(config.model, dataset)
+    return Feed(
+        batches=batches,
+        largest=loader.largest,
+        validation=validation_batches(config, validated, world),
+        tokens_of=workload.tokens,
+        flops_of=workload.flops,
+        shape_times=measure_groups(dataset, loader, world),
+    )
 
 
 def fit_compiled(

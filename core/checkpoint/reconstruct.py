@@ -62,9 +62,11 @@ def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[
     if not state.get("ema_widths") or not state["ema_updates"]:
         expected = f"a run with ema.power_widths, e.g. [0.05, 0.1]; {checkpoint} holds no such average"
         raise UserError("ema_sigma", width, expected)
-    copies = [CheckpointReader(entry.path) for entry in CheckpointStore(run / AVERAGES).complete()]
+    # One copy of a step, the newest attempt's: an older one may hold updates that a rollback took back.
+    entries = reversed(CheckpointStore(run / AVERAGES).complete())  # newest last, so that it stays
+    copies = {entry.step: CheckpointReader(entry.path) for entry in entries}
     sources: dict[Snapshot, tuple[CheckpointReader, str]] = {}
-    for reader in (end, *copies):  # the newest attempt's copy of a step comes first
+    for reader in (end, *copies.values()):
         if reader.state()["step"] > state["step"]:
             continue
         reader.verify()

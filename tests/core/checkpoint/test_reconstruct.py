@@ -118,6 +118,20 @@ def test_copies_are_small_and_survive_a_failure_exactly(world: World, tmp_path: 
     assert sum(path.stat().st_size for path in reader.folder.glob("rank-*.safetensors")) < 2.3 * numbers
 
 
+def test_updates_that_a_later_attempt_took_back_have_no_part(world: World, tmp_path: Path) -> None:
+    """The first attempt copied step 6, and stopped; the second went back to 4 and passed over 5 to 8."""
+    options = {**SHORT, "steps": 9, "max_skipped": 2}
+    at_once, stopped = tmp_path / "at_once", tmp_path / "stopped"
+    failpoints.arm("step.loss@step=6:nan;step.loss@step=7:nan")
+    toy_trainer(at_once, world, on_skipped="rollback", **options).fit()
+    with pytest.raises(WorkError, match="non-finite"):
+        toy_trainer(stopped, world, **options).fit()
+    toy_trainer(stopped, world, on_skipped="rollback", **options).fit()
+    one, other = (reconstruct(run, newest(run), 0.08) for run in (at_once, stopped))
+    assert (one.snapshots, one.profile_error) == (other.snapshots, other.profile_error)
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_copies_of_several_ranks_give_the_average_that_one_rank_s_give(

@@ -87,6 +87,8 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
             result["files"] += summary["files"]
             result["damaged"] += summary["damaged"]
             lines.append(" " * (len(name) + 2) + _row(entry.path.name, summary))
+        if not result[name]:
+            lines.append("  none that is complete")
         incomplete = [
             path.name for path in sorted(part.glob("step-*")) if not (path / format.MANIFEST).exists()
         ]

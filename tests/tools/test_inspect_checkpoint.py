@@ -104,6 +104,15 @@ def test_a_run_lists_all_that_it_has(run: Path, capsys: pytest.CaptureFixture[st
         assert told(capsys, str(folder), "action=verify")[0] == 0
 
 
+def test_a_run_without_a_checkpoint_is_said_to_have_none(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (run / "checkpoints").glob("step-*"):
+        (folder / "manifest.json").unlink()
+    status, text, _ = told(capsys, str(run))
+    assert (status, text.count("none that is complete")) == (0, 1)
+
+
 def test_verify_of_a_run_hashes_every_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "all 12 files are as they were written" in told(capsys, str(run), "action=verify")[1]
     older = CheckpointStore(run / "checkpoints").complete()[1].path

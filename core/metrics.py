@@ -23,7 +23,7 @@ from core.distributed import World, sum_over_ranks
 from core.files import atomic_file
 from core.hardware import find_peaks
 from core.phases import ALONE, Phases
-from core.rank_report import name_straggler, rank_numbers, rank_report
+from core.rank_report import Stragglers, rank_numbers, rank_report
 from core.settings import setting
 from core.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.wandb_view import WandbView
@@ -68,6 +68,7 @@ class Metrics:
     peaks: dict[str, float] = field(default_factory=dict)
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
+    _stragglers: Stragglers = field(default_factory=Stragglers)
     _view: WandbView | None = None
 
     def start(self, step: int) -> None:
@@ -107,7 +108,7 @@ class Metrics:
             )
         if self.phases is not None:
             rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
-            name_straggler(rows[-1]["ranks"], rows[-1]["step"])
+            self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:

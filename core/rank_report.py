@@ -49,13 +49,28 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
     }
 
 
-def name_straggler(report: dict[str, Any], step: int) -> None:
-    """Warn of the rank that held the others up in the steps up to `step`, if one did."""
-    if straggler := report["straggler"]:
-        say(
-            f"warning: rank {straggler['rank']} holds the others up: {straggler['behind_s']:.1f} s behind in "
-            f"{straggler['phase']}, in the steps up to {step}"
-        )
+class Stragglers:
+    """Warns of a rank that holds the others up, once until it does so no more.
+
+    One report may be chance, and a month of them would bury all else: the second in a row is told.
+    """
+
+    def __init__(self) -> None:
+        self._late: tuple[int, str] | None = None
+        self._is_told = False
+
+    def note(self, report: dict[str, Any], step: int) -> None:
+        """report: of the steps up to `step`, the next after the one noted before."""
+        straggler = report["straggler"]
+        late = (straggler["rank"], straggler["phase"]) if straggler else None
+        if late is None or late != self._late:
+            self._late, self._is_told = late, False
+        elif not self._is_told:
+            self._is_told = True
+            say(
+                f"warning: rank {straggler['rank']} holds the others up: {straggler['behind_s']:.1f} s "
+                f"behind in {straggler['phase']}, in the steps up to {step}, and before"
+            )
 
 
 def _straggler(

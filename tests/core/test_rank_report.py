@@ -11,23 +11,41 @@ import torch
 from core.distributed import World
 from core.engine_config import EngineConfig
 from core.phases import ALONE, Phases
-from core.rank_report import NUMBERS, name_straggler, rank_numbers, rank_report
+from core.rank_report import NUMBERS, Stragglers, rank_numbers, rank_report
 
 
 def report(*ranks: dict[str, float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
     return rank_report([rank.get(name, 0.0) for rank in ranks for name in NUMBERS], alone)
 
 
-def test_a_straggler_is_named_with_its_phase(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_straggler_is_named_with_its_phase() -> None:
     usual = {"data": 0.1, "forward": 1.0, "update": 3.0}
     late = {"data": 2.1, "forward": 1.1, "update": 0.9}
     result = report(usual, late, usual)
     assert result["straggler"] == {"rank": 1, "phase": "data", "behind_s": pytest.approx(2.1)}
     assert (result["slowest"]["rank"], result["fastest"]["rank"]) == (1, 0)
-    name_straggler(result, 40)
-    assert (
-        "rank 1 holds the others up: 2.1 s behind in data, in the steps up to 40" in capsys.readouterr().err
-    )
+
+
+def test_a_straggler_is_told_when_it_stays_one_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    usual, late = {"data": 0.1, "forward": 1.0, "update": 3.0}, {"data": 2.1, "forward": 1.1, "update": 0.9}
+    stragglers, told = Stragglers(), "rank 1 holds the others up: 2.1 s behind in data, in the steps up to"
+    seen = []
+    for step, ranks in enumerate(
+        [
+            (usual, late),
+            (usual, usual),
+            (usual, late),
+            (usual, late),
+            (usual, late),
+            (late, usual),
+            (late, usual),
+        ]
+    ):
+        stragglers.note(report(*ranks), step)
+        seen.append(capsys.readouterr().err)
+    assert [bool(line) for line in seen] == [False, False, False, True, False, False, True]
+    assert f"{told} 3" in seen[3]
+    assert "rank 0" in seen[6]
 
 
 def test_ranks_that_wait_for_a_late_one_in_a_forward_pass_do_not_hide_it() -> None:

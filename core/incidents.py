@@ -106,13 +106,12 @@ class Incidents:
         self.in_a_row += 1
         first = culprits[0]
         module, direction = first["module"], first["pass"]
-        where = f"first in the {direction} pass of {module}" if module else "but not when it was repeated"
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
         samples = f"samples {', '.join(named[:4])}"
-        say(
-            f"warning: step {step} was skipped on all ranks: its gradients are not finite "
-            f"({where}, rank {first['rank']}, {samples})"
-        )
+        where = f"first in the {direction} pass of {module}, rank {first['rank']}, {samples}"
+        if not module:  # then nobody knows which rank it was
+            where = f"but were when it was repeated; its samples are in {self.path}"
+        say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
         self._record({"kind": "skipped", "step": step, "culprits": culprits})
 
     @property

@@ -52,9 +52,12 @@ def test_looking_for_the_culprit_changes_nothing(world: World, tmp_path: Path) -
     assert load_weights(tmp_path, "raw")["calls"].tolist() == [3.0, 3.0, 3.0]
 
 
-def test_a_bad_gradient_behind_finite_losses_is_said_to_be_one(world: World, tmp_path: Path) -> None:
+def test_a_bad_gradient_behind_finite_losses_is_said_to_be_one(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failpoints.arm("step.loss@step=1:nan")
     toy_trainer(tmp_path, world, steps=2).fit()
+    assert f"(but were when it was repeated; its samples are in {tmp_path}" in capsys.readouterr().err
     (row,) = incidents(tmp_path)
     assert row["culprits"][0]["module"] is None
     assert [sample["id"] for sample in row["culprits"][0]["samples"]] == list(range(8, 16))

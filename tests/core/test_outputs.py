@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from core.errors import UserError, WorkError
 from core.outputs import claim, claim_run
 from core.run_lock import RunLock
 from core.settings import setting
+from tests.core.test_run_lock import living_owner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,17 +193,10 @@ def test_a_config_that_failed_before_the_first_step_may_be_corrected(tmp_path: P
 
 def test_the_folder_of_a_living_run_is_not_removed(tmp_path: Path) -> None:
     take(tmp_path)
-    program = f"""
-import sys; from pathlib import Path; from core.run_lock import RunLock
-RunLock(Path({str(tmp_path)!r})).acquire(); print('ready', flush=True); sys.stdin.read()"""
-    owner = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
-    assert owner.stdout is not None
-    assert owner.stdout.readline() == "ready\n"
-    with pytest.raises(WorkError, match=f"is being written by process {owner.pid} on this host"):
-        claim_run(tmp_path, Job(overwrite=True), done="done.json")
-    assert (tmp_path / "config.yaml").exists()
-    owner.kill()
-    owner.communicate()
+    with living_owner(tmp_path) as process:
+        with pytest.raises(WorkError, match=f"is being written by process {process} on this host"):
+            claim_run(tmp_path, Job(overwrite=True), done="done.json")
+        assert (tmp_path / "config.yaml").exists()
     assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
     assert not (tmp_path / "run.lock").exists()
     RunLock(tmp_path).acquire()

@@ -20,6 +20,7 @@ from core.compiled import compile_blocks, compiled_graphs, warm_up
 from core.diffusion.objective import Objective, ObjectiveConfig
 from core.distributed import World
 from core.draws import Draws
+from core.ending import end_with
 from core.engine import Engine, EngineConfig
 from core.feed import Feed
 from core.losses import Losses
@@ -128,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

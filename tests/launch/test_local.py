@@ -24,12 +24,17 @@ def start(folder: Path, script: str, *arguments: str, processes: int = 2) -> int
 def test_ranks_meet_at_the_store_of_the_launcher(tmp_path: Path) -> None:
     script = """
 import os, sys, torch, torch.distributed as dist
-dist.init_process_group("gloo")
-total = torch.tensor([10.0 ** dist.get_rank()])
-dist.all_reduce(total)
-with open(f"{sys.argv[1]}/result-{os.environ['LOCAL_RANK']}", "w") as file:
-    file.write(f"{total.item()} of {dist.get_world_size()}")
-dist.destroy_process_group()
+from core.ending import end_with
+
+def main():
+    dist.init_process_group("gloo")
+    total = torch.tensor([10.0 ** dist.get_rank()])
+    dist.all_reduce(total)
+    with open(f"{sys.argv[1]}/result-{os.environ['LOCAL_RANK']}", "w") as file:
+        file.write(f"{total.item()} of {dist.get_world_size()}")
+    dist.destroy_process_group()
+
+end_with(main)
 """
     assert start(tmp_path, script, str(tmp_path)) == 0
     assert [(tmp_path / f"result-{rank}").read_text() for rank in range(2)] == ["11.0 of 2"] * 2
@@ -74,21 +79,26 @@ def test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s(
     """And what ended it is told before anything that the others say about it."""
     script = """
 import os, pathlib, signal, sys, time, torch, torch.distributed as dist
+from core.ending import end_with
 from launch.local import tell
-dist.init_process_group("gloo")
-rank, ended, death = dist.get_rank(), pathlib.Path(sys.argv[1], "ended"), sys.argv[2]
-dist.all_reduce(torch.ones(1))
-if rank == 1:
-    ended.write_text(str(time.monotonic()))
-    if death == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    tell("longtake job: the disk is on fire")
-    sys.exit(1)
-try:
+
+def main():
+    dist.init_process_group("gloo")
+    rank, ended, death = dist.get_rank(), pathlib.Path(sys.argv[1], "ended"), sys.argv[2]
     dist.all_reduce(torch.ones(1))
-except RuntimeError:
-    tell("longtake job: rank 1 has gone")
-time.sleep(100)
+    if rank == 1:
+        ended.write_text(str(time.monotonic()))
+        if death == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        tell("longtake job: the disk is on fire")
+        return 1
+    try:
+        dist.all_reduce(torch.ones(1))
+    except RuntimeError:
+        tell("longtake job: rank 1 has gone")
+    time.sleep(100)
+
+end_with(main)
 """
     code = start(tmp_path, script, str(tmp_path), death)
     assert time.monotonic() - float((tmp_path / "ended").read_text()) < 10

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core import distributed
+from core.ending import end_with
 from core.sequence import SequenceGroup, gather_tokens, make_sequence_group, split_tokens
 from models import attention_backends
 from models.attention import attention
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

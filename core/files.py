@@ -33,6 +33,13 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
 
 
+def instead(path: Path) -> str:
+    """What to add to an error about a folder: nothing, a file or an empty folder is there; else ''."""
+    if not path.is_dir():
+        return "; this is a file" if path.exists() else "; nothing is there"
+    return "" if any(path.iterdir()) else "; this folder is empty"
+
+
 def regular(path: str, flags: int) -> int:
     """An `opener` for `open`: OSError for a pipe or device, of which a plain open may never return."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)

@@ -29,15 +29,15 @@ class Dataset:
 
     Opening reads `dataset.json` and maps the index; it checks that shards and index are there and fit each
     other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
-    something is missing or does not fit.
+    something is missing or does not fit.  field: of a config, which named the folder.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        url = url_of(folder)
-        self._remote = RemoteFolder(url) if url else None
+    def __init__(self, folder: Path | str, field: str = "source") -> None:
+        url = url_of(folder, field)
+        self._remote = RemoteFolder(url, field=field) if url else None
         self.folder = self._remote.folder if self._remote else Path(folder)
         self.place = url or str(folder)
-        self.manifest = DatasetManifest.read(self.folder)
+        self.manifest = DatasetManifest.read(self.folder, field)
         names = (
             self._remote.names.keys() if self._remote else {entry.name for entry in os.scandir(self.folder)}
         )

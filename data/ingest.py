@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
-from core.files import regular
+from core.files import instead, regular
 from data.captions import Annotation, read_sidecars, read_tar_annotation
 from data.clips import Clip
 from data.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
@@ -98,7 +98,7 @@ def list_source(source: Path) -> Listing:
     elif source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
         items = [_table_item(source, name, annotation) for name, annotation in table_rows(source)]
     else:
-        raise UserError("source", source, ACCEPTED)
+        raise UserError("source", source, ACCEPTED + ("" if source.exists() else instead(source)))
     if not items:
         found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items())) or "nothing"
         accepted = " ".join(sorted(MEDIA_SUFFIXES))

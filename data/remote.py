@@ -27,7 +27,7 @@ from core.outputs import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
 from data.retry import Retry
-from data.schema import MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
+from data.schema import FINISHED, MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
@@ -36,10 +36,10 @@ LOCKS = 64  # files; two shards that share one are fetched one after the other
 Download = Callable[[IO[bytes]], None]
 
 
-def url_of(source: str | Path) -> str | None:
+def url_of(source: str | Path, field: str = "source") -> str | None:
     """The URL that `source` is, None for a path; UserError for a scheme that is not accepted.
 
-    `Path("s3://a/b")` loses a slash; it is put back.
+    `Path("s3://a/b")` loses a slash; it is put back.  field: of a config, which named it.
     """
     text = str(source)
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", text, re.DOTALL)
@@ -48,7 +48,7 @@ def url_of(source: str | Path) -> str | None:
     scheme, rest = match.groups()
     if scheme not in SCHEMES or "::" in text or not rest.startswith("/"):
         accepted = " ".join(f"{name}://" for name in SCHEMES)
-        raise UserError("source", text, f"a folder, or a URL that begins with one of {accepted}")
+        raise UserError(field, text, f"a folder, or a URL that begins with one of {accepted}")
     return f"{scheme}://{'/' if scheme == 'file' else ''}{rest.strip('/')}"
 
 
@@ -152,13 +152,14 @@ def _download(file: IO[bytes], sha256: str, name: str, download: Download) -> No
 
 
 class RemoteFolder:
-    """A dataset behind a URL. folder: where its manifest and index lie here.
+    """A dataset behind a URL. folder: where its manifest and index lie here.  field: of a config, which named
+    the URL.
 
     What fails for a moment is tried again (`data.retry`); WorkError when it goes on failing.
     """
 
-    def __init__(self, url: str, cache: ShardCache | None = None) -> None:
-        self.url = url
+    def __init__(self, url: str, cache: ShardCache | None = None, field: str = "source") -> None:
+        self.url, self._field = url, field
         self.cache = cache or ShardCache.from_environment()
         self._system, self._path = _file_system(url)
         manifest = self._read_manifest()
@@ -200,7 +201,7 @@ class RemoteFolder:
         try:
             return b"".join(self._chunks(MANIFEST))
         except FileNotFoundError:
-            raise UserError(f"{self.url}: not a finished dataset (it has no {MANIFEST})") from None
+            raise UserError(self._field, self.url, f"{FINISHED}; this has none") from None
 
     def _copy(self, name: str, expected: str) -> None:
         path = self.folder / name

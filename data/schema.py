@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import atomic_file, fingerprint, sha256_file, write_json, write_text
+from core.files import atomic_file, fingerprint, instead, sha256_file, write_json, write_text
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
@@ -40,6 +40,7 @@ TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
+FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +89,14 @@ class DatasetManifest:
         write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **asdict(self)})
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read `dataset.json`; UserError if absent or written by a newer program, WorkError if damaged."""
+    def read(cls, folder: Path, field: str = "source") -> Self:
+        """Read `dataset.json`; UserError if absent or written by a newer program, WorkError if damaged.
+
+        field: of a config, which named the folder.
+        """
         path = folder / MANIFEST
         if not path.is_file():
-            raise UserError(f"{folder}: not a finished dataset (it has no {MANIFEST})")
+            raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw.pop("format_version")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import write_text
+from core.files import instead, write_text
 from core.settings import REQUIRED, setting
 from launch.charts import Points, bars, curves
 
@@ -93,15 +93,22 @@ BARS = (
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would write."""
-    return [f"{Path(config.source) / REPORT} from what is in {config.source}"]
+    return [f"{_demo(config) / REPORT} from what is in {config.source}"]
 
 
 def run(config: Config) -> None:
     """Read what the stages left in the folder and write the page."""
+    folder = _demo(config)
+    write_text(folder / REPORT, render(folder))
+
+
+def _demo(config: Config) -> Path:
+    """The folder; UserError if it is none of a demo."""
     folder = Path(config.source)
     if not (folder / STAGES).is_file():
-        raise UserError("source", config.source, f"the folder of a demo run (with a {STAGES})")
-    write_text(folder / REPORT, render(folder))
+        expected = f"the folder of a demo run (with a {STAGES}){instead(folder)}"
+        raise UserError("source", config.source, expected)
+    return folder
 
 
 def render(folder: Path) -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
-from core.files import fingerprint
+from core.files import fingerprint, instead
 from models import weights
 
 CONFIG = "config.json"
@@ -91,7 +91,8 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
     """
     place = next((p for p in (folder, folder / "text_encoder") if (p / CONFIG).is_file()), None)
     if place is None:
-        raise UserError("text_encoder", folder, f"a folder with {CONFIG}, or with text_encoder/{CONFIG}")
+        expected = f"a folder with {CONFIG}, or with text_encoder/{CONFIG}{instead(folder)}"
+        raise UserError("text_encoder", folder, expected)
     try:
         named = json.loads((place / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
     except (ValueError, KeyError, IndexError, TypeError) as error:

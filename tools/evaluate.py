@@ -55,8 +55,10 @@ class Config:
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
     found = [
-        f"{s.count} samples of {s.frames} frames in {s.folder}" for s in find_samples(Path(config.source))
+        f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}"
+        for s in find_samples(Path(config.source))
     ]
+    _require_real(config)
     return [
         *found,
         f"against {config.real}, held out: {config.heldout or 'a fifth of it'}",
@@ -69,14 +71,12 @@ def run(config: Config) -> None:
     import torch
 
     from core.outputs import claim
-    from data.index import Dataset
     from tools.pictures import image_grid, write_png
 
     output, samples = Path(config.output), find_samples(Path(config.source))
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
-    for folder in filter(None, (config.real, config.heldout)):
-        Dataset(Path(folder))  # refuses what is no dataset before old scores are removed
+    _require_real(config)  # before old scores are removed
     if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
         return
     # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
@@ -90,6 +90,21 @@ def run(config: Config) -> None:
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     write_json(output / SCORES, finite)
     print(table(finite))
+
+
+def _require_real(config: Config) -> None:
+    """UserError unless the real data are raw datasets and the autoencoder is one."""
+    from data.index import Dataset
+
+    for field in ("real", "heldout"):
+        if folder := getattr(config, field):
+            kind = Dataset(Path(folder), field).manifest.kind
+            if kind != "raw":
+                raise UserError(field, folder, "a raw dataset; this is a latent cache")
+    if config.autoencoder:
+        from models.autoencoder.store import locate
+
+        locate(Path(config.autoencoder))
 
 
 def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError, WorkError
+from core.files import instead
 
 SAMPLES, ARRAYS = "samples.json", "samples.npz"
 
@@ -49,5 +50,6 @@ def find_samples(source: Path) -> list[Samples]:
         return [Samples.read(source)]
     folders = sorted(path.parent for path in source.glob(f"*/{SAMPLES}"))
     if not folders:
-        raise UserError("source", source, f"a folder of samples (with {SAMPLES}), or one of such folders")
+        expected = f"a folder of samples (with {SAMPLES}), or one of such folders{instead(source)}"
+        raise UserError("source", source, expected)
     return [Samples.read(folder) for folder in folders]

@@ -17,7 +17,7 @@ import numpy as np
 from core.config import read_yaml
 from core.diffusion.objective import ObjectiveConfig
 from core.errors import UserError
-from core.files import fsync_folder, temporary_name, write_json
+from core.files import fsync_folder, instead, temporary_name, write_json
 from core.outputs import CONFIG_NAME
 from core.settings import setting
 from data.index import Dataset
@@ -114,6 +114,14 @@ def describe(
     }
 
 
+def space_file(run: Path) -> Path:
+    """The `latents.json` of a run or an export; UserError where this is neither."""
+    path = run / LATENTS
+    if not path.is_file():
+        raise UserError("source", run, f"the folder of a training run (with {LATENTS}){instead(run)}")
+    return path
+
+
 def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:
     """(C, T, H, W) of each bucket."""
     return [(c, t, h, w) for _, c, t, h, w in cache.manifest.buckets]
@@ -145,6 +153,7 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
         place = store.locate(Path(folder))
     except UserError:
         expected = f"the folder of the autoencoder {made_by}, which made {cache.folder}"
+        expected += instead(Path(folder)) if folder else ""
         raise UserError("autoencoder", folder or "''", expected) from None
     now, then = identify_saved(place), cache.manifest.extra["made_from"]
     names = ("encoder_config", "encoder")

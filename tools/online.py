@@ -115,7 +115,10 @@ class OnlineCache(Dataset):
         self.captions = None
         if config.text_encoder:
             folder = Path(config.text_encoder)
-            self.captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
+            try:
+                self.captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
+            except UserError as error:
+                raise UserError(f"data.online.{error.field}", error.value, error.expected) from None
         self.folder, self.place, media = self.raw.folder, self.raw.place, np.asarray(self.raw.media)
         pixels = make_buckets(media, config.buckets)
         stored = 2 if config.store == "moments" else 1

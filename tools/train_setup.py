@@ -72,9 +72,12 @@ class Prepared:
     noised: Noised
 
 
-def open_cache(config: Config) -> tuple[Dataset, Path]:
-    """The cache and its autoencoder's folder; UserError unless cache, encoder and network fit each other."""
-    dataset = open_dataset(config)
+def open_cache(config: Config, field: str = "source") -> tuple[Dataset, Path]:
+    """The cache and its autoencoder's folder; UserError unless cache, encoder and network fit each other.
+
+    field: what `config.source` is called where the person wrote it.
+    """
+    dataset = open_dataset(config, field)
     for channels, *shape in latent_shapes(dataset):
         if channels != config.model.input_channels:
             raise UserError(
@@ -120,19 +123,19 @@ def keep_space(config: Config, dataset: Dataset, autoencoder: Path) -> None:
     keep_latent_space(run, dataset, autoencoder, config.objective, config.latents, text_folder=folder)
 
 
-def open_dataset(config: Config) -> Dataset:
+def open_dataset(config: Config, field: str) -> Dataset:
     """The cache, the caches as one, or the raw dataset as the cache it would be."""
     if config.data.encode == "online":
         if not config.autoencoder:
             raise UserError("autoencoder", "''", "a folder, since data.encode=online")
         return OnlineCache(config.source, Path(config.autoencoder), config.data.online)
-    dataset = Dataset(config.source)
+    dataset = Dataset(config.source, field)
     if dataset.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
-        raise UserError("source", config.source, expected)
+        raise UserError(field, config.source, expected)
     if not config.data.also:
         return dataset
-    caches = [dataset, *map(Dataset, config.data.also)]
+    caches = [dataset, *(Dataset(place, "data.also") for place in config.data.also)]
     return Mixture(caches, config.data.mix, text=config.model.text_width > 0)
 
 
@@ -170,7 +173,7 @@ def validation_data(config: Config, dataset: Dataset, loader: Loader, world: Wor
             raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
         alone = replace(config.data, also=(), mix=())
         config = replace(config, source=config.validation_source, data=alone)
-        held_out, _ = open_cache(config)
+        held_out, _ = open_cache(config, "validation_source")
         if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
             raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")
         return held_out, make_loader(config, held_out, world)

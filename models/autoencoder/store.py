@@ -64,7 +64,8 @@ def locate(folder: Path) -> Path:
     for candidate in (folder, folder / FOLDER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
-    raise UserError("autoencoder", folder, f"a folder with {CONFIG} and {WEIGHTS}, or a run that has one")
+    expected = f"a folder with {CONFIG} and weights, or a run that has one{files.instead(folder)}"
+    raise UserError("autoencoder", folder, expected)
 
 
 def load(folder: Path) -> Autoencoder:

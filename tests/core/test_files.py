@@ -16,6 +16,7 @@ from core.files import (
     atomic_file,
     cache_folder,
     fingerprint,
+    instead,
     sha256_file,
     temporary_name,
     write_json,
@@ -81,6 +82,19 @@ def test_equal_values_give_equal_json_and_fingerprints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "c", float("nan"))
     assert not (tmp_path / "c").exists()
+
+
+def test_what_is_there_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_text(tmp_path / "file", "")
+    found = [instead(tmp_path / name) for name in ("none", "empty", "file", ".", "file/below")]
+    assert found == [
+        "; nothing is there",
+        "; this folder is empty",
+        "; this is a file",
+        "",
+        "; nothing is there",
+    ]
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_damaged_index_is_an_error(dataset: Path, name: str, damage: Callable[[P
 
 
 def test_folder_that_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a finished dataset"):
+    with pytest.raises(UserError, match="expected a finished dataset"):
         Dataset(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_a_killed_attempt_leaves_no_index_of_another_manifest(dataset: Path, mom
             reindex(dataset)
     finally:
         failpoints.arm("")
-    with pytest.raises(UserError, match="not a finished dataset"):
+    with pytest.raises(UserError, match="expected a finished dataset"):
         Dataset(dataset)
     reindex(dataset)
     assert contents(dataset) == before

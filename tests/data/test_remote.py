@@ -114,7 +114,7 @@ def test_missing_shard_and_missing_manifest(url: str) -> None:
     memory.rm("/bucket/data/data-000001.tar")
     with pytest.raises(WorkError, match=r"memory://bucket/data/data-000001.tar: missing \(1 shard in all"):
         Dataset(url)
-    with pytest.raises(UserError, match=r"memory://bucket/nowhere: not a finished dataset"):
+    with pytest.raises(UserError, match=r"source=memory://bucket/nowhere: expected a finished dataset"):
         Dataset("memory://bucket/nowhere")
 
 

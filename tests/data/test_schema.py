@@ -49,7 +49,9 @@ def test_manifest_round_trip_is_byte_stable(tmp_path: Path) -> None:
 
 
 def test_folder_without_manifest_is_a_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not a finished dataset \(it has no dataset.json\)"):
+    with pytest.raises(
+        UserError, match=r"expected a finished dataset .*dataset.json\); this folder is empty"
+    ):
         DatasetManifest.read(tmp_path)
 
 

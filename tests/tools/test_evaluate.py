@@ -169,6 +169,13 @@ def test_table_puts_real_beside_generated() -> None:
     ]
 
 
+@pytest.mark.parametrize("field", ["real", "heldout", "autoencoder"])
+def test_missing_data_are_told_of_before_any_work(data: Path, tmp_path: Path, field: str) -> None:
+    samples = write_samples(tmp_path / "samples", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
+    with pytest.raises(UserError, match=rf"^{field}=.*/nowhere: expected .*; nothing is there$"):
+        evaluate.plan(config(data, samples, **{field: str(tmp_path / "nowhere")}))
+
+
 def test_a_refused_dataset_leaves_old_scores_alone(data: Path, tmp_path: Path) -> None:
     samples = write_samples(tmp_path / "samples", np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 10)
     wrong = config(data, samples, real=str(tmp_path), overwrite=True)

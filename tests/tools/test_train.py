@@ -144,7 +144,8 @@ def test_a_number_of_ranks_that_does_not_divide_a_group_is_refused_with_the_equa
         ("model.mlp_ratio=0.01", r"model.mlp_ratio=0.01: expected at least 1/width = 1/16"),
         ("trainer.profile_from=2000", r"trainer.profile_from=2000: expected at most steps=1000, or 0"),
         ("seed=1e30", r"seed=1e30: expected an integer from 0 to 9223372036854775807"),
-        ("validation_source=nowhere", "nowhere: not a finished dataset"),
+        ("validation_source=nowhere", r"^validation_source=nowhere: expected .*; nothing is there$"),
+        ("data.also=[nowhere]", r"^data.also=nowhere: expected .*; nothing is there$"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(cache: Path, field: str, message: str) -> None:

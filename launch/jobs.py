@@ -104,7 +104,7 @@ JOBS = (
     Job(
         "inspect",
         "tools.inspect",
-        "look at a dataset, a checkpoint or a run; hash files; make a dataset's index anew",
+        "look at a dataset, run, checkpoint or export; hash files; make a dataset's index anew",
         (
             "longtake inspect runs/raw sheet=sheet.png",
             "longtake inspect runs/train",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import UserError, WorkError
-from core.files import fsync_folder, temporary_name, write_json
+from core.files import fsync_folder, temporary_name
 from core.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
@@ -62,51 +62,55 @@ def run(config: Config) -> None:
     state, record = _weights(config, checkpoint)
     temporary = temporary_name(output)
     try:
-        _write(temporary, Path(config.source), _cast(state, config.dtype), record)
+        record = _write(temporary, Path(config.source), _cast(state, config.dtype), record)
         if output.exists():
             shutil.rmtree(output)
         temporary.rename(output)
         fsync_folder(output.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    size = (output / record["file"]).stat().st_size
+    size = sum(file["size"] for file in record["files"].values())
     error = f", profile found to {record['profile_error']:.1%}" if config.ema_sigma else ""
     say(f"{output}: {len(state)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
 
 
 def _check(config: Config) -> Path:
     """The checkpoint that is exported; UserError for what can be seen before work starts."""
-    from core.checkpoint.weights import RECORD, find
-    from tools.latent_space import LATENTS
+    from core.checkpoint.exported import RECORD, is_export
+    from core.checkpoint.weights import choose
+    from tools.latent_space import space_file
 
     source, output = Path(config.source), Path(config.output)
-    if not (source / LATENTS).is_file():
-        raise UserError("source", source, f"the folder of a training run (with {LATENTS})")
+    space_file(source)
+    if is_export(source):
+        raise UserError("source", source, "the folder of a training run; this is an export already")
     if output.exists() and not ((output / RECORD).is_file() and config.overwrite):
         earlier = "overwrite=true, or another folder" if (output / RECORD).is_file() else "a new folder"
         raise UserError("output", output, f"{earlier}; it exists")
-    return find(source / "checkpoints" / config.checkpoint if config.checkpoint else source)
+    return choose(source, config.checkpoint)
 
 
 def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The whole state of the network, and what `export.json` says of it."""
     from core.checkpoint import CheckpointReader, load_weights, reconstruct
-    from core.checkpoint.weights import PLAIN
 
     state, seen = load_weights(checkpoint, "raw" if config.ema_sigma else config.weights), {}
+    reader = CheckpointReader(checkpoint)
+    weights, average = config.weights, reader.average_of(config.weights)
     if config.ema_sigma:
         rebuilt = reconstruct(Path(config.source), checkpoint, config.ema_sigma)
         state |= rebuilt.weights
         seen = {"snapshots": rebuilt.snapshots, "profile_error": rebuilt.profile_error}
-    written = CheckpointReader(checkpoint).state()
+        weights = average = f"sigma={config.ema_sigma:g}"
+    written = reader.state()
     return state, {
-        "file": PLAIN,
         "checkpoint": checkpoint.name,
         "step": written["step"],
         "updates": written["updates"],
-        "weights": f"sigma={config.ema_sigma:g}" if config.ema_sigma else config.weights,
+        "weights": weights,
+        "average": average,
         "dtype": config.dtype,
-        "trained": sorted(CheckpointReader(checkpoint).shapes),
+        "trained": sorted(reader.shapes),
         **seen,
     }
 
@@ -123,18 +127,17 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return cast
 
 
-def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:
-    from core.checkpoint.tensor_file import write_tensors
-    from core.checkpoint.weights import RECORD
+def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
+    """Fill the folder; returns what its `export.json` says."""
+    from core.checkpoint import exported
     from core.outputs import CONFIG_NAME
     from tools.latent_space import AUTOENCODER, LATENTS
 
     folder.mkdir(parents=True)
-    written = write_tensors(folder / record["file"], state)
     try:
         for name in (CONFIG_NAME, LATENTS):
             shutil.copyfile(run / name, folder / name)
         shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)
     except FileNotFoundError as error:
         raise WorkError(f"{run} is not whole: {error.filename} is missing") from None
-    write_json(folder / RECORD, {**record, "bytes": written.size, "sha256": written.sha256})
+    return exported.finish(folder, state, record)

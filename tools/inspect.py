@@ -1,6 +1,7 @@
 """Look at a dataset: totals, classes, shapes, a contact sheet; hash its files; make its index anew.
 
-Or at a checkpoint: step, files, shapes and norms, every file hashed; or at a run: its checkpoints.
+Or at a checkpoint or an export: step, files, shapes and norms, every file hashed; or at a run: its
+checkpoints.
 
 `action=verify` hashes every file again, names each one that is not as it was written, and ends with exit
 status 1 if there is one. `action=reindex` makes index and manifest anew from the tars: after a tar was
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import UserError
+from core.files import instead
 from core.settings import REQUIRED, setting
 
 
@@ -23,7 +25,7 @@ class Config:
     """What is looked at, and how it is shown."""
 
     source: str = setting(
-        REQUIRED, "dataset, raw or latent; or a checkpoint, or the folder of a run", shown="path or URL"
+        REQUIRED, "dataset, raw or latent; or a checkpoint, a run, or an export", shown="path or URL"
     )
     action: Literal["show", "verify", "reindex"] = setting(
         "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
@@ -52,6 +54,10 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
+    if _is_export(Path(config.source)):
+        from tools import inspect_export
+
+        return inspect_export.plan(config)
     if _has_checkpoints(Path(config.source)):
         from tools import inspect_checkpoint
 
@@ -63,20 +69,32 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Look at what lies in the source; WorkError if action=verify finds damage."""
-    if _has_checkpoints(Path(config.source)):
+    """Look at what lies in the source; WorkError if there is damage among the files that were hashed."""
+    if _is_export(Path(config.source)):
+        from tools import inspect_export
+
+        inspect_export.run(config)
+    elif _has_checkpoints(Path(config.source)):
         from tools import inspect_checkpoint
 
         inspect_checkpoint.run(config)
-        return
-    from tools import inspect_dataset
+    else:
+        from tools import inspect_dataset
 
-    _require_dataset(config)
-    inspect_dataset.run(config)
+        _require_dataset(config)
+        inspect_dataset.run(config)
+
+
+# What a source is, is asked without torch, so a mistake is told at once; hence these names once more.
+
+
+def _is_export(source: Path) -> bool:
+    """Whether this is the folder of an export, or the file with its weights."""
+    return source.name == "model.safetensors" or (source / "export.json").is_file()
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    """Whether this is a checkpoint, complete or not, a folder of them, or a run (asked without torch)."""
+    """Whether this is a checkpoint, complete or not, a folder of them, or a run."""
     if not folder.is_dir() or (folder / "dataset.json").exists():
         return False
     named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
@@ -88,13 +106,16 @@ def _require_dataset(config: Config) -> None:
     from data.remote import url_of
 
     source = Path(config.source)
-    expected = (
-        "a dataset (a folder with dataset.json; for action=reindex, .tar files), a checkpoint, or a run"
-    )
     if url_of(config.source):
         if config.action == "reindex":
             raise UserError("action", config.action, "a local folder as source: nothing is written to others")
         return
-    wanted = "*.tar" if config.action == "reindex" else "dataset.json"
+    if config.action == "reindex":
+        wanted, expected = "*.tar", "a folder with .tar files"
+    else:
+        wanted, expected = (
+            "dataset.json",
+            "a dataset (a folder with dataset.json), a checkpoint, a run or an export",
+        )
     if not source.is_dir() or not any(source.glob(wanted)):
-        raise UserError("source", config.source, expected)
+        raise UserError("source", config.source, expected + instead(source))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import AVERAGES, FOLDER, CheckpointReader, CheckpointStore, DamagedCheckpoint, format
-from core.errors import UserError, WorkError
+from core.errors import WorkError
 from core.progress import counted
-from tools.inspection import tell
+from tools.inspection import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
     from tools.inspect import Config
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
+    refuse_dataset_fields(config, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
         return [f"hash every file of {folder}, and read its tensors"]
@@ -28,9 +29,7 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Show what lies in the source; WorkError if any of it is damaged."""
-    if config.action == "reindex" or config.sheet:
-        field, value = ("action", config.action) if config.action == "reindex" else ("sheet", config.sheet)
-        raise UserError(field, value, "a dataset as source, and this is a checkpoint or a run")
+    refuse_dataset_fields(config, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
         result, lines = _checkpoint(folder)

@@ -1,4 +1,4 @@
-"""How `inspect` tells what it found: text or JSON, and the exit status."""
+"""What the forms of `inspect` share: how it tells what it found, and which fields only a dataset has."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from core.files import write_json
 
 if TYPE_CHECKING:
     from tools.inspect import Config
+
+
+def refuse_dataset_fields(config: Config, this: str) -> None:
+    """UserError where a field asks for what only a dataset has, and the source is `this`."""
+    reindex = config.action if config.action == "reindex" else ""
+    for field, value in (("action", reindex), ("sheet", config.sheet)):
+        if value:
+            raise UserError(field, value, f"a dataset as source, and this is {this}")
 
 
 def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:

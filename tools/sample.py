@@ -63,10 +63,17 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would generate."""
+    from core.checkpoint.weights import choose
+    from tools.latent_space import space_file
+    from tools.prompts import read_prompts
+
+    space_file(Path(config.source))
+    checkpoint = choose(Path(config.source), config.checkpoint)
+    read_prompts(config.prompts, config.prompt_file)
     what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
     guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""
     return [
-        f"{config.count} {what} from the {config.weights} weights of {config.source}",
+        f"{config.count} {what} from the {config.weights} weights of {checkpoint}",
         f"{config.sampler.steps} steps of {config.sampler.solver}{guidance}, in batches of {config.batch}",
         f"into {config.output}",
     ]
@@ -260,8 +267,8 @@ def provenance(job: Job, pixels: NDArray[np.uint8]) -> dict[str, Any]:
     config, trained = job.config, job.trained
     return {
         "run": config.source,
-        "checkpoint": trained.checkpoint.name,
-        "weights": config.weights,
+        "checkpoint": trained.checkpoint,
+        "weights": trained.weights,
         "weights_sha256": trained.weights_sha256,
         "autoencoder": trained.space.encoder,
         "sampler": to_dict(config.sampler),

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import torch
 
-from core.checkpoint.weights import find, load_weights
+from core.checkpoint import exported
+from core.checkpoint.weights import choose, load_weights
 from core.config import from_dict, read_yaml
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
@@ -19,7 +20,7 @@ from data.latents import Moment, Normaliser
 from models.autoencoder import AnyAutoencoder, identify, open_autoencoder
 from models.dit import DiT, DiTConfig
 from models.weights import fingerprint
-from tools.latent_space import ADDED_LATER, AUTOENCODER, LATENTS
+from tools.latent_space import ADDED_LATER, AUTOENCODER, space_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,7 @@ class LatentSpace:
     @classmethod
     def read(cls, run: Path) -> Self:
         """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
-        path = run / LATENTS
-        if not path.is_file():
-            raise UserError("source", run, f"the folder of a training run (with {LATENTS})")
+        path = space_file(run)
         try:
             record: dict[str, Any] = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
             normaliser = Normaliser.from_dict(record)
@@ -64,19 +63,24 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class Trained:
-    """What sampling needs of a run; the networks are on one device, in evaluation mode."""
+    """What sampling needs of a run; the networks are on one device, in evaluation mode.
+
+    checkpoint: the name of the one that the weights are of.  weights: which ones of it.
+    """
 
     model: DiT
     space: LatentSpace
     autoencoder: AnyAutoencoder
-    checkpoint: Path
+    checkpoint: str
+    weights: str
     weights_sha256: str
 
 
 def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
-    """Load a run folder; UserError if it is none, WorkError if it is damaged.
+    """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
-    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw".
+    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
+    export has one set, and "ema" is whichever that is.
     """
     space = LatentSpace.read(folder)
     decoder = open_autoencoder(folder / AUTOENCODER)
@@ -84,7 +88,13 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         raise WorkError(
             f"{folder / AUTOENCODER} has encoder={found}, and the run was trained with {space.encoder}"
         )
-    chosen = find(folder / "checkpoints" / checkpoint if checkpoint else folder)
+    chosen = choose(folder, checkpoint)
+    name = chosen.name
+    if exported.is_export(chosen):
+        record = exported.read_record(chosen)
+        if weights == "raw" != record["weights"]:
+            raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
+        name, weights = record["checkpoint"], record["weights"]
     state = load_weights(chosen, weights)
     model = DiT(from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"]))
     try:
@@ -92,4 +102,4 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
-    return Trained(model.to(device).eval(), space, decoder.to(device), chosen, fingerprint(state))
+    return Trained(model.to(device).eval(), space, decoder.to(device), name, weights, fingerprint(state))

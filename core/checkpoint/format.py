@@ -16,12 +16,13 @@ average. A kind that exists for some parameters only is listed with their names 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import WorkError
-from core.files import fingerprint
+from core.files import fingerprint, sha256_file
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -41,6 +42,16 @@ class FileRecord:
 
     size: int
     sha256: str
+
+
+def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MANIFEST) -> None:
+    """DamagedCheckpoint unless the file is as its record (`size`, `sha256`) in the file `said_by` says."""
+    if not path.exists():
+        raise DamagedCheckpoint(f"{path} is missing")
+    if (size := path.stat().st_size) != record["size"]:
+        raise DamagedCheckpoint(f"{path} has {size} bytes, {said_by} says {record['size']}")
+    if sha256_file(path) != record["sha256"]:
+        raise DamagedCheckpoint(f"{path} differs from its SHA-256 in {said_by}: it was altered or decayed")
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:

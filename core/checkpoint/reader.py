@@ -15,7 +15,6 @@ from torch import Tensor
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.errors import UserError, WorkError
-from core.files import sha256_file
 
 
 class CheckpointReader:
@@ -49,15 +48,7 @@ class CheckpointReader:
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Compare files (default: all) with the manifest; DamagedCheckpoint names the first that differs."""
         for name in self.files if names is None else names:
-            path, record = self.folder / name, self.manifest["files"][name]
-            if not path.exists():
-                raise DamagedCheckpoint(f"{path} is missing")
-            if (size := path.stat().st_size) != record["size"]:
-                raise DamagedCheckpoint(f"{path} has {size} bytes, the manifest says {record['size']}")
-            if sha256_file(path) != record["sha256"]:
-                raise DamagedCheckpoint(
-                    f"{path} differs from the manifest's SHA-256: it was altered or decayed"
-                )
+            format.require_as_written(self.folder / name, self.manifest["files"][name])
 
     def state(self) -> dict[str, Any]:
         """What state.json holds."""
@@ -99,13 +90,18 @@ class CheckpointReader:
 
     def kind_of(self, which: str) -> str:
         """The kind that "raw", "ema" (the main average) or the name of an average stands for."""
-        names = self.state()["ema"]
-        if which == "ema" and names:
-            return format.ema_kind(names[0])
+        average = self.average_of(which)
+        return format.WEIGHT if average is None else format.ema_kind(average)
+
+    def average_of(self, which: str) -> str | None:
+        """The name of the average that `which` stands for, as of `kind_of`; None for "raw"."""
+        names: list[str] = self.state()["ema"]
         if which == "raw":
-            return format.WEIGHT
+            return None
+        if which == "ema" and names:
+            return names[0]
         if which in names:
-            return format.ema_kind(which)
+            return which
         accepted = ["raw", *(["ema"] if names else []), *names]
         raise UserError("weights", which, f"one of {', '.join(accepted)}, which {self.folder.name} holds")
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoint import format
-from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import FOLDER, CheckpointStore
 from core.errors import UserError
-from core.files import sha256_file
-
-PLAIN = "model.safetensors"  # of an export: one set of whole weights, in place of checkpoints
-RECORD = "export.json"  # beside it: what these weights are, with `bytes` and `sha256`
+from core.files import instead
 
 
 def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
@@ -29,34 +22,17 @@ def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
     one set of weights, whichever it was made of.
     """
     path = find(path)
-    if (path / PLAIN).is_file():
-        return _exported(path)
+    if exported.is_export(path):
+        return exported.load(path)
     reader = CheckpointReader(path)
     reader.verify()
     fixed = {key.partition("/")[2]: tensor for key, tensor in reader.fixed().items()}
     return reader.full(reader.kind_of(which)) | fixed
 
 
-def _exported(folder: Path) -> dict[str, Tensor]:
-    """The weights of an export, if they are those that its record tells of."""
-    file, record = folder / PLAIN, folder / RECORD
-    try:
-        written = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{record} is missing, which says what {PLAIN} must hash to") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{record} cannot be read ({type(error).__name__}: {error})") from None
-    if (found := sha256_file(file)) != written:
-        raise DamagedCheckpoint(f"{file} is damaged: its SHA-256 is {found}, and {RECORD} says {written}")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise DamagedCheckpoint(f"{file} cannot be read: {error}") from None
-
-
 def find(path: Path) -> Path:
     """What a checkpoint folder, a `checkpoints` folder, a run folder (its newest) or an export stands for."""
-    if (path / PLAIN).is_file():
+    if exported.is_export(path):
         return path
     if (path / format.MANIFEST).exists() or format.step_of(path) is not None:
         return path
@@ -64,4 +40,23 @@ def find(path: Path) -> Path:
         newest = CheckpointStore(folder).latest()
         if newest is not None:
             return newest
-    raise UserError("checkpoint", path, "a checkpoint, or a run folder that holds a complete one")
+    expected = f"a checkpoint, or a run folder that holds a complete one{instead(path)}"
+    raise UserError("checkpoint", path, expected)
+
+
+def choose(source: Path, checkpoint: str) -> Path:
+    """What the fields `source` (a run or an export) and `checkpoint` (a name; '' is the newest) ask for."""
+    if exported.is_export(source):
+        if checkpoint:
+            raise UserError("checkpoint", checkpoint, f"'', since {source} is an export")
+        return source
+    store = CheckpointStore(source / FOLDER)
+    newest = store.latest()
+    if newest is None:
+        raise UserError("source", source, f"a run that has saved a checkpoint{instead(source)}")
+    if not checkpoint:
+        return newest
+    names = [entry.path.name for entry in store.complete()]
+    if checkpoint not in names:
+        raise UserError("checkpoint", checkpoint, f"one of {', '.join(names)}, which {source} holds; or ''")
+    return store.folder / checkpoint

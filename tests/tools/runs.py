@@ -39,7 +39,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **space: Any) -> Pat
     write_text(
         folder / "config.yaml", "model: {width: 32, depth: 1, heads: 2, num_classes: 3, patch: [1, 1, 1]}\n"
     )
-    monkeypatch.setattr(trained, "find", lambda path: path / "checkpoints" / "step-00000007.0")
+    write_json(folder / "checkpoints" / "step-00000007.0" / "manifest.json", {"number": 1})
     averaged = {name: tensor / 2 for name, tensor in state.items()}
     monkeypatch.setattr(trained, "load_weights", lambda path, which: {"ema": averaged, "raw": state}[which])
     return folder

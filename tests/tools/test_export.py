@@ -44,7 +44,14 @@ def test_what_is_exported_is_plain_and_whole(run: Path, tmp_path: Path) -> None:
         DiT(from_dict(DiTConfig, read_yaml(tmp_path / which / "config.yaml")["model"])).load_state_dict(state)
         record = json.loads((tmp_path / which / "export.json").read_text())
         assert (record["step"], record["updates"], record["weights"]) == (6, 6, which)
-        assert record["sha256"] == sha256_file(tmp_path / which / "model.safetensors")
+        written = [path for path in (tmp_path / which).rglob("*.*") if path.name != "export.json"]
+        assert record["files"] == {
+            str(path.relative_to(tmp_path / which)): {
+                "size": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+            for path in written
+        }
     raw, average = (load_file(tmp_path / which / "model.safetensors") for which in ("raw", "ema"))
     assert any(not torch.equal(raw[name], average[name]) for name in raw)
 
@@ -67,6 +74,34 @@ def test_an_export_is_opened_in_place_of_its_run(run: Path, tmp_path: Path) -> N
     exported, trained = (open_run(folder, "", "ema", torch.device("cpu")) for folder in (moved, run))
     assert exported.weights_sha256 == trained.weights_sha256
     assert exported.space == trained.space
+    assert (exported.checkpoint, exported.weights) == (trained.checkpoint, "ema")
+    with pytest.raises(UserError, match="weights=raw: expected ema, for the ema that"):
+        open_run(moved, "", "raw", torch.device("cpu"))
+    with pytest.raises(UserError, match=r"checkpoint=step-8: expected '', since .* is an export"):
+        open_run(moved, "step-8", "ema", torch.device("cpu"))
+    with pytest.raises(UserError, match="this is an export already"):
+        plan(Config(source=str(moved), output=str(tmp_path / "again")))
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["weights=raw", "dtype=bf16"], "raw weights, in bf16"),
+        ([], "average with decay 0.9999, in fp32"),
+        (["weights=sigma-0.05"], "average of relative length 0.05, in fp32"),
+        (["ema_sigma=0.08"], "average of relative length 0.08, in fp32, found from 6 copies to"),
+    ],
+)
+def test_an_export_is_inspected(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], what: str
+) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", *words]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"export of the {what}")
+    assert lines[2].startswith("step 6, 6 updates, of checkpoint step-00000006.")
+    assert lines[-1] == "every file is as it was written"
 
 
 @pytest.mark.parametrize("harm", ["a bit", "cut", "record", "no record"])
@@ -83,7 +118,7 @@ def test_a_damaged_export_is_refused(run: Path, tmp_path: Path, harm: str) -> No
         record.write_text("{")
     else:
         record.unlink()
-    named = "export.json" if "record" in harm else "SHA-256"
+    named = {"a bit": "SHA-256", "cut": "has .* bytes, export.json says"}.get(harm, "export.json")
     with pytest.raises(DamagedCheckpoint, match=named):
         load_weights(folder)
 

@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[
     path.write_bytes(data)
     status, text, error = told(capsys, str(newest(run)))
     assert status == 1
-    assert f"{path} differs from the manifest's SHA-256" in text
+    assert f"{path} differs from its SHA-256 in manifest.json" in text
     assert f"1 of 4 files are not as they were written: {newest(run).name}/{path.name}" in error
     assert len(error.splitlines()) == 1
 
@@ -128,5 +128,5 @@ def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
     assert plan(Config(source=str(newest(trained))))[0].startswith("hash every file of")
     assert cli.main(["inspect", str(trained), "action=reindex"]) == 2
     assert cli.main(["inspect", str(trained), f"sheet={tmp_path / 'x.png'}"]) == 2
-    with pytest.raises(UserError, match="or a run"):
+    with pytest.raises(UserError, match="a run or an export; this folder is empty"):
         plan(Config(source=str(tmp_path)))

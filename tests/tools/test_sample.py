@@ -143,6 +143,15 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         sample.run(config(tmp_path / "nothing", "out"))
 
 
+def test_a_checkpoint_that_the_run_does_not_have_is_refused_before_any_work(run: Path) -> None:
+    assert sample.plan(config(run, "out", checkpoint="step-00000007.0"))
+    with pytest.raises(UserError, match=r"^checkpoint=step-8: expected one of step-00000007.0, which .*/run"):
+        sample.plan(config(run, "out", checkpoint="step-8"))
+    (run / "checkpoints" / "step-00000007.0" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"^source=.*/run: expected a run that has saved a checkpoint$"):
+        sample.plan(config(run, "out"))
+
+
 def test_another_autoencoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", monkeypatch, encoder="0123")
     with pytest.raises(WorkError, match="the run was trained with 0123"):

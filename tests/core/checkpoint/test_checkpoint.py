@@ -109,7 +109,7 @@ def damage_flip(path: Path) -> None:
 
 
 DAMAGES = [
-    pytest.param(damage_cut, r"has \d+ bytes, the manifest says \d+", id="cut"),
+    pytest.param(damage_cut, r"has \d+ bytes, manifest.json says \d+", id="cut"),
     pytest.param(damage_flip, "SHA-256", id="flip"),
     pytest.param(Path.unlink, "is missing", id="missing"),
     pytest.param(lambda path: path.write_bytes(b""), "has 0 bytes", id="empty"),

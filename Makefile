@@ -22,7 +22,7 @@ test: .venv/.installed-dev  ## the tests, in a few minutes
 	$(PYTEST) -m "not full and not cuda"
 
 test-full: .venv/.installed-dev  ## all tests, with the exhaustive versions
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile=exploring
 
 lint: .venv/.installed-dev  ## style and formatting
 	$(BIN)/ruff check

@@ -92,13 +92,14 @@ class EarlyEnd:
             self._next = step + 1
             return self._carry(step)
 
-    def asked(self, done: int) -> bool:
+    def asked(self, done: int, *, again: bool = True) -> bool:
         """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
 
-        For work between two steps that can be left out.
+        For work between two steps that can be left out.  again: whether this is asked once more before the
+        next step; else a signal that comes now is the next step's.
         """
         with self._lock:
-            self._next = done - 1  # a signal heard now leads to a save of the steps done
+            self._next = done - 1 if again else done
             mine = self._carry(done - 1)
         flag = torch.tensor([mine], dtype=torch.float32, device=self._world.device)
         self.agreed = bool(distributed.sum_over_ranks(flag).item())
@@ -149,8 +150,9 @@ class EarlyEnd:
             self._tell(f"{got.name}: ending before the first step; the same command continues the run")
             self._end(CONTINUABLE)
         elif is_first and not is_late:
-            what = f"saving after step {step + 1}…" if step < self._steps else "all steps are done…"
-            self._tell(f"{got.name}: {what}")
+            # Earlier if another rank was asked before, or where work after a step is broken off.
+            end = f"ending after step {step + 1} at the latest…"
+            self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
 
     def _tell(self, text: str) -> None:
         """Every rank speaks, since perhaps nobody else got the signal."""

@@ -183,6 +183,8 @@ class Trainer:
         row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
         if row is None:
             return  # the run ends here, and owes it
+        if not is_last:
+            asked(again=False)  # during the last batch
         say(line(row))
         self.metrics.show_validation(row)
 

@@ -113,6 +113,30 @@ def test_a_signal_breaks_validation_off_and_it_is_made_up_for(
     assert [row["step"] for row in read_rows(tmp_path / "validation.jsonl")] == [4, 8]
 
 
+def test_a_signal_during_the_last_batch_of_validation_ends_the_run_there(
+    world: World, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The validation is whole then, and no step follows, since it would be one more than was announced."""
+    trainer = toy_trainer(tmp_path, world, **OPTIONS, validate_every=4)
+    validation, passes = trainer.feed.validation, [*trainer.ema.averages, "raw"]  # type: ignore[union-attr]
+
+    def interrupted() -> Any:
+        yield from validation()  # type: ignore[misc]
+        passes.pop()
+        if not passes:
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: trainer.early_end._heard)
+
+    trainer.validation._batches = interrupted  # type: ignore[union-attr]
+    with pytest.raises(EndedEarly, match="saved after step 4 of 8"):
+        trainer.fit()
+    assert "SIGTERM: ending after step 4 at the latest…" in capsys.readouterr().err
+    assert [row["step"] for row in read_rows(tmp_path / "validation.jsonl")] == [4]
+    toy_trainer(tmp_path, world, **OPTIONS, validate_every=4).fit()
+    assert_equal_runs(whole, tmp_path)
+    assert [row["step"] for row in read_rows(tmp_path / "validation.jsonl")] == [4, 8]
+
+
 def test_an_early_end_waits_for_the_save_under_way(world: World, tmp_path: Path) -> None:
     at = ended(tmp_path, world, "save.flush@step=2:sleep=1;step.data@step=3:term")
     assert steps_kept(tmp_path) == [3, at]
@@ -125,7 +149,9 @@ def test_several_signals_are_one(world: World, tmp_path: Path, capsys: pytest.Ca
     in_save = "save.receipt@step=4:term;save.receipt@step=5:term"
     at = ended(tmp_path, world, f"{in_steps};{in_save}")
     assert steps_kept(tmp_path) == [3, at]
-    assert re.findall(r"SIG\w+: .*…", capsys.readouterr().err) == [f"SIGUSR2: saving after step {at}…"]
+    assert re.findall(r"SIG\w+: .*…", capsys.readouterr().err) == [
+        f"SIGUSR2: ending after step {at} at the latest…"
+    ]
 
 
 def test_a_signal_after_the_last_step_changes_nothing(world: World, tmp_path: Path, whole: Path) -> None:
@@ -158,7 +184,9 @@ def test_one_rank_of_two_is_asked_and_both_end_alike(tmp_path: Path) -> None:
     ranks = start_ranks(2, PROGRAM, f"--run={whole}", *words, f"--run={run}", *words, fault)
     (code_0, text_0), (code_1, text_1) = finish(ranks)
     assert (code_0, code_1) == (CONTINUABLE, CONTINUABLE), text_0 + text_1
-    assert re.findall(r".*SIGUSR2: .*…", text_0 + text_1) == ["rank 1: SIGUSR2: saving after step 5…"]
+    assert re.findall(r".*SIGUSR2: .*…", text_0 + text_1) == [
+        "rank 1: SIGUSR2: ending after step 5 at the latest…"
+    ]
     assert "ended early on SIGUSR2, saved after step 5 of 8" in text_0
     assert steps_kept(run) == [3, 5]
     assert not (run / "finished.json").exists()
@@ -206,7 +234,19 @@ def test_a_signal_that_breaks_off_work_between_steps_is_told_of_however_late_the
     early_end._raise_flag(signal.SIGTERM, None)
     assert early_end.asked(4)
     early_end._note(signal.SIGTERM)
-    assert capsys.readouterr().err == "SIGTERM: saving after step 4…\n"
+    assert capsys.readouterr().err == "SIGTERM: ending after step 4 at the latest…\n"
+
+
+def test_a_signal_after_the_last_question_is_the_next_steps(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early_end, _ = make(world)
+    early_end.begin(3, 10)
+    assert not early_end.asked(4, again=False)
+    early_end._raise_flag(signal.SIGTERM, None)
+    early_end._note(signal.SIGTERM)
+    assert early_end.flag(4)
+    assert capsys.readouterr().err == "SIGTERM: ending after step 5 at the latest…\n"
 
 
 def test_handlers_come_back_unless_the_process_is_to_end(world: World, tmp_path: Path) -> None:

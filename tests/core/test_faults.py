@@ -238,7 +238,9 @@ def stop_a_rank(folder: Path, stage: int) -> None:
     assert "in step 4 (update)" in report
     assert re.search(r"rank 1: step \d, \w+ for \d+ s; no heartbeat for \d+ s; samples", report)
     assert "in _one_step" in report
-    assert text.index("rank 0: SIGUSR2: saving after step 5") < text.index("rank 0: nothing has moved")
+    assert text.index("rank 0: SIGUSR2: ending after step 5 at the latest") < text.index(
+        "rank 0: nothing has moved"
+    )
     recorded = json.loads((folder / "logs" / "collectives-rank-0.json").read_text())["entries"]
     assert "all_reduce" in " ".join(entry["profiling_name"] for entry in recorded)
     assert not (folder / "finished.json").exists()

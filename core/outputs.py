@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from core import run_lock
 from core.config import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX, write_text
@@ -63,12 +64,14 @@ def claim(
 def claim_run(output: Path, config: Any, *, done: str, may_grow: Collection[str] = ()) -> bool:
     """`claim` for training, which is killed and started again with the same words; False if it is finished.
 
-    So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues. A config
-    that failed before its first step (it asked for what is not here) may be corrected. WorkError while
-    another process on this host writes there.
+    So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues, unless
+    another job than this began the run, since the first start died before it came here. A config that failed
+    before its first step (it asked for what is not here) may be corrected. WorkError while another process on
+    this host writes there.
     """
-    RunLock(output).require_free()
-    overwrite = config.overwrite and not _is_restart()
+    lock = RunLock(output)
+    lock.require_free()
+    overwrite = config.overwrite and (not _is_restart() or lock.begun_by_another())
     try:
         state = claim(output, config, done=done, overwrite=overwrite, may_grow=may_grow)
     except UserError:
@@ -148,11 +151,14 @@ def _require_same(output: Path, config: Any, may_grow: Collection[str]) -> bool:
 
 
 def _remove_contents(output: Path, done: str) -> None:
-    """Remove the manifest first and the config last: killed half-way, it is neither complete nor foreign."""
+    """Remove the manifest first and what says whose it is last: killed half-way, it is neither complete nor
+    foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
+    last = [output / run_lock.NAME, output / CONFIG_NAME]
     for entry in output.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != CONFIG_NAME:
+        elif entry not in last:
             entry.unlink()
-    (output / CONFIG_NAME).unlink()
+    for path in last:
+        path.unlink(missing_ok=True)

@@ -15,6 +15,18 @@ from core.errors import WorkError
 from core.files import write_json
 
 NAME = "run.lock"
+UNKNOWN = ""
+
+
+def launch() -> str:
+    """What stays the same when a launcher runs its command again: SLURM's job, or torchrun's run.
+
+    UNKNOWN for torchrun without `--standalone` or `--rdzv-id`, which names no run.
+    """
+    if job := os.environ.get("SLURM_JOB_ID"):
+        return f"slurm {job}"
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return "local" if run is None else UNKNOWN if run == "none" else f"torchrun {run}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,23 @@ class RunLock:
         job = os.environ.get("SLURM_JOB_ID")
         name = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{number}"
         self.attempt = Attempt(name, number, secrets.token_hex(8))
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-        write_json(self.path, {**owner, "attempt": name, "number": number, "token": self.attempt.token})
+        owner = {
+            "begun_by": before.get("begun_by") if before else launch(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "attempt": name,
+            "number": number,
+            "token": self.attempt.token,
+        }
+        write_json(self.path, owner)
         return self.attempt
+
+    def begun_by_another(self) -> bool:
+        """Whether the run was begun by another launch than this one; False where that is not known."""
+        owner = self._read()
+        begun_by = owner.get("begun_by") if owner else None
+        return begun_by is not None and launch() not in (UNKNOWN, begun_by)
 
     def require_free(self) -> None:
         """WorkError while a process on this host that owns the run is alive."""

@@ -66,7 +66,11 @@ class Config:
         REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
     )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
-    overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
+    overwrite: bool = setting(
+        False,
+        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
+        "goes on with what it has begun",
+    )
     processes: int = setting(1, "ranks on this machine", low=1)
     autoencoder: str = setting(
         "",

@@ -64,7 +64,11 @@ class Config:
     source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
     output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
-    overwrite: bool = setting(False, "begin anew, removing what an earlier run left in the output")
+    overwrite: bool = setting(
+        False,
+        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
+        "goes on with what it has begun",
+    )
     processes: int = setting(1, "ranks on this machine", low=1)
     model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
     objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")

@@ -28,6 +28,12 @@ class Job:
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
 
 
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def take(output: Path, job: Job | None = None, *, overwrite: bool = False) -> str:
     return claim(output, job or Job(), done="done.json", overwrite=overwrite)
 
@@ -173,6 +179,49 @@ def test_a_restart_does_not_remove_what_the_start_with_overwrite_made(
     assert "continues, since this is a restart" in capsys.readouterr().err
     (tmp_path / "done.json").write_text("{}")
     assert not claim_run(tmp_path, job, done="done.json")
+
+
+def test_a_requeued_job_does_not_take_an_older_run_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first start died before it came to the folder, where another job's finished run lies."""
+    assert claim_run(tmp_path, Job(), done="done.json")
+    RunLock(tmp_path).acquire()
+    (tmp_path / "done.json").write_text("{}")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not claim_run(tmp_path, Job(), done="done.json")  # it is the same run, and was to be continued
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
+    RunLock(tmp_path).acquire()
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_removing_an_older_run_ends_with_what_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_run(tmp_path, Job(), done="done.json")
+    RunLock(tmp_path).acquire()
+    for name in ("done.json", "metrics.jsonl", "z"):
+        (tmp_path / name).touch()
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def note(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", note)
+    claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    removed = [name for name in removed if not name.startswith(".tmp-")]
+    assert (removed[0], sorted(removed[1:3]), removed[3:]) == (
+        "done.json",
+        ["metrics.jsonl", "z"],
+        ["run.lock", "config.yaml"],
+    )
 
 
 def test_a_config_that_failed_before_the_first_step_may_be_corrected(tmp_path: Path) -> None:

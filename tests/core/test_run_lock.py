@@ -31,8 +31,13 @@ RunLock(Path({str(folder)!r})).acquire(); print('ready', flush=True); sys.stdin.
         owner.communicate()
 
 
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_attempts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     lock = RunLock(tmp_path)
     assert lock.acquire().name == "local.1"
     lock.release()
@@ -41,6 +46,40 @@ def test_attempts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     attempt = RunLock(tmp_path).acquire()
     assert (attempt.name, attempt.number) == ("812.3", 3)
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_who_began_the_run_stays_whoever_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lock = RunLock(tmp_path)
+    assert not lock.begun_by_another()  # nobody has
+    monkeypatch.setenv(name, "812")
+    lock.acquire()
+    monkeypatch.delenv(name)
+    RunLock(tmp_path).acquire()  # somebody goes on by hand
+    assert lock.begun_by_another()
+    monkeypatch.setenv(name, "812")
+    assert not lock.begun_by_another()
+    monkeypatch.setenv(name, "813")
+    assert lock.begun_by_another()
+
+
+def test_a_launch_without_a_name_and_a_run_of_an_earlier_version_may_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert not lock.begun_by_another()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "812")
+    assert lock.begun_by_another()
+    record = json.loads(lock.path.read_text())
+    del record["begun_by"]
+    lock.path.write_text(json.dumps(record))
+    assert not lock.begun_by_another()
+    lock.acquire()
+    assert not lock.begun_by_another()
 
 
 def test_a_newer_attempt_fences_off_the_older(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ import torch
 from core.distributed import World, sum_over_ranks
 from core.files import atomic_file
 from core.hardware import find_peaks
-from core.phases import ALONE, Phases
-from core.rank_report import Stragglers, rank_numbers, rank_report
+from core.phases import Phases
+from core.rank_report import ALONE, Stragglers, rank_numbers, rank_report
 from core.settings import setting
+from core.speed_probe import SpeedProbe
 from core.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.wandb_view import WandbView
 
@@ -69,7 +70,11 @@ class Metrics:
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
     _stragglers: Stragglers = field(default_factory=Stragglers)
+    _probe: SpeedProbe = field(init=False)
     _view: WandbView | None = None
+
+    def __post_init__(self) -> None:
+        self._probe = SpeedProbe(self.world.device)
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: drop rows of steps that will be done again."""
@@ -97,7 +102,8 @@ class Metrics:
         data_ranks = self.data_ranks or self.world.size
         parts = vectors([p.sums for p in self._pending], [p.waited_s for p in self._pending])
         if self.phases is not None:
-            parts.append(rank_numbers(self.phases, self.world))
+            self._probe.begin()
+            parts.append(rank_numbers(self.phases, self.world, self._probe.seconds))
         total = sum_over_ranks(torch.cat(parts)).cpu()
         sums = torch.split(total, [len(part) for part in parts])
         rows = []
@@ -107,6 +113,7 @@ class Metrics:
                 complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
             )
         if self.phases is not None:
+            self._probe.read()  # the device has done it, since `total` is here; the next report has it
             rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
             self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []

@@ -10,25 +10,37 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PHASES = ("data", "forward", "backward", "update", "validate", "save", "check", "other")
-ALONE = ("data", "forward")  # in these a rank waits for no other, so they show who is late
+COMPUTED = ("forward", "backward")  # where `own_clock` tells work from waiting for other ranks
+MEASURED = (*PHASES, "computing")
 
 
 class Phases:
     """A stopwatch that is always in one phase; seconds are the host's.
 
     step: the step under way, counted from 0.  phase: what it is in, since `since`.  ids: samples in it.
+    own_clock: stands still while the thread waits, as `time.thread_time` does; None counts nothing.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        own_clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._clock, self._own_clock = clock, own_clock
         self.step, self.phase, self.since = 0, "other", clock()
         self.ids: Sequence[Any] | Tensor = []
         self._spent = dict.fromkeys(PHASES, 0.0)
+        self._computed, self._own_since = 0.0, own_clock() if own_clock else 0.0
 
     def enter(self, phase: str) -> None:
         """Leave the phase under way and begin `phase`; to enter the same one again is a sign of life too."""
         now = self._clock()
         self._spent[self.phase] += now - self.since
+        if self._own_clock is not None:
+            own = self._own_clock()
+            if self.phase in COMPUTED:
+                self._computed += own - self._own_since
+            self._own_since = own
         self.phase, self.since = phase, now
 
     def silence(self) -> float:
@@ -36,7 +48,8 @@ class Phases:
         return self._clock() - self.since
 
     def take(self) -> list[float]:
-        """Seconds spent in each of PHASES since the last `take`."""
+        """Seconds of each of MEASURED since the last `take`; computing is the own work in COMPUTED phases."""
         self.enter(self.phase)
-        spent, self._spent = list(self._spent.values()), dict.fromkeys(PHASES, 0.0)
+        spent = [*self._spent.values(), self._computed]
+        self._spent, self._computed = dict.fromkeys(PHASES, 0.0), 0.0
         return spent

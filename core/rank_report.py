@@ -11,16 +11,22 @@ from torch import Tensor
 
 from core import hardware
 from core.distributed import World
-from core.phases import ALONE, PHASES, Phases
+from core.phases import MEASURED, PHASES, Phases
 from core.progress import say
 
-NUMBERS = (*PHASES, "memory_gb", "allocation_retries")
+NUMBERS = (*MEASURED, "probe_s", "memory_gb", "allocation_retries")
+ALONE = ("data", "forward", "computing")  # in these a rank waits for no other, so they show who is late
+ALONE_IF_MEETING = ("data", "computing")  # the same where ranks meet in a forward pass
 LATE = 0.1  # a rank is a straggler that makes the others wait for this share of the time
 
 
-def rank_numbers(phases: Phases, world: World) -> Tensor:
-    """(ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather."""
-    mine = [*phases.take(), hardware.memory_gb(world.device), hardware.allocation_retries(world.device)]
+def rank_numbers(phases: Phases, world: World, probe_s: float = 0.0) -> Tensor:
+    """(ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather.
+
+    probe_s: what `core.speed_probe` measured on this rank, 0 for nothing.
+    """
+    memory = [hardware.memory_gb(world.device), hardware.allocation_retries(world.device)]
+    mine = [*phases.take(), probe_s, *memory]
     table = torch.zeros(world.size, len(NUMBERS), dtype=torch.float64)
     table[world.rank] = torch.tensor(mine, dtype=torch.float64)
     return table.view(-1).to(world.device)
@@ -29,13 +35,13 @@ def rank_numbers(phases: Phases, world: World) -> Tensor:
 def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
     """What a metrics row says of all ranks, from the sum of their `rank_numbers`.
 
-    alone: the phases in which a rank waits for nobody; where ranks meet in a forward pass, those that wait
-    there for a late one would seem as slow as it.  slowest, fastest: the ranks that took longest and shortest
-    in these, in seconds since the last report.  straggler: the slowest one and the phase, where it holds the
-    others up.
+    alone: in what a rank waits for nobody; where ranks meet in a forward pass, those that wait there for a
+    late one would seem as slow as it.  slowest, fastest: the ranks that took longest and shortest in these,
+    in seconds since the last report.  straggler: the slowest one and in what, where it holds the others up.
     """
     width = len(NUMBERS)
     ranks = [dict(zip(NUMBERS, numbers[i : i + width], strict=True)) for i in range(0, len(numbers), width)]
+    _count_slow_devices(ranks)
     own = [sum(rank[phase] for phase in alone) for rank in ranks]
     slowest, fastest = (choose(range(len(ranks)), key=own.__getitem__) for choose in (max, min))
     return {
@@ -71,6 +77,14 @@ class Stragglers:
                 f"warning: rank {straggler['rank']} holds the others up: {straggler['behind_s']:.1f} s "
                 f"behind in {straggler['phase']}, in the steps up to {step}, and before"
             )
+
+
+def _count_slow_devices(ranks: list[dict[str, float]]) -> None:
+    """Add to `computing` the part of the time that a GPU of the fastest rank's speed would have saved."""
+    best = min(rank["probe_s"] for rank in ranks)
+    if best > 0:
+        for rank in ranks:
+            rank["computing"] += (1 - best / rank["probe_s"]) * sum(rank[phase] for phase in PHASES)
 
 
 def _straggler(

@@ -29,9 +29,10 @@ from core.incidents import IncidentConfig, Incidents
 from core.losses import Objective
 from core.metrics import Metrics, MetricsConfig, read_rows
 from core.optim import learning_rate
-from core.phases import ALONE, Phases
+from core.phases import Phases
 from core.profiler import LOGS, ProfileConfig, Profiler
 from core.progress import Progress, say
+from core.rank_report import ALONE, ALONE_IF_MEETING
 from core.saver import SaveConfig, Saver
 from core.settings import setting
 from core.step import Stepper
@@ -84,12 +85,14 @@ class Trainer:
         self.saver = Saver(
             folder, engine, self.ema, config, identity=identity, record={"config": dict(run_config or {})}
         )
-        self.phases, self.profiler = Phases(), Profiler(folder, config, world)
+        meets = engine.config.meets_in_forward
+        own_clock = time.thread_time if meets and world.device.type == "cpu" else None
+        self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, world)
         self.stepper = Stepper(engine, objective, seed, self.phases, feed.shape_times)
         self.early_end = self.stepper.early_end
         self.corruption = CorruptionCheck(self.stepper, self.ema, config)
         self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
-        alone = ("data",) if engine.config.meets_in_forward else ALONE
+        alone = ALONE_IF_MEETING if meets else ALONE
         self.metrics = Metrics(
             folder, metrics or MetricsConfig(), world, run_config or {}, engine.data_ranks, self.phases, alone
         )

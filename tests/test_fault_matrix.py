@@ -102,7 +102,10 @@ MATRIX = {  # fault -> the tests that make it happen
         "core/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
         "core/test_faults.py::test_a_rank_in_another_step_is_found",
     ),
-    "a slow rank": ("core/test_faults.py::test_a_straggler_is_reported_and_training_goes_on",),
+    "a slow rank": (
+        "core/test_faults.py::test_a_straggler_is_reported_and_training_goes_on",
+        "integration/test_stragglers.py::test_a_rank_that_computes_longer_in_its_forward_pass_is_named",
+    ),
     "a shard missing, cut off or damaged": (
         "data/test_damage.py::test_the_damaged_shard_is_named_and_no_other",
         "data/test_damage.py::test_every_read_gives_the_sample_or_an_error",

@@ -10,8 +10,8 @@ import torch
 
 from core.distributed import World
 from core.engine_config import EngineConfig
-from core.phases import ALONE, Phases
-from core.rank_report import NUMBERS, Stragglers, rank_numbers, rank_report
+from core.phases import MEASURED, Phases
+from core.rank_report import ALONE, ALONE_IF_MEETING, NUMBERS, Stragglers, rank_numbers, rank_report
 
 
 def report(*ranks: dict[str, float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
@@ -51,11 +51,25 @@ def test_a_straggler_is_told_when_it_stays_one_and_once(capsys: pytest.CaptureFi
 def test_ranks_that_wait_for_a_late_one_in_a_forward_pass_do_not_hide_it() -> None:
     late, waiting = {"data": 2.1, "forward": 1.0, "update": 1.0}, {"data": 0.1, "forward": 3.0, "update": 1.0}
     assert report(waiting, late)["straggler"] is None
-    assert report(waiting, late, alone=("data",))["straggler"]["rank"] == 1
-    assert report(late, waiting, waiting, waiting, alone=("data",))["straggler"]["rank"] == 0
+    assert report(waiting, late, alone=ALONE_IF_MEETING)["straggler"]["rank"] == 1
+    assert report(late, waiting, waiting, waiting, alone=ALONE_IF_MEETING)["straggler"]["rank"] == 0
+    computing, idle = {"forward": 3.0, "computing": 2.5}, {"forward": 3.0, "computing": 0.4}
+    found = report(idle, computing, alone=ALONE_IF_MEETING)["straggler"]
+    assert found == {"rank": 1, "phase": "computing", "behind_s": pytest.approx(2.1)}
     assert EngineConfig(sequence_parallel=2).meets_in_forward
     assert EngineConfig(zero_stage=3).meets_in_forward
     assert not EngineConfig(zero_stage=2).meets_in_forward
+
+
+@pytest.mark.parametrize("alone", [ALONE, ALONE_IF_MEETING])
+def test_a_slow_gpu_is_named_by_its_probe_though_all_ranks_take_the_same_time(alone: Sequence[str]) -> None:
+    usual = {"forward": 1.0, "backward": 1.0, "update": 6.0}
+    ranks = [usual | {"probe_s": probe} for probe in (30e-6, 40e-6, 31e-6)]
+    straggler = report(*ranks, alone=alone)["straggler"]
+    assert (straggler["rank"], straggler["phase"]) == (1, "computing")
+    assert straggler["behind_s"] == pytest.approx(8 * (1 - 3 / 4) - 8 * (1 - 30 / 31) / 2)
+    assert report(usual, usual | {"probe_s": 40e-6}, usual, alone=alone)["straggler"] is None  # nothing yet
+    assert report(*([ranks[0], ranks[2]] * 2), alone=alone)["straggler"] is None
 
 
 def test_even_ranks_and_a_single_one_have_no_straggler() -> None:
@@ -77,4 +91,5 @@ def test_a_sum_over_ranks_gathers() -> None:
     vectors = [rank_numbers(Phases(), World(rank, 2, rank, torch.device("cpu"))) for rank in range(2)]
     table = torch.stack(vectors).sum(0).view(2, -1)
     memory = NUMBERS.index("memory_gb")
+    assert NUMBERS[: len(MEASURED)] == MEASURED  # in the order of `Phases.take`
     assert all(0.01 < value < 100 for value in table[:, memory].tolist())

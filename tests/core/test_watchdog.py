@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from core.distributed import World
-from core.phases import PHASES, Phases
+from core.phases import MEASURED, Phases
 from core.watchdog import EXIT_STATUS, Watchdog, describe_ranks, dump_collectives, earlier_than_groups
 
 WORLD = World(1, 3, 1, torch.device("cpu"))
@@ -75,9 +76,21 @@ def test_phases_add_up() -> None:
     phases = Phases(lambda: next(now))
     for phase in ("data", "forward", "data"):
         phases.enter(phase)
-    spent = dict(zip(PHASES, phases.take(), strict=True))
+    spent = dict(zip(MEASURED, phases.take(), strict=True))
     assert (spent["other"], spent["data"], spent["forward"], spent["save"]) == (1.0, 5.0, 4.0, 0.0)
     assert sum(phases.take()) == 0.0
+
+
+def test_own_work_is_counted_apart_from_waiting() -> None:
+    """In the phases where ranks compute, by a clock that stands still while the thread waits."""
+    walls, owns = itertools.count(), iter([0.0, 0.5, 2.5, 3.0, 3.25, 10.0, 11.0])
+    phases = Phases(lambda: float(next(walls)), lambda: next(owns))
+    for phase in ("forward", "backward", "update"):
+        phases.enter(phase)
+    spent = dict(zip(MEASURED, phases.take(), strict=True))
+    assert (spent["forward"], spent["backward"], spent["computing"]) == (1.0, 1.0, 2.5)
+    phases.enter("data")
+    assert dict(zip(MEASURED, phases.take(), strict=True))["computing"] == 0.0
 
 
 def test_the_watchdog_is_earlier_than_process_groups() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint import CheckpointStore
-from tests.integration.tiny_run import command, finish, rows, start
+from tests.integration.tiny_run import ROOT, command, finish, rows, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
 FIELDS = ("trainer.steps=40", "trainer.save_every=9", "metrics.log_every=1", "validation.every=10")
@@ -59,15 +60,23 @@ def test_signals_at_random_moments_cost_nothing(cache: Path, undisturbed: Path, 
     assert_equal(tmp_path / "run", undisturbed)
 
 
-def test_torchrun_passes_the_signal_on(cache: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_torchrun_passes_the_signal_on(
+    cache: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """torchrun as the README has it, on one node."""
     python, *job = command(cache, tmp_path / "run", *FIELDS)
-    words = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *job]
+    (options,) = re.findall(r"^torchrun (.*?) -m launch train", (ROOT / "README.md").read_text(), re.M | re.S)
+    for there, here in (("--nnodes 2", "--nnodes 1"), ("node 8", "node 2"), ("HOST:29500", "localhost:0")):
+        assert there in options
+        options = options.replace(there, here)
+    words = [python, "-m", "torch.distributed.run", *options.replace("\\", " ").split(), *job]
     process = start(words)
     while process.poll() is None and len(rows_so_far(tmp_path / "run")) < 4:
         time.sleep(0.005)
-    process.terminate()
+    process.send_signal(number)
     output, _ = process.communicate(timeout=300)
-    assert "ended early on SIGTERM, saved after step" in output
+    assert f"ended early on {number.name}, saved after step" in output
     status, output = finish(words)
     assert status == 0, output
     assert_equal(tmp_path / "run", undisturbed)

@@ -108,6 +108,7 @@ JOBS = (
         (
             "longtake inspect runs/raw sheet=sheet.png",
             "longtake inspect runs/train",
+            "longtake inspect runs/exported",
             "longtake inspect runs/latents action=verify",
             "longtake inspect my-tars action=reindex",
         ),

@@ -1,9 +1,9 @@
 """Write the weights of a training run as one plain safetensors file, with what is needed to use them.
 
 The folder holds `model.safetensors`, the run's `config.yaml`, `latents.json` and `autoencoder/`, and
-`export.json`, which says what the weights are, and what every file hashes to. `sample` takes it in place of a run. With `ema_sigma` the
-average of that relative length is found from the power-function averages that the run kept
-(`ema.power_widths`), as in Karras et al. 2024 (arXiv:2312.02696).
+`export.json`, which says what the weights are, and what every file hashes to. `sample` takes it in place of a
+run. With `ema_sigma` the average of that relative length is found from the power-function averages that the
+run kept (`ema.power_widths`), as in Karras et al. 2024 (arXiv:2312.02696).
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Trainer:
         self.validation = None
         if validation and feed.validation:
             self.validation = Validation(
-                engine, objective, feed.validation, validation, folder=folder, seed=seed, ema=self.ema
+                engine, objective, feed.validation, validation, folder=folder, ema=self.ema
             )
         self.step = self.samples_seen = 0
 

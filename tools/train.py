@@ -85,7 +85,7 @@ class Config:
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
     ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
-    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
+    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
     validation_source: str = setting(
         "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"

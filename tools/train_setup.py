@@ -19,7 +19,7 @@ from core.losses import Losses
 from core.progress import say
 from core.sequence import data_world
 from core.shape_times import ShapeTimes
-from core.validation import whole_steps
+from core.validation import SEED, whole_steps
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
@@ -167,12 +167,13 @@ def read_prepared(
 
 
 def validation_data(config: Config, dataset: Dataset, loader: Loader, world: World) -> tuple[Dataset, Loader]:
-    """What to validate on: held-out samples where they are given, else what is trained on."""
+    """What to validate on: held-out samples where they are given, the same whatever the run's seed, else
+    those of the run's first steps."""
     if config.validation_source:
         if config.data.encode == "online":
             raise UserError("validation_source", config.validation_source, "'' with data.encode=online")
         alone = replace(config.data, also=(), mix=())
-        config = replace(config, source=config.validation_source, data=alone)
+        config = replace(config, source=config.validation_source, data=alone, seed=SEED)
         held_out, _ = open_cache(config, "validation_source")
         if encoder_fingerprint(held_out) != encoder_fingerprint(dataset):
             raise UserError("validation_source", config.source, "a cache made by the encoder of `source`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.batch import Batch
 from core.checkpoint import load_weights
 from core.distributed import World
 from core.draws import Draws
 from core.ema import Ema, EmaConfig
 from core.engine import Engine
-from core.losses import Losses
 from core.metrics import read_rows
 from core.phases import Phases
 from core.validation import StratifiedDraws, Validation, ValidationConfig, line, whole_steps
@@ -24,39 +22,9 @@ from tests.core.test_trainer import assert_equal_runs
 from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
 
 
-def make(
-    engine: Engine, folder: Path, *, seed: int = 7, steps: int = 1, objective: Any = None, **fields: Any
-) -> Validation:
-    source = toy_batches(engine.world, 0)(10**6)
-    batches = [parts[0] for _, parts in zip(range(steps), source, strict=False)]
-    config = ValidationConfig(**fields)
-    return Validation(engine, objective or ToyObjective(), lambda: batches, config, folder=folder, seed=seed)
-
-
-class Denoising:
-    """A loss with the shape of a diffusion loss over time: large at one end, and noisy."""
-
-    def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
-        time = draws.uniform("time")
-        noise = draws.normal("noise", (2048,))  # as many numbers as a small latent
-        error = noise.square().mean(1) * (0.1 + (1 - time) ** 3) * (1 + 0.1 * batch.x[:, 0])
-        return Losses(error, time)
-
-
-def spread(engine: Engine, folder: Path, **fields: Any) -> float:
-    """Relative standard deviation of the number over ten choices of all draws."""
-    losses = [
-        make(engine, folder, seed=seed, objective=Denoising(), **fields).measure(None, Phases())["loss"]
-        for seed in range(10)
-    ]
-    return statistics.stdev(losses) / statistics.mean(losses)
-
-
-def test_the_choice_of_draws_moves_the_number_by_less_than_0_3_percent(world: World, tmp_path: Path) -> None:
-    engine = toy_engine(world, zero_stage=0)
-    stratified = spread(engine, tmp_path, steps=16, strata=10)
-    assert stratified <= 0.003
-    assert spread(engine, tmp_path, steps=160, strata=1) > 3 * stratified  # as many evaluations
+def make(engine: Engine, folder: Path, **fields: Any) -> Validation:
+    batches = next(toy_batches(engine.world, 0)(10**6))
+    return Validation(engine, ToyObjective(), lambda: batches, ValidationConfig(**fields), folder=folder)
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -111,15 +79,28 @@ def test_strata_cover_the_times_and_leave_other_draws_alone() -> None:
     assert torch.equal(parts[2].normal("noise", (3,)), plain.normal("noise", (3,)))
 
 
+def test_a_sample_that_comes_again_has_other_draws(world: World, tmp_path: Path) -> None:
+    """Two places of two samples, in two parts of the times: eight draws, whatever else is in the batch."""
+    validation = make(toy_engine(world, zero_stage=0), tmp_path, strata=2)
+    (first,) = next(toy_batches(world, 2)(0))[:1]
+    batches = list(whole_steps(lambda step: [first], 4, 1))
+    assert [batch.position.tolist() for batch in batches] == [[0, 1], [2, 3]]
+    draws = [validation.draws(batch, stratum).normal("noise") for batch in batches for stratum in range(2)]
+    assert len(torch.cat(draws).unique()) == 8
+    again = replace(batches[1], id=batches[1].id[1:], position=batches[1].position[1:])
+    assert torch.equal(validation.draws(again, 1).normal("noise"), draws[3][1:])
+
+
 def test_a_row_is_told_in_a_line() -> None:
     row = {"step": 500, "raw": {"loss": 0.18023, "loss_by_decile": []}, "0.9999": {"loss": None}}
     assert line(row) == "validation after step 500: raw 0.1802, 0.9999 not finite"
 
 
 def test_whole_steps_are_taken_so_that_ranks_do_not_matter(world: World) -> None:
-    def samples(ranks: int) -> set[int]:
+    def samples(ranks: int) -> set[tuple[int, int]]:
         worlds = [World(rank, ranks, rank, world.device) for rank in range(ranks)]
         loads = [lambda step, one=one: next(toy_batches(one, 2)(step)) for one in worlds]
-        return {int(i) for load in loads for batch in whole_steps(load, 19, ranks) for i in batch.id}
+        batches = [batch for load in loads for batch in whole_steps(load, 19, ranks)]
+        return {(int(i), int(k)) for b in batches for i, k in zip(b.id, b.position, strict=True)}
 
-    assert samples(1) == samples(2) == samples(4) == set(range(24))
+    assert samples(1) == samples(2) == samples(4) == {(number, number) for number in range(24)}

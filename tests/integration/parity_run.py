@@ -105,7 +105,7 @@ def train(
         folder=folder,
         seed=7,
         metrics=MetricsConfig(log_every=steps),
-        validation=ValidationConfig(every=steps, samples=VALIDATED, strata=2),
+        validation=ValidationConfig(every=steps, samples=VALIDATED, strata=10),  # a loss for each decile
     )
     before = compiled = compiled_graphs()
     if backend:

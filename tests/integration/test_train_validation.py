@@ -11,11 +11,16 @@ from core.config import load
 from core.distributed import World
 from core.errors import UserError
 from core.metrics import read_rows
+from core.rank_report import ALONE
 from models.flops import train_flops
-from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
+from tests.data.caches import IMAGE
+from tests.integration.tiny_run import MODEL, OBJECTIVE, ROOT, STEP, make_autoencoder, make_latents
 from tools.train import Config, run
 from tools.train_setup import make_loader, open_cache, validation_batches, validation_data
 from tools.workload import Workload
+
+# What a row has only of some runs.
+RARE = ("mfu", "mfu_of_matmul", "passed_over", "squared_error", "bound_bits", *ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,9 @@ def test_a_job_validates_on_held_out_samples_and_counts_its_arithmetic(cache: Pa
     assert row["tflops_per_s"] > 0
     assert row["ranks"]["memory_gb"] > 0
     assert "mfu" not in row  # the CPU is in no table
+    told = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name in [*row, *row["ranks"], *RARE]:
+        assert f"`{name}`" in told
 
 
 def test_any_number_of_ranks_validates_on_the_same_samples(cache: Path, tmp_path: Path) -> None:
@@ -58,6 +66,21 @@ def test_any_number_of_ranks_validates_on_the_same_samples(cache: Path, tmp_path
 
     assert samples(1) == samples(2) == samples(4)
     assert len(samples(1)) == 32  # two steps of 16
+
+
+def test_runs_of_any_seed_validate_on_the_same_held_out_samples(cache: Path, tmp_path: Path) -> None:
+    held_out = make_latents(tmp_path / "held-out", cache.parent / "autoencoder", [[IMAGE] * 60])
+    world = World(0, 1, 0, torch.device("cpu"))
+
+    def samples(*fields: str) -> list[list[int]]:
+        settings = config(cache, tmp_path / "run", "validation.samples=20", *fields)
+        dataset, _ = open_cache(settings)
+        _, loader = validation_data(settings, dataset, make_loader(settings, dataset, world), world)
+        return [batch.id.tolist() for batch in validation_batches(settings, loader, world)()]
+
+    same = f"validation_source={held_out}"
+    assert samples(same, "seed=1") == samples(same, "seed=2")
+    assert samples("seed=1") != samples("seed=2")
 
 
 def test_samples_of_another_encoder_are_refused(cache: Path, tmp_path: Path) -> None:

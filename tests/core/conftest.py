@@ -10,8 +10,9 @@ from core import distributed, failpoints
 from core.distributed import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> World:
+    """Started anew where a test of another module, in this process, has stopped it."""
     return distributed.start("cpu", 60)
 
 

@@ -41,6 +41,7 @@ class Stepper:
     ) -> None:
         self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
         self._shape_times, self.early_end = shape_times, EarlyEnd(engine.world)
+        self._on_cuda = engine.world.device.type == "cuda"  # asked of torch it costs as much as a kernel
         digest = hashlib.blake2b(f"torch {seed} {engine.world.rank}".encode(), digest_size=8).digest()
         self._torch_seed = int.from_bytes(digest, "little")
 
@@ -116,7 +117,7 @@ class Stepper:
         """
         number = (self._torch_seed + step * _WEYL) % 2**63
         torch.default_generator.manual_seed(number)
-        if self.engine.world.device.type == "cuda":
+        if self._on_cuda:
             torch.cuda.manual_seed(number)
 
     def enter(self, phase: str) -> None:

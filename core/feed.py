@@ -16,22 +16,23 @@ class Feed:
 
     batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
     that will come, tried before the first step; [] where all are alike.  validation: samples to validate
-    on, the same at every call.  tokens_of, flops_of: tokens of a micro-batch, and operations of its forward
-    and backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
+    on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and backward
+    pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
     """
 
     batches: Callable[[int], Iterator[list[Batch]]]
     largest: Callable[[], list[Batch]] = list
     validation: Callable[[], Iterable[Batch]] | None = None
-    tokens_of: Callable[[Batch], int] | None = None
-    flops_of: Callable[[Batch], float] | None = None
+    work_of: Callable[[Batch], tuple[int, float]] | None = None
     shape_times: ShapeTimes | None = None
 
     def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
         """How much work a step is on all `ranks` that have samples of their own, and which samples."""
         sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
-        if self.tokens_of:
-            sizes["tokens"] = sum(map(self.tokens_of, micro_batches)) * ranks
-        if self.flops_of:
-            sizes["flops"] = sum(map(self.flops_of, micro_batches)) * ranks
+        if self.work_of:
+            sizes["tokens"] = sizes["flops"] = 0
+            for batch in micro_batches:
+                tokens, flops = self.work_of(batch)
+                sizes["tokens"] += tokens * ranks
+                sizes["flops"] += flops * ranks
         return sizes

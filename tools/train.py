@@ -208,13 +208,11 @@ def make_feed(
     batches: Callable[[int], Iterator[list[Batch]]] = loader
     if isinstance(loader, LatentLoader) and world.device.type == "cpu":
         batches = read_prepared(loader, latents, config.seed)
-    workload = Workload(config.model, dataset)
     return Feed(
         batches=batches,
         largest=loader.largest,
         validation=validation_batches(config, validated, world),
-        tokens_of=workload.tokens,
-        flops_of=workload.flops,
+        work_of=Workload(config.model, dataset).of,
         shape_times=measure_groups(dataset, loader, world),
     )
 

@@ -19,16 +19,13 @@ class Workload:
         self._model, self._dataset = model, dataset
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
-    def tokens(self, batch: Batch) -> int:
-        """Tokens of a micro-batch, over its samples."""
-        return len(batch) * self._sample(batch)[0]
+    def of(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of a micro-batch over its samples, and operations of the network's forward and backward pass
+        over them, recomputation not counted."""
+        tokens, flops = self._of_sample(batch)
+        return len(batch) * tokens, len(batch) * flops
 
-    def flops(self, batch: Batch) -> int:
-        """Operations of the network's forward and backward pass over a micro-batch, recomputation not
-        counted."""
-        return len(batch) * self._sample(batch)[1]
-
-    def _sample(self, batch: Batch) -> tuple[int, int]:
+    def _of_sample(self, batch: Batch) -> tuple[int, int]:
         text = batch.condition.text
         frames, rows, columns = batch.x.shape[-3:]
         key = (frames, rows, columns, 0 if text is None else text.shape[1])

@@ -126,8 +126,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
         batches=batches,
         largest=lambda: next(batches(0))[:1] if largest else [],
         validation=lambda: next(toy_batches(world, 2)(10**6)),
-        flops_of=lambda batch: 1e9 * len(batch),
-        tokens_of=lambda batch: 4 * len(batch),
+        work_of=lambda batch: (4 * len(batch), 1e9 * len(batch)),
     )
     return Trainer(
         engine,

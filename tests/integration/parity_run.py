@@ -94,8 +94,7 @@ def train(
     feed = Feed(
         batches=steps_from,
         validation=lambda: whole_steps(lambda step: next(steps_from(step)), VALIDATED, mine.size),
-        tokens_of=lambda batch: batch.x[:, 0].numel() // 4,
-        flops_of=lambda batch: batch.x[:, 0].numel() * 1e6,
+        work_of=lambda batch: (batch.x[:, 0].numel() // 4, batch.x[:, 0].numel() * 1e6),
     )
     trainer = Trainer(
         Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),

@@ -99,7 +99,6 @@ def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:
     batch = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu"))).load(0)[0]
     frames, rows, columns = batch.x.shape[-3:]
     model = settings.model
-    workload = Workload(model, dataset)
-    assert workload.flops(batch) == len(batch) * train_flops(model, (frames, rows, columns))
-    patches = frames * (rows // model.patch[1]) * (columns // model.patch[2])
-    assert workload.tokens(batch) == len(batch) * patches
+    tokens, flops = Workload(model, dataset).of(batch)
+    assert flops == len(batch) * train_flops(model, (frames, rows, columns))
+    assert tokens == len(batch) * frames * (rows // model.patch[1]) * (columns // model.patch[2])

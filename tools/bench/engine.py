@@ -1,10 +1,10 @@
 """What a training step costs outside of DeepSpeed, the network and the averages: our own layer.
 
-A real run of the trainer on latents that lie in memory. A stopwatch runs inside DeepSpeed's forward (the
-network), backward and step, while the network's graph is freed, and inside the update of the averages; what
-is left of a step is ours: taking a batch from the thread that reads ahead, the objective's arithmetic,
-weights and their sum over ranks, flags, metrics. On a CPU that thread also makes draws and the network's
-input, as in training; what that takes by itself is told beside.
+A real run of the trainer on latents that lie in memory. A stopwatch runs in every call of DeepSpeed's engine
+(the network's forward and backward, the step, and what is asked of it), while the network's graph is freed,
+and inside the update of the averages; what is left of a step is ours: taking a batch from the thread that
+reads ahead, the objective's arithmetic, weights and their sum over ranks, flags, metrics. On a CPU that
+thread also makes draws and the network's input, as in training; what that takes by itself is told beside.
 """
 
 from __future__ import annotations
@@ -76,6 +76,21 @@ class Stopwatch:
         return timed
 
 
+class TimedEngine:
+    """DeepSpeed's engine, with a stopwatch around every call into it."""
+
+    def __init__(self, engine: Any, watch: Stopwatch) -> None:
+        self._engine, self._forward = engine, watch.around(engine)
+        for name in ("backward", "step", "was_step_applied", "get_global_grad_norm"):
+            setattr(self, name, watch.around(getattr(engine, name)))
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._forward(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
 class TimedTrainer(Trainer):
     """Keeps the seconds of every step, and of them those that are ours."""
 
@@ -145,9 +160,7 @@ def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer
     engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
     objective = _objective()
     batches = _batches if world.device.type == "cuda" else read_prepared(_batches, objective, seed=0)
-    feed = Feed(
-        batches=batches, tokens_of=lambda batch: 64 * len(batch), flops_of=lambda batch: 1e9 * len(batch)
-    )
+    feed = Feed(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
     trainer = TimedTrainer(
         engine,
         objective,
@@ -159,14 +172,13 @@ def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer
     )
     trainer.steps_s, trainer.own_s = [], []
     watch = trainer.stopwatch = Stopwatch(world.device)
-    timed = {
-        engine: {"backward": watch.around_release},
-        engine._engine: dict.fromkeys(("forward", "backward", "step"), watch.around),
-        trainer.ema: {"update": watch.around},
-    }
-    for owner, names in timed.items():
-        for name, around in names.items():
-            setattr(owner, name, around(getattr(owner, name)))
+    timed: list[tuple[object, str, Callable[..., Any]]] = [
+        (engine, "_engine", lambda deepspeed: TimedEngine(deepspeed, watch)),
+        (engine, "backward", watch.around_release),
+        (trainer.ema, "update", watch.around),
+    ]
+    for owner, name, around in timed:
+        setattr(owner, name, around(getattr(owner, name)))
     return trainer
 
 

@@ -82,7 +82,7 @@ def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latent
         torch.manual_seed(0)
         names = DiT(DiTConfig(**MODEL, patch=(1, 1, 1))).state_dict()
         state = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in names.items()}
-    monkeypatch.setattr(trained, "find", lambda path: path / "checkpoints" / "step-00000001.0")
+    monkeypatch.setattr(trained, "choose", lambda run, name: run / "checkpoints" / "step-00000001.0")
     monkeypatch.setattr(trained, "load_weights", lambda path, which: state)
     return folder
 

@@ -6,11 +6,12 @@ tests/integration/test_gpu_steps.py
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from core.draws import Draws
 from core.ema import Ema, EmaConfig
 from core.engine import Engine, EngineConfig, StepResult
 from core.errors import WorkError
-from core.metrics import Metrics, MetricsConfig
+from core.metrics import Metrics, MetricsConfig, read_rows
 from core.optim import OptimizerConfig
 from core.phases import Phases
 from core.step import Stepper
@@ -85,6 +86,22 @@ class _Callable:
 
     def __call__(self, *args: Any) -> Any:
         return self.model(*args)
+
+
+class Event:
+    """A place in a queue of work, and when it came to be."""
+
+    recorded: ClassVar[list[Event]] = []
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.at_s = 0.0
+
+    def record(self) -> None:
+        self.at_s = time.perf_counter()
+        Event.recorded.append(self)
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1e3 * (end.at_s - self.at_s)
 
 
 @pytest.fixture(autouse=True)
@@ -169,12 +186,17 @@ def test_several_ranks_wait_for_their_agreement_after_the_update() -> None:
         assert waits == ["core/agreement.py:require (tolist)"]
 
 
-def test_rows_of_several_steps_are_read_together(tmp_path: Path) -> None:
+def test_rows_of_several_steps_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with them what the driver knows, here one of the test's own."""
     model, config = OBJECTIVES["flow"]
+    monkeypatch.setattr("core.speed_probe.SIZE", 8)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5e9)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": 2})
     with gpu() as waits:
-        engine = make(model, GPU)
-        metrics = Metrics(tmp_path, MetricsConfig(log_every=3), engine.world)
-        stepper = Stepper(engine, objective_of(model, config), 3, Phases())
+        engine, phases = make(model, GPU), Phases()
+        metrics = Metrics(tmp_path, MetricsConfig(log_every=3), engine.world, phases=phases)
+        stepper = Stepper(engine, objective_of(model, config), 3, phases)
         for step in range(3):
             sums = StepSums(GPU)
             for batch in batches(model):
@@ -183,7 +205,11 @@ def test_rows_of_several_steps_are_read_together(tmp_path: Path) -> None:
             assert set(waits) <= ONCE
             metrics.record({"step": step, "seconds": 1.0}, sums, 0.0)
         assert "core/metrics.py:flush (to cpu)" in waits
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert len(rows) == 3
+    assert (rows[-1]["ranks"]["memory_gb"], rows[-1]["ranks"]["allocation_retries"]) == (5.0, 2)
+    assert rows[-1]["ranks"]["straggler"] is None
+    assert len(Event.recorded) > 1  # the GPU's speed was measured too
 
 
 def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:

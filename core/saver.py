@@ -1,38 +1,28 @@
 """When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it.
 
 A save stops training only for a copy of the state in host memory. One thread on every rank then hashes and
-writes, at its ease (`checkpoint/pace.py`), and rank 0's publishes the manifest once all receipts are in. No
-deadlock can come of it: these threads talk over a process group that nothing else uses; each save is begun on
-all ranks, after the same step; at most one is under way, and a thread takes part in its collectives whether
-its disk failed or not. So on that group all ranks make the same calls in the same order, whatever the main
-threads do meanwhile, and a dead peer is an error, a stopped one a timeout. How a save went is looked at
-before the next one and at the end, when all ranks wait for it. A rank whose training has failed finishes the
-save if all others have come to their end as well; else it leaves it, since a peer that is dead or stopped
-will never answer.
+writes (`save_thread.py`), at its ease (`checkpoint/pace.py`), and rank 0's publishes the manifest once all
+receipts are in. How a save went is looked at before the next one and at the end, when all ranks wait for it.
+A rank whose training has failed finishes the save if all others have come to their end as well; else it
+leaves it, since a peer that is dead or stopped will never answer.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core import distributed, failpoints
+from core import distributed
 from core.checkpoint import (
     AVERAGES,
     FOLDER,
     CheckpointStore,
     HostMemory,
-    Pace,
-    Snapshot,
     resume,
     take,
     take_averages,
-    write_checkpoint,
 )
 from core.ema import Ema
 from core.engine import Engine
@@ -40,6 +30,7 @@ from core.errors import UserError, WorkError
 from core.failpoints import failpoint
 from core.progress import say
 from core.run_lock import Attempt, RunLock
+from core.save_thread import Job, SaveThread
 from core.settings import setting
 from core.versions import changes, versions
 
@@ -95,10 +86,12 @@ class Saver:
         self._failures = 0
         self._attempt: Attempt | None = None
         self._memory = HostMemory() if config.save_async else None
-        self._group = distributed.side_group(engine.config.timeout_s)
-        self._pending: Future[str] | None = None
-        self._pace: Pace | None = None
-        self._begun = time.monotonic()  # when the last save did, or the run
+        self._thread = SaveThread(
+            spread=config.save_spread,
+            may_publish=self._lock.check,
+            tidy=self._tidy,
+            timeout_s=engine.config.timeout_s,
+        )
 
     def open(self) -> dict[str, Any] | None:
         """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
@@ -115,7 +108,7 @@ class Saver:
     @property
     def is_writing(self) -> bool:
         """Whether a save is under way on this rank."""
-        return self._pending is not None and not self._pending.done()
+        return self._thread.is_writing
 
     def due(self, step: int) -> bool:
         """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
@@ -129,14 +122,15 @@ class Saver:
         assert self._attempt is not None, "open() comes first"
         self.finish()
         step, state = counters["step"], {**counters, **self._state()}
-        jobs: list[tuple[CheckpointStore, Snapshot]] = []
+        jobs: list[Job] = []
         if required or self._checkpoint_due(step):
             jobs.append((self.store, take(self._engine, self._ema, state, self._memory)))
         if self._ema and self._averages_due(step):
             names = list(self._ema.config.widths)
             jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
-        self._pending = self._begin(jobs, self._attempt, waited_for=required or self._memory is None)
-        if required or self._memory is None:
+        waits = required or self._memory is None
+        self._thread.begin(jobs, self._attempt, waited_for=waits)
+        if waits:
             self.finish(required=required)
 
     def finish(self, *, required: bool = False) -> None:
@@ -145,8 +139,7 @@ class Saver:
         A failure (a full disk) is reported and the run goes on, until there are too many in a row or it was
         `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
         """
-        pending, self._pending = self._pending, None
-        self._hurry()
+        pending = self._thread.hand_over()
         problem = pending.result() if pending else ""
         if problem:
             distributed.on_first_rank(self._lock.check)
@@ -164,8 +157,7 @@ class Saver:
         Training has failed if one is under way, here and perhaps elsewhere: within LEAVE_S all ranks say so,
         or this one leaves.
         """
-        pending, self._pending = self._pending, None
-        self._hurry()
+        pending = self._thread.hand_over()
         if self._attempt is None:
             return
         end = f"end {self._attempt.token}"
@@ -183,45 +175,6 @@ class Saver:
     def _averages_due(self, step: int) -> bool:
         config = self._ema.config if self._ema else None
         return config is not None and bool(config.widths) and step % config.snapshot_every == 0
-
-    def _begin(
-        self, jobs: list[tuple[CheckpointStore, Snapshot]], attempt: Attempt, *, waited_for: bool
-    ) -> Future[str]:
-        """Start to write; unless somebody waits for it, over a part of the time since the save before."""
-        now, at = time.monotonic(), failpoints.current_step()
-        seconds = self._config.save_spread * (now - self._begun)
-        pace = None if waited_for else Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds)
-        self._pace, self._begun = pace, now
-        return _in_background(lambda: self._write(jobs, attempt, at, pace))
-
-    def _hurry(self) -> None:
-        if self._pace:
-            self._pace.hurry()
-
-    def _write(
-        self,
-        jobs: list[tuple[CheckpointStore, Snapshot]],
-        attempt: Attempt,
-        step: int | None,
-        pace: Pace | None,
-    ) -> str:
-        """Write and publish, on the saver's thread; returns what went wrong, on all ranks alike."""
-        failpoints.pin_step(step)
-        if pace:
-            pace.yield_processor()
-        for store, snapshot in jobs:
-            path, check = store.new(snapshot.state["step"], attempt.name), self._lock.check
-            try:
-                write_checkpoint(
-                    path, snapshot, number=attempt.number, may_commit=check, group=self._group, pace=pace
-                )
-            except WorkError as error:
-                return str(error)
-            if snapshot.rank == 0:
-                self._tidy(store, path)
-            # Nobody begins the next save before this: to the purge it would be debris of a killed one.
-            distributed.gather_objects(None, self._group)
-        return ""
 
     def _tidy(self, store: CheckpointStore, path: Path) -> None:
         """Rank 0, after `path` was published: leave the hint, remove what need not be kept."""
@@ -248,17 +201,3 @@ class Saver:
             "versions": versions(),
             **self._record,
         }
-
-
-def _in_background(work: Callable[[], str]) -> Future[str]:
-    """Run `work` on a thread that the end of the process does not wait for."""
-    future: Future[str] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
-    return future

@@ -41,7 +41,7 @@ OWNERS = {
 MAY_CATCH_ALL = {
     "core/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention_choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
-    "core/saver.py",  # what its thread meets is raised by the main one
+    "core/save_thread.py",  # what its thread meets is raised by the main one
     "data/ahead.py",  # likewise
 }
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))

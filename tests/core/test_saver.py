@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from core import failpoints, saver
+from core import failpoints, save_thread
 from core.batch import Batch
 from core.checkpoint import CheckpointReader, CheckpointStore, HostMemory
 from core.distributed import World
@@ -20,7 +20,7 @@ from core.errors import WorkError
 from core.trainer import Trainer
 from tests.core.toy_run import toy_trainer
 
-write_checkpoint = saver.write_checkpoint
+write_checkpoint = save_thread.write_checkpoint
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_of_its_moment_though_training_goes_on(
         assert reached.wait(timeout=60), "training does not go on during the write"
         write_checkpoint(*arguments, **named)
 
-    monkeypatch.setattr(saver, "write_checkpoint", late)
+    monkeypatch.setattr(save_thread, "write_checkpoint", late)
     trainer = toy_trainer(tmp_path / "async", world, steps=6, zero_stage=2)
     signal_at(trainer, 5, reached)
     trainer.fit()
@@ -73,12 +73,12 @@ def test_who_waits_for_a_save_hurries_it(
 ) -> None:
     """Each write would take days: at the next save, at the end of the run, and when training fails."""
 
-    class Slow(saver.Pace):
+    class Slow(save_thread.Pace):
         def __init__(self, total: int, seconds: float) -> None:
             super().__init__(total, seconds)
             self.seconds = 1e6
 
-    monkeypatch.setattr(saver, "Pace", Slow)
+    monkeypatch.setattr(save_thread, "Pace", Slow)
     toy_trainer(tmp_path / "whole", world, steps=8).fit()
     assert sorted(checkpoints(tmp_path / "whole")) == [6, 8]
     failpoints.arm("step.data@step=3:raise")
@@ -93,7 +93,7 @@ def test_an_error_of_the_thread_ends_the_run_at_the_next_save(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("connection closed by peer")
 
-    monkeypatch.setattr(saver, "write_checkpoint", broken)
+    monkeypatch.setattr(save_thread, "write_checkpoint", broken)
     trainer = toy_trainer(tmp_path, world, steps=9)
     with pytest.raises(RuntimeError, match="closed by peer"):
         trainer.fit()

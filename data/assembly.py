@@ -19,17 +19,10 @@ from data.encode_job import Job
 from data.latents import LatentSums
 from data.loader import shard_starts
 from data.order import count_buckets
-from data.packs import Shape, flip_rows, index_rows, scan_part, text_rows
-from data.schema import (
-    FLIP_DTYPE,
-    QUARANTINE,
-    TEXT_DTYPE,
-    DatasetManifest,
-    QuarantineEntry,
-    ShardRecord,
-    content_fingerprint,
-    write_index,
-)
+from data.pack_rows import flip_rows, index_rows, text_rows
+from data.packs import Shape, scan_part
+from data.quarantine import QUARANTINE, QuarantineEntry
+from data.schema import FLIP_DTYPE, TEXT_DTYPE, DatasetManifest, ShardRecord, content_fingerprint, write_index
 
 
 def assemble(job: Job, made_from: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from data.index import Dataset
 from data.latents import compare
 from data.loader import shard_starts
 from data.packs import Shape
-from data.schema import MANIFEST, Quarantine
+from data.quarantine import Quarantine
+from data.schema import MANIFEST
 from data.shards import RECEIPTS
 from data.texts import CaptionEncoder
 

@@ -22,25 +22,17 @@ from torch import Tensor
 
 from core.errors import WorkError
 from core.failpoints import failpoint
-from core.files import TEMPORARY_PREFIX, sha256_file, write_text
+from core.files import TEMPORARY_PREFIX, write_text
 from data.buckets import NO_BUCKET
 from data.encode_job import Job, part_name
 from data.formats import MediaError
 from data.latents import LatentSums
 from data.media import to_tensor
-from data.packs import (
-    LATENT_DTYPE,
-    PACK_SAMPLES,
-    Absent,
-    Pack,
-    Shape,
-    flip_rows,
-    index_rows,
-    text_rows,
-    write_part,
-)
+from data.pack_rows import flip_rows, index_rows, text_rows
+from data.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
 from data.pixels import read_pixels
-from data.schema import QuarantineEntry, ShardRecord
+from data.quarantine import QuarantineEntry
+from data.schema import ShardRecord
 from data.texts import ShardTexts
 
 BATCHES_AHEAD = 2
@@ -60,9 +52,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
     places = write_part(path, shard, part.packs(advance))
     shapes = sorted(set(job.shapes))
     rows = index_rows(path, places, shard=shard, first=job.rows(shard).start, buckets=shapes)
-    record = ShardRecord(
-        name=path.name, samples=len(rows), bytes=path.stat().st_size, sha256=sha256_file(path)
-    )
+    record = ShardRecord.of(path, len(rows))
     content = {
         "record": asdict(record),
         "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},

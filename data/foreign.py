@@ -20,7 +20,8 @@ from data.ingest import Item, with_labels
 from data.latents import LatentSums
 from data.members import array_place, is_finite
 from data.packs import LATENT_DTYPE, Shape
-from data.schema import INDEX_DTYPE, QuarantineEntry
+from data.quarantine import QuarantineEntry
+from data.schema import INDEX_DTYPE
 from data.tars import Member, TarSample, arrays, read_range, samples
 
 FOREIGN = {"encoder": "not stated", "tars": "from elsewhere"}  # what such latents were made from

@@ -245,3 +245,11 @@ def _numbered_names(items: Sequence[Item]) -> dict[int, str]:
     if max(given) >= MOST_CLASSES:
         raise UserError("label", max(given), f"a class number below {MOST_CLASSES}")
     return {number: given.get(number) or str(number) for number in range(max(given) + 1)}
+
+
+def known_names(found: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes there were, if those found agree with them; a class without samples shows in no tar."""
+    agree = len(before) >= len(found) and all(
+        name in (before[number], str(number)) for number, name in enumerate(found)
+    )
+    return before if agree else found

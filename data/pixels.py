@@ -22,13 +22,13 @@ from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.loader import draw_flips, shard_starts
 from data.media import decode_image, decode_video, resize_crop, to_tensor
 from data.order import BucketRows, count_buckets
-from data.schema import allowed_losses
+from data.quarantine import allowed_losses
 from data.steps import LoaderConfig, Share, StepPlan, Stock
 
 if TYPE_CHECKING:
     from core.distributed import World
     from data.index import Dataset
-    from data.schema import Quarantine
+    from data.quarantine import Quarantine
     from data.texts import RowTexts
 
 

@@ -26,8 +26,9 @@ from core.files import TEMPORARY_PREFIX, atomic_file, cache_folder, fsync_folder
 from core.outputs import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
+from data.quarantine import QUARANTINE
 from data.retry import Retry
-from data.schema import FINISHED, MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
+from data.schema import FINISHED, MANIFEST, DatasetManifest, ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew

@@ -1,10 +1,8 @@
-"""What a dataset folder holds: dtypes of the index, the manifest `dataset.json`, the quarantine list."""
+"""What a dataset folder holds: dtypes of the index, the manifest `dataset.json`."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import atomic_file, fingerprint, instead, sha256_file, write_json, write_text
+from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
 
 FORMAT_VERSION = 1
-MANIFEST, INDEX, MEDIA, QUARANTINE = "dataset.json", "index.npy", "media.npy", "quarantine.jsonl"
+MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
 FLIP, TEXT = "flip.npy", "text.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
@@ -51,6 +49,11 @@ class ShardRecord:
     samples: int
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path, samples: int) -> Self:
+        """Of a tar that is there, which is hashed."""
+        return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,87 +171,6 @@ def write_index(
     return {name: sha256_file(folder / name) for name in arrays}
 
 
-@dataclass(frozen=True)
-class QuarantineEntry:
-    """One sample set aside: what it is (row number or source path), at which stage, and why (one line)."""
-
-    id: int | str
-    stage: str
-    error: str
-
-
-class BudgetError(WorkError):
-    """More samples were set aside than the job may lose."""
-
-
-class Quarantine:
-    """The list of samples set aside (`quarantine.jsonl`), shared by all processes that append to it.
-
-    total: samples the job handles.  budget: from 1 on a number of samples, below 1 a fraction of `total` (at
-    least one sample of several, unless it is 0); one entry more than that raises BudgetError. An entry is on
-    disk when `add` returns, and is there once however often a continued job meets the sample again.
-    """
-
-    def __init__(self, path: Path, *, total: int, budget: float) -> None:
-        self.path, self.total = path, total
-        self.allowed = allowed_losses(budget, total)
-        self._entries: dict[tuple[int | str, str], QuarantineEntry] = {}
-        self._read_to = 0
-        self._catch_up()
-
-    @property
-    def entries(self) -> list[QuarantineEntry]:
-        """All entries, in the order they were appended."""
-        return list(self._entries.values())
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def add(self, id: int | str, stage: str, error: object) -> QuarantineEntry:
-        """Record a sample durably and return its entry; BudgetError when that exceeds the budget."""
-        self._catch_up()
-        entry = QuarantineEntry(id, stage, " ".join(str(error).split()))
-        if (id, stage) not in self._entries:
-            append_line(self.path, json.dumps(asdict(entry), ensure_ascii=True))
-        self.check()
-        return entry
-
-    def rewrite(self, entries: Sequence[QuarantineEntry]) -> None:
-        """Publish exactly `entries`, in this order; that of appending depends on which process was first."""
-        if entries:
-            lines = [json.dumps(asdict(entry), ensure_ascii=True) + "\n" for entry in entries]
-            write_text(self.path, "".join(lines))
-        else:
-            self.path.unlink(missing_ok=True)
-        self._entries, self._read_to = {}, 0
-        self._catch_up()
-
-    def check(self) -> None:
-        """BudgetError if the budget is exceeded, by this process or another."""
-        self._catch_up()
-        if len(self._entries) > self.allowed:
-            last = self.entries[-1]
-            raise BudgetError(
-                f"{len(self._entries)} of {self.total} samples were set aside, more than the budget of "
-                f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error} (all of them: {self.path})"
-            )
-
-    def _catch_up(self) -> None:
-        """Read what this or another process appended since the last look."""
-        if not self.path.exists():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self._read_to)
-            lines = file.read().split(b"\n")
-        for line in lines[:-1]:  # the last piece is empty, or a line that a killed process left half-written
-            self._read_to += len(line) + 1
-            try:
-                entry = QuarantineEntry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # what `append_line` cut off after a kill; its sample is met again
-            self._entries.setdefault((entry.id, entry.stage), entry)
-
-
 def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> np.ndarray:
     """A file that stands row by row beside the index, mapped: (samples,) of `dtype`.
 
@@ -261,30 +183,3 @@ def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> np.n
     if rows.dtype != dtype or rows.shape != (manifest.samples,):
         raise WorkError(f"{path}: {rows.dtype} {rows.shape} does not fit {manifest.samples} samples")
     return rows
-
-
-def allowed_losses(budget: float, total: int) -> int:
-    """How many of `total` samples may be set aside: a number from 1 on, below 1 a fraction.
-
-    A fraction above 0 allows one of several: one bad file in a small folder is no reason to stop.
-    """
-    if budget >= 1 or budget == 0 or total <= 1:
-        return int(budget if budget >= 1 else 0)
-    return max(1, int(budget * total))
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append one line durably; a half-written last line of a killed process is ended first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line.encode() + b"\n"
-        if file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(file.fileno())
-
-
-def read_quarantine(folder: Path) -> list[QuarantineEntry]:
-    """The entries of a dataset's `quarantine.jsonl`; an absent file is an empty list."""
-    return Quarantine(folder / QUARANTINE, total=0, budget=0).entries

@@ -24,6 +24,7 @@ from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, w
 from data import media
 from data.formats import Media, MediaError, MediaLimits, suffix_of
 from data.ingest import Item
+from data.quarantine import Quarantine, QuarantineEntry
 from data.schema import (
     IMAGE_BUCKET,
     INDEX_DTYPE,
@@ -31,8 +32,6 @@ from data.schema import (
     RAW_BUCKETS,
     VIDEO_BUCKET,
     DatasetManifest,
-    Quarantine,
-    QuarantineEntry,
     ShardRecord,
     content_fingerprint,
     write_index,

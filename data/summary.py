@@ -14,7 +14,7 @@ from core.progress import counted
 from data.buckets import NO_BUCKET
 from data.filters import LEFT_OUT
 from data.index import Dataset
-from data.schema import QUARANTINE, QuarantineEntry, read_quarantine
+from data.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
 
 MOST_SHAPES = 1000  # of the histogram
 MOST_LINES = 20  # of a table, as text

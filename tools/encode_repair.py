@@ -18,7 +18,8 @@ from data.assembly import index_from_parts, views_from_parts
 from data.encode_job import Job, part_name
 from data.encoding import encode_shard
 from data.packs import scan_part
-from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine, QuarantineEntry, write_index
+from data.quarantine import QUARANTINE, Quarantine, QuarantineEntry
+from data.schema import MANIFEST, DatasetManifest, write_index
 from data.shards import RECEIPTS
 from tools.encode_setup import LEASES, report, start
 from tools.encode_state import damaged, published

@@ -21,8 +21,9 @@ from data.buckets import NO_BUCKET, assign, make_buckets
 from data.encode_job import Job, begin
 from data.index import Dataset
 from data.latents import compare
+from data.quarantine import QUARANTINE, Quarantine
 from data.scaling import RESIZE
-from data.schema import MANIFEST, QUARANTINE, DatasetManifest, Quarantine
+from data.schema import MANIFEST, DatasetManifest
 from data.shards import drop_receipts
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 

@@ -23,7 +23,8 @@ from core.work_queue import WorkQueue
 from data.assembly import assemble
 from data.encode_job import Job
 from data.encoding import encode_shard
-from data.schema import MANIFEST, BudgetError, DatasetManifest
+from data.quarantine import BudgetError
+from data.schema import MANIFEST, DatasetManifest
 from tools.encode_setup import LEASES, choose_device, clear, make_job, start
 
 if TYPE_CHECKING:

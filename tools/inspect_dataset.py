@@ -18,9 +18,10 @@ from data.formats import IMAGE_FORMATS, MediaError
 from data.index import Dataset
 from data.media import decode_image, decode_video, resize_crop
 from data.packs import LATENT_DTYPE
+from data.quarantine import QUARANTINE, read_quarantine
 from data.reindex import reindex
 from data.remote import RemoteFolder, url_of
-from data.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest, read_quarantine
+from data.schema import INDEX, MANIFEST, DatasetManifest
 from data.summary import as_text, summarise
 from data.tars import read_range
 from tools.inspection import tell

@@ -34,7 +34,8 @@ from data.media import to_tensor
 from data.order import count_buckets
 from data.packs import Shape
 from data.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
-from data.schema import QUARANTINE, DatasetManifest, Quarantine
+from data.quarantine import QUARANTINE, Quarantine
+from data.schema import DatasetManifest
 from data.steps import LoaderConfig
 from data.texts import RowTexts
 from models.tiling import TilingConfig

@@ -89,7 +89,7 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
-    from data.schema import QUARANTINE, Quarantine
+    from data.quarantine import QUARANTINE, Quarantine
     from data.shards import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:

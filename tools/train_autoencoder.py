@@ -30,7 +30,7 @@ from core.trainer import Trainer, TrainerConfig
 from data.buckets import Bucket
 from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader
-from data.schema import QUARANTINE, Quarantine
+from data.quarantine import QUARANTINE, Quarantine
 from models.autoencoder import Autoencoder, AutoencoderConfig, save, store
 from models.weights import shapes_only
 from tools.reconstruct import reconstruct, scores, show

@@ -12,7 +12,8 @@ import numpy as np
 from core.files import sha256_file
 from data.latents import LatentSums
 from data.order import count_buckets
-from data.packs import LATENT_DTYPE, Absent, Pack, Shape, index_rows, write_part
+from data.pack_rows import index_rows
+from data.packs import LATENT_DTYPE, Absent, Pack, Shape, write_part
 from data.schema import DatasetManifest, ShardRecord, write_index
 
 IMAGE, CLIP = (2, 3, 1, 4, 4), (2, 3, 3, 4, 4)

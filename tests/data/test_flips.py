@@ -14,7 +14,8 @@ from core.draws import Draws
 from core.errors import WorkError
 from data.latents import LatentReader
 from data.loader import LatentLoader, draw_flips
-from data.packs import Pack, flip_rows, index_rows, read_part, scan_part, write_part
+from data.pack_rows import flip_rows, index_rows
+from data.packs import Pack, read_part, scan_part, write_part
 from data.schema import write_index
 from data.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache, packs_of

@@ -18,8 +18,8 @@ from core.files import sha256_file
 from data.index import Dataset
 from data.latents import LatentReader
 from data.loader import LatentLoader
+from data.quarantine import BudgetError, read_quarantine
 from data.reindex import reindex
-from data.schema import BudgetError, read_quarantine
 from data.steps import LoaderConfig
 from tests.data.samples import tar_bytes
 

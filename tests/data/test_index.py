@@ -15,8 +15,8 @@ from data import index as index_module
 from data.formats import DEFAULT_LIMITS
 from data.index import Dataset
 from data.ingest import list_source
+from data.quarantine import Quarantine
 from data.reindex import reindex
-from data.schema import Quarantine
 from data.shards import ShardTask, assemble, begin, write_shard
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture, tar_bytes
 

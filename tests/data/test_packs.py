@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import WorkError
 from data.members import is_finite, plain_tar_header, tar_header
-from data.packs import LATENT_DTYPE, Absent, Pack, index_rows, read_part, scan_part, write_part
+from data.pack_rows import index_rows
+from data.packs import LATENT_DTYPE, Absent, Pack, read_part, scan_part, write_part
 from tests.data.caches import CLIP, IMAGE, latents_of, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]

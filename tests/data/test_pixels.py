@@ -15,7 +15,7 @@ from data.formats import MediaError, MediaLimits
 from data.index import Dataset
 from data.media import decode_image, decode_video, from_tensor, resize_crop
 from data.pixels import PixelConfig, PixelLoader, in_part, media_member, read_pixels
-from data.schema import Quarantine
+from data.quarantine import Quarantine
 from tests.data.caches import make_cache
 from tests.data.raw import damage, make_raw
 

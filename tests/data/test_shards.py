@@ -13,7 +13,8 @@ from core.errors import UserError, WorkError
 from data.formats import DEFAULT_LIMITS, MediaLimits
 from data.index import Dataset
 from data.ingest import Item, list_source
-from data.schema import DatasetManifest, Quarantine
+from data.quarantine import Quarantine
+from data.schema import DatasetManifest
 from data.shards import Check, ShardTask, assemble, begin, cut, write_shard
 from tests.data.samples import clip_bytes, huge_png, image_bytes, image_folder, picture
 

@@ -17,7 +17,8 @@ from data.assembly import longest_text, views_from_parts
 from data.index import Dataset
 from data.loader import LatentLoader
 from data.mixture import Mixture
-from data.packs import LATENT_DTYPE, Pack, Text, index_rows, read_part, scan_part, text_rows, write_part
+from data.pack_rows import index_rows, text_rows
+from data.packs import LATENT_DTYPE, Pack, Text, read_part, scan_part, write_part
 from data.parts import Parts
 from data.schema import TEXT_DTYPE, write_index
 from data.steps import LoaderConfig

@@ -14,7 +14,7 @@ from core.distributed import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.latents import Normaliser
-from data.schema import read_quarantine
+from data.quarantine import read_quarantine
 from models.dit import DiT
 from tests.data.raw import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows

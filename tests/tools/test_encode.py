@@ -22,7 +22,7 @@ from data.latents import LatentReader, Normaliser
 from data.loader import LatentLoader
 from data.media import to_tensor
 from data.pixels import read_pixels
-from data.schema import read_quarantine
+from data.quarantine import read_quarantine
 from data.steps import LoaderConfig
 from models import autoencoder
 from tests.data.raw import damage, make_raw

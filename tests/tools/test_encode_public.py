@@ -18,8 +18,8 @@ from data.buckets import BucketConfig
 from data.index import Dataset
 from data.loader import LatentLoader
 from data.packs import read_part
+from data.quarantine import read_quarantine
 from data.reindex import reindex
-from data.schema import read_quarantine
 from data.steps import LoaderConfig
 from models import text
 from models.tiling import TilingConfig

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from core.files import sha256_file
 from data.index import Dataset
 from data.members import tar_header
 from data.order import count_buckets
-from data.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, index_rows, write_part
+from data.pack_rows import index_rows
+from data.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, write_part
 from data.schema import DatasetManifest, ShardRecord, write_index
 
 IMAGE: Shape = (1, 4, 1, 32, 32)  # 8 KiB
@@ -51,8 +51,7 @@ def make_cache(folder: Path, samples: int, shape: Shape, shards: int = 16) -> Da
         path = folder / f"{number:06d}.tar"
         places = write_part(path, number, packs_of(start, stop - start, shape))
         rows.append(index_rows(path, places, shard=number, first=start, buckets=[shape]))
-        size, digest = path.stat().st_size, sha256_file(path)
-        records.append(ShardRecord(name=path.name, samples=stop - start, bytes=size, sha256=digest))
+        records.append(ShardRecord.of(path, stop - start))
     return publish(folder, np.concatenate(rows), records, shape)
 
 

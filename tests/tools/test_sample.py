@@ -13,7 +13,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
 from data.media import decode_image, decode_video
 from tests.tools.runs import make_run
-from tools import sample
+from tools import sample, sampling
 from tools.generated import Samples, find_samples
 
 STEPS = SamplerConfig(steps=2, guidance=2.0)
@@ -79,17 +79,17 @@ def test_seed_class_and_weights_matter(run: Path) -> None:
 
 
 def test_classes_are_chosen_by_name_or_number() -> None:
-    assert sample.chosen_classes((), ("cat", "dog")) == [0, 1]
-    assert sample.chosen_classes(("dog", "0"), ("cat", "dog")) == [1, 0]
-    assert sample.chosen_classes(("1",), ("1", "5")) == [0]  # a name goes before a number
-    assert sample.chosen_classes((), ()) == [-1]
+    assert sampling.chosen_classes((), ("cat", "dog")) == [0, 1]
+    assert sampling.chosen_classes(("dog", "0"), ("cat", "dog")) == [1, 0]
+    assert sampling.chosen_classes(("1",), ("1", "5")) == [0]  # a name goes before a number
+    assert sampling.chosen_classes((), ()) == [-1]
     with pytest.raises(UserError, match="classes=cow: expected classes of the run: cat, dog"):
-        sample.chosen_classes(("cow",), ("cat", "dog"))
+        sampling.chosen_classes(("cow",), ("cat", "dog"))
 
 
 def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = draw(run, "whole", batch=2)
-    generate = sample.generate
+    generate = sampling.generate
     made: list[list[int]] = []
 
     def stop_at_third(trained: Any, shape: Any, numbers: Any, *rest: Any) -> np.ndarray:
@@ -98,12 +98,12 @@ def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: p
         made.append(numbers.tolist())
         return generate(trained, shape, numbers, *rest)
 
-    monkeypatch.setattr(sample, "generate", stop_at_third)
+    monkeypatch.setattr(sampling, "generate", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         draw(run, "again", batch=2)
     assert made == [[0, 1], [2, 3]]
     assert not (run.parent / "again" / "samples.json").exists()
-    monkeypatch.setattr(sample, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    monkeypatch.setattr(sampling, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
     again, _ = draw(run, "again", batch=2)
     assert made == [[0, 1], [2, 3], [4, 5], [6]]
     assert np.array_equal(whole, again)

@@ -131,9 +131,9 @@ MATRIX = {  # fault -> the tests that make it happen
         "data/test_damage.py::test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for",
     ),
     "storage that fails": (
-        "data/test_remote.py::test_storage_that_fails_now_and_then_gives_the_same_batches",
-        "data/test_remote.py::test_storage_that_is_down_ends_the_work_after_growing_waits",
-        "data/test_remote.py::test_a_failed_download_leaves_nothing",
+        "data/test_retry.py::test_storage_that_fails_now_and_then_gives_the_same_batches",
+        "data/test_retry.py::test_storage_that_is_down_ends_the_work_after_growing_waits",
+        "data/test_shard_cache.py::test_a_failed_download_leaves_nothing",
         "tools/test_encode_workers.py::test_a_shard_that_fails_again_and_again_is_named_and_repaired",
     ),
     "fewer samples than ranks, uneven splits": (

@@ -6,8 +6,10 @@ generator, for randomness inside the network, is seeded from it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from core.agreement import StepAgreement
 from core.batch import Batch
 from core.borrow import discarded
+from core.culprit import find_culprits
 from core.draws import Draws
 from core.early_end import EarlyEnd
 from core.engine import Engine, StepResult
@@ -104,6 +107,12 @@ class Stepper:
                 with naming_what_does_not_fit(where, world.rank, batch):
                     self.engine.backward(self.loss(step, batch.to(world.device)).loss.mean())
                     failpoint("rehearsal")
+
+    def culprits(self, step: int, micro_batches: Sequence[Batch]) -> list[dict[str, Any]]:
+        """Which samples and module made a step that was skipped not finite (collective)."""
+        self.seed_torch(step)
+        on_device = [batch.to(self.engine.world.device) for batch in micro_batches]
+        return find_culprits(self.engine, functools.partial(self.loss, step), on_device)
 
     def loss(self, step: int, batch: Batch) -> Losses:
         """The losses of a batch on the device, under its draws of `step`."""

@@ -18,7 +18,6 @@ from core import distributed, failpoints
 from core.batch import Batch
 from core.checkpoint import resume
 from core.corruption import CorruptionCheck, CorruptionConfig
-from core.culprit import find_culprits
 from core.ema import Ema, EmaConfig
 from core.engine import Engine, StepResult
 from core.errors import UserError, WorkError
@@ -253,9 +252,6 @@ class Trainer:
         if result.applied:
             self.incidents.applied(self.step + 1, result.grad_norm)
         else:
-            self.stepper.seed_torch(self.step)
-            on_device = [batch.to(self.engine.world.device) for batch in micro_batches]
-            loss = functools.partial(self.stepper.loss, self.step)
-            self.incidents.note_skipped(self.step + 1, find_culprits(self.engine, loss, on_device))
+            self.incidents.note_skipped(self.step + 1, self.stepper.culprits(self.step, micro_batches))
         self.step += 1
         self.samples_seen += samples

@@ -82,3 +82,11 @@ def test_the_stopwatch_counts_only_what_it_is_around():
     assert first > 0
     timed(1, 1)
     assert clock.seconds > first
+
+
+def test_on_a_gpu_the_stopwatch_waits_before_it_starts_and_before_it_stops(monkeypatch):
+    order = []
+    monkeypatch.setattr(engine.hardware, "wait", lambda device: order.append(device.type))
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: order.append("clock") or 0.0)
+    engine.Stopwatch(engine.torch.device("cuda")).around(lambda: order.append("work"))()
+    assert order == ["cuda", "clock", "work", "cuda", "clock"]

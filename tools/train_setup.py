@@ -25,6 +25,7 @@ from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
 from data.mixture import Mixture
 from data.texts import text_shape
+from models.autoencoder.store import locate
 from tools.latent_space import (
     choose_normaliser,
     encoder_fingerprint,
@@ -93,7 +94,7 @@ def open_cache(config: Config, field: str = "source") -> tuple[Dataset, Path]:
     if config.latents.normalise == "encoder":
         choose_normaliser(dataset, config.latents)
     if isinstance(dataset, OnlineCache):
-        return dataset, Path(config.autoencoder)
+        return dataset, locate(Path(config.autoencoder))
     return dataset, find_autoencoder(dataset, config.autoencoder)
 
 

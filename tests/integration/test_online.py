@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.latents import Normaliser
 from data.quarantine import read_quarantine
+from models.autoencoder import identify_saved
 from models.dit import DiT
 from tests.data.raw import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
@@ -23,7 +25,7 @@ from tests.tools.encode_runs import SHAPES, make_autoencoder, make_config
 from tools import encode
 from tools.online import OnlineCache, OnlineObjective
 from tools.train import Config, plan
-from tools.train_setup import LatentObjective, make_loader, open_cache
+from tools.train_setup import LatentObjective, keep_space, make_loader, open_cache
 
 BAD = 6
 FIELDS = (*MODEL, "model.input_channels=4", "model.patch=[1,1,1]", *OBJECTIVE, *STEP)
@@ -119,6 +121,16 @@ def test_statistics_are_of_a_spread_and_a_continued_run_keeps_them(folder: Path,
     assert measured["count"] == sum(latents[0, 0, 0].size for latents in every if latents is not None)
     (tmp_path / "latents.json").write_text('{"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8], "classes": []}')
     assert few.statistics(tmp_path) == {"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8]}
+
+
+def test_the_run_that_trained_the_autoencoder_may_be_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "autoencoder", tmp_path / "trained" / "autoencoder")
+    chosen = config(folder, "raw", f"autoencoder={tmp_path / 'trained'}", f"output={tmp_path / 'run'}")
+    dataset, autoencoder = open_cache(chosen)
+    assert isinstance(dataset, OnlineCache)
+    dataset.measure(dataset.statistics(tmp_path / "run"))
+    keep_space(chosen, dataset, autoencoder)
+    assert identify_saved(tmp_path / "run" / "autoencoder") == identify_saved(folder / "autoencoder")
 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:

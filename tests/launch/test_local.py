@@ -166,10 +166,10 @@ while len(list(folder.glob("got-*"))) < 2:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     rank = """
-import time
+import os, time
 from launch.local import follow_parent
 follow_parent()
-print("up", flush=True)
+os.write(1, b"up\\n")  # at once, which print does not do where PYTHONUNBUFFERED is set
 time.sleep(100)
 """
     launcher = f"""

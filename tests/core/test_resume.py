@@ -145,7 +145,7 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
             ranks[rank].kill()
         codes = [code for code, _ in finish(ranks)]
         assert all(codes), codes
-        assert all(codes[rank] == -9 for rank in dying)
+        assert codes[dying[0]] == -9  # a second one may have noticed that, and have left by itself
         # The save before is on disk when the next one begins.
         assert 0 <= done - continued_after(tmp_path / f"out-{attempt}") <= 2 * EVERY
     both = [*killed[:-1], f"--run={tmp_path / 'whole'}", *options]

@@ -96,8 +96,9 @@ def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[
 
     state, seen = load_weights(checkpoint, "raw" if config.ema_sigma else config.weights), {}
     reader = CheckpointReader(checkpoint)
-    weights, average = config.weights, reader.average_of(config.weights)
-    if config.ema_sigma:
+    if not config.ema_sigma:
+        weights, average = config.weights, reader.average_of(config.weights)
+    else:
         rebuilt = reconstruct(Path(config.source), checkpoint, config.ema_sigma)
         state |= rebuilt.weights
         seen = {"snapshots": rebuilt.snapshots, "profile_error": rebuilt.profile_error}

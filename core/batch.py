@@ -45,8 +45,8 @@ class Batch:
     id: (B,) int64 row in the source index.  position: (B,) int64 place in the optimizer step, over all ranks.
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
     bucket: what the source calls this shape.  source: which one it is, "" where there is one alone.
-    order_hash: `core.agreement.order_hash` of the whole step, as this rank's source has it; None where it
-    does not know.  tally, prepared: made ahead of the step where the source does so; prepared is the
+    order_hash: `core.distributed.agreement.order_hash` of the whole step, as this rank's source has it; None
+    where it does not know.  tally, prepared: made ahead of the step where the source does so; prepared is the
     objective's.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import WorkError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import sha256_file
 from data.buckets import NO_BUCKET
 from data.encode_job import Job

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
-from core.settings import setting
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
 

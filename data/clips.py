@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from core.config.settings import setting
 from core.errors import UserError
-from core.settings import setting
 
 END = 2**62  # a time after every packet
 

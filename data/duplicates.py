@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.settings import setting
+from core.config.settings import setting
 
 BITS = 64  # of the hash of one picture
 

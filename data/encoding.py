@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.errors import WorkError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import TEMPORARY_PREFIX, write_text
 from data.buckets import NO_BUCKET
 from data.encode_job import Job, part_name

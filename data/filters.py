@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.config.settings import setting
 from core.errors import UserError
-from core.settings import setting
 from data.formats import Media
 
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why

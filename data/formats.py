@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from core.config.settings import setting
 from core.files import regular
-from core.settings import setting
 
 IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 VIDEO_FORMATS = {"mp4": "mp4", "mkv": "matroska", "avi": "avi"}

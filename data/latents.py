@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import difference
+from core.config.loading import difference
 from core.draws import Draws
 from core.errors import WorkError
 from data.members import is_finite

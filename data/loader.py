@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from core.agreement import tally
 from core.batch import Batch, Condition
+from core.distributed.agreement import tally
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.ahead import read_ahead
@@ -22,7 +22,7 @@ from data.steps import LoaderConfig, Share, StepPlan, Stock
 from data.texts import TextReader, has_text, text_shape
 
 if TYPE_CHECKING:
-    from core.distributed import World
+    from core.distributed.ranks import World
     from data.index import Dataset
 
 IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this

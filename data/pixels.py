@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from core.agreement import tally
 from core.batch import Batch, Condition
+from core.config.settings import setting
+from core.distributed.agreement import tally
 from core.draws import Draws, scrambled
 from core.errors import UserError, WorkError
 from core.progress import say
-from core.settings import setting
 from data.ahead import read_ahead
 from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, available_frames, make_buckets
 from data.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
@@ -26,7 +26,7 @@ from data.quarantine import allowed_losses
 from data.steps import LoaderConfig, Share, StepPlan, Stock
 
 if TYPE_CHECKING:
-    from core.distributed import World
+    from core.distributed.ranks import World
     from data.index import Dataset
     from data.quarantine import Quarantine
     from data.texts import RowTexts

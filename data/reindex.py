@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from core.errors import UserError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import fsync_folder, regular
 from data.captions import read_tar_annotation
 from data.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits

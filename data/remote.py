@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from core.errors import UserError, WorkError
 from core.files import atomic_file, sha256_file
-from core.outputs import CONFIG_NAME
+from core.run.claim import CONFIG_NAME
 from data.audit import Finding
 from data.filters import LEFT_OUT
 from data.quarantine import QUARANTINE

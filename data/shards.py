@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.failpoints import failpoint, set_step
+from core.faults.failpoints import failpoint, set_step
 from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
 from data import media
 from data.formats import Media, MediaError, MediaLimits, suffix_of

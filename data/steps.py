@@ -8,10 +8,10 @@ from threading import Lock
 
 import numpy as np
 
-from core.agreement import order_hash
+from core.config.settings import setting
+from core.distributed.agreement import order_hash
 from core.errors import UserError
 from core.progress import counted
-from core.settings import setting
 from data.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
 from data.order import BucketRows, Order
 
@@ -107,7 +107,7 @@ class StepPlan:
         return shares
 
     def order_hash(self, step: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
-        """`core.agreement.order_hash` of the whole step.
+        """`core.distributed.agreement.order_hash` of the whole step.
 
         ids: of the number of a stock and rows (n,), the samples' ids (n,).
         """

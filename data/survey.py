@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from core.config.settings import setting
 from core.errors import UserError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import write_text
-from core.settings import setting
 from data.clips import Clip, ClipConfig
 from data.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.filters import FilterConfig

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if foreign := foreign_package():
         print(f"longtake: {foreign}", file=sys.stderr)
         return 2
-    from core.ending import end_with
+    from core.run.ending import end_with
     from launch import local
 
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -78,12 +78,12 @@ def _execute(words: Sequence[str]) -> int:
     if typed.help:
         print(help.of_job(job))
         return 0
-    from core import config
+    from core.config import loading
 
     module = job.load()
-    settings = config.load(module.Config, typed.files, typed.overrides)
+    settings = loading.load(module.Config, typed.files, typed.overrides)
     if typed.dry_run:
-        print(config.dump(settings), end="")
+        print(loading.dump(settings), end="")
         print("\n".join(f"# {line}" for line in module.plan(settings)))
         return 0
     if job.on_ranks and settings.processes > 1 and not local.is_rank():

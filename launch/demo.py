@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.config.settings import setting
 from core.errors import UserError
-from core.outputs import claim
 from core.progress import duration, say
-from core.settings import setting
+from core.run.claim import claim
 from launch.report import REPORT, STAGES
 from launch.stages import ROOT, Command, Record, Stage, run_stages
 

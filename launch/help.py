@@ -28,7 +28,7 @@ def overview() -> str:
 
 def of_job(job: Job) -> str:
     """Usage, examples, and every field with type, default, unit and meaning."""
-    from core.config import describe
+    from core.config.loading import describe
 
     module = job.load()
     lines = [

@@ -33,7 +33,7 @@ def is_rank() -> bool:
 
 def run_on_ranks(job: Job, config: Any) -> int:
     """Run `job` on `config.processes` local ranks; return 0 if it is complete, else a status as `start`."""
-    from core.config import save
+    from core.config.loading import save
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         file = Path(folder) / "config.yaml"

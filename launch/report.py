@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
-from core.settings import REQUIRED, setting
 from launch.charts import Points, bars, curves
 
 SEEN = "The real images compared with were also training images: no held-out data was given."

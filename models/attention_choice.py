@@ -23,10 +23,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from core import distributed
+from core.distributed import ranks
 from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
-from core.hardware import device_name
+from core.metrics.hardware import device_name
 from core.progress import say
 from models.attention import BACKENDS, Backend, attention, bucket, unavailable
 from models.attention_backends import releases
@@ -75,7 +75,7 @@ def settle(
         return
     lengths = {bucket(math.prod(config.grid((shape[-3], shape[-2], shape[-1])))) for shape in shapes}
     cases = [Case(device, dtype, config.width // config.heads, length) for length in sorted(lengths)]
-    chosen: dict[str, str] = distributed.on_first_rank(lambda: _settle(config.attention, cases, run))
+    chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(config.attention, cases, run))
     backends = list(chosen.values())  # in order: the keys name the first rank's machine, not this one's
     for case, backend in zip(cases, backends, strict=True):
         how = " (auto)" if config.attention == "auto" else ""

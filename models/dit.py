@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from core.batch import Condition
+from core.config.settings import setting
+from core.distributed.sequence import SequenceGroup, gather_tokens, split_tokens
 from core.errors import UserError
-from core.sequence import SequenceGroup, gather_tokens, split_tokens
-from core.settings import setting
 from models.attention import Backend
 from models.embeddings import (
     Grid,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.hardware import device_name
+from core.metrics.hardware import device_name
 from models.layers import Linear, Modulation
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

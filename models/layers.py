@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from core.sequence import SequenceGroup
+from core.distributed.sequence import SequenceGroup
 from models.attention import Backend, attention, bucket, unavailable
 from models.embeddings import rotate
 from models.shared_attention import shared_attention

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.sequence import SequenceGroup, named_group
+from core.distributed.sequence import SequenceGroup, named_group
 from models import attention_backends
 
 CHUNK_NUMBERS = 1 << 27  # scores at once on a GPU, 512 MiB; a CPU has a cache to stay in

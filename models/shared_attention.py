@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from core.sequence import SequenceGroup, heads_to_tokens, tokens_to_heads
+from core.distributed.sequence import SequenceGroup, heads_to_tokens, tokens_to_heads
 from models.attention import Backend, attention
 from models.ring_attention import ring_attention
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.settings import setting
+from core.config.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,12 @@ FAULTS = (  # what the matrix may not leave out; signals and schedulers are list
 )
 MATRIX = {  # fault -> the tests that make it happen
     "kill -9 at any point of a save or step": (
-        "core/test_resume.py::test_a_kill_anywhere_is_survived",
-        "core/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
-        "core/test_trainer.py::test_a_run_that_failed_anywhere_continues_exactly",
+        "core/train/test_resume.py::test_a_kill_anywhere_is_survived",
+        "core/train/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
+        "core/train/test_trainer.py::test_a_run_that_failed_anywhere_continues_exactly",
     ),
     "a slow rank while another commits": (
-        "core/test_faults.py::test_nothing_is_published_before_every_rank_has_written",
+        "core/faults/test_faults.py::test_nothing_is_published_before_every_rank_has_written",
     ),
     "a file of a checkpoint deleted, cut, emptied, flipped": (
         "core/checkpoint/test_checkpoint.py::test_damage_is_refused_with_the_file_named",
@@ -45,18 +45,18 @@ MATRIX = {  # fault -> the tests that make it happen
         "core/checkpoint/test_store.py::test_lost_checkpoints_are_an_error_and_not_a_fresh_start",
     ),
     "disk full in a save": (
-        "core/test_trainer.py::test_a_full_disk_is_survived_until_it_is_not",
+        "core/train/test_trainer.py::test_a_full_disk_is_survived_until_it_is_not",
         "core/checkpoint/test_tensor_file.py::test_a_full_disk_leaves_nothing_behind",
     ),
     "the writing thread fails, or the run ends while it writes": (
-        "core/test_saver.py::test_an_error_of_the_thread_ends_the_run_at_the_next_save",
-        "core/test_saver.py::test_a_save_under_way_is_finished_when_training_fails",
-        "core/test_early_end.py::test_an_early_end_waits_for_the_save_under_way",
+        "core/checkpoint/test_saver.py::test_an_error_of_the_thread_ends_the_run_at_the_next_save",
+        "core/checkpoint/test_saver.py::test_a_save_under_way_is_finished_when_training_fails",
+        "core/run/test_early_end.py::test_an_early_end_waits_for_the_save_under_way",
     ),
     "resume at another stage or number of ranks": (
-        "core/test_ranks.py::test_states_load_exactly_on_other_ranks_and_stages",
-        "core/test_trainer.py::test_continuing_on_another_stage_follows_the_same_curve",
-        "core/test_faults.py::test_a_run_continues_on_another_number_of_ranks",
+        "core/engine/test_ranks_and_stages.py::test_states_load_exactly_on_other_ranks_and_stages",
+        "core/train/test_trainer.py::test_continuing_on_another_stage_follows_the_same_curve",
+        "core/faults/test_faults.py::test_a_run_continues_on_another_number_of_ranks",
     ),
     "frozen weights, buffers, groups, averages across resume": (
         "core/checkpoint/test_checkpoint.py::test_everything_is_restored",
@@ -66,44 +66,44 @@ MATRIX = {  # fault -> the tests that make it happen
         "test_layout.py::test_nothing_is_swallowed_unpickled_or_given_to_a_shell",
     ),
     "NaN on one rank": (
-        "core/test_ranks.py::test_nan_on_one_rank_skips_the_step_on_all",
-        "core/test_faults.py::test_a_bad_sample_on_one_rank_is_named",
-        "core/test_culprit.py::test_a_module_whose_backward_fails_is_named",
+        "core/engine/test_ranks_and_stages.py::test_nan_on_one_rank_skips_the_step_on_all",
+        "core/faults/test_faults.py::test_a_bad_sample_on_one_rank_is_named",
+        "core/faults/test_nonfinite.py::test_a_module_whose_backward_fails_is_named",
     ),
     "NaN again and again": (
-        "core/test_incidents.py::test_a_run_rolls_back_passes_over_and_goes_on",
-        "core/test_incidents.py::test_a_run_that_rolled_back_continues_exactly",
-        "core/test_incidents.py::test_rollbacks_are_limited",
-        "core/test_outputs.py::test_fields_that_do_not_change_the_result_are_not_compared",
-        "core/test_early_end.py::test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made",
+        "core/faults/test_incidents.py::test_a_run_rolls_back_passes_over_and_goes_on",
+        "core/faults/test_incidents.py::test_a_run_that_rolled_back_continues_exactly",
+        "core/faults/test_incidents.py::test_rollbacks_are_limited",
+        "core/run/test_claim.py::test_fields_that_do_not_change_the_result_are_not_compared",
+        "core/run/test_early_end.py::test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made",
     ),
     "SIGTERM or SIGUSR2 during data wait, step, save, validation": (
-        "core/test_early_end.py::test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly",
-        "core/test_early_end.py::test_a_signal_breaks_validation_off_and_it_is_made_up_for",
-        "core/test_early_end.py::test_before_the_first_step_it_ends_at_once",
-        "core/test_early_end.py::test_one_rank_of_two_is_asked_and_both_end_alike",
+        "core/run/test_early_end.py::test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly",
+        "core/run/test_early_end.py::test_a_signal_breaks_validation_off_and_it_is_made_up_for",
+        "core/run/test_early_end.py::test_before_the_first_step_it_ends_at_once",
+        "core/run/test_early_end.py::test_one_rank_of_two_is_asked_and_both_end_alike",
         "integration/test_early_end.py::test_signals_at_random_moments_cost_nothing",
         "integration/test_early_end.py::test_torchrun_passes_the_signal_on",
     ),
-    "SIGUSR2 twice, SIGUSR2 then SIGTERM": ("core/test_early_end.py::test_several_signals_are_one",),
+    "SIGUSR2 twice, SIGUSR2 then SIGTERM": ("core/run/test_early_end.py::test_several_signals_are_one",),
     "SIGUSR2 while blocked in a collective": (
-        "core/test_faults.py::test_a_stopped_rank_ends_the_run_with_a_report",
+        "core/faults/test_faults.py::test_a_stopped_rank_ends_the_run_with_a_report",
     ),
     "a rank dies": (
         "launch/test_local.py::test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s",
-        "core/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
+        "core/train/test_resume.py::test_a_killed_run_equals_an_uninterrupted_one",
     ),
     "a rank is stopped, a deadlock": (
-        "core/test_faults.py::test_a_stopped_rank_ends_the_run_with_a_report",
-        "core/test_faults.py::test_a_stopped_rank_ends_the_run_at_every_stage",
-        "core/test_resume.py::test_a_stopped_rank_ends_the_others_within_the_timeout",
+        "core/faults/test_faults.py::test_a_stopped_rank_ends_the_run_with_a_report",
+        "core/faults/test_faults.py::test_a_stopped_rank_ends_the_run_at_every_stage",
+        "core/train/test_resume.py::test_a_stopped_rank_ends_the_others_within_the_timeout",
     ),
     "a rank leaves a step out": (
-        "core/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
-        "core/test_faults.py::test_a_rank_in_another_step_is_found",
+        "core/faults/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
+        "core/faults/test_faults.py::test_a_rank_in_another_step_is_found",
     ),
     "a slow rank": (
-        "core/test_faults.py::test_a_straggler_is_reported_and_training_goes_on",
+        "core/faults/test_faults.py::test_a_straggler_is_reported_and_training_goes_on",
         "integration/test_stragglers.py::test_a_rank_that_computes_longer_in_its_forward_pass_is_named",
     ),
     "a shard missing, cut off or damaged": (
@@ -127,7 +127,7 @@ MATRIX = {  # fault -> the tests that make it happen
     # the same command continues it. When a process that encodes dies, others take its shards over.
     "a worker killed, a read that hangs": (
         "tools/test_encode_workers.py::test_a_worker_process_that_is_killed_does_not_end_the_command",
-        "core/test_faults.py::test_a_read_that_hangs_ends_the_run",
+        "core/faults/test_faults.py::test_a_read_that_hangs_ends_the_run",
         "data/test_damage.py::test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for",
     ),
     "storage that fails": (
@@ -142,24 +142,24 @@ MATRIX = {  # fault -> the tests that make it happen
         "data/test_order.py::test_a_bucket_smaller_than_its_group_repeats_by_epochs",
     ),
     "wandb down": (
-        "core/test_wandb_view.py::test_training_is_the_same_whatever_wandb_does",
-        "core/test_wandb_view.py::test_rows_that_are_not_taken_are_left_out_with_one_warning",
-        "core/test_wandb_view.py::test_every_step_is_shown_once_under_one_identity",
+        "core/metrics/test_wandb_view.py::test_training_is_the_same_whatever_wandb_does",
+        "core/metrics/test_wandb_view.py::test_rows_that_are_not_taken_are_left_out_with_one_warning",
+        "core/metrics/test_wandb_view.py::test_every_step_is_shown_once_under_one_identity",
     ),
     "config or data changed on resume": (
-        "core/test_trainer.py::test_other_data_is_refused_on_resume",
-        "core/test_trainer.py::test_other_versions_are_told_of_on_resume",
+        "core/train/test_trainer.py::test_other_data_is_refused_on_resume",
+        "core/train/test_trainer.py::test_other_versions_are_told_of_on_resume",
         "integration/test_train.py::test_a_finished_run_is_left_alone_and_another_config_is_refused",
     ),
     "an abort after success": (
         "launch/test_local.py::test_an_abort_after_the_end_marker_is_no_failure",
         "launch/test_local.py::test_exit_status_is_not_the_sign_of_success",
-        "core/test_trainer.py::test_a_finished_run_is_left_alone_however_its_process_ended",
+        "core/train/test_trainer.py::test_a_finished_run_is_left_alone_however_its_process_ended",
     ),
     "silent corruption": (
-        "core/test_corruption.py::test_a_bit_that_turns_over_ends_the_run",
-        "core/test_corruption.py::test_arithmetic_that_is_wrong_once_is_found",
-        "core/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
+        "core/train/test_corruption.py::test_a_bit_that_turns_over_ends_the_run",
+        "core/train/test_corruption.py::test_arithmetic_that_is_wrong_once_is_found",
+        "core/faults/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
     ),
 }
 

@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "launch": {"core", "models", "data", "tools", "launch"},
 }
 OWNERS = {
-    "omegaconf": r"core/config\.py",
-    "yaml": r"core/config\.py",
-    "deepspeed": r"core/engine\w*\.py",
-    "wandb": r"core/wandb_view\.py",
+    "omegaconf": r"core/config/loading\.py",
+    "yaml": r"core/config/loading\.py",
+    "deepspeed": r"core/engine/\w+\.py",
+    "wandb": r"core/metrics/wandb_view\.py",
     "webdataset": r"data/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
@@ -39,9 +39,9 @@ OWNERS = {
     "transformers": r"models/text\.py",
 }
 MAY_CATCH_ALL = {
-    "core/wandb_view.py",  # a metrics service that fails never ends a training run
+    "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention_choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
-    "core/save_thread.py",  # what its thread meets is raised by the main one
+    "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/ahead.py",  # likewise
 }
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import atomic_file, fingerprint, write_json
-from core.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,8 +60,8 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Write every file that is not there yet, then the manifest."""
-    from core.outputs import claim
     from core.progress import Progress
+    from core.run.claim import claim
 
     output = Path(config.output)
     if claim(output, config, done=MANIFEST, overwrite=config.overwrite) == "finished":

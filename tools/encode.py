@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core.config.settings import REQUIRED, setting
 from core.progress import say
-from core.settings import REQUIRED, setting
-from core.work_queue import QueueConfig
+from core.queue.work_queue import QueueConfig
 from data.buckets import BucketConfig
 from data.formats import DEFAULT_LIMITS, MediaLimits
 from models.tiling import TilingConfig

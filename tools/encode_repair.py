@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
 from core.progress import Progress, say
-from core.work_queue import QueueConfig, WorkQueue
+from core.queue.work_queue import QueueConfig, WorkQueue
 from data.assembly import index_from_parts, views_from_parts
 from data.encode_job import Job, part_name
 from data.encoding import encode_shard

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from core.config import to_dict
+from core.config.loading import to_dict
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX
-from core.leases import Leases
-from core.outputs import claim
 from core.progress import counted, say
+from core.queue.leases import Leases
+from core.run.claim import claim
 from data.buckets import NO_BUCKET, assign, make_buckets
 from data.encode_job import Job, begin
 from data.index import Dataset

@@ -12,9 +12,9 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from core.leases import LeaseState
 from core.progress import Progress, counted, duration, say
-from core.work_queue import WorkQueue
+from core.queue.leases import LeaseState
+from core.queue.work_queue import WorkQueue
 from data.index import Dataset
 from data.loader import shard_starts
 from data.schema import MANIFEST, DatasetManifest, ShardRecord

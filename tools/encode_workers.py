@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.ending import Ending
 from core.errors import UserError, WorkError
-from core.leases import LeaseState
 from core.progress import Progress, counted, duration, say
-from core.work_queue import WorkQueue
+from core.queue.leases import LeaseState
+from core.queue.work_queue import WorkQueue
+from core.run.ending import Ending
 from data.assembly import assemble
 from data.encode_job import Job
 from data.encoding import encode_shard

@@ -45,7 +45,7 @@ class AutoencoderEncoder:
         tiling: TilingConfig = TilingConfig(),  # noqa: B008 (frozen)
         clock: Clock | None = None,
     ) -> None:
-        from models.autoencoder import identify, open_autoencoder
+        from models.autoencoder.opening import identify, open_autoencoder
 
         autoencoder = open_autoencoder(folder)
         autoencoder.set_tiling(tiling)

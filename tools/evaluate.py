@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import write_json
-from core.settings import REQUIRED, setting
 from tools.generated import Samples, find_samples
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(config: Config) -> None:
     """Train the classifier, measure, write scores.json and print the table."""
     import torch
 
-    from core.outputs import claim
+    from core.run.claim import claim
     from tools.pictures import image_grid, write_png
 
     output, samples = Path(config.output), find_samples(Path(config.source))
@@ -195,7 +195,7 @@ def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> fl
     import torch
 
     from data.media import from_tensor, to_tensor
-    from models.autoencoder import open_autoencoder
+    from models.autoencoder.opening import open_autoencoder
     from tools.scores import psnr
 
     autoencoder = open_autoencoder(folder)

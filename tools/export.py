@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError, WorkError
 from core.files import fsync_folder, temporary_name
-from core.settings import REQUIRED, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,9 @@ def _check(config: Config) -> Path:
 
 def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The whole state of the network, and what `export.json` says of it."""
-    from core.checkpoint import CheckpointReader, load_weights, reconstruct
+    from core.checkpoint.reader import CheckpointReader
+    from core.checkpoint.reconstruct import reconstruct
+    from core.checkpoint.weights import load_weights
 
     state, seen = load_weights(checkpoint, "raw" if config.ema_sigma else config.weights), {}
     reader = CheckpointReader(checkpoint)
@@ -131,7 +133,7 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
     """Fill the folder; returns what its `export.json` says."""
     from core.checkpoint import exported
-    from core.outputs import CONFIG_NAME
+    from core.run.claim import CONFIG_NAME
     from tools.latent_space import AUTOENCODER, LATENTS
 
     folder.mkdir(parents=True)

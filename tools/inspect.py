@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead
-from core.settings import REQUIRED, setting
 
 
 @dataclass(frozen=True, kw_only=True)

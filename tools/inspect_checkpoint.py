@@ -9,7 +9,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.checkpoint import AVERAGES, FOLDER, CheckpointReader, CheckpointStore, DamagedCheckpoint, format
+from core.checkpoint import format
+from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
 from core.errors import WorkError
 from core.progress import counted
 from tools.inspection import refuse_dataset_fields, tell

@@ -106,7 +106,7 @@ def _stated(autoencoder: str) -> dict[str, Any] | None:
     """What a cache says of the autoencoder in this folder; None for ""."""
     if not autoencoder:
         return None
-    from models.autoencoder import identify_saved
+    from models.autoencoder.opening import identify_saved
 
     return identify_saved(Path(autoencoder))
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from core.checkpoint import DamagedCheckpoint, exported, format
-from core.config import read_yaml
+from core.checkpoint import exported, format
+from core.checkpoint.format import DamagedCheckpoint
+from core.config.loading import read_yaml
 from core.errors import UserError
 from core.files import instead
-from core.outputs import CONFIG_NAME
+from core.run.claim import CONFIG_NAME
 from tools.inspection import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.config import read_yaml
+from core.config.loading import read_yaml
+from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
 from core.errors import UserError
 from core.files import fsync_folder, instead, temporary_name, write_json
-from core.outputs import CONFIG_NAME
-from core.settings import setting
+from core.run.claim import CONFIG_NAME
 from data.index import Dataset
 from data.latents import Normaliser, compare
 from data.mixture import Mixture
-from models.autoencoder import identify_saved, store
-from models.autoencoder.opening import files
+from models.autoencoder import store
+from models.autoencoder.opening import files, identify_saved
 
 LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared

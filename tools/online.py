@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.config.settings import setting
 from core.diffusion.objective import Model
-from core.distributed import World
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.files import fingerprint
 from core.losses import Losses, Objective
 from core.progress import Progress
-from core.settings import setting
 from data.assembly import used_buckets
 from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.formats import DEFAULT_LIMITS, MediaError, MediaLimits

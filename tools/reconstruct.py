@@ -16,7 +16,7 @@ from data.formats import MediaError
 from data.index import Dataset
 from data.media import from_tensor, to_tensor
 from data.pixels import PixelConfig, in_part, read_pixels
-from models.autoencoder import Autoencoder
+from models.autoencoder.network import Autoencoder
 
 Pixels = NDArray[np.uint8]
 COLUMNS = 16

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from core.config import to_dict
+from core.config.loading import to_dict
+from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
 from core.files import atomic_file, sha256_file, write_json
-from core.settings import REQUIRED, setting
 from models.tiling import TilingConfig
 from tools.generated import ARRAYS, SAMPLES
 
@@ -77,28 +77,28 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
-    from core import distributed
-    from core.outputs import claim
+    from core.distributed import ranks
     from core.progress import say
+    from core.run.claim import claim
     from tools.prompts import read_prompts
     from tools.sampling import prepare
 
     texts = read_prompts(config.prompts, config.prompt_file)
-    world = distributed.start(config.device)
+    world = ranks.start(config.device)
     try:
         output = Path(config.output)
-        keep = distributed.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)
+        keep = ranks.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)
         job = None if keep else prepare(config, texts, world)  # first: overwriting removes what is there
-        distributed.on_first_rank(lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite))
+        ranks.on_first_rank(lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite))
         if job is None:
             say(f"{output}: finished before")
             return
         job.generate()
-        distributed.barrier()
-        distributed.on_first_rank(lambda: publish(job))
+        ranks.barrier()
+        ranks.on_first_rank(lambda: publish(job))
         say(f"{output}: {config.count} samples")
     finally:
-        distributed.stop(world)
+        ranks.stop(world)
 
 
 def publish(job: Job) -> None:

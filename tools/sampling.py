@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.batch import Condition
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import sample
-from core.distributed import World
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
 from core.files import atomic_file

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import write_text
-from core.outputs import claim
 from core.progress import Progress, counted, say
-from core.settings import REQUIRED, setting
+from core.run.claim import claim
 from data.clips import ClipConfig
 from data.duplicates import DuplicateConfig
 from data.filters import LEFT_OUT, FilterConfig

@@ -9,25 +9,25 @@ from typing import Any
 
 import torch
 
-from core import distributed
+from core.averages.ema import EmaConfig
 from core.batch import Batch
-from core.compiled import compile_blocks, compiled_graphs, warm_up
-from core.config import to_dict
+from core.config.loading import to_dict
+from core.config.settings import REQUIRED, setting
 from core.diffusion.objective import ObjectiveConfig
-from core.distributed import World
-from core.ema import EmaConfig
-from core.engine_config import EngineConfig
+from core.distributed import ranks as distributed
+from core.distributed.ranks import World
+from core.distributed.sequence import make_sequence_group
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.config import EngineConfig
 from core.errors import UserError
-from core.feed import Feed
-from core.metrics import MetricsConfig
-from core.optim import OptimizerConfig
-from core.outputs import claim_run
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
 from core.progress import counted, say
-from core.recompute import checkpoint_blocks
-from core.sequence import make_sequence_group
-from core.settings import REQUIRED, setting
-from core.trainer import FINISHED, Trainer, TrainerConfig
-from core.validation import ValidationConfig
+from core.run.claim import claim_run
+from core.train.feed import Feed
+from core.train.trainer import FINISHED, Trainer, TrainerConfig
+from core.train.validation import ValidationConfig
 from data.index import Dataset
 from data.loader import LatentLoader
 from models.attention_choice import settle
@@ -151,7 +151,9 @@ def train(
     world: World,
 ) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
-    from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    from core.engine.engine import (
+        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    )
 
     output = Path(config.output)
     if isinstance(dataset, OnlineCache):

@@ -11,27 +11,29 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from core import distributed
+from core.averages.ema import EmaConfig
 from core.batch import Batch
-from core.config import to_dict
-from core.distributed import World
+from core.config.loading import to_dict
+from core.config.settings import REQUIRED, setting
+from core.distributed import ranks
+from core.distributed.ranks import World
 from core.draws import Draws
-from core.ema import EmaConfig
-from core.engine_config import EngineConfig
+from core.engine.config import EngineConfig
 from core.errors import UserError
-from core.feed import Feed
 from core.losses import Losses
-from core.metrics import MetricsConfig
-from core.optim import OptimizerConfig
-from core.outputs import claim_run
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
 from core.progress import say
-from core.settings import REQUIRED, setting
-from core.trainer import Trainer, TrainerConfig
+from core.run.claim import claim_run
+from core.train.feed import Feed
+from core.train.trainer import Trainer, TrainerConfig
 from data.buckets import Bucket
 from data.index import Dataset
 from data.pixels import PixelConfig, PixelLoader
 from data.quarantine import QUARANTINE, Quarantine
-from models.autoencoder import Autoencoder, AutoencoderConfig, save, store
+from models.autoencoder import store
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.store import save
 from models.weights import shapes_only
 from tools.reconstruct import reconstruct, scores, show
 
@@ -131,17 +133,19 @@ def run(config: Config) -> None:
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
-    world = distributed.start(config.engine.device, config.engine.timeout_s)
+    world = ranks.start(config.engine.device, config.engine.timeout_s)
     output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
-    if distributed.on_first_rank(lambda: claim_run(output, config, done=done)):
+    if ranks.on_first_rank(lambda: claim_run(output, config, done=done)):
         train(config, dataset, world)
-        distributed.on_first_rank(lambda: publish(config, dataset, world))
-    distributed.stop(world)
+        ranks.on_first_rank(lambda: publish(config, dataset, world))
+    ranks.stop(world)
 
 
 def train(config: Config, dataset: Dataset, world: World) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
-    from core.engine import Engine  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    from core.engine.engine import (
+        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    )
 
     aside = Path(config.output) / QUARANTINE
     quarantine = Quarantine(aside, total=len(dataset), budget=config.data.quarantine_budget)
@@ -165,7 +169,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
 
 def publish(config: Config, dataset: Dataset, world: World) -> None:
     """Score the averaged weights on held-out samples, and write them down last: that completes the run."""
-    from core.checkpoint import load_weights
+    from core.checkpoint.weights import load_weights
     from tools.pictures import write_png
 
     output = Path(config.output)

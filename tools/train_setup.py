@@ -12,14 +12,14 @@ from torch import Tensor
 
 from core.batch import Batch, Condition
 from core.diffusion.objective import Model, Noised, Objective, ObjectiveConfig
-from core.distributed import World
+from core.distributed.ranks import World
+from core.distributed.sequence import data_world
 from core.draws import Draws
 from core.errors import UserError
 from core.losses import Losses
+from core.metrics.shape_times import ShapeTimes
 from core.progress import say
-from core.sequence import data_world
-from core.shape_times import ShapeTimes
-from core.validation import SEED, whole_steps
+from core.train.validation import SEED, whole_steps
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader

@@ -11,13 +11,13 @@ import torch
 
 from core.checkpoint import exported
 from core.checkpoint.weights import choose, load_weights
-from core.config import from_dict, read_yaml
+from core.config.loading import from_dict, read_yaml
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
-from core.outputs import CONFIG_NAME
+from core.run.claim import CONFIG_NAME
 from data.latents import Moment, Normaliser
-from models.autoencoder import AnyAutoencoder, identify, open_autoencoder
+from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.dit import DiT, DiTConfig
 from models.weights import fingerprint
 from tools.latent_space import ADDED_LATER, AUTOENCODER, space_file

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import power_ema
+from core.averages import power_ema
+from core.averages.power_ema import Snapshot
 from core.checkpoint import format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import AVERAGES, CheckpointStore
 from core.errors import UserError
-from core.power_ema import Snapshot
 
 
 @dataclass(frozen=True)

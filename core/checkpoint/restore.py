@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core import distributed
+from core.averages.ema import Ema
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.store import CheckpointStore
-from core.ema import Ema
-from core.engine_shards import present
+from core.distributed import ranks
+from core.engine.shards import present
 from core.errors import UserError
 from core.progress import say
 
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
-    from core.engine import Engine
+    from core.engine.engine import Engine
 
 
 def resume(store: CheckpointStore, engine: Engine, ema: Ema | None) -> dict[str, Any] | None:
@@ -29,7 +29,7 @@ def resume(store: CheckpointStore, engine: Engine, ema: Ema | None) -> dict[str,
     steps between the two are done again. With none left, WorkError.
     """
     while True:
-        path = distributed.on_first_rank(store.latest)
+        path = ranks.on_first_rank(store.latest)
         if path is None:
             return None
         damage = _shared_verify(path, engine)
@@ -39,7 +39,7 @@ def resume(store: CheckpointStore, engine: Engine, ema: Ema | None) -> dict[str,
             target = store.quarantine(path)
             say(f"warning: checkpoint {path.name} is damaged: {damage}")
             say(f"warning: it was renamed {target.name}; falling back to the checkpoint before it")
-        distributed.barrier()
+        ranks.barrier()
 
 
 def load(path: Path, engine: Engine, ema: Ema | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _shared_verify(path: Path, engine: Engine) -> str:
         reader.verify(reader.files[engine.world.rank :: engine.world.size])
     except DamagedCheckpoint as error:
         problem = str(error)
-    return next(filter(None, distributed.gather_objects(problem)), "")
+    return next(filter(None, ranks.gather_objects(problem)), "")
 
 
 def _compare(reader: CheckpointReader, engine: Engine, targets: dict[str, list[Tensor]]) -> None:

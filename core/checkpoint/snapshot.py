@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from core.averages.ema import Ema
 from core.checkpoint import format
-from core.ema import Ema
-from core.engine_shards import present
+from core.engine.shards import present
 
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
-    from core.engine import Engine
+    from core.engine.engine import Engine
 
 
 @dataclass(frozen=True)

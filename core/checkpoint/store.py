@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.checkpoint import format
 from core.errors import WorkError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import fsync_folder, write_json
 from core.progress import say
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.checkpoint.format import FileRecord
 from core.checkpoint.pace import Pace
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import atomic_file
 
 CHUNK_BYTES = 1 << 22

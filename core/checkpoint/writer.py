@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core import distributed
 from core.checkpoint import format
 from core.checkpoint.format import FileRecord
 from core.checkpoint.pace import Pace
 from core.checkpoint.snapshot import Snapshot
 from core.checkpoint.tensor_file import write_tensors
-from core.distributed import Group
+from core.distributed import ranks
+from core.distributed.ranks import Group
 from core.errors import WorkError
-from core.failpoints import failpoint
+from core.faults.failpoints import failpoint
 from core.files import fsync_folder, sha256_file, write_json
 
 
@@ -39,14 +39,14 @@ def write_checkpoint(
     If any rank fails, all raise WorkError with the first rank's reason, and nothing is published.
     """
     receipt, problem = _attempt(lambda: _write_rank(folder, snapshot, pace))
-    answers = distributed.gather_objects((receipt, problem), group)
+    answers = ranks.gather_objects((receipt, problem), group)
     failed = [(rank, text) for rank, (_, text) in enumerate(answers) if text]
     if not failed:
         published = None
         if snapshot.rank == 0:
             receipts = [files for files, _ in answers]
             _, published = _attempt(lambda: _publish(folder, snapshot, receipts, number, may_commit))
-        problem = distributed.broadcast_object(published, group)
+        problem = ranks.broadcast_object(published, group)
         failed = [(0, problem)] if problem else []
     if failed:
         if snapshot.rank == 0:

@@ -1,0 +1,1 @@
+"""The method as pure functions: paths, predictions, objectives, solvers and guidance."""

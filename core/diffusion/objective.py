@@ -11,6 +11,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from core.batch import Condition
+from core.config.settings import setting
 from core.diffusion import predictions, timesteps
 from core.diffusion.paths import PathName, make_path
 from core.diffusion.posterior import bound_bits
@@ -19,7 +20,6 @@ from core.diffusion.timesteps import TimestepConfig
 from core.draws import Draws
 from core.errors import UserError
 from core.losses import Losses
-from core.settings import setting
 
 Model = Callable[[Tensor, Tensor, Condition], Tensor]
 

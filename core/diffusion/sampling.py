@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.batch import Condition
+from core.config.settings import setting
 from core.diffusion import solvers
 from core.diffusion.guidance import classifier_free
 from core.diffusion.objective import Model
@@ -19,7 +20,6 @@ from core.diffusion.solvers import Estimate, Level, Solver
 from core.diffusion.timesteps import shifted
 from core.draws import Draws
 from core.errors import UserError
-from core.settings import setting
 
 SOLVERS: dict[str, Solver] = {
     "euler": solvers.euler,

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from core.config.settings import setting
 from core.diffusion.paths import Path
 from core.errors import UserError
-from core.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

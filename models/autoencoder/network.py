@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.config.settings import setting
 from core.errors import UserError
-from core.settings import setting
 from models.autoencoder import tiling
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
 from models.tiling import TilingConfig

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from core import distributed, failpoints
-from core.distributed import World
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.faults import failpoints
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     """Started anew where a test of another module, in this process, has stopped it."""
-    return distributed.start("cpu", 60)
+    return ranks.start("cpu", 60)
 
 
 @pytest.fixture(autouse=True)

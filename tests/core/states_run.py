@@ -17,13 +17,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from core import distributed
-from core.checkpoint import CheckpointReader, load, take, write_checkpoint
-from core.distributed import World
+from core.averages.ema import Ema, EmaConfig, remaining
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.restore import load
+from core.checkpoint.snapshot import take
+from core.checkpoint.writer import write_checkpoint
+from core.distributed import ranks
+from core.distributed.ranks import World
 from core.draws import Draws
-from core.ema import Ema, EmaConfig, remaining
-from core.ending import end_with
-from core.engine import Engine, StepResult
+from core.engine.engine import Engine, StepResult
+from core.run.ending import end_with
 from tests.core.toy_run import BATCH, ToyObjective, toy_batches, toy_engine
 
 EMA = EmaConfig(decay=0.9, extra_decays=(0.5,))
@@ -74,7 +77,7 @@ def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw")
     assert all(torch.equal(fixed[name], value) for name, value in reader.fixed().items())
     assert engine.updates == 2
     seen = engine(torch.ones(2, 33))  # the network computes with what was loaded, on every rank alike
-    assert len({tuple(row.tolist()) for row in distributed.gather_objects(seen.detach().flatten())}) == 1
+    assert len({tuple(row.tolist()) for row in ranks.gather_objects(seen.detach().flatten())}) == 1
     assert torch.equal(seen[0], seen[1])
 
 
@@ -102,7 +105,7 @@ def train_and_write(world: World, result: str, stage: int, steps: int, options: 
         save_file(
             {**weights, **{f"ema/{name}": value for name, value in average.items()}}, f"{result}.safetensors"
         )
-    applied = distributed.gather_objects([r.applied for r in results])
+    applied = ranks.gather_objects([r.applied for r in results])
     if world.rank == 0:
         Path(f"{result}.json").write_text(
             json.dumps({"norms": [r.grad_norm for r in results], "applied": applied})
@@ -116,9 +119,9 @@ def perform(world: World, jobs: list[list[Any]]) -> None:
 
 
 def main() -> None:
-    world = distributed.start("cpu", 60)
+    world = ranks.start("cpu", 60)
     perform(world, json.loads(Path(sys.argv[1]).read_text()))
-    distributed.stop(world)
+    ranks.stop(world)
 
 
 if __name__ == "__main__":

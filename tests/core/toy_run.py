@@ -16,21 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core import distributed, failpoints
-from core.agreement import order_hash
+from core.averages.ema import EmaConfig
 from core.batch import Batch
-from core.distributed import World
+from core.distributed import ranks
+from core.distributed.agreement import order_hash
+from core.distributed.ranks import World
 from core.draws import Draws
-from core.ema import EmaConfig
-from core.ending import end_with
-from core.engine import Engine, EngineConfig
+from core.engine.engine import Engine, EngineConfig
 from core.errors import CONTINUABLE, EndedEarly
-from core.feed import Feed
+from core.faults import failpoints
 from core.losses import Losses
-from core.metrics import MetricsConfig
-from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
-from core.validation import ValidationConfig
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
+from core.run.ending import end_with
+from core.train.feed import Feed
+from core.train.trainer import Trainer, TrainerConfig
+from core.train.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
 
@@ -152,7 +153,7 @@ def start(words: Sequence[str]) -> None:
 
 def main() -> int:
     """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
-    world = distributed.start("cpu", 60)
+    world = ranks.start("cpu", 60)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
         folder, *items = run.split()
         fields = dict(item.split("=", 1) for item in items)
@@ -165,7 +166,7 @@ def main() -> int:
         except EndedEarly as end:
             print(end)
             return CONTINUABLE
-    distributed.stop(world)
+    ranks.stop(world)
     return 0
 
 

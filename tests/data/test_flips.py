@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import WorkError
 from data.latents import LatentReader

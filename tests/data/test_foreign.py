@@ -12,7 +12,7 @@ import pytest
 import torch
 import webdataset
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.index import Dataset

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.agreement import order_hash
 from core.batch import Batch
-from core.distributed import World
+from core.distributed.agreement import order_hash
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.buckets import GroupSizeError
 from data.loader import LatentLoader

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from data import memory
 from data.loader import LatentLoader
 from data.memory import BatchMemory

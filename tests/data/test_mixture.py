@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError
 from data.latents import LatentSums
 from data.loader import IDS, LatentLoader

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.buckets import Bucket, BucketConfig
 from data.formats import MediaError, MediaLimits

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import failpoints
 from core.errors import UserError, WorkError
+from core.faults import failpoints
 from core.files import sha256_file
 from data.index import Dataset
 from data.latents import LatentSums

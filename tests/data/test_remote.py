@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.index import Dataset
 from data.loader import LatentLoader

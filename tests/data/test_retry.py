@@ -10,7 +10,7 @@ from typing import IO, Any
 import pytest
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import WorkError
 from data import remote
 from data.index import Dataset

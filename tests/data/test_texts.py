@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.assembly import longest_text, views_from_parts

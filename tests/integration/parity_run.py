@@ -14,22 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import distributed
 from core.batch import Batch, Condition
-from core.compiled import compile_blocks, compiled_graphs, warm_up
 from core.diffusion.objective import Objective, ObjectiveConfig
-from core.distributed import World
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.distributed.sequence import data_world, make_sequence_group
 from core.draws import Draws
-from core.ending import end_with
-from core.engine import Engine, EngineConfig
-from core.feed import Feed
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.engine import Engine, EngineConfig
 from core.losses import Losses
-from core.metrics import MetricsConfig
-from core.optim import OptimizerConfig
-from core.recompute import checkpoint_blocks
-from core.sequence import data_world, make_sequence_group
-from core.trainer import Trainer, TrainerConfig
-from core.validation import ValidationConfig, whole_steps
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
+from core.run.ending import end_with
+from core.train.feed import Feed
+from core.train.trainer import Trainer, TrainerConfig
+from core.train.validation import ValidationConfig, whole_steps
 from models.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5
@@ -118,13 +118,13 @@ def train(
 
 def main() -> None:
     """One run per `--run=FOLDER field=value ...`."""
-    world = distributed.start("cpu", LIMIT_S)
+    world = ranks.start("cpu", LIMIT_S)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
         folder, *items = run.split()
         fields = dict(item.split("=", 1) for item in items)
         values = {name: int(value) if value.isdigit() else value for name, value in fields.items()}
         print(f"{Path(folder).name}: graphs {train(Path(folder), world, **values)}", flush=True)
-    distributed.stop(world)
+    ranks.stop(world)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint import CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from tests.integration.tiny_run import ROOT, command, finish, rows, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]

@@ -17,25 +17,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core import engine as engine_module
-from core.agreement import StepAgreement
+from core.averages.ema import Ema, EmaConfig
 from core.batch import Batch, Condition
 from core.diffusion import paths
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import SamplerConfig, sample
 from core.diffusion.timesteps import TimestepConfig
-from core.distributed import World
+from core.distributed.agreement import StepAgreement
+from core.distributed.ranks import World
 from core.draws import Draws
-from core.ema import Ema, EmaConfig
-from core.engine import Engine, EngineConfig, StepResult
+from core.engine import engine as engine_module
+from core.engine.engine import Engine, EngineConfig, StepResult
 from core.errors import WorkError
-from core.metrics import Metrics, MetricsConfig, read_rows
-from core.optim import OptimizerConfig
-from core.phases import Phases
-from core.step import Stepper
-from core.step_sums import StepSums
-from core.validation import Validation, ValidationConfig
+from core.metrics.phases import Phases
+from core.metrics.rows import Metrics, MetricsConfig, read_rows
+from core.metrics.step_sums import StepSums
+from core.optim.groups import OptimizerConfig
+from core.train.step import Stepper
+from core.train.validation import Validation, ValidationConfig
 from data.latents import Normaliser
 from models import embeddings
 from models.dit import DiT, DiTConfig
@@ -189,7 +189,7 @@ def test_several_ranks_wait_for_their_agreement_after_the_update() -> None:
 def test_rows_of_several_steps_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And with them what the driver knows, here one of the test's own."""
     model, config = OBJECTIVES["flow"]
-    monkeypatch.setattr("core.speed_probe.SIZE", 8)
+    monkeypatch.setattr("core.metrics.speed_probe.SIZE", 8)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5e9)
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": 2})
@@ -231,10 +231,10 @@ def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
     with gpu() as waits:
         found = measure(GPU)
     assert [wait for wait in waits if wait.startswith("core/validation")] == [
-        "core/validation.py:measure (tolist)"
+        "core/train/validation.py:measure (tolist)"
     ]
     assert {wait for wait in waits if "step_sums" not in wait} - ONCE == {
-        "core/validation.py:measure (tolist)"
+        "core/train/validation.py:measure (tolist)"
     }
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 

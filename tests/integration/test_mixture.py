@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core import failpoints
-from core.config import load
+from core.config.loading import load
 from core.errors import UserError, WorkError
-from core.metrics import read_rows
-from core.outputs import claim
+from core.faults import failpoints
+from core.metrics.rows import read_rows
+from core.run.claim import claim
 from data.index import Dataset
 from data.mixture import Mixture
 from data.schema import DatasetManifest

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config import load
-from core.distributed import World
+from core.config.loading import load
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.latents import Normaliser
 from data.quarantine import read_quarantine
-from models.autoencoder import identify_saved
+from models.autoencoder.opening import identify_saved
 from models.dit import DiT
 from tests.data.raw import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import distributed
-from core.checkpoint import CheckpointReader, find, load_weights
-from core.distributed import World
-from core.metrics import read_rows
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.weights import find, load_weights
+from core.distributed import ranks as distributed
+from core.distributed.ranks import World
+from core.metrics.rows import read_rows
 from tests.core.ranks import finish, start_ranks
 from tests.integration.parity_run import LIMIT_S, SHAPES, train
 

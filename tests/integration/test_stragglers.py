@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.metrics import read_rows
+from core.metrics.rows import read_rows
 from tests.core.ranks import run_ranks
 
 # Rank 1 computes more in front of each block: in CPU time, so that a busy machine changes nothing.
@@ -18,7 +18,7 @@ import sys, time
 from pathlib import Path
 import torch
 from core import distributed, rank_report
-from core.ending import end_with
+from core.run.ending import end_with
 from tests.integration import parity_run
 
 EXTRA_S = 0.1

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import load
+from core.config.loading import load
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.sampling import SamplerConfig
-from core.distributed import World
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.files import write_json, write_text

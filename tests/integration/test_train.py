@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint import CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from tests.integration.tiny_run import command, finish, rows
 
 pytestmark = pytest.mark.multiprocess

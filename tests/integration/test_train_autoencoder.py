@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.autoencoder import fingerprint, load
+from models.autoencoder.store import fingerprint, load
 from tests.data.raw import make_raw
 from tests.integration.tiny_run import finish, rows
 from tests.tools.test_train_autoencoder import FIELDS

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config import load
-from core.distributed import World
+from core.config.loading import load
+from core.distributed.ranks import World
 from core.errors import UserError
 from data.index import Dataset
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows

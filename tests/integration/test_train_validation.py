@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config import load
-from core.distributed import World
+from core.config.loading import load
+from core.distributed.ranks import World
 from core.errors import UserError
-from core.metrics import read_rows
-from core.rank_report import ALONE
+from core.metrics.rank_report import ALONE
+from core.metrics.rows import read_rows
 from models.flops import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, ROOT, STEP, make_autoencoder, make_latents

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from core import distributed
 from core.batch import Batch, Condition
 from core.diffusion.objective import Objective, ObjectiveConfig
 from core.diffusion.timesteps import TimestepConfig
+from core.distributed import ranks
 from core.draws import Draws
-from core.engine import Engine, EngineConfig
+from core.engine.engine import Engine, EngineConfig
 from core.losses import Losses
-from core.optim import OptimizerConfig
-from core.phases import Phases
-from core.validation import Validation, ValidationConfig
+from core.metrics.phases import Phases
+from core.optim.groups import OptimizerConfig
+from core.train.validation import Validation, ValidationConfig
 from models.dit import DiT, DiTConfig
 
 LATENT = (4, 1, 8, 8)  # as small as the demo's; larger ones average more
@@ -53,7 +53,7 @@ def engine() -> Engine:
     torch.manual_seed(0)
     network = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=CLASSES))
     config = EngineConfig(device="cpu", zero_stage=0, precision="fp32")
-    engine = Engine(network, config, OptimizerConfig(), distributed.start("cpu", 60))
+    engine = Engine(network, config, OptimizerConfig(), ranks.start("cpu", 60))
     for step in range(100):
         batch = samples((step + 100) * SIZE)
         draws = Draws(0, step, batch.id, batch.position)

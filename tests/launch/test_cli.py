@@ -13,9 +13,9 @@ from typing import get_type_hints
 
 import pytest
 
-from core import config
+from core.config import loading
+from core.config.settings import REQUIRED, setting
 from core.errors import EndedEarly, UserError, WorkError
-from core.settings import REQUIRED, setting
 from launch import arguments, cli, jobs
 
 
@@ -138,7 +138,7 @@ def test_dry_run_prints_a_config_file_with_the_plan_as_comments(
     text = capsys.readouterr().out
     assert text.endswith("# 1000 steps\n# reads box\n")
     (tmp_path / "again.yaml").write_text(text)
-    assert config.load(Config, [tmp_path / "again.yaml"]) == Config(source=Path("box"), steps=1000)
+    assert loading.load(Config, [tmp_path / "again.yaml"]) == Config(source=Path("box"), steps=1000)
     assert toy.ran == []
 
 

@@ -8,9 +8,9 @@ import typing
 
 import pytest
 
-from core import config
-from core.fields import walk
-from core.trainer import FINISHED
+from core.config import loading
+from core.config.fields import walk
+from core.train.trainer import FINISHED
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
 from models.autoencoder import store
@@ -69,16 +69,16 @@ def test_every_attribute_of_a_config_is_a_documented_field(job: Job) -> None:
         assert unannotated(section) == [], section
         assert section.__dataclass_params__.frozen, section
         assert all(field.kw_only for field in dataclasses.fields(section)), section
-    for field in config.describe(job.load().Config):
+    for field in loading.describe(job.load().Config):
         assert field.help, field.path
-    assert not [field.path for field in config.describe(job.load().Config) if "\n" in field.help]
+    assert not [field.path for field in loading.describe(job.load().Config) if "\n" in field.help]
 
 
 @each_job
 def test_help_is_complete(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([job.name, "--help"]) == 0
     text = capsys.readouterr().out
-    for field in config.describe(job.load().Config):
+    for field in loading.describe(job.load().Config):
         assert f"  {field.path}{':' if field.type == 'section' else '='}" in text
 
 
@@ -87,7 +87,7 @@ def test_places_are_shown_as_paths(job: Job) -> None:
     """Alike in every job, whether the field is a Path or, since it may be a URL or '', text."""
     names = {"output", "autoencoder", "text_encoder", "validation_source", "real", "heldout"}
     names |= {"source"} if job.name != "bench" else set()
-    for field in config.describe(job.load().Config):
+    for field in loading.describe(job.load().Config):
         if field.path.rpartition(".")[2] in names:
             assert field.type in ("path", "path or URL"), field.path
 

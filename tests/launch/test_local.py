@@ -24,7 +24,7 @@ def start(folder: Path, script: str, *arguments: str, processes: int = 2) -> int
 def test_ranks_meet_at_the_store_of_the_launcher(tmp_path: Path) -> None:
     script = """
 import os, sys, torch, torch.distributed as dist
-from core.ending import end_with
+from core.run.ending import end_with
 
 def main():
     dist.init_process_group("gloo")
@@ -79,7 +79,7 @@ def test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s(
     """And what ended it is told before anything that the others say about it."""
     script = """
 import os, pathlib, signal, sys, time, torch, torch.distributed as dist
-from core.ending import end_with
+from core.run.ending import end_with
 from launch.local import tell
 
 def main():

@@ -8,9 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core import distributed
-from core.ending import end_with
-from core.sequence import SequenceGroup, gather_tokens, make_sequence_group, split_tokens
+from core.distributed import ranks
+from core.distributed.sequence import (
+    SequenceGroup,
+    gather_tokens,
+    make_sequence_group,
+    split_tokens,
+)
+from core.run.ending import end_with
 from models import attention_backends
 from models.attention import attention
 from models.ring_attention import ring_attention
@@ -34,7 +39,7 @@ def compare(sequence: SequenceGroup, tokens: int, heads: int, dtype: torch.dtype
     attend = ring_attention if ring else shared_attention
     out = gather_tokens(attend(*shares, tokens, sequence).flatten(2), tokens, sequence).view(weight.shape)
     (grad,) = torch.autograd.grad((out.double() * weight).sum(), leaf)
-    grad = distributed.sum_over_ranks(grad.double()) / sequence.size  # each loss is the same, times the size
+    grad = ranks.sum_over_ranks(grad.double()) / sequence.size  # each loss is the same, times the size
     pairs = ((out.detach().double(), expected.detach()), (grad, expected_grad))
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
@@ -62,7 +67,7 @@ def count_traffic(sequence: SequenceGroup) -> None:
 
 def main() -> None:
     """Print one line per case: form, tokens, heads, dtype, difference."""
-    world = distributed.start("cpu", 60)
+    world = ranks.start("cpu", 60)
     sequence = make_sequence_group(world, world.size)
     assert sequence is not None
     count_traffic(sequence)
@@ -76,7 +81,7 @@ def main() -> None:
     for line in compare_networks(sequence):
         if world.rank == 0:
             print(line)
-    distributed.stop(world)
+    ranks.stop(world)
 
 
 if __name__ == "__main__":

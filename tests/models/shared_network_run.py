@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import distributed
 from core.batch import Condition
-from core.engine_config import EngineConfig
-from core.recompute import checkpoint_blocks
-from core.sequence import SequenceGroup
+from core.distributed import ranks
+from core.distributed.sequence import SequenceGroup
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.config import EngineConfig
 from models.dit import DiT, DiTConfig
 
 Shape = tuple[int, int, int]
@@ -67,7 +67,7 @@ def compare_networks(sequence: SequenceGroup) -> list[str]:
         fields = {"heads": sequence.size, "width": 8 * sequence.size, **fields}
         truth = gradients(fields, shape, None)
         mine = gradients(fields, shape, sequence)
-        found = {n: g if n == "" else distributed.sum_over_ranks(g) / sequence.size for n, g in mine.items()}
+        found = {n: g if n == "" else ranks.sum_over_ranks(g) / sequence.size for n, g in mine.items()}
         assert found.keys() == truth.keys()
         least = 1e-3 * max(float(g.norm()) for n, g in truth.items() if n)
         errors = {n: float((found[n] - g).norm()) / max(float(g.norm()), least) for n, g in truth.items()}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.distributed.sequence import SequenceGroup
 from core.errors import UserError
-from core.sequence import SequenceGroup
 from models import attention_backends, attention_choice
 from models.attention import bucket
 from models.attention_choice import NAME, Case, fastest, settle, wrong

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core import distributed
 from core.batch import Condition
-from core.compiled import compile_blocks, compiled_graphs, warm_up
-from core.engine import Engine
-from core.engine_config import EngineConfig
+from core.distributed import ranks
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.errors import UserError
-from core.optim import OptimizerConfig
-from core.recompute import checkpoint_blocks
+from core.optim.groups import OptimizerConfig
 from models import fp8
 from models.dit import DiT, DiTConfig
 from models.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise, use_fp8
@@ -162,7 +162,7 @@ def test_a_compiled_block_is_one_graph_and_computes_the_same(backend: str, mode:
 @pytest.mark.parametrize("mode", ["none", "selective"])
 @pytest.mark.usefixtures("emulated")
 def test_zero_3_takes_the_steps_of_zero_1(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, results = distributed.start("cpu", 60), []
+    world, results = ranks.start("cpu", 60), []
     for stage in (1, 3):
         model = network().float()
         use_fp8(model.blocks, CPU)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from models.dit import DiT, DiTConfig
 from models.weights import fingerprint, shapes_only
 

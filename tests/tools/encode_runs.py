@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from core import failpoints
-from core.work_queue import QueueConfig
+from core.faults import failpoints
+from core.queue.work_queue import QueueConfig
 from data.buckets import BucketConfig
 from data.index import Dataset
-from models import autoencoder
+from models.autoencoder import network, store
 from tools import encode
 
-AUTOENCODER = autoencoder.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 # Short, since tests wait for it; many attempts, since a busy machine may stall a living worker for longer.
 QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
@@ -27,7 +27,7 @@ QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
 def make_autoencoder(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        autoencoder.save(autoencoder.Autoencoder(AUTOENCODER), folder)
+        store.save(network.Autoencoder(AUTOENCODER), folder)
     return folder
 
 

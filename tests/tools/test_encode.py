@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import failpoints
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
+from core.faults import failpoints
 from data.assembly import index_from_parts, views_from_parts
 from data.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.formats import MediaLimits
@@ -24,18 +24,18 @@ from data.media import to_tensor
 from data.pixels import read_pixels
 from data.quarantine import read_quarantine
 from data.steps import LoaderConfig
-from models import autoencoder
+from models.autoencoder import network, store
 from tests.data.raw import damage, make_raw
 from tools import encode
 
-AUTOENCODER = autoencoder.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 
 
 def make_autoencoder(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        autoencoder.save(autoencoder.Autoencoder(AUTOENCODER), folder)
+        store.save(network.Autoencoder(AUTOENCODER), folder)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_the_cache_holds_the_encoders_moments_row_by_row(config, sources):
     encode.run(config)
     cache = Dataset(config.output)
     cache.verify()
-    network = autoencoder.load(encoder)
+    loaded = store.load(encoder)
     reader = LatentReader(cache.folder, cache.manifest, cache.index)
     assert cache.index["id"].tolist() == list(range(len(raw)))
     assert cache.index["label"].tolist() == raw.index["label"].tolist()
@@ -81,7 +81,7 @@ def test_the_cache_holds_the_encoders_moments_row_by_row(config, sources):
     for row in range(len(raw)):
         bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
         pixels = read_pixels(raw, row, bucket, config.buckets, MediaLimits())
-        expected = network.encode(to_tensor(pixels)[None])
+        expected = loaded.encode(to_tensor(pixels)[None])
         assert torch.allclose(reader.gather(np.array([row])).float(), expected, rtol=2e-3, atol=2e-3)
 
 
@@ -90,7 +90,7 @@ def test_what_the_cache_was_made_from_is_recorded(config, sources):
     encode.run(config)
     text = (config.output / "dataset.json").read_text()
     made_from = json.loads(text)["extra"]["made_from"]
-    assert made_from["encoder"] == autoencoder.fingerprint(encoder)
+    assert made_from["encoder"] == store.fingerprint(encoder)
     assert made_from["encoder_config"]["width"] == 8
     assert made_from["source"] == {"fingerprint": raw.manifest.fingerprint, "samples": len(raw)}
     assert made_from["preprocessing"]["buckets"] == ["1x16x16", "5x16x16"]
@@ -234,14 +234,14 @@ def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources
     cache = Dataset(config.output)
     cache.verify()
     assert cache.manifest.extra["made_from"]["views"] == ["plain", "flip"]
-    network = autoencoder.load(encoder)
+    loaded = store.load(encoder)
     reader = LatentReader(cache.folder, cache.manifest, cache.index)
     for row in range(len(raw)):
         bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
         for flip in (False, True):
             pixels = read_pixels(raw, row, bucket, config.buckets, MediaLimits(), flip=flip)
             found = reader.gather(np.array([row]), flipped=np.array([flip])).float()
-            assert torch.allclose(found, network.encode(to_tensor(pixels)[None]), rtol=2e-3, atol=2e-3)
+            assert torch.allclose(found, loaded.encode(to_tensor(pixels)[None]), rtol=2e-3, atol=2e-3)
     shards = cache.manifest.shards
     index, _ = index_from_parts(cache.folder, shards)
     flips, _ = views_from_parts(cache.folder, shards, index)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import failpoints
-from core.distributed import World
+from core.distributed.ranks import World
 from core.errors import UserError
+from core.faults import failpoints
 from data.buckets import BucketConfig
 from data.index import Dataset
 from data.loader import LatentLoader
@@ -132,7 +132,7 @@ def test_other_weights_in_the_same_folder_are_refused(sources: Path, tmp_path: P
 def test_a_public_autoencoder_fills_the_cache_with_raw_moments(
     kind: str, sources: Path, tmp_path: Path
 ) -> None:
-    from models.autoencoder import open_autoencoder
+    from models.autoencoder.opening import open_autoencoder
 
     folder = save_autoencoder(tmp_path / kind, kind)
     encode.run(config(sources, tmp_path / "cache", autoencoder=folder, text_encoder=""))

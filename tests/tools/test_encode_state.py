@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from core.leases import Leases
+from core.queue.leases import Leases
 from data.index import Dataset
 from tests.data.raw import damage, make_raw
 from tests.tools.encode_runs import content, make_autoencoder, make_config

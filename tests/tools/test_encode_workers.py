@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from core import failpoints
 from core.errors import UserError, WorkError
-from core.leases import Leases
+from core.faults import failpoints
+from core.queue.leases import Leases
 from data.index import Dataset
 from tests.data.raw import make_raw
 from tests.tools.encode_runs import content, log_of, make_autoencoder, make_config, start_worker

@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoint import CheckpointStore, DamagedCheckpoint, load_weights, reconstruct
-from core.config import from_dict, read_yaml
+from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.reconstruct import reconstruct
+from core.checkpoint.store import CheckpointStore
+from core.checkpoint.weights import load_weights
+from core.config.loading import from_dict, read_yaml
 from core.errors import UserError
 from core.files import sha256_file
 from launch import cli

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import distributed
-from core.checkpoint import CheckpointStore, load_weights
+from core.checkpoint.store import CheckpointStore
+from core.checkpoint.weights import load_weights
+from core.distributed import ranks
 from core.errors import UserError
 from launch import cli
 from tests.core.toy_run import ToyModel, toy_trainer
@@ -24,7 +25,7 @@ SHORT = {"steps": 4, "save_every": 2, "power_widths": (0.05,), "snapshot_every":
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 steps: checkpoints after 2 and 4, a copy of an average after 3."""
     folder = tmp_path_factory.mktemp("run")
-    toy_trainer(folder, distributed.start("cpu", 60), **SHORT).fit()
+    toy_trainer(folder, ranks.start("cpu", 60), **SHORT).fit()
     return folder
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from core import failpoints
-from core.config import load
+from core.config.loading import load
 from core.errors import UserError, WorkError
+from core.faults import failpoints
 from data.index import Dataset
 from data.schema import DatasetManifest
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture

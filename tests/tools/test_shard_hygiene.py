@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import failpoints
-from core.config import load
+from core.config.loading import load
 from core.errors import UserError, WorkError
+from core.faults import failpoints
 from data.clips import ClipConfig
 from data.duplicates import DuplicateConfig
 from data.filters import FilterConfig

@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from core.batch import Batch
-from core.checkpoint import load_weights
-from core.config import load
+from core.checkpoint.weights import load_weights
+from core.config.loading import load
 from core.diffusion.objective import ObjectiveConfig
-from core.distributed import World
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
-from core.outputs import claim
+from core.run.claim import claim
 from data.foreign import FOREIGN
 from data.index import Dataset
 from data.latents import Normaliser, sample_posterior
 from data.loader import LatentLoader
 from data.schema import DatasetManifest
-from models.autoencoder import fingerprint
+from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tools.latent_space import keep_latent_space
 from tools.train import Config, plan, run

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from core.batch import Batch
-from core.config import load
-from core.distributed import World
+from core.config.loading import load
+from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
 from data.index import Dataset
 from data.pixels import in_part
-from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from tests.data.raw import damage, make_raw
 from tools import reconstruct
 from tools.train_autoencoder import Config, ReconstructionConfig, ReconstructionObjective, make_loader, plan

@@ -15,10 +15,10 @@ import safetensors.torch  # noqa: F401
 import torch
 import torch.distributed as dist
 
-import core.config  # noqa: F401
+import core.config.loading  # noqa: F401
 from core.batch import Condition
-from core.engine_config import EngineConfig, deepspeed_config
-from core.engine_start import load_deepspeed
+from core.engine.config import EngineConfig, deepspeed_config
+from core.engine.deepspeed_loading import load_deepspeed
 from models.dit import DiT, DiTConfig
 
 

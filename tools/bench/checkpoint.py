@@ -18,24 +18,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core import distributed
+from core.averages.ema import Ema, EmaConfig
 from core.batch import Condition
-from core.checkpoint import CheckpointReader, HostMemory, Snapshot, take, write_checkpoint
 from core.checkpoint.format import tensors_name
-from core.checkpoint.snapshot import state_tensors
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.saver import SaveConfig, Saver
+from core.checkpoint.snapshot import HostMemory, Snapshot, state_tensors, take
 from core.checkpoint.tensor_file import CHUNK_BYTES
-from core.ema import Ema, EmaConfig
-from core.engine_config import EngineConfig
+from core.checkpoint.writer import write_checkpoint
+from core.distributed import ranks
+from core.engine.config import EngineConfig
 from core.errors import WorkError
-from core.optim import OptimizerConfig
-from core.saver import SaveConfig, Saver
+from core.optim.groups import OptimizerConfig
 from models.dit import DiT, DiTConfig
 from tools.bench import pacing
 from tools.bench.job import Config
 from tools.bench.rounds import Row, Way, measure
 
 if TYPE_CHECKING:
-    from core.engine import Engine
+    from core.engine.engine import Engine
 
 NETWORK = "DiT-B/2"
 COPY, RAW = "memory copy", "raw write and fsync"
@@ -44,7 +45,7 @@ BLOCKING, WHOLE = 1.2, 1.3
 
 def rows(config: Config, folder: Path) -> list[Row]:
     """The copy, the write, and the steps beside one."""
-    world = distributed.start()
+    world = ranks.start()
     try:
         network = DiTConfig.presets[config.network or NETWORK]
         engine = _updated(replace(network, preset=config.network or NETWORK), world)
@@ -56,12 +57,12 @@ def rows(config: Config, folder: Path) -> list[Row]:
         del engine, ema
         return [blocking, whole, pacing.row(snapshot, world, folder)]
     finally:
-        distributed.stop(world)
+        ranks.stop(world)
 
 
-def _updated(network: DiTConfig, world: distributed.World) -> Engine:
+def _updated(network: DiTConfig, world: ranks.World) -> Engine:
     """An engine after one update, so that its moments are numbers in memory of their own."""
-    from core.engine import Engine
+    from core.engine.engine import Engine
 
     torch.manual_seed(0)
     engine = Engine(DiT(network), EngineConfig(), OptimizerConfig(), world)

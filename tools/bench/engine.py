@@ -18,16 +18,17 @@ from typing import Any
 
 import torch
 
-from core import distributed, hardware
-from core.agreement import order_hash, tally
+from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
 from core.diffusion.objective import ObjectiveConfig
+from core.distributed import ranks
+from core.distributed.agreement import order_hash, tally
 from core.draws import Draws
-from core.ema import EmaConfig
-from core.engine_config import EngineConfig
-from core.feed import Feed
-from core.optim import OptimizerConfig
-from core.trainer import Trainer, TrainerConfig
+from core.engine.config import EngineConfig
+from core.metrics import hardware
+from core.optim.groups import OptimizerConfig
+from core.train.feed import Feed
+from core.train.trainer import Trainer, TrainerConfig
 from data.ahead import read_ahead
 from data.latents import Normaliser
 from data.steps import LoaderConfig
@@ -122,12 +123,12 @@ class TimedTrainer(Trainer):
 
 def rows(config: Config, folder: Path) -> list[Row]:
     """One case: ZeRO stage 1, one rank, one micro-step a step."""
-    world = distributed.start()
+    world = ranks.start()
     try:
         trainer = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
         trainer.fit()
     finally:
-        distributed.stop(world)
+        ranks.stop(world)
     steps, own = trainer.steps_s[WARM_UP:], trainer.own_s[WARM_UP:]
     row = Row(
         f"a step of a DiT of width {NETWORK.width}, depth {NETWORK.depth}, batch {SHAPE[0]}",
@@ -167,8 +168,8 @@ def _timing(seconds: list[float]) -> Timing:
     return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
 
 
-def _trainer(folder: Path, world: distributed.World, steps: int) -> TimedTrainer:
-    from core.engine import Engine
+def _trainer(folder: Path, world: ranks.World, steps: int) -> TimedTrainer:
+    from core.engine.engine import Engine
 
     torch.manual_seed(0)
     model = DiT(NETWORK)

@@ -19,10 +19,10 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from core.config.settings import REQUIRED, setting
 from core.errors import WorkError
 from core.files import write_json, write_text
 from core.progress import counted
-from core.settings import REQUIRED, setting
 
 PACKAGES = (
     "torch",

@@ -18,16 +18,19 @@ from typing import IO
 
 import torch
 
-from core import distributed
+from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
-from core.checkpoint import CheckpointReader, Pace, Snapshot, write_checkpoint
+from core.checkpoint.pace import Pace
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.saver import SaveConfig
+from core.checkpoint.snapshot import Snapshot
+from core.checkpoint.writer import write_checkpoint
 from core.diffusion.objective import ObjectiveConfig
-from core.ema import EmaConfig
-from core.engine_config import EngineConfig
-from core.feed import Feed
-from core.optim import OptimizerConfig
-from core.saver import SaveConfig
-from core.trainer import Trainer, TrainerConfig
+from core.distributed import ranks
+from core.engine.config import EngineConfig
+from core.optim.groups import OptimizerConfig
+from core.train.feed import Feed
+from core.train.trainer import Trainer, TrainerConfig
 from data.latents import Normaliser
 from models.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
@@ -56,7 +59,7 @@ class HeldPace(Pace):
         self._begun += time.monotonic() - started
 
 
-def row(snapshot: Snapshot, world: distributed.World, folder: Path) -> Row:
+def row(snapshot: Snapshot, world: ranks.World, folder: Path) -> Row:
     """One write of the whole snapshot, with steps of a smaller network beside it and between."""
     trainer = _trainer(folder / "steps", world)
     step = _stepper(trainer)
@@ -146,8 +149,8 @@ def _timing(seconds: list[float]) -> Timing:
     return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
 
 
-def _trainer(folder: Path, world: distributed.World) -> Trainer:
-    from core.engine import Engine
+def _trainer(folder: Path, world: ranks.World) -> Trainer:
+    from core.engine.engine import Engine
 
     torch.manual_seed(0)
     folder.mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.distributed import World
+from core.distributed.ranks import World
 from core.progress import say
 from data.ahead import read_ahead
 from data.index import Dataset

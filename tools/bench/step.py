@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import hardware
 from core.batch import Condition
-from core.compiled import compile_blocks
+from core.engine.compiling import compile_blocks
 from core.errors import UserError, WorkError
+from core.metrics import hardware
 from models.attention_choice import settle
 from models.dit import DiT, DiTConfig
 from models.flops import train_flops

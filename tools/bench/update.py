@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import distributed, hardware
-from core.ema import Ema, EmaConfig
+from core.averages.ema import Ema, EmaConfig
+from core.distributed import ranks
 from core.errors import UserError
+from core.metrics import hardware
 from models.dit import DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Way, measure
@@ -38,7 +39,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
     name = config.network or "DiT-B/2"
     if name not in DiTConfig.presets:
         raise UserError("network", config.network, f"one of {', '.join(DiTConfig.presets)}, or ''")
-    world = distributed.start()
+    world = ranks.start()
     material = make(name, world.device)
     bare = Bare(material, ONE)
     protocol = f"gradients of norm 10, clipped to 1; compared with float64 to {EXACT:g} after each round"

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import distributed
-from core.ema import Ema, EmaConfig
-from core.engine import Engine, EngineConfig
-from core.engine_replicated import Replicated
-from core.optim import OptimizerConfig, parameter_groups
+from core.averages.ema import Ema, EmaConfig
+from core.distributed import ranks
+from core.engine.engine import Engine, EngineConfig
+from core.engine.replicated import Replicated
+from core.optim.groups import OptimizerConfig, parameter_groups
 from models.dit import DiT, DiTConfig
 
 CLIPPING, LR = 1.0, 1e-4
@@ -123,7 +123,7 @@ class Bare:
 class Sharded:
     """The engine at ZeRO-1, in bf16 with fp32 masters."""
 
-    def __init__(self, material: Material, world: distributed.World) -> None:
+    def __init__(self, material: Material, world: ranks.World) -> None:
         self.updates = 0
         settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
         self.engine = Engine(_Given(material), settings, OPTIMIZER, world)

@@ -12,20 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.checkpoint import (
-    CheckpointReader,
-    CheckpointStore,
-    DamagedCheckpoint,
-    format,
-    load,
-    load_weights,
-    resume,
-    take,
-    write_checkpoint,
-)
-from core.distributed import World
-from core.ema import Ema, EmaConfig
-from core.engine import Engine
+from core.averages.ema import Ema, EmaConfig
+from core.checkpoint import format
+from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.restore import load, resume
+from core.checkpoint.snapshot import take
+from core.checkpoint.store import CheckpointStore
+from core.checkpoint.weights import load_weights
+from core.checkpoint.writer import write_checkpoint
+from core.distributed.ranks import World
+from core.engine.engine import Engine
 from core.errors import UserError, WorkError
 from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import failpoints
-from core.checkpoint import CheckpointReader, CheckpointStore, DamagedCheckpoint, load_weights, reconstruct
-from core.distributed import World
+from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.reconstruct import reconstruct
+from core.checkpoint.store import CheckpointStore
+from core.checkpoint.weights import load_weights
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
+from core.faults import failpoints
 from tests.core.ranks import run_ranks
 from tests.core.toy_run import toy_trainer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint import CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
 from core.files import write_json
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core import failpoints
 from core.checkpoint import tensor_file
 from core.checkpoint.tensor_file import write_tensors
+from core.faults import failpoints
 from core.files import sha256_file
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.errors import UserError, WorkError
-from models import autoencoder
+from models.autoencoder import opening
 from models.autoencoder.public import PublicAutoencoder
 from models.tiling import TilingConfig
 from tests.models.public_models import AUTOENCODERS, save_autoencoder
@@ -38,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(folder: Path) -> PublicAutoencoder:
-    found = autoencoder.open_autoencoder(folder)
+    found = opening.open_autoencoder(folder)
     assert isinstance(found, PublicAutoencoder)
     return found
 
@@ -130,10 +130,10 @@ def test_tiling_that_would_do_nothing_is_refused(saved: dict[str, Path]) -> None
 
 
 def test_identity_is_of_weights_and_settings(saved: dict[str, Path], tmp_path: Path) -> None:
-    first = autoencoder.identify(opened(saved["AutoencoderKL"]))
-    same = autoencoder.identify(opened(save_autoencoder(tmp_path / "same", "AutoencoderKL")))
-    other = autoencoder.identify(opened(save_autoencoder(tmp_path / "other", "AutoencoderKL", seed=1)))
-    scaled = autoencoder.identify(
+    first = opening.identify(opened(saved["AutoencoderKL"]))
+    same = opening.identify(opened(save_autoencoder(tmp_path / "same", "AutoencoderKL")))
+    other = opening.identify(opened(save_autoencoder(tmp_path / "other", "AutoencoderKL", seed=1)))
+    scaled = opening.identify(
         opened(save_autoencoder(tmp_path / "scaled", "AutoencoderKL", scaling_factor=0.25))
     )
     assert first == same == json.loads(json.dumps(first))
@@ -150,13 +150,13 @@ def test_what_cannot_be_read_whole_is_refused(saved: dict[str, Path], tmp_path: 
     state.pop("encoder.conv_in.weight")
     save_file(state, weights, metadata={"format": "pt"})
     with pytest.raises(WorkError, match=r"lack 1 of AutoencoderKL's, encoder.conv_in.weight first"):
-        autoencoder.open_autoencoder(folder)
+        opening.open_autoencoder(folder)
     weights.write_bytes(b"no weights")
     with pytest.raises(WorkError, match="no readable AutoencoderKL"):
-        autoencoder.open_autoencoder(folder)
+        opening.open_autoencoder(folder)
     weights.rename(folder / "diffusion_pytorch_model.bin")
     with pytest.raises(WorkError, match="no readable AutoencoderKL"):
-        autoencoder.open_autoencoder(folder)
+        opening.open_autoencoder(folder)
     (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UserError, match="autoencoder=UNet2DModel: expected one of AutoencoderKL, "):
-        autoencoder.open_autoencoder(folder)
+        opening.open_autoencoder(folder)

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError, WorkError
-from models.autoencoder import (
-    Autoencoder,
-    AutoencoderConfig,
-    fingerprint,
-    identify,
-    identify_saved,
-    load,
-    save,
-    store,
-)
+from models.autoencoder import store
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.opening import identify, identify_saved
+from models.autoencoder.store import fingerprint, load, save
 
 SMALL = AutoencoderConfig(width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, blocks=1)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.autoencoder import Autoencoder, AutoencoderConfig, tiling
+from models.autoencoder import tiling
+from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from models.tiling import TilingConfig
 
 CONFIG = AutoencoderConfig(

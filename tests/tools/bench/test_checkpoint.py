@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from core import distributed
-from core.checkpoint import HostMemory, pace, take, write_checkpoint
+from core.checkpoint import pace
+from core.checkpoint.snapshot import HostMemory, take
+from core.checkpoint.writer import write_checkpoint
+from core.distributed import ranks
 from launch import cli
 from models.dit import DiTConfig
 from tests.core.toy_run import toy_engine
@@ -35,7 +37,7 @@ def test_a_small_state_gives_the_three_rows(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
-    engine = toy_engine(distributed.start("cpu", 60), zero_stage=1)
+    engine = toy_engine(ranks.start("cpu", 60), zero_stage=1)
     snapshot = take(engine, None, {"step": 1, "ema": []}, HostMemory())
     path = tmp_path / "step-00000001.x"
     write_checkpoint(path, snapshot, number=1, may_commit=lambda: None)

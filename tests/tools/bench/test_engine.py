@@ -7,7 +7,7 @@ import json
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core import distributed
+from core.distributed import ranks
 from launch import cli
 from tools.bench import engine
 
@@ -61,13 +61,13 @@ def test_our_layer_takes_few_operations_and_reads_one_number(tmp_path, monkeypat
         operations.steps.append(operations.names)
 
     monkeypatch.setattr(engine.TimedTrainer, "_one_step", counted)
-    world = distributed.start("cpu")
+    world = ranks.start("cpu")
     try:
         trainer = engine._trainer(tmp_path, world, 12)
         with operations:
             trainer.fit()
     finally:
-        distributed.stop(world)
+        ranks.stop(world)
     plain, writing = operations.steps[5], operations.steps[9]
     assert plain == ["mse_loss", "mean", "detach", "mean", "_local_scalar_dense"]
     assert writing[: len(plain)] == plain

@@ -1,0 +1,107 @@
+"""Exponential moving averages of the weights, kept in fp32 on the optimizer's own shards.
+
+An average of a shard is the shard of the average, so every rank averages what it owns: no communication and
+1/N of the memory, bit for bit what averaging whole parameters gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.averages import power_ema
+from core.config.settings import setting
+from core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Which averages of the weights are kept; the first is the one that sampling uses."""
+
+    decay: float = setting(0.9999, "what remains of the average in one update", low=0.0, high=1.0)
+    extra_decays: tuple[float, ...] = setting((), "further averages, kept at the same time")
+    every: int = setting(
+        1, "updates between two touches of the averages (decay corrected)", unit="updates", low=1
+    )
+    warmup: float = setting(10.0, "update n uses at most n / (n + warmup): early weights fade soon", low=0.0)
+    power_widths: tuple[float, ...] = setting(
+        (),
+        "also averages whose length grows with the run, by relative width; [0.05, 0.1] allow any afterwards",
+    )
+    snapshot_every: int = setting(
+        1000, "steps between small copies of the power averages, for `export ema_sigma=`", unit="steps", low=1
+    )
+
+    def __post_init__(self) -> None:
+        decays = (self.decay, *self.extra_decays)
+        if not all(0.0 <= decay <= 1.0 for decay in decays):
+            raise UserError("extra_decays", self.extra_decays, "numbers in [0, 1]")
+        if len(set(decays)) < len(decays):
+            raise UserError("extra_decays", self.extra_decays, "each decay once, and not `decay` again")
+        if not all(0.0 < width < power_ema.WIDEST for width in self.power_widths):
+            raise UserError("power_widths", self.power_widths, f"above 0 and below {power_ema.WIDEST:.3f}")
+        if len(self.widths) < len(self.power_widths):
+            raise UserError("power_widths", self.power_widths, "each width once")
+
+    @property
+    def names(self) -> list[str]:
+        """How the averages are called in checkpoints; the main one first."""
+        return [f"{decay:g}" for decay in (self.decay, *self.extra_decays)] + list(self.widths)
+
+    @property
+    def widths(self) -> dict[str, float]:
+        """The relative width of each power average, by its name."""
+        return {f"sigma-{width:g}": width for width in self.power_widths}
+
+
+class Ema:
+    """The averages of this rank's master shards.
+
+    averages: name -> tensors laid out like the `flats` they follow.
+    """
+
+    def __init__(self, config: EmaConfig, flats: list[Tensor]) -> None:
+        self.config = config
+        self._kept: dict[str, Callable[[int], float]] = {
+            f"{decay:g}": _constant(decay, config) for decay in (config.decay, *config.extra_decays)
+        }
+        self._kept |= {name: _power(width, config) for name, width in config.widths.items()}
+        self.averages = {name: [flat.detach().clone() for flat in flats] for name in self._kept}
+
+    @torch.no_grad()
+    def update(self, flats: list[Tensor], updates: int) -> None:
+        """Follow the masters after the optimizer's update number `updates` (1, 2, ...)."""
+        if updates % self.config.every:
+            return
+        sources = [flat.detach() for flat in flats]
+        for name, averages in self.averages.items():
+            torch._foreach_lerp_(averages, sources, 1.0 - self._kept[name](updates))
+
+    def record(self, updates: int) -> dict[str, Any]:
+        """What a reader of checkpoints must know of the averages after `updates` updates.
+
+        ema: all names, the main one first.  ema_widths: the power averages' widths.  ema_updates: the update
+        that they saw last, the time of their profiles.
+        """
+        seen = updates - updates % self.config.every
+        return {"ema": list(self.averages), "ema_widths": self.config.widths, "ema_updates": seen}
+
+
+def _constant(decay: float, config: EmaConfig) -> Callable[[int], float]:
+    return lambda updates: remaining(decay, updates, config.every, config.warmup)
+
+
+def _power(width: float, config: EmaConfig) -> Callable[[int], float]:
+    gamma = power_ema.gamma_of_width(width)
+    return lambda updates: power_ema.decay(gamma, updates, config.every)
+
+
+def remaining(decay: float, updates: int, every: int, warmup: float) -> float:
+    """What the `every` updates that end with number `updates` leave of the average before them."""
+    steps = range(updates - every + 1, updates + 1)
+    return math.prod(min(decay, n / (n + warmup)) if warmup > 0 else decay for n in steps)

@@ -1,0 +1,105 @@
+"""A save's writing, on a thread of its own: every rank hashes and writes, then rank 0's publishes.
+
+No deadlock can come of it: these threads talk over a process group that nothing else uses; each save is begun
+on all ranks, after the same step; at most one is under way, and a thread takes part in its collectives
+whether its disk failed or not. So on that group all ranks make the same calls in the same order, whatever the
+main threads do meanwhile, and a dead peer is an error, a stopped one a timeout.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from core.checkpoint.pace import Pace
+from core.checkpoint.snapshot import Snapshot
+from core.checkpoint.store import CheckpointStore
+from core.checkpoint.writer import write_checkpoint
+from core.distributed import ranks
+from core.errors import WorkError
+from core.faults import failpoints
+from core.run.run_lock import Attempt
+
+Job = tuple[CheckpointStore, Snapshot]
+
+
+class SaveThread:
+    """Writes one save at a time.
+
+    spread: the part of the time between two saves that a write is spread over.  may_publish: WorkError unless
+    this attempt still owns the run.  tidy: is told on rank 0 of each checkpoint that was published, in a
+    store.  timeout_s: after which a silent peer is an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        spread: float,
+        may_publish: Callable[[], None],
+        tidy: Callable[[CheckpointStore, Path], None],
+        timeout_s: float,
+    ) -> None:
+        self._spread, self._may_publish, self._tidy = spread, may_publish, tidy
+        self._group = ranks.side_group(timeout_s)
+        self._pending: Future[str] | None = None
+        self._pace: Pace | None = None
+        self._begun = time.monotonic()  # when the last save did, or the run
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way on this rank."""
+        return self._pending is not None and not self._pending.done()
+
+    def begin(self, jobs: Sequence[Job], attempt: Attempt, *, waited_for: bool) -> None:
+        """Start to write; unless somebody waits for it, over a part of the time since the save before."""
+        now, at = time.monotonic(), failpoints.current_step()
+        seconds = self._spread * (now - self._begun)
+        pace = None if waited_for else Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds)
+        self._pace, self._begun = pace, now
+        self._pending = _in_background(lambda: self._write(jobs, attempt, at, pace))
+
+    def hand_over(self) -> Future[str] | None:
+        """The save that was begun last, told to hurry; None if there is none that was not handed over before.
+
+        Its result is what went wrong, on all ranks alike; '' is nothing.
+        """
+        pending, self._pending = self._pending, None
+        if self._pace:
+            self._pace.hurry()
+        return pending
+
+    def _write(self, jobs: Sequence[Job], attempt: Attempt, step: int | None, pace: Pace | None) -> str:
+        """Write and publish, on the thread."""
+        failpoints.pin_step(step)
+        if pace:
+            pace.yield_processor()
+        for store, snapshot in jobs:
+            path, check = store.new(snapshot.state["step"], attempt.name), self._may_publish
+            try:
+                write_checkpoint(
+                    path, snapshot, number=attempt.number, may_commit=check, group=self._group, pace=pace
+                )
+            except WorkError as error:
+                return str(error)
+            if snapshot.rank == 0:
+                self._tidy(store, path)
+            # Nobody begins the next save before this: to the purge it would be debris of a killed one.
+            ranks.gather_objects(None, self._group)
+        return ""
+
+
+def _in_background(work: Callable[[], str]) -> Future[str]:
+    """Run `work` on a thread that the end of the process does not wait for."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future

@@ -1,0 +1,197 @@
+"""When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it.
+
+A save stops training only for a copy of the state in host memory. One thread on every rank then hashes and
+writes (`save_thread.py`), at its ease (`checkpoint/pace.py`), and rank 0's publishes the manifest once all
+receipts are in. How a save went is looked at before the next one and at the end, when all ranks wait for it.
+A rank whose training has failed finishes the save if all others have come to their end as well; else it
+leaves it, since a peer that is dead or stopped will never answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.averages.ema import Ema
+from core.checkpoint.restore import resume
+from core.checkpoint.save_thread import Job, SaveThread
+from core.checkpoint.snapshot import HostMemory, take, take_averages
+from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
+from core.config.settings import setting
+from core.distributed import ranks
+from core.engine.engine import Engine
+from core.errors import UserError, WorkError
+from core.faults.failpoints import failpoint
+from core.progress import say
+from core.run.run_lock import Attempt, RunLock
+from core.run.versions import changes, versions
+
+LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say that they have, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """How often the run is saved and what is kept."""
+
+    save_every: int = setting(
+        500,
+        "steps between checkpoints: at most these are redone after a kill, and while a checkpoint is being "
+        "written also those done since its write began",
+        unit="steps",
+        low=1,
+    )
+    keep_last: int = setting(2, "newest checkpoints kept", low=1)
+    keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
+    max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
+    save_async: bool = setting(
+        True,
+        "write while training goes on, from a copy of the state in host memory; false: training waits, and "
+        "never more than save_every steps are redone",
+    )
+    save_spread: float = setting(
+        0.25, "asynchronous: most of the time between saves that a write is spread over", low=0.0, high=0.9
+    )
+
+
+class Saver:
+    """The checkpoints of one attempt at a run; every method is collective.
+
+    record: what does not change during the run and goes into every state.json.
+    identity: what a checkpoint must agree with to be continued (seed, fingerprints of data and encoder).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        ema: Ema | None,
+        config: SaveConfig,
+        *,
+        identity: Mapping[str, Any],
+        record: Mapping[str, Any],
+    ) -> None:
+        self.store = CheckpointStore(folder / FOLDER)
+        self._lock = RunLock(folder)
+        self._engine, self._ema, self._config = engine, ema, config
+        self._identity, self._record = dict(identity), dict(record)
+        self._averages = CheckpointStore(folder / AVERAGES)
+        self._failures = 0
+        self._attempt: Attempt | None = None
+        self._memory = HostMemory() if config.save_async else None
+        self._thread = SaveThread(
+            spread=config.save_spread,
+            may_publish=self._lock.check,
+            tidy=self._tidy,
+            timeout_s=engine.config.timeout_s,
+        )
+
+    def open(self) -> dict[str, Any] | None:
+        """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
+        self._attempt = ranks.on_first_rank(self._lock.acquire)
+        state = resume(self.store, self._engine, self._ema)
+        if state and (other := changes(state["versions"])):
+            say(f"warning: {other}: the run continues as before to rounding, not to the bit")
+        for name, value in self._identity.items() if state else []:
+            before = state["identity"].get(name) if state else None
+            if before != value:
+                raise UserError(name, value, f"{before}, as in the checkpoint this run would continue")
+        return state
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way on this rank."""
+        return self._thread.is_writing
+
+    def due(self, step: int) -> bool:
+        """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
+        return self._checkpoint_due(step) or self._averages_due(step)
+
+    def save(self, counters: Mapping[str, Any], *, required: bool) -> None:
+        """Begin to write what is due in the present, when what was begun before is on disk.
+
+        required: the last save of a run; it is a checkpoint, and on disk when this returns.
+        """
+        assert self._attempt is not None, "open() comes first"
+        self.finish()
+        step, state = counters["step"], {**counters, **self._state()}
+        jobs: list[Job] = []
+        if required or self._checkpoint_due(step):
+            jobs.append((self.store, take(self._engine, self._ema, state, self._memory)))
+        if self._ema and self._averages_due(step):
+            names = list(self._ema.config.widths)
+            jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
+        waits = required or self._memory is None
+        self._thread.begin(jobs, self._attempt, waited_for=waits)
+        if waits:
+            self.finish(required=required)
+
+    def finish(self, *, required: bool = False) -> None:
+        """Wait until nothing is under way, and learn how it went.
+
+        A failure (a full disk) is reported and the run goes on, until there are too many in a row or it was
+        `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
+        """
+        pending = self._thread.hand_over()
+        problem = pending.result() if pending else ""
+        if problem:
+            ranks.on_first_rank(self._lock.check)
+            self._failures += 1
+            if required or self._failures >= self._config.max_failed_saves:
+                raise WorkError(problem)
+            limit = self._config.max_failed_saves
+            say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
+        elif pending:
+            self._failures = 0
+
+    def close(self) -> None:
+        """Let a save that is under way end (its moment was whole), and say that this attempt has ended.
+
+        Training has failed if one is under way, here and perhaps elsewhere: within LEAVE_S all ranks say so,
+        or this one leaves.
+        """
+        pending = self._thread.hand_over()
+        if self._attempt is None:
+            return
+        end = f"end {self._attempt.token}"
+        ranks.arrive(end)
+        if pending and not pending.done() and not ranks.all_arrived(end, LEAVE_S):
+            say("warning: the last save is given up, since not all ranks have come to their end")
+        elif pending and (problem := pending.exception() or pending.result()):
+            say(f"warning: the last save failed: {problem}")
+        if self._engine.world.rank == 0:
+            self._lock.release()
+
+    def _checkpoint_due(self, step: int) -> bool:
+        return step % self._config.save_every == 0
+
+    def _averages_due(self, step: int) -> bool:
+        config = self._ema.config if self._ema else None
+        return config is not None and bool(config.widths) and step % config.snapshot_every == 0
+
+    def _tidy(self, store: CheckpointStore, path: Path) -> None:
+        """Rank 0, after `path` was published: leave the hint, remove what need not be kept."""
+        try:
+            store.note(path)
+        except OSError as error:
+            say(f"warning: {path} is whole, but no hint to it could be written: {error}")
+        failpoint("save.purge")
+        if store is self.store:
+            store.purge(self._config.keep_last, self._config.keep_every)
+        else:
+            store.purge(keep_last=1, keep_every=1)  # all that is complete
+
+    def _state(self) -> dict[str, Any]:
+        assert self._attempt is not None
+        return {
+            "updates": self._engine.updates,
+            "attempt": self._attempt.name,
+            **(self._ema.record(self._engine.updates) if self._ema else {"ema": []}),
+            "groups": self._engine.group_settings(),
+            "optimizer": asdict(self._engine.optimizer),
+            "engine": asdict(self._engine.config),
+            "identity": self._identity,
+            "versions": versions(),
+            **self._record,
+        }

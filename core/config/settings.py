@@ -1,0 +1,29 @@
+"""How a config field says what it means; the reader of files and overrides is `core.config.loading`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+REQUIRED: Any = "???"
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    shown: str = "",
+) -> Any:
+    """A dataclass field with its meaning, unit and accepted range; with `REQUIRED` the user must give it.
+
+    low, high: inclusive bounds, checked by `core.config.loading.load` and shown by `--help`.
+    shown: what `--help` says instead of the type, where that says too little ("path or URL").
+    A dataclass or list default is shared safely, since config dataclasses are frozen.
+    """
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
+    if dataclasses.is_dataclass(default) or isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

@@ -1,0 +1,1 @@
+"""The training engine, and all code that knows DeepSpeed."""

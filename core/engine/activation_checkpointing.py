@@ -1,0 +1,83 @@
+"""Activation checkpointing: what of a block the backward pass computes again instead of keeping.
+
+A block's saved tensors are most of the memory of training (about 34 D bytes a token and block in bf16,
+arXiv:2205.05198). `full` keeps a block's input alone, for a third more arithmetic; `selective` also keeps
+what is costly to compute, the outputs of matrix products and of attention, for next to none (Sec. 5 there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    set_checkpoint_early_stop,
+)
+
+from core.engine.config import EngineConfig
+from core.errors import WorkError
+
+aten = torch.ops.aten
+_PRODUCTS = {aten.mm.default, aten.addmm.default, aten._scaled_mm.default}
+_ATTENTION = {
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+}
+_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # of operations that are all attention
+
+
+def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None:
+    """Have blocks recompute what `config.activation_checkpointing` says; results stay bitwise the same.
+
+    Call it before `Engine`. Every block is one unit: its inputs are kept.
+    """
+    mode = config.activation_checkpointing
+    for index, block in enumerate(blocks):
+        if mode in ("full", "selective") or (mode == "every_k" and index % config.checkpoint_every == 0):
+            options: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
+            run = _to_the_end if config.zero_stage == 3 else checkpoint
+            block.forward = _recomputed(run, block.forward, options)
+
+
+def _recomputed(run: Any, forward: Any, options: dict[str, Any]) -> Any:
+    """A function and no `partial`, which torch.compile would leave uncompiled without a word."""
+
+    def checkpointed(*inputs: Any) -> Any:
+        return run(forward, *inputs, use_reentrant=False, **options)
+
+    return checkpointed
+
+
+def _to_the_end(*arguments: Any, **options: Any) -> Any:
+    """`checkpoint` that recomputes all of a block: at its end ZeRO-3 lets go of the weights it gathered."""
+    with set_checkpoint_early_stop(False):
+        return checkpoint(*arguments, **options)
+
+
+def _selective_contexts() -> Any:
+    """Refuses DeepSpeed's linear layer, which would add its bias to kept products, and again to these."""
+    if nn.functional.linear is not torch._C._nn.linear:
+        raise WorkError(
+            "selective activation checkpointing needs torch's own linear layer, which was replaced"
+        )
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+    """Keep products with weights and attention's output; of explicit attention not its N x N scores."""
+    keep = operation in _PRODUCTS or operation in _ATTENTION or operation.namespace in _LIBRARIES
+    if operation is aten.bmm.default:
+        keep = _is_smaller_than_inputs(*arguments)
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _is_smaller_than_inputs(left: Tensor, right: Tensor) -> bool:
+    """Whether (b, n, m) x (b, m, d) gives less than the larger of them holds: weighted values, not scores."""
+    return left.shape[-2] * right.shape[-1] < max(left[0].numel(), right[0].numel())

@@ -1,0 +1,88 @@
+"""The engine's settings, and the whole configuration DeepSpeed gets from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.config.settings import setting
+from core.distributed.ranks import TIMEOUT_S
+from core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the training state is spread over ranks, and in which precision the network computes."""
+
+    zero_stage: int = setting(
+        1, "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights", low=0, high=3
+    )
+    precision: Literal["bf16", "fp32"] = setting(
+        "bf16", "of the weights the network computes with; masters are fp32"
+    )
+    matmul: Literal["bf16", "fp8"] = setting(
+        "bf16", "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can; with precision=bf16"
+    )
+    gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
+    gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
+    micro_batch: int = setting(
+        0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0
+    )
+    sequence_parallel: int = setting(
+        1, "ranks that share the tokens of each sample, for videos too long for one", unit="ranks", low=1
+    )
+    activation_checkpointing: Literal["none", "selective", "every_k", "full"] = setting(
+        "none",
+        "what the backward pass computes again instead of keeping: nothing; all of a block but its matmuls "
+        "and attention; every k-th block; every block",
+    )
+    checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2)
+    compile: bool = setting(False, "compile the network's blocks, for every shape before the first step")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
+    timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0)
+
+    def __post_init__(self) -> None:
+        if self.matmul == "fp8" and self.precision == "fp32":
+            raise UserError("matmul", "fp8", "bf16 with precision=fp32, or precision=bf16")
+        if self.compile and self.zero_stage == 3:
+            reason = "its hooks, which gather weights, break a block's graph at every layer"
+            raise UserError("compile", True, f"false with zero_stage=3: {reason}")
+
+    @property
+    def meets_in_forward(self) -> bool:
+        """Whether ranks wait for one another within a forward pass: for weights, or for tokens."""
+        return self.zero_stage == 3 or self.sequence_parallel > 1
+
+    @property
+    def sums_micro_steps(self) -> bool:
+        """Whether the engine itself adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
+        return self.zero_stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"
+
+
+def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; `numbers` is how many trainable numbers the network has.
+
+    Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
+    1 among them), so every key here is one that 0.19 reads, and clipping is always written.
+    """
+    stage, bucket = config.zero_stage, max(1 << 20, min(numbers, 1 << 26))
+    result: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # only scales DeepSpeed's own counters, which nothing reads
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # any number of backwards, then one step
+        "gradient_clipping": config.gradient_clipping if stage > 0 else 0.0,  # stage 0 clips itself
+        "zero_allow_untested_optimizer": True,  # MuonAdamW; it is tested here
+        # Times what nothing reads, for which it would wait for the whole device in every forward and step.
+        "timers": {"throughput": {"enabled": False}},
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
+    }
+    if stage == 1:
+        result["zero_optimization"]["overlap_comm"] = False  # not allowed with unmanaged accumulation
+    if stage == 3 and config.activation_checkpointing == "selective":
+        # DeepSpeed's own linear layer adds the bias in place, to the product that is kept.
+        result["zero_optimization"]["memory_efficient_linear"] = False
+    if stage > 0 and config.precision == "bf16":
+        result["bf16"] = {"enabled": True}
+    if stage > 1 and config.precision == "bf16":
+        result["data_types"] = {"grad_accum_dtype": config.gradient_dtype}
+    return result

@@ -1,0 +1,53 @@
+"""Import DeepSpeed for the device in use, without what it does at its start that nobody asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import types
+import warnings
+from typing import Any
+
+import torch
+
+from core import garbage
+from core.distributed import ranks
+
+
+def load_deepspeed(device: torch.device) -> Any:
+    """The package, set up so that it builds no C++, imports no inductor and makes no noise; may be called
+    again.
+
+    Imported here and not at the top of a module, since it picks its device while it is imported.
+    """
+    if "deepspeed" not in sys.modules:
+        os.environ["DS_ACCELERATOR"] = device.type
+        with garbage.none_expected():
+            import deepspeed
+    import deepspeed
+    import deepspeed.ops
+
+    # On CPU it would build a shared-memory reduce with g++ at the first group (45 s); with nothing declared
+    # compatible it neither probes for compilers nor builds.
+    deepspeed.ops.__compatible_ops__ = {}
+    _without_muon()
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # torch 2.13 renames collectives that DeepSpeed 0.19 calls by their old names, once per call site.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # Its copies of process groups would outlive the world, and the next one would meet them.
+    ranks.leave_with(deepspeed.comm.destroy_process_group)
+    return deepspeed
+
+
+def _without_muon() -> None:
+    """Stand in for Muon, which DeepSpeed imports at every start and step to ask whether an AdamW is one.
+
+    The real module compiles kernels at import and so pulls in all of inductor: a second of every start.
+    """
+    optimizer = types.ModuleType("deepspeed.runtime.zero.muon.muon_optimizer")
+    optimizer.MuonWithAuxAdam = type("MuonWithAuxAdam", (), {})  # type: ignore[attr-defined]
+    update = types.ModuleType("deepspeed.runtime.zero.muon.original_muon")
+    update.muon_update = None  # type: ignore[attr-defined]
+    for module in (optimizer, update):
+        sys.modules.setdefault(module.__name__, module)

@@ -1,0 +1,237 @@
+"""One engine for ZeRO stages 0 to 3, on CPU and CUDA: forward, N backwards, one step; the user of DeepSpeed.
+
+DeepSpeed shards, reduces and updates. Around it stands what its defaults do not give: clipping that is always
+written down, fp32 masters that start from the fp32 weights, gradients of micro-steps added up in fp32, a
+non-finite step skipped on all ranks at every stage and precision, timeouts on its own process groups, and no
+C++ build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.engine import partitions
+from core.engine.accumulate import MicroStepSum
+from core.engine.config import EngineConfig, deepspeed_config
+from core.engine.deepspeed_loading import load_deepspeed
+from core.engine.optimizer import allocate_state, make_optimizer, share_matrices
+from core.engine.shards import Shard, present, share
+from core.optim.groups import OptimizerConfig, parameter_groups
+
+__all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """grad_norm: over all parameters, before clipping; inf when skipped.  applied: False when skipped."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Engine:
+    """A network under training (construction is collective: all ranks, in the same order).
+
+    module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
+    in them. updates: optimizer updates applied so far.  data_ranks: how many ranks, or groups of ranks, hold
+    different samples.
+    """
+
+    def __init__(
+        self, model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World
+    ) -> None:
+        self.config, self.optimizer, self.world = engine, optimizer, world
+        self.updates, self.data_ranks = 0, world.size // engine.sequence_parallel
+        groups = parameter_groups(model, optimizer)
+        self._groups = [{**group, "params": []} for group in groups]
+        parameters = [p for group in groups for p in group["params"]]
+        _agree(model, world)
+        initial = _on_host(model) if engine.precision == "bf16" else {}
+        if engine.zero_stage == 0 and engine.precision == "bf16":
+            _cast_parameters(model, torch.bfloat16)
+        self._engine = load_deepspeed(world.device).initialize(
+            args=SimpleNamespace(device_rank=world.device.index or 0),
+            model=model,
+            model_parameters=groups,
+            optimizer=lambda parameters: make_optimizer(parameters, engine, optimizer),
+            config=deepspeed_config(engine, sum(p.numel() for p in parameters)),
+            dist_init_required=False,
+        )[0]
+        if engine.zero_stage == 0:
+            self._engine.enable_backward_allreduce = False  # Replicated reduces, once a step, in fp32
+        self._micro_steps = MicroStepSum(parameters) if engine.sums_micro_steps else None
+        ranks.set_timeouts(engine.timeout_s)
+        self.module: nn.Module = model
+        self._sharded: Any = self._engine.optimizer
+        self._inner: torch.optim.Optimizer = (
+            self._sharded if engine.zero_stage == 0 else self._sharded.optimizer
+        )
+        self.flats: list[Tensor] = partitions.masters(self._sharded)
+        self.shards: list[Shard] = partitions.locate(self._sharded, model, world.rank)
+        share_matrices(self._inner, self.flats, self.shards, engine, world)
+        allocate_state(self._inner, self.flats)
+        with torch.no_grad():
+            for shard in self.shards if initial else []:
+                shard.view(self.flats).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add d(loss)/d(parameters) to the gradients; they sum over calls and over ranks until `step`."""
+        if self._micro_steps is not None:
+            self._micro_steps.before_backward()
+        if self.world.size > 1:
+            loss = loss * self.world.size  # DeepSpeed averages over ranks
+        self._engine.backward(loss)
+
+    def step(self, lr: float, clipping: float | None = None) -> StepResult:
+        """Clip and update, or skip on all ranks alike where a gradient is not finite (collective).
+
+        clipping: the largest gradient norm of this step, 0 = any; None takes the config's.
+        """
+        self._sharded.clip_grad = self.config.gradient_clipping if clipping is None else clipping
+        for group in self._inner.param_groups:
+            group["lr"] = lr
+        if self._micro_steps is not None:
+            self._micro_steps.before_step()
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        self.updates += applied
+        return StepResult(float(self._engine.get_global_grad_norm()), applied)
+
+    @property
+    def owned(self) -> list[Shard]:
+        """The shards this rank is to write: over all ranks, every element of every parameter once."""
+        if self.config.zero_stage > 0:
+            return self.shards
+        return share(self.shards, self.world.rank, self.world.size)
+
+    def moments(self) -> dict[str, list[Tensor]]:
+        """The optimizer's state by name, each a list laid out like `flats`; see `OptimizerConfig.moments`.
+
+        What the update rule of a flat does not keep is an empty tensor in its place.
+        """
+        states = [self._inner.state[flat] for flat in self.flats]
+        names = self.optimizer.moments
+        return {n: [s.get(n, f.new_empty(0)) for s, f in zip(states, self.flats, strict=True)] for n in names}
+
+    def partial_moments(self) -> dict[str, list[str]]:
+        """The parameters that a moment exists for, of moments that not all parameters have."""
+        if self.optimizer.name != "muon":
+            return {}
+        names: dict[str, list[str]] = {moment: [] for moment in self.optimizer.moments}
+        for group in self._groups:
+            for moment in ("momentum",) if group.get("rule") == "muon" else ("exp_avg", "exp_avg_sq"):
+                names[moment] += group["names"]
+        return names
+
+    def trainable_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of every trainable parameter, whether this rank holds a part of it or not."""
+        trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trainable}
+
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Each parameter group's plain settings and the names in it, for the record in a checkpoint."""
+        skipped = ("params", "lr")
+        return [
+            {k: v for k, v in g.items() if k not in skipped and _plain(v)} for g in self._inner.param_groups
+        ]
+
+    def set_updates(self, updates: int) -> None:
+        """Set the optimizer's own step counter, as after loading its moments."""
+        self.updates = updates
+        for state in self._inner.state.values():
+            if "step" in state:
+                state["step"].fill_(float(updates))
+
+    def refresh(self) -> None:
+        """Make the network follow `flats` after they were written to (collective: all ranks)."""
+        partitions.publish(self._sharded)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """CPU copies of frozen parameters (`frozen/NAME`) and buffers (`buffer/NAME`) (collective)."""
+        frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
+        with partitions.gathered([p for _, p in frozen]):
+            tensors = {f"frozen/{n}": p.detach().cpu().clone() for n, p in frozen}
+        return tensors | {f"buffer/{n}": b.detach().cpu().clone() for n, b in self._kept_buffers()}
+
+    @torch.no_grad()
+    def set_fixed(self, tensors: dict[str, Tensor]) -> None:
+        """Write what `fixed` returned back into the network (collective: all ranks, with equal tensors)."""
+        frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
+        with partitions.gathered([p for _, p in frozen], write=True):
+            for name, p in frozen:
+                p.copy_(tensors[f"frozen/{name}"])
+        for name, buffer in self._kept_buffers():
+            buffer.copy_(tensors[f"buffer/{name}"])
+
+    def full_state(self, flats: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """All trainable weights, or what `flats` (laid out like the masters) holds of them: whole, fp32, on
+        the CPU.
+
+        Collective: all ranks; the dict is filled on rank 0 and empty elsewhere.
+        """
+        flats = self.flats if flats is None else flats
+        first = self.world.rank == 0
+        full: dict[str, Tensor] = {}
+        tables = ranks.gather_objects((self.owned, [f.numel() for f in flats]))
+        for rank, (shards, sizes) in enumerate(tables):
+            parts = _send_to_first(flats, sizes, rank, self.world)
+            for shard in present(shards, parts) if first else []:
+                whole = full.setdefault(shard.name, torch.empty(shard.shape))
+                whole.view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
+        return {name: full[name] for name in self.trainable_shapes() if name in full}
+
+    def _kept_buffers(self) -> list[tuple[str, Tensor]]:
+        """The buffers that belong to the state: those a module would save."""
+        persistent = self.module.state_dict(keep_vars=True).keys()
+        return [(n, b) for n, b in self.module.named_buffers() if n in persistent]
+
+
+def _agree(model: nn.Module, world: World) -> None:
+    """Put the network on the device and give every rank rank 0's parameters and buffers."""
+    model.to(world.device)
+    if world.size > 1:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def _on_host(model: nn.Module) -> dict[str, Tensor]:
+    """The fp32 weights, without a copy where they are on the CPU: casting gives parameters new memory."""
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return {n: p.detach().to("cpu", torch.float32) for n, p in trainable}
+
+
+def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast parameters but not buffers, as DeepSpeed does at the other stages."""
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(dtype)
+
+
+def _send_to_first(flats: list[Tensor], sizes: list[int], rank: int, world: World) -> list[Tensor]:
+    """On rank 0: the flats of `rank`; that rank sends them."""
+    if rank == 0 or world.rank not in (0, rank):
+        return flats
+    if world.rank == rank:
+        for flat in filter(Tensor.numel, flats):
+            dist.send(flat.detach().contiguous(), dst=0)
+        return flats
+    parts = [torch.empty(size, device=world.device) for size in sizes]
+    for part in filter(Tensor.numel, parts):
+        dist.recv(part, src=rank)
+    return parts
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple))

@@ -1,0 +1,89 @@
+"""Where DeepSpeed keeps the fp32 masters of each ZeRO stage, and how the network's weights follow them.
+
+The one place that knows DeepSpeed's internals; measured on 0.19. What comes out is the same for every stage:
+flat fp32 tensors, and which range of which parameter lies where in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.engine.replicated import Replicated
+from core.engine.shards import Shard
+
+
+def masters(optimizer: Any) -> list[Tensor]:
+    """The fp32 master tensors of this rank, under whatever name the stage keeps them."""
+    for attribute in (
+        "flats",  # stage 0: Replicated
+        "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 gradients: BF16_Optimizer
+        "single_partition_of_fp32_groups",  # stages 1 and 2
+        "fp32_partitioned_groups_flat",  # stage 3
+    ):
+        if hasattr(optimizer, attribute):
+            return list(getattr(optimizer, attribute))
+    raise TypeError(f"no fp32 masters known for {type(optimizer).__name__}")
+
+
+def locate(optimizer: Any, model: nn.Module, rank: int) -> list[Shard]:
+    """The ranges of parameters that this rank holds, in the order of the masters."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    if isinstance(optimizer, Replicated):
+        return [
+            Shard(names[id(p)], tuple(p.shape), 0, p.numel(), flat, offset)
+            for p, flat, offset in optimizer.layout
+        ]
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return list(_locate_stage3(optimizer, names, rank))
+    return list(_locate_stage12(optimizer, names))
+
+
+def _locate_stage12(optimizer: Any, names: dict[int, str]) -> Iterator[Shard]:
+    groups = optimizer.bf16_groups if hasattr(optimizer, "bf16_groups") else optimizer.bit16_groups
+    for flat, group in enumerate(groups):
+        for p in group:
+            if p._hp_mapping is not None:
+                source, target = p._hp_mapping.lp_fragment_address, p._hp_mapping.hp_fragment_address
+                stop = source.start + source.numel
+                yield Shard(names[id(p)], tuple(p.shape), source.start, stop, flat, target.start)
+
+
+def _locate_stage3(optimizer: Any, names: dict[int, str], rank: int) -> Iterator[Shard]:
+    for flat, group in enumerate(optimizer.fp16_groups):
+        offset = 0
+        for p in group:
+            size = p.ds_tensor.ds_numel  # every rank's part, the last ones padded
+            start, stop = rank * size, min((rank + 1) * size, p.ds_numel)
+            if start < stop:
+                yield Shard(names[id(p)], tuple(p.ds_shape), start, stop, flat, offset)
+            offset += size
+
+
+@torch.no_grad()
+def publish(optimizer: Any) -> None:
+    """Make the network's weights follow the masters after these were written to (collective: all ranks)."""
+    if isinstance(optimizer, Replicated):
+        optimizer.publish()
+    elif hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        for index, master in enumerate(optimizer.fp32_partitioned_groups_flat):
+            optimizer.fp16_partitioned_groups_flat[index].data.copy_(master.data)
+            optimizer._unflatten_partitioned_parameters(index)
+        kept = optimizer.persistent_parameters  # small ones that stay gathered between steps
+        if kept:
+            # The next forward pass gathers them, as after the start. Gathered here, one that is used outside
+            # of its own module would only be met as such by a later pass, when the order of fetches is fixed.
+            kept[0].partition(kept)
+    else:
+        optimizer.update_lp_params()
+
+
+def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:
+    """A context in which partitioned parameters (stage 3) are whole; `write` keeps rank 0's values."""
+    import deepspeed  # picks its device at import, so not before the world is known
+
+    partitioned = [p for p in parameters if hasattr(p, "ds_id")]
+    return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)

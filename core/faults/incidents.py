@@ -1,0 +1,166 @@
+"""When a step goes wrong: `incidents.jsonl`, and what the run does about it.
+
+A step with a non-finite gradient is skipped. After too many in a row the run stops, or goes back to its
+last checkpoint and passes over every step from there to the last bad one (as in PaLM, arXiv:2204.02311,
+section 5.1): repeating is exact, so to pass over fewer would lead to the same weights. Steps are numbered
+as in `metrics.jsonl`, by steps done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core.config.settings import setting
+from core.distributed.ranks import World
+from core.errors import WorkError
+from core.faults.failpoints import failpoint
+from core.faults.spikes import SpikeGuard
+from core.files import atomic_file
+from core.metrics.rows import append_rows
+from core.progress import say
+
+NAME = "incidents.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentConfig:
+    """What happens when gradients are not finite, or far larger than they were."""
+
+    max_skipped: int = setting(20, "steps in a row with a non-finite gradient that end the run", low=1)
+    on_skipped: Literal["stop", "rollback"] = setting(
+        "stop", "then: end the run, or return to the last checkpoint and pass over the steps since"
+    )
+    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1)
+    spike_sigma: float = setting(
+        6.0, "clip gradients at the usual log norm plus this many standard deviations; 0 = off", low=0.0
+    )
+
+
+class Incidents:
+    """Counts, decides and records; every rank holds one, and rank 0 writes.
+
+    skipped: steps without an update so far.  in_a_row: of them the last ones.  passed_over: steps that are
+    not tried.  rollbacks: how often that came about.
+    """
+
+    def __init__(self, folder: Path, config: IncidentConfig, clipping: float, world: World) -> None:
+        self.path, self.config, self._world = folder / NAME, config, world
+        self.spikes = SpikeGuard(config.spike_sigma, clipping)
+        self.skipped = self.in_a_row = self.rollbacks = 0
+        self.passed_over: set[int] = set()
+
+    def open(self, state: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> None:
+        """Continue from a checkpoint's state; `rows`: the record on disk, the same on all ranks.
+
+        Steps passed over since that checkpoint stay so, and rows that call a machine corrupt. Other rows
+        beyond it will come again and are dropped.
+        """
+        step = state["step"] if state else 0
+        if state:
+            self._load(state)
+        for row in rows:
+            if row["kind"] == "rollback":
+                self._pass_over(row["first"], row["last"])
+        if self._world.rank == 0 and self.path.exists():
+            kept = [
+                r
+                for r in rows
+                if r["step"] <= step or r["step"] in self.passed_over or r["kind"] == "corrupt"
+            ]
+            if len(kept) < len(rows):
+                with atomic_file(self.path, "w") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in kept)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["skipped_in_a_row"]
+        self.passed_over |= set(state["passed_over"])
+        self.spikes.load(state["log_norm"])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.in_a_row,
+            "passed_over": sorted(self.passed_over),
+            "log_norm": self.spikes.state(),
+        }
+
+    def applied(self, step: int, norm: float) -> None:
+        """Note an update of this gradient norm; a spike is recorded."""
+        self.in_a_row = 0
+        limit = self.spikes.clipping
+        if self.spikes.observe(norm):
+            say(
+                f"warning: step {step} had a gradient of norm {norm:.3g}, far above the usual: clipped harder"
+            )
+            self._record({"kind": "spike", "step": step, "grad_norm": norm, "clipped_to": limit})
+
+    def note_skipped(self, step: int, culprits: list[dict[str, Any]]) -> None:
+        """Note a step that was skipped, and what `find_culprits` says about it."""
+        self.skipped += 1
+        self.in_a_row += 1
+        first = culprits[0]
+        module, direction = first["module"], first["pass"]
+        named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
+        samples = f"samples {', '.join(named[:4])}"
+        where = f"first in the {direction} pass of {module}, rank {first['rank']}, {samples}"
+        if not module:  # then nobody knows which rank it was
+            where = f"but were when it was repeated; its samples are in {self.path}"
+        say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
+        self._record({"kind": "skipped", "step": step, "culprits": culprits})
+
+    @property
+    def too_many(self) -> bool:
+        """Whether something other than skipping has to be done."""
+        return self.in_a_row >= self.config.max_skipped
+
+    @property
+    def may_save(self) -> bool:
+        """Whether a checkpoint made now would be one to go back to."""
+        return self.config.on_skipped == "stop" or self.in_a_row == 0
+
+    def stop(self, step: int, why: str = "") -> WorkError:
+        """The error that ends the run."""
+        return WorkError(
+            f"{self.in_a_row} steps in a row had non-finite gradients, up to {step}{why}; see {self.path}"
+        )
+
+    def corrupt(self, step: int, found: list[dict[str, Any]]) -> WorkError:
+        """Note what `CorruptionCheck.find` found before step `step`; the error that ends the run."""
+        self._record({"kind": "corrupt", "step": step, "ranks": found})
+        first = found[0]
+        return WorkError(
+            f"rank {first['rank']}: {', '.join(first['what'])} {first['how']}, found before step {step}: do "
+            f"not trust its machine, nor checkpoints since the check before; see {self.path}"
+        )
+
+    def require_rollback(self, step: int) -> None:
+        """WorkError unless the run is to go back now."""
+        if self.config.on_skipped == "stop":
+            raise self.stop(step)
+        if self.rollbacks >= self.config.max_rollbacks:
+            raise self.stop(step, f" after {self.rollbacks} rollbacks")
+
+    def roll_back(self, state: Mapping[str, Any], step: int) -> None:
+        """Take a checkpoint's state on, and pass over what follows it up to `step`."""
+        first = state["step"] + 1
+        self._load(state)
+        self._pass_over(first, step)
+        say(f"warning: back to step {state['step']}; steps {first} to {step} are passed over")
+        self._record({"kind": "rollback", "step": step, "first": first, "last": step})
+        failpoint("rollback.recorded")
+
+    def _pass_over(self, first: int, last: int) -> None:
+        self.passed_over |= set(range(first, last + 1))
+        self.rollbacks += 1
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if self._world.rank == 0:
+            append_rows(self.path, [row])
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())

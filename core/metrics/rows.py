@@ -1,0 +1,199 @@
+"""What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and wandb as a
+view.
+
+A step leaves its losses on the device; they are added up, reduced over ranks and written every `log_every`
+steps and before every checkpoint, so that logging costs a step neither a collective nor a host
+synchronisation. Rows are numbered by steps done, like checkpoints. After a restart the rows beyond the
+checkpoint are dropped before new ones come, so the file holds every step once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from core.config.settings import setting
+from core.distributed.ranks import World, sum_over_ranks
+from core.files import atomic_file
+from core.metrics.hardware import find_peaks
+from core.metrics.phases import Phases
+from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_report
+from core.metrics.speed_probe import SpeedProbe
+from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
+from core.metrics.wandb_view import WandbView
+
+NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """How often rows are written, and whether wandb shows them too."""
+
+    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1)
+    log_matmul: bool = setting(
+        False, "measure at the start what a matmul reaches, and relate the run's arithmetic to that too"
+    )
+    wandb: bool = setting(False, "show the run in Weights & Biases as well (its own variables apply)")
+    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
+
+
+class _Pending(NamedTuple):
+    row: dict[str, Any]
+    sums: StepSums
+    waited_s: float
+
+
+@dataclass
+class Metrics:
+    """Collects rows on every rank; rank 0 writes them. `flush` and `sync` are collective.
+
+    data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.  phases: of this rank;
+    with it, the last row of every flush says in `ranks` how the ranks compare, by the phases in `alone`.
+    peaks: name of a column -> TFLOP/s of all devices together that it relates the arithmetic to.
+    """
+
+    folder: Path
+    config: MetricsConfig
+    world: World
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    data_ranks: int = 0
+    phases: Phases | None = None
+    alone: Sequence[str] = ALONE
+    peaks: dict[str, float] = field(default_factory=dict)
+    last_loss: float = math.nan
+    _pending: list[_Pending] = field(default_factory=list)
+    _stragglers: Stragglers = field(default_factory=Stragglers)
+    _probe: SpeedProbe = field(init=False)
+    _view: WandbView | None = None
+
+    def __post_init__(self) -> None:
+        self._probe = SpeedProbe(self.world.device)
+
+    def start(self, step: int) -> None:
+        """Begin after `step` steps: drop rows of steps that will be done again."""
+        self.peaks = find_peaks(self.world.device, self.world.size, self.config.log_matmul)
+        self.rewind(step)
+        if self.world.rank == 0 and self.config.wandb:
+            self._view = WandbView(self.folder, self.config.wandb_project, self.run_config)
+
+    def rewind(self, step: int) -> None:
+        """Go back to after `step` steps: their rows stay, later ones are dropped."""
+        self._pending = []
+        if self.world.rank == 0:
+            drop_rows_after(self.folder / NAME, step)
+
+    def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
+        """Keep a step's row (its host-side part) and its sums until the next flush."""
+        self._pending.append(_Pending(row, sums, waited_s))
+        if len(self._pending) >= self.config.log_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reduce and write what is pending (collective: all ranks)."""
+        if not self._pending:
+            return
+        data_ranks = self.data_ranks or self.world.size
+        parts = vectors([p.sums for p in self._pending], [p.waited_s for p in self._pending])
+        if self.phases is not None:
+            self._probe.begin()
+            parts.append(rank_numbers(self.phases, self.world, self._probe.seconds))
+        total = sum_over_ranks(torch.cat(parts)).cpu()
+        sums = torch.split(total, [len(part) for part in parts])
+        rows = []
+        for pending, vector in zip(self._pending, sums, strict=False):
+            vector /= self.world.size // data_ranks  # ranks that share tokens hold the same samples
+            rows.append(
+                complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
+            )
+        if self.phases is not None:
+            self._probe.read()  # the device has done it, since `total` is here; the next report has it
+            rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
+            self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
+        self._pending = []
+        self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
+        if self.world.rank == 0:
+            append_rows(self.folder / NAME, rows)
+            if self._view is not None:
+                self._view.show(rows)
+
+    def note(self) -> str:
+        """The last loss for the status line, "" while there is none."""
+        return "" if math.isnan(self.last_loss) else f"loss {self.last_loss:.4f}"
+
+    def sync(self) -> None:
+        """Flush, and wait until the disk has the rows: before a checkpoint counts their steps as done."""
+        self.flush()
+        if self.world.rank == 0 and (self.folder / NAME).exists():
+            with open(self.folder / NAME, "rb") as file:
+                os.fsync(file.fileno())
+
+    def show_validation(self, row: Mapping[str, Any]) -> None:
+        """Show a validation row too, beside its step's, which `flush` has written."""
+        if self._view is not None:
+            self._view.show_validation(row)
+
+    def close(self) -> None:
+        """Finish the view; the rows were flushed with the last checkpoint."""
+        if self._view is not None:
+            self._view.close()
+
+
+def complete_row(
+    row: dict[str, Any],
+    extras: list[str],
+    sums: list[float],
+    ranks: int,
+    peaks: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The row as written: host-side part plus means; what is not a finite number becomes null."""
+    waited, table, parts = sums[0], sums[1 : 1 + 2 * COLUMNS], sums[1 + 2 * COLUMNS :]
+    losses, weights = table[:COLUMNS], table[COLUMNS:]
+    weight = sum(weights)
+    done = dict(row, loss=_mean(sum(losses), weight), samples=weight)
+    if any(weights[:DECILES]):
+        pairs = zip(losses[:DECILES], weights[:DECILES], strict=True)
+        done["loss_by_decile"] = [_mean(part, count) for part, count in pairs]
+    done |= {name: _mean(value, weight) for name, value in zip(extras, parts, strict=True)}
+    done["samples_per_s"] = weight / row["seconds"] if row["seconds"] > 0 else None
+    if "tokens" in row:
+        done["tokens_per_s"] = row["tokens"] / row["seconds"] if row["seconds"] > 0 else None
+    if "flops" in row:
+        tflops = done.pop("flops") / row["seconds"] / 1e12 if row["seconds"] > 0 else math.nan
+        done |= {"tflops_per_s": tflops} | {name: tflops / peak for name, peak in (peaks or {}).items()}
+    done["data_wait"] = waited / ranks / row["seconds"] if row["seconds"] > 0 else None
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in done.items()}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows at the end."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Remove, in one rename, rows of steps beyond `step` and a last line that a kill cut off."""
+    if not path.exists():
+        return
+    kept = [json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step]
+    if sum(map(len, kept)) != path.stat().st_size:
+        with atomic_file(path, "w") as file:
+            file.writelines(kept)
+
+
+def _mean(total: float, weight: float) -> float | None:
+    return total / weight if weight > 0 and math.isfinite(total) else None

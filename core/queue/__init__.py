@@ -1,0 +1,1 @@
+"""Work that any number of processes share through a folder."""

@@ -1,0 +1,161 @@
+"""A run that is asked to end (SIGTERM, SIGUSR2, Ctrl-C) ends between two steps, with all of them saved.
+
+Signals reach some ranks or all of them, at different moments. A rank that got one raises a flag, and the
+flags are added up in the reduction that every step has anyway (`agreement.py`): all ranks read the same sum
+after the same step, so all of them save and end there. Before the first step there is nothing to save, and a
+rank ends at once.
+
+Python runs a signal's handler when the main thread is back in the interpreter, and a collective may keep it
+for minutes. That is early enough for the flag. What is to be said or done at once is a thread's, which reads
+the signals from the wakeup descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.errors import CONTINUABLE, EndedEarly
+from core.progress import CLEAR_LINE
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+INTERRUPTED = 128 + signal.SIGINT
+_NO_MORE = 0  # no signal has this number
+
+
+class EarlyEnd:
+    """Whether this rank was asked to end, and whether all ranks do.
+
+    agreed: the run ends after the step just done; the same on all ranks.
+    end: ends the process with a status.
+    """
+
+    def __init__(self, world: World, end: Callable[[int], object] = os._exit) -> None:
+        self.agreed = False
+        self._world, self._end = world, end
+        self._lock = threading.Lock()
+        self._got: list[str] = []  # by the handler; its flag went into the reduction of step `_carried`
+        self._carried: int | None = None
+        self._heard: list[signal.Signals] = []  # by the thread
+        self._next: int | None = None  # the step whose reduction is the first to carry a flag raised now
+        self._steps = 0
+        self._is_over = False
+
+    @contextlib.contextmanager
+    def catching(self) -> Iterator[None]:
+        """Take the signals over until the block ends; nothing outside of the main thread, which alone may.
+
+        After an early end SIGTERM and SIGUSR2 stay without effect: the process is ending, and a second one
+        must not take its exit status away.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        thread = threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True)
+        thread.start()
+        descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._raise_flag) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.siginterrupt(number, False)  # libraries need not know of signals
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                stays = self._is_over and number != signal.SIGINT
+                signal.signal(number, signal.SIG_IGN if stays else handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(descriptor)
+            os.write(writer, bytes([_NO_MORE]))
+            thread.join()
+            os.close(reader)
+            os.close(writer)
+
+    def begin(self, step: int, steps: int) -> None:
+        """From now on a signal means: save first. The next step is `step`, of `steps`."""
+        with self._lock:
+            self._next, self._steps = step, steps
+
+    def flag(self, step: int) -> bool:
+        """Whether this rank was asked to end, for the reduction of `step`."""
+        with self._lock:
+            self._next = step + 1
+            return self._carry(step)
+
+    def asked(self, done: int, *, again: bool = True) -> bool:
+        """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
+
+        For work between two steps that can be left out.  again: whether this is asked once more before the
+        next step; else a signal that comes now is the next step's.
+        """
+        with self._lock:
+            self._next = done - 1 if again else done
+            mine = self._carry(done - 1)
+        flag = torch.tensor([mine], dtype=torch.float32, device=self._world.device)
+        self.agreed = bool(ranks.sum_over_ranks(flag).item())
+        return self.agreed
+
+    def over(self, folder: Path, step: int, *, saved: bool) -> EndedEarly:
+        """What says that the run in `folder` has ended after `step` steps (collective).
+
+        saved: whether there is a checkpoint of that moment.
+        """
+        self._is_over = True
+        names = {name for got in ranks.gather_objects(self._got) for name in got}
+        lost = "" if saved else "; the steps since its last checkpoint are repeated then"
+        return EndedEarly(
+            f"{folder}: ended early on {' and '.join(sorted(names))}, {'saved ' if saved else ''}after step "
+            f"{step} of {self._steps}; the same command continues the run{lost} (exit status {CONTINUABLE})"
+        )
+
+    def _carry(self, step: int) -> bool:
+        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
+        asked = bool(self._got)
+        if asked and self._carried is None:
+            self._carried = step
+        return asked
+
+    def _raise_flag(self, number: int, frame: FrameType | None) -> None:
+        """In the main thread, which may hold the lock."""
+        self._got.append(signal.Signals(number).name)
+
+    def _listen(self, reader: int) -> None:
+        while True:
+            for number in os.read(reader, 64):
+                if number == _NO_MORE:
+                    return
+                if number in SIGNALS:
+                    self._note(signal.Signals(number))
+
+    def _note(self, got: signal.Signals) -> None:
+        with self._lock:
+            is_first, is_second_interrupt = not self._heard, got == signal.SIGINT and got in self._heard
+            self._heard.append(got)
+            step = self._next if self._carried is None else self._carried
+            is_late = self.agreed and self._carried is None  # the others asked; we end already
+        if is_second_interrupt:
+            self._tell(f"{got.name} again: ending at once; the steps since the last checkpoint are lost")
+            self._end(INTERRUPTED)
+        elif step is None:
+            self._tell(f"{got.name}: ending before the first step; the same command continues the run")
+            self._end(CONTINUABLE)
+        elif is_first and not is_late:
+            # Earlier if another rank was asked before, or where work after a step is broken off.
+            end = f"ending after step {step + 1} at the latest…"
+            self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
+
+    def _tell(self, text: str) -> None:
+        """Every rank speaks, since perhaps nobody else got the signal."""
+        clear = CLEAR_LINE if sys.stderr.isatty() else ""
+        who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
+        print(f"{clear}{who}{text}", file=sys.stderr, flush=True)

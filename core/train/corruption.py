@@ -1,0 +1,173 @@
+"""Silent corruption: a bit that turned over in memory, a device that computes wrongly.
+
+Nothing else notices it: a wrong weight is saved, averaged and trained on. Every `check_every` steps, before
+the update, each rank looks three ways.
+
+- At rest: what it holds (masters, moments, averages, weights, buffers) has the checksums that it had right
+  after the last update. A shard of ZeRO exists once, so only the rank itself can tell.
+- Copies: what every rank holds a copy of (weights below stage 3, buffers) is the same everywhere.
+- Repetition: the first micro-batch, computed twice, the second time without what was made of it ahead, has
+  the same losses and gradients. On a CPU losses agree to the bit; gradients everywhere, and losses on a GPU,
+  differ by no more than the order of sums may, which kernels there do not promise.
+
+What it cannot see: a bit of a master that turns over between two updates of which no check follows. Other
+ranks then take the wrong weight for the right one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.averages.ema import Ema
+from core.batch import Batch
+from core.config.settings import setting
+from core.distributed import ranks as distributed
+from core.engine.borrow import discarded
+from core.train.step import Stepper
+
+PART = 1 << 24  # numbers that are widened at once
+DIFFER = 1e-3  # of a loss, of the norm of gradients: far more than another order of sums makes
+DIFFERS = "came out otherwise when computed again (where every machine does so: trainer.check_every=0)"
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionConfig:
+    """How often the machine's memory and arithmetic are doubted."""
+
+    check_every: int = setting(
+        500,
+        "steps between checks for bits that turned over and for wrong arithmetic; each takes about as long "
+        "as three steps of one micro-batch. 0 = none, for a network that does not give the same loss twice",
+        unit="steps",
+        low=0,
+    )
+
+
+class CorruptionCheck:
+    """The checks of one rank of a run; steps are counted from 0."""
+
+    def __init__(self, stepper: Stepper, ema: Ema | None, config: CorruptionConfig) -> None:
+        self._stepper, self._engine, self._ema, self._config = stepper, stepper.engine, ema, config
+        self._at_rest: dict[str, int] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether step `step` is to be checked before its update."""
+        return self._config.check_every > 0 and (step + 1) % self._config.check_every == 0
+
+    def remember(self) -> None:
+        """Take the checksums of what this rank holds, right after an update that a check follows."""
+        self._at_rest = checksums(self._held())
+
+    def forget(self) -> None:
+        """The state is about to be replaced by a checkpoint's."""
+        self._at_rest = {}
+
+    def find(self, step: int, batch: Batch) -> list[dict[str, Any]]:
+        """Check; returns an entry for each corrupt rank, the same on all ranks: rank, what, how (collective).
+
+        batch: of this rank, on its device. Everything is left as it was.
+        """
+        sums, rank = checksums(self._held()), self._engine.world.rank
+        mine = []
+        if changed := [name for name, value in self._at_rest.items() if sums[name] != value]:
+            mine.append({"rank": rank, "what": changed[:4], "how": "changed between two updates"})
+        if differing := self._repeat(step, batch):
+            mine.append({"rank": rank, "what": differing, "how": DIFFERS})
+        found = [entry for entries in distributed.gather_objects(mine) for entry in entries]
+        return found or self._compare({name: sums[name] for name, _ in self._copies()})
+
+    def _held(self) -> Iterator[tuple[str, Tensor]]:
+        kinds = {"master": self._engine.flats, **self._engine.moments()}
+        for name, average in self._ema.averages.items() if self._ema else []:
+            kinds[f"average {name}"] = average
+        for kind, flats in kinds.items():
+            yield from ((f"{kind} {number}", flat.detach()) for number, flat in enumerate(flats))
+        yield from self._copies()
+
+    def _copies(self) -> Iterator[tuple[str, Tensor]]:
+        """What is the same on every rank."""
+        module = self._engine.module
+        if self._engine.config.zero_stage < 3:
+            yield from ((f"weight {name}", p.detach()) for name, p in module.named_parameters())
+        yield from ((f"buffer {name}", buffer) for name, buffer in module.named_buffers())
+
+    def _compare(self, sums: dict[str, int]) -> list[dict[str, Any]]:
+        """An entry for each rank whose copies are not those of the others; of two, nobody knows which."""
+        ranks = distributed.gather_objects(list(sums.values()))
+        if all(one == ranks[0] for one in ranks):
+            return []
+        (usual, votes), *_ = Counter(map(tuple, ranks)).most_common(1)
+        even = 2 * votes <= len(ranks)
+        how = "differs between the ranks" if even else "is not what the other ranks hold"
+        names, first = list(sums), ranks[0] if even else usual
+        found = []
+        for rank, one in enumerate(ranks):
+            what = [name for name, a, b in zip(names, one, first, strict=True) if a != b]
+            if what:
+                found.append({"rank": rank, "what": what[:4], "how": how})
+        return found
+
+    def _repeat(self, step: int, batch: Batch) -> list[str]:
+        """Compute the batch twice; returns what came out differently (collective)."""
+        norms: list[dict[str, Tensor]] = [{}, {}]
+        losses: list[Tensor] = []
+        named = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
+        # Before `discarded`, in which gradients are NaN from its own hooks on.
+        handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
+        with discarded(self._engine):
+            for given in (batch, replace(batch, prepared=None)):
+                self._stepper.seed_torch(step)
+                loss = self._stepper.loss(step, given).loss
+                losses.append(loss.detach())
+                self._engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
+        for handle in handles:
+            handle.remove()
+        return _differing(losses, norms)
+
+
+def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    """A number for each named tensor that any single bit of it changes: the sum of its words."""
+    sums = {name: _sum_of_words(tensor) for name, tensor in tensors}
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """The numbers' bits, as integers, 1-D."""
+    return tensor.reshape(-1).view(_WORDS[tensor.element_size()])
+
+
+def _sum_of_words(tensor: Tensor) -> Tensor:
+    words = _words(tensor)
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for part in words.split(PART):
+        total += part.sum(dtype=torch.int64)
+    return total
+
+
+def _note(norms: list[dict[str, Tensor]], losses: list[Tensor], name: str, gradient: Tensor) -> None:
+    norms[len(losses) - 1][name] = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+
+
+def _differing(losses: list[Tensor], norms: list[dict[str, Tensor]]) -> list[str]:
+    """What differs between two passes: (B,) losses, or norms of gradients, by more than they may."""
+    found = [] if same_losses(*losses, exact=losses[0].device.type == "cpu") else ["loss"]
+    one, other = ([float(norm) for norm in passed.values()] for passed in norms)
+    whole = math.hypot(*one)
+    far = [n for n, a, b in zip(norms[0], one, other, strict=True) if not abs(a - b) <= DIFFER * whole]
+    return found + [f"gradient of {name}" for name in far[:4]] if math.isfinite(whole) else found
+
+
+def same_losses(one: Tensor, other: Tensor, *, exact: bool) -> bool:
+    """Whether (B,) losses are the same to the bit, or else but for the order of sums."""
+    if exact:
+        return torch.equal(_words(one), _words(other))
+    return torch.allclose(one, other, rtol=DIFFER, atol=0.0, equal_nan=True)

@@ -1,0 +1,38 @@
+"""What a run learns from, as the trainer sees it: batches, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from core.batch import Batch
+from core.metrics.shape_times import ShapeTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a run learns from, on this rank.
+
+    batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
+    that will come, tried before the first step; [] where all are alike.  validation: samples to validate
+    on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and backward
+    pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
+    """
+
+    batches: Callable[[int], Iterator[list[Batch]]]
+    largest: Callable[[], list[Batch]] = list
+    validation: Callable[[], Iterable[Batch]] | None = None
+    work_of: Callable[[Batch], tuple[int, float]] | None = None
+    shape_times: ShapeTimes | None = None
+
+    def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
+        """How much work a step is on all `ranks` that have samples of their own, and which samples."""
+        sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
+        if self.work_of:
+            sizes["tokens"] = sizes["flops"] = 0
+            for batch in micro_batches:
+                tokens, flops = self.work_of(batch)
+                sizes["tokens"] += tokens * ranks
+                sizes["flops"] += flops * ranks
+        return sizes

@@ -1,0 +1,98 @@
+"""Looking into a run: a trace of steps, memory when it ran out; and garbage collected when we say so."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config.settings import setting
+from core.distributed.ranks import World
+from core.faults.out_of_memory import OutOfMemory, naming_what_does_not_fit
+from core.files import temporary_name
+from core.progress import say
+
+LOGS = "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """What is looked at on the way; it changes nothing in the results."""
+
+    profile_from: int = setting(0, "first step of a trace for chrome://tracing, 0 = none", low=0)
+    profile_steps: int = setting(3, "steps in it", unit="steps", low=1)
+    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1)
+    profile_memory: bool = setting(False, "CUDA: keep the history of allocations, for when memory runs out")
+    collect_every: int = setting(
+        100, "steps between garbage collections, at the same step on all ranks; 0 = Python decides", low=0
+    )
+
+
+class Profiler:
+    """Goes along with every step: `with profiler.step(number):`."""
+
+    def __init__(self, folder: Path, config: ProfileConfig, world: World) -> None:
+        self.folder, self.config, self._world = folder / LOGS, config, world
+        self._trace: Any = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around all steps: collections happen in `step` only, and what exists now is never looked at."""
+        keeps_history = self.config.profile_memory and self._world.device.type == "cuda"
+        if keeps_history:
+            torch.cuda.memory._record_memory_history(max_entries=100_000)
+        if self.config.collect_every:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        try:
+            yield
+        except OutOfMemory:
+            self._keep_memory()
+            raise
+        finally:
+            self._end_trace(self.config.profile_from + self.config.profile_steps - 1)
+            if self.config.collect_every:
+                gc.enable()
+                gc.unfreeze()
+            if keeps_history:
+                torch.cuda.memory._record_memory_history(enabled=None)
+
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around step `number` (1, 2, ...)."""
+        first, last = self.config.profile_from, self.config.profile_from + self.config.profile_steps - 1
+        if first == number and self._world.rank < self.config.profile_ranks:
+            self._trace = torch.profiler.profile()
+            self._trace.start()
+        with naming_what_does_not_fit(f"step {number}", self._world.rank):
+            yield
+        if number == last:
+            self._end_trace(number)
+        if self.config.collect_every and number % self.config.collect_every == 0:
+            gc.collect()
+
+    def _end_trace(self, last: int) -> None:
+        if self._trace is None:
+            return
+        trace, self._trace = self._trace, None
+        trace.stop()
+        path = self.folder / f"trace-step-{self.config.profile_from}-to-{last}-rank-{self._world.rank}.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        trace.export_chrome_trace(str(temporary))
+        temporary.replace(path)
+        say(f"trace: {path}")
+
+    def _keep_memory(self) -> None:
+        """Leave the allocations for https://pytorch.org/memory_viz, where their history was kept."""
+        if self.config.profile_memory and self._world.device.type == "cuda":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"memory-rank-{self._world.rank}.pickle"
+            torch.cuda.memory._dump_snapshot(str(path))
+            say(f"memory at the failure: {path}")

@@ -1,0 +1,297 @@
+"""Files and overrides into typed configs: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import loading
+from core.config.settings import REQUIRED, setting
+from core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    zero_stage: Literal[0, 1, 2, 3] = setting(1, "ZeRO stage")
+    precision: Literal["bf16", "fp32"] = setting("bf16", "number format")
+    clip: float | None = setting(1.0, "largest gradient norm", low=0)
+    micro_batch: int = setting(0, "samples a rank takes at once", unit="samples", low=0, high=64)
+
+    def __post_init__(self) -> None:
+        if self.precision == "fp32" and self.zero_stage == 3:
+            raise UserError("zero_stage", self.zero_stage, "0, 1 or 2 with precision=fp32")
+        if self.micro_batch == 13:
+            raise UserError("13 is an unlucky number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    presets: ClassVar[Mapping[str, Model]] = {}
+    preset: str = setting("", "start from this preset")
+    width: int = setting(8, "channels")
+    depth: int = setting(2, "blocks")
+    patch: tuple[int, int, int] = setting((1, 2, 2), "patch size", unit="latent pixels", low=1)
+
+
+Model.presets = {"S/2": Model(width=384, depth=12), "B/2": Model(width=768, depth=12)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    source: Path = setting(REQUIRED, "what is read")
+    name: str = setting("run", "name of the run")
+    tag: str | None = setting(None, "a word for the log")
+    steps: int = setting(100, "optimizer steps", low=1)
+    rate: float = setting(0.1, "learning rate")
+    shuffle: bool = setting(True, "shuffle")
+    sizes: tuple[int, ...] = setting((), "sizes")
+    table: tuple[tuple[int, int], ...] = setting(((8, 8),), "shapes")
+    engine: Engine = setting(Engine(), "the engine")
+    model: Model = setting(Model(), "the network")
+
+
+def read(*overrides: str, text: str | None = None, folder: Path | None = None) -> Job:
+    files = []
+    if text is not None and folder is not None:
+        files = [folder / "job.yaml"]
+        files[0].write_text(text)
+    return loading.load(Job, files, ["source=x", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("name=no", "name", "no"),
+        ("name=007", "name", "007"),
+        ("name=1e6", "name", "1e6"),
+        ("name=null", "name", "null"),
+        ("name=a=b", "name", "a=b"),
+        ("name=", "name", ""),
+        ("name=${oc.env:HOME} ${", "name", "${oc.env:HOME} ${"),
+        ("tag=null", "tag", None),
+        ("tag=no", "tag", "no"),
+        ("steps=1e6", "steps", 1_000_000),
+        ("steps=2.0", "steps", 2),
+        ("rate=3", "rate", 3.0),
+        ("rate=1e-4", "rate", 1e-4),
+        ("shuffle=no", "shuffle", False),
+        ("shuffle=Yes", "shuffle", True),
+        ("shuffle=false", "shuffle", False),
+        ("sizes=[1,2]", "sizes", (1, 2)),
+        ("sizes=1, 2", "sizes", (1, 2)),
+        ("sizes=7", "sizes", (7,)),
+        ("sizes=[]", "sizes", ()),
+        ("sizes=", "sizes", ()),
+        ("table=[[1,2],[3,4]]", "table", ((1, 2), (3, 4))),
+        ("table=[1,2],[3,4]", "table", ((1, 2), (3, 4))),
+        ("table=[[1,2]]", "table", ((1, 2),)),
+        ("source=a/b", "source", Path("a/b")),
+    ],
+)
+def test_override_is_read_by_the_type_of_its_field(override: str, field: str, value: object) -> None:
+    got = getattr(read(override), field)
+    assert got == value
+    assert type(got) is type(value) or isinstance(got, Path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=1.5", "steps=1.5: expected an integer, at least 1"),
+        ("steps=0", "steps=0: expected an integer, at least 1"),
+        ("steps=ten", "steps=ten: expected an integer, at least 1"),
+        ("steps=inf", "steps=inf: expected an integer, at least 1"),
+        ("steps=true", "steps=true: expected an integer, at least 1"),
+        ("rate=nan", "rate=nan: expected a finite number"),
+        ("shuffle=maybe", "shuffle=maybe: expected true or false"),
+        ("sizes=[1,x]", "sizes[1]=x: expected an integer"),
+        ("source=", "source=: expected a path"),
+        ("engine.zero_stage=4", "engine.zero_stage=4: expected 0, 1, 2 or 3"),
+        ("engine.zero_stage=2.0", "engine.zero_stage=2.0: expected 0, 1, 2 or 3"),
+        ("engine.precision=fp16", "engine.precision=fp16: expected bf16 or fp32"),
+        ("engine.micro_batch=65", "engine.micro_batch=65: expected an integer from 0 to 64"),
+        ("engine.clip=-1", "engine.clip=-1: expected a finite number, at least 0, or null"),
+        ("model.patch=[1,2]", "model.patch=[1,2]: expected a list of 3, each an integer, at least 1"),
+        ("model.patch=[1,2,0]", "model.patch[2]=0: expected an integer, at least 1"),
+        ("model.preset=XXL", "model.preset=XXL: expected S/2 or B/2"),
+        ("model=S/2", "model=S/2: a section; set its fields, such as model.preset=..."),
+        ("stesp=3", "stesp: no such field; the nearest is steps"),
+        ("engine.zero_stag=3", "engine.zero_stag: no such field; the nearest is engine.zero_stage"),
+        ("zero_stage=3", "zero_stage: no such field; the nearest is engine.zero_stage"),
+        ("steps.x=3", "steps.x: no such field; steps holds one value"),
+        ("steps", "steps: expected field=value"),
+        ("=3", "=3: expected field=value"),
+    ],
+)
+def test_refused_override_names_field_value_and_what_is_accepted(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(override)
+    assert str(caught.value) == message
+
+
+def test_missing_required_field_is_named() -> None:
+    with pytest.raises(UserError, match=r"^source: required but not given: what is read$"):
+        loading.load(Job)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("steps: 1e6", "steps", 1_000_000),
+        ("steps: '20'", "steps", 20),
+        ("name: 'no'", "name", "no"),
+        ("name: '007'", "name", "007"),
+        ("tag: null", "tag", None),
+        ("tag: 'null'", "tag", "null"),
+        ("shuffle: off", "shuffle", False),
+        ("sizes: [1, 2]", "sizes", (1, 2)),
+        ("name: ${engine.precision}\nengine: {precision: fp32}", "name", "fp32"),
+        ("", "steps", 100),
+    ],
+)
+def test_value_in_a_file(tmp_path: Path, text: str, field: str, value: object) -> None:
+    assert getattr(read(text=text, folder=tmp_path), field) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: no", "name=False: expected text (in a file, quote it) (in {file})"),
+        ("name: 007", "name=7: expected text (in a file, quote it) (in {file})"),
+        ("name:", "name=None: expected text (in a file, quote it) (in {file})"),
+        ("steps: 1.5", "steps=1.5: expected an integer, at least 1 (in {file})"),
+        ("steps: true", "steps=True: expected an integer, at least 1 (in {file})"),
+        ("engine: {zero_stage: 4}", "engine.zero_stage=4: expected 0, 1, 2 or 3 (in {file})"),
+        ("engine: {zero_stage: true}", "engine.zero_stage=True: expected 0, 1, 2 or 3 (in {file})"),
+        ("engine: 3", "engine=3: a section; set its fields, such as engine.zero_stage=... (in {file})"),
+        ("sizes: 3", "sizes=3: expected a list, each an integer (in {file})"),
+        ("sizes: {a: 3}", "sizes.a: no such field; sizes holds one value (in {file})"),
+        ("stesp: 3", "stesp: no such field; the nearest is steps (in {file})"),
+        ("7: 3", "7: no such field; the nearest is "),
+        ("steps: }", "{file}:1: not valid YAML: "),
+        ("steps: 1\nsteps: 2", "{file}:2: not valid YAML: found duplicate key steps"),
+        ("steps: !!python/object:os.system x", "{file}:1: not valid YAML: could not determine a constructor"),
+        ("- 1", "{file}: expected fields (name: value) at the top"),
+        ("hello", "{file}: expected fields (name: value) at the top"),
+        ("3", "{file}: "),
+        ("name: ${nothing}", "{file}: not a valid config file: Interpolation key 'nothing' not found"),
+        ("name: ${", "{file}: not a valid config file: "),
+    ],
+)
+def test_refused_file_is_named_with_the_mistake(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(text=text, folder=tmp_path)
+    assert str(caught.value).startswith(message.format(file=tmp_path / "job.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: '\xff'")
+    (tmp_path / "nul.yaml").write_bytes(b"name: '\x00'")
+    (tmp_path / "folder.yaml").mkdir()
+    for name, message in {
+        "none.yaml": "no such file",
+        "folder.yaml": "a folder, where a YAML file is expected",
+        "latin.yaml": "not UTF-8 text",
+        "nul.yaml": "not a valid config file: ",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            loading.load(Job, [tmp_path / name])
+        assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
+
+
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("steps: 1\nrate: 1.0\nengine: {zero_stage: 2, micro_batch: 4}\nsizes: [1, 2, 3]")
+    second.write_text("steps: 2\nengine: {zero_stage: 3}\nsizes: [9]")
+    job = loading.load(Job, [first, second], ["source=x", "steps=3", "steps=4"])
+    assert (job.steps, job.rate, job.sizes) == (4, 1.0, (9,))
+    assert (job.engine.zero_stage, job.engine.micro_batch) == (3, 4)
+
+
+def test_last_named_preset_is_the_base_below_everything(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {depth: 3, preset: S/2}")
+    assert loading.load(Job, [file], ["source=x"]).model == Model(preset="S/2", width=384, depth=3)
+    assert loading.load(Job, [file], ["source=x", "model.preset=B/2"]).model.width == 768
+    assert loading.load(Job, [file], ["source=x", "model.preset="]).model == Model(depth=3)
+
+
+def test_refusals_across_fields_carry_the_path_of_their_section() -> None:
+    with pytest.raises(UserError, match=r"^engine\.zero_stage=3: expected 0, 1 or 2 with precision=fp32$"):
+        read("engine.zero_stage=3", "engine.precision=fp32")
+    with pytest.raises(UserError, match=r"^engine: 13 is an unlucky number$"):
+        read("engine.micro_batch=13")
+
+
+words = st.text(st.sampled_from("ab no017.-:#'\"{}[]$\\\n~&*!é"), max_size=12) | st.sampled_from(
+    ["no", "007", "1e6", "null", "${", "${x}", "\\${x}", "2024-01-01", "1:30", "0x1F"]
+)
+
+
+@settings(max_examples=40)
+@given(
+    name=words.filter(lambda word: word != REQUIRED),
+    tag=st.none() | words.filter(lambda word: word != REQUIRED),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    steps=st.integers(1, 2**60),
+    sizes=st.lists(st.integers(), max_size=3),
+)
+def test_dump_and_to_dict_are_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    tag: str | None,
+    rate: float,
+    steps: int,
+    sizes: list[int],
+) -> None:
+    job = Job(source=Path("a b"), name=name, tag=tag, rate=rate, steps=steps, sizes=tuple(sizes))
+    file = tmp_path_factory.getbasetemp() / "round.yaml"
+    file.write_text(loading.dump(job), encoding="utf-8", newline="")
+    assert loading.load(Job, [file]) == job
+    assert loading.from_dict(Job, loading.to_dict(job)) == job
+
+
+def test_to_dict_holds_only_what_json_holds() -> None:
+    values = loading.to_dict(read("model.preset=S/2"))
+    assert values["source"] == "x"
+    assert values["model"] == {"preset": "S/2", "width": 384, "depth": 12, "patch": [1, 2, 2]}
+    assert values["table"] == [[8, 8]]
+
+
+def test_save_publishes_what_load_reads(tmp_path: Path) -> None:
+    job = read("steps=7")
+    loading.save(job, tmp_path / "deep" / "config.yaml")
+    assert loading.load(Job, [tmp_path / "deep" / "config.yaml"]) == job
+
+
+def test_describe_lists_every_field_with_type_default_unit_and_meaning() -> None:
+    lines = {line.path: line for line in loading.describe(Job)}
+    assert lines["source"] == loading.FieldHelp("source", "path", "required", "", "what is read")
+    assert lines["engine"] == loading.FieldHelp("engine", "section", "", "", "the engine")
+    assert lines["engine.zero_stage"].type == "0|1|2|3"
+    assert lines["engine.clip"].type == "number >= 0|null"
+    assert lines["engine.micro_batch"].type == "int 0..64"
+    assert lines["engine.micro_batch"].unit == "samples"
+    assert lines["model.preset"].type == "''|S/2|B/2"
+    assert lines["model.patch"].type == "(int >= 1, int >= 1, int >= 1)"
+    assert lines["sizes"].type == "[int, ...]"
+    assert (lines["shuffle"].default, lines["tag"].default, lines["tag"].type) == (
+        "true",
+        "null",
+        "text|null",
+    )
+    assert list(lines)[:2] == ["source", "name"]
+
+
+def test_difference_names_the_leaves_that_differ() -> None:
+    a, b = loading.to_dict(read()), loading.to_dict(read("steps=3", "engine.zero_stage=2"))
+    assert loading.difference(a, b) == [("steps", 100, 3), ("engine.zero_stage", 1, 2)]
+    assert loading.difference({"a": {"x": 1}}, {"b": 2}) == [("a.x", 1, None), ("b", None, 2)]
+    assert loading.difference(a, a) == []

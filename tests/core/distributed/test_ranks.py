@@ -1,0 +1,39 @@
+"""On one rank; several are in test_ranks.py. Run: pytest tests/core/distributed/test_ranks.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.errors import UserError, WorkError
+
+
+def test_a_process_started_by_hand_is_a_world_of_one(world: World) -> None:
+    assert (world.rank, world.size, world.local_rank, world.device.type) == (0, 1, 0, "cpu")
+    assert ranks.is_first()
+
+
+def test_reductions_give_new_tensors(world: World) -> None:
+    tensor = torch.tensor([1.0, 2.0])
+    for reduced in (ranks.sum_over_ranks(tensor), ranks.max_over_ranks(tensor)):
+        assert torch.equal(reduced, tensor)
+        assert reduced.data_ptr() != tensor.data_ptr()
+    assert float(ranks.PendingSum(torch.tensor(3.0)).wait()) == 3.0
+    assert ranks.gather_objects("x") == ["x"]
+
+
+def test_a_failure_of_the_first_rank_keeps_its_kind(world: World) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(UserError, match="steps=0"):
+        ranks.on_first_rank(lambda: fail(UserError("steps", 0, "1 or more")))
+    with pytest.raises(WorkError, match="No space"):
+        ranks.on_first_rank(lambda: fail(OSError(28, "No space left on device")))
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match=r"engine\.device=tpu: expected auto, cpu or cuda"):
+        ranks.start("tpu")

@@ -1,0 +1,46 @@
+"""What a start must not do. Run: pytest tests/core/engine/test_deepspeed_loading.py"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import sys
+from pathlib import Path
+from core import distributed
+from tests.core.toy_run import toy_trainer
+assert "deepspeed" not in sys.modules  # imported by the engine, once the device is known
+for stage in (1, 3):
+    world = distributed.start("cpu", 60)
+    toy_trainer(Path(sys.argv[1]) / str(stage), world, zero_stage=stage, steps=2).fit()
+    distributed.stop(world)
+assert "deepspeed" in sys.modules
+assert "torch._inductor.compile_fx" not in sys.modules
+"""
+
+
+def test_nothing_is_compiled_and_a_world_can_follow_another(tmp_path: Path) -> None:
+    """Compilers that tell on their callers stand first in PATH, and torch's extension folder stays empty."""
+    tools, calls, extensions = tmp_path / "bin", tmp_path / "calls", tmp_path / "extensions"
+    tools.mkdir()
+    for name in ("g++", "gcc", "c++", "cc", "clang++", "ninja", "nvcc"):
+        (tools / name).write_text(f"#!/bin/sh\necho {name} >> {calls}\nexit 1\n")
+        (tools / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "DS_ACCELERATOR")}
+    environment |= {"PATH": f"{tools}:{os.environ['PATH']}", "TORCH_EXTENSIONS_DIR": str(extensions)}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "runs")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not calls.exists(), calls.read_text()
+    assert not extensions.exists() or not list(extensions.rglob("*"))
+    assert "Warning" not in done.stderr

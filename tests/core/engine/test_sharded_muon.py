@@ -1,0 +1,195 @@
+"""Muon equals torch's, however ZeRO cuts the matrices. Run: pytest tests/core/engine/test_sharded_muon.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.restore import resume
+from core.checkpoint.store import CheckpointStore
+from core.distributed import ranks as distributed
+from core.distributed.ranks import World
+from core.engine.sharded_muon import MuonAdamW
+from core.engine.shards import Shard
+from core.errors import UserError
+from core.optim.groups import OptimizerConfig, parameter_groups
+from core.optim.muon import newton_schulz
+from tests.core import states_run
+from tests.core.engine.test_engine import train
+from tests.core.ranks import run_ranks
+from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
+
+STATES, TOY = (str(Path(__file__).parents[1] / name) for name in ("states_run.py", "toy_run.py"))
+STAGES = (0, 1, 2, 3)
+MUON = {"rule": "muon", "schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return distributed.start("cpu", 60)
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (32, 32)])
+def test_the_direction_has_equal_singular_values_and_the_same_vectors(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    direction = newton_schulz(matrix)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.T @ direction @ right.T
+    assert 0.6 < float(values.diagonal().min()) <= float(values.diagonal().max()) < 1.3
+    assert float((values - values.diagonal().diag()).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_bitwise_equal_to_torch_in_bf16(weight_decay: float) -> None:
+    torch.manual_seed(0)
+    theirs = [nn.Parameter(torch.randn(shape)) for shape in ((40, 24), (24, 40))]
+    flat = torch.cat([p.detach().flatten() for p in theirs]).requires_grad_()
+    group = {
+        "params": [flat],
+        "names": ["a", "b"],
+        "rule": "muon",
+        "momentum": 0.9,
+        "weight_decay": weight_decay,
+    }
+    ours = MuonAdamW([group], lr=0.02, fused=True)
+    shards = [Shard("a", (40, 24), 0, 960, 0, 0), Shard("b", (24, 40), 0, 960, 0, 960)]
+    ours.share_matrices([flat], [shards], 0, torch.bfloat16)
+    ours.state[flat]["momentum"] = torch.zeros_like(flat, requires_grad=False)
+    plain = torch.optim.Muon(
+        theirs, lr=0.02, momentum=0.9, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(4):
+        flat.grad = torch.randn_like(flat)
+        for shard, p in zip(shards, theirs, strict=True):
+            p.grad = shard.view([flat.grad]).view(p.shape).clone()
+        ours.step()
+        plain.step()
+    for shard, p in zip(shards, theirs, strict=True):
+        assert torch.equal(shard.view([flat]).view(p.shape), p.detach())
+
+
+class PlainMuon:
+    """torch's Muon for the two matrices and AdamW for the rest: fp32, one process."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        matrices = [model.first.weight, model.second.weight]
+        rest = [model.embedding.weight, model.first.bias, model.second.bias]
+        self.rules: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, weight_decay=0.0),
+        ]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+        for rule in self.rules:
+            for group in rule.param_groups:
+                group["lr"] = lr
+            rule.step()
+            rule.zero_grad()
+        return float(norm)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_equals_torch(world: World, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fp32, for which torch's iteration is replaced: it always computes in bf16."""
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda x, *_: newton_schulz(x))
+    torch.manual_seed(0)
+    model = ToyModel()
+    norms = train(model, PlainMuon(model), world, 4, 4)
+    engine = toy_engine(world, zero_stage=stage, precision="fp32", gradient_clipping=0.5, **MUON)
+    assert [r.grad_norm for r in train(engine, engine, world, 4, 4)] == pytest.approx(norms, rel=1e-5)
+    state = engine.full_state()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(state[name], p.detach(), rtol=0, atol=5e-6, msg=name)
+
+
+def run(count: int, folder: Path, jobs: list[list[Any]]) -> None:
+    path = folder / f"jobs-{count}.json"
+    path.write_text(json.dumps(jobs))
+    run_ranks(count, STATES, str(path))
+
+
+def saved(folder: Path, ranks: int, stage: int) -> str:
+    return str(folder / f"step-00000002.ranks{ranks}-stage{stage}")
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_all_stages_and_splits_agree_and_load_each_others_states(
+    world: World, tmp_path: Path, ranks: int
+) -> None:
+    options = {"precision": "fp32", "micro_batch": 2, **MUON}
+    states_run.perform(world, [["train", str(tmp_path / "alone"), 0, 6, options]])
+    states_run.perform(world, [["save", saved(tmp_path, 1, stage), stage, "muon"] for stage in STAGES])
+    trains = [["train", str(tmp_path / f"stage-{stage}"), stage, 6, options] for stage in STAGES]
+    saves = [["save", saved(tmp_path, ranks, stage), stage, "muon"] for stage in STAGES]
+    loads = [["load", saved(tmp_path, 1, stage), (stage + 1) % 4, "muon"] for stage in STAGES]
+    run(ranks, tmp_path, [*trains, *saves, *loads])
+    back = [["load", saved(tmp_path, ranks, stage), (stage + 2) % 4, "muon"] for stage in STAGES]
+    states_run.perform(world, back)
+    norms = json.loads((tmp_path / "alone.json").read_text())["norms"]
+    weights = load_file(tmp_path / "alone.safetensors")
+    for stage in STAGES:
+        found = json.loads((tmp_path / f"stage-{stage}.json").read_text())["norms"]
+        assert found == pytest.approx(norms, rel=1e-5)
+        others = load_file(tmp_path / f"stage-{stage}.safetensors")
+        for name, value in weights.items():
+            torch.testing.assert_close(others[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.multiprocess
+def test_a_run_that_continues_is_bitwise_the_whole_one(tmp_path: Path) -> None:
+    words = []
+    for stage in (1, 3):
+        fields = [f"zero_stage={stage}", "rule=muon", "schedule=constant", "save_every=2"]
+        for name, steps in (("whole", 6), ("parts", 2), ("parts", 6)):
+            words += [f"--run={tmp_path / f'{name}-{stage}'}", f"steps={steps}", *fields]
+    run_ranks(2, TOY, *words)
+    for stage in (1, 3):
+        whole, parts = (_newest(tmp_path / f"{name}-{stage}") for name in ("whole", "parts"))
+        assert "momentum" in whole.kinds
+        for kind in whole.kinds:
+            one, other = whole.full(kind), parts.full(kind)
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one), kind
+
+
+def test_moments_are_kept_for_those_that_have_them(world: World, tmp_path: Path) -> None:
+    toy_trainer(tmp_path, world, steps=1, **MUON).fit()
+    reader = _newest(tmp_path)
+    assert list(reader.full("momentum")) == ["first.weight", "second.weight"]
+    assert list(reader.full("exp_avg_sq")) == ["embedding.weight", "first.bias", "second.bias"]
+    assert list(reader.full("weight")) == list(reader.shapes)
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_checkpoint_of_the_other_rule_is_refused(
+    world: World, tmp_path: Path, before: str, after: str
+) -> None:
+    toy_trainer(tmp_path, world, steps=1, rule=before).fit()
+    trainer = toy_trainer(tmp_path / "other", world, rule=after)
+    with pytest.raises(UserError, match=r"holds no momentum|holds exp_avg of other parameters"):
+        resume(CheckpointStore(tmp_path / "checkpoints"), trainer.engine, trainer.ema)
+
+
+def test_a_network_without_hidden_matrices_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.name=muon: expected adamw"):
+        parameter_groups(nn.Linear(3, 3), OptimizerConfig(name="muon"))
+
+
+def _newest(run: Path) -> CheckpointReader:
+    path = CheckpointStore(run / "checkpoints").latest()
+    assert path is not None
+    return CheckpointReader(path)

@@ -1,0 +1,116 @@
+"""Run: pytest tests/core/faults/test_watchdog.py"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.distributed.ranks import World
+from core.faults.watchdog import (
+    EXIT_STATUS,
+    Watchdog,
+    describe_ranks,
+    dump_collectives,
+    earlier_than_groups,
+)
+from core.metrics.phases import MEASURED, Phases
+
+WORLD = World(1, 3, 1, torch.device("cpu"))
+
+
+class Ends:
+    """Takes the place of os._exit."""
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.status = 0
+
+    def __call__(self, status: int) -> None:
+        self.status = status
+        self.called.set()
+
+
+def hang_here(ends: Ends) -> None:
+    assert ends.called.wait(20)
+
+
+def test_a_hang_ends_the_process_with_stacks_and_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beat = {"step": 2, "phase": "data", "since_s": 70.0, "ids": [31, 32], "time": time.time() - 60}
+    (tmp_path / "heartbeat-rank-0.json").write_text(json.dumps(beat))
+    phases, ends = Phases(), Ends()
+    phases.step, phases.ids = 3, [40]
+    phases.enter("update")
+    with Watchdog(tmp_path, phases, WORLD, 0.2, ends):
+        hang_here(ends)
+    assert ends.status == EXIT_STATUS
+    report = (tmp_path / "hang-rank-1.txt").read_text()
+    assert "rank 1: nothing has moved for 0 s in step 4 (update)" in report
+    assert "rank 0: step 3, data for 70 s; no heartbeat for 60 s; samples 31, 32" in report
+    assert "rank 2 has left no heartbeat" in report
+    assert "in hang_here" in report  # the stack of the main thread
+    assert "hang-rank-1.txt" in capsys.readouterr().err
+
+
+def test_a_process_that_moves_is_left_alone(tmp_path: Path) -> None:
+    phases, ends = Phases(), Ends()
+    with Watchdog(tmp_path, phases, WORLD, 2.0, ends):
+        for _ in range(30):
+            phases.enter("forward")
+            time.sleep(0.02)
+        assert json.loads((tmp_path / "heartbeat-rank-1.json").read_text())["phase"] == "forward"
+    assert not ends.called.is_set()
+    assert not (tmp_path / "heartbeat-rank-1.json").exists()
+
+
+def test_the_rank_that_is_behind_comes_first(tmp_path: Path) -> None:
+    for rank, step in enumerate([5, 4, 5]):
+        beat = {"step": step, "phase": "update", "since_s": 1.0, "ids": [], "time": 100.0}
+        (tmp_path / f"heartbeat-rank-{rank}.json").write_text(json.dumps(beat))
+    assert describe_ranks(tmp_path, 3, 101.0, 15.0)[0].startswith("rank 1: step 5, update")
+
+
+def test_phases_add_up() -> None:
+    now = iter([0.0, 1.0, 3.0, 7.0, 10.0, 10.0])
+    phases = Phases(lambda: next(now))
+    for phase in ("data", "forward", "data"):
+        phases.enter(phase)
+    spent = dict(zip(MEASURED, phases.take(), strict=True))
+    assert (spent["other"], spent["data"], spent["forward"], spent["save"]) == (1.0, 5.0, 4.0, 0.0)
+    assert sum(phases.take()) == 0.0
+
+
+def test_own_work_is_counted_apart_from_waiting() -> None:
+    """In the phases where ranks compute, by a clock that stands still while the thread waits."""
+    walls, owns = itertools.count(), iter([0.0, 0.5, 2.5, 3.0, 3.25, 10.0, 11.0])
+    phases = Phases(lambda: float(next(walls)), lambda: next(owns))
+    for phase in ("forward", "backward", "update"):
+        phases.enter(phase)
+    spent = dict(zip(MEASURED, phases.take(), strict=True))
+    assert (spent["forward"], spent["backward"], spent["computing"]) == (1.0, 1.0, 2.5)
+    phases.enter("data")
+    assert dict(zip(MEASURED, phases.take(), strict=True))["computing"] == 0.0
+
+
+def test_the_watchdog_is_earlier_than_process_groups() -> None:
+    alone = World(0, 1, 0, torch.device("cpu"))
+    assert earlier_than_groups(600.0, 1800.0, WORLD) == 600.0
+    assert earlier_than_groups(600.0, 60.0, WORLD) == 45.0
+    assert earlier_than_groups(0.0, 60.0, WORLD) == 0.0
+    assert earlier_than_groups(600.0, 60.0, alone) == 600.0
+
+
+def test_the_recorder_of_nccl_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without CUDA lacks its function, and on CUDA the other recorder stays empty."""
+    module = torch._C._distributed_c10d
+    monkeypatch.setattr(module, "_dump_nccl_trace_json", lambda: b'{"entries": [1]}', raising=False)
+    monkeypatch.setattr(module, "_dump_fr_trace_json", lambda: b'{"entries": []}')
+    dump_collectives(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["collectives-nccl-rank-3.json"]

@@ -1,0 +1,173 @@
+"""Units shared by workers: each done once, none lost, the hopeless ones named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError, WorkError
+from core.queue.leases import Leases
+from core.queue.work_queue import QueueConfig, WorkQueue
+
+UNITS = [f"{number:03d}" for number in range(12)]
+CONFIG = QueueConfig(timeout_s=60, heartbeat_s=0.02)
+
+
+def make_queue(folder: Path, config: QueueConfig = CONFIG, **more: object) -> WorkQueue:
+    """A queue whose units are done when a file of their name lies in `done`."""
+    (folder / "done").mkdir(exist_ok=True)
+    list_done = lambda: {path.name for path in (folder / "done").iterdir()}  # noqa: E731
+    return WorkQueue(folder / "leases", UNITS, config, list_done=list_done, **more)  # type: ignore[arg-type]
+
+
+def do(folder: Path, unit: str) -> None:
+    (folder / "done" / unit).touch()
+
+
+def make_old(folder: Path, unit: str, seconds: float) -> None:
+    path = max((folder / "leases").glob(f"{unit}.*.lease"))
+    stamp = path.stat().st_mtime - seconds
+    os.utime(path, (stamp, stamp))
+
+
+def test_many_workers_do_every_unit_once(tmp_path: Path) -> None:
+    times = dict.fromkeys(UNITS, 0)
+    lock, start = threading.Lock(), threading.Barrier(4)
+
+    def count(unit: str) -> None:
+        with lock:
+            times[unit] += 1
+        do(tmp_path, unit)
+
+    def work() -> None:
+        queue = make_queue(tmp_path)
+        start.wait()
+        queue.work(count)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert times == dict.fromkeys(UNITS, 1)
+    assert make_queue(tmp_path).leases.states() == []
+
+
+def test_a_unit_of_a_lost_worker_is_waited_for_and_then_taken_over(tmp_path: Path) -> None:
+    lost = Leases(tmp_path / "leases", timeout_s=60, owner="lost")
+    assert lost.claim("005") is not None
+    waited: list[str] = []
+
+    def wait(states: list) -> None:
+        waited.extend(state.owner for state in states)
+        assert {path.name for path in (tmp_path / "done").iterdir()} == set(UNITS) - {"005"}
+        make_old(tmp_path, "005", 61)
+
+    queue = make_queue(tmp_path)
+    queue.work(lambda unit: do(tmp_path, unit), wait)
+    assert waited == ["lost"]
+    assert queue.left() == []
+
+
+def test_a_unit_that_fails_is_tried_last_and_then_named(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def work(unit: str) -> None:
+        order.append(unit)
+        if unit == "003":
+            raise WorkError("no good")
+        do(tmp_path, unit)
+
+    queue = make_queue(tmp_path)
+    queue.work(work)
+    assert order.count("003") == 3
+    assert sorted(order) == sorted([*UNITS, "003", "003"])
+    assert order[-2:] == ["003", "003"]
+    (failure,) = queue.failures()
+    assert (failure.unit, failure.final, len(failure.errors)) == ("003", True, 3)
+    assert failure.errors[0].endswith("WorkError: no good")
+    assert f":{os.getpid()}: " in failure.errors[0]
+    make_queue(tmp_path).work(work)
+    assert order.count("003") == 3  # given up
+    queue.forget_failures()
+    assert queue.left() == ["003"]
+
+
+def test_a_unit_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
+    tries: list[str] = []
+
+    def work(unit: str) -> None:
+        tries.append(unit)
+        if tries.count(unit) < 2:
+            raise OSError("the file server hiccuped")
+        do(tmp_path, unit)
+
+    queue = make_queue(tmp_path)
+    queue.work(work)
+    assert sorted(tries) == sorted(2 * UNITS)
+    assert queue.failures() == []
+
+
+def test_a_unit_that_loses_its_workers_is_given_up(tmp_path: Path) -> None:
+    for _ in range(3):
+        assert Leases(tmp_path / "leases", timeout_s=60).claim("000") is not None
+        make_old(tmp_path, "000", 61)
+    done: list[str] = []
+    queue = make_queue(tmp_path)
+    queue.work(lambda unit: (done.append(unit), do(tmp_path, unit))[0])
+    assert sorted(done) == UNITS[1:]
+    assert [f.errors for f in queue.failures()] == [("3 workers in a row were lost while they were at it",)]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), LookupError("fatal")])
+def test_a_full_disk_or_a_fatal_error_ends_the_worker_and_blames_no_unit(
+    tmp_path: Path, error: Exception
+) -> None:
+    def work(unit: str) -> None:
+        raise error
+
+    queue = make_queue(tmp_path, fatal=(LookupError,))
+    with pytest.raises(type(error), match=r"No space left|fatal"):
+        queue.work(work)
+    assert queue.failures() == []
+    assert queue.leases.states() == []  # given back
+
+
+def test_an_error_in_a_unit_that_was_taken_over_is_nobodys(tmp_path: Path) -> None:
+    def work(unit: str) -> None:
+        if unit == "004" and not (tmp_path / "done" / unit).exists():
+            make_old(tmp_path, unit, 61)
+            assert Leases(tmp_path / "leases", timeout_s=60, owner="other").claim(unit) is not None
+            do(tmp_path, unit)
+            raise WorkError("its temporary file was removed")
+        do(tmp_path, unit)
+
+    queue = make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=30))
+    queue.work(work)
+    assert queue.failures() == []
+
+
+def test_a_heartbeat_slower_than_half_the_timeout_is_refused() -> None:
+    with pytest.raises(UserError, match=r"heartbeat_s=20: expected at most half of timeout_s=30"):
+        QueueConfig(timeout_s=30, heartbeat_s=20)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_worker_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(tmp_path)
+
+    def full(descriptor: int, text: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            queue.work(lambda unit: do(tmp_path, unit))
+    assert not list((tmp_path / "leases").iterdir())
+    queue.work(lambda unit: do(tmp_path, unit))
+    assert queue.left() == []

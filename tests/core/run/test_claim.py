@@ -1,0 +1,251 @@
+"""Claiming an output folder: new, continued, finished, somebody else's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from core.config import loading
+from core.config.settings import setting
+from core.engine.config import EngineConfig
+from core.errors import UserError, WorkError
+from core.run.claim import claim, claim_run
+from core.run.run_lock import RunLock
+from tests.core.run.test_run_lock import living_owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    output: Path = setting(Path("out"), "folder that is written")
+    size: int = setting(1, "size")
+    log_every: int = setting(1, "steps between lines")
+    processes: int = setting(1, "ranks")
+    quarantine_budget: float = setting(0.1, "samples that may be set aside")
+    on_skipped: str = setting("stop", "what happens after too many bad steps")
+    overwrite: bool = setting(False, "start over")
+    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def take(output: Path, job: Job | None = None, *, overwrite: bool = False) -> str:
+    return claim(output, job or Job(), done="done.json", overwrite=overwrite)
+
+
+def test_claim_goes_from_new_over_continue_to_finished(tmp_path: Path) -> None:
+    output = tmp_path / "a" / "b"
+    assert take(output) == "new"
+    assert loading.load(Job, [output / "config.yaml"]) == Job()
+    assert take(output) == "continue"
+    (output / "done.json").write_text("{}")
+    assert take(output) == "finished"
+
+
+def test_another_config_is_refused_with_the_field_and_both_values(tmp_path: Path) -> None:
+    take(tmp_path)
+    with pytest.raises(UserError) as caught:
+        take(tmp_path, Job(size=2))
+    assert (caught.value.field, caught.value.value) == ("size", 2)
+    assert str(caught.value).startswith("size=2: expected 1, with which")
+    assert "overwrite=true" in str(caught.value)
+    assert loading.load(Job, [tmp_path / "config.yaml"]).size == 1
+
+
+def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_path: Path) -> None:
+    take(tmp_path)
+    recorded = tmp_path / "config.yaml"
+    kept = [
+        line for line in recorded.read_text().splitlines() if "size" not in line and "precision" not in line
+    ]
+    assert len(kept) < len(recorded.read_text().splitlines())
+    recorded.write_text("\n".join(kept))
+    assert take(tmp_path) == "continue"
+    with pytest.raises(UserError, match="size=2: expected 1, with which"):
+        take(tmp_path, Job(size=2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"log_every": 9},
+        {"processes": 2},
+        {"quarantine_budget": 3.0},
+        {"on_skipped": "rollback"},
+        {"output": Path("x")},
+    ],
+)
+def test_fields_that_do_not_change_the_result_are_not_compared(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    take(tmp_path)
+    assert take(tmp_path, replace(Job(), **change)) == "continue"  # type: ignore[arg-type]
+
+
+def test_what_may_grow_continues_a_finished_output_and_may_not_shrink(tmp_path: Path) -> None:
+    def take_longer(size: int) -> str:
+        return claim(tmp_path, Job(size=size), done="done.json", overwrite=False, may_grow=("size",))
+
+    take(tmp_path, Job(size=2))
+    (tmp_path / "done.json").write_text("{}")
+    assert take_longer(2) == "finished"
+    with pytest.raises(UserError, match="size=1: expected 2 or more, with which"):
+        take_longer(1)
+    assert (tmp_path / "done.json").exists()
+    assert take_longer(3) == "continue"
+    assert not (tmp_path / "done.json").exists()
+    assert loading.load(Job, [tmp_path / "config.yaml"]).size == 3
+    with pytest.raises(UserError, match="size=4: expected 3, with which"):
+        take(tmp_path, Job(size=4))
+
+
+def test_overwrite_removes_what_is_ours(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    output = tmp_path / "output"
+    take(output)
+    (output / "done.json").write_text("{}")
+    (output / "deep").mkdir()
+    (output / "deep" / "file").write_text("x")
+    (output / "link").symlink_to(outside)
+    assert take(output, Job(size=2), overwrite=True) == "new"
+    assert [entry.name for entry in output.iterdir()] == ["config.yaml"]
+    assert (outside / "keep").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["letter.txt", "config.yaml"])
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / name).write_text("size: 1\n")
+    with pytest.raises(UserError, match="expected a new or empty folder"):
+        take(tmp_path, overwrite=overwrite)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "size: 1\n"
+
+
+def test_the_output_of_another_job_is_refused(tmp_path: Path) -> None:
+    take(tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(Job.__module__, "tools.other"))
+    with pytest.raises(UserError, match=r"this is one of tools\.other"):
+        take(tmp_path, overwrite=True)
+
+
+def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="this is a file"):
+        take(tmp_path / "file")
+    with pytest.raises(UserError, match="this is a file"):
+        claim_run(tmp_path / "file", Job(), done="done.json")
+
+
+def test_a_claim_that_was_killed_before_its_first_file_is_repeated(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-0123456789ab-config.yaml").write_text("size")
+    assert take(tmp_path) == "new"
+
+
+def test_a_run_may_go_on_with_another_way_to_share_the_work_but_not_another_precision(tmp_path: Path) -> None:
+    take(tmp_path)
+    otherwise = EngineConfig(
+        zero_stage=3, sequence_parallel=2, activation_checkpointing="full", micro_batch=1
+    )
+    assert take(tmp_path, Job(engine=otherwise)) == "continue"
+    with pytest.raises(UserError, match=r"engine\.precision=fp32: expected bf16"):
+        take(tmp_path, Job(engine=EngineConfig(precision="fp32")))
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_does_not_remove_what_the_start_with_overwrite_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    job = Job(overwrite=True)
+    checkpoint = tmp_path / "checkpoints"
+    monkeypatch.setenv(name, "0")
+    take(tmp_path, job)
+    checkpoint.mkdir()
+    assert claim_run(tmp_path, job, done="done.json")
+    assert not checkpoint.exists()
+    assert "leave overwrite=true out" in capsys.readouterr().err
+    checkpoint.mkdir()
+    monkeypatch.setenv(name, "1")
+    assert claim_run(tmp_path, job, done="done.json")
+    assert checkpoint.exists()
+    assert "continues, since this is a restart" in capsys.readouterr().err
+    (tmp_path / "done.json").write_text("{}")
+    assert not claim_run(tmp_path, job, done="done.json")
+
+
+def test_a_requeued_job_does_not_take_an_older_run_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first start died before it came to the folder, where another job's finished run lies."""
+    assert claim_run(tmp_path, Job(), done="done.json")
+    RunLock(tmp_path).acquire()
+    (tmp_path / "done.json").write_text("{}")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not claim_run(tmp_path, Job(), done="done.json")  # it is the same run, and was to be continued
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
+    RunLock(tmp_path).acquire()
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_removing_an_older_run_ends_with_what_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_run(tmp_path, Job(), done="done.json")
+    RunLock(tmp_path).acquire()
+    for name in ("done.json", "metrics.jsonl", "z"):
+        (tmp_path / name).touch()
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def note(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", note)
+    claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    removed = [name for name in removed if not name.startswith(".tmp-")]
+    assert (removed[0], sorted(removed[1:3]), removed[3:]) == (
+        "done.json",
+        ["metrics.jsonl", "z"],
+        ["run.lock", "config.yaml"],
+    )
+
+
+def test_a_config_that_failed_before_the_first_step_may_be_corrected(tmp_path: Path) -> None:
+    assert claim_run(tmp_path, Job(size=1), done="done.json")
+    (tmp_path / "latents.json").touch()
+    assert claim_run(tmp_path, Job(size=2), done="done.json")
+    assert loading.load(Job, [tmp_path / "config.yaml"]).size == 2
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="size=3: expected 2, with which"):
+        claim_run(tmp_path, Job(size=3), done="done.json")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").touch()
+    with pytest.raises(UserError, match="a new or empty folder"):
+        claim_run(foreign, Job(), done="done.json")
+    assert (foreign / "letter.txt").exists()
+
+
+def test_the_folder_of_a_living_run_is_not_removed(tmp_path: Path) -> None:
+    take(tmp_path)
+    with living_owner(tmp_path) as process:
+        with pytest.raises(WorkError, match=f"is being written by process {process} on this host"):
+            claim_run(tmp_path, Job(overwrite=True), done="done.json")
+        assert (tmp_path / "config.yaml").exists()
+    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    assert not (tmp_path / "run.lock").exists()
+    RunLock(tmp_path).acquire()

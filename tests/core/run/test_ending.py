@@ -1,0 +1,121 @@
+"""Signals end a process where that is safe, and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from core.run.ending import Ending
+
+
+def reached(
+    number: int, block: Callable[[Ending, list[str]], None]
+) -> tuple[list[str], BaseException | None]:
+    """Which places `block` came to, and how it ended."""
+    places: list[str] = []
+    ending = Ending()
+    before = signal.getsignal(number)
+    try:
+        with ending.catching():
+            block(ending, places)
+    except (SystemExit, KeyboardInterrupt) as error:
+        return places, error
+    finally:
+        assert signal.getsignal(number) is before
+    return places, None
+
+
+def test_a_signal_ends_the_block_at_once() -> None:
+    def block(ending: Ending, places: list[str]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        places.append("after the signal")
+
+    places, error = reached(signal.SIGTERM, block)
+    assert places == []
+    assert isinstance(error, SystemExit)
+    assert error.code == 128 + signal.SIGTERM
+
+
+def test_within_held_it_waits_for_allowed() -> None:
+    def block(ending: Ending, places: list[str]) -> None:
+        with ending.held():
+            signal.raise_signal(signal.SIGINT)
+            places.append("held")
+            with ending.allowed():
+                places.append("allowed")
+
+    places, error = reached(signal.SIGINT, block)
+    assert places == ["held"]
+    assert isinstance(error, KeyboardInterrupt)
+
+
+def test_within_held_it_waits_for_the_end() -> None:
+    def block(ending: Ending, places: list[str]) -> None:
+        with ending.held():
+            signal.raise_signal(signal.SIGTERM)
+            places.append("held")
+        places.append("behind")
+
+    places, error = reached(signal.SIGTERM, block)
+    assert places == ["held"]
+    assert isinstance(error, SystemExit)
+
+
+def test_within_allowed_it_comes_at_once_and_after_it_is_held_again() -> None:
+    def block(ending: Ending, places: list[str]) -> None:
+        with ending.held():
+            with ending.allowed():
+                places.append("allowed")
+            signal.raise_signal(signal.SIGTERM)
+            places.append("held")
+            with ending.allowed():
+                places.append("never")
+
+    places, error = reached(signal.SIGTERM, block)
+    assert places == ["allowed", "held"]
+    assert isinstance(error, SystemExit)
+
+
+def test_another_thread_goes_on_without() -> None:
+    done = []
+
+    def work() -> None:
+        with Ending().catching():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+RANK = """
+import atexit, os, sys, time
+from core.run.ending import end_with
+
+def main():
+    atexit.register(print, "shutdown of the interpreter")
+    print("some work")
+    if sys.argv[1] == "raise":
+        raise ValueError("broken")
+    if sys.argv[1] == "exit":
+        sys.exit("for a reason")
+    return int(sys.argv[1])
+
+end_with(main)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("0", 0), ("3", 3), ("raise", 1), ("exit", 1)])
+def test_a_rank_ends_with_its_status_and_without_the_shutdown_of_the_interpreter(
+    how: str, status: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", RANK, how], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, "some work\n")
+    assert ("ValueError: broken" in done.stderr) == (how == "raise")
+    assert ("for a reason" in done.stderr) == (how == "exit")

@@ -1,0 +1,102 @@
+"""Run: pytest tests/core/run/test_run_lock.py"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.errors import WorkError
+from core.run.run_lock import RunLock
+
+
+@contextlib.contextmanager
+def living_owner(folder: Path) -> Iterator[int]:
+    """The number of another process that holds the folder's lock, and is killed at the end."""
+    program = f"""
+import sys; from pathlib import Path; from core.run.run_lock import RunLock
+RunLock(Path({str(folder)!r})).acquire(); print('ready', flush=True); sys.stdin.read()"""
+    owner = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        yield owner.pid
+    finally:
+        owner.kill()
+        owner.communicate()
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_attempts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = RunLock(tmp_path)
+    assert lock.acquire().name == "local.1"
+    lock.release()
+    assert RunLock(tmp_path).acquire().name == "local.2"
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    attempt = RunLock(tmp_path).acquire()
+    assert (attempt.name, attempt.number) == ("812.3", 3)
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_who_began_the_run_stays_whoever_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lock = RunLock(tmp_path)
+    assert not lock.begun_by_another()  # nobody has
+    monkeypatch.setenv(name, "812")
+    lock.acquire()
+    monkeypatch.delenv(name)
+    RunLock(tmp_path).acquire()  # somebody goes on by hand
+    assert lock.begun_by_another()
+    monkeypatch.setenv(name, "812")
+    assert not lock.begun_by_another()
+    monkeypatch.setenv(name, "813")
+    assert lock.begun_by_another()
+
+
+def test_a_launch_without_a_name_and_a_run_of_an_earlier_version_may_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert not lock.begun_by_another()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "812")
+    assert lock.begun_by_another()
+    record = json.loads(lock.path.read_text())
+    del record["begun_by"]
+    lock.path.write_text(json.dumps(record))
+    assert not lock.begun_by_another()
+    lock.acquire()
+    assert not lock.begun_by_another()
+
+
+def test_a_newer_attempt_fences_off_the_older(tmp_path: Path) -> None:
+    old, new = RunLock(tmp_path), RunLock(tmp_path)
+    old.acquire()
+    old.check()
+    new.acquire()
+    with pytest.raises(WorkError, match="was taken over by attempt"):
+        old.check()
+    old.release()  # changes nothing
+    new.check()
+
+
+def test_a_living_owner_keeps_others_out_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    with living_owner(tmp_path) as process:
+        with pytest.raises(WorkError, match=f"is being written by process {process}"):
+            RunLock(tmp_path).acquire()
+        assert json.loads((tmp_path / "run.lock").read_text())["number"] == 1
+    assert RunLock(tmp_path).acquire().number == 2
+    assert json.loads((tmp_path / "run.lock").read_text())["number"] == 2

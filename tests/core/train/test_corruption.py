@@ -1,0 +1,111 @@
+"""Bits that turn over and arithmetic that is wrong. Run: pytest tests/core/train/test_corruption.py"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.distributed.ranks import World
+from core.errors import WorkError
+from core.metrics.rows import read_rows
+from core.train.corruption import checksums, same_losses
+from core.train.trainer import Trainer, TrainerConfig
+from tests.core.toy_run import ToyObjective, toy_trainer
+from tests.core.train.test_trainer import assert_equal_runs
+
+
+def flip(tensor: Tensor, bit: int = 0) -> None:
+    """Turn one bit of the first number over."""
+    tensor.detach().view(-1).view(torch.uint8)[:1].bitwise_xor_(1 << bit)
+
+
+def before_step(trainer: Trainer, step: int, act: Callable[[], object]) -> None:
+    """Do something between the update before `step` (from 0) and its own."""
+    batches = trainer.feed.batches
+
+    def watched(first: int) -> Iterator[list[Batch]]:
+        for number, parts in enumerate(batches(first), first):
+            if number == step:
+                act()
+            yield parts
+
+    trainer.feed = replace(trainer.feed, batches=watched)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("what", ["master 0", "exp_avg 0", "average 0.5 0"])
+def test_a_bit_that_turns_over_ends_the_run(world: World, tmp_path: Path, stage: int, what: str) -> None:
+    trainer = toy_trainer(tmp_path, world, steps=6, zero_stage=stage, check_every=1)
+    assert trainer.ema
+    held = {
+        "master 0": trainer.engine.flats[0],
+        "exp_avg 0": trainer.engine.moments()["exp_avg"][0],
+        "average 0.5 0": trainer.ema.averages["0.5"][0],
+    }
+    before_step(trainer, 3, lambda: flip(held[what]))
+    with pytest.raises(WorkError, match=f"rank 0: {what} changed between two updates, found before step 4"):
+        trainer.fit()
+    (row,) = read_rows(tmp_path / "incidents.jsonl")
+    assert (row["kind"], row["step"]) == ("corrupt", 4)
+    assert row["ranks"] == [{"rank": 0, "what": [what], "how": "changed between two updates"}]
+
+
+def test_arithmetic_that_is_wrong_once_is_found(world: World, tmp_path: Path) -> None:
+    class Unsteady(ToyObjective):
+        calls = 0
+
+        def loss(self, *arguments: Any) -> Any:
+            self.calls += 1
+            losses = super().loss(*arguments)
+            if self.calls == 4:  # steps 1 and 2, then the first of the two passes of the check
+                flip(losses.loss)
+            return losses
+
+    trainer = toy_trainer(tmp_path, world, steps=6, check_every=3)
+    trainer.stepper.objective = Unsteady()
+    with pytest.raises(
+        WorkError, match=r"rank 0: loss came out otherwise when computed again \(.*\), found before"
+    ):
+        trainer.fit()
+    assert trainer.step == 2
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_checking_changes_nothing(world: World, tmp_path: Path, stage: int) -> None:
+    checked, plain = tmp_path / "checked", tmp_path / "plain"
+    options: dict[str, Any] = {"steps": 5, "dropout": 0.3, "zero_stage": stage, "validate_every": 2}
+    toy_trainer(checked, world, check_every=1, **options).fit()
+    toy_trainer(plain, world, **options).fit()
+    assert_equal_runs(checked, plain)
+
+
+def test_by_default_every_checkpoint_follows_a_check() -> None:
+    config = TrainerConfig()
+    assert config.save_every % config.check_every == 0
+
+
+def test_only_where_sums_have_one_order_must_losses_agree_to_the_bit() -> None:
+    losses = torch.tensor([0.5, 2.0, torch.nan])
+    rounded, wrong = losses * (1 + 1e-6), losses * torch.tensor([1.0, 1.01, 1.0])
+    for exact in (True, False):
+        assert same_losses(losses, losses.clone(), exact=exact)
+        assert not same_losses(losses, wrong, exact=exact)
+        assert same_losses(losses, rounded, exact=exact) is not exact
+
+
+def test_any_bit_changes_a_checksum() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int8):
+        tensor = torch.arange(7).to(dtype)
+        before = checksums([("x", tensor)])
+        for bit in range(8):
+            flip(tensor, bit)
+            assert checksums([("x", tensor)]) != before
+            flip(tensor, bit)
+        assert checksums([("x", tensor)]) == before

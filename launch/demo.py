@@ -16,7 +16,7 @@ from launch.report import REPORT, STAGES
 from launch.stages import ROOT, Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
-    from data.index import Dataset
+    from data.dataset.index import Dataset
 
 RECIPES = ROOT / "configs" / "demo"
 RESULT = "demo.json"
@@ -172,7 +172,7 @@ class Chain:
         """What can be generated: what the data has. The built-in digits have both."""
         if not self.config.source:
             return ("images", "clips")
-        from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
+        from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
 
         present = set(self._found().index["bucket"].tolist())
         kinds = {"images": IMAGE_BUCKET, "clips": VIDEO_BUCKET}
@@ -180,7 +180,7 @@ class Chain:
 
     def _found(self) -> Dataset:
         """What `shard` made of the user's folder."""
-        from data.index import Dataset
+        from data.dataset.index import Dataset
 
         return Dataset(self.at("shards"))
 

@@ -23,17 +23,18 @@ OWNERS = {
     "yaml": r"core/config/loading\.py",
     "deepspeed": r"core/engine/\w+\.py",
     "wandb": r"core/metrics/wandb_view\.py",
-    "webdataset": r"data/\w+\.py|tools/bench/peers\.py",
+    "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
     "submitit": r"launch/slurm\.py",
     "flash_attn": r"models/attention_backends\.py",
     "flash_attn_interface": r"models/attention_backends\.py",
-    "av": r"data/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
-    "PIL": r"data/(media|duplicates)\.py|tools/pictures\.py",  # decoded in the first only
-    "imagehash": r"data/duplicates\.py",
-    "scenedetect": r"data/scenes\.py",
-    "pyarrow": r"data/tables\.py",
+    "av": r"data/media/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
+    # Pictures are decoded in the first only.
+    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|tools/pictures\.py",
+    "imagehash": r"data/raw/duplicates\.py",
+    "scenedetect": r"data/media/scenes\.py",
+    "pyarrow": r"data/raw/tables\.py",
     "sklearn": r"tools/digits\.py",
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
     "transformers": r"models/text\.py",
@@ -42,7 +43,7 @@ MAY_CATCH_ALL = {
     "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention_choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
-    "data/ahead.py",  # likewise
+    "data/loading/ahead.py",  # likewise
 }
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
@@ -91,7 +92,7 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
             assert not broad or ast.unparse(node.body[-1]) == "raise", f"line {node.lineno}"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "Image.open" or name_of(source) == "data/media.py", f"line {node.lineno}"
+            assert called != "Image.open" or name_of(source) == "data/media/images.py", f"line {node.lineno}"
             assert called not in {"torch.load", "os.system", "eval", "exec"}, f"line {node.lineno}"
             for keyword in node.keywords:
                 given = f"{keyword.arg}={ast.unparse(keyword.value)}"

@@ -114,7 +114,7 @@ def is_heldout(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Config) -> None:
     """Render one file and publish it whole."""
-    from data.media import encode_mp4, encode_png
+    from data.media.images import encode_mp4, encode_png
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if file.clip is None:

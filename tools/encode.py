@@ -13,8 +13,8 @@ from typing import Literal
 from core.config.settings import REQUIRED, setting
 from core.progress import say
 from core.queue.work_queue import QueueConfig
-from data.buckets import BucketConfig
-from data.formats import DEFAULT_LIMITS, MediaLimits
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.order.buckets import BucketConfig
 from models.tiling import TilingConfig
 
 

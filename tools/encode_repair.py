@@ -14,13 +14,13 @@ from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
 from core.progress import Progress, say
 from core.queue.work_queue import QueueConfig, WorkQueue
-from data.assembly import index_from_parts, views_from_parts
-from data.encode_job import Job, part_name
-from data.encoding import encode_shard
-from data.packs import scan_part
-from data.quarantine import QUARANTINE, Quarantine, QuarantineEntry
-from data.schema import MANIFEST, DatasetManifest, write_index
-from data.shards import RECEIPTS
+from data.dataset.quarantine import QUARANTINE, Quarantine, QuarantineEntry
+from data.dataset.schema import MANIFEST, DatasetManifest, write_index
+from data.latent.assembly import index_from_parts, views_from_parts
+from data.latent.encode_job import Job, part_name
+from data.latent.encoding import encode_shard
+from data.latent.packs import scan_part
+from data.raw.writing import RECEIPTS
 from tools.encode_setup import LEASES, report, start
 from tools.encode_state import damaged, published
 

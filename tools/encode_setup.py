@@ -17,14 +17,14 @@ from core.files import TEMPORARY_PREFIX
 from core.progress import counted, say
 from core.queue.leases import Leases
 from core.run.claim import claim
-from data.buckets import NO_BUCKET, assign, make_buckets
-from data.encode_job import Job, begin
-from data.index import Dataset
-from data.latents import compare
-from data.quarantine import QUARANTINE, Quarantine
-from data.scaling import RESIZE
-from data.schema import MANIFEST, DatasetManifest
-from data.shards import drop_receipts
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.schema import MANIFEST, DatasetManifest
+from data.latent.encode_job import Job, begin
+from data.latent.reading import compare
+from data.media.scaling import RESIZE
+from data.order.buckets import NO_BUCKET, assign, make_buckets
+from data.raw.writing import drop_receipts
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from core.files import sha256_file
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
-from data.index import Dataset
-from data.loader import shard_starts
-from data.schema import MANIFEST, DatasetManifest, ShardRecord
-from data.shards import RECEIPTS
+from data.dataset.index import Dataset
+from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
+from data.loading.loader import shard_starts
+from data.raw.writing import RECEIPTS
 from tools.encode_setup import LEASES, size
 
 if TYPE_CHECKING:

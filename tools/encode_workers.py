@@ -20,11 +20,11 @@ from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
 from core.run.ending import Ending
-from data.assembly import assemble
-from data.encode_job import Job
-from data.encoding import encode_shard
-from data.quarantine import BudgetError
-from data.schema import MANIFEST, DatasetManifest
+from data.dataset.quarantine import BudgetError
+from data.dataset.schema import MANIFEST, DatasetManifest
+from data.latent.assembly import assemble
+from data.latent.encode_job import Job
+from data.latent.encoding import encode_shard
 from tools.encode_setup import LEASES, choose_device, clear, make_job, start
 
 if TYPE_CHECKING:

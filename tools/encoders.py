@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from data.buckets import Bucket
+from data.order.buckets import Bucket
 from models.tiling import TilingConfig
 
 if TYPE_CHECKING:

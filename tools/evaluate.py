@@ -94,7 +94,7 @@ def run(config: Config) -> None:
 
 def _require_real(config: Config) -> None:
     """UserError unless the real data are raw datasets and the autoencoder is one."""
-    from data.index import Dataset
+    from data.dataset.index import Dataset
 
     for field in ("real", "heldout"):
         if folder := getattr(config, field):
@@ -109,7 +109,7 @@ def _require_real(config: Config) -> None:
 
 def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:
     """Return real data in the samples' shapes: what is learned from, and what is held out."""
-    from data.index import Dataset
+    from data.dataset.index import Dataset
     from tools.real import Shape, read
 
     shapes = [Shape(s.frames, s.height, s.width) for s in samples]
@@ -194,7 +194,7 @@ def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> fl
     """Return the PSNR in dB of images (N, H, W, 3) after encoding (posterior mean) and decoding."""
     import torch
 
-    from data.media import from_tensor, to_tensor
+    from data.media.images import from_tensor, to_tensor
     from models.autoencoder.opening import open_autoencoder
     from tools.scores import psnr
 

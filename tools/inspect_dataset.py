@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from core.errors import WorkError
 from core.progress import Progress, say
-from data.audit import audit
-from data.formats import IMAGE_FORMATS, MediaError
-from data.index import Dataset
-from data.media import decode_image, decode_video, resize_crop
-from data.packs import LATENT_DTYPE
-from data.quarantine import QUARANTINE, read_quarantine
-from data.reindex import reindex
-from data.remote import RemoteFolder, url_of
-from data.schema import INDEX, MANIFEST, DatasetManifest
-from data.summary import as_text, summarise
-from data.tars import read_range
+from data.dataset.audit import audit
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, read_quarantine
+from data.dataset.remote import RemoteFolder, url_of
+from data.dataset.schema import INDEX, MANIFEST, DatasetManifest
+from data.dataset.summary import as_text, summarise
+from data.dataset.tars import read_range
+from data.latent.packs import LATENT_DTYPE
+from data.media.formats import IMAGE_FORMATS, MediaError
+from data.media.images import decode_image, decode_video, resize_crop
+from data.reindexing.reindex import reindex
 from tools.inspection import tell
 from tools.pictures import PAPER, choose_rows, class_name, enlarge, enlargement, page, write_png
 

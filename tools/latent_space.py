@@ -20,9 +20,9 @@ from core.diffusion.objective import ObjectiveConfig
 from core.errors import UserError
 from core.files import fsync_folder, instead, temporary_name, write_json
 from core.run.claim import CONFIG_NAME
-from data.index import Dataset
-from data.latents import Normaliser, compare
-from data.mixture import Mixture
+from data.dataset.index import Dataset
+from data.latent.mixture import Mixture
+from data.latent.reading import Normaliser, compare
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 

@@ -24,20 +24,20 @@ from core.errors import UserError, WorkError
 from core.files import fingerprint
 from core.losses import Losses, Objective
 from core.progress import Progress
-from data.assembly import used_buckets
-from data.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
-from data.formats import DEFAULT_LIMITS, MediaError, MediaLimits
-from data.index import Dataset
-from data.latents import LatentSums
-from data.loader import latent_stocks, shard_starts
-from data.media import to_tensor
-from data.order import count_buckets
-from data.packs import Shape
-from data.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
-from data.quarantine import QUARANTINE, Quarantine
-from data.schema import DatasetManifest
-from data.steps import LoaderConfig
-from data.texts import RowTexts
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.schema import DatasetManifest
+from data.latent.assembly import used_buckets
+from data.latent.packs import Shape
+from data.latent.reading import LatentSums
+from data.latent.texts import RowTexts
+from data.loading.loader import latent_stocks, shard_starts
+from data.loading.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
+from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.images import to_tensor
+from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.order import count_buckets
+from data.order.steps import LoaderConfig
 from models.tiling import TilingConfig
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 

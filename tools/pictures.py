@@ -10,7 +10,7 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from core.files import atomic_file
-from data.media import encode_mp4, encode_png
+from data.media.images import encode_mp4, encode_png
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between pictures

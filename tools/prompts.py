@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import UserError
-from data.latents import compare
+from data.latent.reading import compare
 from tools.encoders import CaptionEmbedder, Clock
 
 LARGEST_FILE = 1 << 26  # bytes

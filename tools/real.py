@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from core.draws import permutation
 from core.errors import WorkError
 from core.progress import Progress, say
-from data.formats import MEDIA_SUFFIXES
-from data.media import MediaError, decode_image, decode_video, resize_crop
-from data.schema import IMAGE_BUCKET, VIDEO_BUCKET
+from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
+from data.media.formats import MEDIA_SUFFIXES
+from data.media.images import MediaError, decode_image, decode_video, resize_crop
 
 if TYPE_CHECKING:
-    from data.index import Dataset
+    from data.dataset.index import Dataset
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from core.progress import say
-from data.buckets import Bucket, assign, make_buckets
-from data.formats import MediaError
-from data.index import Dataset
-from data.media import from_tensor, to_tensor
-from data.pixels import PixelConfig, in_part, read_pixels
+from data.dataset.index import Dataset
+from data.loading.pixels import PixelConfig, in_part, read_pixels
+from data.media.formats import MediaError
+from data.media.images import from_tensor, to_tensor
+from data.order.buckets import Bucket, assign, make_buckets
 from models.autoencoder.network import Autoencoder
 
 Pixels = NDArray[np.uint8]

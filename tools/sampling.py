@@ -19,7 +19,7 @@ from core.draws import Draws
 from core.errors import UserError
 from core.files import atomic_file
 from core.progress import Progress
-from data.media import from_tensor
+from data.media.images import from_tensor
 from tools.prompts import Prompts, embed
 from tools.trained import Trained, open_run
 

@@ -15,16 +15,16 @@ from core.errors import UserError
 from core.files import write_text
 from core.progress import Progress, counted, say
 from core.run.claim import claim
-from data.clips import ClipConfig
-from data.duplicates import DuplicateConfig
-from data.filters import LEFT_OUT, FilterConfig
-from data.formats import DEFAULT_LIMITS, MediaLimits
+from data.media.clips import ClipConfig
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.raw.duplicates import DuplicateConfig
+from data.raw.filters import LEFT_OUT, FilterConfig
 from tools.pool import each
 
 if TYPE_CHECKING:
-    from data.ingest import Item, Listing
-    from data.shards import ShardTask
-    from data.survey import HygieneConfig
+    from data.raw.ingest import Item, Listing
+    from data.raw.survey import HygieneConfig
+    from data.raw.writing import ShardTask
 
 MANIFEST = "dataset.json"
 
@@ -89,8 +89,8 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
-    from data.quarantine import QUARANTINE, Quarantine
-    from data.shards import assemble, begin, drop_receipts, write_shard
+    from data.dataset.quarantine import QUARANTINE, Quarantine
+    from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -125,7 +125,7 @@ def run(config: Config) -> None:
 
 def _listing(config: Config) -> Listing:
     """What the source holds; UserError if it is of no use."""
-    from data.ingest import list_source
+    from data.raw.ingest import list_source
 
     _hygiene(config)
     source, output = Path(config.source), Path(config.output)
@@ -140,7 +140,7 @@ def _listing(config: Config) -> Listing:
 
 def _hygiene(config: Config) -> HygieneConfig:
     """How samples are chosen; UserError if a library for it is missing."""
-    from data.survey import HygieneConfig
+    from data.raw.survey import HygieneConfig
 
     hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)
     hygiene.require_installed()
@@ -151,8 +151,8 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
     if not config.chooses:
         return items
-    from data.shards import RECEIPTS
-    from data.survey import choose, chunks, found, lines_of, look
+    from data.raw.survey import choose, chunks, found, lines_of, look
+    from data.raw.writing import RECEIPTS
 
     hygiene = _hygiene(config)
     output = Path(config.output)
@@ -174,7 +174,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
 def _tasks(config: Config, items: Sequence[Item]) -> Iterator[ShardTask]:
     """The shards to write, of the samples in the order in which they are packed."""
     from core.draws import permutation
-    from data.shards import ShardTask, cut
+    from data.raw.writing import ShardTask, cut
 
     if config.shuffle:
         items = [items[k] for k in permutation(config.seed, "shard", (), len(items)).tolist()]

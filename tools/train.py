@@ -28,8 +28,8 @@ from core.run.claim import claim_run
 from core.train.feed import Feed
 from core.train.trainer import FINISHED, Trainer, TrainerConfig
 from core.train.validation import ValidationConfig
-from data.index import Dataset
-from data.loader import LatentLoader
+from data.dataset.index import Dataset
+from data.loading.loader import LatentLoader
 from models.attention_choice import settle
 from models.dit import DiT, DiTConfig, count_parameters
 from models.flops import train_flops

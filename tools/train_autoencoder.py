@@ -27,10 +27,10 @@ from core.progress import say
 from core.run.claim import claim_run
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.buckets import Bucket
-from data.index import Dataset
-from data.pixels import PixelConfig, PixelLoader
-from data.quarantine import QUARANTINE, Quarantine
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.loading.pixels import PixelConfig, PixelLoader
+from data.order.buckets import Bucket
 from models.autoencoder import store
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from models.autoencoder.store import save

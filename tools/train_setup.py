@@ -20,11 +20,11 @@ from core.losses import Losses
 from core.metrics.shape_times import ShapeTimes
 from core.progress import say
 from core.train.validation import SEED, whole_steps
-from data.index import Dataset
-from data.latents import Normaliser, sample_posterior
-from data.loader import LatentLoader
-from data.mixture import Mixture
-from data.texts import text_shape
+from data.dataset.index import Dataset
+from data.latent.mixture import Mixture
+from data.latent.reading import Normaliser, sample_posterior
+from data.latent.texts import text_shape
+from data.loading.loader import LatentLoader
 from models.autoencoder.store import locate
 from tools.latent_space import (
     choose_normaliser,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from core.batch import Batch
-from data.index import Dataset
+from data.dataset.index import Dataset
 from models.dit import DiTConfig
 from models.embeddings import Grid
 from models.flops import train_flops

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.data.raw import make_raw
+from tests.data.raw_datasets import make_raw
 
 
 @pytest.fixture(scope="module")

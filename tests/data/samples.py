@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.media import encode_mp4
+from data.media.images import encode_mp4
 
 
 def picture(height: int = 12, width: int = 16, seed: int = 0) -> np.ndarray:

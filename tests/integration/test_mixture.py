@@ -13,9 +13,9 @@ from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.metrics.rows import read_rows
 from core.run.claim import claim
-from data.index import Dataset
-from data.mixture import Mixture
-from data.schema import DatasetManifest
+from data.dataset.index import Dataset
+from data.dataset.schema import DatasetManifest
+from data.latent.mixture import Mixture
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
 from tools.train import Config, plan, run

@@ -14,11 +14,11 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
-from data.latents import Normaliser
-from data.quarantine import read_quarantine
+from data.dataset.quarantine import read_quarantine
+from data.latent.reading import Normaliser
 from models.autoencoder.opening import identify_saved
 from models.dit import DiT
-from tests.data.raw import damage, make_raw
+from tests.data.raw_datasets import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command
 from tests.tools.encode_runs import SHAPES, make_autoencoder, make_config

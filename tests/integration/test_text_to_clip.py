@@ -20,8 +20,8 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.files import write_json, write_text
-from data.buckets import BucketConfig
-from data.index import Dataset
+from data.dataset.index import Dataset
+from data.order.buckets import BucketConfig
 from models.dit import DiT, DiTConfig
 from models.tiling import TilingConfig
 from tests.data.samples import clip_bytes, image_bytes, picture

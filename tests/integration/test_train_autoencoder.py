@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.autoencoder.store import fingerprint, load
-from tests.data.raw import make_raw
+from tests.data.raw_datasets import make_raw
 from tests.integration.tiny_run import finish, rows
 from tests.tools.test_train_autoencoder import FIELDS
 

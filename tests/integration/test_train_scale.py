@@ -10,7 +10,7 @@ import torch
 from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError
-from data.index import Dataset
+from data.dataset.index import Dataset
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
 from tools.train import Config, plan
 from tools.train_setup import make_loader, micro_batch_shapes

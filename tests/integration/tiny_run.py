@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from core.files import write_text
-from data.latents import LatentSums
-from data.packs import Shape, read_part
+from data.latent.packs import Shape, read_part
+from data.latent.reading import LatentSums
 from models.autoencoder import store
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache

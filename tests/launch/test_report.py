@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import UserError
 from core.files import write_json
-from data.media import encode_mp4, encode_png
+from data.media.images import encode_mp4, encode_png
 from launch import report
 
 

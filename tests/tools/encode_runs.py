@@ -13,8 +13,8 @@ import torch
 
 from core.faults import failpoints
 from core.queue.work_queue import QueueConfig
-from data.buckets import BucketConfig
-from data.index import Dataset
+from data.dataset.index import Dataset
+from data.order.buckets import BucketConfig
 from models.autoencoder import network, store
 from tools import encode
 

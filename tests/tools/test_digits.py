@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.media import decode_image, decode_video
+from data.media.images import decode_image, decode_video
 from tools import digits
 
 pytest.importorskip("sklearn")

@@ -14,18 +14,18 @@ import torch
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from data.assembly import index_from_parts, views_from_parts
-from data.buckets import NO_BUCKET, Bucket, BucketConfig
-from data.formats import MediaLimits
-from data.index import Dataset
-from data.latents import LatentReader, Normaliser
-from data.loader import LatentLoader
-from data.media import to_tensor
-from data.pixels import read_pixels
-from data.quarantine import read_quarantine
-from data.steps import LoaderConfig
+from data.dataset.index import Dataset
+from data.dataset.quarantine import read_quarantine
+from data.latent.assembly import index_from_parts, views_from_parts
+from data.latent.reading import LatentReader, Normaliser
+from data.loading.loader import LatentLoader
+from data.loading.pixels import read_pixels
+from data.media.formats import MediaLimits
+from data.media.images import to_tensor
+from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
+from data.order.steps import LoaderConfig
 from models.autoencoder import network, store
-from tests.data.raw import damage, make_raw
+from tests.data.raw_datasets import damage, make_raw
 from tools import encode
 
 AUTOENCODER = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
@@ -151,7 +151,7 @@ def test_a_job_that_was_stopped_continues_to_the_same_bytes(config, place, monke
             raise Stopped
         return value
 
-    for module in ("data.encoding", "data.assembly"):
+    for module in ("data.latent.encoding", "data.latent.assembly"):
         monkeypatch.setattr(f"{module}.failpoint", fail)
     with pytest.raises(Stopped):
         encode.run(again)

@@ -14,13 +14,13 @@ import torch
 from core.distributed.ranks import World
 from core.errors import UserError
 from core.faults import failpoints
-from data.buckets import BucketConfig
-from data.index import Dataset
-from data.loader import LatentLoader
-from data.packs import read_part
-from data.quarantine import read_quarantine
-from data.reindex import reindex
-from data.steps import LoaderConfig
+from data.dataset.index import Dataset
+from data.dataset.quarantine import read_quarantine
+from data.latent.packs import read_part
+from data.loading.loader import LatentLoader
+from data.order.buckets import BucketConfig
+from data.order.steps import LoaderConfig
+from data.reindexing.reindex import reindex
 from models import text
 from models.tiling import TilingConfig
 from tests.data.samples import image_bytes, picture

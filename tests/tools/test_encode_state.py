@@ -13,8 +13,8 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.queue.leases import Leases
-from data.index import Dataset
-from tests.data.raw import damage, make_raw
+from data.dataset.index import Dataset
+from tests.data.raw_datasets import damage, make_raw
 from tests.tools.encode_runs import content, make_autoencoder, make_config
 from tests.tools.test_encode_workers import break_shard
 from tools import encode

@@ -19,8 +19,8 @@ import pytest
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.queue.leases import Leases
-from data.index import Dataset
-from tests.data.raw import make_raw
+from data.dataset.index import Dataset
+from tests.data.raw_datasets import make_raw
 from tests.tools.encode_runs import content, log_of, make_autoencoder, make_config, start_worker
 from tools import encode, encode_workers
 from tools.encode_setup import LEASES
@@ -152,7 +152,7 @@ def test_sigterm_gives_the_shard_back_at_once(config: encode.Config) -> None:
 
 def break_shard(monkeypatch: pytest.MonkeyPatch, shard: int) -> None:
     """Let the encoder run out of memory at the first sample of one shard."""
-    from data import encoding
+    from data.latent import encoding
 
     plain = encoding.read_pixels
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from data.index import Dataset
-from data.summary import summarise
+from data.dataset.index import Dataset
+from data.dataset.summary import summarise
 from launch import cli
 from tests.data.caches import CLIP, IMAGE, latents_of, make_cache
-from tests.data.raw import damage, make_raw
+from tests.data.raw_datasets import damage, make_raw
 from tests.data.samples import image_bytes, picture, tar_bytes
 from tools.inspect import Config, plan, run
 from tools.inspect_dataset import DAMAGED, contact_sheet
@@ -70,7 +70,7 @@ def test_summary_of_a_raw_dataset(made: Path) -> None:
 
 
 def test_a_histogram_of_many_shapes_ends(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.summary.MOST_SHAPES", 2)
+    monkeypatch.setattr("data.dataset.summary.MOST_SHAPES", 2)
     shapes = summarise(Dataset(made))["shapes"]
     assert [entry["samples"] for entry in shapes] == [5, 5, 4]
     assert shapes[-1]["name"] == "2 other shapes"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.media import decode_video
+from data.media.images import decode_video
 from tools import pictures
 
 

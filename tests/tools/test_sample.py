@@ -11,7 +11,7 @@ import pytest
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
-from data.media import decode_image, decode_video
+from data.media.images import decode_image, decode_video
 from tests.tools.runs import make_run
 from tools import sample, sampling
 from tools.generated import Samples, find_samples

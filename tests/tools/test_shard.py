@@ -16,8 +16,8 @@ import pytest
 from core.config.loading import load
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from data.index import Dataset
-from data.schema import DatasetManifest
+from data.dataset.index import Dataset
+from data.dataset.schema import DatasetManifest
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture
 from tools.shard import Config, plan, run
 
@@ -189,7 +189,7 @@ def undisturbed(config: Config, folder: Path) -> None:
 
 KILL = """
 import os, sys
-import core.draws, data.ingest, data.shards, webdataset  # once, for all the children
+import core.draws, data.raw.ingest, data.raw.writing, webdataset  # once, for all the children
 from core import failpoints
 from tools.shard import Config, run
 

@@ -10,15 +10,15 @@ import pytest
 from core.config.loading import load
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from data.clips import ClipConfig
-from data.duplicates import DuplicateConfig
-from data.filters import FilterConfig
-from data.formats import Media
-from data.index import Dataset
-from data.media import decode_video, encode_mp4
-from data.summary import summarise
+from data.dataset.index import Dataset
+from data.dataset.summary import summarise
+from data.media.clips import ClipConfig
+from data.media.formats import Media
+from data.media.images import decode_video, encode_mp4
+from data.raw.duplicates import DuplicateConfig
+from data.raw.filters import FilterConfig
+from tests.data.media.test_clips import encoded
 from tests.data.samples import clip, image_bytes, tar_bytes
-from tests.data.test_clips import encoded
 from tools.shard import Config, plan, run
 
 
@@ -158,7 +158,7 @@ def test_a_library_that_is_missing_is_told_before_work_starts(
     fields: dict[str, object],
     message: str,
 ) -> None:
-    monkeypatch.setattr("data.survey.find_spec", lambda name: None)
+    monkeypatch.setattr("data.raw.survey.find_spec", lambda name: None)
     for function in (plan, run):
         with pytest.raises(UserError, match=message):
             function(config_of(source, tmp_path / "out", **fields))
@@ -259,7 +259,7 @@ def test_a_disturbed_job_ends_with_the_same_bytes(source: Path, tmp_path: Path, 
 def test_several_processes_choose_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.survey.CHUNK", 4)
+    monkeypatch.setattr("data.raw.survey.CHUNK", 4)
     run(config_of(source, tmp_path / "many", processes=2, **ALL))
     run(config_of(source, tmp_path / "one", **ALL))
     assert contents(tmp_path / "many") == contents(tmp_path / "one")

@@ -19,11 +19,11 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
 from core.run.claim import claim
-from data.foreign import FOREIGN
-from data.index import Dataset
-from data.latents import Normaliser, sample_posterior
-from data.loader import LatentLoader
-from data.schema import DatasetManifest
+from data.dataset.index import Dataset
+from data.dataset.schema import DatasetManifest
+from data.latent.reading import Normaliser, sample_posterior
+from data.loading.loader import LatentLoader
+from data.reindexing.foreign import FOREIGN
 from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tools.latent_space import keep_latent_space

@@ -13,10 +13,10 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
-from data.index import Dataset
-from data.pixels import in_part
+from data.dataset.index import Dataset
+from data.loading.pixels import in_part
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
-from tests.data.raw import damage, make_raw
+from tests.data.raw_datasets import damage, make_raw
 from tools import reconstruct
 from tools.train_autoencoder import Config, ReconstructionConfig, ReconstructionObjective, make_loader, plan
 

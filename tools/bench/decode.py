@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from core.progress import say
-from data.media import decode_video
+from data.media.images import decode_video
 from tools.bench.clips import pyav_clip, pyav_decode_only, write_video
 from tools.bench.job import Config
 from tools.bench.rounds import Row, Way, measure

@@ -29,9 +29,9 @@ from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.ahead import read_ahead
-from data.latents import Normaliser
-from data.steps import LoaderConfig
+from data.latent.reading import Normaliser
+from data.loading.ahead import read_ahead
+from data.order.steps import LoaderConfig
 from models.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing

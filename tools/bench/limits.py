@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.index import Dataset
-from data.memory import BatchMemory
-from data.packs import LATENT_DTYPE, Shape
-from data.tars import parse_sample
+from data.dataset.index import Dataset
+from data.dataset.tars import parse_sample
+from data.latent.memory import BatchMemory
+from data.latent.packs import LATENT_DTYPE, Shape
 
 Read = tuple[np.ndarray, torch.Tensor]  # ids (n,) and their latents (n, ...)
 

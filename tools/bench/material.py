@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.index import Dataset
-from data.members import tar_header
-from data.order import count_buckets
-from data.pack_rows import index_rows
-from data.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, write_part
-from data.schema import DatasetManifest, ShardRecord, write_index
+from data.dataset.index import Dataset
+from data.dataset.schema import DatasetManifest, ShardRecord, write_index
+from data.latent.members import tar_header
+from data.latent.pack_rows import index_rows
+from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, write_part
+from data.order.order import count_buckets
 
 IMAGE: Shape = (1, 4, 1, 32, 32)  # 8 KiB
 VIDEO: Shape = (1, 16, 13, 60, 90)  # 2.2 MB

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.packs import Shape
+from data.latent.packs import Shape
 from tools.bench.material import latents_of, make_plain_tars
 
 Items = Callable[[], Iterator[Any]]

@@ -11,15 +11,15 @@ import torch
 
 from core.distributed.ranks import World
 from core.progress import say
-from data.ahead import read_ahead
-from data.index import Dataset
-from data.latents import LatentReader
-from data.loader import LatentLoader
-from data.memory import BatchMemory
-from data.packs import Shape
-from data.reindex import reindex
-from data.schema import INDEX
-from data.steps import LoaderConfig
+from data.dataset.index import Dataset
+from data.dataset.schema import INDEX
+from data.latent.memory import BatchMemory
+from data.latent.packs import Shape
+from data.latent.reading import LatentReader
+from data.loading.ahead import read_ahead
+from data.loading.loader import LatentLoader
+from data.order.steps import LoaderConfig
+from data.reindexing.reindex import reindex
 from tools.bench import limits, peers
 from tools.bench.job import Config
 from tools.bench.limits import Read

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import WorkError
-from data.index import Dataset
+from data.dataset.index import Dataset
 from models.autoencoder import store
 from models.autoencoder.network import Autoencoder, AutoencoderConfig
 from models.autoencoder.opening import identify

@@ -1,0 +1,1 @@
+"""A finished dataset folder, raw or latent, here or behind a URL."""

@@ -1,0 +1,82 @@
+"""Is every file of a dataset as it was written? Told by hash, and by the structure of its tars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from core.errors import WorkError
+from core.files import sha256_file
+from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.tars import samples
+
+
+class Finding(NamedTuple):
+    """What is wrong with one file of a dataset."""
+
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.problem}"
+
+
+def audit(
+    folder: Path, manifest: DatasetManifest, advance: Callable[[], None] = lambda: None
+) -> Iterator[Finding]:
+    """Hash every file that the manifest names; yields all that are not as they were written.
+
+    advance: called after every file.
+    """
+    for shard in manifest.shards:
+        if problem := _shard_problem(folder / shard.name, shard):
+            yield Finding(shard.name, problem)
+        advance()
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield Finding(name, "is missing")
+        elif sha256_file(path) != digest:
+            yield Finding(name, f"has another SHA-256 than {MANIFEST} says")
+        advance()
+    if (folder / INDEX).is_file() and (problem := _index_problem(folder / INDEX, manifest)):
+        yield Finding(INDEX, problem)
+    listed = {shard.name for shard in manifest.shards}
+    for name in sorted(entry.name for entry in os.scandir(folder)):
+        if name.endswith(".tar") and name not in listed:
+            yield Finding(name, f"is not in {MANIFEST}: no sample of it is in the index")
+
+
+def _shard_problem(path: Path, record: ShardRecord) -> str:
+    """ "" for the tar that was indexed, else what it is instead."""
+    if not path.is_file():
+        return "is missing"
+    if sha256_file(path) == record.sha256:
+        return ""
+    size = path.stat().st_size
+    bytes_then = "" if size == record.bytes else f" ({size} bytes, {record.bytes} when it was indexed)"
+    try:
+        count = sum(1 for _ in samples(path))
+        what = f"a whole tar of {count} samples, but not the one that was indexed"
+    except WorkError as error:
+        what = str(error).removeprefix(f"{path}: ")
+    return f"has another SHA-256 than {MANIFEST} says{bytes_then}: {what}"
+
+
+def _index_problem(path: Path, manifest: DatasetManifest) -> str:
+    try:
+        index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        return f"is not readable ({error})"
+    if index.dtype != INDEX_DTYPE or index.shape != (manifest.samples,):
+        return f"does not fit the {manifest.samples} samples of {MANIFEST}"
+    sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
+    inside = index["shard"] < len(sizes)
+    ends = index["offset"] + index["size"]
+    if not inside.all() or (ends > sizes[index["shard"]]).any():
+        return "points outside of the shards"
+    return ""

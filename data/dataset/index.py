@@ -1,0 +1,137 @@
+"""Finished datasets: the mapped index, samples by row, verification."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+import numpy as np
+
+from core.errors import WorkError
+from core.files import regular
+from core.progress import counted
+from data.dataset.audit import Finding, audit
+from data.dataset.remote import RemoteFolder, url_of
+from data.dataset.schema import (
+    INDEX,
+    INDEX_DTYPE,
+    MANIFEST,
+    MEDIA,
+    MEDIA_DTYPE,
+    DatasetManifest,
+)
+from data.dataset.tars import parse_sample, read_range
+
+_OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
+
+
+class Dataset:
+    """A finished dataset, raw or latent: a folder, or a URL (`data.dataset.remote`), of which `folder` is
+    the copy of manifest and index. place: the folder or the URL, to be shown.
+
+    Opening reads `dataset.json` and maps the index; it checks that shards and index are there and fit each
+    other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
+    something is missing or does not fit.  field: of a config, which named the folder.
+    """
+
+    def __init__(self, folder: Path | str, field: str = "source") -> None:
+        url = url_of(folder, field)
+        self._remote = RemoteFolder(url, field=field) if url else None
+        self.folder = self._remote.folder if self._remote else Path(folder)
+        self.place = url or str(folder)
+        self.manifest = DatasetManifest.read(self.folder, field)
+        names = (
+            self._remote.names.keys() if self._remote else {entry.name for entry in os.scandir(self.folder)}
+        )
+        missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
+        if missing:
+            where = self._remote.url if self._remote else self.folder
+            raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
+        self.index = self._mapped(INDEX, INDEX_DTYPE)
+        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def media(self) -> np.ndarray:
+        """(samples,) MEDIA_DTYPE, row by row beside the index; raw datasets only."""
+        return self._mapped(MEDIA, MEDIA_DTYPE)
+
+    def shard_path(self, shard: int) -> Path:
+        """The tar with this number, of a local dataset."""
+        return self.folder / self.manifest.shards[shard].name
+
+    def open_shard(self, shard: int) -> IO[bytes]:
+        """The tar with this number, open for reading and unbuffered; fetched first if it is remote.
+
+        WorkError if it is not as long as when it was indexed.
+        """
+        record = self.manifest.shards[shard]
+        if self._remote:
+            return self._remote.open_shard(record)
+        file = open(self.shard_path(shard), "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
+        size = os.fstat(file.fileno()).st_size
+        if size != record.bytes:
+            file.close()
+            raise WorkError(
+                f"{self.shard_path(shard)}: {size} bytes, but {record.bytes} when it was indexed: "
+                "truncated or replaced"
+            )
+        return file
+
+    def read(self, row: int) -> dict[str, bytes]:
+        """{suffix: content} of the members of a raw sample; safe from several threads.
+
+        WorkError if the shard is not as long as it was, or the index points at something else than a sample.
+        """
+        entry = self.index[row]
+        shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
+        if shard >= len(self.manifest.shards) or offset + size > self.manifest.shards[shard].bytes:
+            raise WorkError(f"{self.folder / INDEX}: row {row} points outside of the shards")
+        file = self._open(shard)  # held until the bytes are read: others may let go of it meanwhile
+        data = read_range(file.fileno(), size, offset)
+        try:
+            return parse_sample(data)[1]
+        except ValueError as error:
+            raise WorkError(
+                f"{self.shard_path(shard)}: row {row} of the index is no sample: {error}"
+            ) from None
+
+    def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
+        """Hash every file again, where it lies; yields all that differ. `advance` is called per file."""
+        return self._remote.audit(advance) if self._remote else audit(self.folder, self.manifest, advance)
+
+    def verify(self, advance: Callable[[], None] = lambda: None) -> None:
+        """Hash every file again; WorkError names all that differ. `advance` is called per file."""
+        found = list(self.audit(advance))
+        if found:
+            raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
+
+    def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
+        path = self.folder / name
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WorkError(f"{path}: not a readable index ({error})") from None
+        if array.dtype != dtype or array.shape != (self.manifest.samples,):
+            shape = f"{array.dtype} {array.shape}"
+            raise WorkError(f"{path}: {shape} does not fit the {self.manifest.samples} samples of {MANIFEST}")
+        return array
+
+    def _open(self, shard: int) -> IO[bytes]:
+        """The open file of a shard; the least recently used one is let go when there are too many."""
+        with self._lock:
+            file = self._files.pop(shard, None)
+            if file is None:
+                file = self.open_shard(shard)
+            self._files[shard] = file
+            if len(self._files) > _OPEN_SHARDS:
+                self._files.popitem(last=False)  # another thread that still reads keeps it open
+            return file

@@ -1,0 +1,122 @@
+"""Copies of shards on this machine, named by SHA-256, within a limit.
+
+LONGTAKE_CACHE is the folder of the copies (~/.cache/longtake) and LONGTAKE_CACHE_BYTES what shards may take
+there (64 GiB); beyond it those unused for the longest time go. Processes share the folder, also over nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from core.errors import UserError, WorkError
+from core.files import TEMPORARY_PREFIX, cache_folder, fsync_folder, sha256_file
+from data.dataset.schema import MANIFEST
+
+LOCKS = 64  # files; two shards that share one are fetched one after the other
+Download = Callable[[IO[bytes]], None]
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Copies of shards in `folder`, named by SHA-256, of at most `limit` bytes together."""
+
+    folder: Path
+    limit: int
+
+    @classmethod
+    def from_environment(cls) -> ShardCache:
+        """As LONGTAKE_CACHE and LONGTAKE_CACHE_BYTES say."""
+        text = os.environ.get("LONGTAKE_CACHE_BYTES", str(2**36))
+        if not re.fullmatch(r"\d+", text):
+            raise UserError("LONGTAKE_CACHE_BYTES", text, "a number of bytes")
+        return cls(cache_folder() / "shards", int(text))
+
+    def open(self, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
+        """The file with this hash, open for reading; downloaded and checked if it is not here yet.
+
+        Of several processes one downloads and the others wait for it. The open file stays readable when its
+        copy has to make room. WorkError, naming `name`, if what comes is something else.
+        """
+        path = self.folder / sha256
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self._lock(sha256)):
+            with contextlib.suppress(FileNotFoundError):
+                file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+                if os.fstat(file.fileno()).st_size == size:
+                    os.utime(path)  # the time of last use
+                    return file
+                file.close()  # this disk lost a part of it
+            if size > self.limit:
+                raise UserError("LONGTAKE_CACHE_BYTES", self.limit, f"at least {size}, the bytes of {name}")
+            return self._fetched(path, sha256, size, name, download)
+
+    def _fetched(self, path: Path, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{sha256}")  # the lock is held: nobody else's
+        try:
+            with open(temporary, "wb") as new:
+                download_checked(new, sha256, name, download)
+                os.fsync(new.fileno())
+            file = open(temporary, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+            with locked(self.folder / "lock-room"):  # taken last, so nobody waits in a circle
+                self._make_room(size)
+                os.replace(temporary, path)
+            fsync_folder(path.parent)
+            return file
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove what killed processes left, then the copies unused for the longest time."""
+        copies: list[tuple[float, int, Path]] = []
+        for entry in os.scandir(self.folder):
+            name = entry.name.removeprefix(TEMPORARY_PREFIX)
+            if not re.fullmatch("[0-9a-f]{64}", name):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if name != entry.name:
+                    self._remove_debris(Path(entry.path), name)
+                else:
+                    facts = entry.stat()
+                    copies.append((facts.st_mtime, facts.st_size, Path(entry.path)))
+        total = sum(copy[1] for copy in copies)
+        for _, taken, path in sorted(copies):
+            if total + size <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= taken
+
+    def _remove_debris(self, temporary: Path, sha256: str) -> None:
+        """Whoever writes a file holds its lock, so one that nobody holds is a killed process's."""
+        with contextlib.suppress(BlockingIOError), locked(self._lock(sha256), wait=False):
+            temporary.unlink(missing_ok=True)
+
+    def _lock(self, sha256: str) -> Path:
+        return self.folder / f"lock-{int(sha256[:4], 16) % LOCKS:02d}"
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that ends with the process; BlockingIOError if it is held and `wait` is off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def download_checked(file: IO[bytes], sha256: str, name: str, download: Download) -> None:
+    """Fill `file`; what comes with another hash comes once more, as it may have been hurt on the way."""
+    for _ in range(2):
+        file.seek(0)
+        file.truncate()
+        download(file)
+        file.flush()
+        if sha256_file(Path(file.name)) == sha256:
+            return
+    raise WorkError(f"{name}: has another SHA-256 than {MANIFEST} says: damaged or replaced")

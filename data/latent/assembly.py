@@ -1,0 +1,152 @@
+"""A latent cache made whole: index, statistics and manifest from the receipts of its parts."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import WorkError
+from core.faults.failpoints import failpoint
+from core.files import sha256_file
+from data.dataset.quarantine import QUARANTINE, QuarantineEntry
+from data.dataset.schema import (
+    FLIP_DTYPE,
+    TEXT_DTYPE,
+    DatasetManifest,
+    ShardRecord,
+    content_fingerprint,
+    write_index,
+)
+from data.latent.encode_job import Job
+from data.latent.pack_rows import flip_rows, index_rows, text_rows
+from data.latent.packs import Shape, scan_part
+from data.latent.reading import LatentSums
+from data.loading.loader import shard_starts
+from data.order.buckets import NO_BUCKET
+from data.order.order import count_buckets
+
+
+def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
+    """Make index, statistics, quarantine list and manifest from the receipts: the cache is complete.
+
+    Two workers that do it at once write the same bytes. WorkError if no sample could be encoded, or a part
+    is not as long as it was written.
+    """
+    receipts = [json.loads(job.receipt(s).read_text()) for s in range(len(job.dataset.manifest.shards))]
+    shards = tuple(ShardRecord(**receipt["record"]) for receipt in receipts)
+    for record in shards:
+        _require_whole(job.folder, record)
+    refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
+    statistics = _statistics(job, receipts, refused)
+    index, buckets, flips, texts = _tables(job, receipts)
+    files = write_index(job.folder, index, flips=flips, texts=texts)
+    classes = job.dataset.manifest.classes
+    identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
+    job.quarantine.rewrite(refused)
+    if refused:
+        files[QUARANTINE] = sha256_file(job.folder / QUARANTINE)
+    counts = count_buckets(index["bucket"], shard_starts(job.dataset), len(buckets))
+    manifest = DatasetManifest(
+        kind="latent",
+        fingerprint=identity,
+        shards=shards,
+        classes=classes,
+        buckets=tuple(list(shape) for shape in buckets),
+        files=files,
+        extra={
+            "made_from": dict(made_from),
+            "statistics": statistics,
+            "bucket_counts": counts.tolist(),
+            **longest_text(texts),
+        },
+    )
+    failpoint("encode.manifest")
+    manifest.write(job.folder)
+
+
+def _statistics(
+    job: Job, receipts: Sequence[Mapping[str, Any]], refused: Sequence[QuarantineEntry]
+) -> dict[str, Any]:
+    """Mean and standard deviation over all parts; WorkError where none holds a sample."""
+    sums = [LatentSums(**receipt["sums"]) for receipt in receipts if receipt["sums"]]
+    if not sums:
+        raise WorkError(
+            f"none of the {len(job.dataset)} samples could be encoded; the first: {refused[0].error}"
+        )
+    return functools.reduce(operator.add, sums).statistics()
+
+
+def _tables(
+    job: Job, receipts: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, list[Shape], np.ndarray | None, np.ndarray | None]:
+    """Index, table of shapes, and the rows of `flip.npy` and `text.npy`, None for what is not stored."""
+    index = np.array(job.dataset.index)
+    for name in ("offset", "size", "bucket", "label"):
+        index[name] = np.concatenate([receipt["rows"][name] for receipt in receipts])
+    index["bucket"], buckets = used_buckets(index["bucket"], sorted(set(job.shapes)))
+    flips = texts = None
+    if job.flip:
+        flips = np.concatenate([receipt["flips"] for receipt in receipts]).astype(FLIP_DTYPE)
+    if job.captions:
+        texts = np.array([tuple(row) for receipt in receipts for row in receipt["texts"]], TEXT_DTYPE)
+    return index, buckets, flips, texts
+
+
+def _require_whole(folder: Path, record: ShardRecord) -> None:
+    path = folder / record.name
+    size = path.stat().st_size if path.exists() else "no"
+    if size != record.bytes:
+        raise WorkError(
+            f"{path}: has {size} bytes, not {record.bytes} as written; action=repair makes it anew"
+        )
+
+
+def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, list[Shape]]:
+    """Number the shapes that samples have anew, in ascending order, as an index made from the tars does."""
+    used = [int(bucket) for bucket in np.unique(column) if bucket != NO_BUCKET]
+    numbers = np.full(NO_BUCKET + 1, NO_BUCKET, column.dtype)
+    numbers[used] = np.arange(len(used))
+    return numbers[column], [shapes[bucket] for bucket in used]
+
+
+def longest_text(texts: np.ndarray | None) -> dict[str, int]:
+    """What the manifest says of a cache's text, if it holds any: tokens of the longest caption."""
+    return {} if texts is None else {"longest_text": int(texts["tokens"].max(initial=0))}
+
+
+def views_from_parts(
+    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
+    starts = np.cumsum([0, *(shard.samples for shard in shards)])
+    flips, texts, found = [], [], False
+    for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
+        places = scan_part(folder / shard.name)
+        flips.append(flip_rows(places, index[start:stop]))
+        texts.append(text_rows(places, index[start:stop]))
+        found = found or any(place.text is not None for place in places)
+    mirrored = np.concatenate(flips)
+    return mirrored if mirrored.any() else None, np.concatenate(texts) if found else None
+
+
+def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:
+    """The index of a cache and its table of shapes from the tars alone, equal to those made while writing.
+
+    WorkError for a part that is damaged, or does not hold the rows that follow those of the part before.
+    """
+    places = [scan_part(folder / shard.name) for shard in shards]
+    every = [place for part in places for place in part]
+    shapes = {place.shape for place in every if len(place.ids)}
+    shapes |= {sample.shape for place in every for sample in place.absent if sample.shape}
+    table = sorted(shapes)
+    rows, first = [], 0
+    for number, (shard, part) in enumerate(zip(shards, places, strict=True)):
+        rows.append(index_rows(folder / shard.name, part, shard=number, first=first, buckets=table))
+        first += len(rows[-1])
+    return np.concatenate(rows), table

@@ -1,0 +1,111 @@
+"""What encoding a shard needs, and what workers of one cache agree on before they begin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from core.errors import UserError
+from core.files import fsync_folder, temporary_name, write_json
+from data.dataset.index import Dataset
+from data.dataset.quarantine import Quarantine
+from data.dataset.schema import MANIFEST
+from data.latent.packs import Shape
+from data.latent.reading import compare
+from data.latent.texts import CaptionEncoder
+from data.loading.loader import shard_starts
+from data.media.formats import MediaLimits
+from data.order.buckets import Bucket, BucketConfig
+from data.raw.writing import RECEIPTS
+
+MADE_FROM = "made_from.json"
+
+
+class Encoder(Protocol):
+    """What turns pixels into latents. busy_s: seconds spent in `encode` so far."""
+
+    @property
+    def busy_s(self) -> float: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU: mean, and log-variance if any."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that shards have in common.
+
+    column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
+    flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
+    encoder works.  captions: what embeds the samples' text; None stores none.
+    """
+
+    dataset: Dataset
+    folder: Path
+    encoder: Encoder
+    buckets: Sequence[Bucket]
+    shapes: Sequence[Shape]
+    column: np.ndarray
+    clips: BucketConfig
+    limits: MediaLimits
+    batch: int
+    quarantine: Quarantine
+    flip: bool = False
+    decode_threads: int = 1
+    captions: CaptionEncoder | None = None
+
+    def receipt(self, shard: int) -> Path:
+        """Where the receipt of a finished part lies."""
+        return self.folder / RECEIPTS / f"{shard:06d}.json"
+
+    def finished(self) -> set[int]:
+        """The shards whose parts are there; all of them once the cache is complete."""
+        if (self.folder / MANIFEST).exists():
+            return set(range(len(self.dataset.manifest.shards)))
+        with contextlib.suppress(FileNotFoundError):
+            names = [entry.name for entry in os.scandir(self.folder / RECEIPTS)]
+            return {int(name[:6]) for name in names if name[:6].isdigit()}
+        return self.finished() if (self.folder / MANIFEST).exists() else set()
+
+    def rows(self, shard: int) -> range:
+        """The rows of one source shard."""
+        return range(int(self._starts[shard]), int(self._starts[shard + 1]))
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return shard_starts(self.dataset)
+
+
+def part_name(shard: int) -> str:
+    """The file name of a part."""
+    return f"latents-{shard:06d}.tar"
+
+
+def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """Note what this cache is made from; of workers that begin at once the first one's note stays.
+
+    UserError if an earlier attempt, or another worker, began with another source or encoder.
+    """
+    note = folder / RECEIPTS / MADE_FROM
+    if not note.exists():
+        mine = temporary_name(note)
+        try:
+            write_json(mine, made_from)
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, note)
+                fsync_folder(note.parent)
+        finally:
+            mine.unlink(missing_ok=True)
+    if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
+        path, before, now = differs
+        raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; overwrite=true starts anew")

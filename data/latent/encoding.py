@@ -1,0 +1,209 @@
+"""From a raw dataset to a latent cache: one source shard becomes one part, published whole, with a receipt.
+
+A batch of the encoder never holds samples of two shards, so a part is a function of its shard and the
+settings alone: any process may encode any shard, and a killed job that continues ends with the same bytes.
+A sample that cannot be read, decoded or encoded keeps its row, without latents, and goes to the quarantine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from core.errors import WorkError
+from core.faults.failpoints import failpoint
+from core.files import TEMPORARY_PREFIX, write_text
+from data.dataset.quarantine import QuarantineEntry
+from data.dataset.schema import ShardRecord
+from data.latent.encode_job import Job, part_name
+from data.latent.pack_rows import flip_rows, index_rows, text_rows
+from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
+from data.latent.reading import LatentSums
+from data.latent.texts import ShardTexts
+from data.loading.pixels import read_pixels
+from data.media.formats import MediaError
+from data.media.images import to_tensor
+from data.order.buckets import NO_BUCKET
+
+BATCHES_AHEAD = 2
+Decoded = np.ndarray | MediaError
+
+
+def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n: None) -> None:
+    """Write the part of one source shard, then its receipt; unusable samples go to the quarantine.
+
+    WorkError if the shard is not as long as it was: that is no matter of samples, so it is not a part.
+    """
+    job.dataset.open_shard(shard).close()
+    path = job.folder / part_name(shard)
+    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{path.name}"):  # of a worker that was killed at it
+        left.unlink(missing_ok=True)
+    part = _Part(job, shard)
+    places = write_part(path, shard, part.packs(advance))
+    shapes = sorted(set(job.shapes))
+    rows = index_rows(path, places, shard=shard, first=job.rows(shard).start, buckets=shapes)
+    record = ShardRecord.of(path, len(rows))
+    content = {
+        "record": asdict(record),
+        "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
+        "flips": flip_rows(places, rows).tolist() if job.flip else [],
+        "texts": text_rows(places, rows).tolist() if job.captions else [],
+        "sums": asdict(part.sums) if part.sums else None,
+        "refused": [asdict(entry) for entry in part.refused],
+    }
+    failpoint("encode.receipt")
+    write_text(job.receipt(shard), json.dumps(content, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the encoder takes at once: rows (n,) of one bucket."""
+
+    bucket: int
+    rows: np.ndarray
+
+
+def decode_ahead(job: Job, batches: Sequence[_Batch]) -> Generator[list[Decoded], None, None]:
+    """Each batch's samples, uint8 (T, H, W, 3), or why there is none; threads decode ahead of their use."""
+    upcoming = iter(batches)
+    waiting: deque[list[Future[Decoded]]] = deque()
+    pool = ThreadPoolExecutor(job.decode_threads, thread_name_prefix="decode")
+
+    def submit(count: int) -> None:
+        for batch in itertools.islice(upcoming, count):
+            waiting.append([pool.submit(_read, job, row, batch.bucket) for row in batch.rows.tolist()])
+
+    try:
+        submit(1 + BATCHES_AHEAD)
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+            submit(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(job: Job, row: int, bucket: int) -> Decoded:
+    try:
+        return read_pixels(job.dataset, row, job.buckets[bucket], job.clips, job.limits)
+    except MediaError as error:
+        return error
+
+
+@dataclass
+class _Part:
+    """One part in the making."""
+
+    job: Job
+    shard: int
+    sums: LatentSums | None = None
+    absent: list[Absent] = field(default_factory=list)
+    refused: list[QuarantineEntry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self._texts = ShardTexts(job.dataset, job.captions, job.batch) if job.captions else None
+
+    def packs(self, advance: Callable[[int], None]) -> Iterator[Pack]:
+        """The packs of every bucket; the last one carries the absent samples."""
+        rows = np.array(self.job.rows(self.shard))
+        buckets = self.job.column[rows]
+        for row in rows[buckets == NO_BUCKET].tolist():
+            width, height, frames, _ = self.job.dataset.media[row].tolist()
+            self._set_aside(row, "bucket", f"{width}x{height} with {frames} frames fits no bucket", ())
+        last = Pack(np.zeros((0, *self.job.shapes[0]), LATENT_DTYPE), rows[:0], rows[:0])
+        batches = [
+            _Batch(bucket, here[start : start + self.job.batch])
+            for bucket in range(len(self.job.buckets))
+            for here in [rows[buckets == bucket]]
+            for start in range(0, len(here), self.job.batch)
+        ]
+        with contextlib.closing(decode_ahead(self.job, batches)) as decoded:
+            pairs = zip(batches, decoded, strict=True)
+            for bucket, group in itertools.groupby(pairs, key=lambda pair: pair[0].bucket):
+                for pack in self._bucket_packs(bucket, group, advance):
+                    if len(last.ids):
+                        yield last
+                    last = pack
+        yield replace(last, absent=tuple(self.absent))
+
+    def _bucket_packs(
+        self,
+        bucket: int,
+        batches: Iterator[tuple[_Batch, list[Decoded]]],
+        advance: Callable[[int], None],
+    ) -> Iterator[Pack]:
+        """Encode the batches of one bucket, and cut what comes of them into packs."""
+        ids, views = np.zeros(0, np.int64), self._no_views(bucket)
+        for batch, decoded in batches:
+            failpoint("encode.batch")
+            more_ids, more_views = self._encode(batch, decoded)
+            ids, views = np.concatenate([ids, more_ids]), np.concatenate([views, more_views], 1)
+            while len(ids) >= PACK_SAMPLES:
+                yield self._pack(ids[:PACK_SAMPLES], views[:, :PACK_SAMPLES])
+                ids, views = ids[PACK_SAMPLES:], views[:, PACK_SAMPLES:]
+            advance(len(batch.rows))
+        if len(ids):
+            yield self._pack(ids, views)
+
+    def _encode(self, batch: _Batch, decoded: list[Decoded]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (n,) of the rows that could be decoded and are finite; their views (V, n, M, C, T, H, W)."""
+        shape, ids, pixels = self.job.shapes[batch.bucket], [], []
+        for row, result in zip(batch.rows.tolist(), decoded, strict=True):
+            if isinstance(result, MediaError):
+                self._set_aside(row, "decode", result, shape)
+            else:
+                ids.append(row)
+                pixels.append(result)
+        if not pixels:
+            return np.zeros(0, np.int64), self._no_views(batch.bucket)
+        x = to_tensor(np.stack(pixels))
+        views = np.stack([self._moments(view, shape) for view in ([x, x.flip(-1)] if self.job.flip else [x])])
+        finite = np.isfinite(rearrange(views, "v n ... -> n v (...)")).all((1, 2))
+        rows = np.array(ids, np.int64)
+        for row in rows[~finite].tolist():
+            self._set_aside(row, "encode", "its latents are not finite in float16", shape)
+        return rows[finite], views[:, finite]
+
+    def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
+        """(n, M, C, T, H, W) float16 of pixels (n, 3, T, H, W)."""
+        with torch.inference_mode():
+            moments = self.job.encoder.encode(pixels)
+        latents: np.ndarray = moments[:, : shape[0]].to(torch.float16).numpy()
+        if latents.shape[1:] != tuple(shape):
+            frames, height, width = pixels.shape[2:]
+            raise WorkError(
+                f"the encoder made latents {latents.shape[1:]} of {frames}x{height}x{width}, not {shape}"
+            )
+        return latents
+
+    def _no_views(self, bucket: int) -> np.ndarray:
+        return np.zeros((1 + self.job.flip, 0, *self.job.shapes[bucket]), LATENT_DTYPE)
+
+    def _pack(self, ids: np.ndarray, views: np.ndarray) -> Pack:
+        text = None
+        if self._texts is not None:
+            text, refused = self._texts.pack(ids.tolist())
+            for row, reason in refused.items():
+                self._set_aside(row, "text", reason, tuple(views.shape[2:]))
+            kept = ~np.isin(ids, list(refused))
+            ids, views = ids[kept], views[:, kept]
+        latents, *flips = (np.ascontiguousarray(view) for view in views)
+        if len(ids):
+            sums = LatentSums.of(latents)
+            self.sums = sums if self.sums is None else self.sums + sums
+        labels = self.job.dataset.index["label"][ids].astype(np.int64)
+        return Pack(latents, ids, labels, flips=flips[0] if flips else None, text=text)
+
+    def _set_aside(self, row: int, stage: str, error: object, shape: Shape) -> None:
+        self.absent.append(Absent(row, int(self.job.dataset.index["label"][row]), tuple(shape)))
+        self.refused.append(self.job.quarantine.add(row, stage, error))

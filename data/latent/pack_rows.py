@@ -1,0 +1,75 @@
+"""What stands in the index, and in the files row by row beside it, of a latent part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import WorkError
+from data.dataset.schema import FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
+from data.latent.packs import LATENT_DTYPE, Place, Shape
+from data.order.buckets import NO_BUCKET
+
+
+def index_rows(
+    path: Path, places: Iterable[Place], *, shard: int, first: int, buckets: list[Shape]
+) -> np.ndarray:
+    """The index rows of one part, (samples,) INDEX_DTYPE in order of id, from id `first` on without a gap.
+
+    buckets: the dataset's table of shapes.  Absent samples get offset and size 0. WorkError if an id is
+    missing, twice there, or of another part.
+    """
+    rows = [np.zeros(0, INDEX_DTYPE)]
+    for place in places:
+        size = int(np.prod(place.shape)) * LATENT_DTYPE.itemsize
+        new = np.zeros(len(place.ids) + len(place.absent), INDEX_DTYPE)
+        here, missing = new[: len(place.ids)], new[len(place.ids) :]
+        here["id"], here["label"], here["size"] = place.ids, place.labels, size
+        here["offset"] = place.offset + size * np.arange(len(here))
+        here["bucket"] = buckets.index(place.shape) if len(here) else 0
+        for row, sample in zip(missing, place.absent, strict=True):
+            row["id"], row["label"] = sample.id, sample.label
+            row["bucket"] = buckets.index(sample.shape) if sample.shape else NO_BUCKET
+        rows.append(new)
+    joined = np.concatenate(rows)
+    joined = joined[np.argsort(joined["id"], kind="stable")]
+    joined["shard"] = shard
+    if joined["id"].tolist() != list(range(first, first + len(joined))):
+        raise WorkError(f"{path}: its sample ids are not {first} to {first + len(joined) - 1}, each once")
+    return joined
+
+
+def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
+    """Where the mirrored view of every sample of a part begins in the tar, (samples,) <u8; 0 is nowhere.
+
+    rows: the part's index rows, as `index_rows` makes them; a mirrored sample has as many bytes as the other.
+    """
+    offsets = np.zeros(len(rows), FLIP_DTYPE)
+    for place in places:
+        if place.flip_offset:
+            here = np.searchsorted(rows["id"], place.ids)
+            offsets[here] = rows["offset"][here] + np.uint64(place.flip_offset - place.offset)
+    return offsets
+
+
+def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
+    """Where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as `flip_rows`.
+
+    places: all packs of the part. A caption's tokens lie together in one of them.
+    """
+    found = np.zeros(len(rows), TEXT_DTYPE)
+    texts = [place.text for place in places if place.text is not None]
+    starts = np.cumsum([0, *(text.rows for text in texts)])
+    for place in places:
+        if place.text is not None:
+            first, count = place.text.ranges.astype(np.int64).T
+            here = np.searchsorted(rows["id"], place.ids)
+            pack = np.searchsorted(starts[1:], first, side="right")
+            pack = pack.clip(max=len(texts) - 1)  # of a sample without text, any
+            begins = np.array([text.offset for text in texts])[pack]
+            size = place.text.width * LATENT_DTYPE.itemsize
+            found["tokens"][here] = count
+            found["offset"][here] = np.where(count, begins + (first - starts[pack]) * size, 0)
+    return found

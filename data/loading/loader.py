@@ -1,0 +1,165 @@
+"""The loader of latent caches: equal steps, whatever the number of ranks or the micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from core.batch import Batch, Condition
+from core.distributed.agreement import tally
+from core.draws import Draws
+from core.errors import UserError, WorkError
+from data.latent.mixture import Mixture
+from data.latent.reading import LatentReader, are_finite
+from data.latent.texts import TextReader, has_text, text_shape
+from data.loading.ahead import read_ahead
+from data.order.order import BucketRows, count_buckets
+from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+
+if TYPE_CHECKING:
+    from core.distributed.ranks import World
+    from data.dataset.index import Dataset
+
+IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this
+
+
+class LatentLoader:
+    """Yields, for each optimizer step, the list of this rank's micro-batches of latent moments.
+
+    dataset: a latent cache, or several of one encoder.
+    micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
+    patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
+    Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
+    its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
+    that holds some, padded to its longest.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: LoaderConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        patch: tuple[int, int, int] = (1, 2, 2),
+        text: bool = True,
+    ) -> None:
+        if dataset.manifest.kind != "latent":
+            expected = "a latent cache; this is a raw dataset, encode it first"
+            raise UserError("source", dataset.folder, expected)
+        self.datasets = dataset.caches if isinstance(dataset, Mixture) else (dataset,)
+        self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
+        self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in self.datasets]
+        self._texts = [
+            TextReader(d.folder, d.manifest, reader.parts, longest=text_shape(dataset.manifest)[0])
+            if text and has_text(d.manifest)
+            else None
+            for d, reader in zip(self.datasets, self._readers, strict=True)
+        ]
+        self._lock = Lock()
+        stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
+        if len(self.datasets) > 1:
+            stocks = [replace(stock, source=self.datasets[stock.dataset].place) for stock in stocks]
+        self.plan = StepPlan(
+            stocks,
+            config,
+            rank=world.rank,
+            ranks=world.size,
+            seed=seed,
+            micro_batch=micro_batch,
+            mix=dataset.mix if isinstance(dataset, Mixture) else (),
+        )
+
+    def __call__(
+        self, first_step: int, prepare: Callable[[int, Batch], Batch] | None = None
+    ) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread.
+
+        prepare: what that thread also does to each, of its step and the micro-batch.
+        """
+
+        def load(step: int) -> list[Batch]:
+            return [prepare(step, batch) if prepare else batch for batch in self.load(step)]
+
+        return read_ahead(load, first_step, self.config.prefetch)
+
+    def load(self, step: int) -> list[Batch]:
+        """The micro-batches of one step; safe from several threads, one of which works at a time."""
+        with self._lock:
+            whole = self.plan.order_hash(step, self._ids)
+            return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+
+    def largest(self) -> list[Batch]:
+        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        with self._lock:
+            return [self._batch(0, share) for share in self.plan.largest()]
+
+    def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
+        number = self.plan.stocks[stock].dataset
+        return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
+
+    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
+        stock = self.plan.stocks[share.stock]
+        number, rows = stock.dataset, share.rows
+        dataset = self.datasets[number]
+        reader = self._readers[number]
+        entries = reader.entries(rows)
+        ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
+        positions = torch.from_numpy(share.positions)
+        flipped = draw_flips(Draws(self.seed, step, ids, positions)) if reader.has_flips else None
+        x = reader.gather(rows, flipped=flipped, pin=self._pin)
+        finite = are_finite(x).numpy()
+        if not finite.all():
+            name = dataset.manifest.shards[entries["shard"][~finite][0]].name
+            raise WorkError(f"{dataset.folder / name}: damaged, sample {rows[~finite][0]} is not finite")
+        batch = Batch(
+            x=x,
+            id=ids,
+            position=positions,
+            weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
+            condition=self._condition(number, rows, entries),
+            bucket=stock.name,
+            source=stock.source,
+            order_hash=order_hash,
+        )
+        return replace(batch, tally=tally(step, batch))
+
+    def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:
+        label = torch.from_numpy(entries["label"].astype(np.int64))
+        reader = self._texts[number]
+        if reader is None:
+            return Condition(label=label)
+        tokens, lengths = reader.gather(rows, entries["shard"], pin=self._pin)
+        return Condition(label=label, text=tokens, text_length=lengths)
+
+
+def draw_flips(draws: Draws) -> np.ndarray:
+    """(B,) bool: which samples are mirrored left to right, half of them."""
+    return (draws.uniform("flip") < 0.5).numpy()
+
+
+def latent_stocks(dataset: Dataset, number: int, patch: tuple[int, int, int]) -> list[Stock]:
+    """The buckets of a latent cache: one for each shape (M, C, T, H, W)."""
+    manifest = dataset.manifest
+    starts = shard_starts(dataset)
+    column, shapes = dataset.index["bucket"], [tuple(shape) for shape in manifest.buckets]
+    recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
+    counts = np.array(recorded) if recorded else count_buckets(column, starts, len(shapes))
+    stocks = []
+    for bucket, (_, channels, frames, height, width) in enumerate(shapes):
+        tokens = int(np.prod([-(-a // b) for a, b in zip((frames, height, width), patch, strict=True)]))
+        name = f"latents {channels}x{frames}x{height}x{width}"
+        rows = BucketRows(column, starts, bucket, counts[:, bucket])
+        stocks.append(Stock(name, rows, tokens, frames > 1, number))
+    return stocks
+
+
+def shard_starts(dataset: Dataset) -> np.ndarray:
+    """(shards + 1,) the first row of every shard, and the number of rows."""
+    return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])

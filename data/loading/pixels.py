@@ -1,0 +1,258 @@
+"""The loader of raw shards: pictures and clips decoded while training, in the same arithmetic order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from core.batch import Batch, Condition
+from core.config.settings import setting
+from core.distributed.agreement import tally
+from core.draws import Draws, scrambled
+from core.errors import UserError, WorkError
+from core.progress import say
+from data.dataset.quarantine import allowed_losses
+from data.loading.ahead import read_ahead
+from data.loading.loader import draw_flips, shard_starts
+from data.media.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
+from data.media.images import decode_image, decode_video, resize_crop, to_tensor
+from data.order.buckets import (
+    NO_BUCKET,
+    Bucket,
+    BucketConfig,
+    assign,
+    available_frames,
+    make_buckets,
+)
+from data.order.order import BucketRows, count_buckets
+from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+
+if TYPE_CHECKING:
+    from core.distributed.ranks import World
+    from data.dataset.index import Dataset
+    from data.dataset.quarantine import Quarantine
+    from data.latent.texts import RowTexts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig(LoaderConfig):
+    """Buckets, decoding, and which samples are taken."""
+
+    cost_quadratic: float = setting(
+        0.0, "b in the cost of a sample with S tokens, a S + b S^2; convolutions need none", low=0
+    )
+    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "what decoders accept")
+    clip: Literal["random", "centre"] = setting("random", "where in a video a clip is taken")
+    flip: bool = setting(False, "mirror half of the samples left to right")
+    part: Literal["all", "train", "held_out"] = setting("all", "which samples are taken")
+    held_out: float = setting(0.05, "share of the samples that part=train leaves out", low=0, high=1)
+    threads: int = setting(1, "samples decoded at a time", low=1)
+    quarantine_budget: float = setting(
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+    )
+
+
+@dataclass(frozen=True)
+class BucketTable:
+    """Buckets, the stock of each, and the number of samples that fit none."""
+
+    buckets: Sequence[Bucket]
+    stocks: Sequence[Stock]
+    without_bucket: int
+
+
+def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
+    """The table of a loader of pixels; 256 of them count as a token."""
+    media = np.asarray(dataset.media)
+    buckets = make_buckets(media, config.buckets)
+    column = assign(media, buckets, config.buckets)
+    without_bucket = int((column == NO_BUCKET).sum())
+    column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
+    starts = shard_starts(dataset)
+    counts = count_buckets(column, starts, len(buckets))
+    stocks = [
+        Stock(
+            f"pixels {bucket}",
+            BucketRows(column, starts, number, counts[:, number]),
+            max(1, bucket.frames * bucket.height * bucket.width // 256),
+            bucket.frames > 1,
+        )
+        for number, bucket in enumerate(buckets)
+    ]
+    return BucketTable(buckets, stocks, without_bucket)
+
+
+class PixelLoader:
+    """Yields, for each optimizer step, the list of this rank's micro-batches of pixels.
+
+    Batch.x is (b, 3, T, H, W) float32 in [-1, 1]. A sample that cannot be decoded, or whose text cannot be
+    used, keeps its slot with weight 0, goes into `quarantine` (shared by the ranks) and counts against the
+    budget. table: which rows are brought to which shapes, instead of what the config says.  texts: embeds the
+    captions; None leaves them out.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: PixelConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        quarantine: Quarantine | None = None,
+        table: BucketTable | None = None,
+        texts: RowTexts | None = None,
+    ) -> None:
+        if dataset.manifest.kind != "raw":
+            raise UserError("source", dataset.folder, "a raw dataset; this is a latent cache")
+        self.dataset, self.config, self.seed = dataset, config, seed
+        self.failed: dict[int, str] = {}
+        self._quarantine, self._texts = quarantine, texts
+        self._pin = world.device.type == "cuda"
+        table = table or pixel_table(dataset, config)
+        self.buckets, self.without_bucket = table.buckets, table.without_bucket
+        self.plan = StepPlan(
+            table.stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
+        )
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
+
+    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread."""
+        return read_ahead(self.load, first_step, self.config.prefetch)
+
+    def load(self, step: int) -> list[Batch]:
+        """The micro-batches of one step."""
+        whole = self.plan.order_hash(step, lambda _, rows: self.dataset.index["id"][rows])
+        return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+
+    def largest(self) -> list[Batch]:
+        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        return [self._batch(0, share) for share in self.plan.largest()]
+
+    def report(self) -> list[str]:
+        """The plan's lines, and how many samples no bucket takes."""
+        extra = f"{self.without_bucket} samples fit no bucket and are left out"
+        return self.plan.report() + ([extra] if self.without_bucket else [])
+
+    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
+        entries = np.asarray(self.dataset.index[share.rows])
+        ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
+        draws = Draws(self.seed, step, ids, positions)
+        where = draws.uniform("clip").tolist() if self.config.clip == "random" else [0.5] * len(ids)
+        flips = draw_flips(draws).tolist() if self.config.flip else [False] * len(ids)
+        bucket = self.buckets[share.stock]
+        results = list(self._threads.map(self._read, share.rows.tolist(), [bucket] * len(ids), where, flips))
+        pixels = np.zeros((len(ids), *bucket, 3), np.uint8)
+        refused: dict[int, tuple[str, str]] = {}
+        for place, (row, result) in enumerate(zip(share.rows.tolist(), results, strict=True)):
+            if isinstance(result, MediaError):
+                refused[row] = ("decode", str(result))
+            else:
+                pixels[place] = result
+        condition = self._condition(share.rows, entries, refused)
+        for row, why in refused.items():
+            self._set_aside(row, *why)
+        x = to_tensor(pixels)
+        batch = Batch(
+            x=x.pin_memory() if self._pin else x,
+            id=ids,
+            position=positions,
+            weight=torch.tensor([float(row not in refused) for row in share.rows.tolist()]),
+            condition=condition,
+            bucket=self.plan.stocks[share.stock].name,
+            order_hash=order_hash,
+        )
+        return replace(batch, tally=tally(step, batch))
+
+    def _condition(
+        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
+    ) -> Condition:
+        """Labels and text; rows whose text cannot be used join the refused ones, {row: (stage, reason)}."""
+        label = torch.from_numpy(entries["label"].astype(np.int64))
+        if self._texts is None:
+            return Condition(label=label)
+        tokens, lengths, unusable = self._texts.gather(rows.tolist(), skip=refused, pin=self._pin)
+        refused |= {row: ("text", reason) for row, reason in unusable.items()}
+        return Condition(label=label, text=tokens, text_length=lengths)
+
+    def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | MediaError:
+        try:
+            return read_pixels(
+                self.dataset, row, bucket, self.config.buckets, self.config.limits, where=where, flip=flip
+            )
+        except MediaError as error:
+            return error
+
+    def _set_aside(self, row: int, stage: str, error: str) -> None:
+        """Record a sample once, and stop the job when there are too many."""
+        if row in self.failed:
+            return
+        self.failed[row] = error
+        say(f"sample {row} is set aside: {error}")
+        if self._quarantine is not None:
+            self._quarantine.add(row, stage, error)
+        budget, total = self.config.quarantine_budget, len(self.dataset.index)
+        if len(self.failed) > allowed_losses(budget, total):
+            raise WorkError(
+                f"{len(self.failed)} of {total} samples cannot be used: over quarantine_budget={budget}"
+            )
+
+
+def read_pixels(
+    dataset: Dataset,
+    row: int,
+    bucket: Bucket,
+    clips: BucketConfig,
+    limits: MediaLimits,
+    *,
+    where: float = 0.5,
+    flip: bool = False,
+) -> np.ndarray:
+    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
+
+    where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
+    in the centre.
+    """
+    try:
+        data = media_member(dataset.read(row))
+    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
+        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
+    if bucket.frames == 1:
+        pixels = resize_crop(decode_image(data, limits)[None], bucket.height, bucket.width)
+    else:
+        media = dataset.media[row : row + 1]
+        rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
+        span = (bucket.frames - 1) * clips.stride * rate
+        surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
+        if available_frames(media, clips)[0] < bucket.frames:
+            raise MediaError(f"has {media['frames'][0]} frames, too few for {bucket.frames}")
+        start = min(int(where * (surplus + 1)), surplus)
+        frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
+        pixels = decode_video(data, limits, frames, clips.fps or None, size)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
+
+
+def media_member(members: Mapping[str, bytes]) -> bytes:
+    """The picture or video among a sample's members."""
+    for suffix, data in members.items():
+        if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES:
+            return data
+    raise MediaError(f"has no picture or video among {', '.join(members) or 'its 0 members'}")
+
+
+def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:
+    """(samples,) bool: whether each sample belongs to `part`; a pure function of its id.
+
+    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """
+    if part == "all":
+        return np.ones(len(ids), bool)
+    z = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    is_held_out = scrambled(z) / 2.0**64 < held_out
+    return is_held_out if part == "held_out" else ~is_held_out

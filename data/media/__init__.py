@@ -1,0 +1,1 @@
+"""The bytes of pictures and videos: decoding, scaling, encoding and drawing."""

@@ -1,0 +1,108 @@
+"""Packets of videos through PyAV: list them, and copy a run of them into a new file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from data.media.clips import Clip, ClipConfig, Packet, cut_video
+from data.media.formats import VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.media.scenes import scene_changes
+from data.media.video import opened_video
+
+_CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no times of display
+
+
+class BinaryFile(Protocol):
+    """What is needed of a file to read."""
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        """Up to `size` bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+        ...
+
+
+def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tuple[Clip, ...] | None, float]:
+    """The clips that a video is cut into (None: it stays whole), and the seconds of their unit of time.
+
+    MediaError if it cannot be cut.
+    """
+    with opened_video(data, limits) as video:
+        changes = scene_changes(video, config) if config.scenes else []
+        packets = _packets(video)
+        unit_s = float(video.stream.time_base)
+        clips = cut_video(packets, changes, config, unit_s)
+        if not clips:
+            raise MediaError("cannot be cut: no scene has a keyframe to begin with")
+        is_whole = len(clips) == 1 and clips[0].frames == len(packets)
+        return None if is_whole else tuple(clips), unit_s
+
+
+def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
+    """A clip of the video in `file` as a file of its own, without sound; equal bytes each time.
+
+    MediaError if the video is damaged, or not the one in which the clip was found.
+    """
+    import av
+
+    limits.check_bytes(clip.bytes, "clip")
+    suffix = suffix_of(file.read(16) or b"")
+    file.seek(0)
+    out = io.BytesIO()
+    try:
+        with (
+            av.open(file, "r", format=VIDEO_FORMATS[suffix], metadata_errors="replace") as source,
+            av.open(out, "w", format=_CONTAINERS[suffix], options={"fflags": "+bitexact"}) as target,
+        ):
+            stream: Any = source.streams.video[0]
+            copy = target.add_stream_from_template(stream)
+            second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier
+            source.seek(max(clip.start - second, stream.start_time or 0), stream=stream)
+            packets = list(_between(source.demux(stream), clip))
+            if sum(packet.size for packet in packets) != clip.bytes:
+                raise MediaError("it is not the video in which its clip was found")
+            for packet, time in zip(packets, _decoding_times([p.pts for p in packets]), strict=True):
+                packet.pts, packet.dts = packet.pts - clip.start, time - clip.start
+                packet.stream = copy
+                target.mux(packet)
+    except av.FFmpegError as error:
+        raise MediaError(f"damaged video: {error.strerror}") from None
+    return out.getvalue()
+
+
+def _between(packets: Any, clip: Clip) -> Iterator[Any]:
+    """The packets of the clip; since it starts and stops at boundaries they lie side by side."""
+    begun = False
+    for packet in packets:
+        inside = packet.size and packet.pts is not None and clip.start <= packet.pts < clip.stop
+        if begun and not inside:
+            return
+        if inside:
+            begun = True
+            yield packet
+
+
+def _decoding_times(times: list[int]) -> list[int]:
+    """Ascending times, none after its picture is shown: the times of display in order, moved earlier.
+
+    Matroska stores times of display only.
+    """
+    ascending = sorted(times)
+    delay = max((a - b for a, b in zip(ascending, times, strict=True)), default=0)
+    return [time - delay for time in ascending]
+
+
+def _packets(video: Any) -> list[Packet]:
+    """All packets in the order of the file; MediaError where one has no time of display."""
+    video.container.seek(0)
+    packets = []
+    for packet in video.container.demux(video.stream):
+        if packet.size:
+            if packet.pts is None:
+                raise MediaError("cannot be cut: its packets have no times")
+            packets.append(Packet(packet.pts, packet.size, packet.is_keyframe))
+    return packets

@@ -1,0 +1,224 @@
+"""From the order of groups to one rank's micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from core.config.settings import setting
+from core.distributed.agreement import order_hash
+from core.errors import UserError
+from core.progress import counted
+from data.order.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
+from data.order.order import BucketRows, Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(GroupConfig):
+    """Which samples make up a step, and how far ahead they are read."""
+
+    groups_per_step: int = setting(1, "groups in an optimizer step", low=1)
+    video_share: float | None = setting(
+        None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
+    )
+    shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
+    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """One bucket of one dataset. tokens: of one sample, what it costs the network.
+
+    dataset: number of the dataset.  source: its folder or URL where there are several.
+    """
+
+    name: str
+    rows: BucketRows
+    tokens: int
+    is_video: bool
+    dataset: int = 0
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.source}" if self.source else self.name
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank takes at once: rows (n,) and their positions (n,) in the step, of one stock."""
+
+    stock: int
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+class StepPlan:
+    """Cuts every step's groups for one rank of several; every rank gets the same shapes and numbers.
+
+    micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
+    mix: share of the groups of each dataset, where there are several; () follows their samples.
+    UserError where the number of ranks does not divide a group.
+    """
+
+    def __init__(
+        self,
+        stocks: Sequence[Stock],
+        config: LoaderConfig,
+        *,
+        rank: int,
+        ranks: int,
+        seed: int,
+        micro_batch: int = 0,
+        mix: Sequence[float] = (),
+    ) -> None:
+        if not any(len(stock.rows) for stock in stocks):
+            raise UserError("the dataset holds no sample that fits a bucket")
+        self.stocks, self.config = list(stocks), config
+        self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
+        self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
+        check_ranks([str(stock) for stock in stocks], self.group_sizes, ranks, config)
+        self.weights = group_shares(self.stocks, self.group_sizes, config.video_share, mix)
+        self.order = Order(
+            [stock.rows for stock in stocks],
+            self.group_sizes,
+            self.weights,
+            seed=seed,
+            groups_per_step=config.groups_per_step,
+            block=config.shuffle_shards,
+        )
+        self._lock = Lock()
+
+    def shares(self, step: int) -> list[Share]:
+        """This rank's micro-batches of optimizer step `step`, in order; safe from several threads."""
+        with self._lock:  # the order remembers permutations
+            groups = self.order.step(step)
+        shares = []
+        for group in groups:
+            count = len(group.rows) // self.ranks
+            for first in range(0, count, self.micro_batch or count):
+                start = self.rank * count + first
+                stop = self.rank * count + min(first + (self.micro_batch or count), count)
+                shares.append(
+                    Share(group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop))
+                )
+        return shares
+
+    def order_hash(self, step: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
+        """`core.distributed.agreement.order_hash` of the whole step.
+
+        ids: of the number of a stock and rows (n,), the samples' ids (n,).
+        """
+        with self._lock:
+            groups = self.order.step(step)
+        places = np.concatenate([group.offset + np.arange(len(group.rows)) for group in groups])
+        return order_hash(step, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
+
+    def largest(self) -> list[Share]:
+        """Micro-batches that take as much memory as any: of most tokens, and of most where a kept score of
+        every pair of tokens counts. None where all are of one shape."""
+        used = [number for number, weight in enumerate(self.weights) if weight > 0]
+        sizes = {n: self.group_sizes[n] // self.ranks for n in used}
+        sizes = {n: min(size, self.micro_batch or size) for n, size in sizes.items()}
+        tokens = {n: size * self.stocks[n].tokens for n, size in sizes.items()}
+        chosen = {
+            max(used, key=lambda n: tokens[n]),
+            max(used, key=lambda n: tokens[n] * self.stocks[n].tokens),
+        }
+        with self._lock:
+            return [
+                Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
+                for n in sorted(chosen if len(used) > 1 else ())
+            ]
+
+    def report(self) -> list[str]:
+        """One line for each source where there are several, and for each bucket: samples, share, group,
+        micro-batch, predicted cost; then the totals."""
+        total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
+        mean = float(np.average(costs, weights=self.weights))
+        lines = self._report_sources(total)
+        for stock, size, weight, cost in zip(self.stocks, self.group_sizes, self.weights, costs, strict=True):
+            share = size // self.ranks
+            lines.append(
+                f"{stock}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
+                f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x {share}, "
+                f"at most {min(share, self.micro_batch or share)} at once, "
+                f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
+            )
+        return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
+
+    def report_times(self, seconds: Sequence[float | None]) -> list[str]:
+        """One line for each bucket: time of a group, from `seconds` measured of a sample; then their spread.
+
+        seconds: None for a bucket that was not measured.
+        """
+        found = [number for number, value in enumerate(seconds) if value is not None]
+        if not found:
+            return []
+        times = [(seconds[n] or 0.0) * self.group_sizes[n] / self.ranks for n in found]
+        costs, weights = [self._costs()[n] for n in found], [self.weights[n] for n in found]
+        mean, mean_cost = (float(np.average(values, weights=weights)) for values in (times, costs))
+        lines = [
+            f"{self.stocks[n]}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
+            f"(predicted {cost / mean_cost:.2f})"
+            for n, took, cost in zip(found, times, costs, strict=True)
+        ]
+        if len(found) > 1:
+            spread, foreseen = (max(times) - min(times)) / mean, (max(costs) - min(costs)) / mean_cost
+            seen = (
+                "" if len(found) == len(self.stocks) else f", over {len(found)} of {len(self.stocks)} buckets"
+            )
+            lines.append(
+                f"measured spread of group times {spread:.0%} (predicted {foreseen:.0%}{seen}): longest less "
+                "shortest, over the mean; forward and backward"
+            )
+        return lines
+
+    def _report_sources(self, total: int) -> list[str]:
+        lines = []
+        for source in dict.fromkeys(stock.source for stock in self.stocks if stock.source):
+            mine = [n for n, stock in enumerate(self.stocks) if stock.source == source]
+            samples = sum(len(self.stocks[n].rows) for n in mine)
+            share = sum(self.weights[n] for n in mine)
+            lines.append(
+                f"{source}: {counted(samples, 'sample')} ({samples / total:.1%}), {share:.1%} of groups"
+            )
+        return lines
+
+    def _costs(self) -> list[float]:
+        """Predicted cost of a group of every bucket."""
+        pairs = zip(self.stocks, self.group_sizes, strict=True)
+        return [sample_cost(stock.tokens, self.config) * size for stock, size in pairs]
+
+
+def group_shares(
+    stocks: Sequence[Stock], sizes: Sequence[int], video_share: float | None, mix: Sequence[float] = ()
+) -> list[float]:
+    """The share of the groups that each stock gets, summing to 1.
+
+    By default every sample is seen equally often; `mix` sets the shares of datasets, `video_share` that of
+    videos against images, and inside of these samples are again seen equally often.
+    """
+    if mix and video_share is not None:
+        raise UserError("data.video_share", video_share, "null where datasets are mixed by shares")
+    weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
+    if video_share is not None:
+        is_video = [int(stock.is_video) for stock in stocks]
+        weights = _scaled(weights, is_video, (1 - video_share, video_share), "data.video_share", video_share)
+    elif mix:
+        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "data.mix", mix)
+    return (weights / weights.sum()).tolist()
+
+
+def _scaled(
+    weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, given: object
+) -> np.ndarray:
+    """Scale the weights so that those with part[i] == p sum to wanted[p]; else `given` is refused."""
+    sums = np.bincount(part, weights, minlength=len(wanted))
+    if len(sums) != len(wanted) or (sums[np.flatnonzero(wanted)] == 0).any() or not any(wanted):
+        there = ", ".join(f"{100 * share:.1f} %" for share in sums / sums.sum())
+        raise UserError(field, given, f"shares of what is there (by numbers of samples: {there})")
+    factors = np.divide(wanted, sums, out=np.zeros(len(sums)), where=sums > 0)
+    return weights * factors[part]

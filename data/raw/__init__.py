@@ -1,0 +1,1 @@
+"""From files, tables and tars to a raw dataset."""

@@ -1,0 +1,216 @@
+"""Look at every file of a listing before it is packed, and choose: filters, duplicates, clips of videos.
+
+Looking is split into chunks, which any process may do in any order; each leaves a note, so a killed job
+continues. The choice is a function of the listing and the notes alone. What was chosen is then packed as if
+it had been the listing, so shards are full, whatever was left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from core.config.settings import setting
+from core.errors import UserError
+from core.faults.failpoints import failpoint
+from core.files import write_text
+from data.media.clips import Clip, ClipConfig
+from data.media.formats import Media, MediaError, MediaLimits
+from data.media.images import decode_image, decode_video, probe
+from data.media.remux import clips_of
+from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
+from data.raw.filters import FilterConfig
+from data.raw.ingest import Item
+
+CHUNK = 64  # files
+LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # of a video's frames, by its perceptual hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class HygieneConfig:
+    """What is left out of the source, and how its videos are cut."""
+
+    filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
+    duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
+    clips: ClipConfig = setting(ClipConfig(), "how long videos are cut")
+
+    @property
+    def on(self) -> bool:
+        """Whether there is anything to look for."""
+        return self != HygieneConfig()
+
+    def require_installed(self) -> None:
+        """UserError if an optional library that the settings ask for is missing."""
+        if self.duplicates.near >= 0 and find_spec("imagehash") is None:
+            raise UserError(
+                "duplicates.near", self.duplicates.near, "-1, or: pip install 'longtake[duplicates]'"
+            )
+        if self.clips.scenes and self.clips.cuts == "pyscenedetect" and find_spec("scenedetect") is None:
+            raise UserError("clips.cuts", self.clips.cuts, "difference, or: pip install 'longtake[scenes]'")
+
+
+class Facts(NamedTuple):
+    """What was found in one file. refused: (stage, reason) if it cannot be used; then the rest is empty.
+
+    hashes: perceptual, of each picture that was looked at.  clips: None for a file that stays whole.
+    """
+
+    media: Media
+    sha256: str
+    hashes: tuple[int, ...]
+    clips: tuple[Clip, ...] | None
+    unit_s: float
+    refused: tuple[str, str] | None
+
+
+class LeftOut(NamedTuple):
+    """A sample that was not packed. detail: what it repeats, if it does."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some items to look at, and where the note of what was found goes."""
+
+    note: Path
+    items: tuple[Item, ...]
+    config: HygieneConfig
+    limits: MediaLimits
+
+
+def chunks(folder: Path, items: Sequence[Item], config: HygieneConfig, limits: MediaLimits) -> list[Chunk]:
+    """The listing in chunks; `folder` receives the notes."""
+    return [
+        Chunk(
+            folder / f"survey-{start // CHUNK:06d}.json", tuple(items[start : start + CHUNK]), config, limits
+        )
+        for start in range(0, len(items), CHUNK)
+    ]
+
+
+def look(chunk: Chunk) -> None:
+    """Look at the items of a chunk and publish the note."""
+    facts = [_facts(item, chunk.config, chunk.limits) for item in chunk.items]
+    failpoint("survey.note")
+    write_text(chunk.note, json.dumps([fact._asdict() for fact in facts]))
+
+
+def found(chunk: Chunk) -> list[Facts]:
+    """What `look` noted."""
+    return [
+        Facts(
+            Media(*entry["media"]),
+            entry["sha256"],
+            tuple(entry["hashes"]),
+            None if entry["clips"] is None else tuple(Clip(*clip) for clip in entry["clips"]),
+            entry["unit_s"],
+            None if entry["refused"] is None else (entry["refused"][0], entry["refused"][1]),
+        )
+        for entry in json.loads(chunk.note.read_text())
+    ]
+
+
+def _facts(item: Item, config: HygieneConfig, limits: MediaLimits) -> Facts:
+    nothing = Facts(Media(0, 0, 0, 0.0), "", (), None, 0.0, item.refused)
+    if item.refused is not None:
+        return nothing
+    stage = "read"
+    try:
+        data = item.read(limits)
+        stage = "decode"
+        media = probe(data, limits)
+        hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
+        clips, unit_s = None, 0.0
+        if config.clips.on and media.fps > 0:
+            clips, unit_s = clips_of(data, config.clips, limits)
+    except MediaError as error:
+        return nothing._replace(refused=(stage, str(error)))
+    digest = hashlib.sha256(data).hexdigest() if config.duplicates.exact else ""
+    return Facts(media, digest, hashes, clips, unit_s, None)
+
+
+def _hashes(data: bytes, media: Media, limits: MediaLimits) -> tuple[int, ...]:
+    if media.fps == 0:
+        return (perceptual_hash(decode_image(data, limits)),)
+    numbers = [int(media.frames * part) for part in LOOKED_AT]
+    pictures = [decode_video(data, limits, frames=(number, 1, 1))[0] for number in numbers]
+    return tuple(perceptual_hash(picture) for picture in pictures)
+
+
+def choose(
+    items: Sequence[Item], facts: Sequence[Facts], config: HygieneConfig
+) -> tuple[list[Item], list[LeftOut]]:
+    """The items to pack, in their order, and those left out. Unusable ones stay, to be set aside.
+
+    A file is compared with others only if something of it passes the filters; its clips are not compared.
+    """
+    left: list[LeftOut] = []
+    passed: list[tuple[Item, Facts, list[Item]]] = []
+    for item, fact in zip(items, facts, strict=True):
+        if fact.refused is not None:
+            passed.append((item, fact, [replace(item, refused=fact.refused)]))
+            continue
+        if lost := _lost_frames(fact, config.clips):
+            left.append(LeftOut(item.name, "frames before the first keyframe of a scene", f"{lost} frames"))
+        wanted = []
+        for part, media in _parts(item, fact):
+            if reason := config.filters.reason(media):
+                left.append(LeftOut(part.name, reason, ""))
+            else:
+                wanted.append(part)
+        if wanted:
+            passed.append((item, fact, wanted))
+    repeated = _repeated(passed, config.duplicates)
+    left += [LeftOut(passed[n][0].name, *why) for n, why in sorted(repeated.items())]
+    chosen = [part for n, (_, _, parts) in enumerate(passed) if n not in repeated for part in parts]
+    return chosen, left
+
+
+def _lost_frames(fact: Facts, config: ClipConfig) -> int:
+    """Frames that no clip has although none was asked to be skipped."""
+    if fact.clips is None or config.stride_s:
+        return 0
+    return fact.media.frames - sum(clip.frames for clip in fact.clips)
+
+
+def _parts(item: Item, fact: Facts) -> Iterator[tuple[Item, Media]]:
+    """The samples that a file gives, each with what it shows."""
+    if fact.clips is None:
+        yield item, fact.media
+        return
+    for clip in fact.clips:
+        begin, end = (clip.start * fact.unit_s, clip.start * fact.unit_s + clip.frames / fact.media.fps)
+        # named as W3C Media Fragments URI 1.0 (section 4.2.1) does
+        name = f"{item.name}#t={begin:g},{end:g}"
+        yield replace(item, name=name, clip=clip), fact.media._replace(frames=clip.frames)
+
+
+def _repeated(
+    passed: Sequence[tuple[Item, Facts, list[Item]]], config: DuplicateConfig
+) -> dict[int, tuple[str, str]]:
+    """Position -> (reason, name of the file that stays) for all that repeat another."""
+    repeated: dict[int, tuple[str, str]] = {}
+    first: dict[str, int] = {}
+    for number, (_, fact, _) in enumerate(passed):
+        if fact.sha256 and (earlier := first.setdefault(fact.sha256, number)) != number:
+            repeated[number] = ("the same bytes as another file", passed[earlier][0].name)
+    if config.near >= 0:
+        rest = [n for n in range(len(passed)) if n not in repeated]
+        rest.sort(key=lambda n: -passed[n][1].media.width * passed[n][1].media.height)  # the largest stays
+        pairs = near_duplicates([passed[n][1].hashes for n in rest], config.near)
+        for place, earlier in pairs:
+            repeated[rest[place]] = ("looks like another file", passed[rest[earlier]][0].name)
+    return repeated
+
+
+def lines_of(left: Iterable[LeftOut]) -> str:
+    """The content of `left_out.jsonl`."""
+    return "".join(json.dumps(entry._asdict(), ensure_ascii=True) + "\n" for entry in left)

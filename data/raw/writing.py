@@ -1,0 +1,238 @@
+"""Raw shards: samples of a listing into tars through webdataset's writer, one whole shard at a time.
+
+Which samples make up a shard follows from the listing alone, so shards can be written by any process in any
+order. A finished shard leaves a receipt with its rows of the index; when all receipts are there, `assemble`
+makes the dataset of them. A killed job continues at the first shard without a receipt, and ends with the
+same bytes as one that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from core.errors import UserError, WorkError
+from core.faults.failpoints import failpoint, set_step
+from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from data.dataset.quarantine import Quarantine, QuarantineEntry
+from data.dataset.schema import (
+    IMAGE_BUCKET,
+    INDEX_DTYPE,
+    MEDIA_DTYPE,
+    RAW_BUCKETS,
+    VIDEO_BUCKET,
+    DatasetManifest,
+    ShardRecord,
+    content_fingerprint,
+    write_index,
+)
+from data.media import images
+from data.media.formats import Media, MediaError, MediaLimits, suffix_of
+from data.raw.ingest import Item
+
+RECEIPTS = ".receipts"  # inside the output, until it is complete
+LISTING = "listing.json"
+Check = Literal["decode", "header"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to write. first: number of its first item, which the keys continue."""
+
+    folder: Path
+    number: int
+    name: str
+    first: int
+    items: tuple[Item, ...]
+    limits: MediaLimits
+    check: Check
+
+    @property
+    def receipt(self) -> Path:
+        """Where the receipt of the finished shard lies."""
+        return self.folder / RECEIPTS / f"{self.number:06d}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the shard is there as its receipt says."""
+        if not self.receipt.exists():
+            return False
+        record = json.loads(self.receipt.read_text())["record"]
+        tar = self.folder / self.name
+        return tar.stat().st_size == record["bytes"] if tar.exists() else record["samples"] == 0
+
+
+def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of each shard's items: at most `samples`, at most `size` bytes unless one item."""
+    start, total = 0, 0
+    for number, item in enumerate(items):
+        if number > start and (number - start == samples or total + item.packed > size):
+            yield start, number
+            start, total = number, 0
+        total += item.packed
+    if items:
+        yield start, len(items)
+
+
+def begin(folder: Path, items: Sequence[Item]) -> None:
+    """Note which listing this output is made of, and remove what killed writers left.
+
+    UserError if an earlier attempt began with another listing: its shards would not fit those to come.
+    """
+    seen = fingerprint([[i.name, i.offset, i.size, i.label, i.class_name, i.text, i.refused] for i in items])
+    note = folder / RECEIPTS / LISTING
+    if note.exists() and json.loads(note.read_text())["fingerprint"] != seen:
+        raise UserError(
+            f"{folder}: its source changed since this output was begun; overwrite=true starts anew"
+        )
+    for place in (folder, folder / RECEIPTS):
+        for left in place.glob(f"{TEMPORARY_PREFIX}*"):
+            left.unlink()
+    if not note.exists():
+        write_json(note, {"fingerprint": seen})
+
+
+def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:
+    """Write and publish one tar, then its receipt; unusable samples go to `quarantine`.
+
+    WorkError if that exceeds its budget; OSError if the tar cannot be written. The tar's name is never taken
+    by anything but the whole tar.
+    """
+    set_step(task.number)
+    rows: list[list[Any]] = []
+    refused: list[QuarantineEntry] = []
+    with atomic_file(task.folder / task.name) as file:
+        out = _HashedFile(file)
+        with _tar_writer(out) as tar:
+            for number, item in enumerate(task.items, task.first):
+                failpoint("shard.sample")
+                stage, made = _sample(item, number, task)
+                if isinstance(made, str):
+                    refused.append(quarantine.add(item.name, stage, made))
+                else:
+                    facts, members = made
+                    offset = tar.tarstream.offset
+                    tar.write(members)
+                    rows.append([offset, tar.tarstream.offset - offset, item.label, *facts])
+                advance()
+        failpoint("shard.publish")
+    if not rows:
+        (task.folder / task.name).unlink()
+    record = ShardRecord(name=task.name, samples=len(rows), bytes=out.bytes, sha256=out.hash.hexdigest())
+    content = {"record": asdict(record), "rows": rows, "refused": [asdict(entry) for entry in refused]}
+    failpoint("shard.receipt")
+    write_text(task.receipt, json.dumps(content, sort_keys=True))
+
+
+class _HashedFile:
+    """A file to write to that knows the length and SHA-256 of what it got."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.bytes += len(data)
+        return self.file.write(data)
+
+
+def _tar_writer(file: Any) -> Any:
+    import webdataset
+
+    return webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644, compress=False)
+
+
+def _sample(item: Item, number: int, task: ShardTask) -> tuple[str, str | tuple[Media, dict[str, Any]]]:
+    """(stage, reason) of an item that cannot be used, or ("", (what it shows, the members to write))."""
+    if item.refused is not None:
+        return item.refused
+    stage = "read"
+    try:
+        data = item.read(task.limits)
+        stage = "decode"
+        facts = (images.check if task.check == "decode" else images.probe)(data, task.limits)
+    except MediaError as error:
+        return stage, str(error)
+    told = {
+        "label": item.label if item.label >= 0 else None,
+        "class": item.class_name or None,
+        "text": item.text,
+        **facts._asdict(),
+        "source": item.name,
+    }
+    text = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    return "", (facts, {"__key__": f"{number:09d}", suffix_of(data): data, "json": text.encode()})
+
+
+def assemble(
+    folder: Path, tasks: Sequence[ShardTask], classes: Sequence[str], quarantine: Quarantine
+) -> DatasetManifest:
+    """Make index, quarantine list and manifest from the receipts, then drop them: the dataset is complete.
+
+    WorkError if no sample could be used.
+    """
+    shards: list[ShardRecord] = []
+    refused: list[QuarantineEntry] = []
+    tables: list[tuple[np.ndarray, np.ndarray]] = []
+    for task in tasks:
+        receipt = json.loads(task.receipt.read_text())
+        refused += [QuarantineEntry(**entry) for entry in receipt["refused"]]
+        if receipt["rows"]:
+            tables.append(index_rows(len(shards), receipt["rows"]))
+            shards.append(ShardRecord(**receipt["record"]))
+    if not shards:
+        why = f"{refused[0].id}: {refused[0].error}"
+        raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
+    index, facts = (np.concatenate(part) for part in zip(*tables, strict=True))
+    index["id"] = np.arange(len(index))
+    files = write_index(folder, index, facts)
+    quarantine.rewrite(refused)
+    manifest = raw_manifest(tuple(shards), classes, files, index)
+    failpoint("shard.manifest")
+    manifest.write(folder)
+    drop_receipts(folder)
+    return manifest
+
+
+def drop_receipts(folder: Path) -> None:
+    """Remove what only an unfinished output needs."""
+    shutil.rmtree(folder / RECEIPTS, ignore_errors=True)
+
+
+def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """INDEX_DTYPE (ids unset) and MEDIA_DTYPE rows of one shard.
+
+    rows: (offset, size, label, width, height, frames, fps) of each sample.
+    """
+    index, facts = np.zeros(len(rows), INDEX_DTYPE), np.zeros(len(rows), MEDIA_DTYPE)
+    columns = list(zip(*rows, strict=True))
+    index["shard"] = shard
+    for name, column in zip(("offset", "size", "label"), columns[:3], strict=True):
+        index[name] = column
+    for name, column in zip(MEDIA_DTYPE.names or (), columns[3:], strict=True):
+        facts[name] = column
+    index["bucket"] = np.where(facts["fps"] > 0, VIDEO_BUCKET, IMAGE_BUCKET)
+    return index, facts
+
+
+def raw_manifest(
+    shards: tuple[ShardRecord, ...], classes: Sequence[str], files: dict[str, str], index: np.ndarray
+) -> DatasetManifest:
+    """The manifest of a raw dataset."""
+    counts = {name: int((index["bucket"] == bucket).sum()) for bucket, name in enumerate(RAW_BUCKETS)}
+    return DatasetManifest(
+        kind="raw",
+        fingerprint=content_fingerprint("raw", shards, files, classes=list(classes)),
+        shards=shards,
+        classes=tuple(classes),
+        buckets=RAW_BUCKETS,
+        files=files,
+        extra={"counts": counts},
+    )

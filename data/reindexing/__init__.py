@@ -1,0 +1,1 @@
+"""The index of a dataset, made again from its tars."""

@@ -1,0 +1,114 @@
+"""Index and manifest of latents made anew from their tars: packs of ours, or arrays from elsewhere.
+
+making: the folder that receives the new files.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError, WorkError
+from core.files import sha256_file
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.schema import (
+    DatasetManifest,
+    ShardRecord,
+    content_fingerprint,
+    write_index,
+)
+from data.latent.assembly import index_from_parts, longest_text, views_from_parts
+from data.latent.packs import Shape, read_part
+from data.latent.reading import LatentSums
+from data.order.order import count_buckets
+from data.raw.ingest import known_names
+from data.reindexing.foreign import origin, read_foreign
+
+Advance = Callable[[], None]
+
+
+def foreign_manifest(
+    folder: Path,
+    making: Path,
+    paths: list[Path],
+    before: DatasetManifest | None,
+    made_from: Mapping[str, Any] | None,
+    budget: float,
+    advance: Advance,
+) -> DatasetManifest:
+    """As of a cache of ours; the list of samples set aside is new too."""
+    found, quarantine = read_foreign(paths, advance), making / QUARANTINE
+    making.mkdir(exist_ok=True)
+    aside = Quarantine(quarantine, total=len(found.items), budget=budget)
+    aside.rewrite(found.refused)
+    aside.check()
+    if (folder / QUARANTINE).exists():
+        quarantine.touch()  # an empty list in place of one that no longer holds
+    index, shapes, classes = found.index()
+    records = [ShardRecord.of(path, count) for path, count in zip(paths, found.counts, strict=True)]
+    classes = known_names(classes, before.classes if before else ())
+    extra = {
+        "made_from": origin(made_from, before.extra["made_from"] if before else None),
+        "statistics": found.statistics(),
+    }
+    files = write_index(making, index)
+    return _cache_manifest(records, index, shapes, classes, files, quarantine, extra)
+
+
+def latent_manifest(
+    folder: Path, making: Path, paths: list[Path], before: DatasetManifest, advance: Advance
+) -> DatasetManifest:
+    """Index, table of shapes and statistics from the parts; every value of them is read."""
+    names = {path.name for path in paths}
+    if lost := sorted({shard.name for shard in before.shards} - names):
+        raise WorkError(f"{folder / lost[0]}: missing; its samples stand in no other part")
+    sums: list[LatentSums] = []  # of each part, added up as `encode` does: floats have no other order
+    records = []
+    for path in paths:
+        count, of_packs = 0, []
+        for pack in read_part(path):
+            count += len(pack.ids) + len(pack.absent)
+            of_packs += [LatentSums.of(pack.latents)] if len(pack.ids) else []
+        sums += [functools.reduce(operator.add, of_packs)] if of_packs else []
+        records.append(ShardRecord.of(path, count))
+        advance()
+    if not sums:
+        raise UserError(f"{folder}: its parts hold no latents")
+    statistics = functools.reduce(operator.add, sums).statistics()
+    index, shapes = index_from_parts(folder, records)
+    flips, texts = views_from_parts(folder, records, index)
+    files = write_index(making, index, flips=flips, texts=texts)
+    extra = {**before.extra, "statistics": statistics, **longest_text(texts)}
+    return _cache_manifest(records, index, shapes, before.classes, files, folder / QUARANTINE, extra)
+
+
+def _cache_manifest(
+    records: Sequence[ShardRecord],
+    index: np.ndarray,
+    shapes: Sequence[Shape],
+    classes: tuple[str, ...],
+    files: Mapping[str, str],
+    quarantine: Path,
+    extra: Mapping[str, Any],
+) -> DatasetManifest:
+    """Of a latent cache with this index; quarantine: its list of samples set aside, if there is one."""
+    starts = np.cumsum([0, *(record.samples for record in records)])
+    counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()
+    identity = content_fingerprint(
+        "latent", records, files, classes=list(classes), made_from=extra["made_from"]
+    )
+    listed = {QUARANTINE: sha256_file(quarantine)} if quarantine.exists() else {}
+    return DatasetManifest(
+        kind="latent",
+        fingerprint=identity,
+        shards=tuple(records),
+        classes=classes,
+        buckets=tuple(list(shape) for shape in shapes),
+        files={**files, **listed},
+        extra={**extra, "bucket_counts": counts},
+    )

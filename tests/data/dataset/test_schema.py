@@ -1,0 +1,107 @@
+"""Manifest and index dtypes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import UserError, WorkError
+from data.dataset.schema import (
+    INDEX_DTYPE,
+    MEDIA_DTYPE,
+    DatasetManifest,
+    ShardRecord,
+    content_fingerprint,
+    write_index,
+)
+
+
+def manifest() -> DatasetManifest:
+    shards = (ShardRecord(name="a-000000.tar", samples=3, bytes=10240, sha256="0" * 64),)
+    fingerprint = content_fingerprint("raw", shards, {})
+    return DatasetManifest(
+        kind="raw",
+        fingerprint=fingerprint,
+        shards=shards,
+        classes=("cat", "Hünd"),
+        buckets=("image", "video"),
+    )
+
+
+def test_index_rows_are_little_endian_and_packed() -> None:
+    assert (INDEX_DTYPE.itemsize, MEDIA_DTYPE.itemsize) == (30, 16)
+    row = np.zeros(1, INDEX_DTYPE)
+    row["id"], row["label"] = 1, -1
+    assert row.tobytes() == b"\1" + b"\0" * 25 + b"\xff" * 4
+
+
+def test_manifest_round_trip_is_byte_stable(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    first = (tmp_path / "dataset.json").read_bytes()
+    again = DatasetManifest.read(tmp_path)
+    assert again == manifest()
+    assert (again.samples, again.bytes) == (3, 10240)
+    again.write(tmp_path)
+    assert (tmp_path / "dataset.json").read_bytes() == first
+
+
+def test_folder_without_manifest_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"expected a finished dataset .*dataset.json\); this folder is empty"
+    ):
+        DatasetManifest.read(tmp_path)
+
+
+def test_newer_format_is_refused(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    edit(tmp_path, format_version=2)
+    with pytest.raises(UserError, match=r"format_version=2: expected 1 \(written by a newer longtake\)"):
+        DatasetManifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"surprise": 1}, "unknown entries: surprise"),
+        ({"kind": "cooked"}, "expected raw or latent"),
+        ({"totals": {"samples": 4, "bytes": 10240, "shards": 1}}, "do not match"),
+        ({"shards": [{"name": "../x.tar", "samples": 3, "bytes": 10240, "sha256": ""}]}, "plain file name"),
+        ({"shards": [{"name": "x.tar"}]}, "missing 3 required"),
+    ],
+)
+def test_damaged_manifest_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    manifest().write(tmp_path)
+    edit(tmp_path, **change)
+    with pytest.raises(WorkError, match=message):
+        DatasetManifest.read(tmp_path)
+
+
+def test_cut_off_manifest_is_named(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    path = tmp_path / "dataset.json"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(WorkError, match="not a dataset manifest"):
+        DatasetManifest.read(tmp_path)
+
+
+def edit(folder: Path, **change: object) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_fingerprint_follows_content() -> None:
+    shard = manifest().shards[0]
+    other = ShardRecord(name=shard.name, samples=3, bytes=10240, sha256="1" * 64)
+    assert content_fingerprint("raw", [shard], {}) == content_fingerprint("raw", [shard], {})
+    assert content_fingerprint("raw", [shard], {}) != content_fingerprint("raw", [other], {})
+    assert content_fingerprint("raw", [shard], {}, classes=["a"]) != content_fingerprint("raw", [shard], {})
+
+
+def test_write_index_returns_hashes_and_refuses_other_dtypes(tmp_path: Path) -> None:
+    index, media = np.zeros(4, INDEX_DTYPE), np.zeros(4, MEDIA_DTYPE)
+    files = write_index(tmp_path, index, media)
+    assert files.keys() == {"index.npy", "media.npy"}
+    assert np.load(tmp_path / "index.npy", allow_pickle=False).dtype == INDEX_DTYPE
+    with pytest.raises(ValueError, match=r"media\.npy"):
+        write_index(tmp_path, index, media[:3])

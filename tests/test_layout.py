@@ -27,8 +27,8 @@ OWNERS = {
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
     "submitit": r"launch/slurm\.py",
-    "flash_attn": r"models/attention_backends\.py",
-    "flash_attn_interface": r"models/attention_backends\.py",
+    "flash_attn": r"models/attention/backends\.py",
+    "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
     "PIL": r"data/media/images\.py|data/raw/duplicates\.py|tools/pictures\.py",
@@ -37,11 +37,11 @@ OWNERS = {
     "pyarrow": r"data/raw/tables\.py",
     "sklearn": r"tools/digits\.py",
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
-    "transformers": r"models/text\.py",
+    "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {
     "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
-    "models/attention_choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
+    "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
 }

@@ -15,7 +15,7 @@ from core.progress import say
 from core.queue.work_queue import QueueConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.buckets import BucketConfig
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.order.buckets import Bucket
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, device, dtype
 
-    from models.text import TextEncoder
+    from models.text.encoders import TextEncoder
 
 
 class Clock:
@@ -76,9 +76,9 @@ class CaptionEmbedder:
     """A text encoder on a device: captions to embeddings on the CPU. identity: what a cache records of it."""
 
     def __init__(self, folder: Path, tokens: int, device: device, precision: str, clock: Clock) -> None:
-        from models import text
+        from models.text import encoders
 
-        encoder = text.load(folder, tokens)
+        encoder = encoders.load(folder, tokens)
         self.identity = encoder.describe() | {"precision": precision}
         self.width, self.tokens = encoder.width, encoder.tokens
         self.encoder: TextEncoder = encoder.to(device, _dtype(precision))

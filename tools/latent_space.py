@@ -133,7 +133,9 @@ def encoder_fingerprint(cache: Dataset) -> str:
 
 
 def text_encoder(cache: Dataset) -> dict[str, Any] | None:
-    """What embedded the captions of the cache, as `models.text` describes it; None where there are none."""
+    """What embedded the captions of the cache, as `models.text.encoders` describes it; None where there are
+    none.
+    """
     found: dict[str, Any] | None = cache.manifest.extra["made_from"].get("text")
     return found
 

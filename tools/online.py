@@ -38,7 +38,7 @@ from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.order import count_buckets
 from data.order.steps import LoaderConfig
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 from tools.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 LATENTS = "latents.json"

@@ -16,7 +16,7 @@ from data.loading.pixels import PixelConfig, in_part, read_pixels
 from data.media.formats import MediaError
 from data.media.images import from_tensor, to_tensor
 from data.order.buckets import Bucket, assign, make_buckets
-from models.autoencoder.network import Autoencoder
+from models.autoencoder.kl import Autoencoder
 
 Pixels = NDArray[np.uint8]
 COLUMNS = 16

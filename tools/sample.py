@@ -16,7 +16,7 @@ from core.config.loading import to_dict
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
 from core.files import atomic_file, sha256_file, write_json
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 from tools.generated import ARRAYS, SAMPLES
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures

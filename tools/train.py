@@ -30,11 +30,11 @@ from core.train.trainer import FINISHED, Trainer, TrainerConfig
 from core.train.validation import ValidationConfig
 from data.dataset.index import Dataset
 from data.loading.loader import LatentLoader
-from models.attention_choice import settle
-from models.dit import DiT, DiTConfig, count_parameters
-from models.flops import train_flops
-from models.fp8 import use_fp8
-from models.shared_attention import by_ring
+from models.attention.by_heads import by_ring
+from models.attention.choice import settle
+from models.denoisers.dit import DiT, DiTConfig, count_parameters
+from models.denoisers.flops import train_flops
+from models.layers.fp8 import use_fp8
 from tools.latent_space import LatentsConfig, choose_normaliser, encoder_fingerprint, latent_shapes
 from tools.online import DataConfig, OnlineCache, OnlineObjective
 from tools.train_setup import (

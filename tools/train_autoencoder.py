@@ -32,7 +32,7 @@ from data.dataset.quarantine import QUARANTINE, Quarantine
 from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from models.autoencoder.store import save
 from models.weights import shapes_only
 from tools.reconstruct import reconstruct, scores, show

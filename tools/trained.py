@@ -18,7 +18,7 @@ from core.errors import UserError, WorkError
 from core.run.claim import CONFIG_NAME
 from data.latent.reading import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint
 from tools.latent_space import ADDED_LATER, AUTOENCODER, space_file
 

@@ -6,9 +6,9 @@ import math
 
 from core.batch import Batch
 from data.dataset.index import Dataset
-from models.dit import DiTConfig
-from models.embeddings import Grid
-from models.flops import train_flops
+from models.denoisers.dit import DiTConfig
+from models.denoisers.flops import train_flops
+from models.layers.embeddings import Grid
 from tools.online import OnlineCache
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.errors import WorkError
 from models.autoencoder import public, store
-from models.autoencoder.network import Autoencoder
+from models.autoencoder.kl import Autoencoder
 from models.autoencoder.public import PublicAutoencoder
 
 AnyAutoencoder = Autoencoder | PublicAutoencoder

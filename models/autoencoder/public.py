@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from core.errors import UserError, WorkError
 from core.files import fingerprint
 from models import weights
-from models.autoencoder.network import PIXEL_CHANNELS
-from models.tiling import TilingConfig
+from models.autoencoder.kl import PIXEL_CHANNELS
+from models.autoencoder.tiling_config import TilingConfig
 
 IMAGE_CLASSES = ("AutoencoderKL", "AutoencoderDC")
 VIDEO_CLASSES = ("AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderKLLTXVideo")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core import files
 from core.errors import UserError, WorkError
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from models.weights import add_bytes, shapes_only
 
 FOLDER = "autoencoder"  # inside a run folder

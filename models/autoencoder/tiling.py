@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from models.autoencoder.layers import CausalConv3d, Upsample
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 
 if TYPE_CHECKING:
-    from models.autoencoder.network import AutoencoderConfig
+    from models.autoencoder.kl import AutoencoderConfig
 
 
 def check(config: AutoencoderConfig, tiling: TilingConfig) -> None:

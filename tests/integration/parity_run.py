@@ -30,7 +30,7 @@ from core.run.ending import end_with
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
 from core.train.validation import ValidationConfig, whole_steps
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 GROUP, UNREADABLE = 8, 5
 LIMIT_S = 600.0  # a rank may have to wait while another compiles

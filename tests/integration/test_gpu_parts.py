@@ -12,9 +12,9 @@ from torch import Tensor
 from core.batch import Batch
 from core.checkpoint.snapshot import HostMemory
 from core.draws import Draws
-from models.attention import attention
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
-from models.tiling import TilingConfig
+from models.attention.dispatch import attention
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.tiling_config import TilingConfig
 from tests.stand_in_gpu import GPU, gpu, put
 from tools.train_autoencoder import ReconstructionConfig, ReconstructionObjective
 

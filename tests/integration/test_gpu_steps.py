@@ -37,8 +37,8 @@ from core.optim.groups import OptimizerConfig
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig
 from data.latent.reading import Normaliser
-from models import embeddings
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
+from models.layers import embeddings
 from tests.stand_in_gpu import GPU, OnGpu, gpu, put
 from tools.train_setup import LatentObjective
 

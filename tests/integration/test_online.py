@@ -17,7 +17,7 @@ from core.errors import UserError, WorkError
 from data.dataset.quarantine import read_quarantine
 from data.latent.reading import Normaliser
 from models.autoencoder.opening import identify_saved
-from models.dit import DiT
+from models.denoisers.dit import DiT
 from tests.data.raw_datasets import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command

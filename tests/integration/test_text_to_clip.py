@@ -22,8 +22,8 @@ from core.errors import UserError, WorkError
 from core.files import write_json, write_text
 from data.dataset.index import Dataset
 from data.order.buckets import BucketConfig
-from models.dit import DiT, DiTConfig
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
+from models.denoisers.dit import DiT, DiTConfig
 from tests.data.samples import clip_bytes, image_bytes, picture
 from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder

@@ -22,7 +22,7 @@ from core.losses import Losses
 from core.metrics.phases import Phases
 from core.optim.groups import OptimizerConfig
 from core.train.validation import Validation, ValidationConfig
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 LATENT = (4, 1, 8, 8)  # as small as the demo's; larger ones average more
 CLASSES, PATTERNS, SIZE = 3, 2, 64

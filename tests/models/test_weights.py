@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
-from models.dit import DiT, DiTConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint, shapes_only
 
 

@@ -15,10 +15,10 @@ from core.faults import failpoints
 from core.queue.work_queue import QueueConfig
 from data.dataset.index import Dataset
 from data.order.buckets import BucketConfig
-from models.autoencoder import network, store
+from models.autoencoder import kl, store
 from tools import encode
 
-AUTOENCODER = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 # Short, since tests wait for it; many attempts, since a busy machine may stall a living worker for longer.
 QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
@@ -27,7 +27,7 @@ QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
 def make_autoencoder(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        store.save(network.Autoencoder(AUTOENCODER), folder)
+        store.save(kl.Autoencoder(AUTOENCODER), folder)
     return folder
 
 

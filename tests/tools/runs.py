@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from core.files import write_json, write_text
-from models.autoencoder import network, store
-from models.dit import DiT, DiTConfig
+from models.autoencoder import kl, store
+from models.denoisers.dit import DiT, DiTConfig
 from tools import trained
 
 MODEL = DiTConfig(width=32, depth=1, heads=2, num_classes=3, patch=(1, 1, 1))
@@ -32,8 +32,8 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **space: Any) -> Pat
     """Write the folder and let its weights be found; all are random, so that labels and time matter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shape = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
-        encoder = store.save(network.Autoencoder(shape), folder / "autoencoder")
+        shape = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+        encoder = store.save(kl.Autoencoder(shape), folder / "autoencoder")
         state = {name: 0.2 * torch.randn(tensor.shape) for name, tensor in DiT(MODEL).state_dict().items()}
     write_json(folder / "latents.json", {**SPACE, "encoder": encoder, **space})
     write_text(

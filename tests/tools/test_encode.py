@@ -24,18 +24,18 @@ from data.media.formats import MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.order.steps import LoaderConfig
-from models.autoencoder import network, store
+from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools import encode
 
-AUTOENCODER = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 
 
 def make_autoencoder(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        store.save(network.Autoencoder(AUTOENCODER), folder)
+        store.save(kl.Autoencoder(AUTOENCODER), folder)
     return folder
 
 

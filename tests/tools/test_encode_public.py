@@ -21,8 +21,8 @@ from data.loading.loader import LatentLoader
 from data.order.buckets import BucketConfig
 from data.order.steps import LoaderConfig
 from data.reindexing.reindex import reindex
-from models import text
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
+from models.text import encoders
 from tests.data.samples import image_bytes, picture
 from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.test_encode import content, make_autoencoder
@@ -61,7 +61,7 @@ def test_captions_are_in_the_cache_by_row_and_once_a_part(sources: Path, tmp_pat
     encode.run(config(sources, tmp_path / "cache"))
     cache = Dataset(tmp_path / "cache")
     cache.verify()
-    encoder, raw = text.load(sources / "t5"), Dataset(sources / "raw")
+    encoder, raw = encoders.load(sources / "t5"), Dataset(sources / "raw")
     captions = [json.loads(raw.read(row)["json"])["text"] for row in range(len(raw))]
     assert sorted(captions) == sorted(CAPTIONS)
     lengths = [len(caption.split()) + 1 if caption else 0 for caption in captions]

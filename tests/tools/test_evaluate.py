@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.files import write_json
-from models.autoencoder import network, store
+from models.autoencoder import kl, store
 from tools import digits, evaluate, shard
 from tools.real import Real
 
@@ -57,8 +57,8 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
 def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Path) -> None:
     write_samples(tmp_path / "images", real.images[:150], real.image_labels[:150])
     write_samples(tmp_path / "clips", real.clips[:40], real.clip_labels[:40])
-    small = network.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
-    store.save(network.Autoencoder(small), tmp_path / "autoencoder")
+    small = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    store.save(kl.Autoencoder(small), tmp_path / "autoencoder")
     evaluate.run(config(data, tmp_path, autoencoder=str(tmp_path / "autoencoder")))
     scores = json.loads((tmp_path / "scores/scores.json").read_text())
     assert scores["class_agreement"] > 0.95

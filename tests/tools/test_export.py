@@ -18,7 +18,7 @@ from core.config.loading import from_dict, read_yaml
 from core.errors import UserError
 from core.files import sha256_file
 from launch import cli
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents
 from tools.export import Config, plan
 from tools.trained import open_run

@@ -15,7 +15,7 @@ from core.draws import Draws
 from core.errors import UserError
 from data.dataset.index import Dataset
 from data.loading.pixels import in_part
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from tests.data.raw_datasets import damage, make_raw
 from tools import reconstruct
 from tools.train_autoencoder import Config, ReconstructionConfig, ReconstructionObjective, make_loader, plan

@@ -19,7 +19,7 @@ import core.config.loading  # noqa: F401
 from core.batch import Condition
 from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 
 def main() -> None:

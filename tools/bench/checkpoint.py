@@ -30,7 +30,7 @@ from core.distributed import ranks
 from core.engine.config import EngineConfig
 from core.errors import WorkError
 from core.optim.groups import OptimizerConfig
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 from tools.bench import pacing
 from tools.bench.job import Config
 from tools.bench.rounds import Row, Way, measure

@@ -32,7 +32,7 @@ from core.train.trainer import Trainer, TrainerConfig
 from data.latent.reading import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
 from tools.train_setup import LatentObjective, read_prepared

@@ -32,7 +32,7 @@ from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
 from data.latent.reading import Normaliser
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
 from tools.train_setup import LatentObjective
 

@@ -1,8 +1,8 @@
-"""The diffusion transformer as a first version has it: what `bench step` measures the network of `models/dit`
-against.
+"""The diffusion transformer as a first version has it: what `bench step` measures the network of
+`models/denoisers/dit` against.
 
 Written from the equations of arXiv:2212.09748, with torch's own modules and fused attention, for labelled
-images alone. Parameters bear the names of `models.dit.DiT`, so both take the same weights.
+images alone. Parameters bear the names of `models.denoisers.dit.DiT`, so both take the same weights.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dit import DiTConfig
-from models.embeddings import sincos_positions
+from models.denoisers.dit import DiTConfig
+from models.layers.embeddings import sincos_positions
 
 
 class PlainAttention(nn.Module):
@@ -58,7 +58,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainDiT(nn.Module):
-    """`models.dit.DiT` for labelled images with sin-cos positions and no options."""
+    """`models.denoisers.dit.DiT` for labelled images with sin-cos positions and no options."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.errors import UserError
-from models.dit import DiTConfig
+from models.denoisers.dit import DiTConfig
 
 DIFFUSERS, FACEBOOK = "diffusers DiTTransformer2DModel", "facebookresearch/DiT"
 

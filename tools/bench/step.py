@@ -20,9 +20,9 @@ from core.batch import Condition
 from core.engine.compiling import compile_blocks
 from core.errors import UserError, WorkError
 from core.metrics import hardware
-from models.attention_choice import settle
-from models.dit import DiT, DiTConfig
-from models.flops import train_flops
+from models.attention.choice import settle
+from models.denoisers.dit import DiT, DiTConfig
+from models.denoisers.flops import train_flops
 from tools.bench import public_dits
 from tools.bench.job import Config
 from tools.bench.plain_dit import PlainDiT

@@ -23,7 +23,7 @@ from core.averages.ema import Ema, EmaConfig
 from core.distributed import ranks
 from core.errors import UserError
 from core.metrics import hardware
-from models.dit import DiTConfig
+from models.denoisers.dit import DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Way, measure
 from tools.bench.updates import CLIPPING, LR, ONE, OPTIMIZER, Bare, Material, Sharded, Updated, Usual, make

@@ -18,7 +18,7 @@ from core.distributed import ranks
 from core.engine.engine import Engine, EngineConfig
 from core.engine.replicated import Replicated
 from core.optim.groups import OptimizerConfig, parameter_groups
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 CLIPPING, LR = 1.0, 1e-4
 OPTIMIZER = OptimizerConfig(lr=LR)

@@ -17,7 +17,7 @@ from core.batch import Condition
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
 from core.errors import WorkError
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 MODES = ("none", "selective", "every_k", "full")
 DTYPES = (torch.float32, torch.bfloat16)  # on CPU: fused attention, explicit attention
@@ -80,7 +80,7 @@ def test_loss_and_gradients_are_bitwise_those_without(mode: str, dtype: torch.dt
 def test_attention_that_recomputes_its_own_chunks_can_be_inside(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.attention_backends.CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("models.attention.backends.CHUNK_NUMBERS", 1)
     test_loss_and_gradients_are_bitwise_those_without(mode, torch.bfloat16)
 
 

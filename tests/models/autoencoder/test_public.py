@@ -11,7 +11,7 @@ import torch
 from core.errors import UserError, WorkError
 from models.autoencoder import opening
 from models.autoencoder.public import PublicAutoencoder
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 from tests.models.public_models import AUTOENCODERS, save_autoencoder
 
 # kind: pixels (T, H, W), latents (M, C, T, H, W), frames that do not come back, and which do

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import UserError, WorkError
 from models.autoencoder import store
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from models.autoencoder.opening import identify, identify_saved
 from models.autoencoder.store import fingerprint, load, save
 

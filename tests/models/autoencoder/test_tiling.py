@@ -10,8 +10,8 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.autoencoder import tiling
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
-from models.tiling import TilingConfig
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.tiling_config import TilingConfig
 
 CONFIG = AutoencoderConfig(
     latent_channels=2,

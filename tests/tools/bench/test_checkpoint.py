@@ -13,7 +13,7 @@ from core.checkpoint.snapshot import HostMemory, take
 from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
 from launch import cli
-from models.dit import DiTConfig
+from models.denoisers.dit import DiTConfig
 from tests.core.toy_run import toy_engine
 from tools.bench import checkpoint, pacing
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.errors import UserError, WorkError
-from models import text
+from models.text import encoders
 from tests.models.public_models import TEXT_ENCODERS, save_text_encoder
 
 TEXTS = ["a red disc", "a", "a green square moves left on black a a a", ""]
@@ -25,7 +25,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_embeddings_are_those_of_each_text_alone(kind: str, saved: dict[str, Path]) -> None:
     import transformers
 
-    encoder = text.load(saved[kind])
+    encoder = encoders.load(saved[kind])
     embeddings = encoder(TEXTS)
     assert [tuple(e.shape) for e in embeddings] == [(4, 8), (2, 8), (8, 8), (1, 8)]
     name = kind.replace("ForConditionalGeneration", "EncoderModel")
@@ -41,7 +41,7 @@ def test_embeddings_are_those_of_each_text_alone(kind: str, saved: dict[str, Pat
 
 @pytest.mark.parametrize("kind", ["UMT5EncoderModel", "T5ForConditionalGeneration"])
 def test_there_is_no_decoder(kind: str, saved: dict[str, Path]) -> None:
-    encoder = text.load(saved[kind])
+    encoder = encoders.load(saved[kind])
     assert encoder.settings["class"].endswith("EncoderModel")
     assert not [name for name, _ in encoder.named_parameters() if "decoder" in name]
 
@@ -54,18 +54,18 @@ def test_a_weight_that_is_not_there_is_not_invented(tmp_path: Path) -> None:
     state.pop("encoder.final_layer_norm.weight")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WorkError, match=r"lack 1 of T5EncoderModel's, encoder.final_layer_norm.weight"):
-        text.load(folder)
+        encoders.load(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(WorkError, match="no readable T5EncoderModel"):
-        text.load(folder)
+        encoders.load(folder)
 
 
 def test_identity_covers_weights_tokenizer_and_length(saved: dict[str, Path], tmp_path: Path) -> None:
-    first = text.load(saved["CLIPTextModel"]).describe()
-    assert first == text.load(save_text_encoder(tmp_path / "same", "CLIPTextModel")).describe()
-    other = text.load(save_text_encoder(tmp_path / "other", "CLIPTextModel", seed=1)).describe()
-    shorter = text.load(saved["CLIPTextModel"], tokens=4).describe()
-    longer = text.load(save_text_encoder(tmp_path / "limit", "CLIPTextModel", limit=6)).describe()
+    first = encoders.load(saved["CLIPTextModel"]).describe()
+    assert first == encoders.load(save_text_encoder(tmp_path / "same", "CLIPTextModel")).describe()
+    other = encoders.load(save_text_encoder(tmp_path / "other", "CLIPTextModel", seed=1)).describe()
+    shorter = encoders.load(saved["CLIPTextModel"], tokens=4).describe()
+    longer = encoders.load(save_text_encoder(tmp_path / "limit", "CLIPTextModel", limit=6)).describe()
     changed = [{name for name in first if first[name] != record[name]} for record in (other, shorter, longer)]
     assert changed == [{"encoder"}, {"tokens"}, {"tokenizer", "tokens"}]
     assert (first["class"], first["width"], first["tokens"]) == ("CLIPTextModel", 8, 8)
@@ -79,22 +79,22 @@ def test_the_folder_of_a_pipeline_will_do(saved: dict[str, Path], tmp_path: Path
         place = "tokenizer" if "token" in file.name else "text_encoder"
         (tmp_path / place / file.name).write_bytes(file.read_bytes())
     for folder in (tmp_path, tmp_path / "text_encoder"):
-        assert text.load(folder).describe() == text.load(saved[kind]).describe()
+        assert encoders.load(folder).describe() == encoders.load(saved[kind]).describe()
 
 
 def test_what_is_no_text_encoder_is_refused(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="text_tokens=9: expected at most 8"):
-        text.load(saved["CLIPTextModel"], tokens=9)
+        encoders.load(saved["CLIPTextModel"], tokens=9)
     with pytest.raises(UserError, match="text_tokens=0: expected a number"):
-        text.load(save_text_encoder(tmp_path / "endless", "T5EncoderModel", limit=None))
+        encoders.load(save_text_encoder(tmp_path / "endless", "T5EncoderModel", limit=None))
     with pytest.raises(UserError, match=r"expected a folder with config.json"):
-        text.load(tmp_path)
+        encoders.load(tmp_path)
     folder = save_text_encoder(tmp_path / "odd", "T5EncoderModel")
     (folder / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(UserError, match="text_encoder=GPT2LMHeadModel: expected one of CLIPTextModel"):
-        text.load(folder)
+        encoders.load(folder)
     folder = save_text_encoder(tmp_path / "bare", "T5EncoderModel")
     for file in folder.glob("*token*"):
         file.unlink()
     with pytest.raises(UserError, match="expected a tokenizer in one of"):
-        text.load(folder)
+        encoders.load(folder)

@@ -1,4 +1,4 @@
-"""Products in 8 bits, emulated where there is no GPU. Run: pytest tests/models/test_fp8.py"""
+"""Products in 8 bits, emulated where there is no GPU. Run: pytest tests/models/layers/test_fp8.py"""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig
-from models import fp8
-from models.dit import DiT, DiTConfig
-from models.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise, use_fp8
+from models.denoisers.dit import DiT, DiTConfig
+from models.layers import fp8
+from models.layers.fp8 import (
+    E4M3,
+    E5M2,
+    Fp8Linear,
+    plain_product,
+    product,
+    quantise,
+    use_fp8,
+)
 from tests.stand_in_gpu import OnGpu, gpu, put
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.metrics.hardware import device_name
-from models.layers import Linear, Modulation
+from models.layers.transformer import Linear, Modulation
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16  # of both sides of a matrix, which the hardware asks for

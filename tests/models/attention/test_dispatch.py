@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models import attention_backends as module
-from models.attention import BACKENDS, Backend, attention, available, choose, unavailable
+from models.attention import backends as module
+from models.attention.dispatch import (
+    BACKENDS,
+    Backend,
+    attention,
+    available,
+    choose,
+    unavailable,
+)
 
 HALF_ONLY = ("sdpa_cudnn", "sdpa_flash", *module.FLASH_MODULES)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.distributed.sequence import SequenceGroup, named_group
-from models import attention_backends
+from models.attention import backends
 
 CHUNK_NUMBERS = 1 << 27  # scores at once on a GPU, 512 MiB; a CPU has a cache to stay in
 
@@ -165,7 +165,7 @@ class _PassOn:
 def _chunks(q: Tensor, keys: int) -> Iterator[slice]:
     """Rows of queries (B, K, N, Dh) at once, so that scores against so many keys stay small."""
     batch, heads, rows, _ = q.shape
-    most = CHUNK_NUMBERS if q.is_cuda else attention_backends.CHUNK_NUMBERS
+    most = CHUNK_NUMBERS if q.is_cuda else backends.CHUNK_NUMBERS
     step = max(64, most // (batch * heads * keys))
     return (slice(start, start + step) for start in range(0, rows, step))
 

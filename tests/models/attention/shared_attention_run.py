@@ -16,11 +16,11 @@ from core.distributed.sequence import (
     split_tokens,
 )
 from core.run.ending import end_with
-from models import attention_backends
-from models.attention import attention
-from models.ring_attention import ring_attention
-from models.shared_attention import shared_attention
-from tests.models.shared_network_run import compare_networks
+from models.attention import backends
+from models.attention.by_heads import shared_attention
+from models.attention.by_ring import ring_attention
+from models.attention.dispatch import attention
+from tests.models.attention.shared_network_run import compare_networks
 
 TRAFFIC = 12  # tokens of the call whose transfers are counted
 LONG = 70  # tokens a rank that are more than one chunk of the ring's queries
@@ -71,7 +71,7 @@ def main() -> None:
     sequence = make_sequence_group(world, world.size)
     assert sequence is not None
     count_traffic(sequence)
-    attention_backends.CHUNK_NUMBERS = 1
+    backends.CHUNK_NUMBERS = 1
     for dtype in (torch.float64, torch.bfloat16):
         for tokens in (1, 2, 5, 12, 13, LONG * world.size):
             for heads, ring in ((world.size, False), (world.size + 1, False), (2 * world.size, True)):

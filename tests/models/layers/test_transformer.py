@@ -1,4 +1,4 @@
-"""Layers that have a second form. Run: pytest tests/models/test_layers.py"""
+"""Layers that have a second form. Run: pytest tests/models/layers/test_transformer.py"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
-from models.layers import Linear, gelu
+from models.layers.transformer import Linear, gelu
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Attention over ranks equals attention on one. Run: pytest tests/models/test_shared_attention.py"""
+"""Attention over ranks equals attention on one. Run: pytest tests/models/attention/test_several_ranks.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.ranks import run_ranks
-from tests.models.shared_attention_run import TRAFFIC
+from tests.models.attention.shared_attention_run import TRAFFIC
 
 PROGRAM = str(Path(__file__).with_name("shared_attention_run.py"))
 

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from core.distributed.sequence import SequenceGroup
-from models.attention import Backend, attention, bucket, unavailable
-from models.embeddings import rotate
-from models.shared_attention import shared_attention
+from models.attention.by_heads import shared_attention
+from models.attention.dispatch import Backend, attention, bucket, unavailable
+from models.layers.embeddings import rotate
 
 
 def layer_norm(x: Tensor) -> Tensor:

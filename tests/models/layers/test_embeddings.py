@@ -9,7 +9,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from models.embeddings import (
+from models.layers.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
     rotary_angles,

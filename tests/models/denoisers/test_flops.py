@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.batch import Condition
-from models.dit import DiT, DiTConfig
-from models.flops import forward_macs, train_flops
+from models.denoisers.dit import DiT, DiTConfig
+from models.denoisers.flops import forward_macs, train_flops
 
 # "Gflops" of table 4 of arXiv:2212.09748: latents of 256 x 256 images, 32 x 32.
 PUBLISHED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from models.dit import DiTConfig
-from models.embeddings import Grid, TimeEmbedding
+from models.denoisers.dit import DiTConfig
+from models.layers.embeddings import Grid, TimeEmbedding
 
 
 def forward_macs(config: DiTConfig, shape: Grid, text_tokens: int = 0) -> int:

@@ -14,8 +14,8 @@ from core.batch import Condition
 from core.config.settings import setting
 from core.distributed.sequence import SequenceGroup, gather_tokens, split_tokens
 from core.errors import UserError
-from models.attention import Backend
-from models.embeddings import (
+from models.attention.dispatch import Backend
+from models.layers.embeddings import (
     Grid,
     LabelEmbedding,
     PatchEmbedding,
@@ -24,7 +24,14 @@ from models.embeddings import (
     sincos_positions,
     unpatchify,
 )
-from models.layers import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
+from models.layers.transformer import (
+    CrossAttention,
+    Mlp,
+    Modulation,
+    SelfAttention,
+    layer_norm,
+    modulate,
+)
 from models.weights import shapes_only
 
 

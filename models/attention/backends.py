@@ -1,4 +1,4 @@
-"""The ways to compute attention, each a function of (query, key, value, mask); `attention.py` chooses.
+"""The ways to compute attention, each a function of (query, key, value, mask); `dispatch.py` chooses.
 
 query: (B, N, K, Dh).  key, value: (B, M, K, Dh).  mask: true where a query may look, broadcast to
 (B, K, N, M), or None.  Returns (B, N, K, Dh). The only user of flash-attn.

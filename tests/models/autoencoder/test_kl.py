@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
+from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
-from models.autoencoder.network import Autoencoder, AutoencoderConfig
 
 SMALL = AutoencoderConfig(
     width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, latent_channels=4, blocks=1

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models import attention_backends
-from models.attention_backends import FLASH_MODULES
+from models.attention import backends
+from models.attention.backends import FLASH_MODULES
 
 Backend = Literal[
     "auto",
@@ -56,14 +56,14 @@ def attention(
     if sizes is not None:
         if lengths is not None or query.shape[:2] != (1, sum(sizes)) or key.shape != query.shape:
             raise ValueError(f"sizes {tuple(sizes)} do not fit query {tuple(query.shape)} without lengths")
-        return attention_backends.packed(backend, query, key, value, sizes)
+        return backends.packed(backend, query, key, value, sizes)
     mask = None if lengths is None else _key_mask(lengths, key.shape[1])[:, None, None]
-    out = attention_backends.function(backend)(query, key, value, mask)
+    out = backends.function(backend)(query, key, value, mask)
     return out if lengths is None else out * (lengths > 0).to(out.dtype)[:, None, None, None]
 
 
 def choose(query: Tensor, *, masked: bool = False) -> Backend:
-    """What is fastest by rule for tensors like `query`; a training run measures (`attention_choice.py`).
+    """What is fastest by rule for tensors like `query`; a training run measures (`choice.py`).
 
     On CPU torch's fused kernel runs bfloat16 at float32 speed, so explicit products win there by 2-3x up to
     thousands of tokens. On CUDA torch chooses well by itself (on Hopper cuDNN's kernel, where that can), and
@@ -92,7 +92,7 @@ def unavailable(backend: str, device_type: str, *, masked: bool = False) -> str:
         return "it takes no key lengths"
     if backend in ("sdpa_cudnn", "sdpa_efficient", *FLASH_MODULES) and device_type != "cuda":
         return "it needs a CUDA device"
-    return attention_backends.library(FLASH_MODULES[backend])[1] if backend in FLASH_MODULES else ""
+    return backends.library(FLASH_MODULES[backend])[1] if backend in FLASH_MODULES else ""
 
 
 def available(device_type: str, *, masked: bool = False) -> list[str]:

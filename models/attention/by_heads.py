@@ -2,7 +2,7 @@
 
 By heads, each rank attends to everything with its share of the heads, through whatever backend is fastest:
 two all-to-alls. It needs the group's size to divide the heads. Otherwise keys and values travel around
-(`ring_attention.py`), which moves more and attends by products of its own.
+(`by_ring.py`), which moves more and attends by products of its own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.distributed.sequence import SequenceGroup, heads_to_tokens, tokens_to_heads
-from models.attention import Backend, attention
-from models.ring_attention import ring_attention
+from models.attention.by_ring import ring_attention
+from models.attention.dispatch import Backend, attention
 
 
 def by_ring(heads: int, size: int) -> bool:

@@ -12,7 +12,7 @@ from core.distributed import ranks
 from core.distributed.sequence import SequenceGroup
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
-from models.dit import DiT, DiTConfig
+from models.denoisers.dit import DiT, DiTConfig
 
 Shape = tuple[int, int, int]
 TEXT, IMAGE, CLIP = 6, (1, 6, 6), (3, 6, 6)  # 9 and 27 tokens: no group of ranks has equal shares

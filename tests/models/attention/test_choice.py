@@ -1,4 +1,4 @@
-"""Which backend a run takes, and that it keeps it. Run: pytest tests/models/test_attention_choice.py"""
+"""Which backend a run takes, and that it keeps it. Run: pytest tests/models/attention/test_choice.py"""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 from core.distributed.sequence import SequenceGroup
 from core.errors import UserError
-from models import attention_backends, attention_choice
-from models.attention import bucket
-from models.attention_choice import NAME, Case, fastest, settle, wrong
-from models.dit import DiT, DiTConfig
+from models.attention import backends, choice
+from models.attention.choice import NAME, Case, fastest, settle, wrong
+from models.attention.dispatch import bucket
+from models.denoisers.dit import DiT, DiTConfig
 
 CPU = torch.device("cpu")
 CASE = Case(CPU, torch.bfloat16, 72, 64)
@@ -30,7 +30,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
     """Have `best` be the fastest, in an empty cache folder of this name."""
 
     def use(best: str, cache: str) -> None:
-        monkeypatch.setattr(attention_choice, "_seconds", lambda name, case: 1.0 if name == best else 2.0)
+        monkeypatch.setattr(choice, "_seconds", lambda name, case: 1.0 if name == best else 2.0)
         monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / cache))
 
     return use
@@ -52,7 +52,7 @@ def test_lengths_are_rounded_up_to_powers_of_two_within_limits(tokens: int, expe
 
 
 def test_what_is_measured_is_a_candidate_and_takes_time() -> None:
-    seconds = {name: attention_choice._seconds(name, CASE) for name in ("chunked", "sdpa")}
+    seconds = {name: choice._seconds(name, CASE) for name in ("chunked", "sdpa")}
     assert all(0 < value < 10 for value in seconds.values())
     assert fastest(CASE) in seconds
 
@@ -91,11 +91,11 @@ def test_of_two_runs_at_the_same_time_the_first_decides(
     speeds("chunked", "cache")
 
     def slow(case: Case) -> str:
-        monkeypatch.setattr(attention_choice, "fastest", lambda case: "sdpa")
+        monkeypatch.setattr(choice, "fastest", lambda case: "sdpa")
         settled(tmp_path / "quick")
         return "chunked"
 
-    monkeypatch.setattr(attention_choice, "fastest", slow)
+    monkeypatch.setattr(choice, "fastest", slow)
     assert settled(tmp_path / "slow") == {64: "sdpa", 128: "sdpa"}
 
 
@@ -126,7 +126,7 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = {"A100, 64 tokens": "math", "A100, 128 tokens": "chunked"}  # in the order of the lengths
-    monkeypatch.setattr(attention_choice.distributed, "on_first_rank", lambda work: sent)
+    monkeypatch.setattr(choice.distributed, "on_first_rank", lambda work: sent)
     assert settled(tmp_path) == {64: "math", 128: "chunked"}
 
 
@@ -139,7 +139,7 @@ def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys
 
 
 def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_choice, "device_name", lambda device: "H200")
+    monkeypatch.setattr(choice, "device_name", lambda device: "H200")
     versions = {"flash-attn-3": "3.0.0"}
 
     def version(package: str) -> str:
@@ -147,7 +147,7 @@ def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch
             raise importlib.metadata.PackageNotFoundError(package)
         return versions[package]
 
-    monkeypatch.setattr(attention_backends.importlib.metadata, "version", version)
+    monkeypatch.setattr(backends.importlib.metadata, "version", version)
     case = replace(CASE, device=torch.device("cuda"))
     first = case.key
     assert first == case.key
@@ -166,7 +166,7 @@ def test_a_backend_that_fails_in_a_way_of_its_own_is_left_out(
     def run(name: str, inputs: list) -> list:
         raise CompilerError("no such instruction")
 
-    monkeypatch.setattr(attention_choice, "_run", run)
+    monkeypatch.setattr(choice, "_run", run)
     assert fastest(CASE) == "math"
     assert "attention: sdpa is left out: no such instruction" in capsys.readouterr().err
 
@@ -175,14 +175,14 @@ def test_a_backend_with_a_wrong_gradient_is_never_chosen(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     assert wrong("sdpa", CASE) == wrong("chunked", CASE) == ""
-    run = attention_choice._run
+    run = choice._run
 
     def spoilt(name: str, inputs: list) -> list:
         out, dq, dk, dv = run(name, inputs)
         return [out, dq * (1.05 if name == "sdpa" else 1.0), dk, dv]
 
-    monkeypatch.setattr(attention_choice, "_run", spoilt)
-    monkeypatch.setattr(attention_choice, "_seconds", lambda name, case: 1.0 if name == "sdpa" else 2.0)
+    monkeypatch.setattr(choice, "_run", spoilt)
+    monkeypatch.setattr(choice, "_seconds", lambda name, case: 1.0 if name == "sdpa" else 2.0)
     assert fastest(CASE) == "chunked"
     assert "sdpa is left out: its dq is off by 0.05 at head width 72" in capsys.readouterr().err
 
@@ -194,7 +194,7 @@ def test_a_kernel_that_fails_in_its_own_way_is_left_out(monkeypatch: pytest.Monk
     def fail(*inputs: object, backend: str) -> None:
         raise CompilerError("no kernel for sm_103\nfrom here on its whole source")
 
-    monkeypatch.setattr(attention_choice, "attention", fail)
+    monkeypatch.setattr(choice, "attention", fail)
     assert wrong("sdpa", CASE) == "no kernel for sm_103"
 
 

@@ -28,10 +28,10 @@ from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
 from core.metrics.hardware import device_name
 from core.progress import say
-from models.attention import BACKENDS, Backend, attention, bucket, unavailable
-from models.attention_backends import releases
-from models.dit import DiT
-from models.shared_attention import by_ring
+from models.attention.backends import releases
+from models.attention.by_heads import by_ring
+from models.attention.dispatch import BACKENDS, Backend, attention, bucket, unavailable
+from models.denoisers.dit import DiT
 
 NAME = "attention.json"
 CANDIDATES = {

@@ -17,7 +17,7 @@ from core.config.settings import setting
 from core.errors import UserError
 from models.autoencoder import tiling
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
-from models.tiling import TilingConfig
+from models.autoencoder.tiling_config import TilingConfig
 
 PIXEL_CHANNELS = 3
 

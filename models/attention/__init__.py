@@ -1,0 +1,1 @@
+"""Attention: one function, its backends, and the choice among them."""

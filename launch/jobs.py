@@ -47,7 +47,7 @@ JOBS = (
     ),
     Job(
         "train-autoencoder",
-        "tools.train_autoencoder",
+        "tools.train_autoencoder.job",
         "train the autoencoder that turns images and clips into latents",
         (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
@@ -57,7 +57,7 @@ JOBS = (
     ),
     Job(
         "encode",
-        "tools.encode",
+        "tools.encode.job",
         "encode shards into a cache of latents, shared by any number of workers",
         (
             "longtake encode runs/raw autoencoder=runs/autoencoder output=runs/latents",
@@ -69,7 +69,7 @@ JOBS = (
     ),
     Job(
         "train",
-        "tools.train",
+        "tools.train.job",
         "train a diffusion transformer on latents; the same command again continues",
         (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
@@ -79,14 +79,14 @@ JOBS = (
     ),
     Job(
         "sample",
-        "tools.sample",
+        "tools.sample.job",
         "generate images or clips from a checkpoint",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
         done="samples.json",
     ),
     Job(
         "evaluate",
-        "tools.evaluate",
+        "tools.evaluate.job",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
         done="scores.json",
@@ -103,7 +103,7 @@ JOBS = (
     ),
     Job(
         "inspect",
-        "tools.inspect",
+        "tools.inspect.job",
         "look at a dataset, run, checkpoint or export; hash files; make a dataset's index anew",
         (
             "longtake inspect runs/raw sheet=sheet.png",

@@ -126,7 +126,7 @@ MATRIX = {  # fault -> the tests that make it happen
     # Training reads in threads: there is no worker to kill, and a read that hangs ends the run as a hang;
     # the same command continues it. When a process that encodes dies, others take its shards over.
     "a worker killed, a read that hangs": (
-        "tools/test_encode_workers.py::test_a_worker_process_that_is_killed_does_not_end_the_command",
+        "tools/encode/test_workers.py::test_a_worker_process_that_is_killed_does_not_end_the_command",
         "core/faults/test_faults.py::test_a_read_that_hangs_ends_the_run",
         "data/dataset/test_damage.py::test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for",
     ),
@@ -134,7 +134,7 @@ MATRIX = {  # fault -> the tests that make it happen
         "data/dataset/test_retry.py::test_storage_that_fails_now_and_then_gives_the_same_batches",
         "data/dataset/test_retry.py::test_storage_that_is_down_ends_the_work_after_growing_waits",
         "data/dataset/test_shard_cache.py::test_a_failed_download_leaves_nothing",
-        "tools/test_encode_workers.py::test_a_shard_that_fails_again_and_again_is_named_and_repaired",
+        "tools/encode/test_workers.py::test_a_shard_that_fails_again_and_again_is_named_and_repaired",
     ),
     "fewer samples than ranks, uneven splits": (
         "data/loading/test_loader.py::test_a_step_is_the_same_for_any_world_and_micro_batch",

@@ -31,7 +31,7 @@ OWNERS = {
     "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|tools/pictures\.py",
+    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables\.py",

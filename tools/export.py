@@ -78,7 +78,7 @@ def _check(config: Config) -> Path:
     """The checkpoint that is exported; UserError for what can be seen before work starts."""
     from core.checkpoint.exported import RECORD, is_export
     from core.checkpoint.weights import choose
-    from tools.latent_space import space_file
+    from tools.runs.latent_space import space_file
 
     source, output = Path(config.source), Path(config.output)
     space_file(source)
@@ -134,7 +134,7 @@ def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, 
     """Fill the folder; returns what its `export.json` says."""
     from core.checkpoint import exported
     from core.run.claim import CONFIG_NAME
-    from tools.latent_space import AUTOENCODER, LATENTS
+    from tools.runs.latent_space import AUTOENCODER, LATENTS
 
     folder.mkdir(parents=True)
     try:

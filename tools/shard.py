@@ -14,12 +14,12 @@ from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import write_text
 from core.progress import Progress, counted, say
+from core.queue.pool import each
 from core.run.claim import claim
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.duplicates import DuplicateConfig
 from data.raw.filters import LEFT_OUT, FilterConfig
-from tools.pool import each
 
 if TYPE_CHECKING:
     from data.raw.ingest import Item, Listing

@@ -11,7 +11,7 @@ import pytest
 from core.errors import UserError
 from launch import cli, demo
 from launch.stages import Stage
-from tools.generated import Samples
+from tools.runs.samples import Samples
 
 NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate", "report"]
 

@@ -16,7 +16,7 @@ from models.attention.dispatch import attention
 from models.autoencoder.kl import Autoencoder, AutoencoderConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tests.stand_in_gpu import GPU, gpu, put
-from tools.train_autoencoder import ReconstructionConfig, ReconstructionObjective
+from tools.train_autoencoder.job import ReconstructionConfig, ReconstructionObjective
 
 
 def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:

@@ -18,9 +18,9 @@ from data.dataset.schema import DatasetManifest
 from data.latent.mixture import Mixture
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
-from tools.train import Config, plan, run
-from tools.train_setup import keep_space, open_cache
-from tools.trained import LatentSpace
+from tools.runs.trained import LatentSpace
+from tools.train.job import Config, plan, run
+from tools.train.setup import keep_space, open_cache
 
 RUN = ("trainer.steps=8", "trainer.save_every=2", "engine.zero_stage=0", "engine.precision=fp32")
 IMAGES, CLIPS = 8 * 4, 8 * 12  # tokens of a group: 8 samples, latents of 4 x 4 in patches of 2 x 2, 3 frames

@@ -21,11 +21,11 @@ from models.denoisers.dit import DiT
 from tests.data.raw_datasets import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command
-from tests.tools.encode_runs import SHAPES, make_autoencoder, make_config
-from tools import encode
-from tools.online import OnlineCache, OnlineObjective
-from tools.train import Config, plan
-from tools.train_setup import LatentObjective, keep_space, make_loader, open_cache
+from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
+from tools.encode import job as encode
+from tools.train.job import Config, plan
+from tools.train.online import OnlineCache, OnlineObjective
+from tools.train.setup import LatentObjective, keep_space, make_loader, open_cache
 
 BAD = 6
 FIELDS = (*MODEL, "model.input_channels=4", "model.patch=[1,1,1]", *OBJECTIVE, *STEP)

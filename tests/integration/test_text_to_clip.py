@@ -27,11 +27,14 @@ from models.denoisers.dit import DiT, DiTConfig
 from tests.data.samples import clip_bytes, image_bytes, picture
 from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder
-from tools import encode, sample, shard, trained
-from tools.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
-from tools.online import OnlineCache, OnlineObjective
-from tools.train import Config
-from tools.train_setup import LatentObjective, keep_space, make_loader, open_cache
+from tools import shard
+from tools.encode import job as encode
+from tools.runs import trained
+from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.sample import job as sample
+from tools.train.job import Config
+from tools.train.online import OnlineCache, OnlineObjective
+from tools.train.setup import LatentObjective, keep_space, make_loader, open_cache
 
 MODEL = {"input_channels": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 0, "text_width": 8}
 FIELDS = tuple(f"model.{name}={value}" for name, value in MODEL.items())

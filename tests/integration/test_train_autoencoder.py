@@ -12,7 +12,7 @@ import pytest
 from models.autoencoder.store import fingerprint, load
 from tests.data.raw_datasets import make_raw
 from tests.integration.tiny_run import finish, rows
-from tests.tools.test_train_autoencoder import FIELDS
+from tests.tools.train_autoencoder.test_job import FIELDS
 
 pytestmark = pytest.mark.multiprocess
 STEPS = 6

@@ -15,9 +15,14 @@ from core.metrics.rows import read_rows
 from models.denoisers.flops import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, ROOT, STEP, make_autoencoder, make_latents
-from tools.train import Config, run
-from tools.train_setup import make_loader, open_cache, validation_batches, validation_data
-from tools.workload import Workload
+from tools.train.job import Config, run
+from tools.train.setup import (
+    make_loader,
+    open_cache,
+    validation_batches,
+    validation_data,
+)
+from tools.train.workload import Workload
 
 # What a row has only of some runs.
 RARE = ("mfu", "mfu_of_matmul", "passed_over", "squared_error", "bound_bits", *ALONE)

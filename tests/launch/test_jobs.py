@@ -14,8 +14,8 @@ from core.train.trainer import FINISHED
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
 from models.autoencoder import store
-from tools.evaluate import SCORES
-from tools.generated import SAMPLES
+from tools.evaluate.job import SCORES
+from tools.runs.samples import SAMPLES
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
 WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench"}
@@ -130,6 +130,6 @@ def test_the_check_for_unannotated_attributes_finds_one() -> None:
 
 
 def test_find_names_the_nearest_job() -> None:
-    assert jobs.find("train").module == "tools.train"
+    assert jobs.find("train").module == "tools.train.job"
     with pytest.raises(ValueError, match=r"^tarin: no such job; the nearest is train"):
         jobs.find("tarin")

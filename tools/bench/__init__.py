@@ -1,1 +1,1 @@
-"""Measurements of the data plane beside the limit of the machine and beside other libraries."""
+"""Measurements of this machine's limits, of this project, and of other libraries beside it."""

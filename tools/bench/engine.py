@@ -35,7 +35,7 @@ from data.order.steps import LoaderConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train_setup import LatentObjective, read_prepared
+from tools.train.setup import LatentObjective, read_prepared
 
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each

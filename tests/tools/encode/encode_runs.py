@@ -1,0 +1,76 @@
+"""A small encoding job for tests, and workers of it that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from core.faults import failpoints
+from core.queue.work_queue import QueueConfig
+from data.dataset.index import Dataset
+from data.order.buckets import BucketConfig
+from models.autoencoder import kl, store
+from tools.encode import job as encode
+
+AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+SHAPES = ((1, 16, 16), (5, 16, 16))
+# Short, since tests wait for it; many attempts, since a busy machine may stall a living worker for longer.
+QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)
+
+
+def make_autoencoder(folder: Path, seed: int = 0) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        store.save(kl.Autoencoder(AUTOENCODER), folder)
+    return folder
+
+
+def make_config(raw: Dataset, encoder: Path, output: Path) -> encode.Config:
+    return encode.Config(
+        source=str(raw.folder),
+        autoencoder=encoder,
+        output=output,
+        queue=QUEUE,
+        buckets=BucketConfig(shapes=SHAPES),
+        batch=3,
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file by name, but the config, which names the output."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "config.yaml"
+    }
+
+
+def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float = 0) -> BaseProcess:
+    """The command in a process of its own, as if typed on another node whose clock is wrong."""
+    process = multiprocessing.get_context("fork").Process(
+        target=_be_worker, args=(config, faults, clock_skew_s)
+    )
+    process.start()
+    return process
+
+
+def log_of(config: encode.Config, process: int | None) -> Path:
+    """What a worker said."""
+    return config.output.with_name(f"{config.output.name}-{process}.log")
+
+
+def _be_worker(config: encode.Config, faults: str, clock_skew_s: float) -> None:
+    log = os.open(log_of(config, os.getpid()), os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+    right = time.time
+    time.time = lambda: right() + clock_skew_s
+    failpoints.arm(faults)
+    encode.run(config)

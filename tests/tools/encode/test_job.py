@@ -1,0 +1,337 @@
+"""Encoding into a cache: complete, continued to the same bytes, and honest about what it was made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from core.distributed.ranks import World
+from core.errors import UserError, WorkError
+from core.faults import failpoints
+from data.dataset.index import Dataset
+from data.dataset.quarantine import read_quarantine
+from data.latent.assembly import index_from_parts, views_from_parts
+from data.latent.reading import LatentReader, Normaliser
+from data.loading.loader import LatentLoader
+from data.loading.pixels import read_pixels
+from data.media.formats import MediaLimits
+from data.media.images import to_tensor
+from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
+from data.order.steps import LoaderConfig
+from models.autoencoder import kl, store
+from tests.data.raw_datasets import damage, make_raw
+from tools.encode import job as encode
+
+AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+SHAPES = ((1, 16, 16), (5, 16, 16))
+
+
+def make_autoencoder(folder: Path, seed: int = 0) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        store.save(kl.Autoencoder(AUTOENCODER), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> tuple[Dataset, Path]:
+    folder = tmp_path_factory.mktemp("sources")
+    return make_raw(folder), make_autoencoder(folder / "autoencoder")
+
+
+@pytest.fixture
+def config(sources, tmp_path) -> encode.Config:
+    raw, encoder = sources
+    return encode.Config(
+        source=str(raw.folder),
+        autoencoder=encoder,
+        output=tmp_path / "cache",
+        buckets=BucketConfig(shapes=SHAPES),
+        batch=3,
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file by name, but the config, which names the output."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "config.yaml"
+    }
+
+
+def test_the_cache_holds_the_encoders_moments_row_by_row(config, sources):
+    raw, encoder = sources
+    encode.run(config)
+    cache = Dataset(config.output)
+    cache.verify()
+    loaded = store.load(encoder)
+    reader = LatentReader(cache.folder, cache.manifest, cache.index)
+    assert cache.index["id"].tolist() == list(range(len(raw)))
+    assert cache.index["label"].tolist() == raw.index["label"].tolist()
+    assert cache.index["shard"].tolist() == raw.index["shard"].tolist()
+    assert cache.manifest.classes == raw.manifest.classes == ("a", "b")
+    assert [tuple(shape) for shape in cache.manifest.buckets] == [(2, 4, 1, 2, 2), (2, 4, 2, 2, 2)]
+    for row in range(len(raw)):
+        bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
+        pixels = read_pixels(raw, row, bucket, config.buckets, MediaLimits())
+        expected = loaded.encode(to_tensor(pixels)[None])
+        assert torch.allclose(reader.gather(np.array([row])).float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_what_the_cache_was_made_from_is_recorded(config, sources):
+    raw, encoder = sources
+    encode.run(config)
+    text = (config.output / "dataset.json").read_text()
+    made_from = json.loads(text)["extra"]["made_from"]
+    assert made_from["encoder"] == store.fingerprint(encoder)
+    assert made_from["encoder_config"]["width"] == 8
+    assert made_from["source"] == {"fingerprint": raw.manifest.fingerprint, "samples": len(raw)}
+    assert made_from["preprocessing"]["buckets"] == ["1x16x16", "5x16x16"]
+    assert set(made_from["preprocessing"]["resize"]) == {"images", "videos"}
+    assert (made_from["store"], made_from["dtype"]) == ("moments", "float16")
+    assert made_from["computation"] == {"device": "cpu", "precision": "fp32", "batch": 3, "threads": 1}
+    assert str(config.output.parent) not in text
+    assert str(raw.folder) not in text
+
+
+def test_training_batches_of_the_cache_have_unit_scale(config):
+    encode.run(config)
+    cache = Dataset(config.output)
+    loader = LatentLoader(
+        cache, LoaderConfig(group_size=8, groups_per_step=4), World(0, 1, 0, torch.device("cpu")), 0
+    )
+    normaliser = Normaliser.of(cache.manifest)
+    means = torch.cat(
+        [normaliser.apply(b.x[:, 0].float()).flatten(2).mean(2) for k in range(8) for b in loader.load(k)]
+    )
+    assert means.mean(0).abs().max() < 0.5
+    assert all(0 < std < 10 for std in cache.manifest.extra["statistics"]["std"])
+
+
+def test_the_index_can_be_made_again_from_the_parts(config):
+    encode.run(
+        replace(config, buckets=BucketConfig(shapes=((1, 16, 16), (9, 16, 16))), quarantine_budget=0.5)
+    )
+    cache = Dataset(config.output)
+    index, shapes = index_from_parts(cache.folder, cache.manifest.shards)
+    assert (index == cache.index).all()
+    assert [list(shape) for shape in shapes] == list(cache.manifest.buckets)
+
+
+def test_a_second_run_finds_it_finished(config, capsys):
+    encode.run(config)
+    before = {path: path.stat().st_mtime_ns for path in config.output.iterdir()}
+    encode.run(replace(config, processes=2))
+    assert "finished before" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in config.output.iterdir()}
+
+
+class Stopped(BaseException):
+    """As Ctrl-C comes: at any place."""
+
+
+@pytest.mark.parametrize("place", ["encode.batch", "encode.receipt", "encode.manifest"])
+def test_a_job_that_was_stopped_continues_to_the_same_bytes(config, place, monkeypatch):
+    encode.run(config)
+    whole = content(config.output)
+    again = replace(config, output=config.output.with_name("again"))
+    calls = 0
+
+    def fail(name: str, value: object = None) -> object:
+        nonlocal calls
+        calls += name == place
+        if calls == (1 if place == "encode.manifest" else 3) and name == place:
+            raise Stopped
+        return value
+
+    for module in ("data.latent.encoding", "data.latent.assembly"):
+        monkeypatch.setattr(f"{module}.failpoint", fail)
+    with pytest.raises(Stopped):
+        encode.run(again)
+    assert not (again.output / "dataset.json").exists()
+    (again.output / ".tmp-killed-latents-000001.tar").write_bytes(b"half")
+    encode.run(again)
+    assert content(again.output) == whole
+
+
+def test_a_full_disk_leaves_nothing_half_written(config):
+    failpoints.arm("encode.batch:enospc")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            encode.run(config)
+    finally:
+        failpoints.arm("")
+    assert not list(config.output.glob("*.tar"))
+    encode.run(config)
+    Dataset(config.output).verify()
+
+
+@pytest.fixture
+def damaged(tmp_path, sources) -> encode.Config:
+    raw = make_raw(tmp_path, images=8, clips=0)
+    for row in (1, 5):
+        damage(raw, row)
+    return encode.Config(
+        source=str(raw.folder),
+        autoencoder=sources[1],
+        output=tmp_path / "cache",
+        buckets=BucketConfig(shapes=SHAPES[:1]),
+        quarantine_budget=2,
+    )
+
+
+def test_a_sample_that_cannot_be_decoded_keeps_its_row_with_weight_0(damaged):
+    encode.run(damaged)
+    cache = Dataset(damaged.output)
+    cache.verify()
+    assert np.flatnonzero(cache.index["size"] == 0).tolist() == [1, 5]
+    assert [(entry.id, entry.stage) for entry in read_quarantine(damaged.output)] == [
+        (1, "decode"),
+        (5, "decode"),
+    ]
+    loader = LatentLoader(cache, LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
+    (batch,) = loader.load(0)
+    assert batch.weight.tolist() == [float(row not in (1, 5)) for row in batch.id.tolist()]
+    assert (index_from_parts(cache.folder, cache.manifest.shards)[0] == cache.index).all()
+
+
+def make_hidden(raw: Dataset, row: int) -> None:
+    """Overwrite the tar header of a sample's first member."""
+    entry = raw.index[row]
+    with open(raw.shard_path(int(entry["shard"])), "r+b") as file:
+        file.seek(int(entry["offset"]))
+        file.write(b"\xff" * 512)
+
+
+def test_what_a_damaged_tar_header_hides_is_set_aside_and_nothing_else(damaged, tmp_path, sources):
+    raw = make_raw(tmp_path / "again", images=8, clips=0)
+    whole = replace(damaged, source=str(raw.folder), output=tmp_path / "whole")
+    encode.run(whole)
+    make_hidden(raw, 2)
+    hidden = replace(whole, output=tmp_path / "hidden")
+    encode.run(hidden)
+    (entry,) = read_quarantine(hidden.output)
+    assert (entry.id, entry.stage) == (2, "decode")
+    assert "row 2 of the index is no sample" in entry.error
+    assert str(tmp_path) not in entry.error
+    before, after = (Dataset(each.output) for each in (whole, hidden))
+    assert np.flatnonzero(after.index["size"] == 0).tolist() == [2]
+    others = np.delete(np.arange(8), 2)
+    readers = [LatentReader(cache.folder, cache.manifest, cache.index) for cache in (before, after)]
+    assert torch.allclose(*(reader.gather(others).float() for reader in readers), rtol=2e-3, atol=2e-3)
+
+
+def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources):
+    raw, encoder = sources
+    encode.run(replace(config, flip=True))
+    cache = Dataset(config.output)
+    cache.verify()
+    assert cache.manifest.extra["made_from"]["views"] == ["plain", "flip"]
+    loaded = store.load(encoder)
+    reader = LatentReader(cache.folder, cache.manifest, cache.index)
+    for row in range(len(raw)):
+        bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
+        for flip in (False, True):
+            pixels = read_pixels(raw, row, bucket, config.buckets, MediaLimits(), flip=flip)
+            found = reader.gather(np.array([row]), flipped=np.array([flip])).float()
+            assert torch.allclose(found, loaded.encode(to_tensor(pixels)[None]), rtol=2e-3, atol=2e-3)
+    shards = cache.manifest.shards
+    index, _ = index_from_parts(cache.folder, shards)
+    flips, _ = views_from_parts(cache.folder, shards, index)
+    assert (flips == np.load(config.output / "flip.npy")).all()
+
+
+def test_the_budget_stops_the_job(damaged):
+    with pytest.raises(WorkError, match="2 of 8 samples were set aside, more than the budget of 1"):
+        encode.run(replace(damaged, quarantine_budget=1))
+    assert not (damaged.output / "dataset.json").exists()
+
+
+def test_latents_that_are_not_finite_are_set_aside(config, monkeypatch):
+    from tools.encode.encoders import AutoencoderEncoder
+
+    plain = AutoencoderEncoder.encode
+
+    def overflow(self, pixels):
+        moments = plain(self, pixels)
+        if pixels.shape[2] > 1:
+            moments[0, 0, 0, 0, 0, 0] = 1e6
+        return moments
+
+    monkeypatch.setattr(AutoencoderEncoder, "encode", overflow)
+    encode.run(replace(config, quarantine_budget=0.5))
+    stages = {entry.stage for entry in read_quarantine(config.output)}
+    assert stages == {"encode"}
+    assert (Dataset(config.output).index["size"] == 0).sum() == len(read_quarantine(config.output))
+
+
+def test_samples_that_fit_no_bucket_are_set_aside_and_never_drawn(config):
+    encode.run(
+        replace(config, buckets=BucketConfig(shapes=((1, 16, 16), (9, 16, 16))), quarantine_budget=0.5)
+    )
+    cache = Dataset(config.output)
+    short = np.flatnonzero(np.asarray(Dataset(config.source).media["frames"]) == 6).tolist()
+    assert np.flatnonzero(cache.index["bucket"] == NO_BUCKET).tolist() == short
+    assert [entry.id for entry in read_quarantine(config.output)] == short
+    loader = LatentLoader(cache, LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
+    drawn = {int(i) for step in range(8) for batch in loader.load(step) for i in batch.id}
+    assert drawn == set(range(len(cache))) - set(short)
+
+
+def test_storing_the_mean_halves_the_latents(config):
+    encode.run(replace(config, store="mean"))
+    assert [shape[0] for shape in Dataset(config.output).manifest.buckets] == [1, 1]
+
+
+def test_another_config_or_encoder_is_refused(config, tmp_path):
+    encode.run(config)
+    with pytest.raises(UserError, match="batch=4: expected 3"):
+        encode.run(replace(config, batch=4))
+    other = make_autoencoder(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="autoencoder="):
+        encode.run(replace(config, autoencoder=other))
+
+
+def test_an_encoder_that_changed_in_place_is_refused(config, tmp_path):
+    mine = replace(config, autoencoder=make_autoencoder(tmp_path / "mine"))
+    encode.run(mine)
+    make_autoencoder(tmp_path / "mine", seed=1)
+    with pytest.raises(UserError, match=r"made with encoder=\w+, now it is \w+"):
+        encode.run(mine)
+
+
+def test_a_disk_that_is_too_small_is_found_before_work_starts(config, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"expected a disk with .* free, this one has 100 B"):
+        encode.run(config)
+    assert not list(config.output.glob("*.tar"))
+    encode.run(replace(config, require_space=False))
+    Dataset(config.output).verify()
+
+
+def test_frames_that_the_autoencoder_cannot_take_are_refused(config):
+    bad = replace(config, buckets=BucketConfig(shapes=((1, 16, 16), (6, 16, 16))))
+    with pytest.raises(UserError, match=r"6x16x16 does not suit the autoencoder: frames=6: expected 1 \+ k"):
+        encode.run(bad)
+    assert not config.output.exists()
+
+
+def test_a_latent_cache_is_no_source(config):
+    encode.run(config)
+    with pytest.raises(UserError, match="expected a raw dataset"):
+        encode.run(replace(config, source=str(config.output), output=config.output.with_name("b")))
+
+
+def test_the_plan_tells_shapes_samples_and_bytes(config):
+    lines = encode.plan(config)
+    assert lines[0] == "1x16x16 pixels -> 2x4x1x2x2 latents: 10 samples"
+    assert lines[1] == "5x16x16 pixels -> 2x4x2x2x2 latents: 4 samples"
+    assert "to be written to" in lines[2]
+    assert not config.output.exists()

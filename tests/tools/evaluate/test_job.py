@@ -1,0 +1,187 @@
+"""Scores of samples whose quality is known: real ones, noise, one class, frozen and shuffled clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import UserError, WorkError
+from core.files import write_json
+from models.autoencoder import kl, store
+from tools import digits, shard
+from tools.evaluate import job as evaluate
+from tools.evaluate.real import Real
+
+Pixels = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 400 digits and 100 clips, and of the held-out ones among them."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("data")
+    digits.run(digits.Config(output=str(folder / "input"), digits=400, clips=100, frames=9))
+    for part, name in (("train", "real"), ("heldout", "heldout")):
+        shard.run(shard.Config(source=str(folder / "input" / part), output=str(folder / name)))
+    return folder
+
+
+def config(data: Path, source: Path, **fields: Any) -> evaluate.Config:
+    more = {"heldout": str(data / "heldout"), "steps": 90, "count": 50, "draws": 2, **fields}
+    more.setdefault("real", str(data / "real"))
+    return evaluate.Config(source=str(source), output=str(source / "scores"), **more)
+
+
+def write_samples(folder: Path, pixels: Pixels, labels: Pixels) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "samples.npz", arr_0=pixels, labels=labels)
+    frames = pixels.shape[1] if pixels.ndim == 5 else 1
+    size = {"count": len(pixels), "frames": frames, "height": pixels.shape[-3], "width": pixels.shape[-2]}
+    write_json(folder / "samples.json", {**size, "classes": list("0123456789")})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+    shapes = tmp_path_factory.mktemp("shapes")
+    write_samples(shapes / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
+    write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
+    chosen = config(data, shapes)
+    return evaluate.read_real(chosen, evaluate.find_samples(shapes))[0]
+
+
+def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Path) -> None:
+    write_samples(tmp_path / "images", real.images[:150], real.image_labels[:150])
+    write_samples(tmp_path / "clips", real.clips[:40], real.clip_labels[:40])
+    small = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    store.save(kl.Autoencoder(small), tmp_path / "autoencoder")
+    evaluate.run(config(data, tmp_path, autoencoder=str(tmp_path / "autoencoder")))
+    scores = json.loads((tmp_path / "scores/scores.json").read_text())
+    assert scores["class_agreement"] > 0.95
+    assert scores["reference_accuracy"] > 0.9
+    assert scores["clip_agreement"] > 0.9
+    assert scores["clip_reference_accuracy"] > 0.6
+    assert scores["frechet"] < 3 * scores["frechet_real"]
+    assert scores["precision"] > 0.8
+    assert scores["recall"] > 0.5
+    assert scores["nearest"] == pytest.approx(0, abs=1e-4)  # they are the training images
+    assert scores["nearest_real"] > 1
+    assert scores["motion_ratio"] == pytest.approx(1, abs=0.2)
+    assert scores["jerk_ratio"] == pytest.approx(1, abs=0.1)
+    assert 0 < scores["psnr_db"] < 25  # an autoencoder that has learned nothing
+    assert (scores["images"], scores["clips"], scores["frechet_count"]) == (150, 40, 50)
+    assert (tmp_path / "scores/real_images.png").exists()
+
+
+def test_bad_samples_score_badly(data: Path, real: Real, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (100, 32, 32, 3), np.uint8)
+    write_samples(tmp_path / "images", noise, real.image_labels[:100])
+    shuffled = real.clips[:20][:, [4, 0, 8, 2, 6, 1, 5, 3, 7]]
+    write_samples(tmp_path / "clips", shuffled, (real.clip_labels[:20] + 1) % 10)
+    evaluate.run(config(data, tmp_path))
+    scores = json.loads((tmp_path / "scores/scores.json").read_text())
+    assert scores["class_agreement"] < 0.4
+    assert scores["frechet"] > 10 * scores["frechet_real"]
+    assert scores["precision"] < 0.1
+    assert scores["recall"] < 0.1
+    assert scores["clip_agreement"] < 0.2  # they show what they showed before, under other labels
+    assert scores["motion_ratio"] > 1.3
+    assert scores["jerk_ratio"] > 1.5
+    assert "psnr_db" not in scores
+
+
+def test_collapse_and_standstill_are_seen(data: Path, real: Real, tmp_path: Path) -> None:
+    ones = real.images[real.image_labels == 1][:1].repeat(100, axis=0)
+    write_samples(tmp_path / "images", ones, np.ones(100))
+    write_samples(tmp_path / "clips", real.clips[:20, :1].repeat(9, axis=1), real.clip_labels[:20])
+    evaluate.run(config(data, tmp_path))
+    scores = json.loads((tmp_path / "scores/scores.json").read_text())
+    assert scores["class_agreement"] == 1
+    assert scores["recall"] < 0.1 * scores["recall_real"]
+    assert scores["motion_ratio"] == 0
+    assert scores["jerk_ratio"] is None  # what does not move has no smoothness
+
+
+def test_scores_repeat_and_stay(
+    data: Path, real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_samples(tmp_path / "images", real.images[:60], real.image_labels[:60])
+    chosen = config(data, tmp_path, steps=20, heldout="")
+    evaluate.run(chosen)
+    assert "class_agreement" in capsys.readouterr().out
+    first = (tmp_path / "scores/scores.json").read_bytes()
+    assert b"clip_agreement" not in first
+    evaluate.run(chosen)
+    assert capsys.readouterr().out == ""
+    evaluate.run(dataclasses.replace(chosen, overwrite=True))
+    assert (tmp_path / "scores/scores.json").read_bytes() == first
+
+
+def test_without_classes_there_is_no_agreement_but_all_else(data: Path, real: Real, tmp_path: Path) -> None:
+    shard.run(shard.Config(source=str(data / "input/train"), output=str(tmp_path / "real"), classes=False))
+    write_samples(tmp_path / "images", real.images[:60], np.full(60, -1))
+    evaluate.run(
+        dataclasses.replace(config(data, tmp_path / "images", heldout=""), real=str(tmp_path / "real"))
+    )
+    scores = json.loads((tmp_path / "images/scores/scores.json").read_text())
+    assert scores["class_agreement"] is None
+    assert scores["precision"] > 0.5
+    assert scores["frechet"] < 3 * scores["frechet_real"]
+
+
+def test_split_takes_a_fifth_and_loses_nothing(real: Real) -> None:
+    rest, fifth = real.split(seed=0)
+    assert len(fifth.images) == round(0.2 * len(real.images))
+    assert len(rest.clips) + len(fifth.clips) == len(real.clips)
+    together = np.concatenate([rest.images, fifth.images]).reshape(len(real.images), -1)
+    assert np.array_equal(
+        np.unique(together, axis=0), np.unique(real.images.reshape(len(together), -1), axis=0)
+    )
+
+
+def test_two_folders_of_images_and_damaged_manifests_are_refused(data: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        write_samples(tmp_path / name, np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2))
+    with pytest.raises(UserError, match="at most one folder of images"):
+        evaluate.run(config(data, tmp_path))
+    (tmp_path / "a/samples.json").write_text("{}")
+    with pytest.raises(WorkError, match=r"samples.json is damaged \(KeyError"):
+        evaluate.plan(config(data, tmp_path))
+
+
+def test_table_puts_real_beside_generated() -> None:
+    scores = {
+        "class_agreement": 0.9,
+        "reference_accuracy": 0.99,
+        "recall": 0.5,
+        "recall_real": None,
+        "images": 3,
+    }
+    assert evaluate.table(scores).splitlines()[1:] == [
+        f"{'class_agreement':18}{'0.9000':>12}{'0.9900':>12}",
+        f"{'recall':18}{'0.5000':>12}",
+        f"{'images':18}{'3':>12}",
+    ]
+
+
+@pytest.mark.parametrize("field", ["real", "heldout", "autoencoder"])
+def test_missing_data_are_told_of_before_any_work(data: Path, tmp_path: Path, field: str) -> None:
+    samples = write_samples(tmp_path / "samples", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
+    with pytest.raises(UserError, match=rf"^{field}=.*/nowhere: expected .*; nothing is there$"):
+        evaluate.plan(config(data, samples, **{field: str(tmp_path / "nowhere")}))
+
+
+def test_a_refused_dataset_leaves_old_scores_alone(data: Path, tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 10)
+    wrong = config(data, samples, real=str(tmp_path), overwrite=True)
+    Path(wrong.output).mkdir()
+    (Path(wrong.output) / evaluate.SCORES).write_text("{}")
+    with pytest.raises(UserError):
+        evaluate.run(wrong)
+    assert (Path(wrong.output) / evaluate.SCORES).read_text() == "{}"

@@ -1,0 +1,176 @@
+"""Sampling from a run folder: what comes out, from what, and that batches and interruptions do not matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError, WorkError
+from data.media.images import decode_image, decode_video
+from tests.tools.made_runs import make_run
+from tools.runs.samples import Samples, find_samples
+from tools.sample import batches
+from tools.sample import job as sample
+
+STEPS = SamplerConfig(steps=2, guidance=2.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_run(tmp_path / "run", monkeypatch)
+
+
+def draw(run: Path, name: str, **fields: Any) -> tuple[np.ndarray, np.ndarray]:
+    sample.run(config(run, name, **fields))
+    return Samples.read(run.parent / name).load()
+
+
+def config(run: Path, name: str, **fields: Any) -> sample.Config:
+    more = {"count": 7, "batch": 7, "sampler": STEPS, **fields}
+    return sample.Config(source=str(run), output=str(run.parent / name), **more)
+
+
+def test_images_come_with_labels_a_grid_and_their_origin(run: Path) -> None:
+    pixels, labels = draw(run, "images", seed=5)
+    assert pixels.shape == (7, 16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    folder = run.parent / "images"
+    assert decode_image((folder / "images.png").read_bytes()).ndim == 3
+    record = json.loads((folder / "samples.json").read_text())
+    assert record["checkpoint"] == "step-00000007.0"
+    assert (record["weights"], record["seed"], record["count"]) == ("ema", 5, 7)
+    assert record["sampler"]["guidance"] == 2.0
+    assert len(record["weights_sha256"]) == 64
+    assert not (folder / "parts").exists()
+
+
+def test_clips_come_as_video_and_contact_sheet(run: Path) -> None:
+    pixels, _ = draw(run, "clips", frames=9, count=3)
+    assert pixels.shape == (3, 9, 16, 16, 3)
+    folder = run.parent / "clips"
+    assert len(decode_video((folder / "clips.mp4").read_bytes())) == 9
+    assert (folder / "contact.png").exists()
+    assert not (folder / "images.png").exists()
+
+
+def test_samples_do_not_depend_on_the_batch_or_on_what_else_is_asked_for(run: Path) -> None:
+    whole, _ = draw(run, "whole")
+    parts, _ = draw(run, "parts", batch=2)
+    fewer, _ = draw(run, "fewer", count=3)
+    for other in (parts, fewer):
+        assert np.abs(whole[: len(other)].astype(int) - other).max() <= 1
+    assert (whole[0] != whole[3]).mean() > 0.5  # of the same class
+
+
+def test_seed_class_and_weights_matter(run: Path) -> None:
+    base, _ = draw(run, "base")
+    for name, fields in {
+        "seed": {"seed": 1},
+        "class": {"classes": ("eel",)},
+        "raw": {"weights": "raw"},
+    }.items():
+        other, _ = draw(run, name, **fields)
+        assert (base[0] != other[0]).mean() > 0.1, name
+
+
+def test_classes_are_chosen_by_name_or_number() -> None:
+    assert batches.chosen_classes((), ("cat", "dog")) == [0, 1]
+    assert batches.chosen_classes(("dog", "0"), ("cat", "dog")) == [1, 0]
+    assert batches.chosen_classes(("1",), ("1", "5")) == [0]  # a name goes before a number
+    assert batches.chosen_classes((), ()) == [-1]
+    with pytest.raises(UserError, match="classes=cow: expected classes of the run: cat, dog"):
+        batches.chosen_classes(("cow",), ("cat", "dog"))
+
+
+def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = draw(run, "whole", batch=2)
+    generate = batches.generate
+    made: list[list[int]] = []
+
+    def stop_at_third(trained: Any, shape: Any, numbers: Any, *rest: Any) -> np.ndarray:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(numbers.tolist())
+        return generate(trained, shape, numbers, *rest)
+
+    monkeypatch.setattr(batches, "generate", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        draw(run, "again", batch=2)
+    assert made == [[0, 1], [2, 3]]
+    assert not (run.parent / "again" / "samples.json").exists()
+    monkeypatch.setattr(batches, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    again, _ = draw(run, "again", batch=2)
+    assert made == [[0, 1], [2, 3], [4, 5], [6]]
+    assert np.array_equal(whole, again)
+
+
+def test_finished_samples_stay_as_they_are(run: Path) -> None:
+    draw(run, "images")
+    before = (run.parent / "images" / "samples.npz").stat().st_mtime_ns
+    draw(run, "images")
+    assert (run.parent / "images" / "samples.npz").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="seed=9: expected 0"):
+        sample.run(config(run, "images", seed=9))
+
+
+@pytest.mark.parametrize("wrong", [{"classes": ("none",)}, {"frames": 6}])
+def test_a_mistake_costs_no_finished_samples_and_leaves_no_folder(run: Path, wrong: dict[str, Any]) -> None:
+    draw(run, "images")
+    before = (run.parent / "images" / "samples.npz").read_bytes()
+    for name in ("images", "new"):
+        with pytest.raises(UserError):
+            sample.run(config(run, name, overwrite=True, **wrong))
+    assert (run.parent / "images" / "samples.npz").read_bytes() == before
+    assert not (run.parent / "new").exists()
+
+
+def test_frames_that_the_run_has_not_seen_need_a_size(run: Path) -> None:
+    with pytest.raises(UserError, match="frames=5: expected one of the run's latents"):
+        sample.run(config(run, "clips", frames=5))
+    with pytest.raises(UserError, match="frames=6: expected 1 \\+ k"):
+        sample.run(config(run, "odd", frames=6))
+    pixels, _ = draw(run, "sized", frames=5, height=16, width=24, count=1)
+    assert pixels.shape == (1, 5, 16, 24, 3)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected the folder of a training run \(with latents.json\)"):
+        sample.run(config(tmp_path / "nothing", "out"))
+
+
+def test_a_checkpoint_that_the_run_does_not_have_is_refused_before_any_work(run: Path) -> None:
+    assert sample.plan(config(run, "out", checkpoint="step-00000007.0"))
+    with pytest.raises(UserError, match=r"^checkpoint=step-8: expected one of step-00000007.0, which .*/run"):
+        sample.plan(config(run, "out", checkpoint="step-8"))
+    (run / "checkpoints" / "step-00000007.0" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"^source=.*/run: expected a run that has saved a checkpoint$"):
+        sample.plan(config(run, "out"))
+
+
+def test_another_autoencoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", monkeypatch, encoder="0123")
+    with pytest.raises(WorkError, match="the run was trained with 0123"):
+        sample.run(config(run, "out"))
+
+
+def test_guidance_without_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", monkeypatch, classes=[])
+    with pytest.raises(UserError, match="guidance"):
+        sample.run(config(run, "guided"))
+    _, labels = draw(run, "free", sampler=SamplerConfig(steps=1))
+    assert labels.tolist() == [-1] * 7
+
+
+def test_plan_and_search(run: Path) -> None:
+    lines = sample.plan(config(run, "clips", frames=9))
+    assert "7 clips of 9 frames" in lines[0]
+    draw(run, "found/images", count=2)
+    assert [s.count for s in find_samples(run.parent / "found")] == [2]
+    with pytest.raises(UserError, match="expected a folder of samples"):
+        find_samples(run)

@@ -1,0 +1,1 @@
+"""The job `encode`: a latent cache from a raw dataset."""

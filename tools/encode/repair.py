@@ -1,0 +1,122 @@
+"""Making anew what is damaged in a cache: parts from their source, tables from the parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import WorkError
+from core.files import fsync_folder, sha256_file
+from core.progress import Progress, say
+from core.queue.work_queue import QueueConfig, WorkQueue
+from data.dataset.quarantine import QUARANTINE, Quarantine, QuarantineEntry
+from data.dataset.schema import MANIFEST, DatasetManifest, write_index
+from data.latent.assembly import index_from_parts, views_from_parts
+from data.latent.encode_job import Job, part_name
+from data.latent.encoding import encode_shard
+from data.latent.packs import scan_part
+from data.raw.writing import RECEIPTS
+from tools.encode.setup import LEASES, report, start
+from tools.encode.state import damaged, published
+
+if TYPE_CHECKING:
+    from tools.encode.job import Config
+
+MAKING = ".repair"  # inside the output: what is made anew, until it is known to be what it was
+
+
+def plan(config: Config, job: Job) -> list[str]:
+    """What repair would do; every file is hashed to find out. UserError where there is no cache."""
+    records, files = published(config.output)
+    found = list(damaged(config.output, records, files))
+    lines = [f"make {name} of {config.output} anew" for name in found]
+    if (config.output / MANIFEST).exists():
+        return lines or [f"{config.output}: nothing is damaged"]
+    done = {shard for shard in job.finished() if part_name(shard) not in found}
+    left = [shard for shard in range(len(job.dataset.manifest.shards)) if shard not in done]
+    return [*lines, "try again what failed, and encode what is left:", *report(job, left)]
+
+
+def repair_unfinished(output: Path) -> None:
+    """Forget damaged parts and failures, so that the queue has them again."""
+    records, files = published(output)
+    for name in damaged(output, records, files):
+        shard = int(name.removeprefix("latents-").removesuffix(".tar"))
+        say(f"{name} is damaged and will be encoded again")
+        (output / RECEIPTS / f"{shard:06d}.json").unlink(missing_ok=True)
+        (output / name).unlink(missing_ok=True)
+    WorkQueue(output / LEASES, [], QueueConfig(), list_done=set).forget_failures()
+
+
+def repair_finished(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+    """Make damaged files anew; each must come out as the manifest has it, or nothing is replaced.
+
+    WorkError where one does not: on other hardware or with other libraries the encoder rounds otherwise.
+    """
+    start(config, job, made_from)  # refuses another config, source or encoder
+    manifest = DatasetManifest.read(config.output)
+    found = set(damaged(config.output, *published(config.output)))
+    if not found:
+        say(f"{config.output}: nothing is damaged")
+        return
+    making = config.output / MAKING
+    shutil.rmtree(making, ignore_errors=True)
+    quarantine = Quarantine(making / QUARANTINE, total=len(job.dataset), budget=len(job.dataset))
+    inside = replace(job, folder=making, quarantine=quarantine)
+    try:
+        shards = [s for s, record in enumerate(manifest.shards) if record.name in found]
+        _remake_parts(inside, shards)
+        _publish(config.output, [part_name(shard) for shard in shards], manifest)
+        tables = set(manifest.files) & found - {QUARANTINE}
+        if tables:
+            _remake_tables(making, config.output, manifest)
+        if QUARANTINE in found:
+            _remake_quarantine(inside, config.output, manifest)
+        _publish(config.output, sorted(tables | found & {QUARANTINE}), manifest)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    say(f"{config.output}: {', '.join(sorted(found))} made anew")
+
+
+def _remake_parts(inside: Job, shards: Sequence[int]) -> None:
+    total = sum(len(inside.rows(shard)) for shard in shards)
+    with Progress(total, "repair") as progress:
+        for shard in shards:
+            encode_shard(inside, shard, progress.advance)
+
+
+def _remake_tables(making: Path, output: Path, manifest: DatasetManifest) -> None:
+    index, _ = index_from_parts(output, manifest.shards)
+    flips, texts = views_from_parts(output, manifest.shards, index)
+    write_index(making, index, flips=flips, texts=texts)
+
+
+def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> None:
+    """Encode again what had samples set aside: only that tells why they were."""
+    shards = [
+        shard
+        for shard, record in enumerate(manifest.shards)
+        if any(place.absent for place in scan_part(output / record.name))
+    ]
+    _remake_parts(inside, [shard for shard in shards if not inside.receipt(shard).exists()])
+    receipts = [json.loads(inside.receipt(shard).read_text()) for shard in shards]
+    entries = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
+    inside.quarantine.rewrite(entries)
+
+
+def _publish(output: Path, names: Sequence[str], manifest: DatasetManifest) -> None:
+    expected = {record.name: record.sha256 for record in manifest.shards} | dict(manifest.files)
+    for name in names:
+        if sha256_file(output / MAKING / name) != expected[name]:
+            raise WorkError(
+                f"{output / name}: made anew it is not what it was (other hardware or library versions?); "
+                "overwrite=true encodes the whole cache again"
+            )
+    for name in names:
+        os.replace(output / MAKING / name, output / name)
+    fsync_folder(output)

@@ -1,0 +1,211 @@
+"""What `encode` begins with: the job, what the cache is made from, and what has to fit the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from core.config.loading import to_dict
+from core.errors import UserError
+from core.files import TEMPORARY_PREFIX
+from core.progress import counted, say
+from core.queue.leases import Leases
+from core.run.claim import claim
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.schema import MANIFEST, DatasetManifest
+from data.latent.encode_job import Job, begin
+from data.latent.reading import compare
+from data.media.scaling import RESIZE
+from data.order.buckets import NO_BUCKET, assign, make_buckets
+from data.raw.writing import drop_receipts
+from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+
+if TYPE_CHECKING:
+    from tools.encode.job import Config
+
+LEASES = ".leases"  # inside the output, until it is complete
+
+
+def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]:
+    """Everything that encoding a shard needs, and what the cache is made from."""
+    dataset = Dataset(config.source)
+    if dataset.manifest.kind != "raw":
+        raise UserError("source", config.source, "a raw dataset; this is a latent cache")
+    clock = Clock()
+    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, config.tiling, clock)
+    media = np.asarray(dataset.media)
+    buckets = make_buckets(media, config.buckets)
+    stored = 2 if config.store == "moments" else 1
+    if stored > encoder.moments:
+        raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")
+    captions = None
+    if config.text_encoder:
+        folder = Path(config.text_encoder)
+        captions = CaptionEmbedder(folder, config.text_tokens, device, config.precision, clock)
+    job = Job(
+        dataset,
+        config.output,
+        encoder,
+        buckets,
+        [(stored, *encoder.latent_shape(bucket)) for bucket in buckets],
+        assign(media, buckets, config.buckets),
+        config.buckets,
+        config.limits,
+        config.batch,
+        Quarantine(config.output / QUARANTINE, total=len(dataset), budget=config.quarantine_budget),
+        config.flip,
+        config.decode_threads,
+        captions,
+    )
+    identity = encoder.identity | ({"text": captions.identity} if captions else {})
+    return job, _made_from(config, job, identity, device.type)
+
+
+def choose_device(config: Config, worker: int) -> torch.device:
+    """The device of a worker of this machine; GPUs go round."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("device", config.device, "cpu, since no CUDA device is visible here")
+    return torch.device("cuda", worker % torch.cuda.device_count())
+
+
+def start(config: Config, job: Job, made_from: dict[str, Any]) -> bool:
+    """Claim the output and say what is to be done; False if it is finished.
+
+    UserError if it is of another source or encoder, or what remains does not fit the disk.
+    """
+    if config.overwrite:
+        _require_alone(config)
+    state = claim(config.output, config, done=MANIFEST, overwrite=config.overwrite)
+    if state == "finished":
+        _require_same_origin(config.output, made_from)
+        clear(config.output)
+        return False
+    begin(config.output, made_from)
+    left = sorted(set(range(len(job.dataset.manifest.shards))) - job.finished())
+    for line in report(job, left):
+        say(line)
+    needed, free = _bytes(job, left), shutil.disk_usage(config.output).free
+    if needed > free and config.require_space:
+        expected = f"a disk with {size(needed)} free, this one has {size(free)}; or require_space=false"
+        raise UserError("output", config.output, expected)
+    job.quarantine.check()
+    return True
+
+
+def clear(output: Path) -> None:
+    """Remove what only an unfinished cache needs, and what killed workers left.
+
+    A worker that is still at something here finds that the cache is complete (`encode`).
+    """
+    for left in output.glob(f"{TEMPORARY_PREFIX}*"):
+        left.unlink(missing_ok=True)
+    drop_receipts(output)
+    shutil.rmtree(output / LEASES, ignore_errors=True)
+
+
+def report(job: Job, shards: Iterable[int]) -> list[str]:
+    """One line for each bucket, then the bytes to be written beside the free ones."""
+    shards = list(shards)
+    counts = np.bincount(job.column, minlength=NO_BUCKET + 1)
+    lines = [
+        f"{bucket} pixels -> {'x'.join(map(str, shape))} latents: {counted(int(counts[number]), 'sample')}"
+        for number, (bucket, shape) in enumerate(zip(job.buckets, job.shapes, strict=True))
+    ]
+    if counts[NO_BUCKET]:
+        lines.append(f"{counted(int(counts[NO_BUCKET]), 'sample')} in no bucket, to be set aside")
+    place = next(folder for folder in (job.folder, *job.folder.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    samples = sum(len(job.rows(shard)) for shard in shards)
+    lines.append(
+        f"{counted(samples, 'sample')} in {counted(len(shards), 'shard')}: "
+        f"{size(_bytes(job, shards))} to be written to {job.folder}, {size(free)} free"
+    )
+    if job.captions is not None:
+        most = 2 * samples * job.captions.tokens * job.captions.width
+        tokens = counted(job.captions.tokens, "token")
+        lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
+    return lines
+
+
+def size(count: float) -> str:
+    """`3.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+def _bytes(job: Job, shards: Iterable[int]) -> int:
+    """Bytes of the latents of these shards' samples, and 3 % for all else."""
+    sizes = np.zeros(NO_BUCKET + 1)
+    sizes[: len(job.shapes)] = [(1 + job.flip) * 2 * np.prod(shape) for shape in job.shapes]
+    return int(1.03 * sum(sizes[job.column[job.rows(s).start : job.rows(s).stop]].sum() for s in shards))
+
+
+def _require_alone(config: Config) -> None:
+    """UserError if other workers are at this output, or may be soon."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("overwrite", "true", "false, since several ranks would remove each other's work")
+    folder = config.output / LEASES
+    states = Leases(folder, timeout_s=config.queue.timeout_s).states() if folder.exists() else []
+    for state in states:
+        if not state.expired:
+            raise UserError("overwrite", "true", f"false while {state.owner} is at shard {state.unit}")
+
+
+def _require_same_origin(output: Path, made_from: dict[str, Any]) -> None:
+    """UserError if the finished cache was made from another source or encoder than these now are.
+
+    It may be looked at on another machine than it was computed on.
+    """
+    recorded = DatasetManifest.read(output).extra["made_from"]
+    if (differs := compare(recorded, made_from | {"computation": recorded["computation"]})) is not None:
+        field, before, now = differs
+        raise UserError(
+            f"{output}: made with {field}={before}, now it is {now}; overwrite=true encodes again"
+        )
+
+
+def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -> dict[str, Any]:
+    """What the latents depend on: plain JSON values."""
+    return _plain(
+        {
+            **encoder,
+            "tiling": to_dict(config.tiling),
+            "store": config.store,
+            "views": ["plain", "flip"] if config.flip else ["plain"],
+            "dtype": "float16",
+            "preprocessing": {
+                "buckets": [str(bucket) for bucket in job.buckets],
+                "resize": RESIZE,
+                "range": "pixels / 127.5 - 1",
+                "fps": config.buckets.fps,
+                "stride": config.buckets.stride,
+                "clip": "centre",
+            },
+            "computation": {
+                "device": device,
+                "precision": config.precision,
+                "batch": config.batch,
+                "threads": config.threads,
+            },
+            "source": {"fingerprint": job.dataset.manifest.fingerprint, "samples": len(job.dataset)},
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

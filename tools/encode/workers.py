@@ -1,0 +1,253 @@
+"""The workers of `encode`: each takes shards from the queue until none is left; one completes the cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.errors import UserError, WorkError
+from core.progress import Progress, counted, duration, say
+from core.queue.leases import LeaseState
+from core.queue.work_queue import WorkQueue
+from core.run.ending import Ending
+from data.dataset.quarantine import BudgetError
+from data.dataset.schema import MANIFEST, DatasetManifest
+from data.latent.assembly import assemble
+from data.latent.encode_job import Job
+from data.latent.encoding import encode_shard
+from tools.encode.setup import LEASES, choose_device, clear, make_job, start
+
+if TYPE_CHECKING:
+    from tools.encode.job import Config
+
+ASSEMBLY = "dataset"  # the last unit of work
+
+
+def encode(config: Config) -> None:
+    """Encode what is left, in `processes` workers; a rank that somebody else has started is one worker."""
+    alone = config.processes == 1 or "RANK" in os.environ
+    worker = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    device = _prepare(config, worker)
+    with (ending := Ending()).catching():
+        job, made_from = make_job(config, device if alone else torch.device("cpu"))
+        made_from["computation"]["device"] = device.type
+        try:
+            if not start(config, job, made_from):
+                say(f"{config.output}: finished before")
+                return
+            if alone:
+                _work(config, job, made_from, ending)
+            else:
+                _work_in_processes(replace(config, overwrite=False))
+        except (OSError, WorkError):
+            if not (config.output / MANIFEST).exists():
+                raise  # else others completed the cache, and what we were at has gone with its making
+    clear(config.output)
+    _tell(config)
+
+
+def repair(config: Config) -> None:
+    """Redo the parts that are damaged, and try again the shards that failed."""
+    from tools.encode.repair import repair_finished, repair_unfinished
+
+    if (config.output / MANIFEST).exists():
+        with Ending().catching():
+            repair_finished(config, *make_job(config, _prepare(config, 0)))
+    else:
+        repair_unfinished(config.output)
+        encode(replace(config, action="encode", overwrite=False))
+
+
+def make_queue(config: Config, job: Job) -> WorkQueue:
+    """The shards of the source as units of work."""
+    units = [f"{shard:06d}" for shard in range(len(job.dataset.manifest.shards))]
+    folder = config.output / LEASES
+    return WorkQueue(
+        folder,
+        units,
+        config.queue,
+        list_done=lambda: {f"{shard:06d}" for shard in job.finished()},
+        fatal=(BudgetError,),
+    )
+
+
+def _prepare(config: Config, worker: int) -> torch.device:
+    """The worker's device; equal inputs are to give equal bytes on it."""
+    device = choose_device(config, worker)
+    torch.set_num_threads(config.threads)
+    torch.backends.cudnn.benchmark = False  # its choice of algorithm may differ from run to run
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
+    """One worker: encode shards until none is left, complete the cache if nobody else does."""
+    queue = make_queue(config, job)
+    share = _Share(job, queue, ending)
+    with share.progress, ending.held():
+        queue.work(share.encode, share.wait)
+    _require_no_failures(queue)
+    with ending.held():
+        _complete(config, job, made_from, ending)
+
+
+@dataclass
+class _Share:
+    """What this worker does and shows of it."""
+
+    job: Job
+    queue: WorkQueue
+    ending: Ending
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self._counted = self._samples_done()
+        self._parts = 0
+        total = len(self.job.dataset)
+        self.progress = Progress(total, "encode", done=self._counted)
+
+    def encode(self, unit: str) -> None:
+        """Encode a shard, and count what the others have done meanwhile."""
+        self.job.quarantine.check()
+        with self.ending.allowed():
+            encode_shard(self.job, int(unit), self._advance)
+        self._parts += 1
+        self._advance(max(0, self._samples_done() - self._counted))
+        if self._parts == 1:
+            self._estimate(unit)
+
+    def wait(self, states: list[LeaseState]) -> None:
+        """Say for whom; the time to be ended."""
+        with self.ending.allowed():
+            pass
+        held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
+        self.progress.advance(max(0, self._samples_done() - self._counted), f"waiting for shards {held}")
+
+    def _advance(self, count: int) -> None:
+        self._counted += count
+        busy = self.job.encoder.busy_s / (time.monotonic() - self._began)
+        self.progress.advance(count, f"encoder busy {busy:.0%}")
+
+    def _samples_done(self) -> int:
+        return sum(len(self.job.rows(shard)) for shard in self.job.finished())
+
+    def _estimate(self, unit: str) -> None:
+        """After the first part: how long the others will take."""
+        took = time.monotonic() - self._began
+        workers = 1 + sum(not s.expired for s in self.queue.leases.states() if s.unit != unit)
+        if not (left := len(self.job.dataset) - self._samples_done()):
+            return
+        seconds = took * left / max(1, len(self.job.rows(int(unit)))) / workers
+        time_left = f"about {duration(seconds)} of {counted(workers, 'worker')}"
+        say(f"first part after {duration(took)}; {counted(left, 'sample')} left, {time_left}")
+
+
+def _require_no_failures(queue: WorkQueue) -> None:
+    done = queue.list_done()
+    failures = [failure for failure in queue.failures() if failure.final and failure.unit not in done]
+    if failures:
+        named = "; ".join(f"{failure.unit}: {failure.errors[-1]}" for failure in failures)
+        raise WorkError(
+            f"{len(failures)} of {counted(len(queue.units), 'shard')} failed and were given up: {named} "
+            "(the others are encoded; action=repair tries these again)"
+        )
+
+
+def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
+    """Make the cache whole; one worker does, the others wait for it or take over."""
+    manifest = config.output / MANIFEST
+
+    def complete(unit: str) -> None:
+        with ending.allowed():
+            assemble(job, made_from)
+
+    WorkQueue(
+        config.output / LEASES,
+        [ASSEMBLY],
+        config.queue,
+        list_done=lambda: {ASSEMBLY} if manifest.exists() else set(),
+        fatal=(WorkError, OSError),
+    ).work(complete)
+
+
+def _tell(config: Config) -> None:
+    manifest = DatasetManifest.read(config.output)
+    path = config.output / "quarantine.jsonl"
+    aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
+    contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
+    say(f"{config.output}: {contents}{aside}")
+    if manifest.extra.get("longest_text") == 0:
+        say("warning: a text encoder was given, and no sample has a caption")
+    statistics = manifest.extra["statistics"]
+    for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
+        say(f"latent channel {channel}: mean {mean:.4f}, standard deviation {std:.4f}")
+
+
+def _work_in_processes(config: Config) -> None:
+    """Workers in processes of their own; one that dies is told, and its shard goes to the others."""
+    context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
+    workers: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for number in range(config.processes):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_be_worker, args=(config, number, sender), daemon=True)
+            process.start()
+            sender.close()
+            workers.append((process, receiver))
+        problems = [_outcome(number, *worker) for number, worker in enumerate(workers)]
+    finally:
+        for worker, _ in workers:
+            worker.terminate()
+            worker.join()
+    found = [problem for problem in problems if problem is not None]
+    if not (config.output / MANIFEST).exists():
+        raise found[0]
+    for problem in found:
+        say(f"{problem}; the others finished")
+
+
+def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError | WorkError | None:
+    """Wait for a worker's end; what went wrong, if anything."""
+    try:
+        kind, message = words.recv()
+    except EOFError:
+        kind, message = "", ""
+    process.join()
+    if not process.exitcode:
+        return None
+    if message:
+        return UserError(message) if kind == "UserError" else WorkError(message)
+    code = process.exitcode
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return WorkError(f"worker {number} {how}")
+
+
+def _be_worker(config: Config, number: int, words: Connection) -> None:
+    """A worker in a process of its own; only the first one speaks."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["RANK"] = str(number)
+    try:
+        with (ending := Ending()).catching():
+            _work(config, *make_job(config, _prepare(config, number)), ending)
+    except (UserError, WorkError, OSError) as error:
+        words.send((type(error).__name__, str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""The job `evaluate`: scores of samples against real data."""

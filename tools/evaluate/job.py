@@ -1,0 +1,229 @@
+"""Score generated samples against real data: class agreement, Fréchet distance, variety, copies, motion.
+
+A score stands beside the same measure on real data that the classifier has not seen, nor, where a held-out
+dataset is given, the generator; without that neighbour a number says little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.config.settings import REQUIRED, setting
+from core.errors import UserError
+from core.files import write_json
+from tools.runs.samples import Samples, find_samples
+
+if TYPE_CHECKING:
+    from tools.evaluate.real import Real
+
+SCORES = "scores.json"
+NEIGHBOURS = 3  # k of precision and recall, as in the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is scored, against what."""
+
+    source: str = setting(
+        REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"
+    )
+    real: str = setting(REQUIRED, "raw dataset that the generator was trained on", shown="path or URL")
+    heldout: str = setting(
+        "", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier", shown="path or URL"
+    )
+    autoencoder: str = setting(
+        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
+    )
+    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
+    seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
+    overwrite: bool = setting(False, "score again over finished scores")
+    processes: int = setting(1, "evaluation runs in one process", low=1, high=1)
+    count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
+    draws: int = setting(5, "random subsets that a score is the mean of", low=1)
+    steps: int = setting(500, "training steps of the classifier", low=1)
+    most_real: int = setting(10_000, "real images and clips read at most, at random", low=50)
+    fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
+    stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
+
+
+def plan(config: Config) -> list[str]:
+    """Say what would be compared."""
+    found = [
+        f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}"
+        for s in find_samples(Path(config.source))
+    ]
+    _require_real(config)
+    return [
+        *found,
+        f"against {config.real}, held out: {config.heldout or 'a fifth of it'}",
+        f"into {config.output}",
+    ]
+
+
+def run(config: Config) -> None:
+    """Train the classifier, measure, write scores.json and print the table."""
+    import torch
+
+    from core.run.claim import claim
+    from data.media.pictures import image_grid, write_png
+
+    output, samples = Path(config.output), find_samples(Path(config.source))
+    if len({s.frames > 1 for s in samples}) != len(samples):
+        raise UserError("source", config.source, "at most one folder of images and one of clips")
+    _require_real(config)  # before old scores are removed
+    if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
+        return
+    # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
+    torch.set_num_threads(1)
+    train, heldout = read_real(config, samples)
+    scores = score(config, samples, train, heldout)
+    if len(heldout.images):
+        write_png(
+            output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
+        )
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    write_json(output / SCORES, finite)
+    print(table(finite))
+
+
+def _require_real(config: Config) -> None:
+    """UserError unless the real data are raw datasets and the autoencoder is one."""
+    from data.dataset.index import Dataset
+
+    for field in ("real", "heldout"):
+        if folder := getattr(config, field):
+            kind = Dataset(Path(folder), field).manifest.kind
+            if kind != "raw":
+                raise UserError(field, folder, "a raw dataset; this is a latent cache")
+    if config.autoencoder:
+        from models.autoencoder.store import locate
+
+        locate(Path(config.autoencoder))
+
+
+def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:
+    """Return real data in the samples' shapes: what is learned from, and what is held out."""
+    from data.dataset.index import Dataset
+    from tools.evaluate.real import Shape, read
+
+    shapes = [Shape(s.frames, s.height, s.width) for s in samples]
+    image = next((shape for shape in shapes if shape.frames == 1), None)
+    clip = next((shape for shape in shapes if shape.frames > 1), None)
+    more: dict[str, Any] = {"seed": config.seed, "fps": config.fps, "stride": config.stride}
+    real = read(Dataset(Path(config.real)), image, clip, config.most_real, **more)
+    if not config.heldout:
+        return real.split(config.seed)
+    return real, read(Dataset(Path(config.heldout)), image, clip, config.most_real, **more)
+
+
+def score(config: Config, samples: list[Samples], train: Real, heldout: Real) -> dict[str, float]:
+    """Return every score that the samples and the real data allow."""
+    from tools.evaluate.judge import make_judge
+    from tools.evaluate.measures import motion, ratio
+
+    scores: dict[str, float] = {"heldout_unseen": bool(config.heldout)}
+    judge = make_judge(train, config.steps, config.seed)
+    for generated in sorted(samples, key=lambda samples: samples.frames):
+        pixels, labels = generated.load()
+        if generated.frames == 1:
+            scores["class_agreement"] = judge.agreement(pixels, labels)
+            scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
+            features = (judge.features(images) for images in (pixels, train.images, heldout.images))
+            scores |= compare(config, *features)
+            scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
+        else:
+            scores["clip_agreement"] = judge.agreement(pixels, labels)
+            scores["clip_reference_accuracy"] = judge.agreement(heldout.clips, heldout.clip_labels)
+            made, real = motion(pixels), motion(np.concatenate([train.clips, heldout.clips]))
+            scores["motion_ratio"] = ratio(made.speed, real.speed)
+            scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
+            scores |= {"clips": len(pixels), "heldout_clips": len(heldout.clips)}
+    if config.autoencoder and len(heldout.images):
+        scores["psnr_db"] = reconstruction_psnr(Path(config.autoencoder), heldout.images)
+    return scores
+
+
+def compare(
+    config: Config, generated: np.ndarray, train: np.ndarray, heldout: np.ndarray
+) -> dict[str, float]:
+    """Compare features (n, d) of generated images with real ones; every mean is over `config.draws` subsets.
+
+    Fréchet distances: generated against real, and real against other real ones, all sets of one size.
+    Precision, recall, nearest distance: of generated and of held-out images against training ones, for the
+    first two with equally many on all sides.
+    """
+    from tools.evaluate import measures
+
+    real = np.concatenate([train, heldout])
+    rows: list[dict[str, float]] = []
+    size = min(config.count, len(generated), len(real) // 2)
+    few = min(len(generated), len(train), len(heldout))
+    for draw in range(config.draws):
+
+        def some(features: np.ndarray, count: int, purpose: str, draw: int = draw) -> np.ndarray:
+            return features[measures.subset(len(features), count, (draw,), config.seed, purpose)]
+
+        row: dict[str, float] = {}
+        if size > 1:
+            both = some(real, 2 * size, "real halves")
+            row["frechet"] = measures.frechet(some(generated, size, "generated"), both[:size])
+            row["frechet_real"] = measures.frechet(both[size:], both[:size])
+        if few > NEIGHBOURS:
+            manifold, made = some(train, few, "manifold"), some(generated, few, "few generated")
+            unseen = some(heldout, few, "few held out")
+            row["precision"], row["recall"] = measures.precision_recall(made, manifold, NEIGHBOURS)
+            row["precision_real"], row["recall_real"] = measures.precision_recall(
+                unseen, manifold, NEIGHBOURS
+            )
+        rows.append(row)
+    result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    result |= {"frechet_count": size, "neighbour_count": few}
+    if len(heldout):
+        result["nearest"] = measures.nearest_distance(generated, train)
+        result["nearest_real"] = measures.nearest_distance(heldout, train)
+    return result
+
+
+def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> float:
+    """Return the PSNR in dB of images (N, H, W, 3) after encoding (posterior mean) and decoding."""
+    import torch
+
+    from data.media.images import from_tensor, to_tensor
+    from models.autoencoder.opening import open_autoencoder
+    from tools.evaluate.measures import psnr
+
+    autoencoder = open_autoencoder(folder)
+    copies = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            pixels = to_tensor(images[start : start + batch, None])
+            latents = autoencoder.encode(pixels)[:, 0]
+            copies.append(from_tensor(autoencoder.decode(latents))[:, 0])
+    return psnr(images, np.concatenate(copies))
+
+
+def table(scores: Mapping[str, float | None]) -> str:
+    """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
+    beside = {"class_agreement": "reference_accuracy", "clip_agreement": "clip_reference_accuracy"}
+    lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
+    shown = set(beside.values())
+    for name, value in scores.items():
+        if name in shown or name.endswith("_real") or value is None or isinstance(value, bool):
+            continue
+        real = scores.get(beside.get(name, f"{name}_real"))
+        lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
+    if not scores.get("heldout_unseen", True):
+        lines.append("the real images compared with were also seen by the generator: no heldout= was given")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

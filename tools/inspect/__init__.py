@@ -1,0 +1,1 @@
+"""The job `inspect`: what a dataset, run, checkpoint or export holds."""

@@ -1,0 +1,190 @@
+"""The three actions of `inspect` on a dataset, and its contact sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+
+from core.errors import WorkError
+from core.progress import Progress, say
+from data.dataset.audit import audit
+from data.dataset.index import Dataset
+from data.dataset.quarantine import QUARANTINE, read_quarantine
+from data.dataset.remote import RemoteFolder, url_of
+from data.dataset.schema import INDEX, MANIFEST, DatasetManifest
+from data.dataset.summary import as_text, summarise
+from data.dataset.tars import read_range
+from data.latent.packs import LATENT_DTYPE
+from data.media.formats import IMAGE_FORMATS, MediaError
+from data.media.images import decode_image, decode_video, resize_crop
+from data.media.pictures import (
+    PAPER,
+    choose_rows,
+    class_name,
+    enlarge,
+    enlargement,
+    page,
+    write_png,
+)
+from data.reindexing.reindex import reindex
+from tools.inspect.telling import tell
+
+if TYPE_CHECKING:
+    from tools.inspect.job import Config
+
+Pixels = NDArray[np.uint8]
+THUMBNAIL = 96  # pixels, the longer side
+DAMAGED = (170, 40, 40)  # a cell without a picture
+
+
+def run(config: Config) -> None:
+    """Show, verify or reindex the dataset at `config.source`; WorkError if a file is damaged."""
+    actions = {"show": _show, "verify": _verify, "reindex": _reindex}
+    result, lines = actions[config.action](config)
+    tell(config, result, lines)
+
+
+def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
+    dataset = Dataset(config.source)
+    summary = summarise(dataset)
+    lines = as_text(summary)
+    if config.sheet:
+        sheet, damaged = contact_sheet(dataset, config.rows, config.columns)
+        write_png(Path(config.sheet), sheet)
+        lines += ["", f"contact sheet: {config.sheet}"]
+        lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
+        summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
+    return summary, lines
+
+
+def _verify(config: Config) -> tuple[dict[str, Any], list[str]]:
+    url = url_of(config.source)
+    remote = RemoteFolder(url) if url else None
+    folder = remote.folder if remote else Path(config.source)
+    manifest = DatasetManifest.read(folder)
+    files = len(manifest.shards) + len(manifest.files)
+    with Progress(files, "verify", unit="files") as progress:
+        findings = list(
+            remote.audit(progress.advance) if remote else audit(folder, manifest, progress.advance)
+        )
+    result = {
+        "folder": url or str(folder),
+        "fingerprint": manifest.fingerprint,
+        "files": files,
+        "damaged": [finding._asdict() for finding in findings],
+    }
+    lines = [str(finding) for finding in findings]
+    return result, lines or [f"{config.source}: all {files} files are as they were written"]
+
+
+def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
+    folder = Path(config.source)
+    tars = sum(path.suffix == ".tar" for path in folder.iterdir())
+    with Progress(tars, "reindex", unit="tars") as progress:
+        manifest, changed = reindex(
+            folder,
+            advance=progress.advance,
+            made_from=_stated(config.autoencoder),
+            budget=config.quarantine_budget,
+        )
+    for name in changed:
+        say(f"{name} is not the tar that the old {MANIFEST} named; whatever it holds now is indexed")
+    result = {
+        "folder": str(folder),
+        "fingerprint": manifest.fingerprint,
+        "samples": manifest.samples,
+        "changed": list(changed),
+    }
+    lines = [f"{folder}: {INDEX} and {MANIFEST} made of {tars} tars, {manifest.samples} samples"]
+    if manifest.kind == "latent":
+        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in manifest.buckets)
+        lines.append(f"latents are {shapes} (channels, frames, rows, columns)")
+        if aside := len(read_quarantine(folder)):
+            lines.append(f"{aside} samples are set aside: {folder / QUARANTINE}")
+    return result, lines
+
+
+def _stated(autoencoder: str) -> dict[str, Any] | None:
+    """What a cache says of the autoencoder in this folder; None for ""."""
+    if not autoencoder:
+        return None
+    from models.autoencoder.opening import identify_saved
+
+    return identify_saved(Path(autoencoder))
+
+
+def contact_sheet(
+    dataset: Dataset, rows: int = 10, columns: int = 10
+) -> tuple[Pixels, list[tuple[int, Exception]]]:
+    """A page of samples, a row a class, and (row of the index, error) of those that cannot be shown.
+
+    Raw: thumbnails, of videos the middle frame.  Latent: the first three channels of the mean, of clips the
+    middle frame, three standard deviations each way.
+    """
+    labels = np.asarray(dataset.index["label"])
+    chosen = choose_rows(labels, rows, columns)
+    damaged: list[tuple[int, Exception]] = []
+    cells = []
+    for _, numbers in chosen:
+        cells.append([_cell(dataset, int(row), damaged) for row in numbers])
+    names = [class_name(label, dataset.manifest.classes) for label, _ in chosen]
+    return page(_evened(cells), names), damaged
+
+
+def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> Pixels:
+    try:
+        return _thumbnail(dataset, row) if dataset.manifest.kind == "raw" else _latent_picture(dataset, row)
+    except (MediaError, WorkError) as error:
+        damaged.append((row, error))
+        return np.full((THUMBNAIL, THUMBNAIL, 3), DAMAGED, np.uint8)
+
+
+def _thumbnail(dataset: Dataset, row: int) -> Pixels:
+    """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
+    suffix, data = next(item for item in dataset.read(row).items() if item[0] not in ("json", "txt", "cls"))
+    width, height, frames, _ = dataset.media[row].tolist()
+    size = [max(1, round(side * THUMBNAIL / max(height, width))) for side in (height, width)]
+    if suffix.rpartition(".")[2] in IMAGE_FORMATS or suffix == "jpeg":
+        return resize_crop(decode_image(data), *size)
+    return decode_video(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]))[0]
+
+
+def _latent_picture(dataset: Dataset, row: int) -> Pixels:
+    """uint8 (H, W, 3): the first three channels (one: grey), each within three standard deviations."""
+    entry = dataset.index[row]
+    size = int(entry["size"])
+    if size == 0:
+        raise WorkError("it has no latents (see the quarantine list)")
+    with dataset.open_shard(int(entry["shard"])) as file:
+        data = read_range(file.fileno(), size, int(entry["offset"]))
+    shape = tuple(dataset.manifest.buckets[entry["bucket"]])
+    if len(data) != size or size != 2 * math.prod(shape):
+        raise WorkError(f"{dataset.folder / INDEX}: row {row} does not point at latents of shape {shape}")
+    values = np.frombuffer(data, LATENT_DTYPE).reshape(shape).astype(np.float32)
+    statistics = dataset.manifest.extra["statistics"]
+    mean, std = (np.array(statistics[name], np.float32).reshape(shape[1], -1) for name in ("mean", "std"))
+    picture = values[0, :3, shape[2] // 2]
+    scaled = (picture - mean[:3, :1, None]) / np.maximum(std[:3, :1, None], 1e-6)
+    channels = scaled if len(scaled) == 3 else np.repeat(scaled[:1], 3, 0)
+    pixels = np.clip((np.nan_to_num(channels) / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
+    return enlarge(rearrange(pixels, "c h w -> h w c"), enlargement(max(shape[3:]), THUMBNAIL))
+
+
+def _evened(cells: Sequence[Sequence[Pixels]]) -> list[list[Pixels]]:
+    """The pictures in the middle of cells of one size."""
+    height = max(cell.shape[0] for row in cells for cell in row)
+    width = max(cell.shape[1] for row in cells for cell in row)
+
+    def padded(cell: Pixels) -> Pixels:
+        top, left = (height - cell.shape[0]) // 2, (width - cell.shape[1]) // 2
+        out = np.full((height, width, 3), PAPER, np.uint8)
+        out[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+        return out
+
+    return [[padded(cell) for cell in row] for row in cells]

@@ -1,0 +1,109 @@
+"""What `inspect` shows of an export: which weights these are, every tensor, every file hashed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from core.checkpoint import exported, format
+from core.checkpoint.format import DamagedCheckpoint
+from core.config.loading import read_yaml
+from core.errors import UserError
+from core.files import instead
+from core.run.claim import CONFIG_NAME
+from tools.inspect.telling import refuse_dataset_fields, tell
+
+if TYPE_CHECKING:
+    from tools.inspect.job import Config
+
+
+def plan(config: Config) -> list[str]:
+    """Say what `run` would do."""
+    return [f"hash every file of {_folder(config)}, and read its tensors"]
+
+
+def run(config: Config) -> None:
+    """Show the export; WorkError if a file is damaged."""
+    folder = _folder(config)
+    record = exported.read_record(folder)
+    result = {**record, "files": len(record["files"]), "damaged": _damaged(folder, record)}
+    result["bytes"] = sum(file["size"] for file in record["files"].values())
+    lines = [str(folder), *_head(result)]
+    if result["damaged"]:
+        tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
+    result["config"] = read_yaml(folder / CONFIG_NAME)
+    result["tensors"] = _tensors(folder / exported.PLAIN)
+    lines += _network(result["config"]["model"], result["tensors"], result["trained"])
+    tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])
+
+
+def _folder(config: Config) -> Path:
+    """The export's folder, of which the file with the weights may be named."""
+    refuse_dataset_fields(config, "an export")
+    source = Path(config.source)
+    folder = source.parent if source.name == exported.PLAIN else source
+    if not exported.is_export(folder):
+        raise UserError("source", source, f"an export, with {exported.PLAIN}{instead(folder)}")
+    return folder
+
+
+def _damaged(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
+    found = []
+    for name, file in record["files"].items():
+        try:
+            format.require_as_written(folder / name, file, exported.RECORD)
+        except DamagedCheckpoint as error:
+            found.append({"name": name, "error": str(error)})
+    return found
+
+
+def _head(result: dict[str, Any]) -> list[str]:
+    average, error = result["average"], result.get("profile_error")
+    if average is None:
+        what = "raw weights"
+    elif average.startswith("sigma"):
+        what = f"average of relative length {average[len('sigma-') :]}"
+    else:
+        what = f"average with decay {average}"
+    found = "" if error is None else f", found from {result['snapshots']} copies to {error:.1%}"
+    return [
+        f"export of the {what}, in {result['dtype']}{found}",
+        f"step {result['step']}, {result['updates']} updates, of checkpoint {result['checkpoint']}",
+        f"{result['files']} files, {result['bytes'] / 2**20:.1f} MiB",
+    ]
+
+
+def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list[str]) -> list[str]:
+    numbers = {tensor["name"]: tensor["numbers"] for tensor in tensors}
+    settings = " ".join(f"{name}={json.dumps(value)}" for name, value in model.items() if value != "")
+    return [
+        f"{sum(numbers.values()):,} numbers, {sum(numbers[name] for name in trained):,} of them trained",
+        f"network: {settings}",
+        f"all else of how it was trained: {CONFIG_NAME}",
+    ]
+
+
+def _tensors(path: Path) -> list[dict[str, Any]]:
+    """Name, shape, type and Euclidean norm of each."""
+    tensors = []
+    with safe_open(path, "pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            facts = {"name": name, "shape": list(tensor.shape), "numbers": tensor.numel()}
+            kind = str(tensor.dtype).removeprefix("torch.")
+            tensors.append({**facts, "dtype": kind, "norm": float(torch.linalg.vector_norm(tensor.double()))})
+    return tensors
+
+
+def _table(tensors: list[dict[str, Any]]) -> list[str]:
+    """Of every tensor the shape and the root of the sum of its squares."""
+    width = max((len(tensor["name"]) for tensor in tensors), default=4)
+    lines = [f"{'tensor':{width}}  {'shape':>16}  {'type':>8}  {'norm':>14}"]
+    for tensor in tensors:
+        shape = "x".join(map(str, tensor["shape"])) or "1"
+        lines.append(f"{tensor['name']:{width}}  {shape:>16}  {tensor['dtype']:>8}  {tensor['norm']:14.6g}")
+    return lines

@@ -1,0 +1,36 @@
+"""What the forms of `inspect` share: how it tells what it found, and which fields only a dataset has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError, WorkError
+from core.files import write_json
+
+if TYPE_CHECKING:
+    from tools.inspect.job import Config
+
+
+def refuse_dataset_fields(config: Config, this: str) -> None:
+    """UserError where a field asks for what only a dataset has, and the source is `this`."""
+    reindex = config.action if config.action == "reindex" else ""
+    for field, value in (("action", reindex), ("sheet", config.sheet)):
+        if value:
+            raise UserError(field, value, f"a dataset as source, and this is {this}")
+
+
+def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:
+    """Print and write the result; WorkError that names the damaged ones of its files."""
+    if config.json:
+        write_json(Path(config.json), result)
+    if config.format == "json":
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(lines))
+    if damaged := result.get("damaged"):
+        raise WorkError(
+            f"{len(damaged)} of {result['files']} files are not as they were written: "
+            + ", ".join(entry["name"] for entry in damaged)
+        )

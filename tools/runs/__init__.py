@@ -1,0 +1,1 @@
+"""A finished run or its samples, as other jobs open them."""

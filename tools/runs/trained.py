@@ -1,0 +1,105 @@
+"""A training run, opened for sampling: network, latent space, autoencoder, and which weights these are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from core.checkpoint import exported
+from core.checkpoint.weights import choose, load_weights
+from core.config.loading import from_dict, read_yaml
+from core.diffusion.paths import PathName
+from core.diffusion.predictions import Prediction
+from core.errors import UserError, WorkError
+from core.run.claim import CONFIG_NAME
+from data.latent.reading import Moment, Normaliser
+from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
+from models.denoisers.dit import DiT, DiTConfig
+from models.weights import fingerprint
+from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, space_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """What a run's `latents.json` says (written by `tools.runs.latent_space`).
+
+    mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.  text: what
+    captions were embedded by, which lay in text_folder; None and "" for a run without text.
+    shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
+    """
+
+    mean: Moment
+    std: Moment
+    encoder: str
+    text: dict[str, Any] | None
+    text_folder: str
+    classes: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int, int], ...]
+    path: PathName
+    prediction: Prediction
+    learned_sigma: bool
+
+    @property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(self.mean, self.std)
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
+        path = space_file(run)
+        try:
+            record: dict[str, Any] = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
+            normaliser = Normaliser.from_dict(record)
+            record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
+            record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
+            return cls(**{field.name: record[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What sampling needs of a run; the networks are on one device, in evaluation mode.
+
+    checkpoint: the name of the one that the weights are of.  weights: which ones of it.
+    """
+
+    model: DiT
+    space: LatentSpace
+    autoencoder: AnyAutoencoder
+    checkpoint: str
+    weights: str
+    weights_sha256: str
+
+
+def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
+    """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
+
+    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
+    export has one set, and "ema" is whichever that is.
+    """
+    space = LatentSpace.read(folder)
+    decoder = open_autoencoder(folder / AUTOENCODER)
+    if (found := identify(decoder)["encoder"]) != space.encoder:
+        raise WorkError(
+            f"{folder / AUTOENCODER} has encoder={found}, and the run was trained with {space.encoder}"
+        )
+    chosen = choose(folder, checkpoint)
+    name = chosen.name
+    if exported.is_export(chosen):
+        record = exported.read_record(chosen)
+        if weights == "raw" != record["weights"]:
+            raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
+        name, weights = record["checkpoint"], record["weights"]
+    state = load_weights(chosen, weights)
+    model = DiT(from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
+    return Trained(model.to(device).eval(), space, decoder.to(device), name, weights, fingerprint(state))

@@ -1,0 +1,1 @@
+"""The job `sample`: images or clips from a run or an export."""

@@ -1,0 +1,78 @@
+"""Prompts of a sampling job, embedded as the captions were that the run has learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from core.errors import UserError
+from data.latent.reading import compare
+from tools.encode.encoders import CaptionEmbedder, Clock
+
+LARGEST_FILE = 1 << 26  # bytes
+BATCH = 32  # prompts embedded at once
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts that samples take turns with. tokens: (P, L, D), zeros behind the last.  lengths: (P,)."""
+
+    texts: tuple[str, ...]
+    tokens: Tensor
+    lengths: Tensor
+
+    def of(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, D) and lengths (B,) of the samples with these numbers."""
+        turn = torch.from_numpy(numbers % len(self.texts)).to(self.tokens.device)
+        return self.tokens[turn], self.lengths[turn]
+
+
+def read_prompts(prompts: tuple[str, ...], file: str) -> tuple[str, ...]:
+    """The prompts given, or those of a text file, one a line; UserError for both, or for a file of none."""
+    if not file:
+        return prompts
+    if prompts:
+        raise UserError("prompt_file", file, "'', since prompts are given too")
+    try:
+        if Path(file).stat().st_size > LARGEST_FILE:
+            raise UserError("prompt_file", file, f"a file of at most {LARGEST_FILE} bytes")
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("prompt_file", file, f"a UTF-8 text file with a prompt a line ({error})") from None
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise UserError("prompt_file", file, "a file with a prompt a line; this one has none")
+    return found
+
+
+def embed(
+    texts: tuple[str, ...],
+    recorded: dict[str, Any] | None,
+    folder: str,
+    device: torch.device,
+) -> Prompts | None:
+    """Embed prompts by the text encoder that the run's captions were embedded by; None for no prompts.
+
+    recorded, folder: what that is and where it lies.  Values are rounded to float16, as in a cache.
+    UserError where the run knows no text, or the folder holds another encoder (the differing field).
+    """
+    if not texts:
+        return None
+    if recorded is None:
+        raise UserError("prompts", texts[0], "none, since the run was trained without text")
+    embedder = CaptionEmbedder(Path(folder), recorded["tokens"], device, recorded["precision"], Clock())
+    if (differs := compare(recorded, embedder.identity)) is not None:
+        field, then, now = differs
+        raise UserError("text_encoder", folder, f"the one of the run, with {field}={then}; here it is {now}")
+    found: list[Tensor] = []
+    for start in range(0, len(texts), BATCH):
+        found += embedder.encode_captions(list(texts[start : start + BATCH]))
+    tokens = pad_sequence([rows.to(torch.float16) for rows in found], batch_first=True).to(device)
+    return Prompts(texts, tokens, torch.tensor([len(rows) for rows in found], device=device))

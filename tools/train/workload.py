@@ -1,0 +1,40 @@
+"""How much work a micro-batch is, for a run's speed in tokens and operations."""
+
+from __future__ import annotations
+
+import math
+
+from core.batch import Batch
+from data.dataset.index import Dataset
+from models.denoisers.dit import DiTConfig
+from models.denoisers.flops import train_flops
+from models.layers.embeddings import Grid
+from tools.train.online import OnlineCache
+
+
+class Workload:
+    """Counts tokens and operations of micro-batches; of a sample of each shape they are worked out once."""
+
+    def __init__(self, model: DiTConfig, dataset: Dataset) -> None:
+        self._model, self._dataset = model, dataset
+        self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def of(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of a micro-batch over its samples, and operations of the network's forward and backward pass
+        over them, recomputation not counted."""
+        tokens, flops = self._of_sample(batch)
+        return len(batch) * tokens, len(batch) * flops
+
+    def _of_sample(self, batch: Batch) -> tuple[int, int]:
+        text = batch.condition.text
+        frames, rows, columns = batch.x.shape[-3:]
+        key = (frames, rows, columns, 0 if text is None else text.shape[1])
+        if key not in self._of_a_sample:
+            grid = self._latent_grid((frames, rows, columns))
+            tokens = math.prod(self._model.grid(grid))
+            self._of_a_sample[key] = (tokens, train_flops(self._model, grid, key[3]))
+        return self._of_a_sample[key]
+
+    def _latent_grid(self, shape: Grid) -> Grid:
+        """(T, H, W) of the latents that the network sees of a batch whose own are `shape`."""
+        return self._dataset.latent_grid(shape) if isinstance(self._dataset, OnlineCache) else shape

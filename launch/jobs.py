@@ -116,7 +116,7 @@ JOBS = (
     ),
     Job(
         "demo",
-        "launch.demo",
+        "launch.demo.job",
         "the whole chain, from files to pictures, on handwritten digits or on your own folder",
         ("longtake demo", "longtake demo photos output=runs/photos"),
         on_ranks=False,
@@ -137,7 +137,7 @@ JOBS = (
     ),
     Job(
         "report",
-        "launch.report",
+        "launch.demo.report",
         "write the report of a demo run again",
         ("longtake report runs/demo",),
         on_ranks=False,

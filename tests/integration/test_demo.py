@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from launch import cli, demo
-from launch.stages import Stage
+from launch import cli
+from launch.demo import job as demo
+from launch.demo.stages import Stage
 from tools.runs.samples import Samples
 
 NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate", "report"]

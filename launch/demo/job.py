@@ -12,8 +12,8 @@ from core.config.settings import setting
 from core.errors import UserError
 from core.progress import duration, say
 from core.run.claim import claim
-from launch.report import REPORT, STAGES
-from launch.stages import ROOT, Command, Record, Stage, run_stages
+from launch.demo.report import REPORT, STAGES
+from launch.demo.stages import ROOT, Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset

@@ -14,7 +14,7 @@ from typing import Any
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
-from launch.charts import Points, bars, curves
+from launch.demo.charts import Points, bars, curves
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
 REPORT, STAGES = "report.html", "stages.json"

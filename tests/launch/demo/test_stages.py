@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, WorkError
-from launch.stages import Command, Record, Stage, run_stages
+from launch.demo.stages import Command, Record, Stage, run_stages
 
 
 def digits(folder: Path, name: str, **fields: object) -> Stage:
@@ -101,7 +101,7 @@ def test_leaving_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         started.append(process.pid)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launch.stages._copy_lines", interrupt)
+    monkeypatch.setattr("launch.demo.stages._copy_lines", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_stages([digits(tmp_path, "a")], record(tmp_path), tmp_path / "logs")
     with pytest.raises(ProcessLookupError):

@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.files import write_json
 from data.media.images import encode_mp4, encode_png
-from launch import report
+from launch.demo import report
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The job `demo`, its stages and its report."""

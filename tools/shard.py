@@ -16,10 +16,11 @@ from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
 from core.run.claim import claim
+from data.dataset.schema import LEFT_OUT
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.duplicates import DuplicateConfig
-from data.raw.filters import LEFT_OUT, FilterConfig
+from data.raw.filters import FilterConfig
 
 if TYPE_CHECKING:
     from data.raw.ingest import Item, Listing

@@ -29,7 +29,7 @@ from torch import Tensor
 from core.averages.ema import Ema
 from core.batch import Batch
 from core.config.settings import setting
-from core.distributed import ranks as distributed
+from core.distributed import ranks
 from core.engine.borrow import discarded
 from core.train.step import Stepper
 
@@ -82,7 +82,7 @@ class CorruptionCheck:
             mine.append({"rank": rank, "what": changed[:4], "how": "changed between two updates"})
         if differing := self._repeat(step, batch):
             mine.append({"rank": rank, "what": differing, "how": DIFFERS})
-        found = [entry for entries in distributed.gather_objects(mine) for entry in entries]
+        found = [entry for entries in ranks.gather_objects(mine) for entry in entries]
         return found or self._compare({name: sums[name] for name, _ in self._copies()})
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
@@ -102,15 +102,15 @@ class CorruptionCheck:
 
     def _compare(self, sums: dict[str, int]) -> list[dict[str, Any]]:
         """An entry for each rank whose copies are not those of the others; of two, nobody knows which."""
-        ranks = distributed.gather_objects(list(sums.values()))
-        if all(one == ranks[0] for one in ranks):
+        held = ranks.gather_objects(list(sums.values()))
+        if all(one == held[0] for one in held):
             return []
-        (usual, votes), *_ = Counter(map(tuple, ranks)).most_common(1)
-        even = 2 * votes <= len(ranks)
+        (usual, votes), *_ = Counter(map(tuple, held)).most_common(1)
+        even = 2 * votes <= len(held)
         how = "differs between the ranks" if even else "is not what the other ranks hold"
-        names, first = list(sums), ranks[0] if even else usual
+        names, first = list(sums), held[0] if even else usual
         found = []
-        for rank, one in enumerate(ranks):
+        for rank, one in enumerate(held):
             what = [name for name, a, b in zip(names, one, first, strict=True) if a != b]
             if what:
                 found.append({"rank": rank, "what": what[:4], "how": how})

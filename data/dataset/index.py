@@ -135,3 +135,8 @@ class Dataset:
             if len(self._files) > _OPEN_SHARDS:
                 self._files.popitem(last=False)  # another thread that still reads keeps it open
             return file
+
+
+def shard_starts(dataset: Dataset) -> np.ndarray:
+    """(shards + 1,) the first row of every shard, and the number of rows."""
+    return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])

@@ -23,9 +23,8 @@ from core.run.claim import CONFIG_NAME
 from data.dataset.audit import Finding
 from data.dataset.quarantine import QUARANTINE
 from data.dataset.retry import Retry
-from data.dataset.schema import FINISHED, MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.schema import FINISHED, LEFT_OUT, MANIFEST, DatasetManifest, ShardRecord
 from data.dataset.shard_cache import ShardCache, download_checked, locked
-from data.raw.filters import LEFT_OUT
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew

@@ -38,6 +38,7 @@ TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
+LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
 FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 
 

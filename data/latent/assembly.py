@@ -14,6 +14,7 @@ import numpy as np
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sha256_file
+from data.dataset.index import shard_starts
 from data.dataset.quarantine import QUARANTINE, QuarantineEntry
 from data.dataset.schema import (
     FLIP_DTYPE,
@@ -27,7 +28,6 @@ from data.latent.encode_job import Job
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import Shape, scan_part
 from data.latent.reading import LatentSums
-from data.loading.loader import shard_starts
 from data.order.buckets import NO_BUCKET
 from data.order.order import count_buckets
 

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.files import fsync_folder, temporary_name, write_json
-from data.dataset.index import Dataset
+from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
-from data.loading.loader import shard_starts
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS

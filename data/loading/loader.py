@@ -14,6 +14,7 @@ from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
 from core.errors import UserError, WorkError
+from data.dataset.index import shard_starts
 from data.latent.mixture import Mixture
 from data.latent.reading import LatentReader, are_finite
 from data.latent.texts import TextReader, has_text, text_shape
@@ -158,8 +159,3 @@ def latent_stocks(dataset: Dataset, number: int, patch: tuple[int, int, int]) ->
         rows = BucketRows(column, starts, bucket, counts[:, bucket])
         stocks.append(Stock(name, rows, tokens, frames > 1, number))
     return stocks
-
-
-def shard_starts(dataset: Dataset) -> np.ndarray:
-    """(shards + 1,) the first row of every shard, and the number of rows."""
-    return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])

@@ -16,9 +16,10 @@ from core.distributed.agreement import tally
 from core.draws import Draws, scrambled
 from core.errors import UserError, WorkError
 from core.progress import say
+from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
-from data.loading.loader import draw_flips, shard_starts
+from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
 from data.media.images import decode_image, decode_video, resize_crop, to_tensor
 from data.order.buckets import (

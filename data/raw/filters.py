@@ -8,8 +8,6 @@ from core.config.settings import setting
 from core.errors import UserError
 from data.media.formats import Media
 
-LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
-
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:

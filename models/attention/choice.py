@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -31,7 +30,6 @@ from core.progress import say
 from models.attention.backends import releases
 from models.attention.by_heads import by_ring
 from models.attention.dispatch import BACKENDS, Backend, attention, bucket, unavailable
-from models.denoisers.dit import DiT
 
 NAME = "attention.json"
 CANDIDATES = {
@@ -40,6 +38,19 @@ CANDIDATES = {
 }
 SECONDS = 0.1  # for one candidate, after a first call
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
+
+
+@dataclass(frozen=True)
+class AttentionHeads:
+    """What a network's self-attention is made of: `count` heads of `width` numbers each.
+
+    backend: the one that the configuration names.  sequence_ranks: ranks that share the tokens of an input.
+    """
+
+    count: int
+    width: int
+    backend: Backend = "auto"
+    sequence_ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,25 +73,26 @@ class Case:
 
 
 def settle(
-    model: DiT, device: torch.device, dtype: torch.dtype, shapes: Iterable[Sequence[int]], run: Path
-) -> None:
-    """Have `model` take one backend for each length among `shapes` (collective: all ranks).
+    heads: AttentionHeads, device: torch.device, dtype: torch.dtype, lengths: Iterable[int], run: Path
+) -> dict[int, Backend]:
+    """Choose a backend for each number of tokens, as `SelfAttention.choices` holds them (collective).
 
-    Rank 0 finds out for all. shapes: inputs (..., T, H, W).  dtype: of the network.  run: the run's folder.
+    Rank 0 finds out for all. dtype: of the network.  run: the run's folder, which keeps the choice.
+    Empty where ranks exchange keys in a ring, which has products of its own.
     UserError where the backend that the configuration names cannot be had here, or computes something wrong.
     """
-    config, sequence = model.config, model.sequence
-    if sequence is not None and by_ring(config.heads, sequence.size):
-        say(f"attention: by a ring, since {sequence.size} ranks cannot share {config.heads} heads evenly")
-        return
-    lengths = {bucket(math.prod(config.grid((shape[-3], shape[-2], shape[-1])))) for shape in shapes}
-    cases = [Case(device, dtype, config.width // config.heads, length) for length in sorted(lengths)]
-    chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(config.attention, cases, run))
+    if by_ring(heads.count, heads.sequence_ranks):
+        say(
+            f"attention: by a ring, since {heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
+        )
+        return {}
+    cases = [Case(device, dtype, heads.width, length) for length in sorted({bucket(n) for n in lengths})]
+    chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(heads.backend, cases, run))
     backends = list(chosen.values())  # in order: the keys name the first rank's machine, not this one's
     for case, backend in zip(cases, backends, strict=True):
-        how = " (auto)" if config.attention == "auto" else ""
+        how = " (auto)" if heads.backend == "auto" else ""
         say(f"attention: {backend} for {case.tokens} tokens{how}")
-    model.use_attention({c.tokens: cast(Backend, b) for c, b in zip(cases, backends, strict=True)})
+    return {c.tokens: cast(Backend, b) for c, b in zip(cases, backends, strict=True)}
 
 
 def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from core import files
 from core.errors import UserError, WorkError
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.weights import add_bytes, shapes_only
 
 FOLDER = "autoencoder"  # inside a run folder

@@ -20,7 +20,7 @@ from models.autoencoder.layers import CausalConv3d, Upsample
 from models.autoencoder.tiling_config import TilingConfig
 
 if TYPE_CHECKING:
-    from models.autoencoder.kl import AutoencoderConfig
+    from models.autoencoder.kl_config import AutoencoderConfig
 
 
 def check(config: AutoencoderConfig, tiling: TilingConfig) -> None:

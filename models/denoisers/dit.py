@@ -14,6 +14,7 @@ from core.batch import Condition
 from core.config.settings import setting
 from core.distributed.sequence import SequenceGroup, gather_tokens, split_tokens
 from core.errors import UserError
+from models.attention.choice import AttentionHeads
 from models.attention.dispatch import Backend
 from models.layers.embeddings import (
     Grid,
@@ -79,6 +80,10 @@ class DiTConfig:
     @property
     def output_channels(self) -> int:
         return self.input_channels * (2 if self.learned_sigma else 1)
+
+    def tokens(self, shape: Grid) -> int:
+        """Tokens of an input (T, H, W); UserError if the patch does not divide it."""
+        return math.prod(self.grid(shape))
 
     def grid(self, shape: Grid) -> Grid:
         """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
@@ -192,8 +197,14 @@ class DiT(nn.Module):
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
 
+    @property
+    def attention_heads(self) -> AttentionHeads:
+        """What the choice of a backend depends on."""
+        config, ranks = self.config, self.sequence.size if self.sequence is not None else 1
+        return AttentionHeads(config.heads, config.width // config.heads, config.attention, ranks)
+
     def use_attention(self, choices: Mapping[int, Backend]) -> None:
-        """Take these backends from now on, one for every bucket of tokens (`attention_choice.settle`)."""
+        """Take these backends from now on, one for every bucket of tokens (`models.attention.choice.settle`)."""
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.choices = choices

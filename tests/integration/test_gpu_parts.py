@@ -13,10 +13,12 @@ from core.batch import Batch
 from core.checkpoint.snapshot import HostMemory
 from core.draws import Draws
 from models.attention.dispatch import attention
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tests.stand_in_gpu import GPU, gpu, put
-from tools.train_autoencoder.job import ReconstructionConfig, ReconstructionObjective
+from tools.train_autoencoder.config import ReconstructionConfig
+from tools.train_autoencoder.job import ReconstructionObjective
 
 
 def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:

@@ -19,7 +19,8 @@ from data.latent.mixture import Mixture
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
 from tools.runs.trained import LatentSpace
-from tools.train.job import Config, plan, run
+from tools.train.config import Config
+from tools.train.job import plan, run
 from tools.train.setup import keep_space, open_cache
 
 RUN = ("trainer.steps=8", "trainer.save_every=2", "engine.zero_stage=0", "engine.precision=fp32")

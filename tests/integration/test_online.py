@@ -23,7 +23,8 @@ from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command
 from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
 from tools.encode import job as encode
-from tools.train.job import Config, plan
+from tools.train.config import Config
+from tools.train.job import plan
 from tools.train.online import OnlineCache, OnlineObjective
 from tools.train.setup import LatentObjective, keep_space, make_loader, open_cache
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.weights import find, load_weights
-from core.distributed import ranks as distributed
-from core.distributed.ranks import World
+from core.distributed.ranks import World, start
 from core.metrics.rows import read_rows
 from tests.core.ranks import finish, start_ranks
 from tests.integration.parity_run import LIMIT_S, SHAPES, train
@@ -24,7 +23,7 @@ COUNTS = ("step", "samples", "tokens", "lr", "gflops")
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return distributed.start("cpu", 60)
+    return start("cpu", 60)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

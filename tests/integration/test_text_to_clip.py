@@ -32,7 +32,7 @@ from tools.encode import job as encode
 from tools.runs import trained
 from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
 from tools.sample import job as sample
-from tools.train.job import Config
+from tools.train.config import Config
 from tools.train.online import OnlineCache, OnlineObjective
 from tools.train.setup import LatentObjective, keep_space, make_loader, open_cache
 

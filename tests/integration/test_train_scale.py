@@ -12,7 +12,8 @@ from core.distributed.ranks import World
 from core.errors import UserError
 from data.dataset.index import Dataset
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
-from tools.train.job import Config, plan
+from tools.train.config import Config
+from tools.train.job import plan
 from tools.train.setup import make_loader, micro_batch_shapes
 
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")

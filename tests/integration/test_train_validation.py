@@ -15,7 +15,8 @@ from core.metrics.rows import read_rows
 from models.denoisers.flops import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, ROOT, STEP, make_autoencoder, make_latents
-from tools.train.job import Config, run
+from tools.train.config import Config
+from tools.train.job import run
 from tools.train.setup import (
     make_loader,
     open_cache,

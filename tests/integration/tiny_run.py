@@ -17,7 +17,8 @@ from core.files import write_text
 from data.latent.packs import Shape, read_part
 from data.latent.reading import LatentSums
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
 ROOT = Path(__file__).resolve().parents[2]

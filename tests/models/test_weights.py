@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint, shapes_only
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from core.errors import WorkError
 from data.dataset.index import Dataset
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.opening import identify
 from tools.bench.job import Config
 from tools.bench.material import IMAGE, make_cache

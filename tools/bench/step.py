@@ -82,7 +82,9 @@ def _row(config: Config, case: Case, device: torch.device, folder: Path) -> Row:
     conditioned = (x, time, Condition(label=label))
     if relative_error(_run(ours, *conditioned)(), truth) > EXACT:
         raise WorkError("the network and its plain twin differ in float32")
-    settle(ours, device, torch.bfloat16, [case.shape], folder)  # attention, as a run does at its start
+    lengths = [case.network.tokens((t, h, w)) for *_, t, h, w in [case.shape]]
+    heads = ours.attention_heads
+    ours.use_attention(settle(heads, device, torch.bfloat16, lengths, folder))  # as a run does at its start
     runs = {}
     if config.compiled:
         compiled = copy.deepcopy(ours)

@@ -6,60 +6,8 @@ another node, the tasks of an array. They may join, leave or be killed; the last
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-from core.config.settings import REQUIRED, setting
 from core.progress import say
-from core.queue.work_queue import QueueConfig
-from data.media.formats import DEFAULT_LIMITS, MediaLimits
-from data.order.buckets import BucketConfig
-from models.autoencoder.tiling_config import TilingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is encoded, by what, and how."""
-
-    source: str = setting(REQUIRED, "raw dataset, as `shard` makes it", shown="path or URL")
-    autoencoder: Path = setting(
-        REQUIRED, "folder of the autoencoder: one of `train-autoencoder`, or a public one (diffusers)"
-    )
-    text_encoder: str = setting(
-        "",
-        "folder of a public text encoder (CLIP, T5, UMT5) for the captions; '' stores no text",
-        shown="path",
-    )
-    text_tokens: int = setting(
-        0, "most tokens of a caption; 0 is the limit of the tokenizer", low=0, high=65535
-    )
-    output: Path = setting(REQUIRED, "folder that receives the cache")
-    action: Literal["encode", "status", "verify", "repair"] = setting(
-        "encode",
-        "encode; status: who is at which shard, how fast; verify: hash all files again; repair: redo what is "
-        "damaged, try again what failed",
-    )
-    seed: int = setting(0, "not used: encoding draws nothing", low=0)
-    overwrite: bool = setting(False, "encode again over a finished output")
-    processes: int = setting(1, "workers on this machine; each takes a GPU where there are some", low=1)
-    queue: QueueConfig = setting(QueueConfig(), "how workers share the shards")
-    store: Literal["moments", "mean"] = setting(
-        "moments", "moments: training draws fresh latents every epoch; mean: half the bytes"
-    )
-    flip: bool = setting(False, "store samples mirrored left to right as well; training draws one of the two")
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    batch: int = setting(8, "samples encoded at once", unit="samples", low=1)
-    tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
-    threads: int = setting(1, "CPU threads of the encoder in each process", low=1)
-    decode_threads: int = setting(2, "threads that decode ahead of the encoder in each process", low=1)
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where the encoder runs")
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
-    quarantine_budget: float = setting(
-        0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
-    )
-    require_space: bool = setting(True, "refuse to begin where the disk is clearly too small")
+from tools.encode.config import Config
 
 
 def plan(config: Config) -> list[str]:

@@ -25,7 +25,7 @@ from tools.encode.setup import LEASES, report, start
 from tools.encode.state import damaged, published
 
 if TYPE_CHECKING:
-    from tools.encode.job import Config
+    from tools.encode.config import Config
 
 MAKING = ".repair"  # inside the output: what is made anew, until it is known to be what it was
 

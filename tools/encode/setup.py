@@ -28,7 +28,7 @@ from data.raw.writing import drop_receipts
 from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:
-    from tools.encode.job import Config
+    from tools.encode.config import Config
 
 LEASES = ".leases"  # inside the output, until it is complete
 

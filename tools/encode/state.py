@@ -15,14 +15,13 @@ from core.files import sha256_file
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
-from data.dataset.index import Dataset
+from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
-from data.loading.loader import shard_starts
 from data.raw.writing import RECEIPTS
 from tools.encode.setup import LEASES, size
 
 if TYPE_CHECKING:
-    from tools.encode.job import Config
+    from tools.encode.config import Config
 
 _RECENT = 32  # parts that the rate is measured over
 

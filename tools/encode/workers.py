@@ -28,7 +28,7 @@ from data.latent.encoding import encode_shard
 from tools.encode.setup import LEASES, choose_device, clear, make_job, start
 
 if TYPE_CHECKING:
-    from tools.encode.job import Config
+    from tools.encode.config import Config
 
 ASSEMBLY = "dataset"  # the last unit of work
 

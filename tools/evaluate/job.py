@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import write_json
+from tools.evaluate.config import Config
 from tools.runs.samples import Samples, find_samples
 
 if TYPE_CHECKING:
@@ -24,32 +23,6 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is scored, against what."""
-
-    source: str = setting(
-        REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"
-    )
-    real: str = setting(REQUIRED, "raw dataset that the generator was trained on", shown="path or URL")
-    heldout: str = setting(
-        "", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier", shown="path or URL"
-    )
-    autoencoder: str = setting(
-        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
-    )
-    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
-    seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
-    overwrite: bool = setting(False, "score again over finished scores")
-    processes: int = setting(1, "evaluation runs in one process", low=1, high=1)
-    count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
-    draws: int = setting(5, "random subsets that a score is the mean of", low=1)
-    steps: int = setting(500, "training steps of the classifier", low=1)
-    most_real: int = setting(10_000, "real images and clips read at most, at random", low=50)
-    fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
-    stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
 
 
 def plan(config: Config) -> list[str]:

@@ -18,7 +18,7 @@ from core.progress import counted
 from tools.inspect.telling import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
-    from tools.inspect.job import Config
+    from tools.inspect.config import Config
 
 
 def plan(config: Config) -> list[str]:

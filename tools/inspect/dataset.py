@@ -36,7 +36,7 @@ from data.reindexing.reindex import reindex
 from tools.inspect.telling import tell
 
 if TYPE_CHECKING:
-    from tools.inspect.job import Config
+    from tools.inspect.config import Config
 
 Pixels = NDArray[np.uint8]
 THUMBNAIL = 96  # pixels, the longer side

@@ -11,45 +11,11 @@ the tars for what they are: verify first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is looked at, and how it is shown."""
-
-    source: str = setting(
-        REQUIRED, "dataset, raw or latent; or a checkpoint, a run, or an export", shown="path or URL"
-    )
-    action: Literal["show", "verify", "reindex"] = setting(
-        "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
-    )
-    autoencoder: str = setting(
-        "",
-        "action=reindex of latents from elsewhere: folder of the autoencoder that made them, for training",
-        shown="path",
-    )
-    quarantine_budget: float = setting(
-        0.01, "the same: unusable latents that do not stop it: a fraction if below 1, else a number", low=0
-    )
-    format: Literal["text", "json"] = setting("text", "what is printed")
-    json: str = setting("", "file that receives the same as JSON", shown="path")
-    sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
-    rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
-    columns: int = setting(10, "pictures in a row of the contact sheet", low=1)
-    processes: int = setting(1, "not used: one process reads", low=1)
-
-    def __post_init__(self) -> None:
-        if self.sheet and self.action != "show":
-            raise UserError("sheet", self.sheet, "action=show, or no sheet")
-        if self.autoencoder and self.action != "reindex":
-            raise UserError("autoencoder", self.autoencoder, "action=reindex, or no autoencoder")
+from tools.inspect.config import Config
 
 
 def plan(config: Config) -> list[str]:

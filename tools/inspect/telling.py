@@ -10,7 +10,7 @@ from core.errors import UserError, WorkError
 from core.files import write_json
 
 if TYPE_CHECKING:
-    from tools.inspect.job import Config
+    from tools.inspect.config import Config
 
 
 def refuse_dataset_fields(config: Config, this: str) -> None:

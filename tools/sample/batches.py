@@ -24,7 +24,7 @@ from tools.runs.trained import Trained, open_run
 from tools.sample.prompts import Prompts, embed
 
 if TYPE_CHECKING:
-    from tools.sample.job import Config
+    from tools.sample.config import Config
 
 
 def prepare(config: Config, texts: tuple[str, ...], world: World) -> Job:

@@ -6,18 +6,15 @@ of processes differs. Finished batches are kept in `parts/` until all are there:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.config.loading import to_dict
-from core.config.settings import REQUIRED, setting
-from core.diffusion.sampling import SamplerConfig
 from core.files import atomic_file, sha256_file, write_json
-from models.autoencoder.tiling_config import TilingConfig
 from tools.runs.samples import ARRAYS, SAMPLES
+from tools.sample.config import Config
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
 
@@ -25,36 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tools.sample.batches import Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is generated, how, and from which weights."""
-
-    source: str = setting(REQUIRED, "folder of a training run, or of `export`", shown="path")
-    output: str = setting(
-        REQUIRED, "folder that receives samples.npz, pictures and samples.json", shown="path"
-    )
-    seed: int = setting(0, "seed of the samples", low=0)
-    overwrite: bool = setting(False, "generate again over finished samples")
-    processes: int = setting(1, "local ranks that share the batches", low=1)
-    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
-    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
-    count: int = setting(100, "samples in all; classes take turns", low=1)
-    classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
-    prompts: tuple[str, ...] = setting((), "texts to generate from; samples take turns; [] is no text")
-    prompt_file: str = setting("", "file with a prompt a line, instead of prompts", shown="path")
-    text_encoder: str = setting(
-        "", "folder of the run's text encoder, if it has moved; '' is the one of encode", shown="path"
-    )
-    frames: int = setting(1, "frames of a sample; 1 is images", low=1)
-    height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
-    width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
-    fps: float = setting(12.0, "playing speed of clips.mp4", unit="1/s", low=0.1)
-    batch: int = setting(100, "samples generated at once", low=1)
-    tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
-    sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
 
 
 def plan(config: Config) -> list[str]:

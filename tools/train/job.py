@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.averages.ema import EmaConfig
 from core.batch import Batch
 from core.config.loading import to_dict
-from core.config.settings import REQUIRED, setting
-from core.diffusion.objective import ObjectiveConfig
-from core.distributed import ranks as distributed
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.distributed.sequence import make_sequence_group
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
-from core.engine.config import EngineConfig
-from core.errors import UserError
-from core.metrics.rows import MetricsConfig
-from core.optim.groups import OptimizerConfig
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.train.feed import Feed
-from core.train.trainer import FINISHED, Trainer, TrainerConfig
-from core.train.validation import ValidationConfig
+from core.train.trainer import FINISHED, Trainer
 from data.dataset.index import Dataset
 from data.loading.loader import LatentLoader
-from models.attention.by_heads import by_ring
 from models.attention.choice import settle
-from models.denoisers.dit import DiT, DiTConfig, count_parameters
+from models.denoisers.dit import DiT, count_parameters
 from models.denoisers.flops import train_flops
 from models.layers.fp8 import use_fp8
 from tools.runs.latent_space import (
-    LatentsConfig,
     choose_normaliser,
     encoder_fingerprint,
     latent_shapes,
 )
-from tools.train.online import DataConfig, OnlineCache, OnlineObjective
+from tools.train.config import Config
+from tools.train.online import OnlineCache, OnlineObjective
 from tools.train.setup import (
     LatentObjective,
     Loader,
@@ -56,54 +46,6 @@ from tools.train.setup import (
     validation_data,
 )
 from tools.train.workload import Workload
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """One training run of a denoiser."""
-
-    source: str = setting(
-        REQUIRED,
-        "latent cache, as `encode` writes it; a raw dataset where data.encode=online",
-        shown="path or URL",
-    )
-    output: str = setting(
-        REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
-    )
-    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
-    overwrite: bool = setting(
-        False,
-        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
-        "goes on with what it has begun",
-    )
-    processes: int = setting(1, "ranks on this machine", low=1)
-    autoencoder: str = setting(
-        "",
-        "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
-        shown="path",
-    )
-    model: DiTConfig = setting(DiTConfig(), "the network")
-    objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
-    data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
-    latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
-    optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
-    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
-    ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
-    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
-    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
-    validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
-    validation_source: str = setting(
-        "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"
-    )
-
-    def __post_init__(self) -> None:
-        if self.objective.learned_sigma and not self.model.learned_sigma:
-            raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
-        heads, ranks = self.model.heads, self.engine.sequence_parallel
-        if self.model.attention != "auto" and by_ring(heads, ranks):
-            reason = f"{heads} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
-            expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
-            raise UserError("model.attention", self.model.attention, expected)
 
 
 def plan(config: Config) -> list[str]:
@@ -134,17 +76,17 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     dataset, autoencoder = open_cache(config)
-    world = distributed.start(config.engine.device, config.engine.timeout_s)
+    world = ranks.start(config.engine.device, config.engine.timeout_s)
     output, loader = Path(config.output), make_loader(config, dataset, world)
     validated = validation_data(config, dataset, loader, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
-    if distributed.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
+    if ranks.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
         train(config, dataset, loader, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
-    distributed.stop(world)
+    ranks.stop(world)
 
 
 def train(
@@ -163,8 +105,8 @@ def train(
     output = Path(config.output)
     if isinstance(dataset, OnlineCache):
         dataset.to(world.device)
-        dataset.measure(distributed.on_first_rank(lambda: dataset.statistics(output)))
-    distributed.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
+        dataset.measure(ranks.on_first_rank(lambda: dataset.statistics(output)))
+    ranks.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
     for line in loader.plan.report():
         say(line)
     model = make_network(config, micro_batch_shapes(dataset, loader) + micro_batch_shapes(*validated), world)
@@ -196,7 +138,8 @@ def make_network(config: Config, shapes: list[tuple[int, ...]], world: World) ->
     torch.manual_seed(config.seed)
     model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    settle(model, world.device, dtype, shapes, Path(config.output))
+    lengths = [config.model.tokens((t, h, w)) for *_, t, h, w in shapes]
+    model.use_attention(settle(model.attention_heads, world.device, dtype, lengths, Path(config.output)))
     if config.engine.matmul == "fp8":
         use_fp8(model.blocks, world.device)
     checkpoint_blocks(model.blocks, config.engine)

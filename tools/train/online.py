@@ -7,16 +7,15 @@ the same source, buckets and autoencoder; latents agree to the rounding of float
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.batch import Batch
-from core.config.settings import setting
 from core.diffusion.objective import Model
 from core.distributed.ranks import World
 from core.draws import Draws
@@ -24,79 +23,24 @@ from core.errors import UserError, WorkError
 from core.files import fingerprint
 from core.losses import Losses, Objective
 from core.progress import Progress
-from data.dataset.index import Dataset
+from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import QUARANTINE, Quarantine
 from data.dataset.schema import DatasetManifest
 from data.latent.assembly import used_buckets
 from data.latent.packs import Shape
 from data.latent.reading import LatentSums
 from data.latent.texts import RowTexts
-from data.loading.loader import latent_stocks, shard_starts
+from data.loading.loader import latent_stocks
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
-from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.formats import MediaError
 from data.media.images import to_tensor
-from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.buckets import NO_BUCKET, Bucket, assign, make_buckets
 from data.order.order import count_buckets
 from data.order.steps import LoaderConfig
-from models.autoencoder.tiling_config import TilingConfig
 from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.train.config import DataConfig, OnlineConfig
 
 LATENTS = "latents.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnlineConfig:
-    """What `encode` would be told, for data.encode=online."""
-
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
-    flip: bool = setting(False, "mirror half of the samples left to right")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
-    tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
-    text_encoder: str = setting(
-        "", "folder of a public text encoder for the captions; '' takes no text", shown="path"
-    )
-    text_tokens: int = setting(
-        0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
-    )
-    threads: int = setting(2, "samples decoded at a time", low=1)
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
-    quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
-    )
-    statistics_samples: int = setting(
-        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(LoaderConfig):
-    """What makes up a step, and where its latents come from."""
-
-    encode: Literal["cached", "online"] = setting(
-        "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
-    )
-    online: OnlineConfig = setting(OnlineConfig(), "for encode=online")
-    also: tuple[str, ...] = setting(
-        (),
-        "more latent caches of the same encoder, trained on together with source",
-        shown="[path or URL, ...]",
-    )
-    mix: tuple[float, ...] = setting(
-        (),
-        "shares of the groups of source and each of data.also, in any scale; [] takes all samples equally",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.also and self.encode == "online":
-            expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
-            raise UserError("also", list(self.also), expected)
-        if self.mix and (len(self.mix) != 1 + len(self.also) or not all(w > 0 for w in self.mix)):
-            expected = f"{1 + len(self.also)} numbers above 0, of source and each of data.also; or []"
-            raise UserError("mix", list(self.mix), expected)
-        if self.mix and self.video_share is not None:
-            raise UserError("video_share", self.video_share, "null with data.mix")
 
 
 class OnlineCache(Dataset):

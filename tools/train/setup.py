@@ -38,7 +38,7 @@ from tools.runs.latent_space import (
 from tools.train.online import OnlineCache, OnlineLoader
 
 if TYPE_CHECKING:
-    from tools.train.job import Config
+    from tools.train.config import Config
 
 Loader = LatentLoader | OnlineLoader
 Preparing = Callable[[int, Callable[[int, Batch], Batch]], Iterator[list[Batch]]]

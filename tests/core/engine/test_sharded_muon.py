@@ -14,8 +14,7 @@ from torch import nn
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.restore import resume
 from core.checkpoint.store import CheckpointStore
-from core.distributed import ranks as distributed
-from core.distributed.ranks import World
+from core.distributed.ranks import World, start
 from core.engine.sharded_muon import MuonAdamW
 from core.engine.shards import Shard
 from core.errors import UserError
@@ -33,7 +32,7 @@ MUON = {"rule": "muon", "schedule": "constant"}
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return distributed.start("cpu", 60)
+    return start("cpu", 60)
 
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40), (32, 32)])

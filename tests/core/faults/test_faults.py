@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from core.checkpoint.weights import load_weights
-from core.distributed import ranks as distributed
+from core.distributed.ranks import start
 from core.faults.watchdog import EXIT_STATUS
 from core.metrics.rows import read_rows
 from tests.core.ranks import finish, run_ranks, start_ranks
@@ -33,7 +33,7 @@ from core.run.ending import end_with
 from core.errors import WorkError
 
 def main():
-    world = distributed.start("cpu", 60)
+    world = start("cpu", 60)
     batch = Batch(*(torch.ones(2, dtype=d) for d in (torch.float32, torch.int64, torch.int64, torch.float32)))
     for step in (5, 4097):
         agreement = StepAgreement(step, [batch], world)
@@ -44,7 +44,7 @@ def main():
         astray.require()
     except WorkError as error:
         print(error)
-    distributed.stop(world)
+    stop(world)
 
 end_with(main)
 """
@@ -79,14 +79,14 @@ def run(world, name, act, **fields):
         print(name, error)
 
 def main():
-    world = distributed.start("cpu", 60)
+    world = start("cpu", 60)
     run(world, "left-out", lambda trainer: "leave out")
     for stage in (1, 3):
         flip_master = lambda trainer: flip(trainer.engine.flats[0])
         run(world, f"master-{stage}", flip_master, zero_stage=stage, check_every=1)
     flip_frozen = lambda trainer: flip(trainer.engine.module.frozen.weight)
     run(world, "frozen", flip_frozen, zero_stage=2, check_every=3)
-    distributed.stop(world)
+    stop(world)
 
 end_with(main)
 """
@@ -100,7 +100,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fault = "fault=step.data@rank=1,step=3:sleep=3"
     late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 micro_batch=2 bad=1 {fault}"
     poisoned = f"--run={folder}/poisoned steps=3 poison=14 zero_stage=3"
-    toy_trainer(folder / "grown", distributed.start("cpu", 60), steps=5, zero_stage=1, **MOVED).fit()
+    toy_trainer(folder / "grown", start("cpu", 60), steps=5, zero_stage=1, **MOVED).fit()
     options = " ".join(f"{name}={value}" for name, value in MOVED.items())
     grown = f"--run={folder}/grown steps=8 zero_stage=3 micro_batch=2 {options}"
     shrunk = f"--run={folder}/shrunk steps=5 zero_stage=2 {options}"
@@ -112,7 +112,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["grown", "shrunk"])
 def test_a_run_continues_on_another_number_of_ranks(two_ranks: Path, tmp_path: Path, name: str) -> None:
     """The same samples, and a loss, weights and average that differ by rounding."""
-    world = distributed.start("cpu", 60)
+    world = start("cpu", 60)
     if name == "shrunk":
         toy_trainer(two_ranks / name, world, steps=8, zero_stage=0, **MOVED).fit()
     toy_trainer(tmp_path, world, steps=8, **MOVED).fit()
@@ -141,7 +141,7 @@ def test_a_straggler_is_reported_and_training_goes_on(two_ranks: Path) -> None:
 @pytest.mark.multiprocess
 def test_two_ranks_train_and_validate_as_one(two_ranks: Path, tmp_path: Path) -> None:
     """One of them has fewer true samples than the other."""
-    world = distributed.start("cpu", 60)
+    world = start("cpu", 60)
     toy_trainer(tmp_path, world, steps=4, validate_every=2, precision="fp32", bad=1).fit()
     alone, together = (read_rows(folder / "metrics.jsonl") for folder in (tmp_path, two_ranks / "late"))
     for one, other in zip(alone, together, strict=True):

@@ -36,9 +36,13 @@ def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
     return use
 
 
+def lengths(config: DiTConfig) -> list[int]:
+    return [config.tokens((t, h, w)) for *_, t, h, w in SHAPES]
+
+
 def settled(run: Path, config: DiTConfig = SMALL) -> dict[int, str]:
     model = DiT(config)
-    settle(model, CPU, torch.float32, SHAPES, run)
+    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(config), run))
     choices = [block.attention.choices for block in model.blocks]
     assert choices[0] == choices[1]
     return dict(choices[0])
@@ -126,13 +130,13 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = {"A100, 64 tokens": "math", "A100, 128 tokens": "chunked"}  # in the order of the lengths
-    monkeypatch.setattr(choice.distributed, "on_first_rank", lambda work: sent)
+    monkeypatch.setattr(choice.ranks, "on_first_rank", lambda work: sent)
     assert settled(tmp_path) == {64: "math", 128: "chunked"}
 
 
 def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
     model = DiT(SMALL, SequenceGroup(0, 3, None))
-    settle(model, CPU, torch.float32, SHAPES, tmp_path)
+    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(SMALL), tmp_path))
     assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
     assert not model.blocks[0].attention.choices
     assert not (tmp_path / NAME).exists()

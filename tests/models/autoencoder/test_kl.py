@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
 
 SMALL = AutoencoderConfig(

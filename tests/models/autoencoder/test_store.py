@@ -12,7 +12,8 @@ from torch import Tensor
 
 from core.errors import UserError, WorkError
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.opening import identify, identify_saved
 from models.autoencoder.store import fingerprint, load, save
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.autoencoder import tiling
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.tiling_config import TilingConfig
 
 CONFIG = AutoencoderConfig(

@@ -16,7 +16,8 @@ from core.distributed import ranks
 from core.errors import UserError
 from launch import cli
 from tests.core.toy_run import ToyModel, toy_trainer
-from tools.inspect.job import Config, plan
+from tools.inspect.config import Config
+from tools.inspect.job import plan
 
 SHORT = {"steps": 4, "save_every": 2, "power_widths": (0.05,), "snapshot_every": 3}
 

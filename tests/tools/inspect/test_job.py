@@ -18,8 +18,9 @@ from launch import cli
 from tests.data.caches import CLIP, IMAGE, latents_of, make_cache
 from tests.data.raw_datasets import damage, make_raw
 from tests.data.samples import image_bytes, picture, tar_bytes
+from tools.inspect.config import Config
 from tools.inspect.dataset import DAMAGED, contact_sheet
-from tools.inspect.job import Config, plan, run
+from tools.inspect.job import plan, run
 
 
 @pytest.fixture(scope="module")

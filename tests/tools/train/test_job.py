@@ -28,7 +28,8 @@ from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.trained import LatentSpace
-from tools.train.job import Config, plan, run
+from tools.train.config import Config
+from tools.train.job import plan, run
 from tools.train.setup import LatentObjective, make_loader, open_cache, read_prepared
 
 

@@ -15,16 +15,12 @@ from core.draws import Draws
 from core.errors import UserError
 from data.dataset.index import Dataset
 from data.loading.pixels import in_part
-from models.autoencoder.kl import Autoencoder, AutoencoderConfig
+from models.autoencoder.kl import Autoencoder
+from models.autoencoder.kl_config import AutoencoderConfig
 from tests.data.raw_datasets import damage, make_raw
 from tools.train_autoencoder import reconstruct
-from tools.train_autoencoder.job import (
-    Config,
-    ReconstructionConfig,
-    ReconstructionObjective,
-    make_loader,
-    plan,
-)
+from tools.train_autoencoder.config import Config, ReconstructionConfig
+from tools.train_autoencoder.job import ReconstructionObjective, make_loader, plan
 
 FIELDS = (
     "model.width=8",

@@ -1,0 +1,37 @@
+"""Configuration of the job `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.config.settings import REQUIRED, setting
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is scored, against what."""
+
+    source: str = setting(
+        REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"
+    )
+    real: str = setting(REQUIRED, "raw dataset that the generator was trained on", shown="path or URL")
+    heldout: str = setting(
+        "", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier", shown="path or URL"
+    )
+    autoencoder: str = setting(
+        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
+    )
+    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
+    seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
+    overwrite: bool = setting(False, "score again over finished scores")
+    processes: int = setting(1, "evaluation runs in one process", low=1, high=1)
+    count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
+    draws: int = setting(5, "random subsets that a score is the mean of", low=1)
+    steps: int = setting(500, "training steps of the classifier", low=1)
+    most_real: int = setting(10_000, "real images and clips read at most, at random", low=50)
+    fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
+    stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)

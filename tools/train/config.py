@@ -1,0 +1,128 @@
+"""Configuration of the job `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.averages.ema import EmaConfig
+from core.config.settings import REQUIRED, setting
+from core.diffusion.objective import ObjectiveConfig
+from core.engine.config import EngineConfig
+from core.errors import UserError
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
+from core.train.trainer import TrainerConfig
+from core.train.validation import ValidationConfig
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.order.buckets import BucketConfig
+from data.order.steps import LoaderConfig
+from models.attention.by_heads import by_ring
+from models.autoencoder.tiling_config import TilingConfig
+from models.denoisers.dit import DiTConfig
+from tools.runs.latent_space import (
+    LatentsConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """What `encode` would be told, for data.encode=online."""
+
+    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
+    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
+    flip: bool = setting(False, "mirror half of the samples left to right")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
+    tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
+    text_encoder: str = setting(
+        "", "folder of a public text encoder for the captions; '' takes no text", shown="path"
+    )
+    text_tokens: int = setting(
+        0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
+    )
+    threads: int = setting(2, "samples decoded at a time", low=1)
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    quarantine_budget: float = setting(
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+    )
+    statistics_samples: int = setting(
+        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(LoaderConfig):
+    """What makes up a step, and where its latents come from."""
+
+    encode: Literal["cached", "online"] = setting(
+        "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
+    )
+    online: OnlineConfig = setting(OnlineConfig(), "for encode=online")
+    also: tuple[str, ...] = setting(
+        (),
+        "more latent caches of the same encoder, trained on together with source",
+        shown="[path or URL, ...]",
+    )
+    mix: tuple[float, ...] = setting(
+        (),
+        "shares of the groups of source and each of data.also, in any scale; [] takes all samples equally",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.also and self.encode == "online":
+            expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
+            raise UserError("also", list(self.also), expected)
+        if self.mix and (len(self.mix) != 1 + len(self.also) or not all(w > 0 for w in self.mix)):
+            expected = f"{1 + len(self.also)} numbers above 0, of source and each of data.also; or []"
+            raise UserError("mix", list(self.mix), expected)
+        if self.mix and self.video_share is not None:
+            raise UserError("video_share", self.video_share, "null with data.mix")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run of a denoiser."""
+
+    source: str = setting(
+        REQUIRED,
+        "latent cache, as `encode` writes it; a raw dataset where data.encode=online",
+        shown="path or URL",
+    )
+    output: str = setting(
+        REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
+    )
+    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
+    overwrite: bool = setting(
+        False,
+        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
+        "goes on with what it has begun",
+    )
+    processes: int = setting(1, "ranks on this machine", low=1)
+    autoencoder: str = setting(
+        "",
+        "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
+        shown="path",
+    )
+    model: DiTConfig = setting(DiTConfig(), "the network")
+    objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
+    data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
+    latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
+    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
+    ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
+    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
+    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
+    validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
+    validation_source: str = setting(
+        "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"
+    )
+
+    def __post_init__(self) -> None:
+        if self.objective.learned_sigma and not self.model.learned_sigma:
+            raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
+        heads, ranks = self.model.heads, self.engine.sequence_parallel
+        if self.model.attention != "auto" and by_ring(heads, ranks):
+            reason = f"{heads} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
+            expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
+            raise UserError("model.attention", self.model.attention, expected)

@@ -1,0 +1,65 @@
+"""Configuration of the job `train-autoencoder`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.averages.ema import EmaConfig
+from core.config.settings import REQUIRED, setting
+from core.engine.config import EngineConfig
+from core.errors import UserError
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
+from core.train.trainer import TrainerConfig
+from data.loading.pixels import PixelConfig
+from models.autoencoder.kl_config import AutoencoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """What the autoencoder minimises."""
+
+    squared: float = setting(1.0, "weight of the squared error per pixel", low=0)
+    absolute: float = setting(0.0, "weight of the absolute error per pixel", low=0)
+    kl: float = setting(
+        1e-4,
+        "weight of the divergence per latent number from a standard normal; more makes latents smoother",
+        unit="1/nat",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        if self.squared == self.absolute == 0:
+            raise UserError("squared", 0, "more than 0, or absolute more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run of an autoencoder."""
+
+    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
+    output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
+    seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
+    overwrite: bool = setting(
+        False,
+        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
+        "goes on with what it has begun",
+    )
+    processes: int = setting(1, "ranks on this machine", low=1)
+    model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
+    objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
+    data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
+    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
+    ema: EmaConfig = setting(EmaConfig(decay=0.999), "averages of the weights; the first is the result")
+    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
+    metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
+    score_samples: int = setting(256, "held-out samples of each bucket that are scored at most", low=1)
+
+    def __post_init__(self) -> None:
+        if self.data.part != "train":
+            raise UserError("data.part", self.data.part, "train: the score is that of held-out samples")
+        for name in ("sequence_parallel", "activation_checkpointing", "compile"):
+            value, usual = getattr(self.engine, name), getattr(EngineConfig(), name)
+            if value != usual:
+                raise UserError(f"engine.{name}", value, f"{usual}; only transformers can do this")

@@ -49,8 +49,8 @@ def _gather(engine: Engine, found: list[dict[str, Any]]) -> tuple[list[dict[str,
     first = next((one for one in found if one["module"]), {"module": None, "pass": None})
     mine = {"rank": engine.world.rank, "module": first["module"], "pass": first["pass"]}
     bad, whole = ([s for one in found for s in one[name]][:MAX_SAMPLES] for name in ("bad", "all"))
-    found = ranks.gather_objects((mine | {"samples": bad}, mine | {"samples": whole}))
-    return [one for one, _ in found if one["module"]], [other for _, other in found]
+    gathered = ranks.gather_objects((mine | {"samples": bad}, mine | {"samples": whole}))
+    return [one for one, _ in gathered if one["module"]], [other for _, other in gathered]
 
 
 def _look_forward(engine: Engine, loss: Loss, batch: Batch) -> dict[str, Any]:

@@ -82,9 +82,8 @@ def settle(
     UserError where the backend that the configuration names cannot be had here, or computes something wrong.
     """
     if by_ring(heads.count, heads.sequence_ranks):
-        say(
-            f"attention: by a ring, since {heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
-        )
+        shared = f"{heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
+        say(f"attention: by a ring, since {shared}")
         return {}
     cases = [Case(device, dtype, heads.width, length) for length in sorted({bucket(n) for n in lengths})]
     chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(heads.backend, cases, run))

@@ -204,7 +204,7 @@ class DiT(nn.Module):
         return AttentionHeads(config.heads, config.width // config.heads, config.attention, ranks)
 
     def use_attention(self, choices: Mapping[int, Backend]) -> None:
-        """Take these backends from now on, one for every bucket of tokens (`models.attention.choice.settle`)."""
+        """Take these backends from now on, as `models.attention.choice.settle` returns them."""
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.choices = choices

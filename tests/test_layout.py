@@ -18,6 +18,31 @@ MAY_IMPORT = {
     "tools": {"core", "models", "data", "tools"},
     "launch": {"core", "models", "data", "tools", "launch"},
 }
+# The rooms of each folder, from the ground up; a room imports from those on lower lines only. "." stands for
+# the modules that lie in the folder itself.
+ROOMS = {
+    "core": [
+        {"."},
+        {"config"},
+        {"distributed"},
+        {"averages", "diffusion", "metrics", "optim", "run"},
+        {"engine"},
+        {"faults"},
+        {"checkpoint", "queue"},
+        {"train"},
+    ],
+    "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "text"}],
+    "data": [{"."}, {"media", "order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
+    "tools": [
+        {"runs"},
+        {"encode"},
+        {".", "evaluate", "inspect", "sample", "train"},
+        {"bench", "train_autoencoder"},
+    ],
+    "launch": [{"."}, {"demo"}],
+}
+SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
+MOST_FILES = 16  # in a folder
 OWNERS = {
     "omegaconf": r"core/config/loading\.py",
     "yaml": r"core/config/loading\.py",
@@ -65,6 +90,33 @@ def name_of(source: Path) -> str:
     return source.relative_to(ROOT).as_posix()
 
 
+def module_of(source: Path) -> str:
+    return name_of(source).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imported_modules(source: Path, known: set[str]) -> Iterator[str]:
+    """Yield modules of ours that a file imports, wherever in it: in functions and for types too."""
+    for node in ast.walk(tree_of(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in known or node.module in known:
+                    yield whole if whole in known else node.module
+
+
+def import_graph() -> dict[str, set[str]]:
+    known = {module_of(source) for source in SOURCES}
+    return {module_of(s): set(imported_modules(s, known)) - {module_of(s)} for s in SOURCES}
+
+
+def room_of(module: str) -> tuple[str, str]:
+    folder, *inner = module.split(".")
+    is_room = len(inner) > 1 or (bool(inner) and (ROOT / folder / inner[0]).is_dir())
+    return folder, inner[0] if is_room else "."
+
+
 def test_all_folders_have_sources() -> None:
     assert {name_of(source).partition("/")[0] for source in SOURCES} == set(MAY_IMPORT)
 
@@ -81,6 +133,62 @@ def test_imports_follow_the_house_and_libraries_have_one_owner(source: Path) -> 
             assert re.fullmatch(OWNERS[imported], name), (
                 f"{imported} belongs to {OWNERS[imported]}, not to {name}"
             )
+
+
+def test_every_room_has_its_place() -> None:
+    for folder, floors in ROOMS.items():
+        rooms = [room for floor in floors for room in floor]
+        assert len(rooms) == len(set(rooms))
+        here = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+        assert here == set(rooms) - {"."}
+
+
+def test_rooms_import_downwards_only() -> None:
+    upwards = []
+    for module, others in import_graph().items():
+        folder, room = room_of(module)
+        floor = next(n for n, rooms in enumerate(ROOMS[folder]) if room in rooms)
+        below = {other for rooms in ROOMS[folder][:floor] for other in rooms} | {room}
+        upwards += [
+            f"{module} imports {other}"
+            for other in others
+            if room_of(other)[0] == folder and room_of(other)[1] not in below
+        ]
+    assert upwards == []
+
+
+def test_no_two_files_need_each_other() -> None:
+    """Remove files that import none of the rest, then those that none of the rest imports: circles stay."""
+    graph = import_graph()
+    while ready := {module for module, others in graph.items() if not others & set(graph)}:
+        graph = {module: others for module, others in graph.items() if module not in ready}
+    while unused := set(graph) - set().union(*graph.values()):
+        graph = {module: others for module, others in graph.items() if module not in unused}
+    assert {module: sorted(others & set(graph)) for module, others in graph.items()} == {}
+
+
+def test_a_package_says_what_belongs_into_it_and_no_more() -> None:
+    for source in SOURCES:
+        if source.name == "__init__.py":
+            body = tree_of(source).body
+            room = room_of(module_of(source))[1]
+            expected = 0 if room == "." and not body else 1
+            assert len(body) == expected, name_of(source)
+            assert not body or (isinstance(body[0], ast.Expr) and ast.get_docstring(tree_of(source)))
+
+
+def test_folders_are_small_and_names_are_used_once() -> None:
+    for folder in MAY_IMPORT:
+        files = [s for s in SOURCES if name_of(s).startswith(f"{folder}/") and "bench" not in s.parts]
+        by_place: dict[Path, list[str]] = {}
+        for source in files:
+            by_place.setdefault(source.parent, []).append(source.stem)
+        too_large = {
+            name_of(place): len(names) for place, names in by_place.items() if len(names) > MOST_FILES
+        }
+        assert too_large == {}
+        names = [source.stem for source in files if source.stem not in SAME_NAME]
+        assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)

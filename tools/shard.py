@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
@@ -33,6 +33,8 @@ MANIFEST = "dataset.json"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is packed, and how."""
+
+    job: ClassVar[str] = "shard"
 
     source: str = setting(
         REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"

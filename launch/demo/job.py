@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
@@ -39,6 +39,8 @@ REPORTED = (
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What the demo runs on, and how large."""
+
+    job: ClassVar[str] = "demo"
 
     source: str = setting(
         "", "your folder of images and videos; '' is handwritten digits that come with it", shown="path"

@@ -55,7 +55,7 @@ def make_latents(
     replace(cache.manifest, extra=extra, classes=classes).write(folder)
     write_text(
         folder / "config.yaml",
-        f"# longtake: the resolved config of tools.encode\nautoencoder: {autoencoder}\n",
+        f"# longtake: the resolved config of encode\nautoencoder: {autoencoder}\n",
     )
     return folder
 

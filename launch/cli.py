@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import launch
+
 OURS = ("core", "models", "data", "tools", "launch")
 
 
@@ -55,7 +57,8 @@ def _status(words: Sequence[str]) -> int:
 
 def foreign_package() -> str | None:
     """Say which of our top-level packages Python would take from somewhere else; their names are common."""
-    house = Path(__file__).resolve().parent.parent
+    # Not core.root, since `core` may be the foreign one.
+    house = Path(launch.__file__).resolve().parent.parent
     for name in OURS:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or Path(spec.origin).resolve().parent.parent != house:

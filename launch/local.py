@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CONTINUABLE
+from core.root import import_path
 from launch.jobs import Job
 
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
@@ -113,12 +114,11 @@ def follow_parent() -> None:
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
     """What `env://` rendezvous reads; the store is said to be hosted elsewhere, which it is."""
-    house = str(Path(__file__).resolve().parent.parent)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [house, os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": import_path(),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),

@@ -208,6 +208,13 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
     assert not {"pickle", "dill", "cloudpickle", "shelve"} & set(imports(tree_of(source)))
 
 
+def test_only_one_place_finds_the_root() -> None:
+    """A path that counts folders up from a module is wrong once the module moves."""
+    pattern = re.compile(r"\b__file__\b")
+    found = {name_of(source) for source in SOURCES if pattern.search(source.read_text(encoding="utf-8"))}
+    assert found == {"core/root.py", "launch/cli.py"}
+
+
 @pytest.mark.parametrize("package", [*MAY_IMPORT, "configs"])
 def test_packages_are_those_of_this_checkout(package: str) -> None:
     spec = importlib.util.find_spec(package)

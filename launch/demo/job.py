@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import duration, say
+from core.root import ROOT
 from core.run.claim import claim
 from launch.demo.report import REPORT, STAGES
-from launch.demo.stages import ROOT, Command, Record, Stage, run_stages
+from launch.demo.stages import Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset

@@ -15,8 +15,8 @@ from typing import Any
 from core.errors import UserError, WorkError
 from core.files import fingerprint, sha256_file, write_json
 from core.progress import CLEAR_LINE, duration, say
+from core.root import import_path
 
-ROOT = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_S = 30.0
 
 
@@ -94,7 +94,7 @@ def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
 def run_command(command: Command, label: str, log: Path) -> None:
     """Run a command, copying all it prints to `log` and to standard error."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": _with_root(os.environ.get("PYTHONPATH", ""))}
+    environment = {**os.environ, "PYTHONPATH": import_path()}
     words = [sys.executable, "-m", "launch", *command.arguments()]
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {command.text()}\n")
@@ -152,11 +152,6 @@ def _stop(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _with_root(path: str) -> str:
-    """Make the command import this code, wherever it is started from."""
-    return os.pathsep.join([str(ROOT), *filter(None, [path])])
 
 
 def _shortest(path: Path) -> str:

@@ -19,12 +19,13 @@ from core.checkpoint import exported
 from core.config.loading import load
 from core.distributed.ranks import World
 from core.metrics.rows import read_rows
+from core.root import ROOT
 from data.latent.packs import read_part
 from launch import cli
 from tools.runs.samples import Samples
 from tools.train import job as train
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "30fc6aa"
+FIXTURE = ROOT / "tests" / "fixtures" / "30fc6aa"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text())
 COMMANDS: dict[str, str] = EXPECTED["commands"]
 EARLY_END = 7  # the step after which the run was asked to end

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint.store import CheckpointStore
-from tests.integration.tiny_run import ROOT, command, finish, rows, start
+from core.root import ROOT
+from tests.integration.tiny_run import command, finish, rows, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
 FIELDS = ("trainer.steps=40", "trainer.save_every=9", "metrics.log_every=1", "validation.every=10")

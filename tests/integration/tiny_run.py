@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from core.files import write_text
+from core.root import ROOT
 from data.latent.packs import Shape, read_part
 from data.latent.reading import LatentSums
 from models.autoencoder import store
@@ -21,7 +22,6 @@ from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
-ROOT = Path(__file__).resolve().parents[2]
 AUTOENCODER = AutoencoderConfig(
     latent_channels=3,
     spatial_compression=2,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.root import ROOT
 from launch import local
 from tests.core import toy_run
 
@@ -178,7 +179,7 @@ from launch import local
 from tests.core import toy_run
 local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r}), "job")
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment
     ) as process:
@@ -195,7 +196,7 @@ def test_a_rank_whose_launcher_has_gone_ends_at_once() -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-TRAIN = str(Path(toy_run.__file__))
+TRAIN = toy_run.__file__
 
 
 def test_an_abort_after_the_end_marker_is_no_failure(

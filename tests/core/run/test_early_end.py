@@ -20,11 +20,12 @@ from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.metrics.rows import read_rows
 from core.run.early_end import INTERRUPTED, EarlyEnd
+from tests.core import toy_run
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows
 
-PROGRAM = str(Path(__file__).parents[1] / "toy_run.py")
+PROGRAM = toy_run.__file__
 OPTIONS: dict[str, Any] = {"dropout": 0.3, "zero_stage": 2, "keep_last": 9}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,8 +20,8 @@ from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
-from data.media.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
-from data.media.images import decode_image, decode_video, resize_crop, to_tensor
+from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits, media_member
+from data.media.images import decode_media, to_tensor
 from data.order.buckets import (
     NO_BUCKET,
     Bucket,
@@ -220,31 +220,32 @@ def read_pixels(
     where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
     in the centre.
     """
-    try:
-        data = media_member(dataset.read(row))
-    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
-        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
-    if bucket.frames == 1:
-        pixels = resize_crop(decode_image(data, limits)[None], bucket.height, bucket.width)
-    else:
-        media = dataset.media[row : row + 1]
-        rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
-        span = (bucket.frames - 1) * clips.stride * rate
-        surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
-        if available_frames(media, clips)[0] < bucket.frames:
-            raise MediaError(f"has {media['frames'][0]} frames, too few for {bucket.frames}")
-        start = min(int(where * (surplus + 1)), surplus)
-        frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
-        pixels = decode_video(data, limits, frames, clips.fps or None, size)
+    data = sample_media(dataset, row)
+    start = clip_start(dataset.media[row : row + 1], bucket.frames, clips, where)
+    frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
+    pixels = decode_media(data, limits, frames, clips.fps or None, size)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
 
 
-def media_member(members: Mapping[str, bytes]) -> bytes:
-    """The picture or video among a sample's members."""
-    for suffix, data in members.items():
-        if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES:
-            return data
-    raise MediaError(f"has no picture or video among {', '.join(members) or 'its 0 members'}")
+def sample_media(dataset: Dataset, row: int) -> bytes:
+    """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one."""
+    try:
+        return media_member(dataset.read(row))
+    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
+        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
+
+
+def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
+    """Number of the first frame of a clip of `count` frames; MediaError if the sample has too few.
+
+    media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
+    """
+    if available_frames(media, clips)[0] < count:
+        raise MediaError(f"has {media['frames'][0]} frames, too few for {count}")
+    rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
+    span = (count - 1) * clips.stride * rate
+    surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
+    return min(int(where * (surplus + 1)), surplus)
 
 
 def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:

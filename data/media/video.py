@@ -46,7 +46,7 @@ def decode_video(
     MediaError if there is no video stream, or fewer frames than asked for.
     """
     with opened_video(data, limits, by_table=seek) as video:
-        wanted = frame_numbers(video.frames, *frames, rate=video.fps / fps if fps else 1.0)
+        wanted = frame_numbers(video.frames, *frames, rate=video.fps / fps if fps and video.fps else 1.0)
         limits.check_bytes(3 * (size[0] * size[1] if size else video.pixels) * len(wanted), "decoded clip")
         numbers = sorted(set(wanted))  # a rate above the file's takes frames twice
         missing = {number: place for place, number in enumerate(numbers)}
@@ -113,11 +113,11 @@ class Video:
         self.table = read_table(self.stream, size) if by_table else None
         self.frames = self.table.frames if self.table else sum(packet.shown for packet in self.packets)
         self.fps = float(self.stream.average_rate or 0)
-        if self.frames == 0 or self.fps <= 0:
+        if self.frames == 0 or (self.fps <= 0 and self.frames > 1):  # a single frame needs no rate
             raise MediaError(
                 f"video stream without frames or rate ({self.frames} frames at {self.fps} a second)"
             )
-        if self.frames / self.fps > limits.seconds:
+        if self.fps > 0 and self.frames / self.fps > limits.seconds:
             raise MediaError(f"lasts {self.frames / self.fps:.1f} s, the limit is {limits.seconds} s")
 
     @cached_property

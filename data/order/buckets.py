@@ -12,6 +12,7 @@ import numpy as np
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
+from data.dataset.schema import is_image
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
 
@@ -121,7 +122,7 @@ def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
 def _there(media: np.ndarray, config: BucketConfig) -> str:
     """What the samples have to offer: `that samples have: 1 (10 images), up to 9 (4 videos)`."""
     available = available_frames(media, config)
-    images, videos = available[media["frames"] <= 1], available[media["frames"] > 1]
+    images, videos = available[is_image(media)], available[~is_image(media)]
     parts = [f"1 ({counted(len(images), 'image')})"] if len(images) else []
     if len(videos):
         parts.append(f"2 to {videos.max()} ({counted(len(videos), 'video')})")
@@ -132,9 +133,9 @@ def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -
     """The bucket of every sample, (samples,) int64, NO_BUCKET where none fits.
 
     media: (samples,) MEDIA_DTYPE.
-    Images go to buckets of one frame; a video to those with the most frames that it can fill. Among them
-    the one that crops least (area lost when the picture is scaled to cover it, to 1 %), then one that need
-    not enlarge, then the largest.
+    Images (videos of one frame are images too) go to buckets of one frame; a video to those with the most
+    frames that it can fill. Among them the one that crops least (area lost when the picture is scaled to
+    cover it, to 1 %), then one that need not enlarge, then the largest.
     """
     kinds, back = np.unique(media, return_inverse=True)
     fits = np.full(len(kinds), NO_BUCKET, np.int64)
@@ -151,7 +152,7 @@ def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
     frames = media["frames"].astype(np.float64)
     rate = media["fps"] / config.fps if config.fps else np.ones(len(media))
     span = np.maximum(frames - 1, 0) / np.maximum(config.stride * rate, 1e-9)
-    return np.where(frames > 1, np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+    return np.where(~is_image(media), np.floor(span + 1e-6).astype(np.int64) + 1, 1)
 
 
 def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:
@@ -159,8 +160,7 @@ def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarr
     height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
     scale = np.maximum(bucket.height / height, bucket.width / width)
     kept = np.round(bucket.height * bucket.width / (height * width * scale**2), 2)
-    is_image = media["frames"] <= 1
-    fits = np.where(is_image, bucket.frames == 1, (bucket.frames > 1) & (bucket.frames <= available))
+    fits = np.where(is_image(media), bucket.frames == 1, (bucket.frames > 1) & (bucket.frames <= available))
     columns = [
         np.full(len(media), bucket.frames),
         kept,

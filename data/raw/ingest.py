@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import instead, regular
 from data.dataset.tars import APART, Member, MemberFile, TarSample, samples
 from data.media.clips import Clip
-from data.media.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
+from data.media.formats import MEDIA_SUFFIXES, MediaError, MediaLimits, media_names
 from data.raw.captions import Annotation, read_sidecars, read_tar_annotation
 from data.raw.tables import TABLE_SUFFIXES, table_rows
 
@@ -193,8 +193,7 @@ def _tar_items(path: Path, name: str) -> list[Item]:
 
 def media_members(sample: TarSample) -> list[Member]:
     """The members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
-    suffixes = [suffix for suffix in sample.members if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES]
-    return [sample.members[suffix] for suffix in suffixes]
+    return [sample.members[suffix] for suffix in media_names(sample.members)]
 
 
 def _annotated(item: Item, annotation: Annotation) -> Item:

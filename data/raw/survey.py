@@ -21,7 +21,7 @@ from core.faults.failpoints import failpoint
 from core.files import write_text
 from data.media.clips import Clip, ClipConfig
 from data.media.formats import Media, MediaError, MediaLimits
-from data.media.images import decode_image, decode_video, probe
+from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.raw.filters import FilterConfig
@@ -138,10 +138,8 @@ def _facts(item: Item, config: HygieneConfig, limits: MediaLimits) -> Facts:
 
 
 def _hashes(data: bytes, media: Media, limits: MediaLimits) -> tuple[int, ...]:
-    if media.fps == 0:
-        return (perceptual_hash(decode_image(data, limits)),)
-    numbers = [int(media.frames * part) for part in LOOKED_AT]
-    pictures = [decode_video(data, limits, frames=(number, 1, 1))[0] for number in numbers]
+    numbers = [int(media.frames * part) for part in LOOKED_AT] if media.frames > 1 else [0]
+    pictures = [decode_media(data, limits, frames=(number, 1, 1))[0] for number in numbers]
     return tuple(perceptual_hash(picture) for picture in pictures)
 
 

@@ -31,6 +31,7 @@ from data.dataset.schema import (
     DatasetManifest,
     ShardRecord,
     content_fingerprint,
+    is_image,
     write_index,
 )
 from data.media import images
@@ -218,7 +219,7 @@ def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, n
         index[name] = column
     for name, column in zip(MEDIA_DTYPE.names or (), columns[3:], strict=True):
         facts[name] = column
-    index["bucket"] = np.where(facts["fps"] > 0, VIDEO_BUCKET, IMAGE_BUCKET)
+    index["bucket"] = np.where(is_image(facts), IMAGE_BUCKET, VIDEO_BUCKET)
     return index, facts
 
 

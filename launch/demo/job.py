@@ -175,11 +175,12 @@ class Chain:
         """What can be generated: what the data has. The built-in digits have both."""
         if not self.config.source:
             return ("images", "clips")
-        from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
+        import numpy as np
 
-        present = set(self._found().index["bucket"].tolist())
-        kinds = {"images": IMAGE_BUCKET, "clips": VIDEO_BUCKET}
-        return [kind for kind, bucket in kinds.items() if bucket in present]
+        from data.dataset.schema import is_image
+
+        images = is_image(np.asarray(self._found().media))
+        return [kind for kind, found in (("images", images.any()), ("clips", not images.all())) if found]
 
     def _found(self) -> Dataset:
         """What `shard` made of the user's folder."""

@@ -14,10 +14,11 @@ from core.batch import Batch, Condition
 from core.config.settings import setting
 from core.distributed.agreement import tally
 from core.draws import Draws, scrambled
-from core.errors import UserError, WorkError
+from core.errors import StorageError, UserError, WorkError
 from core.progress import say
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
+from data.faults import RETRY
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits, media_member
@@ -27,7 +28,7 @@ from data.order.buckets import (
     Bucket,
     BucketConfig,
     assign,
-    available_frames,
+    clip_start,
     make_buckets,
 )
 from data.order.order import BucketRows, count_buckets
@@ -183,10 +184,15 @@ class PixelLoader:
         return Condition(label=label, text=tokens, text_length=lengths)
 
     def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | MediaError:
-        try:
+        config = self.config
+
+        def read() -> np.ndarray:
             return read_pixels(
-                self.dataset, row, bucket, self.config.buckets, self.config.limits, where=where, flip=flip
+                self.dataset, row, bucket, config.buckets, config.limits, where=where, flip=flip
             )
+
+        try:
+            return RETRY.storage(f"sample {row}", read)
         except MediaError as error:
             return error
 
@@ -231,21 +237,10 @@ def sample_media(dataset: Dataset, row: int) -> bytes:
     """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one."""
     try:
         return media_member(dataset.read(row))
+    except StorageError:
+        raise
     except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
         raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
-
-
-def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
-    """Number of the first frame of a clip of `count` frames; MediaError if the sample has too few.
-
-    media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
-    """
-    if available_frames(media, clips)[0] < count:
-        raise MediaError(f"has {media['frames'][0]} frames, too few for {count}")
-    rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
-    span = (count - 1) * clips.stride * rate
-    surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
-    return min(int(where * (surplus + 1)), surplus)
 
 
 def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
 from data.dataset.schema import is_image
+from data.media.formats import MediaError
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
 
@@ -153,6 +154,19 @@ def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
     rate = media["fps"] / config.fps if config.fps else np.ones(len(media))
     span = np.maximum(frames - 1, 0) / np.maximum(config.stride * rate, 1e-9)
     return np.where(~is_image(media), np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+
+
+def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
+    """Number of the first frame of a clip of `count` frames; MediaError if the sample has too few.
+
+    media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
+    """
+    if available_frames(media, clips)[0] < count:
+        raise MediaError(f"has {media['frames'][0]} frames, too few for {count}")
+    rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
+    span = (count - 1) * clips.stride * rate
+    surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
+    return min(int(where * (surplus + 1)), surplus)
 
 
 def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from core.queue.work_queue import WorkQueue
 from core.run.ending import Ending
 from data.dataset.quarantine import BudgetError
 from data.dataset.schema import MANIFEST, DatasetManifest
+from data.faults import require_no_program_errors
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
 from data.latent.encoding import encode_shard
@@ -54,6 +55,7 @@ def encode(config: Config) -> None:
                 raise  # else others completed the cache, and what we were at has gone with its making
     clear(config.output)
     _tell(config)
+    require_no_program_errors(config.output)
 
 
 def repair(config: Config) -> None:

@@ -188,7 +188,12 @@ class OnlineLoader(PixelLoader):
             world,
             seed,
             micro_batch,
-            quarantine=Quarantine(run / QUARANTINE, total=len(cache.raw), budget=budget),
+            quarantine=Quarantine(
+                run / QUARANTINE,
+                total=len(cache.raw),
+                budget=budget,
+                field="data.online.quarantine_budget",
+            ),
             texts=RowTexts(cache.raw, cache.captions) if text and cache.captions else None,
             table=BucketTable(
                 cache.buckets,

@@ -69,7 +69,7 @@ MAY_CATCH_ALL = {
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
-    "data/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
+    "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
 }
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 

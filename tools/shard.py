@@ -92,8 +92,8 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
+    from data.dataset.faults import require_no_program_errors
     from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
-    from data.faults import require_no_program_errors
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:

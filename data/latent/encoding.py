@@ -23,9 +23,9 @@ from torch import Tensor
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import TEMPORARY_PREFIX, write_text
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import ShardRecord
-from data.faults import Fault, attempt, keep_traceback
 from data.latent.encode_job import Job, part_name
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part

@@ -16,9 +16,9 @@ from core.distributed.agreement import tally
 from core.draws import Draws, scrambled
 from core.errors import StorageError, UserError, WorkError
 from core.progress import say
+from data.dataset.faults import RETRY
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
-from data.faults import RETRY
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits, media_member

@@ -19,7 +19,7 @@ from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import write_text
-from data.faults import Fault, attempt, keep_traceback
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
 from data.media.formats import Media, MediaLimits
 from data.media.images import decode_media, probe

@@ -21,6 +21,7 @@ import numpy as np
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
 from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
     IMAGE_BUCKET,
@@ -34,7 +35,6 @@ from data.dataset.schema import (
     is_image,
     write_index,
 )
-from data.faults import Fault, attempt, keep_traceback
 from data.media import images
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.ingest import Item

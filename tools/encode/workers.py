@@ -20,9 +20,9 @@ from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
 from core.run.ending import Ending
+from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError
 from data.dataset.schema import MANIFEST, DatasetManifest
-from data.faults import require_no_program_errors
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
 from data.latent.encoding import encode_shard

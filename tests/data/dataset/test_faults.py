@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from core.errors import StorageError, UserError, WorkError
-from data import faults
+from data.dataset import faults
+from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset
 from data.dataset.quarantine import BudgetError, Quarantine, read_quarantine
 from data.dataset.retry import Retry
-from data.faults import Fault, attempt
 from data.loading.pixels import sample_media
 from data.media import images
 from data.media.formats import MediaError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError, WorkError
+from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.files import fingerprint, sha256_file, write_json
 from core.progress import CLEAR_LINE, duration, say
 from core.root import import_path
@@ -113,6 +113,8 @@ def run_command(command: Command, label: str, log: Path) -> None:
             status = process.wait()
         finally:
             _stop(process)
+    if status == CONTINUABLE:
+        raise EndedEarly(f"{label} ended early: {last}; the same command continues it")
     if status != 0:
         message = f"{label} failed (exit status {status}): {last}; command: {command.text()}; log: {log}"
         raise UserError(message) if status == 2 else WorkError(message)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.errors import UserError, WorkError
+from core import signals
+from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
@@ -218,7 +219,9 @@ def _work_in_processes(config: Config) -> None:
         say(f"{problem}; the others finished")
 
 
-def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError | WorkError | None:
+def _outcome(
+    number: int, process: BaseProcess, words: Connection
+) -> UserError | WorkError | EndedEarly | None:
     """Wait for a worker's end; what went wrong, if anything."""
     try:
         kind, message = words.recv()
@@ -231,6 +234,8 @@ def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError 
         return UserError(message) if kind == "UserError" else WorkError(message)
     code = process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    if code == CONTINUABLE or -code in signals.SIGNALS:
+        return EndedEarly(f"worker {number} {how}; the same command continues the work")
     return WorkError(f"worker {number} {how}")
 
 
@@ -239,13 +244,11 @@ def _be_worker(config: Config, number: int, words: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RANK"] = str(number)
     try:
-        with (ending := Ending()).catching():
+        with (ending := Ending(speaks=False)).catching():  # the process that started it speaks
             _work(config, *make_job(config, _prepare(config, number)), ending)
     except (UserError, WorkError, OSError) as error:
         words.send((type(error).__name__, str(error)))
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _end_with_parent() -> None:

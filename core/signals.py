@@ -83,12 +83,13 @@ class EndAtOnce:
         self._told.set()
 
 
-def end_after(seconds: float, status: int) -> None:
-    """End the process with this status if it still lives then, whatever its main thread is in."""
+def end_after(seconds: float, status: int) -> threading.Timer:
+    """End the process with this status if it still lives then and nobody has cancelled that."""
     timer = threading.Timer(seconds, os._exit, [status])
     timer.daemon = True
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down already
         timer.start()
+    return timer
 
 
 def take_over(answer: Answer) -> None:
@@ -202,11 +203,24 @@ class _Listener:
 _listener: _Listener | None = None
 
 
-def _forget_in_child() -> None:
+_forking = threading.local()  # the mask of a thread that is in a fork
+
+
+def _before_fork() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
     global _listener
     if _listener is not None:
         listener, _listener = _listener, None
         listener.forget()
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+# Blocked in between, or a signal to a child that is not yet itself would be heard by its parent.
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -28,12 +29,17 @@ class Ending:
     def __init__(self, *, speaks: bool = True) -> None:
         self._speaks, self._is_held, self._is_asked = speaks, False, False
         self._heard: list[signal.Signals] = []  # by the listening thread
+        self._limit: threading.Timer | None = None
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
         """Answer signals until the block ends."""
-        with signals.answered_by(self):
-            yield
+        try:
+            with signals.answered_by(self):
+                yield
+        finally:
+            if self._limit is not None:
+                self._limit.cancel()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -70,7 +76,7 @@ class Ending:
         if not self._heard:
             if self._speaks:
                 tell(f"{got.name}: ending; the same command continues the work")
-            signals.end_after(GRACE_S, CONTINUABLE)
+            self._limit = signals.end_after(GRACE_S, CONTINUABLE)
         self._heard.append(got)
 
     def _end_if_asked(self) -> None:

@@ -78,6 +78,7 @@ def test_torchrun_passes_the_signal_on(
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
     assert f"ended early on {number.name}, saved after step" in output
+    assert "; the same command continues the run" in output.splitlines()[-1]  # after torchrun's traceback
     status, output = finish(words)
     assert status == 0, output
     assert_equal(tmp_path / "run", undisturbed)

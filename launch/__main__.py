@@ -3,7 +3,8 @@
 import signal
 import sys
 
-# First of all: a signal waits until it can be answered. `core.signals` has the same list, and may be foreign.
+# First of all: a signal waits until it can be answered. `core.run.signals` has the same list, and may be
+# foreign.
 BLOCKED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 if __name__ == "__main__":

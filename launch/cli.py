@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
-        from core import signals
+        from core.run import signals
         from launch.endings import answer_for
 
         signals.take_over(answer_for(words))
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settled(words: Sequence[str]) -> int:
     """Run a command line; once its status is known, no signal changes it."""
-    from core import signals
+    from core.run import signals
 
     status = _status(words)
     signals.settle()
@@ -111,7 +111,7 @@ def _execute(words: Sequence[str]) -> int:
 
 
 def _failed(words: Sequence[str], message: str, status: int, *, ends_last: bool = False) -> int:
-    from core.last_line import repeat_after_torchrun, tell
+    from core.run.last_line import repeat_after_torchrun, tell
     from launch import jobs
 
     name = next((f" {word}" for word in words if any(job.name == word for job in jobs.JOBS)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.signals import GRACE_S, EndAtOnce
+from core.run.signals import GRACE_S, EndAtOnce
 
 RUN = "the same command continues the run"
 WORK = "the same command continues the work"

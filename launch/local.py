@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import signals
 from core.errors import CONTINUABLE
-from core.last_line import PARENT, TOLD
 from core.root import import_path
+from core.run import signals
+from core.run.last_line import PARENT, TOLD
 from launch.jobs import Job
 
 GRACE_S = 5.0  # for the other ranks to end when one has ended early

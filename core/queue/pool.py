@@ -13,7 +13,7 @@ from typing import Any
 
 from core.errors import WorkError
 from core.progress import Progress
-from core.signals import SIGNALS
+from core.run.signals import SIGNALS
 
 
 def each(

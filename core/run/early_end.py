@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
-from core import signals
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
-from core.last_line import tell
 from core.progress import CLEAR_LINE
-from core.signals import INTERRUPTED
+from core.run import signals
+from core.run.last_line import tell
+from core.run.signals import INTERRUPTED
 
 
 class EarlyEnd:

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from core import signals
 from core.errors import CONTINUABLE
-from core.last_line import tell
+from core.run import signals
+from core.run.last_line import tell
 
 GRACE_S = 20.0  # less than schedulers give
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.signals import INTERRUPTED, SIGNALS, inherited_blocked
+from core.run.signals import INTERRUPTED, SIGNALS, inherited_blocked
 from launch import jobs
 from launch.endings import CONTINUES, TRAINING
 from tests.integration.tiny_run import ROOT, command, finish, start

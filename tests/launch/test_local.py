@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from core.root import ROOT
-from core.last_line import PARENT
-from core.signals import SIGNALS
+from core.run.last_line import PARENT
+from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run
 
@@ -62,7 +62,7 @@ def test_first_failing_rank_ends_the_others_and_speaks_for_all(
 ) -> None:
     script = """
 import os, sys, time
-from core.last_line import tell
+from core.run.last_line import tell
 if os.environ["RANK"] == "0":
     time.sleep(100)
 tell("longtake job: x=1: expected 2")
@@ -83,7 +83,7 @@ def test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s(
     script = """
 import os, pathlib, signal, sys, time, torch, torch.distributed as dist
 from core.run.ending import end_with
-from core.last_line import tell
+from core.run.last_line import tell
 
 def main():
     dist.init_process_group("gloo")
@@ -178,8 +178,8 @@ time.sleep(100)
 """
     launcher = f"""
 import sys, pathlib
-from core.last_line import PARENT
-from core.signals import SIGNALS
+from core.run.last_line import PARENT
+from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run
 local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r}), "job")

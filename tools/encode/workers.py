@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core import signals
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
+from core.run import signals
 from core.run.ending import Ending
 from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError

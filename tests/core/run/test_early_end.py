@@ -20,8 +20,8 @@ from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.metrics.rows import read_rows
 from core.run.early_end import INTERRUPTED, EarlyEnd
+from core.run.signals import SIGNALS
 from tests.core import toy_run
-from core.signals import SIGNALS
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows

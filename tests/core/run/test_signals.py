@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from core import signals
 from core.errors import CONTINUABLE
-from core.signals import INTERRUPTED, SIGNALS, EndAtOnce, answered_by
+from core.run import signals
+from core.run.signals import INTERRUPTED, SIGNALS, EndAtOnce, answered_by
 from launch.__main__ import BLOCKED
 
-BEGIN = "import os, signal, sys, time\nfrom core.signals import *\nme = os.getpid()\n"
+BEGIN = "import os, signal, sys, time\nfrom core.run.signals import *\nme = os.getpid()\n"
 
 
 def program(code: str) -> tuple[int, str, str]:

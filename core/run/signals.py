@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Protocol
 
 from core.errors import CONTINUABLE
-from core.last_line import tell
+from core.run.last_line import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 INTERRUPTED = 128 + signal.SIGINT

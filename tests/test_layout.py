@@ -32,7 +32,7 @@ ROOMS = {
         {"train"},
     ],
     "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "text"}],
-    "data": [{"."}, {"media", "order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
+    "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"runs"},
         {"encode"},
@@ -54,7 +54,7 @@ OWNERS = {
     "submitit": r"launch/slurm\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
-    "av": r"data/media/(scaling|scenes|video|remux)\.py|tools/bench/clips\.py",
+    "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
     "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
     "imagehash": r"data/raw/duplicates\.py",

@@ -32,11 +32,6 @@ INDEX_DTYPE = np.dtype(
 MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
 
 
-def is_image(media: np.ndarray) -> np.ndarray:
-    """(samples,) bool of MEDIA_DTYPE: whether it has one frame, be it in a video file; all else is a clip."""
-    return media["frames"] <= 1
-
-
 # Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")
 # Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.

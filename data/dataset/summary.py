@@ -13,8 +13,8 @@ import numpy as np
 from core.progress import counted
 from data.dataset.index import Dataset
 from data.dataset.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT, is_image
-from data.order.buckets import NO_BUCKET
+from data.dataset.schema import LEFT_OUT
+from data.order.buckets import NO_BUCKET, is_image
 
 MOST_SHAPES = 1000  # of the histogram
 MOST_LINES = 20  # of a table, as text

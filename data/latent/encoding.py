@@ -31,9 +31,9 @@ from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
 from data.latent.reading import LatentSums
 from data.latent.texts import ShardTexts
-from data.loading.pixels import read_pixels
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET
+from data.raw.decoding import read_pixels
 
 BATCHES_AHEAD = 2
 Decoded = np.ndarray | Fault

@@ -13,26 +13,26 @@ import torch
 from core.batch import Batch, Condition
 from core.config.settings import setting
 from core.distributed.agreement import tally
-from core.draws import Draws, scrambled
-from core.errors import StorageError, UserError, WorkError
+from core.draws import Draws
+from core.errors import UserError, WorkError
 from core.progress import say
 from data.dataset.faults import RETRY
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
-from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits, media_member
-from data.media.images import decode_media, to_tensor
+from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.images import to_tensor
 from data.order.buckets import (
     NO_BUCKET,
     Bucket,
     BucketConfig,
     assign,
-    clip_start,
     make_buckets,
 )
 from data.order.order import BucketRows, count_buckets
 from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+from data.raw.decoding import in_part, read_pixels
 
 if TYPE_CHECKING:
     from core.distributed.ranks import World
@@ -209,47 +209,3 @@ class PixelLoader:
             raise WorkError(
                 f"{len(self.failed)} of {total} samples cannot be used: over quarantine_budget={budget}"
             )
-
-
-def read_pixels(
-    dataset: Dataset,
-    row: int,
-    bucket: Bucket,
-    clips: BucketConfig,
-    limits: MediaLimits,
-    *,
-    where: float = 0.5,
-    flip: bool = False,
-) -> np.ndarray:
-    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
-
-    where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
-    in the centre.
-    """
-    data = sample_media(dataset, row)
-    start = clip_start(dataset.media[row : row + 1], bucket.frames, clips, where)
-    frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
-    pixels = decode_media(data, limits, frames, clips.fps or None, size)
-    return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
-
-
-def sample_media(dataset: Dataset, row: int) -> bytes:
-    """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one."""
-    try:
-        return media_member(dataset.read(row))
-    except StorageError:
-        raise
-    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
-        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
-
-
-def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:
-    """(samples,) bool: whether each sample belongs to `part`; a pure function of its id.
-
-    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-    """
-    if part == "all":
-        return np.ones(len(ids), bool)
-    z = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    is_held_out = scrambled(z) / 2.0**64 < held_out
-    return is_held_out if part == "held_out" else ~is_held_out

@@ -30,7 +30,7 @@ from data.media.formats import MediaLimits as MediaLimits
 from data.media.scaling import covering_box, displayed_size
 from data.media.video import decode_video as decode_video
 from data.media.video import encode_mp4 as encode_mp4
-from data.media.video import opened_video
+from data.media.video_file import opened_video
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def decode_media(
     """uint8 (T, H, W, 3): the chosen frames of a video, or an image as its only frame, brought to `size`.
 
     Arguments as of `decode_video`; the content says which of the two it is. So a video of one frame is read
-    as an image is, which is how it is put into a bucket (`data.dataset.schema.is_image`).
+    as an image is, which is how it is put into a bucket (`data.order.buckets.is_image`).
     """
     if suffix_of(data) not in IMAGE_FORMATS:
         return decode_video(data, limits, frames, fps, size)

@@ -12,7 +12,6 @@ import numpy as np
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
-from data.dataset.schema import is_image
 from data.media.formats import MediaError
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
@@ -99,6 +98,11 @@ def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: 
                 f"{size // ranks} x {ranks} + {size % ranks}: {ranks} data-parallel ranks do not divide it; "
                 f"take a number of ranks that divides it, or a rank_multiple that is a multiple of {ranks}"
             )
+
+
+def is_image(media: np.ndarray) -> np.ndarray:
+    """(samples,) bool of MEDIA_DTYPE: whether it has one frame, be it in a video file; all else is a clip."""
+    return media["frames"] <= 1
 
 
 def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:

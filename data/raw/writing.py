@@ -32,11 +32,11 @@ from data.dataset.schema import (
     DatasetManifest,
     ShardRecord,
     content_fingerprint,
-    is_image,
     write_index,
 )
 from data.media import images
 from data.media.formats import Media, MediaLimits, suffix_of
+from data.order.buckets import is_image
 from data.raw.ingest import Item
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete

@@ -177,7 +177,7 @@ class Chain:
             return ("images", "clips")
         import numpy as np
 
-        from data.dataset.schema import is_image
+        from data.order.buckets import is_image
 
         images = is_image(np.asarray(self._found().media))
         return [kind for kind, found in (("images", images.any()), ("clips", not images.all())) if found]

@@ -14,7 +14,7 @@ import torch
 from core.distributed.ranks import World
 from data.dataset.index import Dataset
 from data.dataset.schema import IMAGE_BUCKET
-from data.loading.pixels import PixelConfig, PixelLoader, read_pixels
+from data.loading.pixels import PixelConfig, PixelLoader
 from data.media.clips import ClipConfig
 from data.media.images import (
     decode_image,
@@ -24,6 +24,7 @@ from data.media.images import (
     resize_crop,
 )
 from data.order.buckets import BucketConfig
+from data.raw.decoding import read_pixels
 from data.raw.duplicates import DuplicateConfig
 from data.reindexing.reindex import reindex
 from tests.data.samples import clip, image_bytes, picture, tar_bytes

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from core.draws import permutation
 from core.errors import WorkError
 from core.progress import Progress, say
-from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET, is_image
-from data.loading.pixels import sample_media
+from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
 from data.media.formats import MediaError
 from data.media.images import decode_media
+from data.order.buckets import is_image
+from data.raw.decoding import sample_media
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset

@@ -31,12 +31,13 @@ from data.latent.packs import Shape
 from data.latent.reading import LatentSums
 from data.latent.texts import RowTexts
 from data.loading.loader import latent_stocks
-from data.loading.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
+from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.media.formats import MediaError
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, assign, make_buckets
 from data.order.order import count_buckets
 from data.order.steps import LoaderConfig
+from data.raw.decoding import read_pixels
 from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.train.config import DataConfig, OnlineConfig
 

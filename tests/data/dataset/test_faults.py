@@ -15,10 +15,10 @@ from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset
 from data.dataset.quarantine import BudgetError, Quarantine, read_quarantine
 from data.dataset.retry import Retry
-from data.loading.pixels import sample_media
 from data.media import images
 from data.media.formats import MediaError
 from data.raw import ingest
+from data.raw.decoding import sample_media
 from data.raw.duplicates import DuplicateConfig
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, image_folder, picture

@@ -15,11 +15,12 @@ from core.errors import UserError, WorkError
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MEDIA_DTYPE
-from data.loading.pixels import PixelConfig, PixelLoader, in_part, read_pixels
+from data.loading.pixels import PixelConfig, PixelLoader
 from data.media.formats import MediaError, MediaLimits, media_member
 from data.media.images import decode_image, decode_video, from_tensor, resize_crop
 from data.media.video import frame_numbers
 from data.order.buckets import Bucket, BucketConfig, available_frames, clip_start
+from data.raw.decoding import in_part, read_pixels
 from tests.data.caches import make_cache
 from tests.data.raw_datasets import damage, make_raw
 

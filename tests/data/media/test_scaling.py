@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data.media.formats import DEFAULT_LIMITS
 from data.media.images import decode_video, encode_mp4, resize_crop
 from data.media.scaling import Scaler, covering_box, grid_box
-from data.media.video import opened_video
+from data.media.video_file import opened_video
 from data.order.buckets import BucketConfig, _made_shapes
 from tests.data.resizing import resized
 from tests.data.videos import encoded_video

@@ -59,7 +59,7 @@ OWNERS = {
     "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
-    "pyarrow": r"data/raw/tables\.py",
+    "pyarrow": r"data/raw/tables/parquet_rows\.py",
     "sklearn": r"tools/digits\.py",
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
     "transformers": r"models/text/encoders\.py",

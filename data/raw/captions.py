@@ -1,123 +1,126 @@
-"""Class, label and text that stand beside a picture: sidecar files, members of a tar, rows of a table."""
+"""Files that say what a picture shows: beside it in a folder, or members of its sample in a tar."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
-from core.files import regular
 from data.dataset.tars import TarSample, read_member
+from data.raw.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
+from data.raw.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
+from data.raw.text_encoding import Encoding, decoded, encoding_of
 
-LONGEST_BYTES = 1 << 20  # of one caption file
-LARGEST_LABEL = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """What is known of a sample beside its pixels. refused: (stage, reason) if something is wrong with it."""
-
-    label: int = -1
-    class_name: str = ""
-    text: str = ""
-    path: str = ""
-    refused: tuple[str, str] | None = None
+# Suffixes of files with a caption, the one that wins first; `caption.txt` and the like count as their last part.
+TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
+NO_CAPTIONS = "none"  # of `captions`
 
 
-def from_fields(fields: Mapping[str, Any]) -> Annotation:
-    """Read `label`, `class`, `text` (or `caption`) and `path` from a JSON object or a table row.
-
-    A label that is no number is taken as a class name. Where bytes were not UTF-8 strings hold surrogates;
-    the sample is refused then.
-    """
-    texts = {name: fields.get(name) for name in ("class", "text", "caption", "path")}
-    for name, value in texts.items():
-        if value is not None and not isinstance(value, str):
-            if name == "class" and isinstance(value, int):
-                texts[name] = str(value)
-                continue
-            return Annotation(refused=("caption", f"{name} is not a text but {type(value).__name__}"))
-    class_name, text = texts["class"] or "", texts["text"] or texts["caption"] or ""
-    path = texts["path"] or ""
-    if len(text) > LONGEST_BYTES:
-        return Annotation(path=path, refused=("caption", f"text longer than {LONGEST_BYTES} characters"))
-    annotation = Annotation(class_name=class_name.strip(), text=text, path=path)
-    try:
-        annotation = replace(annotation, label=read_label(fields.get("label")))
-    except ValueError as error:
-        if class_name or not isinstance(fields.get("label"), str):
-            return replace(annotation, refused=("caption", str(error)))
-        annotation = replace(annotation, class_name=str(fields["label"]).strip())
-    for name, value in (("class", annotation.class_name), ("text", text)):
-        if not _is_unicode(value):
-            return replace(annotation, class_name="", text="", refused=("caption", f"{name} is not UTF-8"))
-    return annotation
+def carrier(suffix: str) -> Literal["text", "json", "cls"] | None:
+    """What a file beside a picture says, by its suffix (`txt`, `caption.txt`, `info.json`); None: not read."""
+    last = suffix.rpartition(".")[2]
+    if last in TEXT_SUFFIXES:
+        return "text"
+    return "json" if last == "json" else "cls" if last == "cls" else None
 
 
-def read_label(value: Any) -> int:
-    """A class number; None and the empty text are -1 (none). ValueError for what is no whole number."""
-    if value is None or value == "":
-        return -1
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(f"label {value!r} is not a whole number")
-    try:
-        label = int(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"label {str(value)[:40]!r} is not a whole number") from None
-    if not -1 <= label <= LARGEST_LABEL:
-        raise ValueError(f"label {label} is out of range")
-    return label
-
-
-def read_sidecars(source: Path, name: str, present: set[str], used: set[str]) -> Annotation:
-    """Read `STEM.json` and `STEM.txt` beside the file `name` if they are `present`; notes them in `used`."""
-    contents = {}
-    stem = PurePosixPath(name).with_suffix("")
-    for suffix in (".json", ".txt"):
-        sidecar = f"{stem}{suffix}"
-        if sidecar in present:
-            used.add(sidecar)
-            try:
-                with open(source / sidecar, "rb", opener=regular) as file:
-                    contents[suffix[1:]] = file.read(LONGEST_BYTES + 1)
-            except OSError as error:
-                return Annotation(refused=("caption", f"{sidecar}: {error.strerror}"))
-    return combined(contents)
-
-
-def read_tar_annotation(file: int, path: Path, sample: TarSample) -> Annotation:
-    """Read the members `json`, `txt` and `cls` of a WebDataset sample."""
-    found = {suffix: sample.members[suffix] for suffix in ("json", "txt", "cls") if suffix in sample.members}
+def read_tar_annotation(
+    file: int,
+    path: Path,
+    sample: TarSample,
+    columns: ColumnsConfig = USUAL_COLUMNS,
+    captions: str = "",
+    encoding: Encoding = "auto",
+) -> Annotation:
+    """Read the members of a WebDataset sample that say something (see `carrier`)."""
+    found = {suffix: member for suffix, member in sample.members.items() if reads(suffix, captions)}
     if any(member.size > LONGEST_BYTES for member in found.values()):
         return Annotation(refused=("caption", f"caption longer than {LONGEST_BYTES} bytes"))
-    return combined({suffix: read_member(file, path, member) for suffix, member in found.items()})
+    contents = {suffix: read_member(file, path, member) for suffix, member in found.items()}
+    return combined(contents, columns, captions, encoding)
 
 
-def combined(contents: Mapping[str, bytes]) -> Annotation:
-    """One annotation from the bytes of `json`, `txt` and `cls` files; the last two win over the first."""
+def reads(suffix: str, captions: str = "") -> bool:
+    """Whether a file beside a picture is read; captions: the suffix that is taken as text, if one is named."""
+    return carrier(suffix) is not None or suffix == captions
+
+
+def combined(
+    contents: Mapping[str, bytes],
+    columns: ColumnsConfig = USUAL_COLUMNS,
+    captions: str = "",
+    encoding: Encoding = "auto",
+) -> Annotation:
+    """One annotation from the bytes of the files beside a picture, by suffix.
+
+    A file of text wins over a field of a JSON file, `cls` over its label; among files of text the first of
+    TEXT_SUFFIXES that holds any. captions: the suffix that is taken instead.
+    """
     if any(len(data) > LONGEST_BYTES for data in contents.values()):
         return Annotation(refused=("caption", f"caption longer than {LONGEST_BYTES} bytes"))
+    fields: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    encodings = sorted({encoding_of(data, encoding).removesuffix("-sig") for data in contents.values()})
+    notes = tuple(f"captions and labels in {name}" for name in encodings if name != "utf-8")
     try:
-        decoded = {suffix: data.decode("utf-8") for suffix, data in contents.items()}
-        fields = json.loads(decoded["json"]) if "json" in decoded else {}
-        if not isinstance(fields, dict):
-            raise ValueError("JSON is not an object")
+        for suffix in sorted(contents, key=_rank):
+            text = decoded(contents[suffix], encoding)
+            if suffix == captions or carrier(suffix) == "text":
+                texts[suffix] = text.strip()
+            elif carrier(suffix) == "cls":
+                fields["cls"] = text.strip()
+            else:
+                fields = {**_json_object(text), **fields}
     except UnicodeDecodeError as error:
-        return Annotation(refused=("caption", f"caption is not UTF-8 (byte {error.start})"))
+        return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start})"))
     except (ValueError, RecursionError) as error:
         return Annotation(refused=("caption", f"bad JSON: {error}"))
-    if "txt" in decoded:
-        fields = {**fields, "text": decoded["txt"].strip()}
-    if "cls" in decoded:
-        fields = {**fields, "label": decoded["cls"].strip()}
-    return from_fields({key: value for key, value in fields.items() if key != "path"})
+    return _chosen(fields, texts, columns, captions, notes)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _chosen(
+    fields: dict[str, Any],
+    texts: dict[str, str],
+    columns: ColumnsConfig,
+    captions: str,
+    notes: tuple[str, ...],
+) -> Annotation:
+    """The annotation of JSON `fields` and of `texts` by suffix, of which one is taken."""
+    if "cls" in fields:
+        others = {name: v for name, v in fields.items() if role_of(name, columns) != "label"}
+        fields = {**others, columns.label or "label": fields["cls"]}
+    filled = {suffix: text for suffix, text in texts.items() if not is_nothing(text)}
+    from_json = captions == "json" or (not filled and captions in ("", NO_CAPTIONS))
+    kept = {n: v for n, v in fields.items() if role_of(n, columns) != "path"}
+    if not from_json:
+        kept = {n: v for n, v in kept.items() if role_of(n, columns) != "text"}
+    annotation = from_fields(kept, columns)
+    if len(filled) < len(texts) and any(text for suffix, text in texts.items() if suffix not in filled):
+        notes = (*notes, NOT_A_TEXT)
+    notes += annotation.notes
+    if from_json or annotation.refused:
+        return replace(annotation, notes=notes, unused=tuple(filled))
+    taken = captions or next(iter(filled), "")
+    text = filled.get(taken, "")
+    unused = tuple(suffix for suffix in filled if suffix != taken and filled[suffix] != text)
+    return replace(annotation, text=text, notes=notes, unused=unused)
+
+
+def _rank(suffix: str) -> tuple[int, int, str]:
+    """Order of the files beside one picture: by TEXT_SUFFIXES, plain suffixes before dotted ones."""
+    last = suffix.rpartition(".")[2]
+    place = TEXT_SUFFIXES.index(last) if last in TEXT_SUFFIXES else len(TEXT_SUFFIXES)
+    return place, suffix.count("."), suffix
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("JSON is not an object")
+    return fields
+
+
+def _shown(error: UnicodeDecodeError) -> str:
+    return error.encoding.upper().removesuffix("-SIG")

@@ -144,10 +144,20 @@ def _under(path: Sequence[str], tree: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], tree)
 
 
+def _inline(text: str, path: str) -> Any:
+    """Read `{a: x, b: y}` as it was typed for a section."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(path, text, "fields as in YAML, {name: value, name: value}") from None
+
+
 def _checked(values: Any, schema: type, path: str = "", root: type | None = None) -> dict[str, Any]:
     """Read the given values by the types of their fields; the result is as partial as `values`."""
     root = root or schema
     fields = {field.name: (field, kind) for field, kind in fields_of(schema)}
+    if isinstance(values, Typed) and values.strip().startswith("{"):
+        values = _inline(values, path)
     if not isinstance(values, Mapping):
         raise UserError(
             f"{path}={values}: a section; set its fields, such as {path}.{next(iter(fields))}=..."

@@ -7,15 +7,16 @@ captions must not train without them because a column has an unusual name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from core.errors import UserError, WorkError
 from core.progress import counted
-from data.raw.roles import looks_like
+from data.raw.roles import NO_TEXT, looks_like
 from data.raw.rules import SourceRules
+from data.raw.text_encoding import is_text
 
 MOST_SHOWN = 20  # damaged files in one message
 
@@ -35,12 +36,16 @@ class Unread:
 
 @dataclass
 class Findings:
-    """Collects what a listing has to tell. errors: damaged tars and tables, raised together at the end."""
+    """Collects what a listing has to tell. errors: damaged tars and tables, raised together at the end.
+
+    ignored: what was passed over, by suffix or kind.  no_text: suffixes of files beside pictures that hold none.
+    """
 
     ignored: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     unread: dict[str, Unread] = field(default_factory=dict)
+    no_text: set[str] = field(default_factory=set)
     errors: list[UserError | WorkError | OSError] = field(default_factory=list)
 
     @contextmanager
@@ -72,12 +77,22 @@ class Findings:
                 entry.roles.add(role)  # type: ignore[arg-type]
         entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
-    def add_companion(self, suffix: str, is_text: bool) -> None:
-        """Note a file beside a picture that was not read."""
-        entry = self.unread.setdefault(f".{suffix}", Unread(f".{suffix}", f"captions={suffix}"))
-        entry.count += 1
-        if is_text:
-            entry.roles.add("text")
+    def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
+        """Note a file beside a picture that nothing reads; begins: gives its first bytes.
+
+        The first of a suffix decides whether all of it look like text; what does not is passed over.
+        """
+        key = f".{suffix}"
+        if key not in self.unread and key not in self.no_text:
+            alike = suffix.rpartition(".")[2] not in NO_TEXT and is_text(begins())
+            if alike:
+                self.unread[key] = Unread(key, f"captions={suffix}", {"text"})
+            else:
+                self.no_text.add(key)
+        if key in self.unread:
+            self.unread[key].count += 1
+        else:
+            self.ignored[key] += 1
 
     def add_table(self, name: str) -> None:
         """Note a table in a tar, which nothing reads."""

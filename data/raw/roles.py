@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ SPLIT = "split"
 # What Python, pandas and databases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
+# Suffixes of programs and arrays, which may well begin with readable bytes.
+NO_TEXT = set("py pyc pyd so dll exe sh js pickle pkl pt pth ckpt bin npy npz safetensors svg".split())
 _LIKE_LABEL = re.compile(r"label|class|categor|^target$|species")
 
 
@@ -56,6 +59,7 @@ _ROLES: dict[str, Role] = {plain(name): role for role, names in USUAL.items() fo
 _RANK = {plain(name): rank for names in USUAL.values() for rank, name in enumerate(names)}
 
 
+@functools.lru_cache(maxsize=4096)  # asked for every field of every row
 def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
     """The role of a column, None for one that is not read."""
     given = columns.given()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 
 from core.files import regular
@@ -14,7 +15,7 @@ from data.raw.captions import combined, reads
 from data.raw.item import Item
 from data.raw.layouts.kohya import repeats
 from data.raw.layouts.tree import Tree, file_item
-from data.raw.text_encoding import LOOKED_AT, is_text
+from data.raw.text_encoding import LOOKED_AT
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
 
@@ -90,13 +91,13 @@ def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
     for files in beside.values():
         for suffix, name in files.items():
             if not reads(suffix, tree.rules.captions):
-                seen = f".{suffix}" in tree.findings.unread
-                tree.findings.add_companion(suffix, not seen and _is_text(tree, name))
+                tree.findings.add_companion(suffix, partial(_beginning, tree, name))
+                tree.take([name])
 
 
-def _is_text(tree: Tree, name: str) -> bool:
+def _beginning(tree: Tree, name: str) -> bytes:
     try:
         with open(tree.source / name, "rb", opener=regular) as file:
-            return is_text(file.read(LOOKED_AT))
+            return file.read(LOOKED_AT)
     except OSError:
-        return False  # it is not read, so it need not be readable
+        return b""  # it is not read, so it need not be readable

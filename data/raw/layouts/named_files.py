@@ -54,7 +54,7 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
             raise
         _note_columns(tree, table, name, nameless=True)
         return
-    tree.take([name])
+    tree.take([name, *(str(PurePosixPath(name).with_name(other)) for other in table.also)])
     tree.tables.append(name)
     if table.how:
         tree.findings.said.append(f"{name}: {table.how}")

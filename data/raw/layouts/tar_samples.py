@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from data.raw.layouts.splits import chosen, is_split
 from data.raw.layouts.tar_per_class import classes_by_name, fits
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS
-from data.raw.text_encoding import LOOKED_AT, is_text
+from data.raw.text_encoding import LOOKED_AT
 
 
 class _Tar(NamedTuple):
@@ -128,10 +129,8 @@ def _note_members(tree: Tree, tar: _Tar, file: int, sample: TarSample, media: Me
     """Note the members of a sample that nothing reads."""
     for suffix, member in sample.members.items():
         if member is not media and not reads(suffix, tree.rules.captions):
-            seen = f".{suffix}" in tree.findings.unread
             head = member._replace(size=min(member.size, LOOKED_AT))
-            alike = not seen and is_text(read_member(file, tar.path, head))
-            tree.findings.add_companion(suffix, alike)
+            tree.findings.add_companion(suffix, partial(read_member, file, tar.path, head))
 
 
 def _is_table(tree: Tree, tar: _Tar, sample: TarSample) -> bool:

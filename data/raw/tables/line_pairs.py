@@ -41,7 +41,9 @@ def read(path: Path, encoding: Encoding) -> Table | None:
             yield Row(number, {"path": name.strip(), "text": text.strip()})
 
     head = tuple(row.fields for row, _ in zip(rows(), range(HEAD), strict=False))
-    return Table(path, ("path", "text"), rows, head, f"line by line with {texts[0].name}")
+    return Table(
+        path, ("path", "text"), rows, head, f"line by line with {texts[0].name}", also=(texts[0].name,)
+    )
 
 
 def _lines(path: Path, encoding: Encoding) -> list[str]:

@@ -33,7 +33,7 @@ class Table:
 
     columns: of the first rows where each row has its own.  head: the first rows, to look at.
     how: what was found out about its form, "" if that is the usual one.
-    names: of the numbers in a column of classes, by column.
+    names: of the numbers in a column of classes, by column.  also: other files of which it is made.
     """
 
     path: Path
@@ -42,3 +42,4 @@ class Table:
     head: tuple[Mapping[str, Any], ...] = ()
     how: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    also: tuple[str, ...] = ()

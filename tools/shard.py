@@ -19,11 +19,11 @@ from core.run.claim import claim
 from data.dataset.schema import LEFT_OUT
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.raw.annotations.roles import ColumnsConfig
+from data.raw.annotations.text_encoding import Encoding
 from data.raw.duplicates import DuplicateConfig
 from data.raw.filters import FilterConfig
-from data.raw.roles import ColumnsConfig
 from data.raw.rules import SourceRules
-from data.raw.text_encoding import Encoding
 
 if TYPE_CHECKING:
     from data.raw.ingest import Listing
@@ -52,8 +52,8 @@ class Config:
     columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
     captions: str = setting(
         "",
-        "suffix of the files beside pictures that hold their text (txt, caption, json, ...); none: no captions; "
-        "empty: the first of txt, caption, prompt, text, then JSON",
+        "suffix of the files beside pictures that hold their text (txt, caption, json, ...); none: no "
+        "captions; empty: the first of txt, caption, prompt, text, then JSON",
         shown="suffix|none",
     )
     split: str = setting(

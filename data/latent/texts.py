@@ -18,7 +18,7 @@ from data.dataset.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
 from data.latent.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
 from data.latent.parts import Parts
 from data.latent.reading import are_finite
-from data.raw.captions import carrier, combined
+from data.raw.annotations.captions import carrier, combined
 
 KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
 CAPTIONS = 32  # embedded at once while training

@@ -14,9 +14,9 @@ from typing import Literal
 
 from core.errors import UserError, WorkError
 from core.progress import counted
-from data.raw.roles import NO_TEXT, looks_like
+from data.raw.annotations.roles import NO_TEXT, looks_like
+from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules
-from data.raw.text_encoding import is_text
 
 MOST_SHOWN = 20  # damaged files in one message
 
@@ -38,7 +38,8 @@ class Unread:
 class Findings:
     """Collects what a listing has to tell. errors: damaged tars and tables, raised together at the end.
 
-    ignored: what was passed over, by suffix or kind.  no_text: suffixes of files beside pictures that hold none.
+    ignored: what was passed over, by suffix or kind.  no_text: suffixes of files beside pictures without
+    readable text.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -73,8 +74,8 @@ class Findings:
         entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", ""))
         texts = list(values)
         for role in ("text", "label"):
-            if looks_like(role, name, texts):  # type: ignore[arg-type]
-                entry.roles.add(role)  # type: ignore[arg-type]
+            if looks_like(role, name, texts):
+                entry.roles.add(role)
         entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
     def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:

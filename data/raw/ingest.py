@@ -1,9 +1,9 @@
 """What is in a source: folders of media, tables that name media, WebDataset tars; listed in a fixed order.
 
 Listing opens tables, captions and tar headers, but decodes no picture. A sample that is known to be unusable
-(caption that is not UTF-8, link in a tar) stays in the list with the reason, so that it can be counted. Nothing
-is left out in silence: `Findings` counts what was passed over, and refuses what looks like captions or labels
-that nobody read.
+(caption that is not UTF-8, link in a tar) stays in the list with the reason, so that it can be counted.
+Nothing is left out in silence: `Findings` counts what was passed over and refuses what looks like captions or
+labels that nobody read.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from core.errors import UserError
 from core.files import instead
 from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.labels import Pair, numbering
 from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
-from data.raw.labels import Pair, numbering
 from data.raw.layouts.kinds import LAYOUTS
 from data.raw.layouts.tree import Tree
 from data.raw.rules import SourceRules
@@ -107,7 +107,7 @@ def _wanted(item: Item, rules: SourceRules) -> Item:
 
 @dataclass
 class _Counts:
-    """What is summed up while samples are listed. pairs: as `data.raw.labels.numbering` takes them."""
+    """What is summed up while samples are listed. pairs: as `numbering` takes them."""
 
     pairs: dict[Pair, str] = field(default_factory=dict)
     times: Counter[Pair] = field(default_factory=Counter)

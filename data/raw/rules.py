@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from data.raw.captions import NO_CAPTIONS
-from data.raw.roles import USUAL_COLUMNS, ColumnsConfig
-from data.raw.text_encoding import Encoding
+from data.raw.annotations.captions import NO_CAPTIONS
+from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig
+from data.raw.annotations.text_encoding import Encoding
 
 Links = Literal["inside", "follow"]
 

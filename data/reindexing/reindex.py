@@ -21,11 +21,11 @@ from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord, write_in
 from data.dataset.tars import TarSample, arrays, read_member, samples
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.media.images import probe
-from data.raw.captions import read_tar_annotation
+from data.raw.annotations.captions import read_tar_annotation
+from data.raw.annotations.labels import known_names, with_labels
 from data.raw.item import Item
-from data.raw.labels import known_names, with_labels
 from data.raw.layouts.tar_samples import media_members
-from data.raw.writing import index_rows, raw_manifest
+from data.raw.raw_index import index_rows, raw_manifest
 
 MAKING = ".reindex"  # inside the dataset, until the new files are in place
 Advance = Callable[[], None]

@@ -1,4 +1,4 @@
-"""kohya's folders `N_name`: each picture in one is repeated N times by that trainer; `name` is a trigger word."""
+"""kohya's folders `N_name`: that trainer repeats each picture in them N times; `name` is a trigger word."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from data.raw.annotation import Annotation
+from data.raw.annotations.annotation import Annotation
 from data.raw.item import Item
 from data.raw.layouts.tree import BESIDE, Tree, file_item
 

@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 
 from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotation import LONGEST_BYTES, Annotation
-from data.raw.captions import combined, reads
+from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
+from data.raw.annotations.captions import combined, reads
+from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.item import Item
 from data.raw.layouts.kohya import repeats
 from data.raw.layouts.tree import Tree, file_item
-from data.raw.text_encoding import LOOKED_AT
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
 

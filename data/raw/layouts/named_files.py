@@ -1,7 +1,7 @@
 """Tables that name files, given as the source or lying in it, and Parquet files with the pictures inside.
 
-Recognised by their columns: Hugging Face's `metadata.jsonl|csv|parquet` (file_name), DiffSynth's and FastVideo's
-`metadata.csv`, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts.txt` with `videos.txt`.
+Recognised by their columns: Hugging Face's `metadata.jsonl|csv|parquet`, `metadata.csv` of DiffSynth
+and FastVideo, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts.txt` with `videos.txt`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotation import from_fields
+from data.raw.annotations.annotation import from_fields
+from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split
 from data.raw.layouts.tree import Tree, with_annotation
-from data.raw.roles import SPLIT, plain, require_columns, role_of
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.rows import Embedded, Row, Table
 
@@ -111,8 +111,8 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
         if isinstance(value, Embedded) and role_of(column, tree.rules.columns) == "path":
             if embedded is not None:
                 raise UserError(
-                    f"{table.path}: row {row.number} holds two pictures, in {embedded.column!r} and {column!r}; "
-                    "columns.path=NAME says which is meant"
+                    f"{table.path}: row {row.number} holds two pictures, in {embedded.column!r} and "
+                    f"{column!r}; columns.path=NAME says which is meant"
                 )
             embedded = value
     if embedded is not None:

@@ -1,4 +1,4 @@
-"""Splits: a first level of nothing but `train`, `test` and the like, as folders or as names of tars and tables.
+"""Splits: a first level of nothing but `train`, `test` and the like, as folders or names of tars and tables.
 
 They are no classes, and test data must not train unseen: where there are several, `split=` says which.
 """

@@ -1,4 +1,4 @@
-"""ImageNet's form: a tar for each class, in which every file is called as the tar is, `n01440764_10026.JPEG`."""
+"""ImageNet's form: a tar for each class, whose files are called as the tar is, `n01440764_10026.JPEG`."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from core.errors import UserError, WorkError
 from core.files import regular
 from data.dataset.tars import APART, Member, TarSample, read_member, samples
 from data.media.formats import media_names
-from data.raw.captions import carrier, read_tar_annotation, reads
+from data.raw.annotations.captions import carrier, read_tar_annotation, reads
+from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.splits import chosen, is_split
 from data.raw.layouts.tar_per_class import classes_by_name, fits
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS
-from data.raw.text_encoding import LOOKED_AT
 
 
 class _Tar(NamedTuple):
@@ -41,7 +41,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def _meaning(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The splits to pack, () where folders in the tars are no splits; and tar -> class, {} where tars are none.
+    """The splits to pack, () where there are none in the tars; tar -> class, {} where tars are no classes.
 
     Tars are read only as long as either may still be so, which of ordinary shards is the first one.
     """

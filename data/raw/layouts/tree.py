@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from data.raw.annotation import Annotation
+from data.raw.annotations.annotation import Annotation
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
 from data.raw.rules import SourceRules
@@ -19,8 +19,9 @@ BESIDE = ("videos", "images", "video", "image")  # folders where files of a tabl
 class Tree:
     """source: the folder, or that of the one file that is given.  given: that file's name, "" for a folder.
 
-    left: files that no layout has taken yet, sorted; relative names.  skip: folders at the front of every
-    name that are splits and no classes.  left_out: files of splits that are not packed.  tables: names of the tables that name samples of the source.
+    left: files that no layout has taken yet, sorted; relative names.  left_out: those of splits that are not
+    packed.  skip: folders at the front of every name that are splits and no classes.
+    tables: names of the tables that name samples of the source.
     """
 
     source: Path

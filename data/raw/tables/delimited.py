@@ -1,7 +1,7 @@
 """CSV and TSV: the delimiter and encoding are found out, quoting and the number of fields are strict.
 
-One stray quote makes the rows that follow part of a caption, and one comma that nobody quoted cuts a caption in
-two; both look well to a lenient reader. So a table with either is refused, with lines and a hint.
+One stray quote makes the rows that follow part of a caption, and one comma that nobody quoted cuts a caption
+in two; both look well to a lenient reader. So a table with either is refused, with lines and a hint.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from core.errors import UserError
 from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.roles import role_of
+from data.raw.annotations.roles import role_of
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
-from data.raw.text_encoding import LOOKED_AT, Encoding, encoding_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 MOST_LINES = 5  # shown of those that are wrong
@@ -110,9 +110,7 @@ def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
     """All rows; UserError at the end if any has another number of fields, or swallowed those after it."""
     wrong: list[str] = []
     names = [name.strip() for name in columns]
-    number = 0
-    for line, fields in itertools.islice(_lines(path, form), 1, None):
-        number += 1
+    for number, (line, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
         if len(fields) != len(columns):
             wrong.append(f"line {line} has {len(fields)}")
         elif _swallowed(fields, form.delimiter):

@@ -11,8 +11,8 @@ from typing import Any
 from core.errors import UserError
 from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
-from data.raw.text_encoding import LOOKED_AT, Encoding, encoding_of
 
 
 def read_lines(path: Path, encoding: Encoding) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from data.raw.annotations.text_encoding import Encoding
 from data.raw.tables import delimited, json_rows, line_pairs, parquet_rows
 from data.raw.tables.rows import Table
-from data.raw.text_encoding import Encoding
 
 # Each opens a table; None where the file is none, though its name allows it.
 READERS: Mapping[str, Callable[[Path, Encoding], Table | None]] = {

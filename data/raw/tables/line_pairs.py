@@ -1,4 +1,4 @@
-"""Two text files that belong together line by line: `prompts.txt` beside `videos.txt` (finetrainers, CogVideoX)."""
+"""Two text files that belong together line by line: finetrainers' `prompts.txt` beside `videos.txt`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import regular
+from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 from data.raw.tables.rows import HEAD, Row, Table
-from data.raw.text_encoding import Encoding, decoded, encoding_of
 
 PROMPTS = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt")
 MEDIA_LISTS = ("videos.txt", "video.txt", "images.txt", "image.txt")

@@ -1,4 +1,4 @@
-"""Parquet: columns of values, and pictures that lie in the file itself (Hugging Face's image{bytes, path})."""
+"""Parquet: columns of values, and pictures in the file itself (Hugging Face's image{bytes, path})."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from core.errors import UserError
 from data.media.formats import MediaError
+from data.raw.annotations.text_encoding import Encoding
 from data.raw.tables.rows import HEAD, UNDECODED, Embedded, Row, Table
-from data.raw.text_encoding import Encoding
 
 BATCH = 64  # rows with pictures read at once
 

@@ -244,10 +244,10 @@ def test_a_hub_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "snapshots/r1").mkdir(parents=True)
     (tmp_path / "snapshots/r1/0.png").symlink_to("../../blobs/abc")
     with pytest.raises(
-        UserError, match="expected one snapshot of this Hugging Face hub cache: .*r1 links=follow"
+        UserError, match=r"expected one snapshot of this Hugging Face hub cache: .*r1 links=follow"
     ):
         list_source(tmp_path)
-    with pytest.raises(UserError, match="links=inside: expected follow, since .* Hugging Face hub cache"):
+    with pytest.raises(UserError, match=r"links=inside: expected follow, since .* Hugging Face hub cache"):
         list_source(tmp_path / "snapshots/r1")
     assert list(told(list_source(tmp_path / "snapshots/r1", SourceRules(links="follow")))) == ["0.png"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from core.errors import UserError
 from data.media.formats import DEFAULT_LIMITS
+from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import Listing, list_source
-from data.raw.roles import ColumnsConfig
 from data.raw.rules import SourceRules
 from tests.data.samples import image_bytes, picture
 
@@ -147,7 +147,7 @@ def test_a_column_that_looks_like_captions_is_never_passed_over_where_there_are_
 
 def test_a_column_that_looks_like_labels_likewise(folder: Path) -> None:
     rows = "path,class_id\nim/0.png,3\n"
-    with pytest.raises(UserError, match="no sample has a label.*columns.label=class_id.*classes=false"):
+    with pytest.raises(UserError, match=r"no sample has a label.*columns.label=class_id.*classes=false"):
         listed(folder, "t.csv", rows)
     assert listed(folder, "t.csv", rows, columns=ColumnsConfig(label="class_id")).items[0].label == 3
     assert listed(folder, "t.csv", rows, classes=False).labels == 0

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.dataset.tars import TarSample, read_member
-from data.raw.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
-from data.raw.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
-from data.raw.text_encoding import Encoding, decoded, encoding_of
+from data.raw.annotations.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
+from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
+from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 
-# Suffixes of files with a caption, the one that wins first; `caption.txt` and the like count as their last part.
+# Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
 TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
 NO_CAPTIONS = "none"  # of `captions`
 
 
 def carrier(suffix: str) -> Literal["text", "json", "cls"] | None:
-    """What a file beside a picture says, by its suffix (`txt`, `caption.txt`, `info.json`); None: not read."""
+    """What a file beside a picture holds, by its suffix (`txt`, `info.json`); None: it is not read."""
     last = suffix.rpartition(".")[2]
     if last in TEXT_SUFFIXES:
         return "text"
@@ -43,7 +43,7 @@ def read_tar_annotation(
 
 
 def reads(suffix: str, captions: str = "") -> bool:
-    """Whether a file beside a picture is read; captions: the suffix that is taken as text, if one is named."""
+    """Whether a file beside a picture is read. captions: the suffix that is named as text, if any."""
     return carrier(suffix) is not None or suffix == captions
 
 

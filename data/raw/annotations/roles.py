@@ -27,7 +27,10 @@ SPLIT = "split"
 NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
 # Suffixes of programs and arrays, which may well begin with readable bytes.
-NO_TEXT = set("py pyc pyd so dll exe sh js pickle pkl pt pth ckpt bin npy npz safetensors svg".split())
+NO_TEXT = {
+    *("py", "pyc", "pyd", "so", "dll", "exe", "sh", "js", "svg"),
+    *("pickle", "pkl", "pt", "pth", "ckpt", "bin", "npy", "npz", "safetensors"),
+}
 _LIKE_LABEL = re.compile(r"label|class|categor|^target$|species")
 
 
@@ -103,8 +106,8 @@ def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig)
     if not any(role_of(name, columns) == "path" for name in names):
         usual = " ".join(USUAL["path"])
         raise UserError(
-            f"{table}: the column 'path' is missing; it has: {shown} (the first line names the columns; taken "
-            f"as path are: {usual}; columns.path=NAME takes another)"
+            f"{table}: the column 'path' is missing; it has: {shown} (the first line names the columns; "
+            f"taken as path are: {usual}; columns.path=NAME takes another)"
         )
     if double := sorted({name for name in names if list(map(plain, names)).count(plain(name)) > 1} - {""}):
         raise UserError(f"{table}: the column {double[0]!r} is there twice; rename one")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data.raw.roles import NOTHING, USUAL_COLUMNS, ColumnsConfig, by_role, is_nothing, role_of
+from data.raw.annotations.roles import NOTHING, USUAL_COLUMNS, ColumnsConfig, by_role, is_nothing, role_of
 
 LONGEST_BYTES = 1 << 20  # of one caption file
 LARGEST_LABEL = 2**31 - 1

@@ -85,7 +85,7 @@ def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latent
         torch.manual_seed(0)
         names = DiT(DiTConfig(**MODEL, patch=(1, 1, 1))).state_dict()
         state = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in names.items()}
-    monkeypatch.setattr(trained, "choose", lambda run, name: run / "checkpoints" / "step-00000001.0")
+    write_json(folder / "checkpoints" / "step-00000001.0" / "manifest.json", {"number": 1})
     monkeypatch.setattr(trained, "load_weights", lambda path, which: state)
     return folder
 
@@ -153,6 +153,14 @@ def test_samples_follow_their_prompts(
     assert record["prompts"] == ["a red disc", "a square"]
     assert record["text_encoder"] == kept["text"]
     assert (tmp_path / "first" / "images.png").exists()
+    (tmp_path / "prompts.txt").write_text("a red disc\na circle\n")
+    for folder, again in (("file", r"prompts\[1\]='a square'; now it is 'a circle'"), ("half", "prompts")):
+        if folder == "half":
+            half = tmp_path / folder
+            shutil.copytree(tmp_path / "file", half)
+            (half / "samples.json").unlink()
+        with pytest.raises(UserError, match=rf"{folder} was begun with {again}"):
+            draw(run, folder, prompts=(), prompt_file=str(tmp_path / "prompts.txt"))
 
 
 def test_clips_are_decoded_by_the_autoencoder_of_the_run_in_tiles_too(

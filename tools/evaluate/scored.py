@@ -12,7 +12,7 @@ from core.errors import UserError, WorkError
 from tools.runs.samples import Samples
 
 if TYPE_CHECKING:
-    from tools.evaluate.job import Config
+    from tools.evaluate.config import Config
 
 OF = "of"  # in scores.json
 

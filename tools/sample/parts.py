@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +118,10 @@ def missing(rows: Iterable[range], count: int) -> list[range]:
     return [gap for gap in [*gaps, range(end, count)] if len(gap)]
 
 
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[np.generic]:
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[Any]:
     """An array of an .npz, its CRC compared before its header is believed."""
     info = archive.getinfo(f"{name}.npy")
     if info.file_size > most:
         raise ValueError(f"{name} has {info.file_size} bytes, at most {most} are expected")
-    array: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
+    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
     return array

@@ -23,7 +23,7 @@ from tools.runs.trained import manifest_hash
 
 if TYPE_CHECKING:
     from tools.sample.batches import Job
-    from tools.sample.job import Config
+    from tools.sample.config import Config
 
 # They say where content lay; what depends on it is compared by its own hash.
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
@@ -135,5 +135,5 @@ def _first(field: str, was: Any, found: Any) -> tuple[str, Any, Any]:
         length = max(len(was), len(found))
         padded = [[*values, *[None] * (length - len(values))] for values in (was, found)]
         number = next(i for i, (a, b) in enumerate(zip(*padded, strict=True)) if a != b)
-        return (f"{field}[{number}]", *(repr(values[number]) for values in padded))
+        return f"{field}[{number}]", repr(padded[0][number]), repr(padded[1][number])
     return field, was, found

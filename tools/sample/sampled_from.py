@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +22,27 @@ from tools.runs.samples import ANEW, MADE_FROM, MADE_FROM_VERSION, read_made_fro
 from tools.runs.trained import manifest_hash
 
 if TYPE_CHECKING:
-    from tools.sample.batches import Job
+    from tools.runs.trained import Trained
     from tools.sample.config import Config
+    from tools.sample.prompts import Prompts
 
 # They say where content lay; what depends on it is compared by its own hash.
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 
-def describe(job: Job) -> dict[str, Any]:
+def describe(
+    config: Config,
+    trained: Trained,
+    prompts: Prompts | None,
+    labels: Sequence[int],
+    shape: tuple[int, int, int, int],
+) -> dict[str, Any]:
     """All that the samples of a job depend on, sealed, as plain JSON values.
 
     manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
     labels: of the classes that take turns.  shape: (C, T, H, W) of a sample's latents.
     """
-    config, trained, space = job.config, job.trained, job.trained.space
+    space = trained.space
     record = {
         "format": MADE_FROM_VERSION,
         "source": config.source,
@@ -53,13 +60,13 @@ def describe(job: Job) -> dict[str, Any]:
             "learned_sigma": space.learned_sigma,
         },
         "classes": list(space.classes),
-        "labels": job.turns,
-        "prompts": list(job.prompts.texts) if job.prompts is not None else [],
-        "text_encoder": space.text if job.prompts is not None else None,
+        "labels": list(labels),
+        "prompts": list(prompts.texts) if prompts is not None else [],
+        "text_encoder": space.text if prompts is not None else None,
         "sampler": to_dict(config.sampler),
         "seed": config.seed,
         "frames": config.frames,
-        "shape": list(job.latent_shape),
+        "shape": list(shape),
     }
     return sealed(json.loads(json.dumps(record)))  # as JSON gives it back: tuples are lists
 

@@ -302,7 +302,7 @@ def draw_as_rank(run: str, name: str, most: str) -> None:
 
 
 def draw_with_two(run: Path, name: str, most: int = 99) -> int:
-    script = "import sys; from tests.tools import test_sample_continued as t; t.draw_as_rank(*sys.argv[1:])"
+    script = "import sys; from tests.tools.sample import test_continued as t; t.draw_as_rank(*sys.argv[1:])"
     return local.start(
         [sys.executable, "-c", script, str(run), name, str(most)], 2, run.parent / "ranks", name
     )

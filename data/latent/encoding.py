@@ -26,9 +26,9 @@ from core.files import TEMPORARY_PREFIX, write_text
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import ShardRecord
 from data.latent.encode_job import Job, part_name
+from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
-from data.latent.reading import LatentSums
 from data.latent.texts import ShardTexts
 from data.loading.pixels import read_pixels
 from data.media.formats import MediaError

@@ -36,7 +36,7 @@ from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from models.layers import embeddings
 from tests.stand_in_gpu import GPU, OnGpu, gpu, put

@@ -15,7 +15,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.dataset.quarantine import read_quarantine
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.autoencoder.opening import identify_saved
 from models.denoisers.dit import DiT
 from tests.data.raw_datasets import damage, make_raw

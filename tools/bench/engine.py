@@ -29,7 +29,7 @@ from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
 from models.denoisers.dit import DiT, DiTConfig

@@ -31,7 +31,7 @@ from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
 from tools.train.setup import LatentObjective

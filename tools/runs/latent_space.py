@@ -22,7 +22,8 @@ from core.files import fsync_folder, instead, temporary_name, write_json
 from core.run.claim import CONFIG_NAME
 from data.dataset.index import Dataset
 from data.latent.mixture import Mixture
-from data.latent.reading import Normaliser, compare
+from data.latent.normalising import Normaliser
+from data.latent.reading import compare
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 

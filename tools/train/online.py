@@ -27,8 +27,8 @@ from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import QUARANTINE, Quarantine
 from data.dataset.schema import DatasetManifest
 from data.latent.assembly import used_buckets
+from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
-from data.latent.reading import LatentSums
 from data.latent.texts import RowTexts
 from data.loading.loader import latent_stocks
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels

@@ -22,7 +22,7 @@ from core.progress import say
 from core.train.validation import SEED, whole_steps
 from data.dataset.index import Dataset
 from data.latent.mixture import Mixture
-from data.latent.reading import Normaliser, sample_posterior
+from data.latent.normalising import Normaliser, sample_posterior
 from data.latent.texts import text_shape
 from data.loading.loader import LatentLoader
 from models.autoencoder.store import locate

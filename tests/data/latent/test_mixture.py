@@ -12,7 +12,7 @@ import torch
 from core.distributed.ranks import World
 from core.errors import UserError
 from data.latent.mixture import Mixture
-from data.latent.reading import LatentSums
+from data.latent.normalising import LatentSums
 from data.loading.loader import IDS, LatentLoader
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache

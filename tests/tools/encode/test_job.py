@@ -17,7 +17,8 @@ from core.faults import failpoints
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
 from data.latent.assembly import index_from_parts, views_from_parts
-from data.latent.reading import LatentReader, Normaliser
+from data.latent.normalising import Normaliser
+from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader
 from data.loading.pixels import read_pixels
 from data.media.formats import MediaLimits

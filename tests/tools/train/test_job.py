@@ -21,7 +21,7 @@ from core.errors import UserError
 from core.run.claim import claim
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest
-from data.latent.reading import Normaliser, sample_posterior
+from data.latent.normalising import Normaliser, sample_posterior
 from data.loading.loader import LatentLoader
 from data.reindexing.foreign import FOREIGN
 from models.autoencoder.store import fingerprint

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from core.draws import Draws
-from data.dataset.schema import DatasetManifest
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:
@@ -73,12 +72,6 @@ class Normaliser:
     mean: Moment
     std: Moment
 
-    @classmethod
-    def of(cls, manifest: DatasetManifest) -> Normaliser:
-        """As measured over the whole cache."""
-        statistics = manifest.extra["statistics"]
-        return cls(tuple(statistics["mean"]), tuple(statistics["std"]))
-
     def apply(self, latents: Tensor) -> Tensor:
         """latents: (B, C, T, H, W)."""
         mean, std = self._like(latents)
@@ -95,7 +88,7 @@ class Normaliser:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normaliser:
-        """Of what `as_dict` gives."""
+        """Of what `as_dict` or `LatentSums.statistics` gives."""
         mean, std = (
             tuple(tuple(v) if isinstance(v, list) else float(v) for v in values[name])
             for name in ("mean", "std")

@@ -19,7 +19,7 @@ from data.latent.assembly import longest_text, views_from_parts
 from data.latent.pack_rows import index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, Pack, Text, read_part, scan_part, write_part
 from data.latent.parts import Parts
-from data.latent.texts import RowTexts, ShardTexts, TextReader, text_shape
+from data.latent.texts import RowTexts, ShardTexts, TextReader
 from data.loading.loader import LatentLoader
 from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
@@ -155,7 +155,7 @@ def test_text_is_padded_to_the_longest_of_all_that_are_mixed(cache: Dataset, tmp
     loader = mixture.loader(config, World(0, 1, 0, torch.device("cpu")), 0)
     batches = [batch for step in range(4) for batch in loader.load(step)]
     assert {batch.source for batch in batches} == {cache.place, other.place}
-    assert {batch.condition.text.shape[1] for batch in batches} == {7} == {text_shape(mixture.manifest)[0]}
+    assert {batch.condition.text.shape[1] for batch in batches} == {7} == {mixture.facts.text_shape[0]}
 
 
 def test_damage_is_named(cache: Dataset) -> None:

@@ -22,5 +22,9 @@ class WorkError(RuntimeError):
     """The work itself failed (disk, damaged data over the budget, a dead rank); exit status 1."""
 
 
+class StorageError(WorkError):
+    """Storage stayed out of reach after every attempt: it says nothing of the data that lie there."""
+
+
 class EndedEarly(Exception):
     """A signal asked the run to end; the same command continues it; exit status CONTINUABLE."""

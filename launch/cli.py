@@ -8,26 +8,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import launch
+
 OURS = ("core", "models", "data", "tools", "launch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    0 done; 2 a mistake of the person's; 1 the work failed; 75 training ended early on a signal, or hung, and
-    the same command continues it; 130 interrupted. Each is one line on standard error; any other exception
-    is a bug of ours and keeps its traceback.
+    0 done; 2 a mistake of the person's; 1 the work failed; 75 the job ended early on a signal, or training
+    hung, and the same command continues it; 130 interrupted. Each is one line on standard error; any other
+    exception is a bug of ours and keeps its traceback.
+    arguments: None are those of this process, whose signals are answered from here on (docs/signals.md).
     """
     if foreign := foreign_package():
         print(f"longtake: {foreign}", file=sys.stderr)
         return 2
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        from core.run import signals
+        from launch.endings import answer_for
+
+        signals.take_over(answer_for(words))
     from core.run.ending import end_with
     from launch import local
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
     if local.is_rank():
-        end_with(lambda: _status(words))
-    return _status(words)
+        end_with(lambda: _settled(words))
+    return _settled(words)
+
+
+def _settled(words: Sequence[str]) -> int:
+    """Run a command line; once its status is known, no signal changes it."""
+    from core.run import signals
+
+    status = _status(words)
+    signals.settle()
+    return status
 
 
 def _status(words: Sequence[str]) -> int:
@@ -41,7 +58,7 @@ def _status(words: Sequence[str]) -> int:
     except UserError as error:
         return _failed(words, str(error), 2)
     except EndedEarly as end:
-        return _failed(words, str(end), CONTINUABLE)
+        return _failed(words, str(end), CONTINUABLE, ends_last=True)
     except WorkError as error:
         return _failed(words, str(error), 1)
     except BrokenPipeError:  # the reader of our output has gone, as in `longtake train --help | head`
@@ -55,7 +72,8 @@ def _status(words: Sequence[str]) -> int:
 
 def foreign_package() -> str | None:
     """Say which of our top-level packages Python would take from somewhere else; their names are common."""
-    house = Path(__file__).resolve().parent.parent
+    # Not core.root, since `core` may be the foreign one.
+    house = Path(launch.__file__).resolve().parent.parent
     for name in OURS:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or Path(spec.origin).resolve().parent.parent != house:
@@ -92,9 +110,13 @@ def _execute(words: Sequence[str]) -> int:
     return 0
 
 
-def _failed(words: Sequence[str], message: str, status: int) -> int:
-    from launch import jobs, local
+def _failed(words: Sequence[str], message: str, status: int, *, ends_last: bool = False) -> int:
+    from core.run.last_line import repeat_after_torchrun, tell
+    from launch import jobs
 
     name = next((f" {word}" for word in words if any(job.name == word for job in jobs.JOBS)), "")
-    local.tell(f"longtake{name}: {' '.join(message.split())}")
+    line = f"longtake{name}: {' '.join(message.split())}"
+    tell(line)
+    if ends_last:
+        repeat_after_torchrun(line)
     return status

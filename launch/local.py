@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import os
@@ -13,17 +12,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.errors import CONTINUABLE
+from core.root import import_path
+from core.run import signals
+from core.run.last_line import PARENT, TOLD
 from launch.jobs import Job
 
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-PARENT = "LONGTAKE_PARENT"  # process id of the launcher, for its ranks
-TOLD = "LONGTAKE_TOLD"  # the file by which ranks know that one has said why the run ends
 
 
 def is_rank() -> bool:
@@ -47,7 +46,8 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str, done:
     """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
-    two runs race for one. SIGINT, SIGTERM and SIGUSR2 are passed on; ranks write where we do.
+    two runs race for one. Signals are passed on, and wait in a rank until it takes them over or unblocks
+    them, so it is not killed by one while it starts. Ranks write where we do.
     folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
     done: the file that the run writes last. A run that wrote it gives 0 however a rank ended, and one that
     did not is never called done.
@@ -55,15 +55,13 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str, done:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks: list[subprocess.Popen[bytes]] = []
-    before = _stamp(done)
-    with _signals_passed_on(ranks):
+    ranks, before = _Ranks(), _stamp(done)
+    with signals.answered_by(ranks):
         for rank in range(processes):
-            environment = _environment(rank, processes, store.port, folder)
-            ranks.append(subprocess.Popen(command, env=environment, process_group=0))
-        code = _wait(ranks, name)
-    status = code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
-    return status if done is None else _by_marker(name, status, done, before)
+            ranks.start(command, _environment(rank, processes, store.port, folder))
+        code = _wait(ranks.started, name)
+        status = code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
+        return status if done is None else _by_marker(name, status, done, before)
 
 
 def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | None) -> int:
@@ -87,19 +85,6 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return (facts.st_ino, facts.st_mtime_ns) if facts else None
 
 
-def tell(line: str) -> None:
-    """Print a last line on standard error; of ranks of ours only the first that has one.
-
-    A rank speaks while it lives, so before others can notice its death and complain of that.
-    """
-    if told := os.environ.get(TOLD):
-        try:
-            Path(told).touch(exist_ok=False)
-        except FileExistsError:
-            return
-    print(line, file=sys.stderr, flush=True)
-
-
 def follow_parent() -> None:
     """In a rank of ours on Linux: die when the launcher does, even if it is killed."""
     parent = os.environ.get(PARENT)
@@ -113,12 +98,11 @@ def follow_parent() -> None:
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
     """What `env://` rendezvous reads; the store is said to be hosted elsewhere, which it is."""
-    house = str(Path(__file__).resolve().parent.parent)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [house, os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": import_path(),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
@@ -132,19 +116,34 @@ def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str
     }
 
 
-@contextlib.contextmanager
-def _signals_passed_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Ranks have process groups of their own, so that Ctrl-C reaches them once, through us."""
+class _Ranks:
+    """The ranks that have been started; every signal reaches each of them once, through us.
 
-    def pass_on(number: int, frame: object) -> None:
-        _signal_all(ranks, number)
+    They have process groups of their own, so that Ctrl-C comes no other way.
+    """
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._got: list[signal.Signals] = []
+        self._lock = threading.Lock()
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start one more, and give it what the others were given before."""
+        with signals.inherited_blocked():
+            rank = subprocess.Popen(command, env=environment, process_group=0)
+        with self._lock:
+            self.started.append(rank)
+            for number in self._got:
+                rank.send_signal(number)
+
+    def raise_flag(self, number: int) -> None:
+        """Nothing: `note` sees to it."""
+
+    def note(self, got: signal.Signals) -> None:
+        """Pass a signal on."""
+        with self._lock:
+            self._got.append(got)
+            _signal_all(self.started, got)
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:

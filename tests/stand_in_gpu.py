@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from core.root import ROOT
+
 GPU = torch.device("cuda", 0)
-HOUSE = Path(__file__).resolve().parent.parent
 aten = torch.ops.aten
 
 # What reads values on the host, or must know them to give its result a size.
@@ -173,9 +174,9 @@ def _has_mask(indices: Any) -> bool:
 
 def _wait(what: str) -> None:
     """Note where in the project the host waits; in libraries it is their doing, and named so."""
-    frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(HOUSE)]
+    frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(ROOT)]
     ours = [f for f in frames if ".venv" not in f.filename and "/tests/" not in f.filename]
-    place = f"{Path(ours[-1].filename).relative_to(HOUSE)}:{ours[-1].name}" if ours else "a test"
+    place = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].name}" if ours else "a test"
     _waits.append(f"{place} ({what})")
 
 

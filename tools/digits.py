@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ HELDOUT_EVERY = 5  # of each class, the 5th, 10th, ... digit: every writer is in
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which files are written, and where."""
+
+    job: ClassVar[str] = "digits"
 
     output: str = setting(REQUIRED, "folder that receives train/ and heldout/", shown="path")
     seed: int = setting(0, "seed of the clips' digits and paths", low=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError, WorkError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which weights are written, and where."""
+
+    job: ClassVar[str] = "export"
 
     source: str = setting(REQUIRED, "folder of a training run", shown="path")
     output: str = setting(REQUIRED, "new folder, or an earlier export with overwrite=true", shown="path")

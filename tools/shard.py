@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
@@ -33,6 +33,8 @@ MANIFEST = "dataset.json"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is packed, and how."""
+
+    job: ClassVar[str] = "shard"
 
     source: str = setting(
         REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"
@@ -90,7 +92,8 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
-    from data.dataset.quarantine import QUARANTINE, Quarantine
+    from data.dataset.faults import require_no_program_errors
+    from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:
@@ -108,7 +111,7 @@ def run(config: Config) -> None:
     begin(output, listing.items)
     tasks = list(_tasks(config, _chosen(config, listing.items)))
     total = sum(len(task.items) for task in tasks)
-    quarantine = Quarantine(output / QUARANTINE, total=total, budget=config.quarantine_budget)
+    quarantine = Quarantine(output / QUARANTINE, total=total, budget=config.quarantine_budget, beyond=BEYOND)
     quarantine.check()
     left = [task for task in tasks if not task.finished]
     done = total - sum(len(task.items) for task in left)
@@ -122,6 +125,7 @@ def run(config: Config) -> None:
     manifest = assemble(output, tasks, listing.classes, quarantine)
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
     say(f"{output}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}{aside}")
+    require_no_program_errors(output)
 
 
 def _listing(config: Config) -> Listing:
@@ -153,11 +157,10 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     if not config.chooses:
         return items
     from data.raw.survey import choose, chunks, found, lines_of, look
-    from data.raw.writing import RECEIPTS
 
     hygiene = _hygiene(config)
     output = Path(config.output)
-    parts = chunks(output / RECEIPTS, items, hygiene, config.limits)
+    parts = chunks(output, items, hygiene, config.limits)
     unseen = [chunk for chunk in parts if not chunk.note.exists()]
     sizes = [len(chunk.items) for chunk in unseen]
     with Progress(len(items), "look", unit="files", done=len(items) - sum(sizes)) as progress:

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from core.files import atomic_file
 from core.progress import say
+from core.root import import_path
 
 WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
@@ -35,11 +36,9 @@ class WandbView:
 
     def __init__(self, folder: Path, project: str, run_config: Mapping[str, Any]) -> None:
         self._folder, self._waiting, self._is_behind = folder, bytearray(), False
-        house = str(Path(__file__).resolve().parent.parent)
-        paths = os.pathsep.join(filter(None, [house, os.environ.get("PYTHONPATH")]))
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
             [sys.executable, "-P", "-m", "core.metrics.wandb_view", str(folder), project],
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": import_path()},
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the run, which then ends the view
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -12,6 +13,7 @@ from typing import Any
 
 from core.errors import WorkError
 from core.progress import Progress
+from core.run.signals import SIGNALS
 
 
 def each(
@@ -48,7 +50,9 @@ def each(
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when the job is killed; it would wait for work for ever."""
+    """Let a worker end when the job does, and only then: signals are for the job, which may be continued."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal, Protocol
 
 from core.config.loading import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
@@ -16,7 +16,18 @@ from core.run import run_lock
 from core.run.run_lock import RunLock
 
 CONFIG_NAME = "config.yaml"
-HEADER = "# longtake: the resolved config of "
+HEADER = "# longtake: the resolved config of "  # and then the job's name
+# What earlier versions wrote instead of the name: the module that then held the job's `Config`.
+EARLIER_NAMES = {
+    "tools.shard": "shard",
+    "tools.train_autoencoder": "train-autoencoder",
+    "tools.encode": "encode",
+    "tools.train": "train",
+    "tools.sample": "sample",
+    "tools.evaluate": "evaluate",
+    "tools.digits": "digits",
+    "launch.demo": "demo",
+}
 
 # They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
 NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_space")
@@ -37,8 +48,17 @@ NOT_COMPARED_ENGINE = tuple(
 )
 
 
+class JobConfig(Protocol):
+    """The config of a job that has an output.  job: the name by which `launch/jobs.py` lists it."""
+
+    job: ClassVar[str]
+
+    @property
+    def overwrite(self) -> bool: ...
+
+
 def claim(
-    output: Path, config: Any, *, done: str, overwrite: bool, may_grow: Collection[str] = ()
+    output: Path, config: JobConfig, *, done: str, overwrite: bool, may_grow: Collection[str] = ()
 ) -> Literal["new", "continue", "finished"]:
     """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
 
@@ -61,7 +81,7 @@ def claim(
     return "finished" if (output / done).exists() else "continue"
 
 
-def claim_run(output: Path, config: Any, *, done: str, may_grow: Collection[str] = ()) -> bool:
+def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collection[str] = ()) -> bool:
     """`claim` for training, which is killed and started again with the same words; False if it is finished.
 
     So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues, unless
@@ -100,13 +120,9 @@ def _is_restart() -> bool:
     return any(count not in ("", "0") for count in counts)
 
 
-def _start(output: Path, config: Any) -> Literal["new"]:
-    write_text(output / CONFIG_NAME, f"{_header(config)}\n{dump(config)}")
+def _start(output: Path, config: JobConfig) -> Literal["new"]:
+    write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{dump(config)}")
     return "new"
-
-
-def _header(config: Any) -> str:
-    return HEADER + type(config).__module__
 
 
 def _is_empty(output: Path) -> bool:
@@ -114,22 +130,20 @@ def _is_empty(output: Path) -> bool:
     return not output.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in output.iterdir())
 
 
-def _require_ours(output: Path, config: Any) -> None:
+def _require_ours(output: Path, config: JobConfig) -> None:
+    """UserError unless `config.yaml` says that this is an output of the same job."""
     recorded = output / CONFIG_NAME
-    first = (
-        recorded.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-        if recorded.is_file()
-        else ""
-    )
+    text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
+    first = text.partition("\n")[0]
     if not first.startswith(HEADER):
         raise UserError("output", output, "a new or empty folder, or an earlier output of this job")
-    if first != _header(config):
-        raise UserError(
-            "output", output, f"an output of this job, and this is one of {first.removeprefix(HEADER)}"
-        )
+    name = first.removeprefix(HEADER)
+    job = EARLIER_NAMES.get(name, name)
+    if job != config.job:
+        raise UserError("output", output, f"an output of {config.job}, and this is one of {job}")
 
 
-def _require_same(output: Path, config: Any, may_grow: Collection[str]) -> bool:
+def _require_same(output: Path, config: JobConfig, may_grow: Collection[str]) -> bool:
     """UserError where the record says otherwise; whether a number of `may_grow` has grown."""
     grown = False
     # A field that an earlier version did not have was, in effect, what its default is today.

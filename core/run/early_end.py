@@ -1,13 +1,12 @@
-"""A run that is asked to end (SIGTERM, SIGUSR2, Ctrl-C) ends between two steps, with all of them saved.
+"""A run that is asked to end (`signals.SIGNALS`) ends between two steps, with all of them saved.
 
 Signals reach some ranks or all of them, at different moments. A rank that got one raises a flag, and the
 flags are added up in the reduction that every step has anyway (`agreement.py`): all ranks read the same sum
 after the same step, so all of them save and end there. Before the first step there is nothing to save, and a
 rank ends at once.
 
-Python runs a signal's handler when the main thread is back in the interpreter, and a collective may keep it
-for minutes. That is early enough for the flag. What is to be said or done at once is a thread's, which reads
-the signals from the wakeup descriptor.
+The handler in the main thread raises the flag, which a collective may keep it from for minutes; that is early
+enough. What is to be said or done at once is said by the listening thread (`signals.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -27,10 +25,9 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.progress import CLEAR_LINE
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-INTERRUPTED = 128 + signal.SIGINT
-_NO_MORE = 0  # no signal has this number
+from core.run import signals
+from core.run.last_line import tell
+from core.run.signals import INTERRUPTED
 
 
 class EarlyEnd:
@@ -53,33 +50,17 @@ class EarlyEnd:
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
-        """Take the signals over until the block ends; nothing outside of the main thread, which alone may.
+        """Answer signals until the block ends; nothing outside of the main thread, which alone may.
 
-        After an early end SIGTERM and SIGUSR2 stay without effect: the process is ending, and a second one
-        must not take its exit status away.
+        After an early end all but Ctrl-C stay without effect: the process is ending, and a second signal must
+        not take its exit status away.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        thread = threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True)
-        thread.start()
-        descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, self._raise_flag) for number in SIGNALS}
-        for number in SIGNALS:
-            signal.siginterrupt(number, False)  # libraries need not know of signals
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                stays = self._is_over and number != signal.SIGINT
-                signal.signal(number, signal.SIG_IGN if stays else handler or signal.SIG_DFL)
-            signal.set_wakeup_fd(descriptor)
-            os.write(writer, bytes([_NO_MORE]))
-            thread.join()
-            os.close(reader)
-            os.close(writer)
+        with signals.answered_by(self):
+            try:
+                yield
+            finally:
+                if self._is_over:
+                    signals.settle()
 
     def begin(self, step: int, steps: int) -> None:
         """From now on a signal means: save first. The next step is `step`, of `steps`."""
@@ -118,26 +99,12 @@ class EarlyEnd:
             f"{step} of {self._steps}; the same command continues the run{lost} (exit status {CONTINUABLE})"
         )
 
-    def _carry(self, step: int) -> bool:
-        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
-        asked = bool(self._got)
-        if asked and self._carried is None:
-            self._carried = step
-        return asked
-
-    def _raise_flag(self, number: int, frame: FrameType | None) -> None:
+    def raise_flag(self, number: int) -> None:
         """In the main thread, which may hold the lock."""
         self._got.append(signal.Signals(number).name)
 
-    def _listen(self, reader: int) -> None:
-        while True:
-            for number in os.read(reader, 64):
-                if number == _NO_MORE:
-                    return
-                if number in SIGNALS:
-                    self._note(signal.Signals(number))
-
-    def _note(self, got: signal.Signals) -> None:
+    def note(self, got: signal.Signals) -> None:
+        """Say what comes of it; end the process where nothing is to be saved, or on a second Ctrl-C."""
         with self._lock:
             is_first, is_second_interrupt = not self._heard, got == signal.SIGINT and got in self._heard
             self._heard.append(got)
@@ -147,15 +114,23 @@ class EarlyEnd:
             self._tell(f"{got.name} again: ending at once; the steps since the last checkpoint are lost")
             self._end(INTERRUPTED)
         elif step is None:
-            self._tell(f"{got.name}: ending before the first step; the same command continues the run")
+            tell(f"{got.name}: ending before the first step; the same command continues the run")
             self._end(CONTINUABLE)
         elif is_first and not is_late:
             # Earlier if another rank was asked before, or where work after a step is broken off.
             end = f"ending after step {step + 1} at the latest…"
             self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
 
+    def _carry(self, step: int) -> bool:
+        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
+        asked = bool(self._got)
+        if asked and self._carried is None:
+            self._carried = step
+        return asked
+
     def _tell(self, text: str) -> None:
         """Every rank speaks, since perhaps nobody else got the signal."""
         clear = CLEAR_LINE if sys.stderr.isatty() else ""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
-        print(f"{clear}{who}{text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            print(f"{clear}{who}{text}", file=sys.stderr, flush=True)

@@ -8,35 +8,38 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import NoReturn
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from core.errors import CONTINUABLE
+from core.run import signals
+from core.run.last_line import tell
+
+GRACE_S = 20.0  # less than schedulers give
 
 
 class Ending:
-    """While `catching()`, a signal raises SystemExit or KeyboardInterrupt at once.
+    """While `catching()`, a signal raises SystemExit with status CONTINUABLE at once.
 
-    Within `held()` it does so at the next `allowed()` block or the end, so that nothing is left half-taken.
+    Within `held()` it does so at the next `allowed()` block or the end, so that nothing is left half-taken. A
+    second Ctrl-C, or GRACE_S seconds in which the main thread did not come to it, end the process as it is.
 
-    Outside of the main thread, which alone gets signals, it does nothing.
+    Outside of the main thread, which alone gets signals, it does nothing.  speaks: whether a line says so.
     """
 
-    def __init__(self) -> None:
-        self._is_held, self._asked = False, 0
+    def __init__(self, *, speaks: bool = True) -> None:
+        self._speaks, self._is_held, self._is_asked = speaks, False, False
+        self._heard: list[signal.Signals] = []  # by the listening thread
+        self._limit: threading.Timer | None = None
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
-        """Take the signals over until the block ends."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        """Answer signals until the block ends."""
         try:
-            yield
+            with signals.answered_by(self):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if self._limit is not None:
+                self._limit.cancel()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -60,16 +63,25 @@ class Ending:
         finally:
             self._is_held = before
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = number
+    def raise_flag(self, number: int) -> None:
+        """Leave, or remember to."""
+        self._is_asked = True
         if not self._is_held:
             self._end_if_asked()
 
+    def note(self, got: signal.Signals) -> None:
+        """Say so; end the process on a second Ctrl-C, or when the main thread takes too long."""
+        if got == signal.SIGINT and got in self._heard:
+            os._exit(signals.INTERRUPTED)
+        if not self._heard:
+            if self._speaks:
+                tell(f"{got.name}: ending; the same command continues the work")
+            self._limit = signals.end_after(GRACE_S, CONTINUABLE)
+        self._heard.append(got)
+
     def _end_if_asked(self) -> None:
-        if self._asked == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._asked:
-            raise SystemExit(128 + self._asked)
+        if self._is_asked:
+            raise SystemExit(CONTINUABLE)
 
 
 def end_with(main: Callable[[], int | None]) -> NoReturn:
@@ -90,6 +102,7 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         sys.excepthook(*sys.exc_info())
         raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+                stream.flush()
         os._exit(status)

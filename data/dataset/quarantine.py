@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from core.errors import WorkError
 from core.files import write_text
 
 QUARANTINE = "quarantine.jsonl"
+BEYOND = 1000  # faults over the budget that a pass goes on to find, so that all are told at once
+MOST_KINDS = 8  # of faults, in a message
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,16 @@ class Quarantine:
     """The list of samples set aside (`quarantine.jsonl`), shared by all processes that append to it.
 
     total: samples the job handles.  budget: from 1 on a number of samples, below 1 a fraction of `total` (at
-    least one sample of several, unless it is 0); one entry more than that raises BudgetError. An entry is on
-    disk when `add` returns, and is there once however often a continued job meets the sample again.
+    least one sample of several, unless it is 0).  beyond: how many entries more than that `add` and `check`
+    let pass; a job that gives it calls `require_within_budget` at the end of its pass.  field: of the job's
+    config, which says the budget.  An entry is on disk when `add` returns, and is there once however often a
+    continued job meets the sample again.
     """
 
-    def __init__(self, path: Path, *, total: int, budget: float) -> None:
-        self.path, self.total = path, total
+    def __init__(
+        self, path: Path, *, total: int, budget: float, beyond: int = 0, field: str = "quarantine_budget"
+    ) -> None:
+        self.path, self.total, self.beyond, self.field = path, total, beyond, field
         self.allowed = allowed_losses(budget, total)
         self._entries: dict[tuple[int | str, str], QuarantineEntry] = {}
         self._read_to = 0
@@ -71,13 +79,22 @@ class Quarantine:
         self._catch_up()
 
     def check(self) -> None:
-        """BudgetError if the budget is exceeded, by this process or another."""
+        """BudgetError if there are more than `beyond` over the budget, by this process or another."""
+        self._require_at_most(self.allowed + self.beyond)
+
+    def require_within_budget(self) -> None:
+        """BudgetError if the budget is exceeded, with the kinds of faults and how often each was met."""
+        self._require_at_most(self.allowed)
+
+    def _require_at_most(self, count: int) -> None:
         self._catch_up()
-        if len(self._entries) > self.allowed:
+        if len(self._entries) > count:
             last = self.entries[-1]
             raise BudgetError(
                 f"{len(self._entries)} of {self.total} samples were set aside, more than the budget of "
-                f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error} (all of them: {self.path})"
+                f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error}; by kind: "
+                f"{kinds_of(self.entries)} (all of them: {self.path}); "
+                f"{self.field}={len(self._entries)} goes on without them"
             )
 
     def _catch_up(self) -> None:
@@ -94,6 +111,15 @@ class Quarantine:
             except (ValueError, TypeError):
                 continue  # what `append_line` cut off after a kill; its sample is met again
             self._entries.setdefault((entry.id, entry.stage), entry)
+
+
+def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
+    """How often each kind of fault was met, in words; those are one kind that differ in numbers alone."""
+    counts = Counter(f"{entry.stage}: {re.sub(r'[0-9.]*[0-9]', 'N', entry.error)}" for entry in entries)
+    shown = [f"{count} x {kind}" for kind, count in counts.most_common(MOST_KINDS)]
+    if rest := len(entries) - sum(count for _, count in counts.most_common(MOST_KINDS)):
+        shown.append(f"{rest} of {len(counts) - MOST_KINDS} other kinds")
+    return ", ".join(shown)
 
 
 def allowed_losses(budget: float, total: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
-from core.errors import WorkError
+from core.errors import StorageError
 from core.progress import say
 
 T = TypeVar("T")
@@ -22,6 +23,16 @@ _OF_DRIVERS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("aiohttp", "ClientError"),
     ("gcsfs.retry", "HttpError"),
+)
+# Errors of the system by which storage, the network or the machine fails, whatever file is asked for.
+_OF_STORAGE = frozenset(
+    (
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY, errno.ENOLINK, errno.ENODEV),
+        *(errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENOTCONN),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        errno.ESHUTDOWN,
+    )
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError")  # of botocore
@@ -40,7 +51,7 @@ class Retry:
     sleep: Callable[[float], None] = time.sleep
 
     def call(self, name: str, work: Callable[[], T]) -> T:
-        """What `work` returns. WorkError, naming `name`, when it has failed `attempts` times.
+        """What `work` returns. StorageError, naming `name`, when it has failed `attempts` times.
 
         What will not pass by waiting (missing, forbidden) is raised as it is, at once.
         """
@@ -52,10 +63,28 @@ class Retry:
                     raise
                 reason = f"{type(error).__name__}: {error}"
             if failed < self.attempts:
-                wait = self.wait_s(name, failed)
-                say(f"warning: {name}: {reason}; once more in {wait:.1f} s ({failed} of {self.attempts})")
-                self.sleep(wait)
-        raise WorkError(f"{name}: cannot be read, tried {self.attempts} times: {reason}")
+                self._wait(name, failed, reason)
+        raise StorageError(f"{name}: cannot be read, tried {self.attempts} times: {reason}")
+
+    def storage(self, name: str, work: Callable[[], T]) -> T:
+        """What `work` returns, tried again where storage or memory fails; at last its error as it is.
+
+        Other errors are raised at once.
+        """
+        for failed in range(1, self.attempts):
+            try:
+                return work()
+            except (OSError, MemoryError) as error:
+                if not is_of_storage(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+            self._wait(name, failed, reason)
+        return work()
+
+    def _wait(self, name: str, failed: int, reason: str) -> None:
+        wait = self.wait_s(name, failed)
+        say(f"warning: {name}: {reason}; once more in {wait:.1f} s ({failed} of {self.attempts})")
+        self.sleep(wait)
 
     def chunks(self, name: str, open_file: Callable[[], IO[bytes]]) -> Iterator[bytes]:
         """The bytes of a file; after a failure it is opened anew, and read on from where it stopped."""
@@ -76,6 +105,11 @@ def is_lasting(error: BaseException) -> bool:
     """Whether the same would come of trying again."""
     named = type(error).__name__ in _LASTING_NAMES
     return isinstance(error, _LASTING) or named or getattr(error, "code", None) in _LASTING_CODES
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether storage or memory failed, rather than the one file that was asked for."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_STORAGE)
 
 
 class _Source:

@@ -28,8 +28,9 @@ INDEX_DTYPE = np.dtype(
         ("label", "<i4"),
     ]
 )
-# Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image.
+# Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image file.
 MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
+
 
 # Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")

@@ -14,7 +14,7 @@ from core.progress import counted
 from data.dataset.index import Dataset
 from data.dataset.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
 from data.dataset.schema import LEFT_OUT
-from data.order.buckets import NO_BUCKET
+from data.order.buckets import NO_BUCKET, is_image
 
 MOST_SHAPES = 1000  # of the histogram
 MOST_LINES = 20  # of a table, as text
@@ -141,7 +141,7 @@ def _shapes(dataset: Dataset, index: np.ndarray) -> list[dict[str, Any]]:
 
 def _media(dataset: Dataset) -> dict[str, list[float]]:
     media = np.asarray(dataset.media)
-    videos = media[media["fps"] > 0]
+    videos = media[~is_image(media)]
     values = {
         "width": media["width"],
         "height": media["height"],

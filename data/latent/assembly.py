@@ -35,9 +35,10 @@ from data.order.order import count_buckets
 def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     """Make index, statistics, quarantine list and manifest from the receipts: the cache is complete.
 
-    Two workers that do it at once write the same bytes. WorkError if no sample could be encoded, or a part
-    is not as long as it was written.
+    Two workers that do it at once write the same bytes. WorkError if no sample could be encoded, more were
+    set aside than may be, or a part is not as long as it was written.
     """
+    job.quarantine.require_within_budget()
     receipts = [json.loads(job.receipt(s).read_text()) for s in range(len(job.dataset.manifest.shards))]
     shards = tuple(ShardRecord(**receipt["record"]) for receipt in receipts)
     for record in shards:

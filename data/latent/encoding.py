@@ -23,6 +23,7 @@ from torch import Tensor
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import TEMPORARY_PREFIX, write_text
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import ShardRecord
 from data.latent.encode_job import Job, part_name
@@ -30,13 +31,12 @@ from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
 from data.latent.texts import ShardTexts
-from data.loading.pixels import read_pixels
-from data.media.formats import MediaError
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET
+from data.raw.decoding import read_pixels
 
 BATCHES_AHEAD = 2
-Decoded = np.ndarray | MediaError
+Decoded = np.ndarray | Fault
 
 
 def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n: None) -> None:
@@ -93,10 +93,11 @@ def decode_ahead(job: Job, batches: Sequence[_Batch]) -> Generator[list[Decoded]
 
 
 def _read(job: Job, row: int, bucket: int) -> Decoded:
-    try:
-        return read_pixels(job.dataset, row, job.buckets[bucket], job.clips, job.limits)
-    except MediaError as error:
-        return error
+    return attempt(
+        lambda: read_pixels(job.dataset, row, job.buckets[bucket], job.clips, job.limits),
+        "decode",
+        f"sample {row}",
+    )
 
 
 @dataclass
@@ -119,7 +120,8 @@ class _Part:
         buckets = self.job.column[rows]
         for row in rows[buckets == NO_BUCKET].tolist():
             width, height, frames, _ = self.job.dataset.media[row].tolist()
-            self._set_aside(row, "bucket", f"{width}x{height} with {frames} frames fits no bucket", ())
+            reason = f"{width}x{height} with {frames} frames fits no bucket"
+            self._set_aside(row, Fault("bucket", reason), ())
         last = Pack(np.zeros((0, *self.job.shapes[0]), LATENT_DTYPE), rows[:0], rows[:0])
         batches = [
             _Batch(bucket, here[start : start + self.job.batch])
@@ -159,8 +161,8 @@ class _Part:
         """Ids (n,) of the rows that could be decoded and are finite; their views (V, n, M, C, T, H, W)."""
         shape, ids, pixels = self.job.shapes[batch.bucket], [], []
         for row, result in zip(batch.rows.tolist(), decoded, strict=True):
-            if isinstance(result, MediaError):
-                self._set_aside(row, "decode", result, shape)
+            if isinstance(result, Fault):
+                self._set_aside(row, result, shape)
             else:
                 ids.append(row)
                 pixels.append(result)
@@ -171,7 +173,7 @@ class _Part:
         finite = np.isfinite(rearrange(views, "v n ... -> n v (...)")).all((1, 2))
         rows = np.array(ids, np.int64)
         for row in rows[~finite].tolist():
-            self._set_aside(row, "encode", "its latents are not finite in float16", shape)
+            self._set_aside(row, Fault("encode", "its latents are not finite in float16"), shape)
         return rows[finite], views[:, finite]
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
@@ -194,7 +196,7 @@ class _Part:
         if self._texts is not None:
             text, refused = self._texts.pack(ids.tolist())
             for row, reason in refused.items():
-                self._set_aside(row, "text", reason, tuple(views.shape[2:]))
+                self._set_aside(row, Fault("text", reason), tuple(views.shape[2:]))
             kept = ~np.isin(ids, list(refused))
             ids, views = ids[kept], views[:, kept]
         latents, *flips = (np.ascontiguousarray(view) for view in views)
@@ -204,6 +206,7 @@ class _Part:
         labels = self.job.dataset.index["label"][ids].astype(np.int64)
         return Pack(latents, ids, labels, flips=flips[0] if flips else None, text=text)
 
-    def _set_aside(self, row: int, stage: str, error: object, shape: Shape) -> None:
+    def _set_aside(self, row: int, fault: Fault, shape: Shape) -> None:
+        keep_traceback(self.job.folder, row, fault)
         self.absent.append(Absent(row, int(self.job.dataset.index["label"][row]), tuple(shape)))
-        self.refused.append(self.job.quarantine.add(row, stage, error))
+        self.refused.append(self.job.quarantine.add(row, fault.stage, fault.error))

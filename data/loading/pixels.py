@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -13,25 +13,26 @@ import torch
 from core.batch import Batch, Condition
 from core.config.settings import setting
 from core.distributed.agreement import tally
-from core.draws import Draws, scrambled
+from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.progress import say
+from data.dataset.faults import RETRY
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
-from data.media.formats import DEFAULT_LIMITS, MEDIA_SUFFIXES, MediaError, MediaLimits
-from data.media.images import decode_image, decode_video, resize_crop, to_tensor
+from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.images import to_tensor
 from data.order.buckets import (
     NO_BUCKET,
     Bucket,
     BucketConfig,
     assign,
-    available_frames,
     make_buckets,
 )
 from data.order.order import BucketRows, count_buckets
 from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+from data.raw.decoding import in_part, read_pixels
 
 if TYPE_CHECKING:
     from core.distributed.ranks import World
@@ -183,10 +184,15 @@ class PixelLoader:
         return Condition(label=label, text=tokens, text_length=lengths)
 
     def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | MediaError:
-        try:
+        config = self.config
+
+        def read() -> np.ndarray:
             return read_pixels(
-                self.dataset, row, bucket, self.config.buckets, self.config.limits, where=where, flip=flip
+                self.dataset, row, bucket, config.buckets, config.limits, where=where, flip=flip
             )
+
+        try:
+            return RETRY.storage(f"sample {row}", read)
         except MediaError as error:
             return error
 
@@ -203,57 +209,3 @@ class PixelLoader:
             raise WorkError(
                 f"{len(self.failed)} of {total} samples cannot be used: over quarantine_budget={budget}"
             )
-
-
-def read_pixels(
-    dataset: Dataset,
-    row: int,
-    bucket: Bucket,
-    clips: BucketConfig,
-    limits: MediaLimits,
-    *,
-    where: float = 0.5,
-    flip: bool = False,
-) -> np.ndarray:
-    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
-
-    where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
-    in the centre.
-    """
-    try:
-        data = media_member(dataset.read(row))
-    except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
-        raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
-    if bucket.frames == 1:
-        pixels = resize_crop(decode_image(data, limits)[None], bucket.height, bucket.width)
-    else:
-        media = dataset.media[row : row + 1]
-        rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
-        span = (bucket.frames - 1) * clips.stride * rate
-        surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
-        if available_frames(media, clips)[0] < bucket.frames:
-            raise MediaError(f"has {media['frames'][0]} frames, too few for {bucket.frames}")
-        start = min(int(where * (surplus + 1)), surplus)
-        frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
-        pixels = decode_video(data, limits, frames, clips.fps or None, size)
-    return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
-
-
-def media_member(members: Mapping[str, bytes]) -> bytes:
-    """The picture or video among a sample's members."""
-    for suffix, data in members.items():
-        if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES:
-            return data
-    raise MediaError(f"has no picture or video among {', '.join(members) or 'its 0 members'}")
-
-
-def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:
-    """(samples,) bool: whether each sample belongs to `part`; a pure function of its id.
-
-    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-    """
-    if part == "all":
-        return np.ones(len(ids), bool)
-    z = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    is_held_out = scrambled(z) / 2.0**64 < held_out
-    return is_held_out if part == "held_out" else ~is_held_out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from core.config.settings import setting
 from core.files import regular
@@ -13,6 +14,8 @@ IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 VIDEO_FORMATS = {"mp4": "mp4", "mkv": "matroska", "avi": "avi"}
 # Names under which media are looked for; what a file is follows from its content (`suffix_of`).
 MEDIA_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+T = TypeVar("T")
+
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
@@ -54,6 +57,25 @@ class Media(NamedTuple):
 
 
 DEFAULT_LIMITS = MediaLimits()
+
+
+def media_names(names: Iterable[str]) -> list[str]:
+    """Those of a sample's members, by suffix (`jpg`, `rgb.png`), that are images or videos."""
+    return [name for name in names if "." + name.rpartition(".")[2] in MEDIA_SUFFIXES]
+
+
+def media_member(members: Mapping[str, T]) -> T:
+    """The image or video of a sample, whatever bucket the sample is in; MediaError unless it has exactly one.
+
+    members: by suffix, as `data.dataset.tars.split_name` gives it. All jobs ask here, so that what `shard`
+    packed is what training, evaluation and contact sheets see.
+    """
+    found = media_names(members)
+    if len(found) == 1:
+        return members[found[0]]
+    if found:
+        raise MediaError(f"has {len(found)} images or videos ({', '.join(found)}), expected 1")
+    raise MediaError(f"has no picture or video among {', '.join(members) or 'its 0 members'}")
 
 
 def suffix_of(head: bytes) -> str:

@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from einops import rearrange
 
-from data.media.formats import DEFAULT_LIMITS, IMAGE_FORMATS, Media, read_media, suffix_of
+from data.media.formats import (
+    DEFAULT_LIMITS,
+    IMAGE_FORMATS,
+    VIDEO_FORMATS,
+    Media,
+    read_media,
+    suffix_of,
+)
 from data.media.formats import MediaError as MediaError
 from data.media.formats import MediaLimits as MediaLimits
 from data.media.scaling import covering_box, displayed_size
 from data.media.video import decode_video as decode_video
 from data.media.video import encode_mp4 as encode_mp4
-from data.media.video import opened_video
+from data.media.video_file import opened_video
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +82,27 @@ def check(source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Media:
         return Media(width, height, video.frames, video.fps)
 
 
+def decode_media(
+    data: bytes,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    frames: tuple[int, int, int] = (0, 1, 1),
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """uint8 (T, H, W, 3): the chosen frames of a video, or an image as its only frame, brought to `size`.
+
+    Arguments as of `decode_video`; the content says which of the two it is. So a video of one frame is read
+    as an image is, which is how it is put into a bucket (`data.order.buckets.is_image`).
+    """
+    if suffix_of(data) not in IMAGE_FORMATS:
+        return decode_video(data, limits, frames, fps, size)
+    start, count, _ = frames
+    if start + count > 1:
+        raise MediaError(f"is an image, {start + count} frames are needed")
+    picture = decode_image(data, limits)[None]
+    return resize_crop(picture, *size) if size else picture
+
+
 def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """uint8 (H, W, 3), turned as EXIF says; of an animation the first picture.
 
@@ -108,7 +136,9 @@ def _opened_image(data: bytes, limits: MediaLimits) -> Iterator[Any]:
     from PIL import Image, UnidentifiedImageError
 
     limits.check_bytes(len(data))
-    format = IMAGE_FORMATS[suffix_of(data)]
+    if (suffix := suffix_of(data)) in VIDEO_FORMATS:
+        raise MediaError("is a video, not an image")
+    format = IMAGE_FORMATS[suffix]
     try:
         with Image.open(io.BytesIO(data), formats=[format]) as image:
             limits.check_picture(*image.size)

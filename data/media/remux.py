@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from data.media.clips import Clip, ClipConfig, Packet, cut_video
 from data.media.formats import VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
 from data.media.scenes import scene_changes
-from data.media.video import opened_video
+from data.media.video_file import opened_video
 
 _CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no times of display
 

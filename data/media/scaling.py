@@ -27,9 +27,19 @@ def covering_box(
     source, target: (height, width).  position: where in the surplus, (vertical, horizontal) in [0, 1].
     """
     scale = min(source[0] / target[0], source[1] / target[1])
-    top = (source[0] - target[0] * scale) * position[0]
-    left = (source[1] - target[1] * scale) * position[1]
-    return left, top, min(left + target[1] * scale, source[1]), min(top + target[0] * scale, source[0])
+    top, bottom = _span(source[0], target[0] * scale, position[0])
+    left, right = _span(source[1], target[1] * scale, position[1])
+    return left, top, right, bottom
+
+
+def _span(whole: int, part: float, position: float) -> tuple[float, float]:
+    """(first, last) edge of a part of `whole` pixels; both lie in [0, whole].
+
+    n * (whole / n) rounds to slightly more than `whole` for 1 to 4 % of sizes (1600 pixels into 352, say), so
+    the surplus must be kept from being negative: Pillow refuses a box that begins at -1e-13.
+    """
+    first = max(0.0, whole - part) * position
+    return first, min(first + part, whole)
 
 
 class Scaler:
@@ -91,14 +101,23 @@ def displayed_size(frame: Any) -> tuple[int, int]:
 def grid_box(frame: Any, height: int, width: int) -> tuple[int, int, int, int]:
     """(left, top, width, height) of the part that covers height x width, on the grid of chroma samples."""
     left, top, right, bottom = covering_box((frame.height, frame.width), (height, width))
-    left_edge, part_width = _on_grid(right - left, frame.width, 8 // frame.format.chroma_width(8))
-    top_edge, part_height = _on_grid(bottom - top, frame.height, 8 // frame.format.chroma_height(8))
+    across, down = _chroma_steps(frame)
+    left_edge, part_width = _on_grid(right - left, frame.width, across)
+    top_edge, part_height = _on_grid(bottom - top, frame.height, down)
     return left_edge, top_edge, part_width, part_height
 
 
+def _chroma_steps(frame: Any) -> tuple[int, int]:
+    """Pixels from a chroma sample to the next, (across, down)."""
+    return 8 // frame.format.chroma_width(8), 8 // frame.format.chroma_height(8)
+
+
 def _on_grid(part: float, whole: int, step: int) -> tuple[int, int]:
-    """(first, length) of the middle `part` of `whole` pixels, in steps; where that is nearly all, all."""
-    if whole - part < step / 2:
+    """(first, length) of the middle `part` of `whole` pixels, in steps; where that is nearly all, all.
+
+    All too where `whole` is less than a step, as in a frame 3 pixels wide whose chroma has a sample for 4.
+    """
+    if whole - part < step / 2 or whole < step:
         return 0, whole
     length = min(max(step, step * round(part / step)), whole // step * step)
     return (whole - length) // 2 // step * step, length
@@ -113,7 +132,9 @@ def _crop_graph(frame: Any, box: tuple[int, int, int, int]) -> Any:
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
+    across, down = _chroma_steps(frame)
+    exact = int(width < across or height < down)  # else the filter rounds what is less than a step to nothing
     graph.link_nodes(
-        source, graph.add("crop", f"{width}:{height}:{left}:{top}"), graph.add("buffersink")
+        source, graph.add("crop", f"{width}:{height}:{left}:{top}:exact={exact}"), graph.add("buffersink")
     ).configure()
     return graph

@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from data.media.clips import ClipConfig
-    from data.media.video import Video
+    from data.media.video_file import Video
 
 SMALL = 32  # pixels a side of the pictures whose difference is taken
 WIDE = 256  # pixels, width of those that PySceneDetect sees, as its own reader makes them

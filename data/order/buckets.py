@@ -12,6 +12,7 @@ import numpy as np
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
+from data.media.formats import MediaError
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
 
@@ -99,6 +100,11 @@ def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: 
             )
 
 
+def is_image(media: np.ndarray) -> np.ndarray:
+    """(samples,) bool of MEDIA_DTYPE: whether it has one frame, be it in a video file; all else is a clip."""
+    return media["frames"] <= 1
+
+
 def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
     """The configured table, or one made from the data: sides in multiples, about resolution^2 pixels each.
 
@@ -121,7 +127,7 @@ def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
 def _there(media: np.ndarray, config: BucketConfig) -> str:
     """What the samples have to offer: `that samples have: 1 (10 images), up to 9 (4 videos)`."""
     available = available_frames(media, config)
-    images, videos = available[media["frames"] <= 1], available[media["frames"] > 1]
+    images, videos = available[is_image(media)], available[~is_image(media)]
     parts = [f"1 ({counted(len(images), 'image')})"] if len(images) else []
     if len(videos):
         parts.append(f"2 to {videos.max()} ({counted(len(videos), 'video')})")
@@ -132,9 +138,9 @@ def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -
     """The bucket of every sample, (samples,) int64, NO_BUCKET where none fits.
 
     media: (samples,) MEDIA_DTYPE.
-    Images go to buckets of one frame; a video to those with the most frames that it can fill. Among them
-    the one that crops least (area lost when the picture is scaled to cover it, to 1 %), then one that need
-    not enlarge, then the largest.
+    Images (videos of one frame are images too) go to buckets of one frame; a video to those with the most
+    frames that it can fill. Among them the one that crops least (area lost when the picture is scaled to
+    cover it, to 1 %), then one that need not enlarge, then the largest.
     """
     kinds, back = np.unique(media, return_inverse=True)
     fits = np.full(len(kinds), NO_BUCKET, np.int64)
@@ -151,7 +157,20 @@ def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
     frames = media["frames"].astype(np.float64)
     rate = media["fps"] / config.fps if config.fps else np.ones(len(media))
     span = np.maximum(frames - 1, 0) / np.maximum(config.stride * rate, 1e-9)
-    return np.where(frames > 1, np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+    return np.where(~is_image(media), np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+
+
+def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
+    """Number of the first frame of a clip of `count` frames; MediaError if the sample has too few.
+
+    media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
+    """
+    if available_frames(media, clips)[0] < count:
+        raise MediaError(f"has {media['frames'][0]} frames, too few for {count}")
+    rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
+    span = (count - 1) * clips.stride * rate
+    surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
+    return min(int(where * (surplus + 1)), surplus)
 
 
 def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:
@@ -159,8 +178,7 @@ def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarr
     height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
     scale = np.maximum(bucket.height / height, bucket.width / width)
     kept = np.round(bucket.height * bucket.width / (height * width * scale**2), 2)
-    is_image = media["frames"] <= 1
-    fits = np.where(is_image, bucket.frames == 1, (bucket.frames > 1) & (bucket.frames <= available))
+    fits = np.where(is_image(media), bucket.frames == 1, (bucket.frames > 1) & (bucket.frames <= available))
     columns = [
         np.full(len(media), bucket.frames),
         kept,

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
 from core.files import instead, regular
+from data.dataset.retry import is_of_storage
 from data.dataset.tars import APART, Member, MemberFile, TarSample, samples
 from data.media.clips import Clip
-from data.media.formats import MEDIA_SUFFIXES, MediaError, MediaLimits
+from data.media.formats import MEDIA_SUFFIXES, MediaError, MediaLimits, media_names
 from data.raw.captions import Annotation, read_sidecars, read_tar_annotation
 from data.raw.tables import TABLE_SUFFIXES, table_rows
 
@@ -49,30 +50,32 @@ class Item:
         return self.clip.bytes if self.clip else self.size
 
     def read(self, limits: MediaLimits) -> bytes:
-        """The bytes of the picture or clip; MediaError if too many, unreadable or changed meanwhile."""
-        if self.clip:
-            return self._read_clip(limits)
+        """The bytes of the picture or clip; MediaError if too many, unreadable or changed meanwhile.
+
+        OSError where it is storage that fails, and not this file.
+        """
+        try:
+            return self._read_clip(self.clip, limits) if self.clip else self._read_whole(limits)
+        except OSError as error:
+            if is_of_storage(error):
+                raise
+            raise MediaError(error.strerror or str(error)) from None
+
+    def _read_whole(self, limits: MediaLimits) -> bytes:
         limits.check_bytes(self.size)
         in_tar = self.path.suffix.lower() == ".tar"
-        try:
-            with open(self.path, "rb", opener=regular) as file:
-                file.seek(self.offset)
-                data = file.read(self.size if in_tar else self.size + 1)
-        except OSError as error:
-            raise MediaError(error.strerror or str(error)) from None
+        with open(self.path, "rb", opener=regular) as file:
+            file.seek(self.offset)
+            data = file.read(self.size if in_tar else self.size + 1)
         if len(data) != self.size:
             raise MediaError("its size changed since it was listed")
         return data
 
-    def _read_clip(self, limits: MediaLimits) -> bytes:
+    def _read_clip(self, clip: Clip, limits: MediaLimits) -> bytes:
         from data.media.remux import copy_clip
 
-        assert self.clip is not None
-        try:
-            with open(self.path, "rb", buffering=0, opener=regular) as file:
-                return copy_clip(MemberFile(file, self.offset, self.size), self.clip, limits)
-        except OSError as error:
-            raise MediaError(error.strerror or str(error)) from None
+        with open(self.path, "rb", buffering=0, opener=regular) as file:
+            return copy_clip(MemberFile(file, self.offset, self.size), clip, limits)
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,7 @@ def _tar_items(path: Path, name: str) -> list[Item]:
 
 def media_members(sample: TarSample) -> list[Member]:
     """The members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
-    suffixes = [suffix for suffix in sample.members if "." + suffix.rpartition(".")[2] in MEDIA_SUFFIXES]
-    return [sample.members[suffix] for suffix in suffixes]
+    return [sample.members[suffix] for suffix in media_names(sample.members)]
 
 
 def _annotated(item: Item, annotation: Annotation) -> Item:

@@ -19,13 +19,15 @@ from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import write_text
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
-from data.media.formats import Media, MediaError, MediaLimits
-from data.media.images import decode_image, decode_video, probe
+from data.media.formats import Media, MediaLimits
+from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.raw.filters import FilterConfig
 from data.raw.ingest import Item
+from data.raw.writing import RECEIPTS
 
 CHUNK = 64  # files
 LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # of a video's frames, by its perceptual hash
@@ -78,19 +80,25 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some items to look at, and where the note of what was found goes."""
+    """Some items to look at, where the note of what was found goes, and the output that is to be made."""
 
     note: Path
+    output: Path
     items: tuple[Item, ...]
     config: HygieneConfig
     limits: MediaLimits
 
 
-def chunks(folder: Path, items: Sequence[Item], config: HygieneConfig, limits: MediaLimits) -> list[Chunk]:
-    """The listing in chunks; `folder` receives the notes."""
+def chunks(output: Path, items: Sequence[Item], config: HygieneConfig, limits: MediaLimits) -> list[Chunk]:
+    """The listing in chunks; their notes lie beside the receipts of shards."""
+    notes = output / RECEIPTS
     return [
         Chunk(
-            folder / f"survey-{start // CHUNK:06d}.json", tuple(items[start : start + CHUNK]), config, limits
+            notes / f"survey-{start // CHUNK:06d}.json",
+            output,
+            tuple(items[start : start + CHUNK]),
+            config,
+            limits,
         )
         for start in range(0, len(items), CHUNK)
     ]
@@ -98,7 +106,7 @@ def chunks(folder: Path, items: Sequence[Item], config: HygieneConfig, limits: M
 
 def look(chunk: Chunk) -> None:
     """Look at the items of a chunk and publish the note."""
-    facts = [_facts(item, chunk.config, chunk.limits) for item in chunk.items]
+    facts = [_facts(item, chunk) for item in chunk.items]
     failpoint("survey.note")
     write_text(chunk.note, json.dumps([fact._asdict() for fact in facts]))
 
@@ -118,30 +126,36 @@ def found(chunk: Chunk) -> list[Facts]:
     ]
 
 
-def _facts(item: Item, config: HygieneConfig, limits: MediaLimits) -> Facts:
+def _facts(item: Item, chunk: Chunk) -> Facts:
     nothing = Facts(Media(0, 0, 0, 0.0), "", (), None, 0.0, item.refused)
     if item.refused is not None:
         return nothing
-    stage = "read"
-    try:
-        data = item.read(limits)
-        stage = "decode"
-        media = probe(data, limits)
-        hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
-        clips, unit_s = None, 0.0
-        if config.clips.on and media.fps > 0:
-            clips, unit_s = clips_of(data, config.clips, limits)
-    except MediaError as error:
-        return nothing._replace(refused=(stage, str(error)))
+    data = attempt(lambda: item.read(chunk.limits), "read", item.name)
+    found = (
+        data
+        if isinstance(data, Fault)
+        else attempt(lambda: _shown(data, chunk.config, chunk.limits), "decode", item.name)
+    )
+    if isinstance(found, Fault):
+        keep_traceback(chunk.output, item.name, found)
+        return nothing._replace(refused=(found.stage, found.error))
+    return found
+
+
+def _shown(data: bytes, config: HygieneConfig, limits: MediaLimits) -> Facts:
+    """What the bytes of a file show; MediaError if they cannot be decoded or cut."""
+    media = probe(data, limits)
+    hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
+    clips, unit_s = None, 0.0
+    if config.clips.on and media.fps > 0:
+        clips, unit_s = clips_of(data, config.clips, limits)
     digest = hashlib.sha256(data).hexdigest() if config.duplicates.exact else ""
     return Facts(media, digest, hashes, clips, unit_s, None)
 
 
 def _hashes(data: bytes, media: Media, limits: MediaLimits) -> tuple[int, ...]:
-    if media.fps == 0:
-        return (perceptual_hash(decode_image(data, limits)),)
-    numbers = [int(media.frames * part) for part in LOOKED_AT]
-    pictures = [decode_video(data, limits, frames=(number, 1, 1))[0] for number in numbers]
+    numbers = [int(media.frames * part) for part in LOOKED_AT] if media.frames > 1 else [0]
+    pictures = [decode_media(data, limits, frames=(number, 1, 1))[0] for number in numbers]
     return tuple(perceptual_hash(picture) for picture in pictures)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
 from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
     IMAGE_BUCKET,
@@ -34,7 +35,8 @@ from data.dataset.schema import (
     write_index,
 )
 from data.media import images
-from data.media.formats import Media, MediaError, MediaLimits, suffix_of
+from data.media.formats import Media, MediaLimits, suffix_of
+from data.order.buckets import is_image
 from data.raw.ingest import Item
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
@@ -113,9 +115,10 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         with _tar_writer(out) as tar:
             for number, item in enumerate(task.items, task.first):
                 failpoint("shard.sample")
-                stage, made = _sample(item, number, task)
-                if isinstance(made, str):
-                    refused.append(quarantine.add(item.name, stage, made))
+                made = _sample(item, number, task)
+                if isinstance(made, Fault):
+                    keep_traceback(task.folder, item.name, made)
+                    refused.append(quarantine.add(item.name, made.stage, made.error))
                 else:
                     facts, members = made
                     offset = tar.tarstream.offset
@@ -149,17 +152,17 @@ def _tar_writer(file: Any) -> Any:
     return webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644, compress=False)
 
 
-def _sample(item: Item, number: int, task: ShardTask) -> tuple[str, str | tuple[Media, dict[str, Any]]]:
-    """(stage, reason) of an item that cannot be used, or ("", (what it shows, the members to write))."""
+def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, dict[str, Any]]:
+    """What an item shows and the members to write, or why it cannot be used."""
     if item.refused is not None:
-        return item.refused
-    stage = "read"
-    try:
-        data = item.read(task.limits)
-        stage = "decode"
-        facts = (images.check if task.check == "decode" else images.probe)(data, task.limits)
-    except MediaError as error:
-        return stage, str(error)
+        return Fault(*item.refused)
+    data = attempt(lambda: item.read(task.limits), "read", item.name)
+    if isinstance(data, Fault):
+        return data
+    look = images.check if task.check == "decode" else images.probe
+    facts = attempt(lambda: look(data, task.limits), "decode", item.name)
+    if isinstance(facts, Fault):
+        return facts
     told = {
         "label": item.label if item.label >= 0 else None,
         "class": item.class_name or None,
@@ -168,7 +171,7 @@ def _sample(item: Item, number: int, task: ShardTask) -> tuple[str, str | tuple[
         "source": item.name,
     }
     text = json.dumps(told, sort_keys=True, ensure_ascii=False)
-    return "", (facts, {"__key__": f"{number:09d}", suffix_of(data): data, "json": text.encode()})
+    return facts, {"__key__": f"{number:09d}", suffix_of(data): data, "json": text.encode()}
 
 
 def assemble(
@@ -176,8 +179,9 @@ def assemble(
 ) -> DatasetManifest:
     """Make index, quarantine list and manifest from the receipts, then drop them: the dataset is complete.
 
-    WorkError if no sample could be used.
+    WorkError if no sample could be used, or more were set aside than may be.
     """
+    quarantine.require_within_budget()
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
@@ -218,7 +222,7 @@ def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, n
         index[name] = column
     for name, column in zip(MEDIA_DTYPE.names or (), columns[3:], strict=True):
         facts[name] = column
-    index["bucket"] = np.where(facts["fps"] > 0, VIDEO_BUCKET, IMAGE_BUCKET)
+    index["bucket"] = np.where(is_image(facts), IMAGE_BUCKET, VIDEO_BUCKET)
     return index, facts
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import duration, say
+from core.root import ROOT
 from core.run.claim import claim
 from launch.demo.report import REPORT, STAGES
-from launch.demo.stages import ROOT, Command, Record, Stage, run_stages
+from launch.demo.stages import Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
@@ -39,6 +40,8 @@ REPORTED = (
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What the demo runs on, and how large."""
+
+    job: ClassVar[str] = "demo"
 
     source: str = setting(
         "", "your folder of images and videos; '' is handwritten digits that come with it", shown="path"
@@ -172,11 +175,12 @@ class Chain:
         """What can be generated: what the data has. The built-in digits have both."""
         if not self.config.source:
             return ("images", "clips")
-        from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
+        import numpy as np
 
-        present = set(self._found().index["bucket"].tolist())
-        kinds = {"images": IMAGE_BUCKET, "clips": VIDEO_BUCKET}
-        return [kind for kind, bucket in kinds.items() if bucket in present]
+        from data.order.buckets import is_image
+
+        images = is_image(np.asarray(self._found().media))
+        return [kind for kind, found in (("images", images.any()), ("clips", not images.all())) if found]
 
     def _found(self) -> Dataset:
         """What `shard` made of the user's folder."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
@@ -23,6 +23,8 @@ REPORT, STAGES = "report.html", "stages.json"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which demo folder is reported on."""
+
+    job: ClassVar[str] = "report"
 
     source: str = setting(REQUIRED, "folder of a demo run; the report is written into it", shown="path")
 

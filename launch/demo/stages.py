@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError, WorkError
+from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.files import fingerprint, sha256_file, write_json
 from core.progress import CLEAR_LINE, duration, say
+from core.root import import_path
 
-ROOT = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_S = 30.0
 
 
@@ -94,7 +94,7 @@ def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
 def run_command(command: Command, label: str, log: Path) -> None:
     """Run a command, copying all it prints to `log` and to standard error."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": _with_root(os.environ.get("PYTHONPATH", ""))}
+    environment = {**os.environ, "PYTHONPATH": import_path()}
     words = [sys.executable, "-m", "launch", *command.arguments()]
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {command.text()}\n")
@@ -113,6 +113,8 @@ def run_command(command: Command, label: str, log: Path) -> None:
             status = process.wait()
         finally:
             _stop(process)
+    if status == CONTINUABLE:
+        raise EndedEarly(f"{label} ended early: {last}; the same command continues it")
     if status != 0:
         message = f"{label} failed (exit status {status}): {last}; command: {command.text()}; log: {log}"
         raise UserError(message) if status == 2 else WorkError(message)
@@ -152,11 +154,6 @@ def _stop(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _with_root(path: str) -> str:
-    """Make the command import this code, wherever it is started from."""
-    return os.pathsep.join([str(ROOT), *filter(None, [path])])
 
 
 def _shortest(path: Path) -> str:

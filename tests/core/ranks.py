@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
 
-ROOT = Path(__file__).parents[2]
+from core.root import ROOT
 
 
 def start_ranks(

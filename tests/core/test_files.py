@@ -22,6 +22,7 @@ from core.files import (
     write_json,
     write_text,
 )
+from core.root import ROOT
 
 
 def test_a_file_appears_whole_and_replaces_the_one_before(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "file")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "File too large\n"

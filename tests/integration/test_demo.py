@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
+from core.root import ROOT
 from launch import cli
 from launch.demo import job as demo
 from launch.demo.stages import Stage
@@ -36,7 +37,7 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     page = (output / "report.html").read_text()
     assert "samples/images" in page
     assert page.count("data:image/png") == 3  # generated, real, contact sheet
-    assert "python -m launch train configs/demo/" in page.replace(str(demo.ROOT) + "/", "")
+    assert "python -m launch train configs/demo/" in page.replace(str(ROOT) + "/", "")
 
     recipes = [str(demo.RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
     ranks = [f"source={output / 'run'}", f"output={output / 'two'}", "processes=2", "batch=2"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint.store import CheckpointStore
-from tests.integration.tiny_run import ROOT, command, finish, rows, start
+from core.root import ROOT
+from tests.integration.tiny_run import command, finish, rows, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
 FIELDS = ("trainer.steps=40", "trainer.save_every=9", "metrics.log_every=1", "validation.every=10")
@@ -77,6 +78,7 @@ def test_torchrun_passes_the_signal_on(
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
     assert f"ended early on {number.name}, saved after step" in output
+    assert "; the same command continues the run" in output.splitlines()[-1]  # after torchrun's traceback
     status, output = finish(words)
     assert status == 0, output
     assert_equal(tmp_path / "run", undisturbed)

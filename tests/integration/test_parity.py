@@ -15,9 +15,10 @@ from core.checkpoint.weights import find, load_weights
 from core.distributed.ranks import World, start
 from core.metrics.rows import read_rows
 from tests.core.ranks import finish, start_ranks
+from tests.integration import parity_run
 from tests.integration.parity_run import LIMIT_S, SHAPES, train
 
-PROGRAM = str(Path(__file__).with_name("parity_run.py"))
+PROGRAM = parity_run.__file__
 COUNTS = ("step", "samples", "tokens", "lr", "gflops")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from core.files import write_text
+from core.root import ROOT
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from models.autoencoder import store
@@ -21,7 +22,6 @@ from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
-ROOT = Path(__file__).resolve().parents[2]
 AUTOENCODER = AutoencoderConfig(
     latent_channels=3,
     spatial_compression=2,
@@ -55,7 +55,7 @@ def make_latents(
     replace(cache.manifest, extra=extra, classes=classes).write(folder)
     write_text(
         folder / "config.yaml",
-        f"# longtake: the resolved config of tools.encode\nautoencoder: {autoencoder}\n",
+        f"# longtake: the resolved config of encode\nautoencoder: {autoencoder}\n",
     )
     return folder
 

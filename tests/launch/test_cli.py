@@ -16,6 +16,7 @@ import pytest
 from core.config import loading
 from core.config.settings import REQUIRED, setting
 from core.errors import EndedEarly, UserError, WorkError
+from core.root import ROOT
 from launch import arguments, cli, jobs
 
 
@@ -187,15 +188,14 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_foreign_core_is_refused_with_both_places(tmp_path: Path) -> None:
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("raise SystemExit('the foreign core was imported')")
-    root = Path(cli.__file__).parents[1]
-    path = [str(tmp_path), str(root)]
+    path = [str(tmp_path), str(ROOT)]
     code = f"import sys; sys.path[1:1] = {path}; from launch.cli import main; sys.exit(main([]))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"longtake: the package `core` must be {root / 'core'}, but Python finds {tmp_path / 'core'}"
+        f"longtake: the package `core` must be {ROOT / 'core'}, but Python finds {tmp_path / 'core'}"
     )
     assert done.stderr.count("\n") == 1
 

@@ -10,6 +10,7 @@ import pytest
 
 from core.config import loading
 from core.config.fields import walk
+from core.run.claim import EARLIER_NAMES
 from core.train.trainer import FINISHED
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
@@ -52,12 +53,13 @@ def test_jobs_on_ranks_name_the_file_that_makes_their_output_complete() -> None:
 
 
 @each_job
-def test_job_has_config_plan_and_run(job: Job) -> None:
+def test_job_has_config_plan_and_run_and_its_name(job: Job) -> None:
     module = job.load()
     assert dataclasses.is_dataclass(module.Config)
     assert callable(module.plan)
     assert callable(module.run)
     assert module.__doc__
+    assert module.Config.job == job.name
     if job.name not in WITHOUT_OUTPUT:
         common = COMMON - {"seed"} if job.name in WITHOUT_CHANCE else COMMON
         assert {field.name for field in dataclasses.fields(module.Config)} >= common
@@ -127,6 +129,13 @@ def test_the_check_for_unannotated_attributes_finds_one() -> None:
     hints = typing.get_type_hints(Config)
     assert set(hints) == {"limit", "steps"}
     assert unannotated(Config) == ["micro_batch"]
+
+
+def test_what_earlier_versions_called_jobs_names_jobs_of_today() -> None:
+    """The keys are modules of the past, which stay as they are when modules move."""
+    for module, name in EARLIER_NAMES.items():
+        assert module.rpartition(".")[2].replace("_", "-") == name
+        assert name in {job.name for job in JOBS}
 
 
 def test_find_names_the_nearest_job() -> None:

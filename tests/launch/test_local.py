@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from core.root import ROOT
+from core.run.last_line import PARENT
+from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run
 
@@ -59,7 +62,7 @@ def test_first_failing_rank_ends_the_others_and_speaks_for_all(
 ) -> None:
     script = """
 import os, sys, time
-from launch.local import tell
+from core.run.last_line import tell
 if os.environ["RANK"] == "0":
     time.sleep(100)
 tell("longtake job: x=1: expected 2")
@@ -80,7 +83,7 @@ def test_a_rank_that_dies_brings_down_one_that_waits_for_it_within_10_s(
     script = """
 import os, pathlib, signal, sys, time, torch, torch.distributed as dist
 from core.run.ending import end_with
-from launch.local import tell
+from core.run.last_line import tell
 
 def main():
     dist.init_process_group("gloo")
@@ -139,7 +142,7 @@ time.sleep(100)
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("number", local.PASSED_ON)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_are_passed_on_to_every_rank_once(tmp_path: Path, number: signal.Signals) -> None:
     script = """
 import os, pathlib, signal, sys, time
@@ -148,6 +151,7 @@ def note(*_):
     with open(folder / f"got-{rank}", "a") as file:
         file.write("x")
 signal.signal(number, note)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 (folder / f"ready-{rank}").touch()
 if rank == "0":
     while not (folder / "ready-1").exists():
@@ -174,11 +178,13 @@ time.sleep(100)
 """
     launcher = f"""
 import sys, pathlib
+from core.run.last_line import PARENT
+from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run
 local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r}), "job")
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment
     ) as process:
@@ -190,12 +196,12 @@ local.start([sys.executable, "-c", {rank!r}], 2, pathlib.Path({str(tmp_path)!r})
 
 def test_a_rank_whose_launcher_has_gone_ends_at_once() -> None:
     code = "from launch.local import follow_parent; follow_parent(); print('lives on')"
-    environment = {**os.environ, local.PARENT: "1"}
+    environment = {**os.environ, PARENT: "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-TRAIN = str(Path(toy_run.__file__))
+TRAIN = toy_run.__file__
 
 
 def test_an_abort_after_the_end_marker_is_no_failure(

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import WorkError
@@ -40,6 +40,8 @@ PACKAGES = (
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is measured, and how much of it."""
+
+    job: ClassVar[str] = "bench"
 
     source: Literal["reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup"] = (
         setting(REQUIRED, "what is measured")

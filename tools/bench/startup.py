@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import WorkError
+from core.root import ROOT
 from data.dataset.index import Dataset
 from models.autoencoder import store
 from models.autoencoder.kl import Autoencoder
@@ -23,7 +24,6 @@ from tools.bench.job import Config
 from tools.bench.material import IMAGE, make_cache
 from tools.bench.rounds import Floor, Row, Way, measure
 
-ROOT = Path(__file__).resolve().parents[2]
 PRESET, BATCH = "DiT-S/2", 8
 COMPILERS = ("c++", "cc", "clang", "clang++", "g++", "gcc", "ninja", "nvcc")
 SLOWER = 1.15

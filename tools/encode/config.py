@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.queue.work_queue import QueueConfig
@@ -16,6 +16,8 @@ from models.autoencoder.tiling_config import TilingConfig
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is encoded, by what, and how."""
+
+    job: ClassVar[str] = "encode"
 
     source: str = setting(REQUIRED, "raw dataset, as `shard` makes it", shown="path or URL")
     autoencoder: Path = setting(

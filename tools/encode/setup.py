@@ -18,7 +18,7 @@ from core.progress import counted, say
 from core.queue.leases import Leases
 from core.run.claim import claim
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
 from data.dataset.schema import MANIFEST, DatasetManifest
 from data.latent.encode_job import Job, begin
 from data.latent.reading import compare
@@ -59,7 +59,12 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
         config.buckets,
         config.limits,
         config.batch,
-        Quarantine(config.output / QUARANTINE, total=len(dataset), budget=config.quarantine_budget),
+        Quarantine(
+            config.output / QUARANTINE,
+            total=len(dataset),
+            budget=config.quarantine_budget,
+            beyond=BEYOND,
+        ),
         config.flip,
         config.decode_threads,
         captions,

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.errors import UserError, WorkError
+from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
+from core.run import signals
 from core.run.ending import Ending
+from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError
 from data.dataset.schema import MANIFEST, DatasetManifest
 from data.latent.assembly import assemble
@@ -54,6 +56,7 @@ def encode(config: Config) -> None:
                 raise  # else others completed the cache, and what we were at has gone with its making
     clear(config.output)
     _tell(config)
+    require_no_program_errors(config.output)
 
 
 def repair(config: Config) -> None:
@@ -216,7 +219,9 @@ def _work_in_processes(config: Config) -> None:
         say(f"{problem}; the others finished")
 
 
-def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError | WorkError | None:
+def _outcome(
+    number: int, process: BaseProcess, words: Connection
+) -> UserError | WorkError | EndedEarly | None:
     """Wait for a worker's end; what went wrong, if anything."""
     try:
         kind, message = words.recv()
@@ -229,6 +234,8 @@ def _outcome(number: int, process: BaseProcess, words: Connection) -> UserError 
         return UserError(message) if kind == "UserError" else WorkError(message)
     code = process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    if code == CONTINUABLE or -code in signals.SIGNALS:
+        return EndedEarly(f"worker {number} {how}; the same command continues the work")
     return WorkError(f"worker {number} {how}")
 
 
@@ -237,13 +244,11 @@ def _be_worker(config: Config, number: int, words: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RANK"] = str(number)
     try:
-        with (ending := Ending()).catching():
+        with (ending := Ending(speaks=False)).catching():  # the process that started it speaks
             _work(config, *make_job(config, _prepare(config, number)), ending)
     except (UserError, WorkError, OSError) as error:
         words.send((type(error).__name__, str(error)))
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _end_with_parent() -> None:

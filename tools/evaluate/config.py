@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from core.config.settings import REQUIRED, setting
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is scored, against what."""
+
+    job: ClassVar[str] = "evaluate"
 
     source: str = setting(
         REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"

@@ -13,8 +13,10 @@ from core.draws import permutation
 from core.errors import WorkError
 from core.progress import Progress, say
 from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
-from data.media.formats import MEDIA_SUFFIXES
-from data.media.images import MediaError, decode_image, decode_video, resize_crop
+from data.media.formats import MediaError
+from data.media.images import decode_media
+from data.order.buckets import is_image
+from data.raw.decoding import sample_media
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
@@ -93,19 +95,18 @@ def read(
 def _read_kind(
     dataset: Dataset, bucket: int, shape: Shape, most: int, seed: int, fps: float, stride: int
 ) -> Iterator[tuple[Pixels, int]]:
-    rows = np.flatnonzero(dataset.index["bucket"] == bucket)
+    rows = np.flatnonzero(is_image(np.asarray(dataset.media)) == (bucket == IMAGE_BUCKET))
     rows = rows[np.sort(permutation(seed, "real samples", (bucket,), len(rows))[:most])]
     left_out = 0
     with Progress(len(rows), "read real clips" if shape.frames > 1 else "read real images") as progress:
         for row in rows:
-            members = dataset.read(int(row))
-            data = next(data for suffix, data in members.items() if f".{suffix}" in MEDIA_SUFFIXES)
             try:
-                if shape.frames > 1:
-                    size = (shape.height, shape.width)
-                    pixels = decode_video(data, frames=(0, shape.frames, stride), fps=fps or None, size=size)
-                else:
-                    pixels = resize_crop(decode_image(data)[None], shape.height, shape.width)
+                pixels = decode_media(
+                    sample_media(dataset, int(row)),
+                    frames=(0, shape.frames, stride),
+                    fps=fps or None,
+                    size=(shape.height, shape.width),
+                )
             except MediaError:
                 left_out += 1
             else:

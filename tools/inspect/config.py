@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
@@ -12,6 +12,8 @@ from core.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is looked at, and how it is shown."""
+
+    job: ClassVar[str] = "inspect"
 
     source: str = setting(
         REQUIRED, "dataset, raw or latent; or a checkpoint, a run, or an export", shown="path or URL"

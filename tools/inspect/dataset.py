@@ -21,8 +21,8 @@ from data.dataset.schema import INDEX, MANIFEST, DatasetManifest
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
 from data.latent.packs import LATENT_DTYPE
-from data.media.formats import IMAGE_FORMATS, MediaError
-from data.media.images import decode_image, decode_video, resize_crop
+from data.media.formats import MediaError, media_member
+from data.media.images import decode_media
 from data.media.pictures import (
     PAPER,
     choose_rows,
@@ -147,12 +147,10 @@ def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> P
 
 def _thumbnail(dataset: Dataset, row: int) -> Pixels:
     """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
-    suffix, data = next(item for item in dataset.read(row).items() if item[0] not in ("json", "txt", "cls"))
+    data = media_member(dataset.read(row))
     width, height, frames, _ = dataset.media[row].tolist()
     size = [max(1, round(side * THUMBNAIL / max(height, width))) for side in (height, width)]
-    if suffix.rpartition(".")[2] in IMAGE_FORMATS or suffix == "jpeg":
-        return resize_crop(decode_image(data), *size)
-    return decode_video(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]))[0]
+    return decode_media(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]))[0]
 
 
 def _latent_picture(dataset: Dataset, row: int) -> Pixels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is generated, how, and from which weights."""
+
+    job: ClassVar[str] = "sample"
 
     source: str = setting(REQUIRED, "folder of a training run, or of `export`", shown="path")
     output: str = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
@@ -69,6 +69,8 @@ class DataConfig(LoaderConfig):
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run of a denoiser."""
+
+    job: ClassVar[str] = "train"
 
     source: str = setting(
         REQUIRED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
@@ -36,6 +37,8 @@ class ReconstructionConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run of an autoencoder."""
+
+    job: ClassVar[str] = "train-autoencoder"
 
     source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
     output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")

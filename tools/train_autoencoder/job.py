@@ -94,7 +94,8 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     )
 
     aside = Path(config.output) / QUARANTINE
-    quarantine = Quarantine(aside, total=len(dataset), budget=config.data.quarantine_budget)
+    budget, field = config.data.quarantine_budget, "data.quarantine_budget"
+    quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
     loader = make_loader(config, dataset, world, quarantine)
     for line in loader.report():
         say(line)

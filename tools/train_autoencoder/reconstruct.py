@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from core.progress import say
 from data.dataset.index import Dataset
-from data.loading.pixels import PixelConfig, in_part, read_pixels
+from data.loading.pixels import PixelConfig
 from data.media.formats import MediaError
 from data.media.images import from_tensor, to_tensor
 from data.order.buckets import Bucket, assign, make_buckets
+from data.raw.decoding import in_part, read_pixels
 from models.autoencoder.kl import Autoencoder
 
 Pixels = NDArray[np.uint8]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,19 +21,22 @@ from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError
 from core.files import fingerprint
 from core.progress import Progress
+from data.dataset.faults import RETRY
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import QUARANTINE, Quarantine
 from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
-from data.latent.texts import CaptionEncoder, RowTexts
+from data.latent.texts import RowTexts
 from data.loading.loader import latent_stocks
-from data.loading.pixels import BucketTable, PixelConfig, PixelLoader, read_pixels
+from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
+from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Grid, LatentFacts
 from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.steps import LoaderConfig
+from data.raw.decoding import read_pixels
 
 ROUND = 256  # samples measured between two exchanges of ranks, so that none waits long for another
 
@@ -53,38 +56,6 @@ class EncodingConfig:
     statistics_samples: int = setting(
         1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
     )
-
-
-class PixelEncoder(Protocol):
-    """Turns pixels into moments.
-
-    moments: how many it gives, mean and log-variance or the mean alone.  identity: what a cache records.
-    """
-
-    moments: int
-    identity: dict[str, Any]
-
-    def to(self, device: device) -> None:
-        """Compute on this device from now on."""
-        ...
-
-    def encode_there(self, pixels: Tensor) -> Tensor:
-        """Turn (B, 3, T, H, W) in [-1, 1] into (B, M, C, T', H', W'), both on the encoder's device."""
-        ...
-
-    def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
-        """Return (C, T', H', W') of a bucket's latents."""
-        ...
-
-
-class IdentifiedCaptionEncoder(CaptionEncoder, Protocol):
-    """Embeds captions. identity: what a cache records of it."""
-
-    identity: dict[str, Any]
-
-    def to(self, device: device) -> None:
-        """Compute on this device from now on."""
-        ...
 
 
 class OnlineLatents:
@@ -224,7 +195,12 @@ class OnlineLatents:
             world,
             seed,
             micro_batch,
-            quarantine=Quarantine(self._run / QUARANTINE, total=len(self._raw), budget=budget),
+            quarantine=Quarantine(
+                self._run / QUARANTINE,
+                total=len(self._raw),
+                budget=budget,
+                field="data.online.quarantine_budget",
+            ),
             texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
@@ -240,9 +216,10 @@ class OnlineLatents:
 
     def _latents(self, row: int) -> np.ndarray | None:
         """(1, M, C, T, H, W) float16 of a sample; None if it cannot be decoded or is not finite."""
-        bucket = self._buckets[int(self._column[row])]
+        config, bucket = self._config, self._buckets[int(self._column[row])]
+        read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
         try:
-            pixels = read_pixels(self._raw, row, bucket, self._config.buckets, self._config.limits)
+            pixels = RETRY.storage(f"sample {row}", read)
         except MediaError:
             return None
         latents = self.moments(to_tensor(pixels[None]).to(self._device)).cpu().numpy()

@@ -17,10 +17,11 @@ from core.checkpoint.weights import load_weights
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
+from tests.core import toy_run
 from tests.core.ranks import run_ranks
 from tests.core.toy_run import toy_trainer
 
-TOY = str(Path(__file__).parents[1] / "toy_run.py")
+TOY = toy_run.__file__
 STEPS = 96
 MOVING = {
     "steps": STEPS,

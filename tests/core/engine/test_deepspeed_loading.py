@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from core.root import ROOT
+
 PROGRAM = """
 import sys
 from pathlib import Path

@@ -16,7 +16,7 @@ from core.distributed.ranks import World
 from tests.core import states_run
 from tests.core.ranks import run_ranks
 
-PROGRAM = str(Path(__file__).parents[1] / "states_run.py")
+PROGRAM = states_run.__file__
 STAGES = (0, 1, 2, 3)
 RANKS = (1, 2, 4)
 PAIRS = {  # ranks before and after -> stages: 24 of the 144, with all 16 pairs of stages among them

@@ -20,12 +20,12 @@ from core.engine.shards import Shard
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig, parameter_groups
 from core.optim.muon import newton_schulz
-from tests.core import states_run
+from tests.core import states_run, toy_run
 from tests.core.engine.test_engine import train
 from tests.core.ranks import run_ranks
 from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
 
-STATES, TOY = (str(Path(__file__).parents[1] / name) for name in ("states_run.py", "toy_run.py"))
+STATES, TOY = states_run.__file__, toy_run.__file__
 STAGES = (0, 1, 2, 3)
 MUON = {"rule": "muon", "schedule": "constant"}
 

@@ -17,10 +17,11 @@ from core.checkpoint.weights import load_weights
 from core.distributed.ranks import start
 from core.faults.watchdog import EXIT_STATUS
 from core.metrics.rows import read_rows
+from tests.core import toy_run
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 
-PROGRAM = str(Path(__file__).parents[1] / "toy_run.py")
+PROGRAM = toy_run.__file__
 
 MOVED = {"schedule": "constant", "precision": "fp32"}  # of runs that change their number of ranks
 

@@ -21,6 +21,7 @@ from core.distributed.ranks import World
 from core.metrics import wandb_view
 from core.metrics.rows import MetricsConfig, read_rows
 from core.metrics.wandb_view import WandbView
+from core.root import ROOT
 from tests.core.toy_run import toy_trainer
 
 FAKE = """
@@ -164,8 +165,7 @@ from core.metrics.wandb_view import WandbView
 WandbView(pathlib.Path(sys.argv[1]), "p", {}).show([{"step": 1, "loss": 1.0}])
 os.kill(os.getpid(), 9)
 """
-    house = str(Path(wandb_view.__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([house, str(fake)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(fake)])}
     done = subprocess.run([sys.executable, "-c", program, str(fake)], env=environment, check=False)
     assert done.returncode == -9
     deadline = time.monotonic() + 60

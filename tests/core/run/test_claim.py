@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,6 +20,8 @@ from tests.core.run.test_run_lock import living_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
+    job: ClassVar[str] = "train-autoencoder"
+
     output: Path = setting(Path("out"), "folder that is written")
     size: int = setting(1, "size")
     log_every: int = setting(1, "steps between lines")
@@ -129,12 +133,26 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, o
     assert (tmp_path / name).read_text() == "size: 1\n"
 
 
-def test_the_output_of_another_job_is_refused(tmp_path: Path) -> None:
-    take(tmp_path)
-    text = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(text.replace(Job.__module__, "tools.other"))
-    with pytest.raises(UserError, match=r"this is one of tools\.other"):
+def name_job(output: Path, name: str) -> None:
+    """Make the first line of the record say `name`."""
+    take(output)
+    text = (output / "config.yaml").read_text()
+    assert text.startswith("# longtake: the resolved config of train-autoencoder\n")
+    (output / "config.yaml").write_text(text.replace(Job.job, name, 1))
+
+
+@pytest.mark.parametrize("name", ["train", "tools.train", "tools.other", "train-autoencoder-2"])
+def test_the_output_of_another_job_is_refused(tmp_path: Path, name: str) -> None:
+    name_job(tmp_path, name)
+    said = name.removeprefix("tools.") if name == "tools.train" else name
+    expected = f"an output of train-autoencoder, and this is one of {said}"
+    with pytest.raises(UserError, match=f"{re.escape(expected)}$"):
         take(tmp_path, overwrite=True)
+
+
+def test_an_output_that_names_the_module_of_its_job_is_still_of_that_job(tmp_path: Path) -> None:
+    name_job(tmp_path, "tools.train_autoencoder")
+    assert take(tmp_path) == "continue"
 
 
 def test_a_file_as_output_is_refused(tmp_path: Path) -> None:

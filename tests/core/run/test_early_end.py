@@ -20,18 +20,20 @@ from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.metrics.rows import read_rows
 from core.run.early_end import INTERRUPTED, EarlyEnd
+from core.run.signals import SIGNALS
+from tests.core import toy_run
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows
 
-PROGRAM = str(Path(__file__).parents[1] / "toy_run.py")
+PROGRAM = toy_run.__file__
 OPTIONS: dict[str, Any] = {"dropout": 0.3, "zero_stage": 2, "keep_last": 9}
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     """After an early end signals are ignored for good; not so in the process of the tests."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -232,9 +234,9 @@ def test_a_signal_that_breaks_off_work_between_steps_is_told_of_however_late_the
     early_end, _ = make(world)
     early_end.begin(3, 10)
     assert not early_end.asked(4)
-    early_end._raise_flag(signal.SIGTERM, None)
+    early_end.raise_flag(signal.SIGTERM)
     assert early_end.asked(4)
-    early_end._note(signal.SIGTERM)
+    early_end.note(signal.SIGTERM)
     assert capsys.readouterr().err == "SIGTERM: ending after step 4 at the latest…\n"
 
 
@@ -244,23 +246,23 @@ def test_a_signal_after_the_last_question_is_the_next_steps(
     early_end, _ = make(world)
     early_end.begin(3, 10)
     assert not early_end.asked(4, again=False)
-    early_end._raise_flag(signal.SIGTERM, None)
-    early_end._note(signal.SIGTERM)
+    early_end.raise_flag(signal.SIGTERM)
+    early_end.note(signal.SIGTERM)
     assert early_end.flag(4)
     assert capsys.readouterr().err == "SIGTERM: ending after step 5 at the latest…\n"
 
 
 def test_handlers_come_back_unless_the_process_is_to_end(world: World, tmp_path: Path) -> None:
     early_end, _ = make(world)
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     with early_end.catching():
-        assert [signal.getsignal(number) for number in numbers] != before
+        assert all(signal.getsignal(number) is not handler for number, handler in before.items())
         early_end.begin(3, 10)
-    assert [signal.getsignal(number) for number in numbers] == before
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
     with early_end.catching():
         early_end.over(tmp_path, 4, saved=True)
-    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN, signal.SIG_IGN, before[2]]
+    ignored = dict.fromkeys(SIGNALS, signal.SIG_IGN) | {signal.SIGINT: before[signal.SIGINT]}
+    assert {number: signal.getsignal(number) for number in SIGNALS} == ignored
 
 
 def test_another_thread_leaves_signals_alone(world: World) -> None:

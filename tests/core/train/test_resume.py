@@ -13,6 +13,7 @@ import torch
 
 from core.checkpoint.weights import load_weights
 from core.metrics.rows import read_rows
+from core.root import ROOT
 from tests.core.ranks import finish, fork_ranks
 
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
@@ -121,7 +122,7 @@ def test_every_failpoint_is_among_the_kills() -> None:
 
 
 def _python(top: str) -> list[Path]:
-    return sorted((Path(__file__).parents[3] / top).rglob("*.py"))
+    return sorted((ROOT / top).rglob("*.py"))
 
 
 @pytest.mark.multiprocess

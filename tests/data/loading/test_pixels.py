@@ -7,21 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
-from data.loading.pixels import (
-    PixelConfig,
-    PixelLoader,
-    in_part,
-    media_member,
-    read_pixels,
-)
-from data.media.formats import MediaError, MediaLimits
+from data.dataset.schema import MEDIA_DTYPE
+from data.loading.pixels import PixelConfig, PixelLoader
+from data.media.formats import MediaError, MediaLimits, media_member
 from data.media.images import decode_image, decode_video, from_tensor, resize_crop
-from data.order.buckets import Bucket, BucketConfig
+from data.media.video import frame_numbers
+from data.order.buckets import Bucket, BucketConfig, available_frames, clip_start
+from data.raw.decoding import in_part, read_pixels
 from tests.data.caches import make_cache
 from tests.data.raw_datasets import damage, make_raw
 
@@ -173,3 +172,26 @@ def test_a_latent_cache_is_refused(tmp_path):
 def test_a_sample_without_media_is_named():
     with pytest.raises(MediaError, match="no picture or video among txt, json"):
         media_member({"txt": b"", "json": b"{}"})
+    with pytest.raises(MediaError, match=r"has 2 images or videos \(rgb.png, mp4\), expected 1"):
+        media_member({"rgb.png": b"", "json": b"{}", "mp4": b""})
+    assert media_member({"json": b"{}", "rgb.png": b"picture"}) == b"picture"
+
+
+@given(
+    frames=st.integers(2, 100_000),
+    rate=st.floats(0.1, 240) | st.sampled_from([24000 / 1001, 30000 / 1001, 25.0, 60.0]),
+    fps=st.just(0.0) | st.floats(0.1, 240) | st.sampled_from([8.0, 24000 / 1001, 30.0]),
+    stride=st.integers(1, 9),
+    count=st.integers(1, 257),
+    where=st.floats(0, 1),
+)
+def test_a_clip_that_a_bucket_promises_lies_in_its_video(frames, rate, fps, stride, count, where):
+    """The index has the rate in float32, the decoder the file's own; both must take the same frames."""
+    media = np.array([(16, 16, frames, rate)], MEDIA_DTYPE)
+    config = BucketConfig(fps=fps, stride=stride)
+    count = min(count, int(available_frames(media, config)[0]))
+    start = clip_start(media, count, config, where)
+    numbers = frame_numbers(frames, start, count, stride, rate=rate / fps if fps else 1.0)
+    assert 0 <= numbers[0] <= numbers[-1] < frames
+    with pytest.raises(MediaError, match="too few"):
+        clip_start(media, int(available_frames(media, config)[0]) + 1, config, where)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.root import ROOT
 from data.media import video
 from tests.data.samples import image_bytes, picture
 
@@ -90,10 +91,9 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def grown(folder: Path, pixels: int, *names: str) -> dict[str, tuple[float, str]]:
     """{name: (MB by which the peak grew, what was said)} with at most so many pixels allowed."""
-    house = str(Path(video.__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", DECODE, str(pixels), str(folder), *(str(folder / name) for name in names)],
-        env={**os.environ, "PYTHONPATH": house},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

@@ -5,11 +5,14 @@ import io
 import av
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from data.media.formats import DEFAULT_LIMITS
-from data.media.images import decode_video, encode_mp4
-from data.media.scaling import Scaler, grid_box
-from data.media.video import opened_video
+from data.media.images import decode_video, encode_mp4, resize_crop
+from data.media.scaling import Scaler, covering_box, grid_box
+from data.media.video_file import opened_video
+from data.order.buckets import BucketConfig, _made_shapes
 from tests.data.resizing import resized
 from tests.data.videos import encoded_video
 
@@ -113,3 +116,97 @@ def test_frames_of_several_sizes_and_formats_go_through_one_scaler() -> None:
         scaler.write(frame.reformat(format=format, width=size, height=size * 2 // 3), out)
         expected = pixels[:, 16:80].astype(int) if format != "gray" else out.mean(-1, keepdims=True)
         assert np.abs(out - expected).mean() < 12
+
+
+FORMATS = {"yuv420p": (2, 2), "yuv422p": (2, 1), "yuv444p": (1, 1), "yuv411p": (4, 1), "yuv410p": (4, 4)}
+SIDES = st.integers(1, 20_000)
+SHAPES = sorted(
+    {
+        shape
+        for resolution, multiple in ((256, 32), (64, 8), (256, 16), (480, 16), (32, 8))
+        for shape in _made_shapes(BucketConfig(resolution=resolution, multiple=multiple))
+    }
+)
+TARGETS = st.sampled_from(SHAPES) | st.tuples(st.integers(1, 2048), st.integers(1, 2048))
+POSITIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))
+
+
+def unclamped_box(
+    source: tuple[int, int], target: tuple[int, int], position: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """The formula without a care for rounding; pixels of caches that exist follow from it."""
+    scale = min(source[0] / target[0], source[1] / target[1])
+    top = (source[0] - target[0] * scale) * position[0]
+    left = (source[1] - target[1] * scale) * position[1]
+    return left, top, min(left + target[1] * scale, source[1]), min(top + target[0] * scale, source[0])
+
+
+@given(source=st.tuples(SIDES, SIDES), target=TARGETS, position=POSITIONS)
+@example(source=(900, 1600), target=(192, 352), position=(0.5, 0.5))
+@example(source=(1600, 900), target=(352, 192), position=(1.0, 1.0))
+@example(source=(25, 25), target=(192, 352), position=(0.0, 1e-300))
+def test_the_box_lies_in_the_picture_and_has_the_shape_of_the_target(
+    source: tuple[int, int], target: tuple[int, int], position: tuple[float, float]
+) -> None:
+    left, top, right, bottom = covering_box(source, target, position)
+    assert 0 <= left < right <= source[1]
+    assert 0 <= top < bottom <= source[0]
+    assert (right - left) * target[0] == pytest.approx((bottom - top) * target[1], rel=1e-9)
+    assert max((right - left) / source[1], (bottom - top) / source[0]) == pytest.approx(1, rel=1e-12)
+    before = unclamped_box(source, target, position)
+    if min(before) >= 0:
+        assert (left, top, right, bottom) == before
+
+
+def test_a_side_that_fills_the_picture_begins_at_its_edge_for_every_size() -> None:
+    """Of 1 to 4,000 pixels each way into every made bucket; the formula alone begins some at -1e-13."""
+    negative = 0
+    for height, width in SHAPES:
+        for side in range(1, 4001):
+            for source in ((20 * side, side), (side, 20 * side)):
+                box = covering_box(source, (height, width))
+                assert 0 <= box[0] < box[2] <= source[1]
+                assert 0 <= box[1] < box[3] <= source[0]
+                negative += min(unclamped_box(source, (height, width), (0.5, 0.5))) < 0
+    assert negative > 1000
+
+
+@given(source=st.tuples(st.integers(1, 300), st.integers(1, 300)), target=TARGETS, position=POSITIONS)
+@example(source=(900, 1600), target=(192, 352), position=(0.5, 0.5))
+def test_pillow_takes_every_box(
+    source: tuple[int, int], target: tuple[int, int], position: tuple[float, float]
+) -> None:
+    pixels = np.full((*source, 3), 77, np.uint8)
+    resized = resize_crop(pixels, *target, position)
+    assert resized.shape == (*target, 3)
+    assert (resized == 77).all()
+
+
+@given(
+    format=st.sampled_from(sorted(FORMATS)),
+    source=st.tuples(SIDES, SIDES) | st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    target=TARGETS,
+)
+def test_the_part_of_a_frame_lies_in_it_and_begins_on_the_chroma_grid(
+    format: str, source: tuple[int, int], target: tuple[int, int]
+) -> None:
+    class Frame:
+        height, width = source
+
+    Frame.format = av.VideoFormat(format, source[1], source[0])
+    left, top, width, height = grid_box(Frame, *target)
+    across, down = FORMATS[format]
+    assert 0 < width <= source[1] - left
+    assert 0 < height <= source[0] - top
+    assert left % across == top % down == 0 == min(left, top, 0)
+    assert width == source[1] or width % across == 0
+    assert height == source[0] or height % down == 0
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (40, 3), (3, 40)])
+def test_frames_of_few_pixels_are_scaled(format: str, size: tuple[int, int]) -> None:
+    frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 77, np.uint8), format="rgb24")
+    out = np.zeros((16, 16, 3), np.uint8)
+    Scaler(16, 16).write(frame.reformat(format=format), out)
+    assert np.abs(out.astype(int) - 77).max() <= 3

@@ -8,7 +8,7 @@ import pytest
 from data.media.formats import DEFAULT_LIMITS, MediaError
 from data.media.images import decode_video
 from data.media.scaling import Scaler
-from data.media.video import Video, opened_video
+from data.media.video_file import Video, opened_video
 from tests.data.videos import encoded_video, moved_earlier, noisy_clip
 
 GROUPS = {"g": "10", "bf": "3"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.core.ranks import run_ranks
+from tests.models.attention import shared_attention_run
 from tests.models.attention.shared_attention_run import TRAFFIC
 
-PROGRAM = str(Path(__file__).with_name("shared_attention_run.py"))
+PROGRAM = shared_attention_run.__file__
 
 
 @pytest.mark.multiprocess

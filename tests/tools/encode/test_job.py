@@ -20,11 +20,11 @@ from data.latent.assembly import index_from_parts, views_from_parts
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader
-from data.loading.pixels import read_pixels
 from data.media.formats import MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.order.steps import LoaderConfig
+from data.raw.decoding import read_pixels
 from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools.encode import job as encode

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import UserError, WorkError
+from core.errors import CONTINUABLE, UserError, WorkError
 from core.faults import failpoints
 from core.queue.leases import Leases
 from data.dataset.index import Dataset
@@ -153,7 +153,7 @@ def test_sigterm_gives_the_shard_back_at_once(config: encode.Config) -> None:
         time.sleep(0.01)
     os.kill(worker.pid or 0, signal.SIGTERM)
     worker.join(60)
-    assert worker.exitcode == 128 + signal.SIGTERM
+    assert worker.exitcode == CONTINUABLE
     assert list(leases.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
 from data.dataset.index import Dataset
-from data.loading.pixels import in_part
+from data.raw.decoding import in_part
 from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig
 from tests.data.raw_datasets import damage, make_raw

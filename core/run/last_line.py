@@ -1,0 +1,65 @@
+"""The line with which a process says how it ended: said once for all ranks, and last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PARENT = "LONGTAKE_PARENT"  # process id of our launcher, for its ranks
+TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
+
+_REPEAT = """
+import os, select, sys
+try:
+    ended = select.poll()
+    ended.register(os.pidfd_open(int(sys.argv[1])), select.POLLIN)
+    ended.poll()
+except ProcessLookupError:
+    pass
+print(sys.argv[2], file=sys.stderr)
+"""
+
+
+def tell(line: str) -> None:
+    """Print a last line on standard error; of the ranks of our launcher only the first that has one.
+
+    A rank speaks while it lives, so before others can notice its death and complain of that. Where nobody
+    listens any more (a terminal that has gone) the line is lost, and the exit status is not.
+    """
+    if told := os.environ.get(TOLD):
+        try:
+            Path(told).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # the launcher and its folder have gone: better twice than never
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def repeat_after_torchrun(line: str) -> None:
+    """Print the line again when torchrun has ended; on a signal it prints a traceback of its own, at the end.
+
+    A small process waits for that, and this one, a rank, need not. Only Linux tells when a process that is no
+    child has ended. Nothing is repeated where torchrun may start the ranks again and the line is soon untrue.
+    """
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" not in environment or PARENT in environment:
+        return
+    restarts = [environment.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
+    if (
+        environment.get("LOCAL_RANK") != "0"
+        or not hasattr(os, "pidfd_open")
+        or int(restarts[0]) < int(restarts[1])
+    ):
+        return
+    with contextlib.suppress(OSError):
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _REPEAT, str(os.getppid()), line],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # torchrun signals the groups of its ranks
+        )

@@ -36,11 +36,11 @@ from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from models.layers import embeddings
 from tests.stand_in_gpu import GPU, OnGpu, gpu, put
-from tools.train.setup import LatentObjective
+from tools.train.objective import LatentObjective
 
 CPU = torch.device("cpu")
 # Whether the step is applied, and how far it is clipped.

@@ -17,7 +17,7 @@ from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
 from core.files import sha256_file
 from core.run.claim import CONFIG_NAME
-from data.latent.reading import Moment, Normaliser
+from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint

@@ -6,16 +6,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from core.config.loading import read_yaml
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
-from core.run.claim import claim
+from core.run.claim import CONFIG_NAME, claim
 from data.dataset.schema import LEFT_OUT
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
@@ -123,6 +124,7 @@ def run(config: Config) -> None:
 
     if int(os.environ.get("RANK", "0")) > 0:
         return
+    config = _as_begun(config)
     output = Path(config.output)
     finished = (output / MANIFEST).exists() and not config.overwrite
     if finished and claim(output, config, done=MANIFEST, overwrite=False) == "finished":
@@ -153,6 +155,15 @@ def run(config: Config) -> None:
     labels = int((Dataset(output).index["label"] >= 0).sum())
     say(coverage(manifest.samples, manifest.extra["texts"], labels, len(manifest.classes)))
     require_no_program_errors(output)
+
+
+def _as_begun(config: Config) -> Config:
+    """The config by which an earlier version began this output, where `classes` was true if not given."""
+    record = Path(config.output) / CONFIG_NAME
+    begun = record.is_file() and not config.overwrite
+    if config.classes is None and begun and read_yaml(record).get("classes") is True:
+        return replace(config, classes=True)
+    return config
 
 
 def _listing(config: Config) -> Listing:

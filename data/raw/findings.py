@@ -6,10 +6,12 @@ captions must not train without them because a column has an unusual name.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal
 
 from core.errors import UserError, WorkError
@@ -18,6 +20,9 @@ from data.raw.annotations.roles import NO_TEXT, looks_like
 from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules
 
+# Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
+TEXT_FILES = (*(".txt", ".json", ".yaml", ".yml", ".xml", ".toml"), *(".xlsx", ".ods", ".arrow", ".feather"))
+CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
 MOST_SHOWN = 20  # damaged files in one message
 
 
@@ -69,13 +74,16 @@ class Findings:
             message = f"{len(self.errors)} files of the source cannot be used: {shown}"
             raise UserError(message) if users else WorkError(message)
 
-    def add_column(self, table: str, name: str, values: Iterable[object]) -> None:
-        """Note a column that has no role."""
+    def add_column(self, table: str, name: str, values: Iterable[object], nameless: bool) -> None:
+        """Note a column that has no role. nameless: the table has no column that names files."""
         entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", ""))
         texts = list(values)
         for role in ("text", "label"):
             if looks_like(role, name, texts):
                 entry.roles.add(role)
+        if nameless:
+            entry.way = f"columns.path=NAME, the column of {table} with the files,"
+            return
         entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
     def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
@@ -94,6 +102,15 @@ class Findings:
             self.unread[key].count += 1
         else:
             self.ignored[key] += 1
+
+    def add_file(self, name: str) -> None:
+        """Note a file that no layout took; by its name it may hold the captions of the source."""
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if suffix in TEXT_FILES and CAPTIONS_FILE.search(path.stem.lower()):
+            self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", {"text"})
+        else:
+            self.ignored[suffix or "without suffix"] += 1
 
     def add_table(self, name: str) -> None:
         """Note a table in a tar, which nothing reads."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from core.errors import UserError
 from core.files import instead
@@ -62,8 +62,8 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     listed = (item for layout in LAYOUTS for item in layout(tree))
     items = ItemStore(counts.counting(_wanted(item, rules) for item in listed))
     findings = tree.findings
-    left = (PurePosixPath(name).suffix.lower() or "without suffix" for name in tree.left)
-    findings.ignored.update(left)
+    for name in tree.left:
+        findings.add_file(name)
     findings.raise_errors()
     if not len(items):
         accepted = " ".join(sorted(MEDIA_SUFFIXES))

@@ -84,5 +84,8 @@ class Item:
 
 
 def printable(name: str) -> str:
-    """A file name as text: bytes that are not UTF-8 become \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as text: bytes that are not UTF-8 become \\xNN, lone surrogates \\uNNNN."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # from a table; no file is called so
+        return name.encode("utf-8", "backslashreplace").decode()

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from numpy.typing import NDArray
+
 from data.raw.item import Item
 
 BLOCK = 128  # rows compressed together
@@ -72,7 +74,7 @@ class ItemStore(Sequence[Item]):
 class Selection(Sequence[Item]):
     """Some of the items of a store, in an order of their own; sent to another process it is those alone."""
 
-    def __init__(self, items: Sequence[Item], places: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[Item], places: Sequence[int] | NDArray[Any]) -> None:
         self._items, self._places = items, places
 
     def __len__(self) -> int:

@@ -22,8 +22,6 @@ from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.rows import Embedded, Row, Table
 
-FORMS = {name for name in ("metadata", "dataset", "captions", "prompts", "annotations")}
-
 
 def read(tree: Tree) -> Iterable[Item]:
     """The samples of all tables, in the order of their names; takes the tables and the files they name."""
@@ -48,11 +46,13 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
             )
         return
     try:
-        require_columns(table.path, _path_columns(table), tree.rules.columns)
+        require_columns(table.path, table.columns, tree.rules.columns)
     except UserError:
         if tree.given:
             raise
         _note_columns(tree, table, name, nameless=True)
+        tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
+        tree.take([name])
         return
     tree.take([name, *(str(PurePosixPath(name).with_name(other)) for other in table.also)])
     tree.tables.append(name)
@@ -62,15 +62,11 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
     yield from _rows_of(tree, table, name)
 
 
-def _path_columns(table: Table) -> list[str]:
-    return list(table.columns)
-
-
 def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
     """Note the columns that are not read; all of them where the table names no files."""
     for column in table.columns:
         if nameless or (role_of(column, tree.rules.columns) is None and plain(column) != SPLIT):
-            tree.findings.add_column(name, column, (fields.get(column) for fields in table.head))
+            tree.findings.add_column(name, column, (fields.get(column) for fields in table.head), nameless)
 
 
 def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:

@@ -126,11 +126,11 @@ def test_a_bug_in_shard_costs_one_sample_and_the_exit_status(
 def test_a_bug_in_encode_costs_one_sample_and_the_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data.loading import pixels
+    from data.raw import decoding
 
     raw = make_raw(tmp_path, images=6, clips=2)
     config = make_config(raw, make_autoencoder(tmp_path / "autoencoder"), tmp_path / "latents")
-    fail_for(monkeypatch, pixels, "decode_media", sample_media(raw, 3), ValueError("Box can't exceed"))
+    fail_for(monkeypatch, decoding, "decode_media", sample_media(raw, 3), ValueError("Box can't exceed"))
     with pytest.raises(
         WorkError, match=r"1 sample set aside by errors of this program.*first: 3: .*ValueError"
     ):

@@ -92,6 +92,31 @@ def test_a_table_and_files_that_it_does_not_name(tmp_path: Path) -> None:
     assert "1 x file that no table names, packed with what lies beside it" in listing.said
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        (
+            "captions_val.json",
+            '{"annotations": [{"image_id": 1, "caption": "a"}]}',
+            "the file captions_val.json",
+        ),
+        ("captions.txt", "0.png\ta cat", "the file captions.txt"),
+        ("prompts.txt", "a cat", "the file prompts.txt"),
+        ("metadata.xlsx", b"PK", "the file metadata.xlsx"),
+        ("list.csv", "id,caption\n0,a cat\n", "column 'caption' of list.csv; columns.path=NAME"),
+    ],
+)
+def test_files_that_may_hold_the_captions_are_refused_by_name(
+    tmp_path: Path, name: str, content: str | bytes, what: str
+) -> None:
+    files = {**pictures("0.png"), name: content}
+    with pytest.raises(UserError, match=f"no sample has a caption.*{what}.*captions=none"):
+        listed(tmp_path, files)
+    assert len(listed(tmp_path, files, captions="none").items) == 1
+    files["0.txt"] = "a cat"
+    assert listed(tmp_path, files).texts == 1
+
+
 def test_two_lists_of_other_lengths_are_refused(tmp_path: Path) -> None:
     files = {**pictures("0.png"), "prompts.txt": "a\nb\n", "videos.txt": "0.png\n"}
     with pytest.raises(UserError, match=r"prompts.txt has 2 lines, videos.txt 1; line k"):

@@ -218,6 +218,14 @@ def test_json_lines_with_a_mark_nan_and_repeated_fields(folder: Path) -> None:
     assert listing.items[1].refused == ("list", "bad row: a field is there twice")
 
 
+def test_a_path_that_no_file_can_have_sets_its_row_aside(folder: Path) -> None:
+    listing = listed(folder, "t.jsonl", '{"path": "\\ud800.png"}\n{"path": "im/0.png"}\n')
+    refused = listing.items[0].refused
+    assert refused is not None
+    assert (listing.items[0].name, refused[0]) == ("\\ud800.png", "read")
+    assert listing.items[1].refused is None
+
+
 def test_several_captions_are_all_kept(folder: Path) -> None:
     row = json.dumps({"path": "im/0.png", "cap": ["short", "long caption", "short"]})
     listing = listed(folder, "t.jsonl", row)
@@ -260,3 +268,16 @@ def test_a_column_of_splits_must_be_chosen_from(folder: Path) -> None:
     listing = listed(folder, "t.csv", rows, split="train")
     assert texts(listing) == ["a", "c"]
     assert listing.ignored == {"rows of split test": 1}
+
+
+def test_columns_are_typed_as_a_section_or_field_by_field() -> None:
+    from core.config.loading import load
+    from tools.shard import Config
+
+    whole = load(Config, overrides=["source=in", "output=out", "columns={path: image, text: prompt}"])
+    fields = load(Config, overrides=["source=in", "output=out", "columns.path=image", "columns.text=prompt"])
+    assert whole.columns == fields.columns == ColumnsConfig(path="image", text="prompt")
+    with pytest.raises(UserError, match=r"columns.title: no such field"):
+        load(Config, overrides=["source=in", "output=out", "columns={title: x}"])
+    with pytest.raises(UserError, match=r"columns=\{path: expected fields as in YAML"):
+        load(Config, overrides=["source=in", "output=out", "columns={path"])

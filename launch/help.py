@@ -8,6 +8,11 @@ import textwrap
 from launch.jobs import JOBS, Job
 
 WIDTH = 110
+CONTINUING = (
+    "The same command continues an unfinished output. Fields marked work (how it is carried out) or watch "
+    "(what is observed) may differ then; what a field marked place names may move, if its content is the same; all "
+    "other fields decide the result and must stay."
+)
 
 
 def overview() -> str:
@@ -31,6 +36,7 @@ def of_job(job: Job) -> str:
     from core.config.loading import describe
 
     module = job.load()
+    fields = describe(module.Config)
     lines = [
         f"longtake {job.name}: {job.help}",
         "",
@@ -47,14 +53,16 @@ def of_job(job: Job) -> str:
         *(f"  {example}" for example in job.examples),
         "",
         *(inspect.getdoc(module) or "").splitlines(),
+        *(["", *textwrap.wrap(CONTINUING, WIDTH)] if any(field.role != "result" for field in fields) else []),
         "",
         "fields:",
     ]
-    for field in describe(module.Config):
+    for field in fields:
         if field.type == "section":
             lines += ["", f"  {field.path}: {field.help}"]
             continue
         facts = [field.type, *([f"unit {field.unit}"] if field.unit else [])]
+        facts += [] if field.role == "result" else [field.role]
         shown = "...  (required)" if field.default == "required" else field.default
         lines.append(f"  {field.path}={shown}  <{', '.join(facts)}>")
         lines += textwrap.wrap(field.help, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)

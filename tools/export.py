@@ -78,8 +78,9 @@ def run(config: Config) -> None:
 
 def _check(config: Config) -> Path:
     """The checkpoint that is exported; UserError for what can be seen before work starts."""
-    from core.checkpoint.exported import RECORD, is_export
+    from core.checkpoint.exported import RECORD, is_export, read_record
     from core.checkpoint.weights import choose
+    from core.run.ways_out import holds
     from tools.runs.latent_space import space_file
 
     source, output = Path(config.source), Path(config.output)
@@ -87,8 +88,11 @@ def _check(config: Config) -> Path:
     if is_export(source):
         raise UserError("source", source, "the folder of a training run; this is an export already")
     if output.exists() and not ((output / RECORD).is_file() and config.overwrite):
-        earlier = "overwrite=true, or another folder" if (output / RECORD).is_file() else "a new folder"
-        raise UserError("output", output, f"{earlier}; it exists")
+        if not (output / RECORD).is_file():
+            raise UserError("output", output, "a new folder; it exists")
+        earlier = read_record(output)
+        held = f"{earlier['weights']} of step {earlier['step']}, {holds(output)}"
+        raise UserError("output", output, f"a new folder; overwrite=true replaces the export there: {held}")
     return choose(source, config.checkpoint)
 
 

@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
+from core.run.changes import Content, Contents
 from core.run.claim import claim
 from data.dataset.schema import LEFT_OUT
 from data.media.clips import ClipConfig
@@ -37,12 +38,15 @@ class Config:
     job: ClassVar[str] = "shard"
 
     source: str = setting(
-        REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"
+        REQUIRED,
+        "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar",
+        shown="path",
+        role="place",
     )
-    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path")
+    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path", role="place")
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
-    overwrite: bool = setting(False, "pack again over a finished output")
-    processes: int = setting(1, "shards written at the same time", low=1)
+    overwrite: bool = setting(False, "pack again over a finished output", role="work")
+    processes: int = setting(1, "shards written at the same time", low=1, role="work")
     name: str = setting("data", "what the names of the shards begin with")
     shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
     classes: bool = setting(True, "keep classes and labels; false leaves them out")
@@ -56,7 +60,10 @@ class Config:
     duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
     clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
     quarantine_budget: float = setting(
-        0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
+        0.1,
+        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        low=0,
+        role="work",
     )
 
     def __post_init__(self) -> None:
@@ -105,7 +112,8 @@ def run(config: Config) -> None:
         say(f"{output}: finished before")
         return
     listing = _listing(config)
-    claim(output, config, done=MANIFEST, overwrite=config.overwrite)
+    contents = _contents(output, listing)
+    claim(output, config, done=MANIFEST, overwrite=config.overwrite, contents=contents)
     for line in _ignored(listing):
         say(line)
     begin(output, listing.items)
@@ -141,6 +149,18 @@ def _listing(config: Config) -> Listing:
         items = tuple(replace(item, label=-1, class_name="") for item in listing.items)
         listing = replace(listing, items=items, classes=())
     return listing
+
+
+def _contents(output: Path, listing: Listing) -> Contents:
+    """What the unfinished output records of its source, beside what the source lists now."""
+    from data.raw.writing import listing_fingerprint, recorded_listing
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        before = recorded_listing(output)
+        kept = None if before is None else {"listing": before}
+        return kept, {"listing": listing_fingerprint(listing.items)}
+
+    return contents
 
 
 def _hygiene(config: Config) -> HygieneConfig:

@@ -34,7 +34,11 @@ class EmaConfig:
         "also averages whose length grows with the run, by relative width; [0.05, 0.1] allow any afterwards",
     )
     snapshot_every: int = setting(
-        1000, "steps between small copies of the power averages, for `export ema_sigma=`", unit="steps", low=1
+        1000,
+        "steps between small copies of the power averages, for `export ema_sigma=`",
+        unit="steps",
+        low=1,
+        role="work",
     )
 
     def __post_init__(self) -> None:

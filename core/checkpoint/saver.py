@@ -41,17 +41,27 @@ class SaveConfig:
         "written also those done since its write began",
         unit="steps",
         low=1,
+        role="work",
     )
-    keep_last: int = setting(2, "newest checkpoints kept", low=1)
-    keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
-    max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
+    keep_last: int = setting(2, "newest checkpoints kept", low=1, role="work")
+    keep_every: int = setting(
+        0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0, role="work"
+    )
+    max_failed_saves: int = setting(
+        3, "failed saves in a row (full disk) that end the run", low=1, role="work"
+    )
     save_async: bool = setting(
         True,
         "write while training goes on, from a copy of the state in host memory; false: training waits, and "
         "never more than save_every steps are redone",
+        role="work",
     )
     save_spread: float = setting(
-        0.25, "asynchronous: most of the time between saves that a write is spread over", low=0.0, high=0.9
+        0.25,
+        "asynchronous: most of the time between saves that a write is spread over",
+        low=0.0,
+        high=0.9,
+        role="work",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config.settings import REQUIRED
+from core.config.settings import REQUIRED, Role
 from core.config.values import type_name
 
 
@@ -23,6 +23,7 @@ class FieldHelp:
     default: str
     unit: str
     help: str
+    role: Role
 
 
 class Place(NamedTuple):
@@ -34,6 +35,12 @@ class Place(NamedTuple):
     kind: Any
     default: Any
 
+    @property
+    def role(self) -> Role:
+        """What the field is to an output that is continued."""
+        role: Role = self.field.metadata.get("role", "result")
+        return role
+
 
 def describe(schema: type) -> list[FieldHelp]:
     """List every field of `schema` in the order of declaration, sections before their fields."""
@@ -44,11 +51,11 @@ def _described(place: Place) -> FieldHelp:
     settings = place.field.metadata
     unit, meaning = settings.get("unit", ""), settings.get("help", "")
     if dataclasses.is_dataclass(place.kind):
-        return FieldHelp(place.path, "section", "", unit, meaning)
+        return FieldHelp(place.path, "section", "", unit, meaning, place.role)
     kind = settings.get("shown") or type_name(place.kind, settings.get("low"), settings.get("high"))
     if place.field.name == "preset" and (presets := presets_of(place.owner)):
         kind = "|".join(["''", *presets])
-    return FieldHelp(place.path, kind, _shown(place.default), unit, meaning)
+    return FieldHelp(place.path, kind, _shown(place.default), unit, meaning, place.role)
 
 
 def nearest(path: str, schema: type) -> str:

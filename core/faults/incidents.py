@@ -31,11 +31,15 @@ NAME = "incidents.jsonl"
 class IncidentConfig:
     """What happens when gradients are not finite, or far larger than they were."""
 
-    max_skipped: int = setting(20, "steps in a row with a non-finite gradient that end the run", low=1)
-    on_skipped: Literal["stop", "rollback"] = setting(
-        "stop", "then: end the run, or return to the last checkpoint and pass over the steps since"
+    max_skipped: int = setting(
+        20, "steps in a row with a non-finite gradient that end the run", low=1, role="work"
     )
-    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1)
+    on_skipped: Literal["stop", "rollback"] = setting(
+        "stop",
+        "then: end the run, or return to the last checkpoint and pass over the steps since",
+        role="work",
+    )
+    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1, role="work")
     spike_sigma: float = setting(
         6.0, "clip gradients at the usual log norm plus this many standard deviations; 0 = off", low=0.0
     )

@@ -36,12 +36,16 @@ NAME = "metrics.jsonl"
 class MetricsConfig:
     """How often rows are written, and whether wandb shows them too."""
 
-    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1)
+    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1, role="watch")
     log_matmul: bool = setting(
-        False, "measure at the start what a matmul reaches, and relate the run's arithmetic to that too"
+        False,
+        "measure at the start what a matmul reaches, and relate the run's arithmetic to that too",
+        role="watch",
     )
-    wandb: bool = setting(False, "show the run in Weights & Biases as well (its own variables apply)")
-    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
+    wandb: bool = setting(
+        False, "show the run in Weights & Biases as well (its own variables apply)", role="watch"
+    )
+    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins", role="watch")
 
 
 class _Pending(NamedTuple):

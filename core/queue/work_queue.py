@@ -31,10 +31,16 @@ class QueueConfig:
     """How workers share the units."""
 
     timeout_s: float = setting(
-        60.0, "a unit whose worker shows no sign of life for so long is taken over", unit="s", low=0.1
+        60.0,
+        "a unit whose worker shows no sign of life for so long is taken over",
+        unit="s",
+        low=0.1,
+        role="work",
     )
-    heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01)
-    attempts: int = setting(3, "a unit that failed, or lost its worker, so often is given up", low=1)
+    heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01, role="work")
+    attempts: int = setting(
+        3, "a unit that failed, or lost its worker, so often is given up", low=1, role="work"
+    )
 
     def __post_init__(self) -> None:
         if self.heartbeat_s > self.timeout_s / 2:

@@ -49,6 +49,7 @@ class CorruptionConfig:
         "as three steps of one micro-batch. 0 = none, for a network that does not give the same loss twice",
         unit="steps",
         low=0,
+        role="work",
     )
 
 

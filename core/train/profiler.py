@@ -24,12 +24,19 @@ LOGS = "logs"
 class ProfileConfig:
     """What is looked at on the way; it changes nothing in the results."""
 
-    profile_from: int = setting(0, "first step of a trace for chrome://tracing, 0 = none", low=0)
-    profile_steps: int = setting(3, "steps in it", unit="steps", low=1)
-    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1)
-    profile_memory: bool = setting(False, "CUDA: keep the history of allocations, for when memory runs out")
+    profile_from: int = setting(
+        0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"
+    )
+    profile_steps: int = setting(3, "steps in it", unit="steps", low=1, role="watch")
+    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1, role="watch")
+    profile_memory: bool = setting(
+        False, "CUDA: keep the history of allocations, for when memory runs out", role="watch"
+    )
     collect_every: int = setting(
-        100, "steps between garbage collections, at the same step on all ranks; 0 = Python decides", low=0
+        100,
+        "steps between garbage collections, at the same step on all ranks; 0 = Python decides",
+        low=0,
+        role="work",
     )
 
 

@@ -49,7 +49,10 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
 
     steps: int = setting(1000, "optimizer steps of the whole run", unit="steps", low=1)
     watchdog_s: float = setting(
-        600.0, "the run ends, telling who waits for whom, when nothing moves for so long; 0 = never", low=0
+        600.0,
+        "the run ends, telling who waits for whom, when nothing moves for so long; 0 = never",
+        low=0,
+        role="watch",
     )
 
     def __post_init__(self) -> None:

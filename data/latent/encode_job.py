@@ -16,9 +16,11 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.files import fsync_folder, temporary_name, write_json
+from core.progress import counted
+from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MANIFEST
+from data.dataset.schema import MANIFEST, DatasetManifest
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
@@ -90,11 +92,29 @@ def part_name(shard: int) -> str:
     return f"latents-{shard:06d}.tar"
 
 
-def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
+def encoded(job: Job) -> str:
+    """Say what overwriting the cache would cost; "" where no shard is encoded yet."""
+    done, total = len(job.finished()), len(job.dataset.manifest.shards)
+    return f"{done} of {counted(total, 'encoded shard')}, {holds(job.folder)}" if done else ""
+
+
+def recorded_origin(folder: Path) -> dict[str, Any] | None:
+    """What a cache records that it is made from, finished or not; None where it was never begun."""
+    record: dict[str, Any] | None = None
+    if (folder / MANIFEST).exists():
+        record = DatasetManifest.read(folder).extra.get("made_from")
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            record = json.loads((folder / RECEIPTS / MADE_FROM).read_text(encoding="utf-8"))
+    return record
+
+
+def begin(job: Job, made_from: Mapping[str, Any]) -> None:
     """Note what this cache is made from; of workers that begin at once the first one's note stays.
 
     UserError if an earlier attempt, or another worker, began with another source or encoder.
     """
+    folder = job.folder
     note = folder / RECEIPTS / MADE_FROM
     if not note.exists():
         mine = temporary_name(note)
@@ -107,4 +127,5 @@ def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
             mine.unlink(missing_ok=True)
     if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
         path, before, now = differs
-        raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; overwrite=true starts anew")
+        ways = ways_out(folder, encoded(job), "the old content")
+        raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; {ways}")

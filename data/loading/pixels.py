@@ -54,9 +54,9 @@ class PixelConfig(LoaderConfig):
     flip: bool = setting(False, "mirror half of the samples left to right")
     part: Literal["all", "train", "held_out"] = setting("all", "which samples are taken")
     held_out: float = setting(0.05, "share of the samples that part=train leaves out", low=0, high=1)
-    threads: int = setting(1, "samples decoded at a time", low=1)
+    threads: int = setting(1, "samples decoded at a time", low=1, role="work")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
     )
 
 

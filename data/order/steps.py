@@ -25,7 +25,7 @@ class LoaderConfig(GroupConfig):
         None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
     )
     shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
-    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1)
+    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1, role="work")
 
 
 @dataclass(frozen=True)

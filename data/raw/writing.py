@@ -21,6 +21,7 @@ import numpy as np
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
 from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
@@ -88,17 +89,26 @@ def begin(folder: Path, items: Sequence[Item]) -> None:
 
     UserError if an earlier attempt began with another listing: its shards would not fit those to come.
     """
-    seen = fingerprint([[i.name, i.offset, i.size, i.label, i.class_name, i.text, i.refused] for i in items])
-    note = folder / RECEIPTS / LISTING
-    if note.exists() and json.loads(note.read_text())["fingerprint"] != seen:
-        raise UserError(
-            f"{folder}: its source changed since this output was begun; overwrite=true starts anew"
-        )
+    seen, before = listing_fingerprint(items), recorded_listing(folder)
+    if before not in (None, seen):
+        cost = ways_out(folder, holds(folder), "the old content")
+        raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
     for place in (folder, folder / RECEIPTS):
         for left in place.glob(f"{TEMPORARY_PREFIX}*"):
             left.unlink()
-    if not note.exists():
-        write_json(note, {"fingerprint": seen})
+    if before is None:
+        write_json(folder / RECEIPTS / LISTING, {"fingerprint": seen})
+
+
+def listing_fingerprint(items: Sequence[Item]) -> str:
+    """Identify a listing, wherever its source lies."""
+    return fingerprint([[i.name, i.offset, i.size, i.label, i.class_name, i.text, i.refused] for i in items])
+
+
+def recorded_listing(folder: Path) -> str | None:
+    """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
+    note = folder / RECEIPTS / LISTING
+    return json.loads(note.read_text())["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:

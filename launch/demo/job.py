@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.progress import duration, say
+from core.progress import counted, duration, say
 from core.root import ROOT
 from core.run.claim import claim
+from core.run.ways_out import holds
 from launch.demo.report import REPORT, STAGES
 from launch.demo.stages import Command, Record, Stage, run_stages
 
@@ -44,12 +46,17 @@ class Config:
     job: ClassVar[str] = "demo"
 
     source: str = setting(
-        "", "your folder of images and videos; '' is handwritten digits that come with it", shown="path"
+        "",
+        "your folder of images and videos; '' is handwritten digits that come with it",
+        shown="path",
+        role="place",
     )
-    output: str = setting("runs/demo", "folder that receives everything", shown="path")
+    output: str = setting("runs/demo", "folder that receives everything", shown="path", role="place")
     seed: int = setting(0, "seed of every stage", low=0)
-    overwrite: bool = setting(False, "begin anew, removing what an earlier demo left in the output")
-    processes: int = setting(2, "local ranks of the stages that use several", low=1)
+    overwrite: bool = setting(
+        False, "begin anew, removing what an earlier demo left in the output", role="work"
+    )
+    processes: int = setting(2, "local ranks of the stages that use several", low=1, role="work")
     scale: Literal["full", "tiny"] = setting(
         "full", "tiny goes through every stage in about a minute; no good pictures"
     )
@@ -73,7 +80,7 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Run what is missing of the chain, then write demo.json and say where everything is."""
     output = Path(config.output)
-    claim(output, config, done=RESULT, overwrite=config.overwrite)
+    claim(output, config, done=RESULT, overwrite=config.overwrite, made=partial(stages_made, output))
     record = read_record(output, digits=not config.source)
     chain = Chain(config)
     run_stages(chain.stages(), record, output / "logs")
@@ -194,6 +201,13 @@ def read_record(output: Path, *, digits: bool) -> Record:
     path = output / STAGES
     stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
     return Record(path, {"digits": digits}, {stage["name"]: stage for stage in stages})
+
+
+def stages_made(output: Path) -> str:
+    """Say what overwriting the demo would cost: its stages and their time."""
+    stages = read_record(output, digits=False).stages
+    seconds = sum(stage["seconds"] for stage in stages.values())
+    return f"{counted(len(stages), 'stage')}, {duration(seconds)} of work" if stages else holds(output)
 
 
 def write_result(output: Path, record: Record) -> dict[str, Any]:

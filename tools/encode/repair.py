@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
 from data.dataset.quarantine import QUARANTINE, Quarantine, QuarantineEntry
 from data.dataset.schema import MANIFEST, DatasetManifest, write_index
@@ -115,7 +115,8 @@ def _publish(output: Path, names: Sequence[str], manifest: DatasetManifest) -> N
         if sha256_file(output / MAKING / name) != expected[name]:
             raise WorkError(
                 f"{output / name}: made anew it is not what it was (other hardware or library versions?); "
-                "overwrite=true encodes the whole cache again"
+                "the machine that made it may make it so; overwrite=true removes and encodes all "
+                f"{counted(manifest.samples, 'sample')} again"
             )
     for name in names:
         os.replace(output / MAKING / name, output / name)

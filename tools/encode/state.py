@@ -12,13 +12,13 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from core.progress import Progress, counted, duration, say
+from core.progress import Progress, counted, duration, say, size
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
 from data.raw.writing import RECEIPTS
-from tools.encode.setup import LEASES, size
+from tools.encode.setup import LEASES
 
 if TYPE_CHECKING:
     from tools.encode.config import Config

@@ -74,6 +74,8 @@ def keep_latent_space(
     if (run / LATENTS).exists():
         before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
         before[TEXT_FOLDER] = record[TEXT_FOLDER]
+        if _are_moved(before["cache"], record["cache"]):
+            before["cache"] = record["cache"]
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
             raise UserError(f"{run} was begun with {field}={was}; in {cache.place} it is {now}")
@@ -98,7 +100,7 @@ def describe(
     for part in caches:
         counts = np.bincount(part.index["bucket"], minlength=len(part.manifest.buckets))
         samples.update(dict(zip(latent_shapes(part), counts.tolist(), strict=False)))  # behind: in no bucket
-    several = {part.place: part.manifest.fingerprint for part in caches}
+    several = cache_fingerprints(cache)
     return {
         **choose_normaliser(cache, latents).as_dict(),
         "normalise": latents.normalise,
@@ -120,6 +122,12 @@ def space_file(run: Path) -> Path:
     if not path.is_file():
         raise UserError("source", run, f"the folder of a training run (with {LATENTS}){instead(run)}")
     return path
+
+
+def cache_fingerprints(cache: Dataset) -> dict[str, str]:
+    """{place: fingerprint} of the cache, or of each cache of a mixture."""
+    caches = cache.caches if isinstance(cache, Mixture) else (cache,)
+    return {part.place: part.manifest.fingerprint for part in caches}
 
 
 def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:
@@ -164,6 +172,12 @@ def find_autoencoder(cache: Dataset, configured: str) -> Path:
         expected = f"the one that made {cache.folder}, with {field}={was}; this one has {field}={found}"
         raise UserError("autoencoder", folder, expected)
     return place
+
+
+def _are_moved(before: Any, now: Any) -> bool:
+    """Whether the caches of a mixture are the same ones at other places; checkpoints compare their order."""
+    are_several = isinstance(before, dict) and isinstance(now, dict)
+    return are_several and sorted(before.values()) == sorted(now.values())
 
 
 def copy_autoencoder(source: Path, run: Path) -> None:

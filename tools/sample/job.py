@@ -6,6 +6,7 @@ of processes differs. Finished batches are kept in `parts/` until all are there:
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from core.config.loading import to_dict
 from core.files import atomic_file, sha256_file, write_json
-from tools.runs.samples import ARRAYS, SAMPLES
+from core.progress import counted
+from tools.runs.samples import ARRAYS, SAMPLES, Samples
 from tools.sample.config import Config
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
@@ -56,7 +58,10 @@ def run(config: Config) -> None:
         output = Path(config.output)
         keep = ranks.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)
         job = None if keep else prepare(config, texts, world)  # first: overwriting removes what is there
-        ranks.on_first_rank(lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite))
+        made = partial(samples_made, output)
+        ranks.on_first_rank(
+            lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite, made=made)
+        )
         if job is None:
             say(f"{output}: finished before")
             return
@@ -66,6 +71,17 @@ def run(config: Config) -> None:
         say(f"{output}: {config.count} samples")
     finally:
         ranks.stop(world)
+
+
+def samples_made(output: Path) -> str:
+    """Say what overwriting the output would cost: finished samples, or parts of them."""
+    from core.run.ways_out import holds
+
+    files = holds(output)
+    if (output / SAMPLES).exists():
+        return f"{counted(Samples.read(output).count, 'sample')}, {files}"
+    parts = len(list((output / "parts").glob("*.npz")))
+    return f"{counted(parts, 'part')} of the samples, {files}" if parts else files
 
 
 def publish(job: Job) -> None:

@@ -35,15 +35,15 @@ class OnlineConfig:
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     text_encoder: str = setting(
-        "", "folder of a public text encoder for the captions; '' takes no text", shown="path"
+        "", "folder of a public text encoder for the captions; '' takes no text", shown="path", role="place"
     )
     text_tokens: int = setting(
         0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
     )
-    threads: int = setting(2, "samples decoded at a time", low=1)
+    threads: int = setting(2, "samples decoded at a time", low=1, role="work")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
     )
     statistics_samples: int = setting(
         1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
@@ -62,6 +62,7 @@ class DataConfig(LoaderConfig):
         (),
         "more latent caches of the same encoder, trained on together with source",
         shown="[path or URL, ...]",
+        role="place",
     )
     mix: tuple[float, ...] = setting(
         (),
@@ -90,21 +91,27 @@ class Config:
         REQUIRED,
         "latent cache, as `encode` writes it; a raw dataset where data.encode=online",
         shown="path or URL",
+        role="place",
     )
     output: str = setting(
-        REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
+        REQUIRED,
+        "run folder: config, metrics, checkpoints and what sampling needs",
+        shown="path",
+        role="place",
     )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
         "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
         "goes on with what it has begun",
+        role="work",
     )
-    processes: int = setting(1, "ranks on this machine", low=1)
+    processes: int = setting(1, "ranks on this machine", low=1, role="work")
     autoencoder: str = setting(
         "",
         "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
         shown="path",
+        role="place",
     )
     model: DiTConfig = setting(DiTConfig(), "the network")
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
@@ -117,7 +124,10 @@ class Config:
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
     validation_source: str = setting(
-        "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"
+        "",
+        "samples to validate on, like `source`; '' takes training samples",
+        shown="path or URL",
+        role="watch",
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from models.attention.choice import settle
 from models.denoisers.dit import DiT, count_parameters
 from models.denoisers.flops import train_flops
 from models.layers.fp8 import use_fp8
+from tools.runs.continuing import latent_contents, steps_made
 from tools.runs.latent_space import (
     choose_normaliser,
     encoder_fingerprint,
@@ -81,7 +83,13 @@ def run(config: Config) -> None:
     validated = validation_data(config, dataset, loader, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
-    if ranks.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
+
+    def claim() -> bool:
+        contents = latent_contents(output, dataset)
+        made = partial(steps_made, output)
+        return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
+
+    if ranks.on_first_rank(claim):
         train(config, dataset, loader, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")

@@ -40,15 +40,18 @@ class Config:
 
     job: ClassVar[str] = "train-autoencoder"
 
-    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
-    output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
+    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL", role="place")
+    output: str = setting(
+        REQUIRED, "run folder; the result is in its autoencoder/", shown="path", role="place"
+    )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
         "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
         "goes on with what it has begun",
+        role="work",
     )
-    processes: int = setting(1, "ranks on this machine", low=1)
+    processes: int = setting(1, "ranks on this machine", low=1, role="work")
     model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
     objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
     data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")
@@ -57,7 +60,9 @@ class Config:
     ema: EmaConfig = setting(EmaConfig(decay=0.999), "averages of the weights; the first is the result")
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
-    score_samples: int = setting(256, "held-out samples of each bucket that are scored at most", low=1)
+    score_samples: int = setting(
+        256, "held-out samples of each bucket that are scored at most", low=1, role="watch"
+    )
 
     def __post_init__(self) -> None:
         if self.data.part != "train":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig
 from models.autoencoder.store import save
 from models.weights import shapes_only
+from tools.runs.continuing import raw_contents, steps_made
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
@@ -81,7 +83,12 @@ def run(config: Config) -> None:
     )  # what is wrong fails before any rank waits
     world = ranks.start(config.engine.device, config.engine.timeout_s)
     output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
-    if ranks.on_first_rank(lambda: claim_run(output, config, done=done)):
+
+    def claim() -> bool:
+        contents, made = raw_contents(output, dataset), partial(steps_made, output)
+        return claim_run(output, config, done=done, contents=contents, made=made)
+
+    if ranks.on_first_rank(claim):
         train(config, dataset, world)
         ranks.on_first_rank(lambda: publish(config, dataset, world))
     ranks.stop(world)

@@ -1,0 +1,46 @@
+"""What a refused command can do instead, and what overwriting would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.files import TEMPORARY_PREFIX
+from core.progress import counted, duration, size
+from core.run import run_lock
+
+CONFIG_NAME = "config.yaml"
+NOT_WORK = (CONFIG_NAME, run_lock.NAME)
+SHORT_S = 60.0  # files written within it need no word on how long that took
+
+
+def ways_out(output: Path, made: str, instead: str) -> str:
+    """End a refusal to go on with `output`: other ways first, then what `overwrite=true` would remove.
+
+    made: what the output holds, as `holds` or its job says it; "" for nothing.
+    instead: what goes on with it.
+    """
+    if not made:
+        return f"{instead}, another output, or overwrite=true ({output} holds no work yet)"
+    return f"{instead} goes on with it, another output leaves it as it is; overwrite=true removes {made}"
+
+
+def holds(output: Path) -> str:
+    """Count what has been written into an output beside its config: files, bytes, time; "" for nothing."""
+    files = [path for path in output.rglob("*") if _is_work(path, output)]
+    if not files:
+        return ""
+    facts = [path.stat() for path in files]
+    times = [fact.st_mtime for fact in facts]
+    took = max(times) - min(times)
+    written = f", written in {duration(took)}" if took >= SHORT_S else ""
+    return f"{counted(len(files), 'file')} of {size(sum(fact.st_size for fact in facts))}{written}"
+
+
+def _is_work(path: Path, output: Path) -> bool:
+    inside = path.relative_to(output)
+    return (
+        str(inside) not in NOT_WORK
+        and not inside.name.startswith(TEMPORARY_PREFIX)
+        and path.is_file()
+        and not path.is_symlink()
+    )

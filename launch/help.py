@@ -10,8 +10,8 @@ from launch.jobs import JOBS, Job
 WIDTH = 110
 CONTINUING = (
     "The same command continues an unfinished output. Fields marked work (how it is carried out) or watch "
-    "(what is observed) may differ then; what a field marked place names may move, if its content is the same; all "
-    "other fields decide the result and must stay."
+    "(what is observed) may differ then; what a field marked place names may move, if its content is the "
+    "same; all other fields decide the result and must stay."
 )
 
 

@@ -23,7 +23,7 @@ class FieldHelp:
     default: str
     unit: str
     help: str
-    role: Role
+    role: Role = "result"
 
 
 class Place(NamedTuple):

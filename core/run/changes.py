@@ -66,4 +66,6 @@ def _is_one_place(before: Any, now: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
     return value[:SHOWN_DIGITS] if isinstance(value, str) else str(value)

@@ -178,7 +178,7 @@ def _require_same(
     (first, expected), *others = refused
     also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
     values = "the old values" if others else "the old value"
-    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(output, made(), values)}")
+    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values)}")
 
 
 def _remove_contents(output: Path, done: str) -> None:

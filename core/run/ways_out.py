@@ -13,15 +13,15 @@ NOT_WORK = (CONFIG_NAME, run_lock.NAME)
 SHORT_S = 60.0  # files written within it need no word on how long that took
 
 
-def ways_out(output: Path, made: str, instead: str) -> str:
-    """End a refusal to go on with `output`: other ways first, then what `overwrite=true` would remove.
+def ways_out(made: str, instead: str) -> str:
+    """End a refusal to continue an output: other ways first, then what `overwrite=true` would remove.
 
     made: what the output holds, as `holds` or its job says it; "" for nothing.
-    instead: what goes on with it.
+    instead: what it can be continued with.
     """
     if not made:
-        return f"{instead}, another output, or overwrite=true ({output} holds no work yet)"
-    return f"{instead} goes on with it, another output leaves it as it is; overwrite=true removes {made}"
+        return f"go on with {instead}, or take another output, or overwrite=true: no work is lost"
+    return f"go on with {instead}, or take another output; overwrite=true would remove {made}"
 
 
 def holds(output: Path) -> str:

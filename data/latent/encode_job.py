@@ -127,5 +127,5 @@ def begin(job: Job, made_from: Mapping[str, Any]) -> None:
             mine.unlink(missing_ok=True)
     if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
         path, before, now = differs
-        ways = ways_out(folder, encoded(job), "the old content")
+        ways = ways_out(encoded(job), "the old content")
         raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; {ways}")

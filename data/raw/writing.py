@@ -91,7 +91,7 @@ def begin(folder: Path, items: Sequence[Item]) -> None:
     """
     seen, before = listing_fingerprint(items), recorded_listing(folder)
     if before not in (None, seen):
-        cost = ways_out(folder, holds(folder), "the old content")
+        cost = ways_out(holds(folder), "the old content")
         raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
     for place in (folder, folder / RECEIPTS):
         for left in place.glob(f"{TEMPORARY_PREFIX}*"):

@@ -128,7 +128,7 @@ def refused(output: Path, config: Any, **contents: Any) -> set[str]:
     with pytest.raises(UserError) as caught:
         take(output, config, **contents)
     assert (output / CONFIG_NAME).read_text() == before
-    assert "overwrite=true removes 7 steps" in str(caught.value)
+    assert "overwrite=true would remove 7 steps" in str(caught.value)
     return {part.partition("=")[0] for part in str(caught.value).split("; and ")}
 
 

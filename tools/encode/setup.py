@@ -187,7 +187,7 @@ def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
     recorded = DatasetManifest.read(job.folder).extra["made_from"]
     if (differs := compare(recorded, made_from | {"computation": recorded["computation"]})) is not None:
         field, before, now = differs
-        ways = ways_out(job.folder, encoded(job), "the old content")
+        ways = ways_out(encoded(job), "the old content")
         raise UserError(f"{job.folder}: made with {field}={before}, now it is {now}; {ways}")
 
 

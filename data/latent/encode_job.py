@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import fsync_folder, temporary_name, write_json
+from core.files import write_json_once
 from core.progress import counted
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
@@ -117,14 +117,7 @@ def begin(job: Job, made_from: Mapping[str, Any]) -> None:
     folder = job.folder
     note = folder / RECEIPTS / MADE_FROM
     if not note.exists():
-        mine = temporary_name(note)
-        try:
-            write_json(mine, made_from)
-            with contextlib.suppress(FileExistsError):
-                os.link(mine, note)
-                fsync_folder(note.parent)
-        finally:
-            mine.unlink(missing_ok=True)
+        write_json_once(note, made_from)
     if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
         path, before, now = differs
         ways = ways_out(encoded(job), "the old content")

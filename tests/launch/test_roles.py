@@ -70,7 +70,7 @@ ROLES: dict[str, dict[str, str]] = {
     "sample": {
         **OUTPUTS,
         **dict.fromkeys(("source", "prompt_file", "text_encoder"), "place"),
-        "device": "work",
+        **dict.fromkeys(("batch", "device"), "work"),
     },
     "evaluate": {**OUTPUTS, **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place")},
     "demo": {**OUTPUTS, "source": "place"},

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.config.loading import load, read_yaml
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.run.claim import CONFIG_NAME
@@ -29,7 +31,8 @@ from tools.encode import job as encode
 from tools.runs.continuing import latent_contents, raw_contents
 from tools.train import job as train
 from tools.train.config import Config
-from tools.train.setup import keep_space, open_cache
+
+WORLD = World(0, 1, 0, torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -92,19 +95,18 @@ def test_the_caches_of_a_mixture_may_move(tmp_path: Path) -> None:
     )
     run = tmp_path / "run"
     begun = train_config(images, run, f"data.also=[{clips}]")
-    dataset, autoencoder = open_cache(begun)
-    keep_space(begun, dataset, autoencoder)
+    train.prepare_objective(begun, *train.open_checked(begun), WORLD)
     continued = train_config(images, run, f"data.also=[{moved(clips, 'a')}]")
-    dataset, autoencoder = open_cache(continued)
-    recorded, found = latent_contents(run, dataset)("data.also")
+    source, autoencoder = train.open_checked(continued)
+    recorded, found = latent_contents(run, source.facts)("data.also")
     assert recorded == found
-    keep_space(continued, dataset, autoencoder)
+    train.prepare_objective(continued, source, autoencoder, WORLD)
     replace(DatasetManifest.read(tmp_path / "a"), fingerprint="remade").write(tmp_path / "a")
-    dataset, _ = open_cache(continued)
-    recorded, found = latent_contents(run, dataset)("data.also")
+    source, _ = train.open_checked(continued)
+    recorded, found = latent_contents(run, source.facts)("data.also")
     assert recorded != found
     with pytest.raises(UserError, match="was begun with cache"):
-        keep_space(continued, dataset, autoencoder)
+        train.prepare_objective(continued, source, autoencoder, WORLD)
 
 
 def test_encoding_goes_on_from_where_source_and_autoencoder_are_now(tmp_path: Path) -> None:

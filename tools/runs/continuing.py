@@ -14,13 +14,8 @@ from core.progress import counted, duration
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
-from tools.runs.latent_space import (
-    ADDED_LATER,
-    LATENTS,
-    cache_fingerprints,
-    encoder_fingerprint,
-    text_encoder,
-)
+from data.loading.sources.kinds import LatentFacts
+from tools.runs.latent_space import ADDED_LATER, LATENTS
 
 
 def steps_made(run: Path) -> str:
@@ -32,22 +27,23 @@ def steps_made(run: Path) -> str:
     return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {NAME}"
 
 
-def latent_contents(run: Path, cache: Dataset) -> Contents:
-    """The places of `train`: what its `latents.json` records, and what `cache` is made from."""
+def latent_contents(run: Path, facts: LatentFacts) -> Contents:
+    """The places of `train`: what its `latents.json` records, and what its source is made from now."""
+    caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
 
     def contents(path: str) -> tuple[Content | None, Content]:
         found: dict[str, Any] = {
-            "cache": sorted(cache_fingerprints(cache).values()),
-            "encoder": encoder_fingerprint(cache),
-            "text": text_encoder(cache),
+            "cache": caches,
+            "encoder": facts.encoder,
+            "text": facts.text_encoder,
         }
         names = {"autoencoder": ("encoder",), "data.online.text_encoder": ("text",)}.get(path, ("cache",))
         found = {name: found[name] for name in names}
         if not (run / LATENTS).is_file():
             return None, found
         kept = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
-        caches = kept["cache"]
-        kept["cache"] = sorted(caches.values()) if isinstance(caches, dict) else [caches]
+        begun = kept["cache"]
+        kept["cache"] = sorted(begun.values()) if isinstance(begun, dict) else [begun]
         return {name: kept[name] for name in names}, found
 
     return contents

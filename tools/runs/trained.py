@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from core.checkpoint import exported
+from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
 from core.config.loading import from_dict, read_yaml
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
+from core.files import sha256_file
 from core.run.claim import CONFIG_NAME
-from data.latent.reading import Moment, Normaliser
+from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint
-from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, space_file
+from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, LEARNT, space_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class LatentSpace:
     mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.  text: what
     captions were embedded by, which lay in text_folder; None and "" for a run without text.
     shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
+    null_share: of samples trained without label, and without text; None where that is not known.
+    untrained_classes: names of classes that had no sample.
     """
 
     mean: Moment
@@ -42,6 +46,8 @@ class LatentSpace:
     path: PathName
     prediction: Prediction
     learned_sigma: bool
+    null_share: Mapping[str, float | None] | None
+    untrained_classes: tuple[str, ...]
 
     @property
     def normaliser(self) -> Normaliser:
@@ -52,9 +58,10 @@ class LatentSpace:
         """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
         path = space_file(run)
         try:
-            record: dict[str, Any] = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = ADDED_LATER | LEARNT | json.loads(path.read_text(encoding="utf-8"))
             normaliser = Normaliser.from_dict(record)
             record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
+            record["untrained_classes"] = tuple(record["untrained_classes"])
             record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
             return cls(**{field.name: record[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
@@ -66,14 +73,23 @@ class Trained:
     """What sampling needs of a run; the networks are on one device, in evaluation mode.
 
     checkpoint: the name of the one that the weights are of.  weights: which ones of it.
+    manifest_sha256: of the file that lists the hashes of its files.
     """
 
     model: DiT
+    network: DiTConfig
     space: LatentSpace
     autoencoder: AnyAutoencoder
     checkpoint: str
     weights: str
     weights_sha256: str
+    manifest_sha256: str
+
+
+def manifest_hash(folder: Path) -> str:
+    """SHA-256 of the file in which a checkpoint or export lists the hashes of its files; "" without one."""
+    path = folder / (exported.RECORD if exported.is_export(folder) else format.MANIFEST)
+    return sha256_file(path) if path.is_file() else ""
 
 
 def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
@@ -95,11 +111,16 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         if weights == "raw" != record["weights"]:
             raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
         name, weights = record["checkpoint"], record["weights"]
+    manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    model = DiT(from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"]))
+    network = from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"])
+    model = DiT(network)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
-    return Trained(model.to(device).eval(), space, decoder.to(device), name, weights, fingerprint(state))
+    found = fingerprint(state)
+    return Trained(
+        model.to(device).eval(), network, space, decoder.to(device), name, weights, found, manifest
+    )

@@ -12,10 +12,9 @@ from core.config.loading import difference, dump, read_yaml, to_dict, with_defau
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX, write_text
 from core.progress import say
-from core.run import run_lock
+from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
 
-CONFIG_NAME = "config.yaml"
 HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
@@ -117,7 +116,7 @@ def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collectio
 
 def _has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
-    traces = (output / done, output / "metrics.jsonl", *(output / "checkpoints").glob("*"))
+    traces = (output / done, output / METRICS, *(output / CHECKPOINTS).glob("*"))
     return any(path.exists() for path in traces)
 
 
@@ -128,7 +127,7 @@ def _is_restart() -> bool:
 
 
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
-    write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{dump(config)}")
+    write_text(output / CONFIG, f"{HEADER}{config.job}\n{dump(config)}")
     return "new"
 
 
@@ -139,7 +138,7 @@ def _is_empty(output: Path) -> bool:
 
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
-    recorded = output / CONFIG_NAME
+    recorded = output / CONFIG
     text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     if not first.startswith(HEADER):
@@ -156,7 +155,7 @@ def _require_same(
     """UserError where the record says otherwise; whether a number of `may_grow` has grown."""
     grown = False
     # A field that an earlier version did not have was, in effect, what its default is today.
-    recorded = with_defaults(read_yaml(output / CONFIG_NAME), type(config))
+    recorded = with_defaults(read_yaml(output / CONFIG), type(config))
     for path, before, now in difference(recorded, to_dict(config)):
         name = path.rpartition(".")[2]
         if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE or path in may_differ:
@@ -177,7 +176,7 @@ def _remove_contents(output: Path, done: str) -> None:
     """Remove the manifest first and what says whose it is last: killed half-way, it is neither complete nor
     foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
-    last = [output / run_lock.NAME, output / CONFIG_NAME]
+    last = [output / LOCK, output / CONFIG]
     for entry in output.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -18,15 +18,13 @@ from core.errors import UserError
 from core.files import write_json_once
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MANIFEST
+from data.dataset.schema import MADE_FROM, MANIFEST
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
-
-MADE_FROM = "made_from.json"
 
 
 class Encoder(Protocol):

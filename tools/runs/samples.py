@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
 from core.files import instead, sha256_file
+from core.run.folder import SAMPLES
 
-SAMPLES, ARRAYS = "samples.json", "samples.npz"
+ARRAYS = "samples.npz"
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
 ANEW = "overwrite=true begins anew, or another output"

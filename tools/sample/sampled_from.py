@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import exported
 from core.checkpoint.format import sealed
-from core.checkpoint.store import FOLDER
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
+from core.run.folder import CHECKPOINTS
 from models.denoisers.dit import DiTConfig
 from tools.runs.latent_space import space_file
 from tools.runs.samples import ANEW, MADE_FROM, MADE_FROM_VERSION, read_made_from
@@ -90,7 +90,9 @@ def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
     try:
         choose(source, begun)
     except UserError:
-        expected = f"{begun}, with which {config.output} was begun, and {source / FOLDER} no longer holds it"
+        expected = (
+            f"{begun}, with which {config.output} was begun, and {source / CHECKPOINTS} no longer holds it"
+        )
         raise UserError("checkpoint", newest, f"{expected}; {ANEW}") from None
     if newest != begun:
         say(f"{config.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
@@ -128,7 +130,7 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
     """
     output, source = Path(config.output), Path(config.source)
     require_same(output, record, {**record, "prompts": list(texts)})
-    folder = source if exported.is_export(source) else source / FOLDER / record["checkpoint"]
+    folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
         raise UserError(

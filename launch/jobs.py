@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from core import garbage
 from core.errors import UserError
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES, SCORES
 
 
 class Job(NamedTuple):
@@ -53,7 +54,7 @@ JOBS = (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
             "longtake train-autoencoder my.yaml trainer.steps=1e5",
         ),
-        done="autoencoder/config.json",
+        done=f"{AUTOENCODER}/config.json",
     ),
     Job(
         "encode",
@@ -75,21 +76,21 @@ JOBS = (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",
         ),
-        done="finished.json",
+        done=FINISHED,
     ),
     Job(
         "sample",
         "tools.sample.job",
         "generate images or clips from a checkpoint",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
-        done="samples.json",
+        done=SAMPLES,
     ),
     Job(
         "evaluate",
         "tools.evaluate.job",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
-        done="scores.json",
+        done=SCORES,
     ),
     Job(
         "export",

@@ -19,6 +19,7 @@ from typing import Any
 from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
+from core.run.folder import CONFIG
 from core.run.last_line import PARENT, TOLD
 from launch.jobs import Job
 
@@ -35,7 +36,7 @@ def run_on_ranks(job: Job, config: Any) -> int:
     from core.config.loading import save
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        file = Path(folder) / "config.yaml"
+        file = Path(folder) / CONFIG
         save(config, file)
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done

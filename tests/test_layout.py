@@ -25,7 +25,8 @@ ROOMS = {
         {"."},
         {"config"},
         {"distributed"},
-        {"averages", "diffusion", "metrics", "optim", "run"},
+        {"run"},
+        {"averages", "diffusion", "metrics", "optim"},
         {"engine"},
         {"faults"},
         {"checkpoint", "queue"},
@@ -41,6 +42,15 @@ ROOMS = {
     ],
     "launch": [{"."}, {"demo"}],
 }
+# Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
+ELSEWHERE = {
+    "flip.npy": "data/latent/packs.py",
+    "text.npy": "data/latent/packs.py",
+    "scores.json": "models/autoencoder/store.py",
+    "made_from.json": "tools/runs/samples.py",
+}
+# Fields of a section within the section that a class or function takes.
+OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
@@ -166,6 +176,42 @@ def test_no_two_files_need_each_other() -> None:
     while unused := set(graph) - set().union(*graph.values()):
         graph = {module: others for module, others in graph.items() if module not in unused}
     assert {module: sorted(others & set(graph)) for module, others in graph.items()} == {}
+
+
+def test_names_of_files_are_known_once() -> None:
+    """Those of runs, exports, samples and datasets stand in two modules; all else asks these."""
+    known = {ROOT / "core/run/folder.py", ROOT / "data/dataset/schema.py"}
+    names = {
+        node.value
+        for source in known
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Constant)
+        and re.fullmatch(r"\w+\.(json|jsonl|npy|yaml|lock|safetensors)", str(node.value))
+    }
+    assert {"metrics.jsonl", "dataset.json", "config.yaml"} <= names
+    again = [
+        f"{name_of(source)}:{node.lineno} {node.value}"
+        for source in set(SOURCES) - known
+        if "bench" not in source.parts
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Constant)
+        and str(node.value).rpartition("/")[2] in names
+        and name_of(source) != ELSEWHERE.get(str(node.value))
+    ]
+    assert sorted(again) == []
+
+
+def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
+    """A path with a dot is the caller's to add (`core.errors.below`): it knows where the section stands."""
+    named = {
+        (name_of(source), str(call.args[0].value))
+        for source in SOURCES
+        if name_of(source).startswith(("core/", "data/", "models/"))
+        for call in ast.walk(tree_of(source))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "UserError" and len(call.args) > 1
+        if isinstance(call.args[0], ast.Constant) and "." in str(call.args[0].value)
+    }
+    assert named == OWN_SECTIONS
 
 
 def test_a_package_says_what_belongs_into_it_and_no_more() -> None:

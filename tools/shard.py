@@ -17,7 +17,7 @@ from core.progress import Progress, counted, say
 from core.queue.pool import each
 from core.run.changes import Content, Contents
 from core.run.claim import claim
-from data.dataset.schema import LEFT_OUT
+from data.dataset.schema import LEFT_OUT, MANIFEST
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.duplicates import DuplicateConfig
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from data.raw.ingest import Item, Listing
     from data.raw.survey import HygieneConfig
     from data.raw.writing import ShardTask
-
-MANIFEST = "dataset.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +98,8 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
     from data.dataset.faults import require_no_program_errors
-    from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
+    from data.dataset.quarantine import BEYOND, Quarantine
+    from data.dataset.schema import QUARANTINE
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
     if int(os.environ.get("RANK", "0")) > 0:

@@ -16,8 +16,9 @@ from core.averages import power_ema
 from core.averages.power_ema import Snapshot
 from core.checkpoint import format
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import AVERAGES, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import UserError
+from core.run.folder import AVERAGES
 
 
 @dataclass(frozen=True)

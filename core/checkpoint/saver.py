@@ -18,13 +18,14 @@ from core.averages.ema import Ema
 from core.checkpoint.restore import resume
 from core.checkpoint.save_thread import Job, SaveThread
 from core.checkpoint.snapshot import HostMemory, take, take_averages
-from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
 from core.distributed import ranks
 from core.engine.engine import Engine
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.progress import say
+from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
 
@@ -82,7 +83,7 @@ class Saver:
         identity: Mapping[str, Any],
         record: Mapping[str, Any],
     ) -> None:
-        self.store = CheckpointStore(folder / FOLDER)
+        self.store = CheckpointStore(folder / CHECKPOINTS)
         self._lock = RunLock(folder)
         self._engine, self._ema, self._config = engine, ema, config
         self._identity, self._record = dict(identity), dict(record)

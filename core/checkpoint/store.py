@@ -13,8 +13,6 @@ from core.faults.failpoints import failpoint
 from core.files import fsync_folder, write_json
 from core.progress import say
 
-FOLDER = "checkpoints"
-AVERAGES = "ema"  # beside it: small copies of averages, in the same form
 HINT = "latest.json"
 DAMAGED = "damaged-"
 

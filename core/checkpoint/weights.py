@@ -8,9 +8,10 @@ from torch import Tensor
 
 from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import UserError
 from core.files import instead
+from core.run.folder import CHECKPOINTS
 
 
 def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
@@ -36,7 +37,7 @@ def find(path: Path) -> Path:
         return path
     if (path / format.MANIFEST).exists() or format.step_of(path) is not None:
         return path
-    for folder in (path / FOLDER, path):
+    for folder in (path / CHECKPOINTS, path):
         newest = CheckpointStore(folder).latest()
         if newest is not None:
             return newest
@@ -50,7 +51,7 @@ def choose(source: Path, checkpoint: str) -> Path:
         if checkpoint:
             raise UserError("checkpoint", checkpoint, f"'', since {source} is an export")
         return source
-    store = CheckpointStore(source / FOLDER)
+    store = CheckpointStore(source / CHECKPOINTS)
     newest = store.latest()
     if newest is None:
         raise UserError("source", source, f"a run that has saved a checkpoint{instead(source)}")

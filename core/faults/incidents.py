@@ -23,8 +23,7 @@ from core.faults.spikes import SpikeGuard
 from core.files import atomic_file
 from core.metrics.rows import append_rows
 from core.progress import say
-
-NAME = "incidents.jsonl"
+from core.run.folder import INCIDENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class Incidents:
     """
 
     def __init__(self, folder: Path, config: IncidentConfig, clipping: float, world: World) -> None:
-        self.path, self.config, self._world = folder / NAME, config, world
+        self.path, self.config, self._world = folder / INCIDENTS, config, world
         self.spikes = SpikeGuard(config.spike_sigma, clipping)
         self.skipped = self.in_a_row = self.rollbacks = 0
         self.passed_over: set[int] = set()

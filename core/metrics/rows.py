@@ -28,8 +28,7 @@ from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_repor
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.metrics.wandb_view import WandbView
-
-NAME = "metrics.jsonl"
+from core.run.folder import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class Metrics:
         """Go back to after `step` steps: their rows stay, later ones are dropped."""
         self._pending = []
         if self.world.rank == 0:
-            drop_rows_after(self.folder / NAME, step)
+            drop_rows_after(self.folder / METRICS, step)
 
     def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
         """Keep a step's row (its host-side part) and its sums until the next flush."""
@@ -123,7 +122,7 @@ class Metrics:
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
-            append_rows(self.folder / NAME, rows)
+            append_rows(self.folder / METRICS, rows)
             if self._view is not None:
                 self._view.show(rows)
 
@@ -134,8 +133,8 @@ class Metrics:
     def sync(self) -> None:
         """Flush, and wait until the disk has the rows: before a checkpoint counts their steps as done."""
         self.flush()
-        if self.world.rank == 0 and (self.folder / NAME).exists():
-            with open(self.folder / NAME, "rb") as file:
+        if self.world.rank == 0 and (self.folder / METRICS).exists():
+            with open(self.folder / METRICS, "rb") as file:
                 os.fsync(file.fileno())
 
     def show_validation(self, row: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from typing import IO, Any
 from core.files import atomic_file
 from core.progress import say
 from core.root import import_path
+from core.run.folder import WANDB
 
 WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
@@ -125,7 +126,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
     """The run in wandb, under the id kept in the run folder."""
     import wandb  # an extra, and slow to import
 
-    identity = folder / "wandb.json"
+    identity = folder / WANDB
     if not identity.exists():
         with atomic_file(identity, "w") as file:
             json.dump({"id": secrets.token_hex(4)}, file)

@@ -13,10 +13,9 @@ from core.config.loading import dump, read_yaml
 from core.errors import UserError
 from core.files import TEMPORARY_PREFIX, write_text
 from core.progress import say
-from core.run import run_lock
 from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
+from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
-from core.run.ways_out import CONFIG_NAME as CONFIG_NAME
 from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
@@ -70,7 +69,7 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    found = changes(read_yaml(output / CONFIG_NAME), config)
+    found = changes(read_yaml(output / CONFIG), config)
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
@@ -79,7 +78,7 @@ def claim(
     if grown or moved:
         _start(output, config)
     for path, before, now, _ in moved:
-        say(f"{output}: {path} is {now} now, and was {before}; {CONFIG_NAME} says so from here on")
+        say(f"{output}: {path} is {now} now, and was {before}; {CONFIG} says so from here on")
     return "finished" if (output / done).exists() else "continue"
 
 
@@ -122,7 +121,7 @@ def claim_run(
 
 def _has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
-    traces = (output / done, output / "metrics.jsonl", *(output / "checkpoints").glob("*"))
+    traces = (output / done, output / METRICS, *(output / CHECKPOINTS).glob("*"))
     return any(path.exists() for path in traces)
 
 
@@ -135,7 +134,7 @@ def _is_restart() -> bool:
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
     """Write the record. It never says overwrite=true, so a command that is given it as a file continues."""
     kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
-    write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{dump(kept)}")
+    write_text(output / CONFIG, f"{HEADER}{config.job}\n{dump(kept)}")
     return "new"
 
 
@@ -146,7 +145,7 @@ def _is_empty(output: Path) -> bool:
 
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
-    recorded = output / CONFIG_NAME
+    recorded = output / CONFIG
     text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     if not first.startswith(HEADER):
@@ -185,7 +184,7 @@ def _remove_contents(output: Path, done: str) -> None:
     """Remove the manifest first and what says whose it is last: killed half-way, it is neither complete nor
     foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
-    last = [output / run_lock.NAME, output / CONFIG_NAME]
+    last = [output / LOCK, output / CONFIG]
     for entry in output.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from core.files import TEMPORARY_PREFIX
 from core.progress import counted, duration, size
-from core.run import run_lock
+from core.run.folder import CONFIG, LOCK
 
-CONFIG_NAME = "config.yaml"
-NOT_WORK = (CONFIG_NAME, run_lock.NAME)
+NOT_WORK = (CONFIG, LOCK)
 SHORT_S = 60.0  # files written within it need no word on how long that took
 
 

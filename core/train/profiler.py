@@ -16,8 +16,7 @@ from core.distributed.ranks import World
 from core.faults.out_of_memory import OutOfMemory, naming_what_does_not_fit
 from core.files import temporary_name
 from core.progress import say
-
-LOGS = "logs"
+from core.run.folder import LOGS
 
 
 @dataclass(frozen=True, kw_only=True)

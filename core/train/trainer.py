@@ -21,7 +21,7 @@ from core.checkpoint.saver import SaveConfig, Saver
 from core.config.settings import setting
 from core.distributed import ranks
 from core.engine.engine import Engine, StepResult
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.faults import failpoints
 from core.faults.failpoints import failpoint
 from core.faults.incidents import IncidentConfig, Incidents
@@ -34,13 +34,12 @@ from core.metrics.rows import Metrics, MetricsConfig, read_rows
 from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig, learning_rate, require_rise
 from core.progress import Progress, say
+from core.run.folder import FINISHED, LOGS
 from core.train.corruption import CorruptionCheck, CorruptionConfig
 from core.train.feed import Feed
-from core.train.profiler import LOGS, ProfileConfig, Profiler
+from core.train.profiler import ProfileConfig, Profiler
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig, line
-
-FINISHED = "finished.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +61,10 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
 
 def require_effect(trainer: TrainerConfig, optimizer: OptimizerConfig, ema: EmaConfig) -> None:
     """UserError for a setting that cannot act in a run of so many steps."""
-    require_rise(optimizer, trainer.steps)
-    require_updates(ema, trainer.steps)
+    with below("optimizer"):
+        require_rise(optimizer, trainer.steps)
+    with below("ema"):
+        require_updates(ema, trainer.steps)
 
 
 class Trainer:

@@ -27,8 +27,8 @@ from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.rows import append_rows, complete_row, drop_rows_after, read_rows
 from core.metrics.step_sums import StepSums
+from core.run.folder import VALIDATION
 
-NAME = "validation.jsonl"
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared
 _STEP = 0xFFFFFFFF  # of the draws: no training step has it
 
@@ -87,7 +87,7 @@ class Validation:
         seed: int = SEED,
     ) -> None:
         self.config, self._engine, self._objective, self._batches = config, engine, objective, batches
-        self._path, self._seed, self._ema = folder / NAME, seed, ema
+        self._path, self._seed, self._ema = folder / VALIDATION, seed, ema
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: results of steps that come again are dropped."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from core.errors import WorkError
 from core.files import write_text
+from data.dataset.schema import QUARANTINE
 
-QUARANTINE = "quarantine.jsonl"
 BEYOND = 1000  # faults over the budget that a pass goes on to find, so that all are told at once
 MOST_KINDS = 8  # of faults, in a message
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from core.progress import counted
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT
+from data.dataset.quarantine import QuarantineEntry, read_quarantine
+from data.dataset.schema import LEFT_OUT, QUARANTINE
 from data.order.buckets import NO_BUCKET, is_image
 
 MOST_SHAPES = 1000  # of the histogram

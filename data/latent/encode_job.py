@@ -20,15 +20,13 @@ from core.progress import counted
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MANIFEST, DatasetManifest
+from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
-
-MADE_FROM = "made_from.json"
 
 
 class Encoder(Protocol):

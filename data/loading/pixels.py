@@ -14,7 +14,7 @@ from core.batch import Batch, Condition
 from core.config.settings import setting
 from core.distributed.agreement import tally
 from core.draws import Draws
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.progress import say
 from data.dataset.faults import RETRY
 from data.dataset.index import shard_starts
@@ -72,7 +72,8 @@ class BucketTable:
 def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
     """The table of a loader of pixels; 256 of them count as a token."""
     media = np.asarray(dataset.media)
-    buckets = make_buckets(media, config.buckets)
+    with below("buckets"):
+        buckets = make_buckets(media, config.buckets)
     column = assign(media, buckets, config.buckets)
     without_bucket = int((column == NO_BUCKET).sum())
     column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
+from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
@@ -117,7 +118,7 @@ def render(folder: Path) -> str:
     """Return the page; what a run does not have (clips, classes, …) is left out."""
     record: dict[str, Any] = _read_json(folder / STAGES)
     stages: list[dict[str, Any]] = record["stages"]
-    scores: dict[str, Any] = _read_json(folder / "scores/scores.json") or {}
+    scores: dict[str, Any] = _read_json(folder / f"scores/{SCORES}") or {}
     total = sum(stage["seconds"] for stage in stages)
     sections = [
         _section(
@@ -196,7 +197,7 @@ def _training_curves(folder: Path) -> str:
         ("autoencoder", "loss of the autoencoder"),
         ("run", "loss of the diffusion transformer"),
     ):
-        points = read_curve(folder / name / "metrics.jsonl", "loss")
+        points = read_curve(folder / name / METRICS, "loss")
         parts.append(curves(title, {"loss": points}, logarithmic=True))
     return "".join(parts)
 
@@ -240,7 +241,7 @@ PLACES = {
     "run": "the diffusion transformer's training run: checkpoints, metrics.jsonl, config",
     "samples/images": "generated images: samples.npz, images.png",
     "samples/clips": "generated clips: samples.npz, clips.mp4, contact.png",
-    "scores/scores.json": "the scores, for programs",
+    f"scores/{SCORES}": "the scores, for programs",
     "demo.json": "stages, seconds and scores, for programs",
     "logs": "what every stage printed",
 }

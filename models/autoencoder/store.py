@@ -17,11 +17,11 @@ from torch import Tensor
 
 from core import files
 from core.errors import UserError, WorkError
+from core.run.folder import AUTOENCODER
 from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig
 from models.weights import add_bytes, shapes_only
 
-FOLDER = "autoencoder"  # inside a run folder
 WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
 
 
@@ -62,7 +62,7 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
 
 def locate(folder: Path) -> Path:
     """The folder itself, `autoencoder/` in a run or `vae/` in a pipeline; UserError where none holds one."""
-    for candidate in (folder, folder / FOLDER, folder / "vae"):
+    for candidate in (folder, folder / AUTOENCODER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
     expected = f"a folder with {CONFIG} and weights, or a run that has one{files.instead(folder)}"

@@ -27,9 +27,9 @@ def check(config: AutoencoderConfig, tiling: TilingConfig) -> None:
     """UserError for tiles that do not end where latents do."""
     space, time = config.spatial_compression, config.temporal_compression
     if tiling.pixels % space:
-        raise UserError("tiling.pixels", tiling.pixels, f"a multiple of {space} (spatial_compression)")
+        raise UserError("pixels", tiling.pixels, f"a multiple of {space} (spatial_compression)")
     if tiling.frames % time:
-        raise UserError("tiling.frames", tiling.frames, f"a multiple of {time} (temporal_compression)")
+        raise UserError("frames", tiling.frames, f"a multiple of {time} (temporal_compression)")
 
 
 def encode(network: nn.Module, config: AutoencoderConfig, tiling: TilingConfig, pixels: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class DiTConfig:
     def grid(self, shape: Grid) -> Grid:
         """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
         if any(size % patch for size, patch in zip(shape, self.patch, strict=True)):
-            raise UserError("model.patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
+            raise UserError("patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
         t, h, w = (size // patch for size, patch in zip(shape, self.patch, strict=True))
         return t, h, w
 

@@ -13,7 +13,8 @@ from core.config.fields import walk
 from core.config.settings import REQUIRED, Role
 from core.errors import UserError
 from core.files import write_text
-from core.run.claim import CONFIG_NAME, HEADER, OUTPUT, claim
+from core.run.claim import HEADER, OUTPUT, claim
+from core.run.folder import CONFIG
 from launch.jobs import JOBS, Job
 
 OUTPUTS = {"output": "place", "overwrite": "work", "processes": "work"}
@@ -104,7 +105,7 @@ def record(output: Path, config: Any, changed: list[str]) -> None:
         for part in sections:
             section = section[part]
         section[name] = another(section[name])
-    write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{json.dumps(tree)}\n")
+    write_text(output / CONFIG, f"{HEADER}{config.job}\n{json.dumps(tree)}\n")
 
 
 def another(value: Any) -> Any:
@@ -124,10 +125,10 @@ def take(output: Path, config: Any, found: str = "same", recorded: str | None = 
 
 def refused(output: Path, config: Any, **contents: Any) -> set[str]:
     """The fields that a refusal names, and that it changes nothing."""
-    before = (output / CONFIG_NAME).read_text()
+    before = (output / CONFIG).read_text()
     with pytest.raises(UserError) as caught:
         take(output, config, **contents)
-    assert (output / CONFIG_NAME).read_text() == before
+    assert (output / CONFIG).read_text() == before
     assert "overwrite=true would remove 7 steps" in str(caught.value)
     return {part.partition("=")[0] for part in str(caught.value).split("; and ")}
 
@@ -150,9 +151,9 @@ def test_every_field_has_the_role_it_was_given_by_decision(name: str) -> None:
 def test_what_only_carries_out_or_watches_may_differ(name: str, role: str, tmp_path: Path) -> None:
     config, fields = config_of(ALL[name], tmp_path), fields_with(ALL[name], role)
     record(tmp_path, config, fields)
-    before = (tmp_path / CONFIG_NAME).read_text()
+    before = (tmp_path / CONFIG).read_text()
     assert take(tmp_path, config) == "continue"
-    assert (tmp_path / CONFIG_NAME).read_text() == before
+    assert (tmp_path / CONFIG).read_text() == before
 
 
 @each_job
@@ -170,4 +171,4 @@ def test_places_may_move_with_their_content_alone(name: str, tmp_path: Path) -> 
         assert refused(tmp_path, config, found="other") == moved
         assert refused(tmp_path, config, recorded=None) == moved
     assert take(tmp_path, config) == "continue"
-    assert loading.load(type(config), [tmp_path / CONFIG_NAME]) == config
+    assert loading.load(type(config), [tmp_path / CONFIG]) == config

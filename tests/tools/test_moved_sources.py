@@ -18,7 +18,7 @@ from core.config.loading import load, read_yaml
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest
 from tests.data.caches import CLIP, IMAGE
@@ -68,7 +68,7 @@ def test_training_goes_on_from_where_its_cache_is_now(
     watched = ("validation.every=2", "ema.snapshot_every=7", "data.online.threads=3")
     train.run(train_config(cache, run, "trainer.steps=4", *watched, f"validation_source={cache}"))
     assert tiny_run.rows(run) == tiny_run.rows(tmp_path / "whole")
-    recorded = read_yaml(run / CONFIG_NAME)
+    recorded = read_yaml(run / CONFIG)
     assert (recorded["source"], recorded["output"]) == (str(cache), str(run))
     assert f"{run}: source is {cache} now, and was {tmp_path / 'cache'}" in capsys.readouterr().err
 
@@ -125,7 +125,7 @@ def test_encoding_goes_on_from_where_source_and_autoencoder_are_now(tmp_path: Pa
     encode.run(config)
     assert encode_runs.content(config.output) == encode_runs.content(whole.output)
     encode.run(replace(config, source=str(moved(source, "again"))))
-    assert read_yaml(config.output / CONFIG_NAME)["source"] == str(source.with_name("again"))
+    assert read_yaml(config.output / CONFIG)["source"] == str(source.with_name("again"))
 
 
 def test_packing_goes_on_from_where_the_files_are_now(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
 from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
-from data.dataset.quarantine import QUARANTINE, Quarantine, QuarantineEntry
-from data.dataset.schema import MANIFEST, DatasetManifest, write_index
+from data.dataset.quarantine import Quarantine, QuarantineEntry
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
 from data.latent.assembly import index_from_parts, views_from_parts
 from data.latent.encode_job import Job, part_name
 from data.latent.encoding import encode_shard

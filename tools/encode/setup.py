@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from core.config.loading import to_dict
-from core.errors import UserError
+from core.errors import UserError, below
 from core.files import TEMPORARY_PREFIX
 from core.progress import counted, say, size
 from core.queue.leases import Leases
@@ -20,8 +20,8 @@ from core.run.changes import Content, Contents
 from core.run.claim import claim
 from core.run.ways_out import ways_out
 from data.dataset.index import Dataset
-from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
-from data.dataset.schema import MANIFEST, DatasetManifest
+from data.dataset.quarantine import BEYOND, Quarantine
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
 from data.latent.encode_job import Job, begin, encoded, recorded_origin
 from data.latent.reading import compare
 from data.media.scaling import RESIZE
@@ -41,9 +41,12 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
     if dataset.manifest.kind != "raw":
         raise UserError("source", config.source, "a raw dataset; this is a latent cache")
     clock = Clock()
-    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, config.tiling, clock)
+    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, clock)
+    with below("tiling"):
+        encoder.autoencoder.set_tiling(config.tiling)
     media = np.asarray(dataset.media)
-    buckets = make_buckets(media, config.buckets)
+    with below("buckets"):
+        buckets = make_buckets(media, config.buckets)
     stored = 2 if config.store == "moments" else 1
     if stored > encoder.moments:
         raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")

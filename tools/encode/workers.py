@@ -23,7 +23,7 @@ from core.run import signals
 from core.run.ending import Ending
 from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError
-from data.dataset.schema import MANIFEST, DatasetManifest
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
 from data.latent.encoding import encode_shard
@@ -185,7 +185,7 @@ def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Endin
 
 def _tell(config: Config) -> None:
     manifest = DatasetManifest.read(config.output)
-    path = config.output / "quarantine.jsonl"
+    path = config.output / QUARANTINE
     aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
     contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
     say(f"{config.output}: {contents}{aside}")

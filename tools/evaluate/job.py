@@ -15,6 +15,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import write_json
+from core.run.folder import SCORES
 from tools.evaluate import scored
 from tools.evaluate.config import Config
 from tools.runs.samples import Samples, find_samples, require_one_origin
@@ -22,7 +23,6 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 if TYPE_CHECKING:
     from tools.evaluate.real import Real
 
-SCORES = "scores.json"
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
 from core.progress import counted
+from core.run.folder import AVERAGES, CHECKPOINTS
 from tools.inspect.telling import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _parts(folder: Path) -> dict[str, Path]:
     """The folders of checkpoints in a run; of a folder of checkpoints itself, that one."""
     if any(format.step_of(path) is not None for path in folder.glob("step-*")):
         return {folder.name: folder}
-    return {name: folder / name for name in (FOLDER, AVERAGES) if (folder / name).is_dir()}
+    return {name: folder / name for name in (CHECKPOINTS, AVERAGES) if (folder / name).is_dir()}
 
 
 def _row(name: str, summary: dict[str, Any]) -> str:

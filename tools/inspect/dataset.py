@@ -15,9 +15,9 @@ from core.errors import WorkError
 from core.progress import Progress, say
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, read_quarantine
+from data.dataset.quarantine import read_quarantine
 from data.dataset.remote import RemoteFolder, url_of
-from data.dataset.schema import INDEX, MANIFEST, DatasetManifest
+from data.dataset.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
 from data.latent.packs import LATENT_DTYPE

@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
-from core.metrics.rows import NAME, read_rows
+from core.metrics.rows import read_rows
 from core.progress import counted, duration
 from core.run.changes import Content, Contents
+from core.run.folder import CHECKPOINTS, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
-from tools.runs.latent_space import ADDED_LATER, LATENTS
+from tools.runs.latent_space import ADDED_LATER
 
 
 def steps_made(run: Path) -> str:
     """Say what overwriting a run would cost: its steps and their time, by `metrics.jsonl`."""
-    rows = read_rows(run / NAME)
+    rows = read_rows(run / METRICS)
     if not rows:
         return holds(run)
     seconds = sum(row.get("seconds") or 0.0 for row in rows)
-    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {NAME}"
+    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
 
 
 def latent_contents(run: Path, facts: LatentFacts) -> Contents:
@@ -54,7 +55,7 @@ def raw_contents(run: Path, dataset: Dataset) -> Contents:
 
     def contents(path: str) -> tuple[Content | None, Content]:
         found = {"data": dataset.manifest.fingerprint}
-        for entry in CheckpointStore(run / FOLDER).complete():
+        for entry in CheckpointStore(run / CHECKPOINTS).complete():
             try:
                 return {"data": CheckpointReader(entry.path).state()["identity"]["data"]}, found
             except (WorkError, OSError, ValueError, KeyError):

@@ -18,13 +18,13 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
+from core.run.folder import AUTOENCODER, LATENTS
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 
-LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them

@@ -21,9 +21,10 @@ from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
 from core.files import instead, sha256_file
 from core.progress import counted
+from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
 
-SAMPLES, ARRAYS = "samples.json", "samples.npz"
+ARRAYS = "samples.npz"
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
 

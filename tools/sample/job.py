@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.config.loading import to_dict
+from core.errors import below
 from core.files import atomic_file, sha256_file, write_json
-from tools.runs.samples import ARRAYS, SAMPLES, Samples, read_made_from, samples_made
+from core.run.folder import SAMPLES
+from tools.runs.samples import ARRAYS, Samples, read_made_from, samples_made
 from tools.sample.config import Config
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
@@ -42,9 +44,10 @@ def plan(config: Config) -> list[str]:
     prompts = read_prompts(config.prompts, config.prompt_file)
     labels = chosen_classes(config.classes, space)
     has_label = labels != [-1] and not (prompts and not config.classes)
-    warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
     path = make_path(space.path)
-    largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
+    with below("sampler"):
+        warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
+        largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
     what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
     guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""
     return [
@@ -109,12 +112,12 @@ def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None,
     """
     import shutil
 
-    from core.run.claim import CONFIG_NAME
+    from core.run.folder import CONFIG
     from tools.sample import parts as sample_parts
     from tools.sample import sampled_from
 
     output = Path(config.output)
-    if config.overwrite or not (output / CONFIG_NAME).is_file():
+    if config.overwrite or not (output / CONFIG).is_file():
         return None, ""
     state, record = take(config, texts), read_made_from(output)
     if state != "finished":

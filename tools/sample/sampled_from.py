@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import exported
 from core.checkpoint.format import sealed
-from core.checkpoint.store import FOLDER
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
 from core.diffusion.sampling import SamplerConfig
@@ -17,6 +16,7 @@ from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
 from core.run.changes import Content, Contents
+from core.run.folder import CHECKPOINTS
 from models.denoisers.dit import DiTConfig
 from tools.runs.latent_space import space_file
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
@@ -91,7 +91,9 @@ def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
     try:
         choose(source, begun)
     except UserError:
-        expected = f"{begun}, with which {config.output} was begun, and {source / FOLDER} no longer holds it"
+        expected = (
+            f"{begun}, with which {config.output} was begun, and {source / CHECKPOINTS} no longer holds it"
+        )
         raise UserError("checkpoint", newest, f"{expected}; {anew(Path(config.output))}") from None
     if newest != begun:
         say(f"{config.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
@@ -129,7 +131,7 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
     """
     output, source = Path(config.output), Path(config.source)
     require_same(output, record, {**record, "prompts": list(texts)})
-    folder = source if exported.is_export(source) else source / FOLDER / record["checkpoint"]
+    folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
         raise UserError(
@@ -150,7 +152,7 @@ def contents(config: Config, texts: tuple[str, ...]) -> Contents:
             return (None if record is None else {}), {}
         if path == "prompt_file":
             return {"prompts": record["prompts"]}, {"prompts": list(texts)}
-        folder = source if exported.is_export(source) else source / FOLDER / record["checkpoint"]
+        folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
         return {"manifest": record["manifest_sha256"]}, {"manifest": manifest_hash(folder)}
 
     return of_place

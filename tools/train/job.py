@@ -11,9 +11,11 @@ import torch
 from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.errors import below
 from core.progress import counted, say
 from core.run.claim import claim_run
-from core.train.trainer import FINISHED, Trainer
+from core.run.folder import FINISHED
+from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.dit import count_parameters
@@ -61,7 +63,8 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     source, autoencoder = open_checked(config)
-    world = ranks.start(config.engine.device, config.engine.timeout_s)
+    with below("engine"):
+        world = ranks.start(config.engine.device, config.engine.timeout_s)
     output, (trained, validated) = Path(config.output), load_data(config, source, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()

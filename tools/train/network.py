@@ -13,6 +13,7 @@ from core.distributed.sequence import make_sequence_group
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
+from core.errors import below
 from core.progress import say
 from core.train.trainer import Trainer
 from data.loading.sources.kinds import LatentSource, Loader
@@ -34,12 +35,16 @@ def make_network(
 ) -> DiT:
     """The network as it is trained, with backends for inputs of these shapes (collective: all ranks)."""
     torch.manual_seed(seed)
-    model = DiT(config, make_sequence_group(world, engine.sequence_parallel))
+    with below("engine"):
+        sequence = make_sequence_group(world, engine.sequence_parallel)
+    model = DiT(config, sequence)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    lengths = [config.tokens((t, h, w)) for *_, t, h, w in shapes]
-    model.use_attention(settle(model.attention_heads, world.device, dtype, lengths, run))
+    with below("model"):
+        lengths = [config.tokens((t, h, w)) for *_, t, h, w in shapes]
+        model.use_attention(settle(model.attention_heads, world.device, dtype, lengths, run))
     if engine.matmul == "fp8":
-        use_fp8(model.blocks, world.device)
+        with below("engine"):
+            use_fp8(model.blocks, world.device)
     checkpoint_blocks(model.blocks, engine)
     return model
 
@@ -47,10 +52,8 @@ def make_network(
 def micro_batch_shapes(source: LatentSource, loader: Loader) -> list[tuple[int, ...]]:
     """(b, C, T, H, W) of every micro-batch of latents that a rank will ever take."""
     plan, found = loader.plan, []
-    for shape, size, weight in zip(source.facts.latent_shapes, plan.group_sizes, plan.weights, strict=True):
-        share = size // plan.ranks
-        most = plan.micro_batch or share
-        found += [(n, *shape) for n in (min(most, share), share % most) if n and weight]
+    for number, (shape, weight) in enumerate(zip(source.facts.latent_shapes, plan.weights, strict=True)):
+        found += [(size, *shape) for size in plan.micro_batches(number) if weight]
     return list(dict.fromkeys(found))
 
 

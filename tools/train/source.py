@@ -10,7 +10,7 @@ import torch
 from core.distributed.ranks import World
 from core.distributed.sequence import data_world
 from core.engine.config import EngineConfig
-from core.errors import UserError
+from core.errors import UserError, below
 from data.dataset.index import Dataset
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
@@ -49,16 +49,16 @@ def _open_raw(place: str, autoencoder: str, config: OnlineConfig, run: Path, fie
     if raw.manifest.kind != "raw":
         raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
     cpu = torch.device("cpu")
-    encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, config.tiling, Clock())
+    encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, Clock())
+    with below("data.online.tiling"):
+        encoder.autoencoder.set_tiling(config.tiling)
     captions = None
-    if config.text_encoder:
-        folder = Path(config.text_encoder)
-        try:
-            captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
-        except UserError as error:
-            raise UserError(f"data.online.{error.field}", error.value, error.expected) from None
     made_with = {"autoencoder": autoencoder, "text_encoder": config.text_encoder}
-    return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
+    with below("data.online"):
+        if config.text_encoder:
+            folder = Path(config.text_encoder)
+            captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
+        return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
 
 
 def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> Path:
@@ -74,7 +74,8 @@ def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) 
             raise UserError(
                 "model.input_channels", model.input_channels, f"{channels}, those of {facts.place}"
             )
-        model.grid((frames, height, width))
+        with below("model"):
+            model.grid((frames, height, width))
     classes = len(facts.classes)
     if classes > model.num_classes:
         raise UserError("model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}")
@@ -103,7 +104,8 @@ def make_loader(
     """This rank's batches."""
     world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
-    return source.loader(data, world, seed, engine.micro_batch, patch=model.patch, text=text)
+    with below("data"):
+        return source.loader(data, world, seed, engine.micro_batch, patch=model.patch, text=text)
 
 
 def open_held_out(

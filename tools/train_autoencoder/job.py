@@ -16,14 +16,16 @@ from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, below
 from core.losses import Losses
 from core.progress import say
 from core.run.claim import claim_run
+from core.run.folder import AUTOENCODER
 from core.train.feed import Feed
 from core.train.trainer import Trainer
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
+from data.dataset.schema import QUARANTINE
 from data.loading.pixels import PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
@@ -81,8 +83,9 @@ def run(config: Config) -> None:
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
-    world = ranks.start(config.engine.device, config.engine.timeout_s)
-    output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
+    with below("engine"):
+        world = ranks.start(config.engine.device, config.engine.timeout_s)
+    output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
 
     def claim() -> bool:
         contents, made = raw_contents(output, dataset), partial(steps_made, output)
@@ -133,9 +136,9 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     result: dict[str, Any] = scores(pairs)
     if pairs:
         write_png(output / RECONSTRUCTIONS, show(pairs))
-    save(autoencoder, output / store.FOLDER, result)
+    save(autoencoder, output / AUTOENCODER, result)
     told = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
-    say(f"{output / store.FOLDER}: {told or 'no held-out samples to score'}")
+    say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
 
 
 def make_loader(
@@ -143,7 +146,8 @@ def make_loader(
 ) -> PixelLoader:
     """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
     micro_batch = config.engine.micro_batch
-    loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
+    with below("data"):
+        loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:
         try:
             config.model.latent_shape(bucket)

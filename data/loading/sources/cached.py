@@ -10,7 +10,7 @@ from torch import Tensor, device
 
 from core.config.loading import read_yaml
 from core.distributed.ranks import World
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.latent.texts import has_text, read_texts
 from data.loading.loader import LatentLoader
@@ -65,7 +65,7 @@ class CachedLatents:
 
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
-        config = self.cache.folder / CONFIG_NAME
+        config = self.cache.folder / CONFIG
         return str(read_yaml(config).get(field, "")) if config.is_file() else ""
 
     def latent_grid(self, grid: Grid) -> Grid:

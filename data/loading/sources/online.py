@@ -18,12 +18,13 @@ from torch import Tensor, device
 
 from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.files import fingerprint
 from core.progress import Progress
 from data.dataset.faults import RETRY
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
+from data.dataset.schema import QUARANTINE
 from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
@@ -81,10 +82,11 @@ class OnlineLatents:
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
         media = np.asarray(raw.media)
-        pixels = make_buckets(media, config.buckets)
+        with below("buckets"):
+            pixels = make_buckets(media, config.buckets)
         stored = 2 if config.store == "moments" else 1
         if stored > encoder.moments:
-            raise UserError("data.online.store", config.store, "mean, since the autoencoder gives no more")
+            raise UserError("store", config.store, "mean, since the autoencoder gives no more")
         shapes: list[Shape] = [(stored, *encoder.latent_shape(bucket)) for bucket in pixels]
         table = sorted(set(shapes))
         numbers = np.full(NO_BUCKET + 1, NO_BUCKET, np.uint16)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.faults.failpoints import failpoint
+from core.files import published
 
 SUFFIX = ".lease"
 
@@ -68,7 +69,7 @@ class Leases:
 
     def states(self) -> list[LeaseState]:
         """The newest lease of every unit that has one, sorted by unit."""
-        units = sorted({path.name.rsplit(".", 2)[0] for path in self.folder.glob(f"*{SUFFIX}")})
+        units = sorted({path.name.rsplit(".", 2)[0] for path in published(self.folder, f"*{SUFFIX}")})
         return [state for unit in units if (state := self._newest(unit)) is not None]
 
     def server_time(self) -> float:
@@ -158,5 +159,5 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
 
 def list_generations(folder: Path, unit: str) -> set[int]:
     """The generations of a unit that have a lease file."""
-    paths = folder.glob(f"{unit}.??????{SUFFIX}")
+    paths = published(folder, f"{unit}.??????{SUFFIX}")
     return {int(path.name.removesuffix(SUFFIX).rsplit(".", 1)[1]) for path in paths}

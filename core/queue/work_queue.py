@@ -19,7 +19,7 @@ from pathlib import Path
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.files import write_json
+from core.files import published, write_json
 from core.queue.leases import Lease, Leases, LeaseState
 
 FAILURE_SUFFIX = ".failure.json"
@@ -100,7 +100,7 @@ class WorkQueue:
     def failures(self) -> list[Failure]:
         """Units that failed at least once and are not done, in order."""
         found = []
-        for path in sorted(self.leases.folder.glob(f"*{FAILURE_SUFFIX}")):
+        for path in published(self.leases.folder, f"*{FAILURE_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # done meanwhile
                 found.append(self._failure(path))
         return found

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol
 
 from core.config.loading import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
-from core.files import TEMPORARY_PREFIX, write_text
+from core.files import published, temporaries, write_text
 from core.progress import say
 from core.run import run_lock
 from core.run.run_lock import RunLock
@@ -117,7 +117,7 @@ def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collectio
 
 def _has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
-    traces = (output / done, output / "metrics.jsonl", *(output / "checkpoints").glob("*"))
+    traces = (output / done, output / "metrics.jsonl", *published(output / "checkpoints"))
     return any(path.exists() for path in traces)
 
 
@@ -134,7 +134,7 @@ def _start(output: Path, config: JobConfig) -> Literal["new"]:
 
 def _is_empty(output: Path) -> bool:
     """A claim that was killed may have left a temporary file and nothing else."""
-    return not output.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in output.iterdir())
+    return not published(output)
 
 
 def _require_ours(output: Path, config: JobConfig) -> None:
@@ -178,7 +178,7 @@ def _remove_contents(output: Path, done: str) -> None:
     foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
     last = [output / run_lock.NAME, output / CONFIG_NAME]
-    for entry in output.iterdir():
+    for entry in (*published(output), *temporaries(output)):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry not in last:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import write_json_once
+from core.files import published, write_json_once
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST
@@ -27,6 +25,7 @@ from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
 
 MADE_FROM = "made_from.json"
+RECEIPT = "[0-9]" * 6 + ".json"  # pattern of the names of receipts
 
 
 class Encoder(Protocol):
@@ -69,12 +68,9 @@ class Job:
 
     def finished(self) -> set[int]:
         """The shards whose parts are there; all of them once the cache is complete."""
-        if (self.folder / MANIFEST).exists():
-            return set(range(len(self.dataset.manifest.shards)))
-        with contextlib.suppress(FileNotFoundError):
-            names = [entry.name for entry in os.scandir(self.folder / RECEIPTS)]
-            return {int(name[:6]) for name in names if name[:6].isdigit()}
-        return self.finished() if (self.folder / MANIFEST).exists() else set()
+        found = {int(path.stem) for path in published(self.folder / RECEIPTS, RECEIPT)}
+        # The receipts go once the manifest is there, maybe while they were listed.
+        return set(range(len(self.dataset.manifest.shards))) if (self.folder / MANIFEST).exists() else found
 
     def rows(self, shard: int) -> range:
         """The rows of one source shard."""

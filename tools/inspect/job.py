@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead
+from core.files import instead, published
 from tools.inspect.config import Config
 
 
@@ -64,7 +64,7 @@ def _has_checkpoints(folder: Path) -> bool:
     if not folder.is_dir() or (folder / "dataset.json").exists():
         return False
     named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
-    return named or (folder / "checkpoints").is_dir() or any(folder.glob("step-*"))
+    return named or (folder / "checkpoints").is_dir() or bool(published(folder, "step-*"))
 
 
 def _require_dataset(config: Config) -> None:
@@ -83,5 +83,5 @@ def _require_dataset(config: Config) -> None:
             "dataset.json",
             "a dataset (a folder with dataset.json), a checkpoint, a run or an export",
         )
-    if not source.is_dir() or not any(source.glob(wanted)):
+    if not source.is_dir() or not published(source, wanted):
         raise UserError("source", config.source, expected + instead(source))

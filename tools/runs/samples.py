@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import instead, sha256_file
+from core.files import instead, published, sha256_file
 
 SAMPLES, ARRAYS = "samples.json", "samples.npz"
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
@@ -125,7 +125,7 @@ def find_samples(source: Path) -> list[Samples]:
     """List the finished samples in `source` or in the folders right below it; UserError if there are none."""
     if (source / SAMPLES).is_file():
         return [Samples.read(source)]
-    folders = sorted(path.parent for path in source.glob(f"*/{SAMPLES}"))
+    folders = [folder for folder in published(source) if (folder / SAMPLES).is_file()]
     if not folders:
         expected = f"a folder of samples (with {SAMPLES}), or one of such folders{instead(source)}"
         raise UserError("source", source, expected)

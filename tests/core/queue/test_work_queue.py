@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, WorkError
+from core.files import temporary_name
 from core.queue.leases import Leases
 from core.queue.work_queue import QueueConfig, WorkQueue
 
@@ -169,5 +170,16 @@ def test_a_folder_that_cannot_be_written_ends_the_worker_in_one_line(
         with pytest.raises(OSError, match="No space left"):
             queue.work(lambda unit: do(tmp_path, unit))
     assert not list((tmp_path / "leases").iterdir())
+    queue.work(lambda unit: do(tmp_path, unit))
+    assert queue.left() == []
+
+
+def test_temporary_files_of_other_workers_are_no_failures_and_no_leases(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path)
+    for name in ("000.failure.json", "001.000000.lease", "000005.failure.json"):
+        temporary_name(tmp_path / "leases" / name).touch()
+    assert queue.failures() == []
+    assert queue.leases.states() == []
+    queue.forget_failures()
     queue.work(lambda unit: do(tmp_path, unit))
     assert queue.left() == []

@@ -66,6 +66,10 @@ class Job:
         """Where the receipt of a finished part lies."""
         return self.folder / RECEIPTS / f"{shard:06d}.json"
 
+    def is_finished(self, shard: int) -> bool:
+        """Whether the part of one shard is there."""
+        return self.receipt(shard).exists() or (self.folder / MANIFEST).exists()
+
     def finished(self) -> set[int]:
         """The shards whose parts are there; all of them once the cache is complete."""
         found = {int(path.stem) for path in published(self.folder / RECEIPTS, RECEIPT)}

@@ -14,7 +14,7 @@ from core.errors import UserError, WorkError
 from core.files import published, sha256_file
 from core.progress import Progress, counted, duration, say
 from core.queue.leases import LeaseState
-from core.queue.work_queue import WorkQueue
+from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
 from data.latent.encode_job import RECEIPT
@@ -49,7 +49,7 @@ def describe(config: Config) -> list[str]:
         f"{len(alive)} leased, {len(failed)} failed, "
         f"{len(samples) - len(stamps) - len(alive) - len(failed)} waiting"
     ]
-    lines += [_lease_line(state) for state in states]
+    lines += [_lease_line(state, config.queue.losses) for state in states]
     lines += [
         f"{f.unit} failed {counted(len(f.errors), 'time')}{'' if f.final else ', is tried again'}: "
         f"{f.errors[-1]}"
@@ -80,11 +80,14 @@ def _queue(config: Config, shards: int, done: list[int]) -> WorkQueue:
     return WorkQueue(config.output / LEASES, units, config.queue, list_done=lambda: finished)
 
 
-def _lease_line(state: LeaseState) -> str:
-    taken = f"{state.unit} leased by {state.owner}"
+def _lease_line(state: LeaseState, most_losses: int) -> str:
+    taken, after = f"{state.unit} leased by {state.owner}", ""
+    if state.losses.workers > most_losses:
+        after = f"; suspect, so tried last: {describe_losses(state.losses)}"
     if state.expired:
-        return f"{taken}: no sign of life for {duration(state.age_s)}, the next worker takes it over"
-    return f"{taken}, last sign of life {duration(max(0.0, state.age_s))} ago"
+        silent = duration(state.age_s)
+        return f"{taken}: no sign of life for {silent}, the next worker takes it over{after}"
+    return f"{taken}, last sign of life {duration(max(0.0, state.age_s))} ago{after}"
 
 
 def speed(stamps: dict[int, float], samples: np.ndarray, left: int, now: float | None) -> str:

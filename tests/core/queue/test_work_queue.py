@@ -113,17 +113,6 @@ def test_a_unit_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
     assert queue.failures() == []
 
 
-def test_a_unit_that_loses_its_workers_is_given_up(tmp_path: Path) -> None:
-    for _ in range(3):
-        assert Leases(tmp_path / "leases", timeout_s=60).claim("000") is not None
-        make_old(tmp_path, "000", 61)
-    done: list[str] = []
-    queue = make_queue(tmp_path)
-    queue.work(lambda unit: (done.append(unit), do(tmp_path, unit))[0])
-    assert sorted(done) == UNITS[1:]
-    assert [f.errors for f in queue.failures()] == [("3 workers in a row were lost while they were at it",)]
-
-
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), LookupError("fatal")])
 def test_a_full_disk_or_a_fatal_error_ends_the_worker_and_blames_no_unit(
     tmp_path: Path, error: Exception

@@ -81,6 +81,11 @@ MAY_CATCH_ALL = {
     "data/loading/ahead.py",  # likewise
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
 }
+LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk"}
+MAY_LIST = {
+    "core/files.py",  # says how: its callers see no temporary files
+    "data/raw/ingest.py",  # a tree of somebody else's media, whose hidden names are passed over and counted
+}
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -253,6 +258,42 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
                 given = f"{keyword.arg}={ast.unparse(keyword.value)}"
                 assert given not in {"shell=True", "allow_pickle=True"}, f"line {node.lineno}"
     assert not {"pickle", "dill", "cloudpickle", "shelve"} & set(imports(tree_of(source)))
+
+
+def listings(tree: ast.Module) -> list[str]:
+    """Name everything with which a file lists folders, called or handed on; `ast.walk` is of another kind."""
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in {"os", "glob", "pathlib"}
+        for alias in node.names
+    }
+    used = [
+        ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in LISTS_FOLDERS
+    ]
+    return sorted([*(imported & LISTS_FOLDERS), *(name for name in used if name != "ast.walk")])
+
+
+def test_folders_are_listed_without_temporary_files() -> None:
+    """A plain listing finds what others are writing, or killed writers left, under names like ours."""
+    found = {name_of(source): listings(tree_of(source)) for source in SOURCES}
+    assert {name: used for name, used in found.items() if used and name not in MAY_LIST} == {}
+    assert {name for name, used in found.items() if used} == MAY_LIST  # no reason outlives its module
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os\nos.listdir('a')", ["os.listdir"]),
+        ("from os import scandir as s", ["scandir"]),
+        ("for path in (folder / 'a').glob('*.tar'): pass", ["(folder / 'a').glob"]),
+        ("names = map(os.scandir, folders)", ["os.scandir"]),
+        ("import os\nfor entry in os.walk('a'): pass", ["os.walk"]),
+        ("[n for n in ast.walk(tree)]\npublished(folder, '*.tar')", []),
+    ],
+)
+def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
+    assert listings(ast.parse(code)) == expected
 
 
 def test_only_one_place_finds_the_root() -> None:

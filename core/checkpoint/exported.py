@@ -19,7 +19,7 @@ from torch import Tensor
 from core.checkpoint.format import DamagedCheckpoint, FileRecord, require_as_written, sealed
 from core.checkpoint.tensor_file import write_tensors
 from core.errors import WorkError
-from core.files import sha256_file, write_json
+from core.files import published_below, sha256_file, write_json
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
 VERSION = 2  # 1 listed the weights alone
@@ -35,7 +35,7 @@ def finish(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, Any])
 
     record: plain JSON values that say what the weights are.
     """
-    others = sorted(path for path in folder.rglob("*") if path.is_file())
+    others = published_below(folder)
     files = {str(p.relative_to(folder)): FileRecord(p.stat().st_size, sha256_file(p)) for p in others}
     files[EXPORTED_WEIGHTS] = write_tensors(folder / EXPORTED_WEIGHTS, state)
     listed = {name: asdict(file) for name, file in files.items()}

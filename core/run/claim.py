@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core.config.loading import dump, read_yaml
 from core.errors import UserError
-from core.files import TEMPORARY_PREFIX, write_text
+from core.files import published, temporaries, write_text
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -121,7 +121,7 @@ def claim_run(
 
 def _has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
-    traces = (output / done, output / METRICS, *(output / CHECKPOINTS).glob("*"))
+    traces = (output / done, output / METRICS, *published(output / CHECKPOINTS))
     return any(path.exists() for path in traces)
 
 
@@ -140,7 +140,7 @@ def _start(output: Path, config: JobConfig) -> Literal["new"]:
 
 def _is_empty(output: Path) -> bool:
     """A claim that was killed may have left a temporary file and nothing else."""
-    return not output.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in output.iterdir())
+    return not published(output)
 
 
 def _require_ours(output: Path, config: JobConfig) -> None:
@@ -185,7 +185,7 @@ def _remove_contents(output: Path, done: str) -> None:
     foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
     last = [output / LOCK, output / CONFIG]
-    for entry in output.iterdir():
+    for entry in (*published(output), *temporaries(output)):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry not in last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.files import TEMPORARY_PREFIX
+from core.files import published_below
 from core.progress import counted, duration, size
 from core.run.folder import CONFIG, LOCK
 
@@ -25,7 +25,7 @@ def ways_out(made: str, instead: str) -> str:
 
 def holds(output: Path) -> str:
     """Count what has been written into an output beside its config: files, bytes, time; "" for nothing."""
-    files = [path for path in output.rglob("*") if _is_work(path, output)]
+    files = [path for path in published_below(output) if _is_work(path, output)]
     if not files:
         return ""
     facts = [path.stat() for path in files]
@@ -36,10 +36,4 @@ def holds(output: Path) -> str:
 
 
 def _is_work(path: Path, output: Path) -> bool:
-    inside = path.relative_to(output)
-    return (
-        str(inside) not in NOT_WORK
-        and not inside.name.startswith(TEMPORARY_PREFIX)
-        and path.is_file()
-        and not path.is_symlink()
-    )
+    return str(path.relative_to(output)) not in NOT_WORK and not path.is_symlink()

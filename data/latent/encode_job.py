@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import write_json_once
+from core.files import published, write_json_once
 from core.progress import counted
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
@@ -27,6 +26,8 @@ from data.latent.texts import CaptionEncoder
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
+
+RECEIPT = "[0-9]" * 6 + ".json"  # pattern of the names of receipts
 
 
 class Encoder(Protocol):
@@ -67,14 +68,15 @@ class Job:
         """Where the receipt of a finished part lies."""
         return self.folder / RECEIPTS / f"{shard:06d}.json"
 
+    def is_finished(self, shard: int) -> bool:
+        """Whether the part of one shard is there."""
+        return self.receipt(shard).exists() or (self.folder / MANIFEST).exists()
+
     def finished(self) -> set[int]:
         """The shards whose parts are there; all of them once the cache is complete."""
-        if (self.folder / MANIFEST).exists():
-            return set(range(len(self.dataset.manifest.shards)))
-        with contextlib.suppress(FileNotFoundError):
-            names = [entry.name for entry in os.scandir(self.folder / RECEIPTS)]
-            return {int(name[:6]) for name in names if name[:6].isdigit()}
-        return self.finished() if (self.folder / MANIFEST).exists() else set()
+        found = {int(path.stem) for path in published(self.folder / RECEIPTS, RECEIPT)}
+        # The receipts go once the manifest is there, maybe while they were listed.
+        return set(range(len(self.dataset.manifest.shards))) if (self.folder / MANIFEST).exists() else found
 
     def rows(self, shard: int) -> range:
         """The rows of one source shard."""

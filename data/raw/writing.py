@@ -20,7 +20,7 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
-from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from core.files import atomic_file, fingerprint, temporaries, write_json, write_text
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
@@ -94,7 +94,7 @@ def begin(folder: Path, items: Sequence[Item]) -> None:
         cost = ways_out(holds(folder), "the old content")
         raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
     for place in (folder, folder / RECEIPTS):
-        for left in place.glob(f"{TEMPORARY_PREFIX}*"):
+        for left in temporaries(place):
             left.unlink()
     if before is None:
         write_json(folder / RECEIPTS / LISTING, {"fingerprint": seen})

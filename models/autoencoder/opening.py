@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import WorkError
+from core.files import published
 from models.autoencoder import public, store
 from models.autoencoder.kl import Autoencoder
 from models.autoencoder.public import PublicAutoencoder
@@ -50,7 +51,7 @@ def identify_saved(folder: Path) -> dict[str, Any]:
 def files(folder: Path) -> list[Path]:
     """The files that make up the autoencoder in `folder`."""
     found = [store.WEIGHTS, public.WEIGHTS]
-    return [folder / store.CONFIG, *sorted(path for pattern in found for path in folder.glob(pattern))]
+    return [folder / store.CONFIG, *sorted(path for pattern in found for path in published(folder, pattern))]
 
 
 def _is_public(folder: Path) -> bool:

@@ -37,7 +37,7 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
 
     An autoencoder that is already there is replaced; anything else there is a UserError.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+    if files.published(folder) and not (folder / CONFIG).exists():
         raise UserError("output", folder, "an empty folder, or one that holds an autoencoder")
     weights = _weights(autoencoder)
     identity = _fingerprint(autoencoder.config, weights)

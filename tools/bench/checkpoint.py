@@ -29,6 +29,7 @@ from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
 from core.engine.config import EngineConfig
 from core.errors import WorkError
+from core.files import published
 from core.optim.groups import OptimizerConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench import pacing
@@ -148,7 +149,7 @@ def _whole(config: Config, snapshot: Snapshot, folder: Path) -> Row:
         return equal
 
     template = next(ours())
-    small = {path.name: path.read_bytes() for path in template.iterdir() if path.name != tensors_name(0)}
+    small = {path.name: path.read_bytes() for path in published(template) if path.name != tensors_name(0)}
     if not is_right(template):
         raise WorkError("a checkpoint differs from what it was written from")
 

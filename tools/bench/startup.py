@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import WorkError
+from core.files import published_below
 from core.root import ROOT
 from data.dataset.index import Dataset
 from models.autoencoder import store
@@ -107,7 +108,7 @@ def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]
 
 
 def _built(environment: dict[str, str]) -> int:
-    return sum(1 for path in Path(environment["TORCH_EXTENSIONS_DIR"]).rglob("*") if path.is_file())
+    return len(published_below(Path(environment["TORCH_EXTENSIONS_DIR"])))
 
 
 def _first_line(command: list[str], environment: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from core.config.loading import to_dict
 from core.errors import UserError, below
-from core.files import TEMPORARY_PREFIX
+from core.files import temporaries
 from core.progress import counted, say, size
 from core.queue.leases import Leases
 from core.run.changes import Content, Contents
@@ -123,7 +123,7 @@ def clear(output: Path) -> None:
 
     A worker that is still at something here finds that the cache is complete (`encode`).
     """
-    for left in output.glob(f"{TEMPORARY_PREFIX}*"):
+    for left in temporaries(output):
         left.unlink(missing_ok=True)
     drop_receipts(output)
     shutil.rmtree(output / LEASES, ignore_errors=True)

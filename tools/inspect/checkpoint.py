@@ -14,6 +14,7 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
+from core.files import published
 from core.progress import counted
 from core.run.folder import AVERAGES, CHECKPOINTS
 from tools.inspect.telling import refuse_dataset_fields, tell
@@ -93,12 +94,12 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
         if not result[name]:
             lines.append("  none that is complete")
         incomplete = [
-            path.name for path in sorted(part.glob("step-*")) if not (path / format.MANIFEST).exists()
+            path.name for path in published(part, "step-*") if not (path / format.MANIFEST).exists()
         ]
         lines += [
             f"  {path}: incomplete, a save that was cut short; the run removes it" for path in incomplete
         ]
-        lines += [f"  {path.name}: set aside as damaged" for path in sorted(part.glob("damaged-*"))]
+        lines += [f"  {path.name}: set aside as damaged" for path in published(part, "damaged-*")]
     lines += ["", *(entry["error"] for entry in result["damaged"])]
     if verify and not result["damaged"]:
         lines.append(f"all {result['files']} files are as they were written")
@@ -107,7 +108,7 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of checkpoints in a run; of a folder of checkpoints itself, that one."""
-    if any(format.step_of(path) is not None for path in folder.glob("step-*")):
+    if any(format.step_of(path) is not None for path in published(folder, "step-*")):
         return {folder.name: folder}
     return {name: folder / name for name in (CHECKPOINTS, AVERAGES) if (folder / name).is_dir()}
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead
+from core.files import instead, published
 from core.run.folder import CHECKPOINTS, EXPORT, EXPORTED_WEIGHTS
 from data.dataset.schema import MANIFEST
 from tools.inspect.config import Config
@@ -66,7 +66,7 @@ def _has_checkpoints(folder: Path) -> bool:
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return False
     named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
-    return named or (folder / CHECKPOINTS).is_dir() or any(folder.glob("step-*"))
+    return named or (folder / CHECKPOINTS).is_dir() or bool(published(folder, "step-*"))
 
 
 def _require_dataset(config: Config) -> None:
@@ -85,5 +85,5 @@ def _require_dataset(config: Config) -> None:
             MANIFEST,
             f"a dataset (a folder with {MANIFEST}), a checkpoint, a run or an export",
         )
-    if not source.is_dir() or not any(source.glob(wanted)):
+    if not source.is_dir() or not published(source, wanted):
         raise UserError("source", config.source, expected + instead(source))

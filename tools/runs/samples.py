@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import instead, sha256_file
+from core.files import instead, published, sha256_file
 from core.progress import counted
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
@@ -110,7 +110,7 @@ def samples_made(output: Path) -> str:
     files = holds(output)
     if (output / SAMPLES).exists():
         return f"{counted(Samples.read(output).count, 'sample')}, {files}"
-    parts = len(list((output / "parts").glob("*.npz")))
+    parts = len(published(output / "parts", "*.npz"))
     return f"{counted(parts, 'part')} of the samples, {files}" if parts else files
 
 
@@ -142,7 +142,7 @@ def find_samples(source: Path) -> list[Samples]:
     """List the finished samples in `source` or in the folders right below it; UserError if there are none."""
     if (source / SAMPLES).is_file():
         return [Samples.read(source)]
-    folders = sorted(path.parent for path in source.glob(f"*/{SAMPLES}"))
+    folders = [folder for folder in published(source) if (folder / SAMPLES).is_file()]
     if not folders:
         expected = f"a folder of samples (with {SAMPLES}), or one of such folders{instead(source)}"
         raise UserError("source", source, expected)

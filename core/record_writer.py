@@ -165,7 +165,7 @@ class RecordWriter:
         data = memoryview(b"".join(self._waiting[n] for n in range(rows)))
         try:
             while data:
-                data = data[file.write(data) :]
+                data = data[write(file, data) :]
         except OSError:
             with contextlib.suppress(OSError):  # then it is cut off before the next write
                 file.truncate(self._end)
@@ -205,6 +205,11 @@ class RecordWriter:
                 "ones are lost, so the run is not saved any more"
             )
         self._lost += 1
+
+
+def write(file: IO[bytes], data: memoryview) -> int:
+    """Return how much of `data` the system took."""
+    return file.write(data)
 
 
 def _ends_line(file: IO[bytes], position: int) -> bool:

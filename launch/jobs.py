@@ -17,6 +17,7 @@ class Job(NamedTuple):
 
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    prints: whether its result is what it prints; other jobs outlive a standard output that fails.
     done: of such a job, the file in its output that is written last; how a run went is told by that.
     """
 
@@ -26,6 +27,7 @@ class Job(NamedTuple):
     examples: tuple[str, ...]
     on_ranks: bool = True
     done: str = ""
+    prints: bool = False
 
     def load(self) -> Any:
         """Import the module."""
@@ -114,6 +116,7 @@ JOBS = (
             "longtake inspect my-tars action=reindex",
         ),
         on_ranks=False,
+        prints=True,
     ),
     Job(
         "demo",

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core import terminal
 from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
@@ -69,10 +70,10 @@ def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | Non
     """The run's status, by the end marker first: a library may abort in a rank's exit, after all is done."""
     now = _stamp(done)
     if status == 0 and now is None:
-        print(f"longtake {name}: all ranks have ended, but {done} is not there", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: all ranks have ended, but {done} is not there")
         return 1
     if status != 0 and now is not None and now != before:
-        print(f"longtake {name}: complete all the same: {done} was written", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: complete all the same: {done} was written")
         return 0
     return status
 
@@ -164,7 +165,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
             first_code = code
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
-                print(f"longtake {name}: rank {number} was ended by {ended_by}", file=sys.stderr, flush=True)
+                terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
             if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
                 deadline = time.monotonic() + GRACE_S
             else:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone

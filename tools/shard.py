@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
+from core.records import publish
 from core.run.changes import Content, Contents
 from core.run.claim import claim
 from data.dataset.schema import LEFT_OUT, MANIFEST
@@ -175,7 +175,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
     if not config.chooses:
         return items
-    from data.raw.survey import choose, chunks, found, lines_of, look
+    from data.raw.survey import choose, chunks, found, look
 
     hygiene = _hygiene(config)
     output = Path(config.output)
@@ -188,7 +188,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     for reason, count in Counter(entry.reason for entry in left).most_common():
         say(f"left out: {count} x {reason}")
     if left:
-        write_text(output / LEFT_OUT, lines_of(left))
+        publish(output / LEFT_OUT, (entry._asdict() for entry in left))
     if not chosen:
         raise UserError(f"nothing is left of {len(items)} files: {left[0].id}: {left[0].reason}")
     return chosen

@@ -111,6 +111,16 @@ class Saver:
         return state
 
     @property
+    def attempt(self) -> Attempt:
+        """This attempt at the run, once it is open."""
+        assert self._attempt is not None, "open() comes first"
+        return self._attempt
+
+    def require_owner(self) -> None:
+        """WorkError where a newer attempt has taken the run over; asked on rank 0."""
+        self._lock.check()
+
+    @property
     def is_writing(self) -> bool:
         """Whether a save is under way on this rank."""
         return self._thread.is_writing
@@ -119,13 +129,17 @@ class Saver:
         """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
         return self._checkpoint_due(step) or self._averages_due(step)
 
-    def save(self, counters: Mapping[str, Any], *, required: bool) -> None:
+    def save(self, counters: Mapping[str, Any], *, required: bool, unwritten: str = "") -> None:
         """Begin to write what is due in the present, when what was begun before is on disk.
 
         required: the last save of a run; it is a checkpoint, and on disk when this returns.
+        unwritten: rows that a checkpoint would count as done and the disk does not have, the same on all
+        ranks; then nothing is written, and the save has failed.
         """
-        assert self._attempt is not None, "open() comes first"
         self.finish()
+        if unwritten:
+            self._note_failure(unwritten, required)
+            return
         step, state = counters["step"], {**counters, **self._state()}
         jobs: list[Job] = []
         if required or self._checkpoint_due(step):
@@ -134,7 +148,7 @@ class Saver:
             names = list(self._ema.config.widths)
             jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
         waits = required or self._memory is None
-        self._thread.begin(jobs, self._attempt, waited_for=waits)
+        self._thread.begin(jobs, self.attempt, waited_for=waits)
         if waits:
             self.finish(required=required)
 
@@ -148,11 +162,7 @@ class Saver:
         problem = pending.result() if pending else ""
         if problem:
             ranks.on_first_rank(self._lock.check)
-            self._failures += 1
-            if required or self._failures >= self._config.max_failed_saves:
-                raise WorkError(problem)
-            limit = self._config.max_failed_saves
-            say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
+            self._note_failure(problem, required)
         elif pending:
             self._failures = 0
 
@@ -173,6 +183,13 @@ class Saver:
             say(f"warning: the last save failed: {problem}")
         if self._engine.world.rank == 0:
             self._lock.release()
+
+    def _note_failure(self, problem: str, required: bool) -> None:
+        self._failures += 1
+        limit = self._config.max_failed_saves
+        if required or self._failures >= limit:
+            raise WorkError(problem)
+        say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
 
     def _checkpoint_due(self, step: int) -> bool:
         return step % self._config.save_every == 0

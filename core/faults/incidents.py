@@ -8,21 +8,20 @@ as in `metrics.jsonl`, by steps done.
 
 from __future__ import annotations
 
-import json
-import os
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from core.config.settings import setting
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.faults.spikes import SpikeGuard
-from core.files import atomic_file
-from core.metrics.rows import append_rows
 from core.progress import say
+from core.record_writer import RecordWriter
 from core.run.folder import INCIDENTS
 
 
@@ -53,12 +52,13 @@ class Incidents:
 
     def __init__(self, folder: Path, config: IncidentConfig, clipping: float, world: World) -> None:
         self.path, self.config, self._world = folder / INCIDENTS, config, world
+        self.record_file = RecordWriter(self.path)
         self.spikes = SpikeGuard(config.spike_sigma, clipping)
         self.skipped = self.in_a_row = self.rollbacks = 0
         self.passed_over: set[int] = set()
 
-    def open(self, state: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> None:
-        """Continue from a checkpoint's state; `rows`: the record on disk, the same on all ranks.
+    def open(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from a checkpoint's state and the record on disk (collective).
 
         Steps passed over since that checkpoint stay so, and rows that call a machine corrupt. Other rows
         beyond it will come again and are dropped.
@@ -66,18 +66,14 @@ class Incidents:
         step = state["step"] if state else 0
         if state:
             self._load(state)
-        for row in rows:
+            self.rollbacks = state.get("rollbacks", 0)
+        counted_all = state is None or "rollbacks" in state  # an earlier version left them to the record
+        read = functools.partial(self.record_file.beyond, step if counted_all else 0)
+        for row in ranks.on_first_rank(read):
             if row["kind"] == "rollback":
                 self._pass_over(row["first"], row["last"])
-        if self._world.rank == 0 and self.path.exists():
-            kept = [
-                r
-                for r in rows
-                if r["step"] <= step or r["step"] in self.passed_over or r["kind"] == "corrupt"
-            ]
-            if len(kept) < len(rows):
-                with atomic_file(self.path, "w") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in kept)
+        if self._world.rank == 0:
+            self.record_file.rewind(step, lambda r: r["step"] in self.passed_over or r["kind"] == "corrupt")
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.skipped, self.in_a_row = state["skipped"], state["skipped_in_a_row"]
@@ -89,6 +85,7 @@ class Incidents:
         return {
             "skipped": self.skipped,
             "skipped_in_a_row": self.in_a_row,
+            "rollbacks": self.rollbacks,
             "passed_over": sorted(self.passed_over),
             "log_norm": self.spikes.state(),
         }
@@ -164,6 +161,5 @@ class Incidents:
 
     def _record(self, row: dict[str, Any]) -> None:
         if self._world.rank == 0:
-            append_rows(self.path, [row])
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+            self.record_file.append([row])
+            self.record_file.sync()

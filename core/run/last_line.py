@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from core import terminal
+
 PARENT = "LONGTAKE_PARENT"  # process id of our launcher, for its ranks
 TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
 
@@ -36,8 +38,7 @@ def tell(line: str) -> None:
             return
         except OSError:
             pass  # the launcher and its folder have gone: better twice than never
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    terminal.tell(line)
 
 
 def repeat_after_torchrun(line: str) -> None:

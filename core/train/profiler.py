@@ -89,11 +89,16 @@ class Profiler:
         trace, self._trace = self._trace, None
         trace.stop()
         path = self.folder / f"trace-step-{self.config.profile_from}-to-{last}-rank-{self._world.rank}.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        trace.export_chrome_trace(str(temporary))
-        temporary.replace(path)
-        say(f"trace: {path}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trace.export_chrome_trace(str(temporary))
+            temporary.replace(path)
+        except OSError as error:
+            say(f"warning: no trace, since {path} cannot be written: {error.strerror}")
+            temporary.unlink(missing_ok=True)
+        else:
+            say(f"trace: {path}")
 
     def _keep_memory(self) -> None:
         """Leave the allocations for https://pytorch.org/memory_viz, where their history was kept."""

@@ -19,7 +19,6 @@ from core.batch import Batch
 from core.checkpoint.restore import resume
 from core.checkpoint.saver import SaveConfig, Saver
 from core.config.settings import setting
-from core.distributed import ranks
 from core.engine.engine import Engine, StepResult
 from core.errors import UserError, WorkError, below
 from core.faults import failpoints
@@ -30,7 +29,7 @@ from core.files import write_json
 from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
-from core.metrics.rows import Metrics, MetricsConfig, read_rows
+from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig, learning_rate, require_rise
 from core.progress import Progress, say
@@ -38,6 +37,7 @@ from core.run.folder import FINISHED, LOGS
 from core.train.corruption import CorruptionCheck, CorruptionConfig
 from core.train.feed import Feed
 from core.train.profiler import ProfileConfig, Profiler
+from core.train.run_records import RunRecords
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig, line
 
@@ -111,6 +111,8 @@ class Trainer:
             self.validation = Validation(
                 engine, objective, feed.validation, validation, folder=folder, ema=self.ema
             )
+        writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
+        self.records = RunRecords(writers)
         self.step = self.samples_seen = 0
 
     def fit(self) -> None:
@@ -144,7 +146,8 @@ class Trainer:
 
     def _open(self) -> None:
         state = self.saver.open()
-        self.incidents.open(state, ranks.on_first_rank(lambda: read_rows(self.incidents.path)))
+        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
+        self.incidents.open(state)
         if state is not None:
             self.step, self.samples_seen = state["step"], state["samples_seen"]
             say(f"continuing after step {self.step} of {self.config.steps}")
@@ -186,9 +189,10 @@ class Trainer:
         ends = self.early_end.agreed
         if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
             self.stepper.enter("save")
-            self.metrics.sync()
+            self.metrics.flush()
+            unwritten = self.records.sync()
             counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
-            self.saver.save(counters, required=last or ends)
+            self.saver.save(counters | self.records.sizes(), required=last or ends, unwritten=unwritten)
         self.phases.enter("other")
 
     def _validate(self, validation: Validation) -> None:
@@ -218,6 +222,7 @@ class Trainer:
         state = resume(self.saver.store, self.engine, self.ema)
         if state is None:
             raise self.incidents.stop(self.step, ", and there is no checkpoint to go back to")
+        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
         self.incidents.roll_back(state, self.step)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.metrics.rewind(self.step)

@@ -25,8 +25,9 @@ from core.engine.borrow import borrowed
 from core.engine.engine import Engine
 from core.losses import Objective
 from core.metrics.phases import Phases
-from core.metrics.rows import append_rows, complete_row, drop_rows_after, read_rows
+from core.metrics.rows import complete_row
 from core.metrics.step_sums import StepSums
+from core.record_writer import RecordWriter
 from core.run.folder import VALIDATION
 
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared
@@ -87,12 +88,12 @@ class Validation:
         seed: int = SEED,
     ) -> None:
         self.config, self._engine, self._objective, self._batches = config, engine, objective, batches
-        self._path, self._seed, self._ema = folder / VALIDATION, seed, ema
+        self.record_file, self._seed, self._ema = RecordWriter(folder / VALIDATION), seed, ema
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: results of steps that come again are dropped."""
         if self._engine.world.rank == 0:
-            drop_rows_after(self._path, step)
+            self.record_file.rewind(step)
 
     def due(self, step: int) -> bool:
         """Whether the loss is to be taken after `step` steps."""
@@ -102,7 +103,7 @@ class Validation:
         """Whether it was left out after `step` steps, since the run ended early there (collective)."""
         if step == 0 or not self.due(step):
             return False
-        return on_first_rank(lambda: all(row["step"] != step for row in read_rows(self._path)))
+        return on_first_rank(lambda: self.record_file.last_step() != step)
 
     def run(
         self, step: int, phases: Phases, broken_off: Callable[[], bool] = lambda: False
@@ -118,7 +119,7 @@ class Validation:
         except _BrokenOff:
             return None
         if self._engine.world.rank == 0:
-            append_rows(self._path, [row])
+            self.record_file.append([row])
         return row
 
     def measure(

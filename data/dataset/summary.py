@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.progress import counted
+from core.records import iterate
 from data.dataset.index import Dataset
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
 from data.dataset.schema import LEFT_OUT, QUARANTINE
@@ -164,10 +164,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return dict(Counter(json.loads(line)["reason"] for line in file).most_common())
+    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -204,7 +204,10 @@ class PixelLoader:
         self.failed[row] = error
         say(f"sample {row} is set aside: {error}")
         if self._quarantine is not None:
-            self._quarantine.add(row, stage, error)
+            try:
+                self._quarantine.add(row, stage, error)
+            except OSError as full:  # a full disk; every later start meets the sample again
+                say(f"warning: sample {row} could not be added to {self._quarantine.path}: {full.strerror}")
         budget, total = self.config.quarantine_budget, len(self.dataset.index)
         if len(self.failed) > allowed_losses(budget, total):
             raise WorkError(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
+from core.records import iterate
 from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
 
@@ -203,17 +204,11 @@ def _training_curves(folder: Path) -> str:
 
 
 def read_curve(path: Path, key: str) -> Points:
-    """Return (step, value) from a metrics.jsonl; records without the key and a cut line are passed over."""
+    """Return (step, value) from a metrics.jsonl; rows without the key are passed over."""
     points: dict[int, float] = {}
-    if not path.is_file():
-        return []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a run that was killed may leave half a line
-        if isinstance(record.get(key), (int, float)) and "step" in record:
-            points[int(record["step"])] = float(record[key])  # a continued run repeats steps; the last counts
+    for row in iterate(path):
+        if isinstance(row.get(key), (int, float)) and "step" in row:
+            points[int(row["step"])] = float(row[key])  # an early version may have a step twice
     return sorted(points.items())
 
 

@@ -31,9 +31,10 @@ from core.engine import engine as engine_module
 from core.engine.engine import Engine, EngineConfig, StepResult
 from core.errors import WorkError
 from core.metrics.phases import Phases
-from core.metrics.rows import Metrics, MetricsConfig, read_rows
+from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig
+from core.records import read_rows
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig
 from data.latent.normalising import Normaliser

@@ -11,7 +11,7 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError
 from core.metrics.rank_report import ALONE
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.root import ROOT
 from models.denoisers.flops import train_flops
 from tests.data.caches import IMAGE

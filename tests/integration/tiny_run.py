@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from core.files import write_text
+from core.records import read_rows
 from core.root import ROOT
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
@@ -94,5 +95,5 @@ def finish(words: list[str], **environment: str) -> tuple[int, str]:
 def rows(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "tflops_per_s", "ranks")
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = read_rows(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in timed} for row in found]

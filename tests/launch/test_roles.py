@@ -58,7 +58,7 @@ ROLES: dict[str, dict[str, str]] = {
     "encode": {
         **OUTPUTS,
         **dict.fromkeys(("source", "autoencoder", "text_encoder"), "place"),
-        **within("queue", ("timeout_s", "heartbeat_s", "attempts"), "work"),
+        **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("action", "seed", "decode_threads", "quarantine_budget", "require_space"), "work"),
     },
     "train": {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core import terminal
 from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
@@ -72,7 +73,7 @@ def run(config: Config) -> None:
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     write_json(output / SCORES, {**finite, scored.OF: of})
-    print(table(finite))
+    terminal.tell(table(finite), to="stdout")
 
 
 def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:

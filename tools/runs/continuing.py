@@ -9,8 +9,8 @@ from typing import Any
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
-from core.metrics.rows import read_rows
 from core.progress import counted, duration
+from core.records import read_rows
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS, LATENTS, METRICS
 from core.run.ways_out import holds

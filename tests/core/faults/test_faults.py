@@ -16,7 +16,7 @@ import torch
 from core.checkpoint.weights import load_weights
 from core.distributed.ranks import start
 from core.faults.watchdog import EXIT_STATUS
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core import toy_run
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer

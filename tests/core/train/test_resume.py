@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core.checkpoint.weights import load_weights
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.root import ROOT
 from tests.core.ranks import finish, fork_ranks
 

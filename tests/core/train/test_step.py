@@ -11,7 +11,7 @@ from core.distributed.ranks import World
 from core.engine.borrow import discarded
 from core.errors import WorkError
 from core.faults import failpoints
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.toy_run import toy_batches, toy_engine, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 

@@ -73,7 +73,7 @@ def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[
         reader.verify()
         seen = reader.state()
         for name, kept in seen["ema_widths"].items():
-            if seen["ema_updates"]:
+            if seen["ema_updates"] and format.ema_kind(name) in reader.kinds:
                 snapshot = Snapshot(power_ema.gamma_of_width(kept), seen["ema_updates"])
                 sources.setdefault(snapshot, (reader, format.ema_kind(name)))
     return sources

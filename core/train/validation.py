@@ -23,6 +23,8 @@ from core.distributed.ranks import on_first_rank, sum_over_ranks
 from core.draws import Draws
 from core.engine.borrow import borrowed
 from core.engine.engine import Engine
+from core.engine.network import Network
+from core.errors import UserError
 from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.rows import complete_row
@@ -149,6 +151,25 @@ class Validation:
         """
         position = batch.position * self.config.strata + stratum
         return StratifiedDraws(self._seed, _STEP, batch.id, position, stratum, self.config.strata)
+
+
+def make_validation(
+    config: ValidationConfig | None,
+    network: Network,
+    objective: Objective | None,
+    batches: Callable[[], Iterable[Batch]] | None,
+    *,
+    folder: Path,
+) -> Validation | None:
+    """Validation of a run; None where it was not asked for, or there is nothing to validate on."""
+    if config is None or batches is None:
+        return None
+    if objective is None:
+        if config.every:
+            expected = "0, since this kind of step has no loss to validate"
+            raise UserError("every", config.every, expected)
+        return None
+    return Validation(network.engine, objective, batches, config, folder=folder, ema=network.ema)
 
 
 def line(row: dict[str, Any]) -> str:

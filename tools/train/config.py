@@ -12,7 +12,7 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig, require_effect
+from core.train.config import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
 from data.loading.sources.online import EncodingConfig
 from data.order.steps import LoaderConfig

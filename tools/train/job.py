@@ -15,6 +15,7 @@ from core.errors import below
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import FINISHED
+from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
@@ -118,15 +119,13 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     prefetch, facts = config.data.prefetch, trained.source.facts
     trainer = Trainer(
-        Engine(model, config.engine, config.optimizer, world),
-        objective,
+        SingleStepper(Engine(model, config.engine, config.optimizer, world), objective, config.ema),
         make_feed(
             *trained, objective, config.model, world, validation=held_out, prefetch=prefetch, seed=seed
         ),
         config.trainer,
         folder=output,
         seed=seed,
-        ema=config.ema,
         metrics=config.metrics,
         fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=to_dict(config),

@@ -11,7 +11,7 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig, require_effect
+from core.train.config import TrainerConfig, require_effect
 from data.loading.pixels import PixelConfig
 from models.autoencoder.kl_config import AutoencoderConfig
 

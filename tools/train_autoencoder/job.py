@@ -22,6 +22,7 @@ from core.progress import say
 from core.run.claim import claim_run
 from core.run.folder import AUTOENCODER
 from core.train.feed import Feed
+from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
@@ -111,13 +112,15 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         say(line)
     torch.manual_seed(config.seed)
     Trainer(
-        Engine(Autoencoder(config.model), config.engine, config.optimizer, world),
-        ReconstructionObjective(config.objective, config.model),
+        SingleStepper(
+            Engine(Autoencoder(config.model), config.engine, config.optimizer, world),
+            ReconstructionObjective(config.objective, config.model),
+            config.ema,
+        ),
         Feed(batches=loader, largest=loader.largest),
         config.trainer,
         folder=Path(config.output),
         seed=config.seed,
-        ema=config.ema,
         metrics=config.metrics,
         fingerprints={"data": dataset.manifest.fingerprint},
         run_config=to_dict(config),

@@ -238,7 +238,7 @@ def stop_a_rank(folder: Path, stage: int) -> None:
     report = (folder / "logs" / "hang-rank-0.txt").read_text()
     assert "in step 4 (update)" in report
     assert re.search(r"rank 1: step \d, \w+ for \d+ s; no heartbeat for \d+ s; samples", report)
-    assert "in _one_step" in report
+    assert "in one_step" in report
     assert text.index("rank 0: SIGUSR2: ending after step 5 at the latest") < text.index(
         "rank 0: nothing has moved"
     )

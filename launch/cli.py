@@ -94,7 +94,7 @@ def _execute(words: Sequence[str]) -> int:
         return 0
     job = jobs.find(typed.job)
     if typed.help:
-        print(help.of_job(job))
+        print(help.of_job(job, typed.files, typed.overrides))
         return 0
     from core.config import loading
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 from launch.jobs import JOBS, Job
 
@@ -26,9 +28,12 @@ def overview() -> str:
     )
 
 
-def of_job(job: Job) -> str:
-    """Usage, examples, and every field with type, default, unit and meaning."""
-    from core.config.loading import describe
+def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> str:
+    """Usage, examples, and every field with type, default, unit and meaning.
+
+    files, overrides: name the kinds of sections whose fields are listed.
+    """
+    from core.config.loading import help_of
 
     module = job.load()
     lines = [
@@ -50,7 +55,7 @@ def of_job(job: Job) -> str:
         "",
         "fields:",
     ]
-    for field in describe(module.Config):
+    for field in help_of(module.Config, files, overrides):
         if field.type == "section":
             lines += ["", f"  {field.path}: {field.help}"]
             continue

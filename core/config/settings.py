@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 REQUIRED: Any = "???"
@@ -16,14 +17,17 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     shown: str = "",
+    kinds: Mapping[str, type] | None = None,
 ) -> Any:
     """A dataclass field with its meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
     low, high: inclusive bounds, checked by `core.config.loading.load` and shown by `--help`.
     shown: what `--help` says instead of the type, where that says too little ("path or URL").
+    kinds: of a section that can be of several classes: each by its name, which the section's own first field,
+    `kind`, holds. The field is then annotated with a protocol of theirs, and the default says the usual kind.
     A dataclass or list default is shared safely, since config dataclasses are frozen.
     """
-    metadata = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown, "kinds": kinds}
     if dataclasses.is_dataclass(default) or isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

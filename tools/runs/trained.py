@@ -19,7 +19,8 @@ from core.files import sha256_file
 from core.run.claim import CONFIG_NAME
 from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
-from models.denoisers.dit import DiT, DiTConfig
+from models.denoisers.kinds import config_class
+from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
 from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, space_file
 
@@ -70,8 +71,8 @@ class Trained:
     manifest_sha256: of the file that lists the hashes of its files.
     """
 
-    model: DiT
-    network: DiTConfig
+    model: Denoiser
+    network: DenoiserConfig
     space: LatentSpace
     autoencoder: AnyAutoencoder
     checkpoint: str
@@ -107,8 +108,9 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    network = from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"])
-    model = DiT(network)
+    recorded = read_yaml(folder / CONFIG_NAME)["model"]
+    network = from_dict(config_class(recorded), recorded)
+    model = network.build()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

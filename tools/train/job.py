@@ -1,4 +1,4 @@
-"""Train a diffusion transformer on latents, cached or made as it goes; the same command continues the run."""
+"""Train a denoiser on latents, cached or made as it goes; the same command continues the run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from core.run.claim import claim_run
 from core.train.trainer import FINISHED, Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
-from models.denoisers.dit import count_parameters
-from models.denoisers.flops import train_flops
+from models.denoisers.network import count_parameters, train_flops
 from tools.runs.latent_space import choose_normaliser, keep_latent_space
 from tools.train.config import Config
 from tools.train.feed import make_feed, validation_batches

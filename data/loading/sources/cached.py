@@ -12,7 +12,7 @@ from core.config.loading import read_yaml
 from core.distributed.ranks import World
 from core.run.claim import CONFIG_NAME
 from data.dataset.index import Dataset
-from data.loading.loader import LatentLoader
+from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.kinds import Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
@@ -71,8 +71,8 @@ class CachedLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
-        return LatentLoader([self.cache], config, world, seed, micro_batch, patch=patch, text=text)
+        return LatentLoader([self.cache], config, world, seed, micro_batch, tokens=tokens, text=text)

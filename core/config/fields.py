@@ -136,7 +136,7 @@ def section_of(given: Any, name: str) -> Mapping[Any, Any]:
 def defaults_of(schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any = None) -> dict[str, Any]:
     """The plain tree of all defaults; given, instance: as in `fields_of`."""
     return {
-        field.name: defaults_of(kind, section_of(given, field.name), default)
+        field.name: defaults_of(typing.cast(type, kind), section_of(given, field.name), default)
         if dataclasses.is_dataclass(kind)
         else plain(default)
         for field, kind, default in fields_of(schema, given, instance=instance)

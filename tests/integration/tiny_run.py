@@ -18,11 +18,10 @@ from core.root import ROOT
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
-AUTOENCODER = AutoencoderConfig(
+AUTOENCODER = KLConfig(
     latent_channels=3,
     spatial_compression=2,
     temporal_compression=1,

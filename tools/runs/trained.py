@@ -19,7 +19,8 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from core.run.claim import CONFIG_NAME
 from data.latent.normalising import Moment, Normaliser
-from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
+from models.autoencoder.interface import AnyAutoencoder
+from models.autoencoder.opening import identify, open_autoencoder
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint

@@ -123,8 +123,8 @@ def test_without_it_its_run_is_not_opened_and_what_it_cannot_do_is_refused(
 
 def test_another_kind_is_refused_in_a_run_of_one(cache: Path, whole: Path) -> None:
     before = json.loads((whole / "finished.json").read_text())
-    job = words("train", cache, whole, *OBJECTIVE, *STEP, *FIELDS, "model.kind=dit", "model.input_channels=3")
-    status, output = finish(job)
+    other = (*FIELDS, "processes=1", "model.kind=dit", "model.input_channels=3")
+    status, output = finish(words("train", cache, whole, *OBJECTIVE, *STEP, *other))
     assert status == 2
     assert "model.kind=dit: expected conv" in output
     assert json.loads((whole / "finished.json").read_text()) == before

@@ -27,14 +27,7 @@ from models.layers.embeddings import (
     sincos_positions,
     unpatchify,
 )
-from models.layers.transformer import (
-    CrossAttention,
-    Mlp,
-    Modulation,
-    SelfAttention,
-    layer_norm,
-    modulate,
-)
+from models.layers.transformer import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ def _execute(words: Sequence[str]) -> int:
         return 0
     job = jobs.find(typed.job)
     if typed.help:
-        terminal.deliver(help.of_job(job))
+        terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
     from core.config import loading
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 from launch.jobs import JOBS, Job
 
@@ -31,12 +33,15 @@ def overview() -> str:
     )
 
 
-def of_job(job: Job) -> str:
-    """Usage, examples, and every field with type, default, unit and meaning."""
-    from core.config.loading import describe
+def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> str:
+    """Usage, examples, and every field with type, default, unit and meaning.
+
+    files, overrides: name the kinds of sections whose fields are listed.
+    """
+    from core.config.loading import help_of
 
     module = job.load()
-    fields = describe(module.Config)
+    fields = help_of(module.Config, files, overrides)
     lines = [
         f"longtake {job.name}: {job.help}",
         "",

@@ -39,7 +39,7 @@ def changes(recorded: Mapping[str, Any], config: Any) -> list[Change]:
     known counts as deciding the result.
     """
     schema = type(config)
-    roles = {place.path: place.role for place in walk(schema)}
+    roles = {place.path: place.role for place in walk(schema, given=to_dict(config))}
     before = with_defaults(recorded, schema)
     found = [Change(*leaf, roles.get(leaf[0], "result")) for leaf in difference(before, to_dict(config))]
     return [change for change in found if change.role != "place" or not _is_one_place(*change[1:3])]

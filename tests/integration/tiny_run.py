@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from core.root import ROOT
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import settings_of
+from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
-AUTOENCODER = AutoencoderConfig(
+AUTOENCODER = KLConfig(
     latent_channels=3,
     spatial_compression=2,
     temporal_compression=1,
@@ -49,7 +49,7 @@ def make_latents(
     cache = make_cache(folder, list(shards), absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
-    config = json.loads(json.dumps(asdict(AUTOENCODER)))
+    config = json.loads(json.dumps(settings_of(AUTOENCODER)))
     made_from = {"encoder": store.fingerprint(autoencoder), "encoder_config": config}
     extra = {"made_from": made_from, "statistics": sum(rest, first).statistics()}
     classes = tuple(str(number) for number in range(10))

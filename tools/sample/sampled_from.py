@@ -17,7 +17,7 @@ from core.files import write_json_once
 from core.progress import say
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
-from models.denoisers.dit import DiTConfig
+from models.denoisers.kinds import config_class
 from tools.runs.latent_space import space_file
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.trained import manifest_hash
@@ -116,7 +116,7 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     """UserError names the first thing in which the samples that are there differ from those to come."""
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
-    schemas = {"network": DiTConfig, "sampler": SamplerConfig}
+    schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
     # A field that an earlier version did not have was, in effect, what its default is today.
     then |= {name: with_defaults(then[name] or {}, schema) for name, schema in schemas.items()}
     if differs := difference(then, {name: now.get(name) for name in names}):

@@ -18,7 +18,8 @@ from data.loading.sources.online import EncodingConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
-from models.denoisers.dit import DiTConfig
+from models.denoisers.kinds import DEFAULT, KINDS
+from models.denoisers.network import DenoiserConfig
 from tools.runs.latent_space import LatentsConfig
 
 
@@ -99,7 +100,7 @@ class Config:
         shown="path",
         role="place",
     )
-    model: DiTConfig = setting(DiTConfig(), "the network")
+    model: DenoiserConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
     data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
     latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
@@ -123,8 +124,12 @@ class Config:
             raise UserError("validation.every", every, f"at most trainer.steps={steps}, or 0 for never")
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
-        heads, ranks = self.model.heads, self.engine.sequence_parallel
-        if self.model.attention != "auto" and by_ring(heads, ranks):
-            reason = f"{heads} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
+        ranks = self.engine.sequence_parallel
+        if (heads := self.model.attention_heads(ranks)) is None:
+            if ranks > 1:
+                expected = f"1, since model.kind={self.model.kind} cannot share the tokens of an input"
+                raise UserError("engine.sequence_parallel", ranks, expected)
+        elif heads.backend != "auto" and by_ring(heads.count, ranks):
+            reason = f"{heads.count} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
             expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
-            raise UserError("model.attention", self.model.attention, expected)
+            raise UserError("model.attention", heads.backend, expected)

@@ -1,4 +1,4 @@
-"""Train a diffusion transformer on latents, cached or made as it goes; the same command continues the run."""
+"""Train a denoiser on latents, cached or made as it goes; the same command continues the run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
-from models.denoisers.dit import count_parameters
-from models.denoisers.flops import train_flops
+from models.denoisers.network import count_parameters, train_flops
 from tools.runs.continuing import latent_contents, steps_made
 from tools.runs.latent_space import choose_normaliser, keep_latent_space
 from tools.train.config import Config

@@ -17,7 +17,7 @@ from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
-from models.denoisers.dit import DiTConfig
+from models.denoisers.network import DenoiserConfig
 from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
 from tools.train.config import DataConfig, OnlineConfig
@@ -66,7 +66,7 @@ def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> P
     return locate(Path(configured)) if data.encode == "online" else find_autoencoder(source, configured)
 
 
-def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) -> None:
+def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
     """UserError unless latents, classes and text are such as the network takes."""
     facts = source.facts
     for channels, frames, height, width in facts.latent_shapes:
@@ -75,7 +75,7 @@ def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) 
                 "model.input_channels", model.input_channels, f"{channels}, those of {facts.place}"
             )
         with below("model"):
-            model.grid((frames, height, width))
+            model.tokens((frames, height, width))
     classes = len(facts.classes)
     if classes > model.num_classes:
         raise UserError("model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}")
@@ -99,20 +99,26 @@ def _require_text(facts: LatentFacts, width: int, setting: str) -> None:
 
 
 def make_loader(
-    source: LatentSource, data: DataConfig, engine: EngineConfig, model: DiTConfig, world: World, *, seed: int
+    source: LatentSource,
+    data: DataConfig,
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    world: World,
+    *,
+    seed: int,
 ) -> Loader:
     """This rank's batches."""
     world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
     with below("data"):
-        return source.loader(data, world, seed, engine.micro_batch, patch=model.patch, text=text)
+        return source.loader(data, world, seed, engine.micro_batch, tokens=model.tokens, text=text)
 
 
 def open_held_out(
     place: str,
     trained: LatentSource,
     data: DataConfig,
-    model: DiTConfig,
+    model: DenoiserConfig,
     latents: LatentsConfig,
     *,
     run: Path,

@@ -13,7 +13,8 @@ from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig, require_effect
 from data.loading.pixels import PixelConfig
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import AutoencoderConfig
+from models.autoencoder.kinds import DEFAULT, KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Config:
         role="work",
     )
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
-    model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
+    model: AutoencoderConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
     data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
@@ -68,6 +69,9 @@ class Config:
         require_effect(self.trainer, self.optimizer, self.ema)
         if self.data.part != "train":
             raise UserError("data.part", self.data.part, "train: the score is that of held-out samples")
+        if self.model.moments == 1 and self.objective.kl:
+            expected = f"0, since model.kind={self.model.kind} gives codes and no posterior"
+            raise UserError("objective.kl", self.objective.kl, expected)
         for name in ("sequence_parallel", "activation_checkpointing", "compile"):
             value, usual = getattr(self.engine, name), getattr(EngineConfig(), name)
             if value != usual:

@@ -30,8 +30,7 @@ from data.dataset.schema import QUARANTINE
 from data.loading.pixels import PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import AutoencoderConfig
 from models.autoencoder.store import save
 from models.weights import shapes_only
 from tools.runs.continuing import raw_contents, steps_made
@@ -39,11 +38,11 @@ from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
-Model = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class ReconstructionObjective:
-    """Error of the reconstruction from a drawn latent, and divergence of the posterior (arXiv:1312.6114)."""
+    """Error of the reconstruction; of a posterior, drawn from it, and its divergence (arXiv:1312.6114)."""
 
     def __init__(self, config: ReconstructionConfig, model: AutoencoderConfig) -> None:
         self._config, self._model = config, model
@@ -52,14 +51,17 @@ class ReconstructionObjective:
         """batch.x: pixels (B, 3, T, H, W).  Means over the pixels and over the latent numbers of a sample."""
         config, pixels = self._config, batch.x
         shape = self._model.latent_shape((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
-        noise = draws.normal("posterior", (self._model.latent_channels, *shape))
+        posterior, channels = self._model.moments == 2, self._model.latent_channels
+        noise = draws.normal("posterior", (channels, *shape)) if posterior else None
         reconstruction, moments = model(pixels, noise)
-        mean, log_variance = moments.unbind(1)
         error = reconstruction - pixels
         squared, absolute = _mean(error.square()), _mean(error.abs())
-        divergence = _mean(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance))
-        loss = config.squared * squared + config.absolute * absolute + config.kl * divergence
-        return Losses(loss=loss, extras={"squared_error": squared, "divergence": divergence})
+        loss, extras = config.squared * squared + config.absolute * absolute, {"squared_error": squared}
+        if posterior:
+            mean, log_variance = moments.unbind(1)
+            divergence = _mean(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance))
+            loss, extras = loss + config.kl * divergence, {**extras, "divergence": divergence}
+        return Losses(loss=loss, extras=extras)
 
 
 def plan(config: Config) -> list[str]:
@@ -67,7 +69,7 @@ def plan(config: Config) -> list[str]:
     dataset = Dataset(Path(config.source))
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
     with shapes_only():
-        parameters = sum(parameter.numel() for parameter in Autoencoder(config.model).parameters())
+        parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
     latents = (f"{bucket} -> {_times(config, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
@@ -113,7 +115,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     torch.manual_seed(config.seed)
     Trainer(
         SingleStepper(
-            Engine(Autoencoder(config.model), config.engine, config.optimizer, world),
+            Engine(config.model.build(), config.engine, config.optimizer, world),
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
@@ -133,7 +135,7 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     from data.media.pictures import write_png
 
     output = Path(config.output)
-    autoencoder = Autoencoder(config.model).eval()
+    autoencoder = config.model.build().eval()
     autoencoder.load_state_dict(load_weights(output, "ema"))
     pairs = reconstruct(autoencoder.to(world.device), dataset, config.data, config.score_samples)
     result: dict[str, Any] = scores(pairs)

@@ -13,7 +13,7 @@ from core.distributed.ranks import World
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.latent.texts import has_text, read_texts
-from data.loading.loader import LatentLoader
+from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
@@ -79,8 +79,8 @@ class CachedLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
-        return LatentLoader([self.cache], config, world, seed, micro_batch, patch=patch, text=text)
+        return LatentLoader([self.cache], config, world, seed, micro_batch, tokens=tokens, text=text)

@@ -29,7 +29,7 @@ from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.texts import RowTexts
-from data.loading.loader import latent_stocks
+from data.loading.loader import TokenCount, latent_stocks, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -183,7 +183,7 @@ class OnlineLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
@@ -211,7 +211,7 @@ class OnlineLatents:
             texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
-                latent_stocks(self._column, starts, self.facts.shapes, patch),
+                latent_stocks(self._column, starts, self.facts.shapes, tokens),
                 int((self._column == NO_BUCKET).sum()),
             ),
         )

@@ -43,7 +43,7 @@ def lengths(config: DiTConfig) -> list[int]:
 
 def settled(run: Path, config: DiTConfig = SMALL) -> dict[int, str]:
     model = DiT(config)
-    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(config), run))
+    model.use_attention(settle(config.attention_heads(), CPU, torch.float32, lengths(config), run))
     choices = [block.attention.choices for block in model.blocks]
     assert choices[0] == choices[1]
     return dict(choices[0])
@@ -137,7 +137,7 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
 
 def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
     model = DiT(SMALL, SequenceGroup(0, 3, None))
-    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(SMALL), tmp_path))
+    model.use_attention(settle(SMALL.attention_heads(3), CPU, torch.float32, lengths(SMALL), tmp_path))
     assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
     assert not model.blocks[0].attention.choices
     assert not (tmp_path / ATTENTION).exists()

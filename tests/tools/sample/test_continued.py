@@ -122,7 +122,7 @@ def other_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_decoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    shape = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
     encoder = store.save(kl.Autoencoder(shape), run / "autoencoder")
     change_space(run, encoder=encoder)
 

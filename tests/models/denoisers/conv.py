@@ -48,7 +48,7 @@ class ConvConfig:
 
     def tokens(self, shape: Grid) -> int:
         if shape[1] % 2 or shape[2] % 2:
-            raise UserError("model.kind", self.kind, f"another for an odd height or width in {shape}")
+            raise UserError("kind", self.kind, f"another for an odd height or width in {shape}")
         return math.prod(shape)
 
     def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:

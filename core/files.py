@@ -142,5 +142,10 @@ def sha256_file(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 over the canonical JSON of `value`: equal content gives equal fingerprints."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """The JSON of `value` in its one form: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.encode()

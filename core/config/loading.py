@@ -7,6 +7,7 @@ is read; everywhere else it is plain text.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import typing
@@ -24,6 +25,7 @@ from core.config.fields import (
     FieldHelp,
     defaults_of,
     describe,
+    fields_of,
     require_kinds,
     to_dict,
 )
@@ -55,7 +57,7 @@ def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] =
     section with `presets` starts from the preset named last. Raises UserError for whatever is wrong.
     """
     from_files = [(Path(file), read_yaml(Path(file))) for file in files]
-    typed = [_nested(override) for override in overrides]
+    typed = [_inlined(_nested(override), schema) for override in overrides]
     given = merge([*(values for _, values in from_files), *typed])
     for file, values in from_files:
         with _named_in_refusals(file):
@@ -136,6 +138,23 @@ def _nested(override: str) -> dict[str, Any]:
     if not equals or not path.strip():
         raise UserError(f"{override}: expected field=value")
     return under(path.strip().split("."), Typed(text))
+
+
+def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[str, Any]:
+    """Read what was typed for a section as `{a: x, b: y}`."""
+    sections = {f.name: kind for f, kind, _ in fields_of(schema) if dataclasses.is_dataclass(kind)}
+    result = dict(values)
+    for name in sections.keys() & values.keys():
+        value, where = values[name], f"{path}{name}"
+        if isinstance(value, Mapping):
+            result[name] = _inlined(value, typing.cast(type, sections[name]), f"{where}.")
+        elif value.strip().startswith("{"):
+            try:
+                result[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                expected = "fields as in YAML, {name: value, name: value}"
+                raise UserError(where, value, expected) from None
+    return result
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.raw.filters import FilterConfig
-from data.raw.ingest import Item
+from data.raw.item import Item
 from data.raw.writing import RECEIPTS
 
 CHUNK = 64  # files

@@ -17,7 +17,7 @@ from data.dataset.quarantine import BudgetError, Quarantine, read_quarantine
 from data.dataset.retry import Retry
 from data.media import images
 from data.media.formats import MediaError
-from data.raw import ingest
+from data.raw import item as raw_item
 from data.raw.decoding import sample_media
 from data.raw.duplicates import DuplicateConfig
 from tests.data.raw_datasets import make_raw
@@ -146,7 +146,7 @@ def test_storage_that_fails_loses_no_sample(
     source, output = image_folder(tmp_path / "in"), tmp_path / "out"
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     with monkeypatch.context() as patched:
-        patched.setattr(ingest, "open", raising(error), raising=False)
+        patched.setattr(raw_item, "open", raising(error), raising=False)
         with pytest.raises(OSError, match="Input/output"):
             shard.run(config_of(source, output))
     assert len(waits) == 2

@@ -14,7 +14,8 @@ from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import DatasetManifest
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
-from data.raw.ingest import Item, list_source
+from data.raw.ingest import list_source
+from data.raw.item import Item
 from data.raw.writing import Check, ShardTask, assemble, begin, cut, write_shard
 from tests.data.samples import clip_bytes, huge_png, image_bytes, image_folder, picture
 

@@ -125,5 +125,5 @@ def test_every_kind_that_there_is_has_small_networks_here() -> None:
 
 def test_a_record_of_an_unknown_kind_is_refused_and_one_without_a_kind_is_a_dit() -> None:
     assert config_class({"width": 8}) is KINDS["dit"]
-    with pytest.raises(UserError, match=r"^model\.kind=mamba: expected dit or conv$"):
+    with pytest.raises(UserError, match=r"^kind=mamba: expected dit or conv$"):
         config_class({"kind": "mamba"})

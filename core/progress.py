@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+
+from core import environment
 
 TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
@@ -108,4 +109,4 @@ def duration(seconds: float) -> str:
 
 
 def _speaks() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return environment.rank() == 0

@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from launch.endings import answer_for
 
         signals.take_over(answer_for(words))
+    from core import environment
     from core.run.ending import end_with
-    from launch import local
 
-    if local.is_rank():
+    if environment.has_peers():
         end_with(lambda: _settled(words))
     return _settled(words)
 
@@ -86,8 +86,12 @@ def foreign_package() -> str | None:
 
 
 def _execute(words: Sequence[str]) -> int:
+    from core import environment
+    from core.errors import UserError
     from launch import arguments, help, jobs, local
 
+    place = environment.place()
+    environment.limit_threads()
     typed = arguments.parse(words)
     if not typed.job:
         print(help.overview())
@@ -104,7 +108,12 @@ def _execute(words: Sequence[str]) -> int:
         print(loading.dump(settings), end="")
         print("\n".join(f"# {line}" for line in module.plan(settings)))
         return 0
-    if job.on_ranks and settings.processes > 1 and not local.is_rank():
+    if place.size > 1 and not (job.on_ranks or job.shares):
+        expected = f"1, since {job.name} runs in one process" + (
+            ", which starts the others (processes=N)" if hasattr(settings, "processes") else ""
+        )
+        raise UserError(f"{place.starter} tasks", place.size, expected)
+    if job.on_ranks and settings.processes > 1 and not place.is_rank:
         return local.run_on_ranks(job, settings)
     module.run(settings)
     return 0

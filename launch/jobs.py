@@ -16,6 +16,7 @@ class Job(NamedTuple):
 
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    shares: several processes that were started together share the work through its output.
     done: of such a job, the file in its output that is written last; how a run went is told by that.
     """
 
@@ -24,6 +25,7 @@ class Job(NamedTuple):
     help: str
     examples: tuple[str, ...]
     on_ranks: bool = True
+    shares: bool = False
     done: str = ""
 
     def load(self) -> Any:
@@ -66,6 +68,7 @@ JOBS = (
             "longtake encode my.yaml action=status",
         ),
         on_ranks=False,
+        shares=True,
     ),
     Job(
         "train",
@@ -89,7 +92,7 @@ JOBS = (
         "tools.evaluate.job",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
-        done="scores.json",
+        on_ranks=False,
     ),
     Job(
         "export",

@@ -209,6 +209,17 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
     assert not {"pickle", "dill", "cloudpickle", "shelve"} & set(imports(tree_of(source)))
 
 
+def test_launchers_are_known_in_one_place() -> None:
+    """Who asks for a rank or a job anew forgets a launcher; `core/environment.py` answers for all of them."""
+    pattern = re.compile(
+        r"""["'](RANK|(LOCAL_|GROUP_)(RANK|WORLD_SIZE)|WORLD_SIZE|(MASTER|TORCHELASTIC|SLURM|SLURMD|SUBMITIT)_\w+)["']"""
+        r"|sched_getaffinity|cpu_count|gethostname"
+    )
+    found = {name_of(source) for source in SOURCES if pattern.search(source.read_text(encoding="utf-8"))}
+    # The hostname by which other nodes may find this one; what a machine is, for a report.
+    assert found == {"core/environment.py", "core/distributed/rendezvous.py", "tools/bench/job.py"}
+
+
 def test_only_one_place_finds_the_root() -> None:
     """A path that counts folders up from a module is wrong once the module moves."""
     pattern = re.compile(r"\b__file__\b")

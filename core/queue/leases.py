@@ -14,12 +14,12 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import environment
 from core.faults.failpoints import failpoint
 
 SUFFIX = ".lease"
@@ -41,7 +41,7 @@ class Leases:
 
     def __init__(self, folder: Path, *, timeout_s: float, owner: str | None = None) -> None:
         self.folder, self.timeout_s = folder, timeout_s
-        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = owner or f"{environment.node()}:{os.getpid()}"
         self.token = secrets.token_hex(8)
         folder.mkdir(parents=True, exist_ok=True)
 

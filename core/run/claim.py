@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
+from core import environment
 from core.config.loading import difference, dump, read_yaml, to_dict, with_defaults
 from core.errors import UserError
-from core.files import TEMPORARY_PREFIX, write_text
+from core.files import MEETING_PREFIX, TEMPORARY_PREFIX, write_text
 from core.progress import say
 from core.run import run_lock
 from core.run.run_lock import RunLock
 
 CONFIG_NAME = "config.yaml"
+SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
 HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
@@ -91,7 +92,7 @@ def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collectio
     """
     lock = RunLock(output)
     lock.require_free()
-    overwrite = config.overwrite and (not _is_restart() or lock.begun_by_another())
+    overwrite = config.overwrite and (not environment.restarts() or lock.begun_by_another())
     try:
         state = claim(output, config, done=done, overwrite=overwrite, may_grow=may_grow)
     except UserError:
@@ -114,20 +115,21 @@ def _has_begun(output: Path, done: str) -> bool:
     return any(path.exists() for path in traces)
 
 
-def _is_restart() -> bool:
-    """Whether the launcher has run this command before: torchrun after a failure, SLURM after a requeue."""
-    counts = [os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
-    return any(count not in ("", "0") for count in counts)
-
-
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
     write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{dump(config)}")
     return "new"
 
 
 def _is_empty(output: Path) -> bool:
-    """A claim that was killed may have left a temporary file and nothing else."""
-    return not output.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in output.iterdir())
+    """A claim that was killed may have left a temporary file; what started the job comes before it."""
+    return not output.exists() or all(
+        entry.name.startswith(TEMPORARY_PREFIX) or _is_launchers(entry) for entry in output.iterdir()
+    )
+
+
+def _is_launchers(entry: Path) -> bool:
+    """Whether this is what the job was started by: its submission, or where its ranks meet."""
+    return entry.name == SUBMISSIONS or entry.name.startswith(MEETING_PREFIX)
 
 
 def _require_ours(output: Path, config: JobConfig) -> None:
@@ -170,6 +172,8 @@ def _remove_contents(output: Path, done: str) -> None:
     (output / done).unlink(missing_ok=True)
     last = [output / run_lock.NAME, output / CONFIG_NAME]
     for entry in output.iterdir():
+        if _is_launchers(entry):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry not in last:

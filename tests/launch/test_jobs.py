@@ -15,7 +15,6 @@ from core.train.trainer import FINISHED
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
 from models.autoencoder import store
-from tools.evaluate.job import SCORES
 from tools.runs.samples import SAMPLES
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
@@ -47,7 +46,6 @@ def test_jobs_on_ranks_name_the_file_that_makes_their_output_complete() -> None:
         "train-autoencoder": f"{store.FOLDER}/{store.CONFIG}",
         "train": FINISHED,
         "sample": SAMPLES,
-        "evaluate": SCORES,
     }
     assert {job.name: job.done for job in JOBS if job.on_ranks} == expected
 

@@ -51,7 +51,7 @@ def run(config: Config) -> None:
     from tools.sample.prompts import read_prompts
 
     texts = read_prompts(config.prompts, config.prompt_file)
-    world = ranks.start(config.device)
+    world = ranks.start(config.device, folder=Path(config.output))
     try:
         output = Path(config.output)
         keep = ranks.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)

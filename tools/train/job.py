@@ -76,7 +76,7 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     dataset, autoencoder = open_cache(config)
-    world = ranks.start(config.engine.device, config.engine.timeout_s)
+    world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, loader = Path(config.output), make_loader(config, dataset, world)
     validated = validation_data(config, dataset, loader, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.

@@ -79,7 +79,7 @@ def run(config: Config) -> None:
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
-    world = ranks.start(config.engine.device, config.engine.timeout_s)
+    world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
     if ranks.on_first_rank(lambda: claim_run(output, config, done=done)):
         train(config, dataset, world)

@@ -86,6 +86,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_json_once(path: Path, value: Any) -> None:
+    """`write_json` where nothing is there yet; of processes that do so at once the first one's file stays."""
+    mine = temporary_name(path)
+    try:
+        write_json(mine, value)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+            fsync_folder(path.parent)
+    finally:
+        mine.unlink(missing_ok=True)
+
+
 def sha256_file(path: Path) -> str:
     """The file's SHA-256 as 64 hexadecimal digits."""
     with open(path, "rb") as file:

@@ -138,16 +138,28 @@ def broadcast_object(value: Any, group: Group = None) -> Any:
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
     """The first rank's `work()` for every rank, or its failure: UserError or WorkError (collective)."""
-    result, problem, is_users = None, "", False
-    if is_first():
-        try:
-            result = work()
-        except (UserError, WorkError, OSError) as error:
-            problem, is_users = str(error), isinstance(error, UserError)
-    result, problem, is_users = broadcast_object((result, problem, is_users))
-    if problem:
-        raise UserError(problem) if is_users else WorkError(problem)
+    result, failure = _outcome(work) if is_first() else (None, None)
+    result, failure = broadcast_object((result, failure))
+    if failure:
+        raise failure[0](failure[1])
     return result
+
+
+def on_every_rank(work: Callable[[], Any]) -> list[Any]:
+    """Every rank's `work()`, small and plain, in rank order; or the first failure of one (collective)."""
+    outcomes = gather_objects(_outcome(work))
+    for _, failure in outcomes:
+        if failure:
+            raise failure[0](failure[1])
+    return [result for result, _ in outcomes]
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, tuple[type[UserError | WorkError], str] | None]:
+    """What `work` returns, or which error it ends with and its words."""
+    try:
+        return work(), None
+    except (UserError, WorkError, OSError) as error:
+        return None, (UserError if isinstance(error, UserError) else WorkError, str(error))
 
 
 def gather_objects(value: Any, group: Group = None) -> list[Any]:

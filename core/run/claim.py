@@ -59,13 +59,20 @@ class JobConfig(Protocol):
 
 
 def claim(
-    output: Path, config: JobConfig, *, done: str, overwrite: bool, may_grow: Collection[str] = ()
+    output: Path,
+    config: JobConfig,
+    *,
+    done: str,
+    overwrite: bool,
+    may_grow: Collection[str] = (),
+    may_differ: Collection[str] = (),
 ) -> Literal["new", "continue", "finished"]:
     """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
 
     done: the file, inside `output`, that makes it complete. The first claim writes `config.yaml`.
     overwrite: remove what an earlier claim left, finished or not, and start anew.
     may_grow: paths of numbers that may be larger now: the output is continued, even if it was finished.
+    may_differ: paths of fields that say how this job is carried out, not what it makes.
     Raises UserError where the folder is not of this job, or was made from another config.
     """
     if output.exists() and not output.is_dir():
@@ -76,7 +83,7 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    if _require_same(output, config, may_grow):
+    if _require_same(output, config, may_grow, may_differ):
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
         _start(output, config)
     return "finished" if (output / done).exists() else "continue"
@@ -145,14 +152,16 @@ def _require_ours(output: Path, config: JobConfig) -> None:
         raise UserError("output", output, f"an output of {config.job}, and this is one of {job}")
 
 
-def _require_same(output: Path, config: JobConfig, may_grow: Collection[str]) -> bool:
+def _require_same(
+    output: Path, config: JobConfig, may_grow: Collection[str], may_differ: Collection[str]
+) -> bool:
     """UserError where the record says otherwise; whether a number of `may_grow` has grown."""
     grown = False
     # A field that an earlier version did not have was, in effect, what its default is today.
     recorded = with_defaults(read_yaml(output / CONFIG_NAME), type(config))
     for path, before, now in difference(recorded, to_dict(config)):
         name = path.rpartition(".")[2]
-        if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE:
+        if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE or path in may_differ:
             continue
         if name in NOT_COMPARED_NAMES or name.startswith(NOT_COMPARED_PREFIXES):
             continue

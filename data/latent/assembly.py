@@ -25,9 +25,9 @@ from data.dataset.schema import (
     write_index,
 )
 from data.latent.encode_job import Job
+from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import Shape, scan_part
-from data.latent.reading import LatentSums
 from data.order.buckets import NO_BUCKET
 from data.order.order import count_buckets
 

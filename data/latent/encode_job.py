@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import fsync_folder, temporary_name, write_json
+from core.files import write_json_once
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST
@@ -97,14 +97,7 @@ def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
     """
     note = folder / RECEIPTS / MADE_FROM
     if not note.exists():
-        mine = temporary_name(note)
-        try:
-            write_json(mine, made_from)
-            with contextlib.suppress(FileExistsError):
-                os.link(mine, note)
-                fsync_folder(note.parent)
-        finally:
-            mine.unlink(missing_ok=True)
+        write_json_once(note, made_from)
     if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
         path, before, now = differs
         raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; overwrite=true starts anew")

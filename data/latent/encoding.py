@@ -27,9 +27,9 @@ from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import ShardRecord
 from data.latent.encode_job import Job, part_name
+from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
-from data.latent.reading import LatentSums
 from data.latent.texts import ShardTexts
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET

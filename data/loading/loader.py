@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from core.distributed.agreement import tally
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from data.dataset.index import shard_starts
-from data.latent.mixture import Mixture
+from data.latent.packs import Shape
 from data.latent.reading import LatentReader, are_finite
 from data.latent.texts import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
@@ -32,7 +32,7 @@ IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at
 class LatentLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of latent moments.
 
-    dataset: a latent cache, or several of one encoder.
+    caches: latent caches of one encoder.  mix: share of the groups of each; () follows their samples.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
@@ -42,7 +42,7 @@ class LatentLoader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        caches: Sequence[Dataset],
         config: LoaderConfig,
         world: World,
         seed: int,
@@ -50,23 +50,20 @@ class LatentLoader:
         *,
         patch: tuple[int, int, int] = (1, 2, 2),
         text: bool = True,
+        mix: Sequence[float] = (),
     ) -> None:
-        if dataset.manifest.kind != "latent":
-            expected = "a latent cache; this is a raw dataset, encode it first"
-            raise UserError("source", dataset.folder, expected)
-        self.datasets = dataset.caches if isinstance(dataset, Mixture) else (dataset,)
+        for cache in caches:
+            if cache.manifest.kind != "latent":
+                expected = "a latent cache; this is a raw dataset, encode it first"
+                raise UserError("source", cache.folder, expected)
+        self.caches = tuple(caches)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
-        self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in self.datasets]
-        self._texts = [
-            TextReader(d.folder, d.manifest, reader.parts, longest=text_shape(dataset.manifest)[0])
-            if text and has_text(d.manifest)
-            else None
-            for d, reader in zip(self.datasets, self._readers, strict=True)
-        ]
+        self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in caches]
+        self._texts = self._text_readers() if text else [None] * len(caches)
         self._lock = Lock()
-        stocks = [s for number, d in enumerate(self.datasets) for s in latent_stocks(d, number, patch)]
-        if len(self.datasets) > 1:
-            stocks = [replace(stock, source=self.datasets[stock.dataset].place) for stock in stocks]
+        stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, patch)]
+        if len(caches) > 1:
+            stocks = [replace(stock, source=caches[stock.dataset].place) for stock in stocks]
         self.plan = StepPlan(
             stocks,
             config,
@@ -74,21 +71,12 @@ class LatentLoader:
             ranks=world.size,
             seed=seed,
             micro_batch=micro_batch,
-            mix=dataset.mix if isinstance(dataset, Mixture) else (),
+            mix=mix,
         )
 
-    def __call__(
-        self, first_step: int, prepare: Callable[[int, Batch], Batch] | None = None
-    ) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread.
-
-        prepare: what that thread also does to each, of its step and the micro-batch.
-        """
-
-        def load(step: int) -> list[Batch]:
-            return [prepare(step, batch) if prepare else batch for batch in self.load(step)]
-
-        return read_ahead(load, first_step, self.config.prefetch)
+    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread."""
+        return read_ahead(self.load, first_step, self.config.prefetch)
 
     def load(self, step: int) -> list[Batch]:
         """The micro-batches of one step; safe from several threads, one of which works at a time."""
@@ -101,6 +89,15 @@ class LatentLoader:
         with self._lock:
             return [self._batch(0, share) for share in self.plan.largest()]
 
+    def _text_readers(self) -> list[TextReader | None]:
+        """One for each cache that holds text; all pad to the longest caption of any."""
+        manifests = [cache.manifest for cache in self.caches]
+        longest = max((text_shape(m)[0] for m in manifests if has_text(m)), default=0)
+        return [
+            TextReader(d.folder, d.manifest, reader.parts, longest=longest) if has_text(d.manifest) else None
+            for d, reader in zip(self.caches, self._readers, strict=True)
+        ]
+
     def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
         number = self.plan.stocks[stock].dataset
         return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
@@ -108,7 +105,7 @@ class LatentLoader:
     def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
         stock = self.plan.stocks[share.stock]
         number, rows = stock.dataset, share.rows
-        dataset = self.datasets[number]
+        dataset = self.caches[number]
         reader = self._readers[number]
         entries = reader.entries(rows)
         ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
@@ -145,17 +142,31 @@ def draw_flips(draws: Draws) -> np.ndarray:
     return (draws.uniform("flip") < 0.5).numpy()
 
 
-def latent_stocks(dataset: Dataset, number: int, patch: tuple[int, int, int]) -> list[Stock]:
-    """The buckets of a latent cache: one for each shape (M, C, T, H, W)."""
-    manifest = dataset.manifest
-    starts = shard_starts(dataset)
-    column, shapes = dataset.index["bucket"], [tuple(shape) for shape in manifest.buckets]
+def cache_stocks(cache: Dataset, number: int, patch: tuple[int, int, int]) -> list[Stock]:
+    """The buckets of a latent cache, which is the `number`th of several."""
+    manifest = cache.manifest
     recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
-    counts = np.array(recorded) if recorded else count_buckets(column, starts, len(shapes))
+    shapes = [tuple(shape) for shape in manifest.buckets]
+    stocks = latent_stocks(cache.index["bucket"], shard_starts(cache), shapes, patch, recorded)
+    return [replace(stock, dataset=number) for stock in stocks]
+
+
+def latent_stocks(
+    column: np.ndarray,
+    starts: np.ndarray,
+    shapes: Sequence[Shape],
+    patch: tuple[int, int, int],
+    counts: Sequence[Sequence[int]] | None = None,
+) -> list[Stock]:
+    """One bucket for each shape (M, C, T, H, W) of latents.
+
+    column: (samples,) number of each sample's shape.  starts: the first row of every shard, and the number of
+    rows.  counts: samples of each shape in every shard; None counts them.
+    """
+    found = np.array(counts) if counts else count_buckets(column, starts, len(shapes))
     stocks = []
     for bucket, (_, channels, frames, height, width) in enumerate(shapes):
         tokens = int(np.prod([-(-a // b) for a, b in zip((frames, height, width), patch, strict=True)]))
         name = f"latents {channels}x{frames}x{height}x{width}"
-        rows = BucketRows(column, starts, bucket, counts[:, bucket])
-        stocks.append(Stock(name, rows, tokens, frames > 1, number))
+        stocks.append(Stock(name, BucketRows(column, starts, bucket, found[:, bucket]), tokens, frames > 1))
     return stocks

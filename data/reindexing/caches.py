@@ -23,8 +23,8 @@ from data.dataset.schema import (
     write_index,
 )
 from data.latent.assembly import index_from_parts, longest_text, views_from_parts
+from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
-from data.latent.reading import LatentSums
 from data.order.order import count_buckets
 from data.raw.ingest import known_names
 from data.reindexing.foreign import origin, read_foreign

@@ -18,8 +18,8 @@ from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import INDEX_DTYPE
 from data.dataset.tars import Member, TarSample, arrays, read_range, samples
 from data.latent.members import array_place, is_finite
+from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape
-from data.latent.reading import LatentSums
 from data.order.buckets import NO_BUCKET
 from data.raw.captions import read_tar_annotation
 from data.raw.ingest import Item, with_labels

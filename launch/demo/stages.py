@@ -65,30 +65,55 @@ class Record:
 
 
 def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
-    """Run the stages that are not finished; WorkError names one that failed, UserError one that refused."""
+    """Run the stages that are not finished; WorkError names one that failed, UserError one that refused.
+
+    One is finished if its commands and recipes are those that made what is there, the files that complete it
+    are as it left them, and so were those of all stages before it: its job then sees what it was made from.
+    """
     start = time.monotonic()
+    inputs: list[str] = []  # hashes of the files that completed the stages before
     for number, stage in enumerate(stages, 1):
         commands = stage.commands()
         label = f"stage {number} of {len(stages)}: {stage.name}"
         identity = fingerprint([[command.text(), *map(sha256_file, command.files)] for command in commands])
         before = record.stages.get(stage.name, {})
-        finished = before.get("identity") == identity and all(command.done.exists() for command in commands)
+        finished = before.get("identity") == identity and _is_as_left(before, commands, inputs)
         if finished and not stage.always:
             say(f"{label}: finished earlier, in {duration(before['seconds'])}")
+            inputs += _hashes(commands)
             continue
         say(f"{label} ({duration(time.monotonic() - start)} so far)")
         begin = time.monotonic()
-        entry = {"name": stage.name, "commands": [command.text() for command in commands], "identity": ""}
+        entry: dict[str, Any] = {
+            "name": stage.name,
+            "commands": [command.text() for command in commands],
+            "identity": "",
+        }
         try:
             for command in commands:
                 run_command(command, label, logs / f"{stage.name}.log")
-            entry["identity"] = identity
+            entry |= {"identity": identity, "inputs": list(inputs), "outcome": _hashes(commands)}
         finally:
             # An interrupted stage is continued by its job, so its time adds up.
             earlier = 0.0 if before.get("identity") else before.get("seconds", 0.0)
             seconds = earlier + time.monotonic() - begin
             record.stages[stage.name] = {**entry, "seconds": round(seconds, 2)}
             record.save()
+        inputs += _hashes(commands)
+
+
+def _is_as_left(before: Mapping[str, Any], commands: Sequence[Command], inputs: Sequence[str]) -> bool:
+    """Whether a stage's results are there, and they and those before it are the ones that it noted.
+
+    An earlier version noted none: what is there is taken then.
+    """
+    if not all(command.done.exists() for command in commands):
+        return False
+    return before.get("inputs", inputs) == inputs and before.get("outcome") in (None, _hashes(commands))
+
+
+def _hashes(commands: Sequence[Command]) -> list[str]:
+    return [sha256_file(command.done) for command in commands]
 
 
 def run_command(command: Command, label: str, log: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from core.files import sha256_file
 from data.dataset.schema import DatasetManifest, ShardRecord, write_index
+from data.latent.normalising import LatentSums
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, Absent, Pack, Shape, write_part
-from data.latent.reading import LatentSums
 from data.order.order import count_buckets
 
 IMAGE, CLIP = (2, 3, 1, 4, 4), (2, 3, 3, 4, 4)

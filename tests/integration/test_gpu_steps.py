@@ -36,15 +36,15 @@ from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig
 from core.train.step import Stepper
 from core.train.validation import Validation, ValidationConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from models.layers import embeddings
 from tests.stand_in_gpu import GPU, OnGpu, gpu, put
-from tools.train.setup import LatentObjective
+from tools.train.objective import LatentObjective
 
 CPU = torch.device("cpu")
 # Whether the step is applied, and how far it is clipped.
-NORM = "core/engine_replicated.py:gradient_norm (aten._local_scalar_dense.default)"
+NORM = "core/engine/replicated.py:gradient_norm (aten._local_scalar_dense.default)"
 ONCE = {"core/diffusion/paths.py:_log_alpha_squared_table (to cuda:0)"}  # in a process
 LABELS = DiTConfig(width=32, depth=1, heads=2, num_classes=3, learned_sigma=True)
 OBJECTIVES = {
@@ -183,7 +183,7 @@ def test_several_ranks_wait_for_their_agreement_after_the_update() -> None:
         assert waits == []
         with pytest.raises(WorkError, match="others are in another one"):  # it is alone here
             agreement.require()
-        assert waits == ["core/agreement.py:require (tolist)"]
+        assert waits == ["core/distributed/agreement.py:require (tolist)"]
 
 
 def test_rows_of_several_steps_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_rows_of_several_steps_are_read_together(tmp_path: Path, monkeypatch: py
                 sums.add(stepper.loss(step, moved), moved.weight)
             assert set(waits) <= ONCE
             metrics.record({"step": step, "seconds": 1.0}, sums, 0.0)
-        assert "core/metrics.py:flush (to cpu)" in waits
+        assert "core/metrics/rows.py:flush (to cpu)" in waits
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert len(rows) == 3
     assert (rows[-1]["ranks"]["memory_gb"], rows[-1]["ranks"]["allocation_retries"]) == (5.0, 2)
@@ -230,7 +230,7 @@ def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
     expected = measure(CPU)
     with gpu() as waits:
         found = measure(GPU)
-    assert [wait for wait in waits if wait.startswith("core/validation")] == [
+    assert [wait for wait in waits if wait.startswith("core/train/validation")] == [
         "core/train/validation.py:measure (tolist)"
     ]
     assert {wait for wait in waits if "step_sums" not in wait} - ONCE == {

@@ -7,23 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.config.loading import load
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.metrics.rows import read_rows
 from core.run.claim import claim
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest
-from data.latent.mixture import Mixture
+from data.loading.sources.mixed import MixedLatents
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
 from tools.runs.trained import LatentSpace
 from tools.train.config import Config
-from tools.train.job import plan, run
-from tools.train.setup import keep_space, open_cache
+from tools.train.job import open_checked, plan, prepare_objective, run
 
 RUN = ("trainer.steps=8", "trainer.save_every=2", "engine.zero_stage=0", "engine.precision=fp32")
+WORLD = World(0, 1, 0, torch.device("cpu"))
 IMAGES, CLIPS = 8 * 4, 8 * 12  # tokens of a group: 8 samples, latents of 4 x 4 in patches of 2 x 2, 3 frames
 
 
@@ -57,8 +59,8 @@ def test_a_mixed_run_keeps_the_shares_and_continues_exactly(caches: tuple[Path, 
     failpoints.arm("")
     run(stopped)
     assert rows(Path(stopped.output)) == rows(Path(whole.output))
-    space, mixture = LatentSpace.read(Path(whole.output)), Mixture([Dataset(cache) for cache in caches])
-    assert space.mean == tuple(mixture.manifest.extra["statistics"]["mean"])
+    space, mixture = LatentSpace.read(Path(whole.output)), MixedLatents([Dataset(cache) for cache in caches])
+    assert space.mean == tuple(mixture.statistics(None, WORLD)["mean"])
     assert space.shapes == ((3, 1, 4, 4), (3, 3, 4, 4))
 
 
@@ -82,17 +84,17 @@ def test_the_plan_has_a_line_for_each_cache(caches: tuple[Path, Path]) -> None:
 
 def test_a_run_goes_on_with_the_same_caches_and_mix_alone(caches: tuple[Path, Path]) -> None:
     begun = config(caches, "run")
-    dataset, autoencoder = open_cache(begun)
+    source, autoencoder = open_checked(begun)
     claim(Path(begun.output), begun, done="finished.json", overwrite=False)
-    keep_space(begun, dataset, autoencoder)
+    prepare_objective(begun, source, autoencoder, WORLD)
     for field in ("data.mix=[1,1]", "data.also=[]"):
         words = (field, "data.mix=[]") if "also" in field else (field,)
         with pytest.raises(UserError, match=r"data\.(mix|also)=.*: expected .*, with which .* was made"):
             claim(Path(begun.output), config(caches, "run", *words), done="finished.json", overwrite=False)
     replace(DatasetManifest.read(caches[1]), fingerprint="remade").write(caches[1])
-    dataset, _ = open_cache(begun)
+    source, _ = open_checked(begun)
     with pytest.raises(UserError, match=rf"was begun with cache.{caches[1]}=f; in .* it is remade"):
-        keep_space(begun, dataset, autoencoder)
+        prepare_objective(begun, source, autoencoder, WORLD)
 
 
 @pytest.mark.parametrize(
@@ -119,4 +121,4 @@ def test_caches_of_two_autoencoders_are_refused(caches: tuple[Path, Path]) -> No
     with pytest.raises(
         UserError, match=rf"{caches[0]} and {other} cannot be mixed: encoder is \w+ in the first"
     ):
-        open_cache(config((caches[0], other), "run"))
+        open_checked(config((caches[0], other), "run"))

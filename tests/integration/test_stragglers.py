@@ -17,7 +17,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import torch
-from core import distributed, rank_report
+from core.distributed import ranks
+from core.metrics import rank_report
 from core.run.ending import end_with
 from tests.integration import parity_run
 
@@ -37,7 +38,7 @@ def compute_more(*_):
         x @ x
 
 def main():
-    world = distributed.start("cpu", 60)
+    world = ranks.start("cpu", 60)
     for name, fields in {
         "even": {"zero_stage": 3, "sequence_parallel": 2},
         "zero-3": {"zero_stage": 3},
@@ -46,7 +47,7 @@ def main():
     }.items():
         parity_run.train(Path(sys.argv[1]) / name, world, steps=3, **fields)
         parity_run.DiT = SlowOnRankOne
-    distributed.stop(world)
+    ranks.stop(world)
 
 end_with(main)
 """

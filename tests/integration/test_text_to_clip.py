@@ -30,14 +30,15 @@ from tests.models.public_models import save_autoencoder, save_text_encoder
 from tools import shard
 from tools.encode import job as encode
 from tools.runs import trained
-from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.runs.latent_space import LatentsConfig, choose_normaliser, encoders_own, keep_latent_space
 from tools.sample import job as sample
 from tools.train.config import Config
-from tools.train.online import OnlineCache, OnlineObjective
-from tools.train.setup import LatentObjective, keep_space, make_loader, open_cache
+from tools.train.job import load_data, open_checked, prepare_objective
+from tools.train.objective import LatentObjective
 
 MODEL = {"input_channels": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 0, "text_width": 8}
 FIELDS = tuple(f"model.{name}={value}" for name, value in MODEL.items())
+WORLD = World(0, 1, 0, torch.device("cpu"))
 STEPS = SamplerConfig(steps=2, guidance=2.0)
 
 
@@ -75,17 +76,16 @@ def config(made: Path, *fields: str) -> Config:
 
 def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latents: Any) -> Path:
     """A run folder as training leaves it, with random weights that are found without a checkpoint."""
-    dataset, autoencoder = open_cache(config(made))
-    text = str(made / "t5")
-    keep_latent_space(
-        folder, dataset, autoencoder, ObjectiveConfig(), LatentsConfig(**latents), text_folder=text
-    )
+    source, autoencoder = open_checked(config(made))
+    chosen = LatentsConfig(**latents)
+    normaliser = choose_normaliser(source, chosen, folder, WORLD)
+    keep_latent_space(folder, source, autoencoder, ObjectiveConfig(), normaliser, chosen, text=True)
     write_text(folder / "config.yaml", "model: " + json.dumps(MODEL | {"patch": [1, 1, 1]}) + "\n")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         names = DiT(DiTConfig(**MODEL, patch=(1, 1, 1))).state_dict()
         state = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in names.items()}
-    monkeypatch.setattr(trained, "choose", lambda run, name: run / "checkpoints" / "step-00000001.0")
+    write_json(folder / "checkpoints" / "step-00000001.0" / "manifest.json", {"number": 1})
     monkeypatch.setattr(trained, "load_weights", lambda path, which: state)
     return folder
 
@@ -99,13 +99,13 @@ def draw(run: Path, name: str, **fields: Any) -> np.ndarray:
 
 def test_batches_of_a_network_with_text_carry_it(made: Path) -> None:
     wanted = config(made)
-    dataset, _ = open_cache(wanted)
-    loader = make_loader(wanted, dataset, World(0, 1, 0, torch.device("cpu")))
+    source, _ = open_checked(wanted)
+    (_, loader), _ = load_data(wanted, source, WORLD)
     for batch in loader.load(0):
         assert batch.condition.text is not None
         assert batch.condition.text.shape[1:] == (5, 8)
     silent = config(made, "model.text_width=0")
-    loader = make_loader(silent, dataset, World(0, 1, 0, torch.device("cpu")))
+    (_, loader), _ = load_data(silent, source, WORLD)
     assert loader.load(0)[0].condition.text is None
 
 
@@ -113,26 +113,24 @@ def test_text_of_another_width_is_refused(made: Path) -> None:
     with pytest.raises(
         UserError, match=r"model.text_width=12: expected 0 for .* or 8, the width of its text"
     ):
-        open_cache(config(made, "model.text_width=12"))
+        open_checked(config(made, "model.text_width=12"))
 
 
 def test_latents_are_normalised_as_the_authors_do_where_asked(made: Path) -> None:
-    dataset, _ = open_cache(config(made, "latents.normalise=encoder"))
-    own = choose_normaliser(dataset, LatentsConfig(normalise="encoder"))
+    source, _ = open_checked(config(made, "latents.normalise=encoder"))
+    own = choose_normaliser(source, LatentsConfig(normalise="encoder"), made, WORLD)
     assert own.mean == (0.1, 0.2, 0.3, 0.4)
     assert own.std == (1.0, 2.0, 3.0, 4.0)
-    measured = choose_normaliser(dataset, LatentsConfig())
-    assert measured.mean == tuple(dataset.manifest.extra["statistics"]["mean"])
-    made_from = dataset.manifest.extra["made_from"]
+    measured = choose_normaliser(source, LatentsConfig(), made, WORLD)
+    assert measured.mean == tuple(source.statistics(None, WORLD)["mean"])
     frames = {"mean": [[0.0], [1.0], [2.0], [3.0]], "std": [[1.0], [1.0], [1.0], [1.0]]}
     for record, expected in (
         (None, r"expected measured, since the autoencoder of .* has no normalisation of its own"),
         (frames, r"the autoencoder's own is for 1 latent frames, not 2"),
     ):
-        extra = {**dataset.manifest.extra, "made_from": {**made_from, "normalisation": record}}
-        dataset.manifest = replace(dataset.manifest, extra=extra)
+        made_from = {**source.facts.made_from, "normalisation": record}
         with pytest.raises(UserError, match=expected):
-            choose_normaliser(dataset, LatentsConfig(normalise="encoder"))
+            encoders_own(replace(source.facts, made_from=made_from))
 
 
 @pytest.mark.parametrize("normalise", ["measured", "encoder"])
@@ -153,6 +151,14 @@ def test_samples_follow_their_prompts(
     assert record["prompts"] == ["a red disc", "a square"]
     assert record["text_encoder"] == kept["text"]
     assert (tmp_path / "first" / "images.png").exists()
+    (tmp_path / "prompts.txt").write_text("a red disc\na circle\n")
+    for folder, again in (("file", r"prompts\[1\]='a square'; now it is 'a circle'"), ("half", "prompts")):
+        if folder == "half":
+            half = tmp_path / folder
+            shutil.copytree(tmp_path / "file", half)
+            (half / "samples.json").unlink()
+        with pytest.raises(UserError, match=rf"{folder} was begun with {again}"):
+            draw(run, folder, prompts=(), prompt_file=str(tmp_path / "prompts.txt"))
 
 
 def test_clips_are_decoded_by_the_autoencoder_of_the_run_in_tiles_too(
@@ -198,13 +204,13 @@ def test_only_the_text_encoder_of_the_run_will_do(
 
 def test_the_loss_depends_on_the_text_of_each_sample(made: Path) -> None:
     wanted = config(made, "objective.label_dropout=0", "latents.normalise=encoder")
-    dataset, _ = open_cache(wanted)
-    loader = make_loader(wanted, dataset, World(0, 1, 0, torch.device("cpu")))
+    source, _ = open_checked(wanted)
+    (_, loader), _ = load_data(wanted, source, WORLD)
     torch.manual_seed(0)
     model = DiT(wanted.model)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    normaliser = choose_normaliser(dataset, wanted.latents)
+    normaliser = choose_normaliser(source, wanted.latents, made, WORLD)
     objective = LatentObjective(wanted.objective, normaliser, frame_condition=False)
     batch = loader.load(0)[0]
     draws = Draws(0, 0, batch.id, batch.position)
@@ -231,25 +237,24 @@ def test_captions_embedded_while_training_give_the_loss_of_those_in_the_cache(
         made, "objective.label_dropout=0.5", *(f"{name}={value}" for name, value in fields.items())
     )
     with pytest.raises(UserError, match=r"since it holds no text \(data.online.text_encoder\)"):
-        open_cache(
+        open_checked(
             replace(online, data=replace(online.data, online=replace(online.data.online, text_encoder="")))
         )
-    dataset, (raw, autoencoder) = open_cache(cached)[0], open_cache(online)
-    assert isinstance(raw, OnlineCache)
-    raw.measure(dataset.manifest.extra["statistics"])
-    keep_space(online, raw, autoencoder)
+    source, (raw, autoencoder) = open_checked(cached)[0], open_checked(online)
+    prepare_objective(online, raw, autoencoder, WORLD)
     kept = json.loads((tmp_path / "run" / "latents.json").read_text())
-    assert kept["text"] == dataset.manifest.extra["made_from"]["text"]
+    assert kept["text"] == source.facts.text_encoder
     assert kept["text_folder"] == str(made / "t5")
-    world = World(0, 1, 0, torch.device("cpu"))
-    loaders = [make_loader(*pair, world) for pair in ((cached, dataset), (online, raw))]
+    loaders = [load_data(*pair, WORLD)[0].loader for pair in ((cached, source), (online, raw))]
     torch.manual_seed(0)
     model = DiT(cached.model)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    normaliser = choose_normaliser(dataset, cached.latents)
-    of_latents = LatentObjective(cached.objective, normaliser, frame_condition=False)
-    of_pixels = OnlineObjective(raw, of_latents)
+    normaliser = choose_normaliser(source, cached.latents, made, WORLD)
+    of_latents, of_pixels = (
+        LatentObjective(cached.objective, normaliser, frame_condition=False, moments=each.moments)
+        for each in (source, raw)
+    )
     for step in range(3):
         for one, two in zip(*(loader.load(step) for loader in loaders), strict=True):
             assert torch.equal(one.id, two.id)
@@ -270,13 +275,13 @@ def test_a_cache_behind_a_url_trains_with_its_text(
     for path in (made / "cache").iterdir():
         memory.pipe(f"/bucket/cache/{path.name}", path.read_bytes())
     wanted = config(made, "source=memory://bucket/cache", f"output={tmp_path / 'run'}")
-    dataset, autoencoder = open_cache(wanted)
+    source, autoencoder = open_checked(wanted)
     assert autoencoder == made / "wan"
-    keep_space(wanted, dataset, autoencoder)
+    prepare_objective(wanted, source, autoencoder, WORLD)
     assert json.loads((tmp_path / "run" / "latents.json").read_text())["text_folder"] == str(made / "t5")
-    world = World(0, 1, 0, torch.device("cpu"))
     here = config(made)
-    loaders = [make_loader(wanted, dataset, world), make_loader(here, open_cache(here)[0], world)]
+    pairs = (wanted, source), (here, open_checked(here)[0])
+    loaders = [load_data(*pair, WORLD)[0].loader for pair in pairs]
     for one, two in zip(*(loader.load(0) for loader in loaders), strict=True):
         assert one.condition.text is not None
         assert two.condition.text is not None
@@ -285,8 +290,8 @@ def test_a_cache_behind_a_url_trains_with_its_text(
     memory.rm("/bucket/cache/config.yaml")
     shutil.rmtree(tmp_path / "copies")
     with pytest.raises(UserError, match=r"autoencoder='': expected the folder of the autoencoder \w+, which"):
-        open_cache(wanted)
-    keep_space(wanted, *open_cache(replace(wanted, autoencoder=str(made / "wan"))))
+        open_checked(wanted)
+    prepare_objective(wanted, *open_checked(replace(wanted, autoencoder=str(made / "wan"))), WORLD)
 
 
 @pytest.mark.full

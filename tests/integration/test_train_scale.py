@@ -10,11 +10,10 @@ import torch
 from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError
-from data.dataset.index import Dataset
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
 from tools.train.config import Config
-from tools.train.job import plan
-from tools.train.setup import make_loader, micro_batch_shapes
+from tools.train.job import Data, load_data, open_checked, plan
+from tools.train.network import micro_batch_shapes
 
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")
 
@@ -28,6 +27,11 @@ def config(cache: Path, *fields: str) -> Config:
     return load(
         Config, overrides=[f"source={cache}", f"output={cache.parent / 'run'}", *MODEL, *STEP, *fields]
     )
+
+
+def data_of(settings: Config, rank: int = 0, ranks: int = 1) -> Data:
+    world = World(rank, ranks, rank, torch.device("cpu"))
+    return load_data(settings, open_checked(settings)[0], world)[0]
 
 
 def trained(cache: Path, run: Path, *fields: str) -> tuple[Path, str]:
@@ -68,23 +72,19 @@ def test_a_named_attention_that_a_ring_would_not_take_is_refused(cache: Path) ->
 
 def test_ranks_that_share_tokens_take_the_samples_of_one(cache: Path) -> None:
     engine = "engine.sequence_parallel=2"
-    loaders = [
-        make_loader(config(cache, engine), Dataset(cache), World(rank, 4, rank, torch.device("cpu")))
-        for rank in range(4)
-    ]
+    loaders = [data_of(config(cache, engine), rank, 4).loader for rank in range(4)]
     ids = [[batch.id.tolist() for batch in loader.load(3)] for loader in loaders]
     assert ids[0] == ids[1]
     assert ids[2] == ids[3]
-    alone = make_loader(config(cache), Dataset(cache), World(0, 1, 0, torch.device("cpu"))).load(3)
+    alone = data_of(config(cache)).loader.load(3)
     assert [a + b for a, b in zip(ids[0], ids[2], strict=True)] == [batch.id.tolist() for batch in alone]
 
 
 def test_shapes_to_compile_are_those_of_all_steps(cache: Path) -> None:
-    dataset = Dataset(cache)
-    loader = make_loader(config(cache, "engine.micro_batch=3"), dataset, World(0, 1, 0, torch.device("cpu")))
+    source, loader = data_of(config(cache, "engine.micro_batch=3"))
     met = {(len(b), *b.x.shape[2:]) for step in range(20) for b in loader.load(step)}
     assert len(met) == 4
-    assert set(micro_batch_shapes(dataset, loader)) == met
+    assert set(micro_batch_shapes(source, loader)) == met
 
 
 @pytest.mark.multiprocess

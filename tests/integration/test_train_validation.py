@@ -17,13 +17,8 @@ from models.denoisers.flops import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
 from tools.train.config import Config
-from tools.train.job import run
-from tools.train.setup import (
-    make_loader,
-    open_cache,
-    validation_batches,
-    validation_data,
-)
+from tools.train.feed import validation_batches
+from tools.train.job import load_data, open_checked, run
 from tools.train.workload import Workload
 
 # What a row has only of some runs.
@@ -60,13 +55,14 @@ def test_a_job_validates_on_held_out_samples_and_counts_its_arithmetic(cache: Pa
 
 def test_any_number_of_ranks_validates_on_the_same_samples(cache: Path, tmp_path: Path) -> None:
     settings = config(cache, tmp_path / "run", "validation.samples=20")
-    dataset, _ = open_cache(settings)
+    source, _ = open_checked(settings)
 
     def samples(ranks: int) -> list[int]:
         found: list[int] = []
         for rank in range(ranks):
             world = World(rank, ranks, rank, torch.device("cpu"))
-            batches = validation_batches(settings, make_loader(settings, dataset, world), world)
+            _, (_, loader) = load_data(settings, source, world)
+            batches = validation_batches(loader, 20, ranks)
             assert [b.id.tolist() for b in batches()] == [b.id.tolist() for b in batches()]
             found += [int(i) for batch in batches() for i in batch.id]
         return sorted(found)
@@ -81,9 +77,9 @@ def test_runs_of_any_seed_validate_on_the_same_held_out_samples(cache: Path, tmp
 
     def samples(*fields: str) -> list[list[int]]:
         settings = config(cache, tmp_path / "run", "validation.samples=20", *fields)
-        dataset, _ = open_cache(settings)
-        _, loader = validation_data(settings, dataset, make_loader(settings, dataset, world), world)
-        return [batch.id.tolist() for batch in validation_batches(settings, loader, world)()]
+        source, _ = open_checked(settings)
+        _, (_, loader) = load_data(settings, source, world)
+        return [batch.id.tolist() for batch in validation_batches(loader, 20, ranks=1)()]
 
     same = f"validation_source={held_out}"
     assert samples(same, "seed=1") == samples(same, "seed=2")
@@ -94,18 +90,19 @@ def test_samples_of_another_encoder_are_refused(cache: Path, tmp_path: Path) -> 
     make_autoencoder(tmp_path / "autoencoder", seed=1)
     other = make_latents(tmp_path / "other", tmp_path / "autoencoder")
     settings = config(cache, tmp_path / "run", f"validation_source={other}")
-    dataset, _ = open_cache(settings)
+    source, _ = open_checked(settings)
     world = World(0, 1, 0, torch.device("cpu"))
     with pytest.raises(UserError, match=r"validation_source=.*: expected a cache made by the encoder of"):
-        validation_data(settings, dataset, make_loader(settings, dataset, world), world)
+        load_data(settings, source, world)
 
 
 def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:
     settings = config(cache, tmp_path / "run")
-    dataset, _ = open_cache(settings)
-    batch = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu"))).load(0)[0]
+    source, _ = open_checked(settings)
+    (_, loader), _ = load_data(settings, source, World(0, 1, 0, torch.device("cpu")))
+    batch = loader.load(0)[0]
     frames, rows, columns = batch.x.shape[-3:]
     model = settings.model
-    tokens, flops = Workload(model, dataset).of(batch)
+    tokens, flops = Workload(model, source.latent_grid).of(batch)
     assert flops == len(batch) * train_flops(model, (frames, rows, columns))
     assert tokens == len(batch) * frames * (rows // model.patch[1]) * (columns // model.patch[2])

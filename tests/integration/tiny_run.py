@@ -15,8 +15,8 @@ import torch
 
 from core.files import write_text
 from core.root import ROOT
+from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
-from data.latent.reading import LatentSums
 from models.autoencoder import store
 from models.autoencoder.kl import Autoencoder
 from models.autoencoder.kl_config import AutoencoderConfig

@@ -190,7 +190,7 @@ def undisturbed(config: Config, folder: Path) -> None:
 KILL = """
 import os, sys
 import core.draws, data.raw.ingest, data.raw.writing, webdataset  # once, for all the children
-from core import failpoints
+from core.faults import failpoints
 from tools.shard import Config, run
 
 source, output, *places = sys.argv[1:]

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train.setup import LatentObjective, read_prepared
+from tools.train.objective import LatentObjective, read_prepared
 
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
@@ -175,7 +176,12 @@ def _trainer(folder: Path, world: ranks.World, steps: int) -> TimedTrainer:
     model = DiT(NETWORK)
     engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
     objective = _objective()
-    batches = _batches if world.device.type == "cuda" else read_prepared(_batches, objective, seed=0)
+    ahead = LoaderConfig().prefetch
+    batches = (
+        partial(read_ahead, _load, depth=ahead)
+        if world.device.type == "cuda"
+        else read_prepared(_load, ahead, objective, seed=0)
+    )
     feed = Feed(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
     trainer = TimedTrainer(
         engine,
@@ -201,15 +207,6 @@ def _trainer(folder: Path, world: ranks.World, steps: int) -> TimedTrainer:
 def _objective() -> LatentObjective:
     normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
     return LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False)
-
-
-def _batches(first: int, prepare: Callable[[int, Batch], Batch] | None = None) -> Iterator[list[Batch]]:
-    """One micro-batch a step, without end, read ahead as the loader does."""
-
-    def load(step: int) -> list[Batch]:
-        return [prepare(step, batch) if prepare else batch for batch in _load(step)]
-
-    return read_ahead(load, first, LoaderConfig().prefetch)
 
 
 def _load(step: int) -> list[Batch]:

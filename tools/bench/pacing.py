@@ -31,10 +31,10 @@ from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig
 from core.train.feed import Feed
 from core.train.trainer import Trainer, TrainerConfig
-from data.latent.reading import Normaliser
+from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train.setup import LatentObjective
+from tools.train.objective import LatentObjective
 
 NETWORK = DiTConfig.presets["DiT-S/2"]
 SHAPE = (1, 2, 4, 1, 32, 32)  # moments of one latent of 256 tokens

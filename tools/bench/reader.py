@@ -50,7 +50,7 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
     """Shuffled latents of one shape, all of the cache a round."""
     folder.mkdir()
     loader = LatentLoader(
-        cache, LoaderConfig(group_size=batch, rank_multiple=1), World(0, 1, 0, torch.device("cpu")), seed=0
+        [cache], LoaderConfig(group_size=batch, rank_multiple=1), World(0, 1, 0, torch.device("cpu")), seed=0
     )
     reader = LatentReader(cache.folder, cache.manifest, cache.index)
     steps = len(cache) // batch
@@ -162,7 +162,7 @@ def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
     skipped = config.peer_samples - config.peer_samples % 256
 
     def first_batch() -> Iterator[Read]:
-        loader = LatentLoader(large, LoaderConfig(), World(0, 1, 0, torch.device("cpu")), seed=len(firsts))
+        loader = LatentLoader([large], LoaderConfig(), World(0, 1, 0, torch.device("cpu")), seed=len(firsts))
         start = time.perf_counter()
         batch = loader.load(step)[0]
         firsts.append(time.perf_counter() - start)

@@ -32,7 +32,7 @@ SLOWER = 1.15
 # `longtake train`, until its first step is done. Nothing heavy is imported before the command itself does.
 OURS = """
 import os, sys
-from core import failpoints
+from core.faults import failpoints
 from launch.cli import main
 
 def first(name, value=None):

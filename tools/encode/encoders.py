@@ -58,6 +58,14 @@ class AutoencoderEncoder:
     def busy_s(self) -> float:
         return self._clock.busy_s
 
+    def to(self, device: device) -> None:
+        """Compute on this device from now on."""
+        self.autoencoder, self.device = self.autoencoder.to(device), device
+
+    def encode_there(self, pixels: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W'), both on the encoder's device."""
+        return self.autoencoder.encode(pixels)
+
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU."""
         with self._clock.running():
@@ -83,6 +91,10 @@ class CaptionEmbedder:
         self.width, self.tokens = encoder.width, encoder.tokens
         self.encoder: TextEncoder = encoder.to(device, _dtype(precision))
         self._clock = clock
+
+    def to(self, device: device) -> None:
+        """Compute on this device from now on."""
+        self.encoder = self.encoder.to(device)
 
     def encode_captions(self, captions: list[str]) -> list[Tensor]:
         """(its tokens, D) float32 of each caption."""

@@ -15,8 +15,9 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import write_json
+from tools.evaluate import scored
 from tools.evaluate.config import Config
-from tools.runs.samples import Samples, find_samples
+from tools.runs.samples import Samples, find_samples, require_one_origin
 
 if TYPE_CHECKING:
     from tools.evaluate.real import Real
@@ -27,11 +28,13 @@ NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
+    samples = find_samples(Path(config.source))
+    require_one_origin(samples)
     found = [
-        f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}"
-        for s in find_samples(Path(config.source))
+        f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}, {s.origin}"
+        for s in samples
     ]
-    _require_real(config)
+    scored.require_real(config)
     return [
         *found,
         f"against {config.real}, held out: {config.heldout or 'a fifth of it'}",
@@ -43,15 +46,21 @@ def run(config: Config) -> None:
     """Train the classifier, measure, write scores.json and print the table."""
     import torch
 
+    from core.progress import counted, say
     from core.run.claim import claim
     from data.media.pictures import image_grid, write_png
 
     output, samples = Path(config.output), find_samples(Path(config.source))
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
-    _require_real(config)  # before old scores are removed
+    require_one_origin(samples)
+    of = scored.describe(config, samples)  # before old scores are removed
     if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
+        scored.require_of(output / SCORES, of)
+        say(f"{output}: finished before")
         return
+    for generated in samples:
+        say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
     # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
     torch.set_num_threads(1)
     train, heldout = read_real(config, samples)
@@ -61,23 +70,8 @@ def run(config: Config) -> None:
             output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-    write_json(output / SCORES, finite)
+    write_json(output / SCORES, {**finite, scored.OF: of})
     print(table(finite))
-
-
-def _require_real(config: Config) -> None:
-    """UserError unless the real data are raw datasets and the autoencoder is one."""
-    from data.dataset.index import Dataset
-
-    for field in ("real", "heldout"):
-        if folder := getattr(config, field):
-            kind = Dataset(Path(folder), field).manifest.kind
-            if kind != "raw":
-                raise UserError(field, folder, "a raw dataset; this is a latent cache")
-    if config.autoencoder:
-        from models.autoencoder.store import locate
-
-        locate(Path(config.autoencoder))
 
 
 def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:

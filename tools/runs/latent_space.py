@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from core.config.loading import read_yaml
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
-from core.errors import UserError
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
-from core.run.claim import CONFIG_NAME
-from data.dataset.index import Dataset
-from data.latent.mixture import Mixture
-from data.latent.reading import Normaliser, compare
+from data.latent.normalising import Normaliser
+from data.latent.reading import compare
+from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 
@@ -41,72 +39,100 @@ class LatentsConfig:
     )
 
 
-def choose_normaliser(cache: Dataset, config: LatentsConfig) -> Normaliser:
-    """How latents are brought to unit scale; UserError where the autoencoder does not say how."""
-    if config.normalise == "measured":
-        return Normaliser.of(cache.manifest)
-    own = cache.manifest.extra["made_from"].get("normalisation")
+def choose_normaliser(source: LatentSource, config: LatentsConfig, run: Path, world: World) -> Normaliser:
+    """How latents are brought to unit scale (collective: all ranks).
+
+    run: the run's folder, whose statistics are kept where they would have to be measured again.
+    UserError where they are the encoder's and it has none.
+    """
+    if config.normalise == "encoder":
+        return encoders_own(source.facts)
+    kept = ranks.on_first_rank(lambda: _kept_statistics(run))
+    return Normaliser.from_dict(source.statistics(kept, world))
+
+
+def encoders_own(facts: LatentFacts) -> Normaliser:
+    """The normaliser of the autoencoder's authors; UserError where it has none, or none for such clips."""
+    field, given = "latents.normalise", "encoder"
+    own = facts.made_from.get("normalisation")
     if not own:
-        expected = f"measured, since the autoencoder of {cache.folder} has no normalisation of its own"
-        raise UserError("latents.normalise", config.normalise, expected)
+        expected = f"measured, since the autoencoder of {facts.place} has no normalisation of its own"
+        raise UserError(field, given, expected)
     normaliser = Normaliser.from_dict(own)
-    longest = max(frames for _, frames, _, _ in latent_shapes(cache))
+    longest = max(frames for _, frames, _, _ in facts.latent_shapes)
     if 0 < normaliser.frames < longest:
         expected = f"measured: the autoencoder's own is for {normaliser.frames} latent frames, not {longest}"
-        raise UserError("latents.normalise", config.normalise, expected)
+        raise UserError(field, given, expected)
     return normaliser
+
+
+def _kept_statistics(run: Path) -> dict[str, Any] | None:
+    """Mean and standard deviation that the run was begun with; None before it has begun."""
+    path = run / LATENTS
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {name: kept[name] for name in ("mean", "std")}
+    except (ValueError, KeyError) as error:
+        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
 def keep_latent_space(
     run: Path,
-    cache: Dataset,
+    source: LatentSource,
     autoencoder: Path,
     objective: ObjectiveConfig,
+    normaliser: Normaliser,
     latents: LatentsConfig = LatentsConfig(),
     *,
-    text_folder: str | None = None,
+    text: bool = False,
 ) -> None:
     """Publish `autoencoder/` and then `latents.json` in the run folder, once; they stay as they are.
 
-    UserError where the run was begun on another cache than `cache` now is (the differing field, both values).
+    text: whether the network takes text.
+    UserError where the run was begun on other latents than `source` has (the differing field, both values).
     """
-    record = describe(cache, objective, latents, text_folder)
+    record = describe(source, objective, normaliser, latents, text=text)
     if (run / LATENTS).exists():
         before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
         before[TEXT_FOLDER] = record[TEXT_FOLDER]
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
-            raise UserError(f"{run} was begun with {field}={was}; in {cache.place} it is {now}")
+            raise UserError(f"{run} was begun with {field}={was}; in {source.facts.place} it is {now}")
         return
     copy_autoencoder(autoencoder, run)
     write_json(run / LATENTS, record)
 
 
 def describe(
-    cache: Dataset, objective: ObjectiveConfig, latents: LatentsConfig, text_folder: str | None
+    source: LatentSource,
+    objective: ObjectiveConfig,
+    normaliser: Normaliser,
+    latents: LatentsConfig,
+    *,
+    text: bool,
 ) -> dict[str, Any]:
-    """The content of `latents.json`.  text_folder: None for a network that takes no text.
+    """The content of `latents.json`.
 
-    mean, std: per channel, over all caches of a mixture; the network sees (latent - mean) / std.  normalise:
-    whence these are.  encoder, cache: fingerprints, {place: fingerprint} for the caches of a mixture.  text:
-    what embedded the captions, None if the network takes none; text_folder: where that lay.
+    mean, std: per channel; the network sees (latent - mean) / std.  normalise: where these are from.
+    encoder, cache: fingerprints, {place: fingerprint} for the caches of a mixture.  text: what embedded the
+    captions, None if the network takes none; text_folder: where that lay.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.
     """
-    caches = cache.caches if isinstance(cache, Mixture) else (cache,)
+    facts = source.facts
     samples: Counter[tuple[int, ...]] = Counter()
-    for part in caches:
-        counts = np.bincount(part.index["bucket"], minlength=len(part.manifest.buckets))
-        samples.update(dict(zip(latent_shapes(part), counts.tolist(), strict=False)))  # behind: in no bucket
-    several = {part.place: part.manifest.fingerprint for part in caches}
+    for shape, count in zip(facts.latent_shapes, source.sample_counts(), strict=True):
+        samples[shape] += count
     return {
-        **choose_normaliser(cache, latents).as_dict(),
+        **normaliser.as_dict(),
         "normalise": latents.normalise,
-        "text": None if text_folder is None else text_encoder(cache),
-        TEXT_FOLDER: text_folder or "",
-        "cache": several if len(caches) > 1 else cache.manifest.fingerprint,
-        "encoder": encoder_fingerprint(cache),
-        "classes": list(cache.manifest.classes),
+        "text": facts.text_encoder if text else None,
+        TEXT_FOLDER: source.encoded_with("text_encoder") if text else "",
+        "cache": dict(facts.parts) if len(facts.parts) > 1 else facts.fingerprint,
+        "encoder": facts.encoder,
+        "classes": list(facts.classes),
         "shapes": [list(shape) for shape, _ in samples.most_common()],
         "path": objective.path,
         "prediction": objective.prediction,
@@ -122,46 +148,29 @@ def space_file(run: Path) -> Path:
     return path
 
 
-def latent_shapes(cache: Dataset) -> list[tuple[int, int, int, int]]:
-    """(C, T, H, W) of each bucket."""
-    return [(c, t, h, w) for _, c, t, h, w in cache.manifest.buckets]
-
-
-def encoder_fingerprint(cache: Dataset) -> str:
-    """Of the weights and configuration of the autoencoder that made the cache."""
-    return str(cache.manifest.extra["made_from"]["encoder"])
-
-
-def text_encoder(cache: Dataset) -> dict[str, Any] | None:
-    """What embedded the captions of the cache, as `models.text.encoders` describes it; None where there are
-    none.
-    """
-    found: dict[str, Any] | None = cache.manifest.extra["made_from"].get("text")
-    return found
-
-
-def find_autoencoder(cache: Dataset, configured: str) -> Path:
-    """The folder of the autoencoder that made the cache: the configured one, or the one `encode` was given.
+def find_autoencoder(source: LatentSource, configured: str) -> Path:
+    """The folder of the autoencoder that made the latents: the configured one, or the one `encode` was given.
 
     UserError where there is none, or where it is another one (the differing field and both values).
     """
-    if "encoder_config" not in cache.manifest.extra["made_from"]:
+    facts = source.facts
+    if "encoder_config" not in facts.made_from:
         expected = (
             "a cache that says what encoded it; `inspect CACHE action=reindex autoencoder=FOLDER` states it"
         )
-        raise UserError("source", cache.place, expected)
-    folder, made_by = configured or recorded(cache.folder, "autoencoder"), encoder_fingerprint(cache)[:12]
+        raise UserError("source", facts.place, expected)
+    folder, made_by = configured or source.encoded_with("autoencoder"), facts.encoder[:12]
     try:
         place = store.locate(Path(folder))
     except UserError:
-        expected = f"the folder of the autoencoder {made_by}, which made {cache.folder}"
+        expected = f"the folder of the autoencoder {made_by}, which made {facts.place}"
         expected += instead(Path(folder)) if folder else ""
         raise UserError("autoencoder", folder or "''", expected) from None
-    now, then = identify_saved(place), cache.manifest.extra["made_from"]
+    now, then = identify_saved(place), facts.made_from
     names = ("encoder_config", "encoder")
     if (differs := compare(*({name: made[name] for name in names} for made in (then, now)))) is not None:
         field, was, found = differs
-        expected = f"the one that made {cache.folder}, with {field}={was}; this one has {field}={found}"
+        expected = f"the one that made {facts.place}, with {field}={was}; this one has {field}={found}"
         raise UserError("autoencoder", folder, expected)
     return place
 
@@ -180,9 +189,3 @@ def copy_autoencoder(source: Path, run: Path) -> None:
         fsync_folder(run)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def recorded(cache: Path, field: str) -> str:
-    """A field of the config with which `encode` made the cache; "" where that does not say."""
-    config = cache / CONFIG_NAME
-    return str(read_yaml(config).get(field, "")) if config.is_file() else ""

@@ -9,14 +9,15 @@ from typing import Any, Self
 
 import torch
 
-from core.checkpoint import exported
+from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
 from core.config.loading import from_dict, read_yaml
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
+from core.files import sha256_file
 from core.run.claim import CONFIG_NAME
-from data.latent.reading import Moment, Normaliser
+from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint
@@ -66,14 +67,23 @@ class Trained:
     """What sampling needs of a run; the networks are on one device, in evaluation mode.
 
     checkpoint: the name of the one that the weights are of.  weights: which ones of it.
+    manifest_sha256: of the file that lists the hashes of its files.
     """
 
     model: DiT
+    network: DiTConfig
     space: LatentSpace
     autoencoder: AnyAutoencoder
     checkpoint: str
     weights: str
     weights_sha256: str
+    manifest_sha256: str
+
+
+def manifest_hash(folder: Path) -> str:
+    """SHA-256 of the file in which a checkpoint or export lists the hashes of its files; "" without one."""
+    path = folder / (exported.RECORD if exported.is_export(folder) else format.MANIFEST)
+    return sha256_file(path) if path.is_file() else ""
 
 
 def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
@@ -95,11 +105,16 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         if weights == "raw" != record["weights"]:
             raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
         name, weights = record["checkpoint"], record["weights"]
+    manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    model = DiT(from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"]))
+    network = from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"])
+    model = DiT(network)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
-    return Trained(model.to(device).eval(), space, decoder.to(device), name, weights, fingerprint(state))
+    found = fingerprint(state)
+    return Trained(
+        model.to(device).eval(), network, space, decoder.to(device), name, weights, found, manifest
+    )

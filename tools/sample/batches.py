@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,27 +14,47 @@ from numpy.typing import NDArray
 from core.batch import Condition
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import sample
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError
-from core.files import atomic_file
-from core.progress import Progress
+from core.progress import Progress, say
 from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
+from tools.sample import parts as sample_parts
+from tools.sample import sampled_from
+from tools.sample.parts import DamagedPart, Parts
 from tools.sample.prompts import Prompts, embed
 
 if TYPE_CHECKING:
     from tools.sample.config import Config
 
 
-def prepare(config: Config, texts: tuple[str, ...], world: World) -> Job:
-    """Read what samples are made from; UserError, with nothing written, where it is not as asked for."""
-    trained = open_run(Path(config.source), config.checkpoint, config.weights, world.device)
+def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[str, Any] | None) -> Job:
+    """Read what samples are made from (collective); UserError, with nothing written, where it is not as
+    asked for, or not what the job was begun with.
+
+    record: what that is, None for a job that begins.
+    """
+    # One rank chooses: while the run goes on, the newest checkpoint of two ranks may be two.
+    checkpoint = ranks.on_first_rank(lambda: sampled_from.checkpoint_of(config, record))
+    trained = open_run(Path(config.source), checkpoint, config.weights, world.device)
     trained.autoencoder.set_tiling(config.tiling)
     folder = config.text_encoder or trained.space.text_folder
     job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
-    _ = job.labels, job.latent_shape
+    _require_same_everywhere(job, record or ranks.broadcast_object(job.made_from))
     return job
+
+
+def _require_same_everywhere(job: Job, record: dict[str, Any]) -> None:
+    """UserError on all ranks where one of them would sample from something else (collective)."""
+    problem = ""
+    try:
+        sampled_from.require_same(Path(job.config.output), record, job.made_from)
+    except UserError as error:
+        problem = str(error)
+    if problems := [problem for problem in ranks.gather_objects(problem) if problem]:
+        raise UserError(problems[0])
 
 
 @dataclass(frozen=True)
@@ -46,13 +66,22 @@ class Job:
     world: World
     prompts: Prompts | None = None
 
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """What the samples depend on, as this rank finds it."""
+        return sampled_from.describe(self.config, self.trained, self.prompts, self.turns, self.latent_shape)
+
+    @property
+    def turns(self) -> list[int]:
+        """Labels of the classes that take turns; [-1] where there are none, or prompts are given instead."""
+        if self.prompts is not None and not self.config.classes:
+            return [-1]
+        return chosen_classes(self.config.classes, self.trained.space.classes)
+
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(count,): the class of every sample; -1 where the run knows none, or prompts are given instead."""
-        if self.prompts is not None and not self.config.classes:
-            return np.full(self.config.count, -1, np.int64)
-        chosen = chosen_classes(self.config.classes, self.trained.space.classes)
-        return np.resize(np.array(chosen, np.int64), self.config.count)
+        """(count,): the class of every sample, -1 for none."""
+        return np.resize(np.array(self.turns, np.int64), self.config.count)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -70,39 +99,59 @@ class Job:
         width = config.width or known[0][1]
         return (shapes[0][0], *autoencoder.latent_shape((config.frames, height, width)))
 
-    def part(self, number: int) -> Path:
-        """Where batch `number` is kept."""
-        return Path(self.config.output) / "parts" / f"part-{number:06d}.npz"
+    def parts(self, made_from: str) -> Parts:
+        """The finished batches.  made_from: hash of the record that this job keeps to."""
+        _, *latent = self.latent_shape
+        factor = self.trained.autoencoder.spatial_compression
+        frames = (self.config.frames,) if self.config.frames > 1 else ()
+        shape = (*frames, latent[1] * factor, latent[2] * factor, 3)
+        return Parts(Path(self.config.output) / sample_parts.FOLDER, made_from, self.config.count, shape)
 
-    def parts(self) -> Iterator[tuple[int, range]]:
-        """Yield every batch: its number and its samples' numbers."""
-        for number, start in enumerate(range(0, self.config.count, self.config.batch)):
-            yield number, range(start, min(start + self.config.batch, self.config.count))
-
-    def generate(self) -> None:
-        """Generate this rank's missing batches."""
+    def generate(self, parts: Parts) -> None:
+        """Generate this rank's share of the samples that are not there yet (collective: all ranks)."""
         labels, shape = self.labels, self.latent_shape
-        mine = [(n, rows) for n, rows in self.parts() if n % self.world.size == self.world.rank]
-        mine = [(n, rows) for n, rows in mine if not self.part(n).exists()]
-        done = self._done()
-        with Progress(self.config.count, "sample", done=done) as progress:
-            for number, rows in mine:
-                pixels = generate(
-                    self.trained,
-                    shape,
-                    np.array(rows),
-                    labels[rows.start : rows.stop],
-                    self.config,
-                    self.prompts,
-                )
-                with atomic_file(self.part(number)) as file:
-                    np.savez(file, arr_0=pixels)
-                done, before = self._done(), done  # those of other ranks too
-                progress.advance(done - before)
+        gaps = sample_parts.missing(self._usable(parts), parts.count)
+        batches = [rows for gap in gaps for rows in _cut(gap, self.config.batch)]
+        there = parts.count - sum(map(len, batches))
 
-    def _done(self) -> int:
-        """Samples of the batches that are there, whoever made them."""
-        return sum(len(rows) for number, rows in self.parts() if self.part(number).exists())
+        def done() -> int:
+            return there + sum(len(rows) for rows in batches if parts.path(rows).exists())
+
+        before = there
+        with Progress(parts.count, "sample", done=there) as progress:
+            for rows in batches[self.world.rank :: self.world.size]:
+                numbers, wanted = np.array(rows), labels[rows.start : rows.stop]
+                pixels = generate(self.trained, shape, numbers, wanted, self.config, self.prompts)
+                parts.write(rows, pixels)
+                now = done()  # those of other ranks too
+                progress.advance(now - before)
+                before = now
+
+    def _usable(self, parts: Parts) -> list[range]:
+        """The ranges that are there and whole; what is not is removed and told of (collective: all ranks)."""
+        listed, foreign = ranks.on_first_rank(parts.listed)
+        found: dict[range, str] = {}
+        for rows in listed[self.world.rank :: self.world.size]:  # to read them all may take minutes
+            try:
+                parts.read(rows)
+                found[rows] = ""
+            except DamagedPart as problem:
+                found[rows] = str(problem)
+        every = {rows: problem for share in ranks.gather_objects(found) for rows, problem in share.items()}
+        unusable = {parts.path(rows): problem for rows, problem in every.items() if problem}
+        unusable |= dict.fromkeys(foreign, "its name is not one of a part of this job")
+
+        def remove() -> None:
+            for path, problem in unusable.items():
+                say(f"{path} is not used: {problem}; its samples are made anew")
+                path.unlink(missing_ok=True)
+
+        ranks.on_first_rank(remove)  # before any rank writes
+        return sample_parts.apart(rows for rows in listed if not every[rows])
+
+
+def _cut(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def generate(

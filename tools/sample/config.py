@@ -26,7 +26,7 @@ class Config:
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples")
     processes: int = setting(1, "local ranks that share the batches", low=1)
-    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
+    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
     weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
     count: int = setting(100, "samples in all; classes take turns", low=1)
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")

@@ -1,7 +1,8 @@
 """Generate images or clips from a training run.
 
 Sample number n is a function of (weights, sampler, seed, n), to rounding also where the batch or the number
-of processes differs. Finished batches are kept in `parts/` until all are there: a killed job continues.
+of processes differs. Finished batches are kept in `parts/` until all are there: a killed job continues, from
+the weights, prompts, decoder and sampler that `made_from.json` has fixed when it began.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import numpy as np
 
 from core.config.loading import to_dict
 from core.files import atomic_file, sha256_file, write_json
-from tools.runs.samples import ARRAYS, SAMPLES
+from tools.runs.samples import ARRAYS, SAMPLES, Samples, read_made_from
 from tools.sample.config import Config
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
+MAY_DIFFER = ("batch",)  # parts are known by their samples' numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tools.sample.batches import Job
+    from tools.sample.parts import Parts
 
 
 def plan(config: Config) -> list[str]:
@@ -46,7 +49,7 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
     from core.distributed import ranks
     from core.progress import say
-    from core.run.claim import claim
+    from tools.sample import sampled_from
     from tools.sample.batches import prepare
     from tools.sample.prompts import read_prompts
 
@@ -54,28 +57,64 @@ def run(config: Config) -> None:
     world = ranks.start(config.device, folder=Path(config.output))
     try:
         output = Path(config.output)
-        keep = ranks.on_first_rank(lambda: (output / SAMPLES).exists() and not config.overwrite)
-        job = None if keep else prepare(config, texts, world)  # first: overwriting removes what is there
-        ranks.on_first_rank(lambda: claim(output, config, done=SAMPLES, overwrite=config.overwrite))
-        if job is None:
-            say(f"{output}: finished before")
+        record, finished = ranks.on_first_rank(lambda: look(config, texts))
+        if finished:
+            say(finished)
             return
-        job.generate()
+        job = prepare(config, texts, world, record)  # first: overwriting removes what is there
+        ranks.on_first_rank(lambda: take(config))
+        record = ranks.on_first_rank(lambda: sampled_from.begin(output, job.made_from))
+        parts = job.parts(record["sha256"])
+        job.generate(parts)
         ranks.barrier()
-        ranks.on_first_rank(lambda: publish(job))
-        say(f"{output}: {config.count} samples")
+        ranks.on_first_rank(lambda: publish(job, parts))
+        weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
+        say(f"{output}: {config.count} samples from {weights}")
     finally:
         ranks.stop(world)
 
 
-def publish(job: Job) -> None:
+def take(config: Config) -> str:
+    """Claim the output; "new", "continue" or "finished"."""
+    from core.run.claim import claim
+
+    return claim(Path(config.output), config, done=SAMPLES, overwrite=config.overwrite, may_differ=MAY_DIFFER)
+
+
+def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None, str]:
+    """What an earlier command has left in the output: what it makes samples from, and, if it has finished,
+    words that say so.
+
+    UserError where the same command would make others now, WorkError where finished samples are damaged.
+    """
+    import shutil
+
+    from core.run.claim import CONFIG_NAME
+    from tools.sample import parts as sample_parts
+    from tools.sample import sampled_from
+
+    output = Path(config.output)
+    if config.overwrite or not (output / CONFIG_NAME).is_file():
+        return None, ""
+    state, record = take(config), read_made_from(output)
+    if state != "finished":
+        return record, ""
+    samples = Samples.read(output)
+    samples.verify()
+    if record is not None:
+        sampled_from.require_unchanged(config, texts, record)
+    shutil.rmtree(output / sample_parts.FOLDER, ignore_errors=True)  # left by a kill after samples.json
+    return record, f"{output}: finished before, {samples.origin}"
+
+
+def publish(job: Job, parts: Parts) -> None:
     """Put the parts together, draw the pictures, and write the manifest; then the parts can go."""
     import shutil
 
     from data.media.pictures import contact_sheet, image_grid, write_clips, write_png
 
     config, names, output = job.config, job.trained.space.classes, Path(job.config.output)
-    pixels = np.concatenate([_read_part(job.part(number)) for number, _ in job.parts()])
+    pixels = parts.together()
     labels = job.labels
     with atomic_file(output / ARRAYS) as file:
         np.savez(file, arr_0=pixels, labels=labels)
@@ -87,12 +126,12 @@ def publish(job: Job) -> None:
     else:
         write_clips(output / "clips.mp4", pixels, labels, names, config.fps)
         write_png(output / "contact.png", contact_sheet(pixels, labels, names))
-    write_json(output / SAMPLES, provenance(job, pixels))
-    shutil.rmtree(output / "parts")
+    write_json(output / SAMPLES, provenance(job, pixels, parts.made_from))
+    shutil.rmtree(parts.folder)
 
 
-def provenance(job: Job, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """What samples.json says: from which weights, how, and what came out."""
+def provenance(job: Job, pixels: NDArray[np.uint8], made_from: str) -> dict[str, Any]:
+    """What samples.json says: from which weights, how, and what came out.  made_from: hash of that record."""
     config, trained = job.config, job.trained
     return {
         "run": config.source,
@@ -110,10 +149,6 @@ def provenance(job: Job, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         "classes": list(trained.space.classes),
         "prompts": list(job.prompts.texts) if job.prompts is not None else [],
         "text_encoder": trained.space.text,
+        "made_from": made_from,
         "samples_sha256": sha256_file(Path(config.output) / ARRAYS),
     }
-
-
-def _read_part(path: Path) -> NDArray[np.uint8]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["arr_0"]

@@ -14,24 +14,18 @@ from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.train.trainer import TrainerConfig
 from core.train.validation import ValidationConfig
-from data.media.formats import DEFAULT_LIMITS, MediaLimits
-from data.order.buckets import BucketConfig
+from data.loading.sources.online import EncodingConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.dit import DiTConfig
-from tools.runs.latent_space import (
-    LatentsConfig,
-)
+from tools.runs.latent_space import LatentsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig:
+class OnlineConfig(EncodingConfig):
     """What `encode` would be told, for data.encode=online."""
 
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
-    flip: bool = setting(False, "mirror half of the samples left to right")
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     text_encoder: str = setting(
@@ -39,14 +33,6 @@ class OnlineConfig:
     )
     text_tokens: int = setting(
         0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
-    )
-    threads: int = setting(2, "samples decoded at a time", low=1)
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
-    quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
-    )
-    statistics_samples: int = setting(
-        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
     )
 
 

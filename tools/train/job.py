@@ -2,70 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from core.batch import Batch
 from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.distributed.sequence import make_sequence_group
-from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
 from core.progress import counted, say
 from core.run.claim import claim_run
-from core.train.feed import Feed
 from core.train.trainer import FINISHED, Trainer
-from data.dataset.index import Dataset
-from data.loading.loader import LatentLoader
-from models.attention.choice import settle
-from models.denoisers.dit import DiT, count_parameters
+from core.train.validation import SEED
+from data.loading.sources.kinds import LatentSource, Loader
+from models.denoisers.dit import count_parameters
 from models.denoisers.flops import train_flops
-from models.layers.fp8 import use_fp8
-from tools.runs.latent_space import (
-    choose_normaliser,
-    encoder_fingerprint,
-    latent_shapes,
-)
+from tools.runs.latent_space import choose_normaliser, keep_latent_space
 from tools.train.config import Config
-from tools.train.online import OnlineCache, OnlineObjective
-from tools.train.setup import (
-    LatentObjective,
-    Loader,
-    compile_examples,
-    keep_space,
-    make_loader,
-    measure_groups,
-    micro_batch_shapes,
-    open_cache,
-    read_prepared,
-    validation_batches,
-    validation_data,
-)
-from tools.train.workload import Workload
+from tools.train.feed import make_feed, validation_batches
+from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
+from tools.train.objective import LatentObjective
+from tools.train.source import autoencoder_of, make_loader, open_held_out, open_source, require_fit
+
+
+class Data(NamedTuple):
+    """What is learned from, or validated on: a source, and this rank's batches of it."""
+
+    source: LatentSource
+    loader: Loader
 
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
-    dataset, _ = open_cache(config)
-    world = World(0, config.processes, 0, torch.device("cpu"))
-    loader = make_loader(config, dataset, world)
-    validation_data(config, dataset, loader, world)
+    source, _ = open_checked(config)
+    trained, _ = load_data(config, source, World(0, config.processes, 0, torch.device("cpu")))
     steps, groups = config.trainer.steps, config.data.groups_per_step
-    sizes, shares, shapes = loader.plan.group_sizes, loader.plan.weights, latent_shapes(dataset)
+    facts, plan = source.facts, trained.loader.plan
+    sizes, shares = plan.group_sizes, plan.weights
     samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
     flops = groups * sum(
         n * w * train_flops(config.model, shape[1:])
-        for n, w, shape in zip(sizes, shares, shapes, strict=True)
+        for n, w, shape in zip(sizes, shares, facts.latent_shapes, strict=True)
     )
     parameters = count_parameters(config.model)
     kinds = 3 + len(config.ema.names)  # weights, two moments, the averages
     return [
-        f"data: {len(dataset)} samples, {len(dataset.manifest.classes)} classes in {dataset.place}",
-        *loader.plan.report(),
+        f"data: {facts.samples} samples, {len(facts.classes)} classes in {facts.place}",
+        *plan.report(),
         f"model: {parameters:,} parameters",
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
@@ -75,104 +58,85 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset, autoencoder = open_cache(config)
+    source, autoencoder = open_checked(config)
     world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, loader = Path(config.output), make_loader(config, dataset, world)
-    validated = validation_data(config, dataset, loader, world)
+    output, (trained, validated) = Path(config.output), load_data(config, source, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
     if ranks.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
-        train(config, dataset, loader, validated, autoencoder, world)
+        train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
     ranks.stop(world)
 
 
-def train(
-    config: Config,
-    dataset: Dataset,
-    loader: Loader,
-    validated: tuple[Dataset, Loader],
-    autoencoder: Path,
-    world: World,
-) -> None:
+def open_checked(config: Config) -> tuple[LatentSource, Path]:
+    """The source and its autoencoder's folder; UserError unless source and network fit each other."""
+    text, run = config.model.text_width > 0, Path(config.output)
+    source = open_source(config.source, config.autoencoder, config.data, run=run, text=text)
+    require_fit(source, config.model, config.latents)
+    return source, autoencoder_of(source, config.autoencoder, config.data)
+
+
+def load_data(config: Config, source: LatentSource, world: World) -> tuple[Data, Data]:
+    """What to train on and what to validate on: held-out samples where they are given, the same whatever the
+    run's seed, else those of the run's first steps."""
+    parts = config.data, config.engine, config.model, world
+    trained = Data(source, make_loader(source, *parts, seed=config.seed))
+    if not config.validation_source:
+        return trained, trained
+    held_out = open_held_out(
+        config.validation_source, source, config.data, config.model, config.latents, run=Path(config.output)
+    )
+    return trained, Data(held_out, make_loader(held_out, *parts, seed=SEED))
+
+
+def train(config: Config, trained: Data, validated: Data, autoencoder: Path, world: World) -> None:
     """The run itself, in a folder that is claimed (collective: all ranks)."""
     from core.engine.engine import (
         Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     )
 
-    output = Path(config.output)
-    if isinstance(dataset, OnlineCache):
-        dataset.to(world.device)
-        dataset.measure(ranks.on_first_rank(lambda: dataset.statistics(output)))
-    ranks.on_first_rank(lambda: keep_space(config, dataset, autoencoder))
-    for line in loader.plan.report():
+    output, seed = Path(config.output), config.seed
+    objective = prepare_objective(config, trained.source, autoencoder, world)
+    for line in trained.loader.plan.report():
         say(line)
-    model = make_network(config, micro_batch_shapes(dataset, loader) + micro_batch_shapes(*validated), world)
-    engine = Engine(model, config.engine, config.optimizer, world)
-    normaliser, frames = choose_normaliser(dataset, config.latents), config.model.frame_condition
-    latents = LatentObjective(config.objective, normaliser, frame_condition=frames)
+    shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
+    model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
+    data_ranks = world.size // config.engine.sequence_parallel
+    held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
+    prefetch, facts = config.data.prefetch, trained.source.facts
     trainer = Trainer(
-        engine,
-        OnlineObjective(dataset, latents) if isinstance(dataset, OnlineCache) else latents,
-        make_feed(config, dataset, loader, validated[1], latents, world),
+        Engine(model, config.engine, config.optimizer, world),
+        objective,
+        make_feed(
+            *trained, objective, config.model, world, validation=held_out, prefetch=prefetch, seed=seed
+        ),
         config.trainer,
         folder=output,
-        seed=config.seed,
+        seed=seed,
         ema=config.ema,
         metrics=config.metrics,
-        fingerprints={"data": dataset.manifest.fingerprint, "encoder": encoder_fingerprint(dataset)},
+        fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=to_dict(config),
         validation=config.validation,
     )
     if config.engine.compile:
-        others = compile_examples(config, *validated, world.device) if config.validation.every else []
-        fit_compiled(trainer, model, compile_examples(config, dataset, loader, world.device), others)
+        others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
+        fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
     else:
         trainer.fit()
 
 
-def make_network(config: Config, shapes: list[tuple[int, ...]], world: World) -> DiT:
-    """The network as it is trained, with backends for inputs of these shapes (collective: all ranks)."""
-    torch.manual_seed(config.seed)
-    model = DiT(config.model, make_sequence_group(world, config.engine.sequence_parallel))
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    lengths = [config.model.tokens((t, h, w)) for *_, t, h, w in shapes]
-    model.use_attention(settle(model.attention_heads, world.device, dtype, lengths, Path(config.output)))
-    if config.engine.matmul == "fp8":
-        use_fp8(model.blocks, world.device)
-    checkpoint_blocks(model.blocks, config.engine)
-    return model
-
-
-def make_feed(
-    config: Config,
-    dataset: Dataset,
-    loader: Loader,
-    validated: Loader,
-    latents: LatentObjective,
-    world: World,
-) -> Feed:
-    """What the trainer learns from; for a network on the CPU the thread that reads prepares its input too."""
-    batches: Callable[[int], Iterator[list[Batch]]] = loader
-    if isinstance(loader, LatentLoader) and world.device.type == "cpu":
-        batches = read_prepared(loader, latents, config.seed)
-    return Feed(
-        batches=batches,
-        largest=loader.largest,
-        validation=validation_batches(config, validated, world),
-        work_of=Workload(config.model, dataset).of,
-        shape_times=measure_groups(dataset, loader, world),
-    )
-
-
-def fit_compiled(
-    trainer: Trainer, model: DiT, trained: list[tuple[Any, ...]], validated: list[tuple[Any, ...]]
-) -> None:
-    """Compile the blocks for all that is trained and validated on, train, and say whether that was all."""
-    compile_blocks(model.blocks)
-    before = warm_up(model, trained, validated)
-    say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")
-    trainer.fit()
-    say(f"compiled {compiled_graphs() - before} graphs after the first step began")
+def prepare_objective(
+    config: Config, source: LatentSource, autoencoder: Path, world: World
+) -> LatentObjective:
+    """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks)."""
+    output, text = Path(config.output), config.model.text_width > 0
+    source.to(world.device)
+    normaliser = choose_normaliser(source, config.latents, output, world)
+    space = output, source, autoencoder, config.objective, normaliser, config.latents
+    ranks.on_first_rank(lambda: keep_latent_space(*space, text=text))
+    frames = config.model.frame_condition
+    return LatentObjective(config.objective, normaliser, frame_condition=frames, moments=source.moments)

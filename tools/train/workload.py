@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from core.batch import Batch
-from data.dataset.index import Dataset
 from models.denoisers.dit import DiTConfig
 from models.denoisers.flops import train_flops
 from models.layers.embeddings import Grid
-from tools.train.online import OnlineCache
 
 
 class Workload:
-    """Counts tokens and operations of micro-batches; of a sample of each shape they are worked out once."""
+    """Counts tokens and operations of micro-batches; of a sample of each shape they are worked out once.
 
-    def __init__(self, model: DiTConfig, dataset: Dataset) -> None:
-        self._model, self._dataset = model, dataset
+    latent_grid: (T, H, W) of the latents that the network sees of a batch whose own are given.
+    """
+
+    def __init__(self, model: DiTConfig, latent_grid: Callable[[Grid], Grid]) -> None:
+        self._model, self._latent_grid = model, latent_grid
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def of(self, batch: Batch) -> tuple[int, int]:
@@ -34,7 +36,3 @@ class Workload:
             tokens = math.prod(self._model.grid(grid))
             self._of_a_sample[key] = (tokens, train_flops(self._model, grid, key[3]))
         return self._of_a_sample[key]
-
-    def _latent_grid(self, shape: Grid) -> Grid:
-        """(T, H, W) of the latents that the network sees of a batch whose own are `shape`."""
-        return self._dataset.latent_grid(shape) if isinstance(self._dataset, OnlineCache) else shape

@@ -34,6 +34,24 @@ def test_a_failure_of_the_first_rank_keeps_its_kind(world: World) -> None:
         ranks.on_first_rank(lambda: fail(OSError(28, "No space left on device")))
 
 
+def test_what_every_rank_did_is_told_to_all_or_its_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> str:
+        if failing:
+            raise UserError("steps", 0, "1 or more")
+        return "mine"
+
+    failing = False
+    assert ranks.on_every_rank(work) == ["mine"]
+    monkeypatch.setattr(ranks, "gather_objects", lambda mine: [mine, (None, (WorkError, "disk full")), mine])
+    with pytest.raises(WorkError, match="disk full"):
+        ranks.on_every_rank(work)
+    failing = True
+    with pytest.raises(UserError, match="steps=0"):
+        ranks.on_every_rank(work)
+
+
 def test_a_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UserError, match=r"engine\.device=tpu: expected auto, cpu or cuda"):
         ranks.start("tpu")

@@ -12,13 +12,13 @@ from core.root import ROOT
 PROGRAM = """
 import sys
 from pathlib import Path
-from core import distributed
+from core.distributed import ranks
 from tests.core.toy_run import toy_trainer
 assert "deepspeed" not in sys.modules  # imported by the engine, once the device is known
 for stage in (1, 3):
-    world = distributed.start("cpu", 60)
+    world = ranks.start("cpu", 60)
     toy_trainer(Path(sys.argv[1]) / str(stage), world, zero_stage=stage, steps=2).fit()
-    distributed.stop(world)
+    ranks.stop(world)
 assert "deepspeed" in sys.modules
 assert "torch._inductor.compile_fx" not in sys.modules
 """

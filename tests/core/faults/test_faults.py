@@ -27,7 +27,7 @@ MOVED = {"schedule": "constant", "precision": "fp32"}  # of runs that change the
 
 OTHER_STEP = """
 import torch
-from core import distributed
+from core.distributed.ranks import start, stop
 from core.distributed.agreement import StepAgreement
 from core.batch import Batch
 from core.run.ending import end_with
@@ -56,7 +56,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from core import distributed
+from core.distributed.ranks import start, stop
 from core.run.ending import end_with
 from core.errors import WorkError
 from tests.core.toy_run import toy_trainer

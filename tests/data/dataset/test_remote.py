@@ -190,7 +190,7 @@ def test_manifest_is_read_anew(url: str, raw_folder: Path, home: Path) -> None:
 def test_a_latent_cache_behind_a_url_trains_as_one_in_a_folder(tmp_path: Path, home: Path) -> None:
     folder = make_cache(tmp_path / "latents", [[IMAGE] * 9, [IMAGE] * 8, [IMAGE] * 8]).folder
     config, world = LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu"))
-    here, there = (LatentLoader(Dataset(d), config, world, seed=0) for d in (folder, f"file://{folder}"))
+    here, there = (LatentLoader([Dataset(d)], config, world, seed=0) for d in (folder, f"file://{folder}"))
     assert copies(home) == []
     for step in range(4):
         for a, b in zip(here.load(step), there.load(step), strict=True):

@@ -76,7 +76,7 @@ def test_storage_that_fails_now_and_then_gives_the_same_batches(
     monkeypatch.setattr(remote, "RETRY", Retry(sleep=waits.append))
     monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(ClientError=ClientError))
     config, world = LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu"))
-    here, there = (LatentLoader(Dataset(d), config, world, seed=0) for d in (folder, f"file://{folder}"))
+    here, there = (LatentLoader([Dataset(d)], config, world, seed=0) for d in (folder, f"file://{folder}"))
     for step in range(4):
         for a, b in zip(here.load(step), there.load(step), strict=True):
             assert torch.equal(a.id, b.id)

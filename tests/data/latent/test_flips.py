@@ -66,7 +66,7 @@ def test_a_part_with_both_views_reads_back_and_scans_to_the_same_offsets(cache: 
 
 def test_the_loader_draws_the_view_by_key_alone(cache: Cache) -> None:
     world, config = World(0, 1, 0, torch.device("cpu")), LoaderConfig(group_size=8, rank_multiple=8)
-    whole = LatentLoader(cache, config, world, 3)
+    whole = LatentLoader([cache], config, world, 3)
     taken = set()
     for step in range(6):
         (batch,) = whole.load(step)
@@ -76,7 +76,7 @@ def test_the_loader_draws_the_view_by_key_alone(cache: Cache) -> None:
             plain = latents_of(row, shape) * (row != ABSENT)
             assert (x.numpy() == (mirrored(plain) if is_flipped else plain)).all()
             taken.add(is_flipped)
-        parts = LatentLoader(cache, config, world, 3, micro_batch=3).load(step)
+        parts = LatentLoader([cache], config, world, 3, micro_batch=3).load(step)
         assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
     assert taken == {True, False}
 

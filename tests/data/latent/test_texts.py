@@ -16,12 +16,12 @@ from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT_DTYPE, write_index
 from data.latent.assembly import longest_text, views_from_parts
-from data.latent.mixture import Mixture
 from data.latent.pack_rows import index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, Pack, Text, read_part, scan_part, write_part
 from data.latent.parts import Parts
-from data.latent.texts import RowTexts, ShardTexts, TextReader, text_shape
+from data.latent.texts import RowTexts, ShardTexts, TextReader
 from data.loading.loader import LatentLoader
+from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 
@@ -125,7 +125,7 @@ def test_batches_carry_text_of_one_shape(cache: Dataset, ranks: int) -> None:
     config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2)
     shapes = set()
     for rank in range(ranks):
-        loader = LatentLoader(cache, config, World(rank, ranks, rank, torch.device("cpu")), 0)
+        loader = LatentLoader([cache], config, World(rank, ranks, rank, torch.device("cpu")), 0)
         for batch in (batch for step in range(4) for batch in loader.load(step)):
             condition = batch.condition
             assert condition.text is not None
@@ -135,15 +135,15 @@ def test_batches_carry_text_of_one_shape(cache: Dataset, ranks: int) -> None:
             assert (condition.text.abs().sum(-1) > 0).sum(1).tolist() == expected
             shapes.add(tuple(condition.text.shape[1:]))
     assert shapes == {(3, WIDTH)}
-    silent = LatentLoader(cache, config, World(0, 1, 0, torch.device("cpu")), 0, text=False)
+    silent = LatentLoader([cache], config, World(0, 1, 0, torch.device("cpu")), 0, text=False)
     assert silent.load(0)[0].condition.text is None
 
 
 def test_caches_of_two_text_encoders_are_not_mixed(cache: Dataset, tmp_path: Path) -> None:
     other = make_text_cache(tmp_path / "other", encoder="u")
     with pytest.raises(UserError, match=r"cannot be mixed: text.encoder is t in the first and u in the sec"):
-        Mixture([cache, other])
-    assert Mixture([cache, other], text=False).manifest.samples == 2 * len(SHAPES)
+        MixedLatents([cache, other])
+    assert MixedLatents([cache, other], text=False).facts.samples == 2 * len(SHAPES)
 
 
 def test_text_is_padded_to_the_longest_of_all_that_are_mixed(cache: Dataset, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_text_is_padded_to_the_longest_of_all_that_are_mixed(cache: Dataset, tmp
     extra = {**other.manifest.extra, "longest_text": 7}
     other.manifest = replace(other.manifest, extra=extra)
     config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2)
-    mixture = Mixture([cache, other])
-    loader = LatentLoader(mixture, config, World(0, 1, 0, torch.device("cpu")), 0)
+    mixture = MixedLatents([cache, other])
+    loader = mixture.loader(config, World(0, 1, 0, torch.device("cpu")), 0)
     batches = [batch for step in range(4) for batch in loader.load(step)]
     assert {batch.source for batch in batches} == {cache.place, other.place}
-    assert {batch.condition.text.shape[1] for batch in batches} == {7} == {text_shape(mixture.manifest)[0]}
+    assert {batch.condition.text.shape[1] for batch in batches} == {7} == {mixture.facts.text_shape[0]}
 
 
 def test_damage_is_named(cache: Dataset) -> None:

@@ -47,7 +47,7 @@ def by_position(batches: list[Batch]) -> dict[int, tuple]:
 def whole_step(cache, step: int, ranks: int, micro_batch: int) -> dict[int, tuple]:
     merged: dict[int, tuple] = {}
     for rank in range(ranks):
-        here = by_position(LatentLoader(cache, CONFIG, world(rank, ranks), 5, micro_batch).load(step))
+        here = by_position(LatentLoader([cache], CONFIG, world(rank, ranks), 5, micro_batch).load(step))
         assert not merged.keys() & here.keys()
         merged |= here
     return merged
@@ -69,7 +69,7 @@ def test_all_ranks_hold_one_shape_in_a_micro_step(cache, step, ranks, micro_batc
     shapes = [
         [
             batch.x.shape
-            for batch in LatentLoader(cache, CONFIG, world(rank, ranks), 0, micro_batch).load(step)
+            for batch in LatentLoader([cache], CONFIG, world(rank, ranks), 0, micro_batch).load(step)
         ]
         for rank in range(ranks)
     ]
@@ -80,12 +80,12 @@ def test_all_ranks_hold_one_shape_in_a_micro_step(cache, step, ranks, micro_batc
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 300), st.sampled_from([1, 2, 4]), st.integers(0, 5))
 def test_every_rank_knows_the_hash_of_what_all_hold_together(cache, step, ranks, micro_batch):
-    loaders = [LatentLoader(cache, CONFIG, world(rank, ranks), 5, micro_batch) for rank in range(ranks)]
+    loaders = [LatentLoader([cache], CONFIG, world(rank, ranks), 5, micro_batch) for rank in range(ranks)]
     batches = [batch for loader in loaders for batch in loader.load(step)]
     (whole,) = {batch.order_hash for batch in batches}
     held = sum(order_hash(step, batch.id.numpy(), batch.position.numpy()) for batch in batches)
     assert held % (1 << 40) == whole
-    other_seed = LatentLoader(cache, CONFIG, world(0, ranks), 6, micro_batch)
+    other_seed = LatentLoader([cache], CONFIG, world(0, ranks), 6, micro_batch)
     nearby = range(step, step + 2)  # one step may be of clips alone, all of which are in every group of them
     hashes = [[source.load(k)[0].order_hash for k in nearby] for source in (loaders[0], other_seed)]
     assert hashes[0] != hashes[1]
@@ -93,7 +93,7 @@ def test_every_rank_knows_the_hash_of_what_all_hold_together(cache, step, ranks,
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 0), (2, 0), (2, 3)])
 def test_the_largest_micro_batches_are_as_large_as_any_that_come(cache, ranks, micro_batch):
-    loader = LatentLoader(cache, CONFIG, world(1 % ranks, ranks), 5, micro_batch)
+    loader = LatentLoader([cache], CONFIG, world(1 % ranks, ranks), 5, micro_batch)
     tried = loader.largest()
     come = [batch for step in range(8) for batch in loader.load(step)]
     assert len({batch.bucket for batch in come}) == 2
@@ -103,14 +103,14 @@ def test_the_largest_micro_batches_are_as_large_as_any_that_come(cache, ranks, m
 
 
 def test_nothing_is_tried_where_all_micro_batches_are_alike(tmp_path):
-    assert LatentLoader(make_cache(tmp_path, [[IMAGE] * 20]), CONFIG, world(), 5).largest() == []
+    assert LatentLoader([make_cache(tmp_path, [[IMAGE] * 20])], CONFIG, world(), 5).largest() == []
 
 
 def test_samples_are_what_was_stored_and_absent_ones_weigh_nothing(cache):
     seen = {}
     for step in range(12):
         for sample, label, weight, latents in by_position(
-            LatentLoader(cache, CONFIG, world(), 1).load(step)
+            LatentLoader([cache], CONFIG, world(), 1).load(step)
         ).values():
             seen[sample] = weight
             shape = [s for shard in SHARDS for s in shard][sample]
@@ -122,7 +122,7 @@ def test_samples_are_what_was_stored_and_absent_ones_weigh_nothing(cache):
 
 
 def test_iterating_is_loading_step_after_step_and_stops_cleanly(cache):
-    loader = LatentLoader(cache, CONFIG, world(), 5)
+    loader = LatentLoader([cache], CONFIG, world(), 5)
     batches = loader(7)
     for step in (7, 8, 9):
         for a, b in zip(next(batches), loader.load(step), strict=True):
@@ -134,9 +134,9 @@ def test_iterating_is_loading_step_after_step_and_stops_cleanly(cache):
 
 def test_several_threads_may_load_at_once(cache):
     steps = list(range(40)) * 2
-    alone = LatentLoader(cache, CONFIG, world(), 5)
+    alone = LatentLoader([cache], CONFIG, world(), 5)
     wanted = [[batch.id.tolist() for batch in alone.load(step)] for step in steps]
-    shared, interval = LatentLoader(cache, CONFIG, world(), 5), sys.getswitchinterval()
+    shared, interval = LatentLoader([cache], CONFIG, world(), 5), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as threads:
@@ -149,23 +149,23 @@ def test_several_threads_may_load_at_once(cache):
 def test_recorded_counts_give_the_same_order(cache, tmp_path):
     counted = make_cache(tmp_path, SHARDS, (3, 12), counts=True)
     for step in range(3):
-        a, b = (LatentLoader(c, CONFIG, world(), 5).load(step) for c in (cache, counted))
+        a, b = (LatentLoader([c], CONFIG, world(), 5).load(step) for c in (cache, counted))
         assert [batch.id.tolist() for batch in a] == [batch.id.tolist() for batch in b]
 
 
 def test_ranks_that_do_not_divide_a_group_are_refused(cache):
     with pytest.raises(GroupSizeError, match=r"16 = 5 x 3 \+ 1"):
-        LatentLoader(cache, CONFIG, world(0, 3), 0)
+        LatentLoader([cache], CONFIG, world(0, 3), 0)
 
 
 def test_groups_follow_video_share(cache):
     config = replace(CONFIG, video_share=0.75)
-    loader = LatentLoader(cache, config, world(), 0)
+    loader = LatentLoader([cache], config, world(), 0)
     frames = [batch.x.shape[3] for step in range(8) for batch in loader.load(step)]
     assert frames.count(3) == 12
     assert frames.count(1) == 4
     with pytest.raises(UserError, match=r"^data.video_share=0.75: expected .*100.0 %"):
-        LatentLoader(make_only_images(cache), config, world(), 0)
+        LatentLoader([make_only_images(cache)], config, world(), 0)
 
 
 def make_only_images(cache: Cache) -> Cache:
@@ -176,7 +176,7 @@ def make_only_images(cache: Cache) -> Cache:
 
 
 def test_by_default_samples_are_seen_equally_often(cache):
-    loader = LatentLoader(cache, CONFIG, world(), 0)
+    loader = LatentLoader([cache], CONFIG, world(), 0)
     for stock, size, weight in zip(
         loader.plan.stocks, loader.plan.group_sizes, loader.plan.weights, strict=True
     ):
@@ -189,7 +189,7 @@ def test_by_default_samples_are_seen_equally_often(cache):
 
 
 def test_the_report_has_a_line_for_each_bucket(cache):
-    lines = LatentLoader(cache, CONFIG, world(0, 4), 0, 3).plan.report()
+    lines = LatentLoader([cache], CONFIG, world(0, 4), 0, 3).plan.report()
     assert lines[0].startswith("latents 3x1x4x4: 23 samples (74.2%), ")
     assert "groups of 16 = 4 ranks x 4, at most 3 at once, cost " in lines[0]
     assert len(lines) == 3
@@ -197,7 +197,7 @@ def test_the_report_has_a_line_for_each_bucket(cache):
 
 
 def test_times_of_groups_are_told_beside_what_was_predicted(cache):
-    plan = LatentLoader(cache, CONFIG, world(0, 4), 0, 3).plan
+    plan = LatentLoader([cache], CONFIG, world(0, 4), 0, 3).plan
     sizes, weights = plan.group_sizes, plan.weights
     lines = plan.report_times([0.001, 0.003])
     times = [0.001 * sizes[0] / 4, 0.003 * sizes[1] / 4]
@@ -214,7 +214,7 @@ def test_times_of_groups_are_told_beside_what_was_predicted(cache):
 def test_a_raw_dataset_is_refused(cache):
     raw = Cache(cache.folder, replace(cache.manifest, kind="raw"), cache.index)
     with pytest.raises(UserError, match="expected a latent cache"):
-        LatentLoader(raw, CONFIG, world(), 0)
+        LatentLoader([raw], CONFIG, world(), 0)
 
 
 def test_damaged_latents_name_their_part(tmp_path):
@@ -223,6 +223,6 @@ def test_damaged_latents_name_their_part(tmp_path):
     data = bytearray(path.read_bytes())
     data[int(cache.index["offset"][2]) + 1] |= 0x7C
     path.write_bytes(data)
-    batches = LatentLoader(cache, CONFIG, world(), 0)(0)
+    batches = LatentLoader([cache], CONFIG, world(), 0)(0)
     with pytest.raises(WorkError, match=r"000000\.tar: damaged, sample 2 is not finite"):
         next(batches)

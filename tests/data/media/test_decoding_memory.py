@@ -31,7 +31,7 @@ DECODE = """
 import re, sys
 from pathlib import Path
 from core.errors import WorkError
-from data import media
+from data.media.images import check, decode_video
 from data.media.formats import MediaError, MediaLimits
 from data.dataset.tars import samples
 
@@ -40,17 +40,17 @@ def peak():
 
 limits = MediaLimits(pixels=int(sys.argv[1]), bytes=4_000_000 if int(sys.argv[1]) < 10**7 else 2**31)
 warm, *bombs = map(Path, sys.argv[2:])
-media.check(warm / "small.png", limits)
-media.check(warm / "small.mp4", limits)
+check(warm / "small.png", limits)
+check(warm / "small.mp4", limits)
 for path in bombs:
     before = peak()
     try:
         if path.suffix == ".tar":
             list(samples(path))
         elif path.suffix == ".mp4":
-            media.decode_video(path.read_bytes(), limits)
+            decode_video(path.read_bytes(), limits)
         else:
-            media.check(path, limits)
+            check(path, limits)
         said = "decoded"
     except (MediaError, WorkError) as error:
         said = str(error)

@@ -73,7 +73,7 @@ def test_training_sees_every_sample_of_them_once_an_epoch(tmp_path):
     folder = make_tars(tmp_path / "data")
     reindex(folder)
     config = LoaderConfig(group_size=8)
-    loader = LatentLoader(Dataset(folder), config, World(0, 1, 0, torch.device("cpu")), seed=1)
+    loader = LatentLoader([Dataset(folder)], config, World(0, 1, 0, torch.device("cpu")), seed=1)
     batches = [batch for step in range(3) for batch in loader.load(step)]
     assert sorted(id for batch in batches for id in batch.id.tolist()) == list(range(24))
     for batch in batches:
@@ -146,7 +146,7 @@ def test_a_bad_member_is_set_aside(tmp_path, what):
     assert entry.stage == "latents"
     assert re.search(rf"1\.tar: x: .*{why}", entry.error)
     assert data.index["size"][24] == 0
-    loader = LatentLoader(data, LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), seed=1)
+    loader = LatentLoader([data], LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), seed=1)
     assert 24 not in [id for step in range(6) for id in loader.load(step)[0].id.tolist()]
     shutil.copy(folder / "0.tar", folder / "1.tar")
     reindex(folder)

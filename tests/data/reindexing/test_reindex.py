@@ -16,8 +16,8 @@ from core.faults import failpoints
 from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest, content_fingerprint
+from data.latent.normalising import LatentSums
 from data.latent.packs import read_part, write_part
-from data.latent.reading import LatentSums
 from data.reindexing.reindex import reindex
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 from tests.data.raw_datasets import make_raw

@@ -85,6 +85,33 @@ def test_a_changed_recipe_is_not_taken_for_finished(tmp_path: Path) -> None:
         run_stages([stage], chain, tmp_path / "logs")
 
 
+def test_a_stage_is_looked_at_again_where_an_earlier_one_made_something_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its own command is the same, and its files are there; what they were made from is not."""
+    chain, stages = record(tmp_path), [digits(tmp_path, "a"), digits(tmp_path, "b")]
+    run_stages(stages, chain, tmp_path / "logs")
+    run_stages(stages, chain, tmp_path / "logs")
+    assert capfd.readouterr().err.count("finished earlier") == 2
+    (tmp_path / "a/digits.json").write_text("{}")  # as another command would leave it
+    run_stages(stages, chain, tmp_path / "logs")
+    assert "finished earlier" not in capfd.readouterr().err
+    run_stages(stages, chain, tmp_path / "logs")
+    assert capfd.readouterr().err.count("finished earlier") == 2
+
+
+def test_stages_noted_by_an_earlier_version_are_taken_as_they_are(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chain = record(tmp_path)
+    run_stages([digits(tmp_path, "a")], chain, tmp_path / "logs")
+    for name in ("inputs", "outcome"):
+        del chain.stages["a"][name]
+    capfd.readouterr()
+    run_stages([digits(tmp_path, "a")], chain, tmp_path / "logs")
+    assert "finished earlier" in capfd.readouterr().err
+
+
 def test_commands_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my recipe.yaml").touch()

@@ -17,7 +17,8 @@ from core.faults import failpoints
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
 from data.latent.assembly import index_from_parts, views_from_parts
-from data.latent.reading import LatentReader, Normaliser
+from data.latent.normalising import Normaliser
+from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader
 from data.media.formats import MediaLimits
 from data.media.images import to_tensor
@@ -105,9 +106,9 @@ def test_training_batches_of_the_cache_have_unit_scale(config):
     encode.run(config)
     cache = Dataset(config.output)
     loader = LatentLoader(
-        cache, LoaderConfig(group_size=8, groups_per_step=4), World(0, 1, 0, torch.device("cpu")), 0
+        [cache], LoaderConfig(group_size=8, groups_per_step=4), World(0, 1, 0, torch.device("cpu")), 0
     )
-    normaliser = Normaliser.of(cache.manifest)
+    normaliser = Normaliser.from_dict(cache.manifest.extra["statistics"])
     means = torch.cat(
         [normaliser.apply(b.x[:, 0].float()).flatten(2).mean(2) for k in range(8) for b in loader.load(k)]
     )
@@ -196,7 +197,7 @@ def test_a_sample_that_cannot_be_decoded_keeps_its_row_with_weight_0(damaged):
         (1, "decode"),
         (5, "decode"),
     ]
-    loader = LatentLoader(cache, LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
+    loader = LatentLoader([cache], LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
     (batch,) = loader.load(0)
     assert batch.weight.tolist() == [float(row not in (1, 5)) for row in batch.id.tolist()]
     assert (index_from_parts(cache.folder, cache.manifest.shards)[0] == cache.index).all()
@@ -280,7 +281,7 @@ def test_samples_that_fit_no_bucket_are_set_aside_and_never_drawn(config):
     short = np.flatnonzero(np.asarray(Dataset(config.source).media["frames"]) == 6).tolist()
     assert np.flatnonzero(cache.index["bucket"] == NO_BUCKET).tolist() == short
     assert [entry.id for entry in read_quarantine(config.output)] == short
-    loader = LatentLoader(cache, LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
+    loader = LatentLoader([cache], LoaderConfig(group_size=8), World(0, 1, 0, torch.device("cpu")), 0)
     drawn = {int(i) for step in range(8) for batch in loader.load(step) for i in batch.id}
     assert drawn == set(range(len(cache))) - set(short)
 

@@ -73,7 +73,7 @@ def test_captions_are_in_the_cache_by_row_and_once_a_part(sources: Path, tmp_pat
         once = {captions[row]: lengths[row] for row in rows}
         assert len(pack.text.tokens) == sum(once.values())
     steps = LoaderConfig(group_size=6, groups_per_step=1, rank_multiple=1)
-    (batch,) = LatentLoader(cache, steps, World(0, 1, 0, torch.device("cpu")), 0).load(0)
+    (batch,) = LatentLoader([cache], steps, World(0, 1, 0, torch.device("cpu")), 0).load(0)
     assert batch.condition.text is not None
     assert batch.condition.text_length is not None
     assert batch.condition.text.shape == (6, max(lengths), encoder.width)

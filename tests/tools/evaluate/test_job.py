@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import write_json
+from core.files import sha256_file, write_json
 from models.autoencoder import kl, store
 from tools import digits, shard
 from tools.evaluate import job as evaluate
 from tools.evaluate.real import Real
+from tools.runs.samples import find_samples
 
 Pixels = np.ndarray
 
@@ -153,6 +155,78 @@ def test_two_folders_of_images_and_damaged_manifests_are_refused(data: Path, tmp
     (tmp_path / "a/samples.json").write_text("{}")
     with pytest.raises(WorkError, match=r"samples.json is damaged \(KeyError"):
         evaluate.plan(config(data, tmp_path))
+
+
+def claim_samples(folder: Path, **fields: Any) -> Path:
+    """Let the manifest say what `sample` writes of where samples come from."""
+    record = json.loads((folder / "samples.json").read_text())
+    said = {"run": "runs/a", "checkpoint": "step-00000007.0", "weights": "ema", "weights_sha256": "a" * 64}
+    digest = sha256_file(folder / "samples.npz")
+    write_json(folder / "samples.json", {**record, **said, "samples_sha256": digest, **fields})
+    return folder
+
+
+def test_arrays_that_are_not_those_of_the_manifest_are_refused(data: Path, tmp_path: Path) -> None:
+    ours = claim_samples(write_samples(tmp_path / "a", np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4)))
+    theirs = write_samples(tmp_path / "b", np.ones((4, 32, 32, 3), np.uint8), np.zeros(4))
+    before = (ours / "samples.npz").read_bytes()
+    (ours / "samples.npz").write_bytes((theirs / "samples.npz").read_bytes())
+    with pytest.raises(WorkError, match=r"samples\.npz is not the file that samples\.json tells of"):
+        evaluate.run(config(data, ours))
+    (ours / "samples.npz").unlink()
+    with pytest.raises(WorkError, match=r"samples\.npz is missing"):
+        evaluate.run(config(data, ours))
+    (ours / "samples.npz").write_bytes(before)
+    claim_samples(ours, made_from="b" * 64)
+    write_json(ours / "made_from.json", sealed({"format": 1, "seed": 3}))
+    with pytest.raises(WorkError, match="are of different samples"):
+        evaluate.run(config(data, ours))
+    assert not (ours / "scores").exists()
+
+
+def test_arrays_of_another_shape_or_none_are_an_error_in_a_line(data: Path, tmp_path: Path) -> None:
+    folder = write_samples(tmp_path / "a", np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4))
+    (samples,) = find_samples(folder)
+    for content, expected in (
+        ({"arr_0": np.zeros((3, 32, 32, 3), np.uint8), "labels": np.zeros(3)}, "tells of uint8"),
+        ({"arr_0": np.zeros((4, 32, 32, 3)), "labels": np.zeros(4)}, "holds float64"),
+        ({"arr_0": np.zeros((4, 32, 32, 3), np.uint8)}, "is damaged"),
+    ):
+        np.savez(folder / "samples.npz", **content)
+        with pytest.raises(WorkError, match=expected):
+            samples.load()
+    (folder / "samples.npz").write_bytes(b"PK")
+    with pytest.raises(WorkError, match="is damaged"):
+        samples.load()
+
+
+def test_samples_of_two_runs_are_refused(data: Path, tmp_path: Path) -> None:
+    claim_samples(write_samples(tmp_path / "images", np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4)))
+    clips = write_samples(tmp_path / "clips", np.zeros((2, 9, 32, 32, 3), np.uint8), np.zeros(2))
+    claim_samples(clips, run="runs/b", weights_sha256="b" * 64)
+    expected = r"samples of one run and checkpoint, not .*in runs/b \(weights_sha256 bbbb.*in runs/a"
+    for job in (evaluate.plan, evaluate.run):
+        with pytest.raises(UserError, match=expected):
+            job(config(data, tmp_path))
+
+
+def test_scores_say_what_they_are_of_and_are_not_taken_for_those_of_other_samples(
+    data: Path, real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = claim_samples(write_samples(tmp_path / "images", real.images[:60], real.image_labels[:60]))
+    chosen = config(data, folder, steps=5)
+    evaluate.run(chosen)
+    assert "60 samples, from the ema weights of step-00000007.0 in runs/a" in capsys.readouterr().err
+    of = json.loads((folder / "scores/scores.json").read_text())["of"]
+    assert of["samples"]["."]["weights_sha256"] == "a" * 64
+    assert of["samples"]["."]["samples_sha256"] == sha256_file(folder / "samples.npz")
+    evaluate.run(chosen)
+    assert "finished before" in capsys.readouterr().err
+    claim_samples(write_samples(folder, real.images[60:120], real.image_labels[60:120]))
+    with pytest.raises(UserError, match=r"samples_sha256=.*; now it is .*overwrite=true scores again"):
+        evaluate.run(chosen)
+    write_json(folder / "scores/scores.json", {"frechet": 1.0})  # of an earlier version
+    evaluate.run(chosen)
 
 
 def test_table_puts_real_beside_generated() -> None:

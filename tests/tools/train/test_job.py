@@ -21,16 +21,18 @@ from core.errors import UserError
 from core.run.claim import claim
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest
-from data.latent.reading import Normaliser, sample_posterior
-from data.loading.loader import LatentLoader
+from data.latent.normalising import Normaliser, sample_posterior
+from data.loading.sources.kinds import LatentSource
 from data.reindexing.foreign import FOREIGN
 from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
-from tools.runs.latent_space import keep_latent_space
+from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
 from tools.runs.trained import LatentSpace
 from tools.train.config import Config
-from tools.train.job import plan, run
-from tools.train.setup import LatentObjective, make_loader, open_cache, read_prepared
+from tools.train.job import load_data, open_checked, plan, run
+from tools.train.objective import LatentObjective, read_prepared
+
+WORLD = World(0, 1, 0, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,15 @@ def config(cache: Path, *fields: str) -> Config:
     return load(Config, overrides=[*common, *fields])
 
 
+def keep(run: Path, source: LatentSource, autoencoder: Path) -> None:
+    normaliser = choose_normaliser(source, LatentsConfig(), run, WORLD)
+    keep_latent_space(run, source, autoencoder, ObjectiveConfig(), normaliser)
+
+
 def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path, tmp_path: Path) -> None:
     other = make_autoencoder(tmp_path / "other", seed=1)
     with pytest.raises(UserError) as refused:
-        open_cache(config(cache, f"autoencoder={tmp_path / 'other'}"))
+        open_checked(config(cache, f"autoencoder={tmp_path / 'other'}"))
     made_by = Dataset(cache).manifest.extra["made_from"]["encoder"]
     assert str(refused.value) == (
         f"autoencoder={tmp_path / 'other'}: expected the one that made {cache}, with encoder={made_by}; "
@@ -56,7 +63,7 @@ def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path,
     )
     make_autoencoder(tmp_path / "wider", width=16)
     with pytest.raises(UserError, match=r"with encoder_config.width=8; this one has encoder_config.width=16"):
-        open_cache(config(cache, f"autoencoder={tmp_path / 'wider'}"))
+        open_checked(config(cache, f"autoencoder={tmp_path / 'wider'}"))
 
 
 def test_help_and_a_dry_run_load_neither_the_engine_nor_a_compiler(cache: Path) -> None:
@@ -72,26 +79,26 @@ def test_help_and_a_dry_run_load_neither_the_engine_nor_a_compiler(cache: Path) 
 
 
 def test_what_sampling_needs_is_kept_once_and_never_changes_under_a_run(cache: Path, tmp_path: Path) -> None:
-    dataset, autoencoder = open_cache(config(cache))
-    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    source, autoencoder = open_checked(config(cache))
+    keep(tmp_path, source, autoencoder)
     kept = json.loads((tmp_path / "latents.json").read_text())
     assert kept["shapes"] == [[3, 1, 4, 4], [3, 3, 4, 4]]
     assert kept["encoder"] == fingerprint(tmp_path / "autoencoder")
     assert (kept["path"], kept["prediction"], kept["classes"][3]) == ("rectified_flow", "flow", "3")
-    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
-    dataset.manifest = replace(dataset.manifest, fingerprint="remade")
+    keep(tmp_path, source, autoencoder)
+    source.facts = replace(source.facts, fingerprint="remade")
     with pytest.raises(UserError, match=r"was begun with cache=f; in .* it is remade"):
-        keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+        keep(tmp_path, source, autoencoder)
     assert json.loads((tmp_path / "latents.json").read_text()) == kept
 
 
 def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_path: Path) -> None:
-    dataset, autoencoder = open_cache(config(cache))
-    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    source, autoencoder = open_checked(config(cache))
+    keep(tmp_path, source, autoencoder)
     kept = json.loads((tmp_path / "latents.json").read_text())
     older = {name: kept[name] for name in kept.keys() - {"text", "text_folder", "normalise"}}
     (tmp_path / "latents.json").write_text(json.dumps(older))
-    keep_latent_space(tmp_path, dataset, autoencoder, ObjectiveConfig())
+    keep(tmp_path, source, autoencoder)
     assert json.loads((tmp_path / "latents.json").read_text()) == older
     space = LatentSpace.read(tmp_path)
     assert (space.text, space.text_folder) == (None, "")
@@ -99,7 +106,7 @@ def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_p
 
 def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"autoencoder=.*nowhere: expected the folder of the autoencoder"):
-        open_cache(config(cache, f"autoencoder={tmp_path / 'nowhere'}"))
+        open_checked(config(cache, f"autoencoder={tmp_path / 'nowhere'}"))
 
 
 def test_a_cache_that_does_not_say_what_encoded_it_is_refused(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_a_cache_that_does_not_say_what_encoded_it_is_refused(tmp_path: Path) ->
     with pytest.raises(
         UserError, match=r"source=.*: expected a cache that says what encoded it; `inspect CACH"
     ):
-        open_cache(config(cache, f"autoencoder={tmp_path / 'autoencoder'}"))
+        open_checked(config(cache, f"autoencoder={tmp_path / 'autoencoder'}"))
 
 
 @pytest.mark.parametrize(
@@ -124,14 +131,14 @@ def test_a_cache_that_does_not_say_what_encoded_it_is_refused(tmp_path: Path) ->
 )
 def test_a_network_that_does_not_fit_the_cache_is_refused(cache: Path, field: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        open_cache(config(cache, field))
+        open_checked(config(cache, field))
 
 
 def test_training_a_variance_the_network_does_not_predict_is_refused(cache: Path) -> None:
     fields = ("objective.learned_sigma=true", "objective.path=ddpm_linear", "objective.prediction=noise")
     with pytest.raises(UserError, match=r"model.learned_sigma=False: expected true"):
         config(cache, *fields)
-    assert open_cache(config(cache, *fields, "model.learned_sigma=true"))
+    assert open_checked(config(cache, *fields, "model.learned_sigma=true"))
 
 
 def test_a_number_of_ranks_that_does_not_divide_a_group_is_refused_with_the_equation(cache: Path) -> None:
@@ -175,10 +182,10 @@ def test_the_plan_tells_groups_parameters_and_sizes(cache: Path) -> None:
 def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tuple[str, ...]) -> None:
     """To the bit, gradients too; and only under its own seed and step."""
     settings = config(cache, "seed=5", *fields)
-    dataset, _ = open_cache(settings)
-    loader = make_loader(settings, dataset, World(0, 1, 0, torch.device("cpu")))
-    assert isinstance(loader, LatentLoader)
-    objective = LatentObjective(settings.objective, Normaliser.of(dataset.manifest), frame_condition=True)
+    source, _ = open_checked(settings)
+    (_, loader), _ = load_data(settings, source, WORLD)
+    normaliser = Normaliser.from_dict(source.statistics(None, WORLD))
+    objective = LatentObjective(settings.objective, normaliser, frame_condition=True)
     factor = torch.tensor(0.7, requires_grad=True)
 
     def outcome(batch: Batch, draws: Draws) -> tuple[list[float], float]:
@@ -186,7 +193,7 @@ def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tup
         (gradient,) = torch.autograd.grad(losses.loss.sum(), factor)
         return losses.loss.tolist(), float(gradient)
 
-    batches = read_prepared(loader, objective, seed=5)(3)
+    batches = read_prepared(loader.load, 2, objective, seed=5)(3)
     for step in (3, 4):
         for made, plain in zip(next(batches), loader.load(step), strict=True):
             assert made.prepared is not None
@@ -199,13 +206,12 @@ def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tup
 
 def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> None:
     settings = config(cache)
-    dataset, _ = open_cache(settings)
-    world = World(0, 1, 0, torch.device("cpu"))
-    batches = make_loader(settings, dataset, world)(0)
+    source, _ = open_checked(settings)
+    batches = load_data(settings, source, WORLD)[0].loader(0)
     batch: Batch = next(batches)[0]
     batches.close()  # type: ignore[attr-defined]
     draws = Draws(0, 0, batch.id, batch.position)
-    normaliser = Normaliser.of(dataset.manifest)
+    normaliser = Normaliser.from_dict(source.statistics(None, WORLD))
     expected = normaliser.apply(sample_posterior(batch.x, draws))
     objective = LatentObjective(settings.objective, normaliser, frame_condition=False)
     losses = objective.loss(lambda x, time, condition: torch.zeros_like(x), batch, draws)

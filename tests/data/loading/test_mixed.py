@@ -11,12 +11,15 @@ import torch
 
 from core.distributed.ranks import World
 from core.errors import UserError
-from data.latent.mixture import Mixture
-from data.latent.reading import LatentSums
+from data.latent.normalising import LatentSums
 from data.loading.loader import IDS, LatentLoader
+from data.loading.sources.cached import CachedLatents
+from data.loading.sources.kinds import LatentSource
+from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
 
+WORLD = World(0, 1, 0, torch.device("cpu"))
 CONFIG = LoaderConfig(group_size=8, groups_per_step=2, shuffle_shards=2)
 SHARDS = {"a": [[IMAGE, CLIP] * 8, [IMAGE] * 12], "b": [[IMAGE] * 9, [IMAGE, CLIP] * 3], "c": [[CLIP] * 7]}
 
@@ -27,8 +30,8 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[Cache]:
     return [make_cache(folder / name, shards) for name, shards in SHARDS.items()]
 
 
-def loader(mixture, rank: int = 0, ranks: int = 1, micro_batch: int = 0) -> LatentLoader:
-    return LatentLoader(mixture, CONFIG, World(rank, ranks, rank, torch.device("cpu")), 5, micro_batch)
+def loader(source: LatentSource, rank: int = 0, ranks: int = 1, micro_batch: int = 0) -> LatentLoader:
+    return source.loader(CONFIG, World(rank, ranks, rank, torch.device("cpu")), 5, micro_batch)
 
 
 def groups_by_cache(mixture, steps: int) -> Counter:
@@ -38,7 +41,7 @@ def groups_by_cache(mixture, steps: int) -> Counter:
 
 def test_groups_come_in_the_shares_of_the_mix(caches) -> None:
     a, b, c = caches
-    mixture = Mixture([replaced_shapes(a), replaced_shapes(b), c], (5, 2, 1))
+    mixture = MixedLatents([replaced_shapes(a), replaced_shapes(b), c], (5, 2, 1))
     plan = loader(mixture).plan
     assert len(plan.order.table) == 8
     for start in (0, 40):  # any period, wherever it begins
@@ -55,7 +58,7 @@ def replaced_shapes(cache: Cache) -> Cache:
 
 
 def test_shares_of_caches_with_several_shapes_are_kept_to_a_group_of_each_in_a_period(caches) -> None:
-    mixture = Mixture(caches, (0.5, 0.3, 0.2))
+    mixture = MixedLatents(caches, (0.5, 0.3, 0.2))
     plan = loader(mixture).plan
     period = len(plan.order.table)
     found = Counter(plan.stocks[stock].dataset for stock in plan.order.table)
@@ -66,15 +69,15 @@ def test_shares_of_caches_with_several_shapes_are_kept_to_a_group_of_each_in_a_p
 
 def test_without_a_mix_every_sample_is_seen_as_often_as_in_one_cache(caches, tmp_path) -> None:
     a, b, _ = caches
-    both = loader(Mixture([a, b])).plan
-    one = loader(make_cache(tmp_path, SHARDS["a"] + SHARDS["b"])).plan
+    both = loader(MixedLatents([a, b])).plan
+    one = loader(CachedLatents(make_cache(tmp_path, SHARDS["a"] + SHARDS["b"]))).plan
     assert both.group_sizes == [*one.group_sizes, *one.group_sizes]
     assert np.add(both.weights[:2], both.weights[2:]) == pytest.approx(one.weights)
 
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(2, 0), (4, 1)])
 def test_a_step_is_the_same_for_any_number_of_ranks(caches, ranks, micro_batch) -> None:
-    mixture = Mixture(caches, (1, 2, 1))
+    mixture = MixedLatents(caches, (1, 2, 1))
     for step in (0, 7):
         one, many = (
             {
@@ -89,7 +92,7 @@ def test_a_step_is_the_same_for_any_number_of_ranks(caches, ranks, micro_batch) 
 
 
 def test_ids_differ_between_caches_and_tell_the_sample(caches) -> None:
-    loaded = [batch for step in range(12) for batch in loader(Mixture(caches)).load(step)]
+    loaded = [batch for step in range(12) for batch in loader(MixedLatents(caches)).load(step)]
     seen = {(int(i), batch.source) for batch in loaded for i in batch.id}
     assert len({sample for sample, _ in seen}) == len(seen) == sum(len(cache.index) for cache in caches)
     for batch in loaded:
@@ -100,7 +103,7 @@ def test_ids_differ_between_caches_and_tell_the_sample(caches) -> None:
 
 
 def test_the_first_cache_alone_is_ordered_as_ever(caches) -> None:
-    alone, mixture = loader(caches[0]), loader(Mixture(caches[:2]))
+    alone, mixture = loader(CachedLatents(caches[0])), loader(MixedLatents(caches[:2]))
     assert [batch.source for batch in alone.load(0)] == ["", ""]
     for ours, theirs in zip(alone.plan.order._streams, mixture.plan.order._streams, strict=False):
         assert (ours.take(0, 20)[0] == theirs.take(0, 20)[0]).all()
@@ -109,7 +112,7 @@ def test_the_first_cache_alone_is_ordered_as_ever(caches) -> None:
 def test_statistics_are_those_of_one_cache_with_all_samples(caches) -> None:
     rows = [latents_of(row, s) for sh in SHARDS.values() for row, s in enumerate(s for x in sh for s in x)]
     sums = [LatentSums.of(row[None]) for row in rows]
-    pooled, whole = Mixture(caches, (9, 1, 1)).manifest.extra["statistics"], sum(sums[1:], sums[0])
+    pooled, whole = MixedLatents(caches, (9, 1, 1)).statistics(None, WORLD), sum(sums[1:], sums[0])
     assert pooled["count"] == whole.count
     assert pooled["mean"] == pytest.approx(whole.statistics()["mean"], abs=1e-12)
     assert pooled["std"] == pytest.approx(whole.statistics()["std"], abs=1e-12)
@@ -120,13 +123,18 @@ def test_the_fingerprint_covers_the_caches_their_order_and_the_mix(caches) -> No
         Cache(c.folder, replace(c.manifest, fingerprint=name), c.index)
         for c, name in zip(caches, "ab", strict=False)
     )
-    kinds = [Mixture([a, b]), Mixture([b, a]), Mixture([a, b], (1, 1)), Mixture([a, b], (1, 2))]
-    assert len({mixture.manifest.fingerprint for mixture in kinds}) == 4
-    assert Mixture([a, b], (1, 2)).manifest.fingerprint == kinds[3].manifest.fingerprint
+    kinds = [
+        MixedLatents([a, b]),
+        MixedLatents([b, a]),
+        MixedLatents([a, b], (1, 1)),
+        MixedLatents([a, b], (1, 2)),
+    ]
+    assert len({mixture.facts.fingerprint for mixture in kinds}) == 4
+    assert MixedLatents([a, b], (1, 2)).facts.fingerprint == kinds[3].facts.fingerprint
 
 
 def test_the_report_has_a_line_for_each_cache(caches) -> None:
-    lines = loader(Mixture(caches[:2], (3, 1))).plan.report()
+    lines = loader(MixedLatents(caches[:2], (3, 1))).plan.report()
     assert lines[0] == f"{caches[0].place}: 28 samples (65.1%), 75.0% of groups"
     assert lines[1] == f"{caches[1].place}: 15 samples (34.9%), 25.0% of groups"
     assert lines[2].startswith(f"latents 3x1x4x4 of {caches[0].place}: 20 samples (46.5%), ")
@@ -151,25 +159,25 @@ def test_caches_of_two_autoencoders_are_refused_with_field_values_and_folders(ca
     ):
         wrong = changed(other, extra={**other.manifest.extra, "made_from": {**made, name: value}})
         with pytest.raises(UserError, match=f"{first.place} and {other.place} cannot be mixed: {told}"):
-            Mixture([first, wrong])
-    assert Mixture([first, other])
+            MixedLatents([first, wrong])
+    assert MixedLatents([first, other])
 
 
 def test_tables_of_classes_must_agree_where_there_are_labels(caches) -> None:
     first, other = (changed(c, classes=("cat", "dog")) for c in caches[:2])
     with pytest.raises(UserError, match=r"classes.1 is dog in the first and cow in the second"):
-        Mixture([first, changed(other, classes=("cat", "cow"))])
+        MixedLatents([first, changed(other, classes=("cat", "cow"))])
     with pytest.raises(UserError, match=r"classes.0 is cat in the first and None in the second"):
-        Mixture([first, changed(other, classes=())])
+        MixedLatents([first, changed(other, classes=())])
     silent = changed(other, classes=())
     silent.index = other.index.copy()
     silent.index["label"] = -1
     for pair in ([first, silent], [silent, first]):
-        assert Mixture(pair).manifest.classes == ("cat", "dog")
+        assert MixedLatents(pair).facts.classes == ("cat", "dog")
 
 
 def test_a_raw_dataset_and_a_cache_twice_are_refused(caches) -> None:
     with pytest.raises(UserError, match="is a raw dataset, and only latent caches can be mixed"):
-        Mixture([caches[0], changed(caches[1], kind="raw")])
+        MixedLatents([caches[0], changed(caches[1], kind="raw")])
     with pytest.raises(UserError, match="is to be mixed with itself; weights say how often it comes"):
-        Mixture([caches[0], caches[1], caches[0]])
+        MixedLatents([caches[0], caches[1], caches[0]])

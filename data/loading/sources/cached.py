@@ -1,0 +1,78 @@
+"""A latent cache as a source of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, device
+
+from core.config.loading import read_yaml
+from core.distributed.ranks import World
+from core.run.claim import CONFIG_NAME
+from data.dataset.index import Dataset
+from data.loading.loader import LatentLoader
+from data.loading.sources.kinds import Grid, LatentFacts
+from data.order.steps import LoaderConfig
+
+
+class CachedLatents:
+    """The latents of one finished cache (`data.loading.sources.kinds.LatentSource`)."""
+
+    gives_latents = True
+    text_setting = "text_encoder= of encode"
+
+    def __init__(self, cache: Dataset) -> None:
+        self.cache, manifest = cache, cache.manifest
+        shapes = tuple(tuple(shape) for shape in manifest.buckets)
+        self.facts = LatentFacts(
+            place=cache.place,
+            fingerprint=manifest.fingerprint,
+            parts={cache.place: manifest.fingerprint},
+            samples=manifest.samples,
+            classes=manifest.classes,
+            shapes=shapes,
+            batch_shapes=shapes,
+            made_from=manifest.extra["made_from"],
+            longest_text=manifest.extra.get("longest_text"),
+        )
+
+    def to(self, device: device) -> None:
+        """Do nothing: all is computed."""
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Return x, which are moments."""
+        return x
+
+    def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
+        """Return those that `encode` measured over the whole cache."""
+        found: Mapping[str, Any] = self.cache.manifest.extra["statistics"]
+        return found
+
+    def sample_counts(self) -> list[int]:
+        """Count the samples of each bucket, those set aside included."""
+        number = len(self.facts.shapes)
+        return np.bincount(self.cache.index["bucket"], minlength=number)[:number].tolist()  # behind: in none
+
+    def encoded_with(self, field: str) -> str:
+        """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
+        config = self.cache.folder / CONFIG_NAME
+        return str(read_yaml(config).get(field, "")) if config.is_file() else ""
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """Return `grid`, which is that of latents."""
+        return grid
+
+    def loader(
+        self,
+        config: LoaderConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        patch: Grid = (1, 2, 2),
+        text: bool = True,
+    ) -> LatentLoader:
+        """Return this rank's batches of the cache."""
+        return LatentLoader([self.cache], config, world, seed, micro_batch, patch=patch, text=text)

@@ -1,0 +1,42 @@
+"""What online encoding asks of an autoencoder and of a text encoder, which lie above this folder."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, device
+
+from data.latent.texts import CaptionEncoder
+from data.order.buckets import Bucket
+
+
+class PixelEncoder(Protocol):
+    """Turns pixels into moments.
+
+    moments: how many it gives, mean and log-variance or the mean alone.  identity: what a cache records.
+    """
+
+    moments: int
+    identity: dict[str, Any]
+
+    def to(self, device: device) -> None:
+        """Compute on this device from now on."""
+        ...
+
+    def encode_there(self, pixels: Tensor) -> Tensor:
+        """Turn (B, 3, T, H, W) in [-1, 1] into (B, M, C, T', H', W'), both on the encoder's device."""
+        ...
+
+    def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        """Return (C, T', H', W') of a bucket's latents."""
+        ...
+
+
+class IdentifiedCaptionEncoder(CaptionEncoder, Protocol):
+    """Embeds captions. identity: what a cache records of it."""
+
+    identity: dict[str, Any]
+
+    def to(self, device: device) -> None:
+        """Compute on this device from now on."""
+        ...

@@ -1,0 +1,136 @@
+"""What training asks of what gives it latents: a cache, several caches, or raw data encoded online."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, device
+
+from core.batch import Batch
+from core.distributed.ranks import World
+from data.latent.packs import Shape
+from data.order.steps import LoaderConfig, StepPlan
+
+Grid = tuple[int, int, int]
+
+
+class Loader(Protocol):
+    """Gives one rank its micro-batches, the same for a step whenever it is asked."""
+
+    plan: StepPlan
+
+    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of steps first_step, first_step + 1, ... without end, read ahead."""
+        ...
+
+    def load(self, step: int) -> list[Batch]:
+        """Return the micro-batches of one step."""
+        ...
+
+    def largest(self) -> list[Batch]:
+        """Return micro-batches that take as much memory as any; none where all are of one shape."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFacts:
+    """What is known of a source once it is open.
+
+    place: the folders or URLs, as messages name them.  fingerprint: changes with the samples, their latents
+    and their order.  parts: {place: fingerprint} of each dataset.  classes: names by label.
+    shapes: (M, C, T, H, W) of the latents of each bucket, in the order of the loader's buckets.
+    batch_shapes: of a sample of each bucket in `Batch.x`.
+    made_from: what made the latents, as the manifest of a cache records it.
+    longest_text: tokens of the longest caption; None where captions were not embedded.
+    """
+
+    place: str
+    fingerprint: str
+    parts: Mapping[str, str]
+    samples: int
+    classes: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    batch_shapes: tuple[Shape, ...]
+    made_from: Mapping[str, Any]
+    longest_text: int | None
+
+    @property
+    def encoder(self) -> str:
+        """Fingerprint of the weights and configuration of the autoencoder that made the latents."""
+        return str(self.made_from["encoder"])
+
+    @property
+    def text_encoder(self) -> dict[str, Any] | None:
+        """What embedded the captions, as `models.text.encoders` describes it; None where nothing did."""
+        found: dict[str, Any] | None = self.made_from.get("text")
+        return found
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, int, int, int]]:
+        """(C, T, H, W) of each bucket."""
+        return [(c, t, h, w) for _, c, t, h, w in self.shapes]
+
+    @property
+    def text_shape(self) -> tuple[int, int] | None:
+        """(L, D) of the text of each sample in a batch; None where captions were not embedded."""
+        if self.longest_text is None or self.text_encoder is None:
+            return None
+        return max(1, self.longest_text), int(self.text_encoder["width"])
+
+
+class LatentSource(Protocol):
+    """Gives training its latents.
+
+    facts: what is known without further work.  gives_latents: whether batches hold moments when they arrive,
+    so that `moments` has nothing to do.  text_setting: what a person sets to have captions embedded.
+    """
+
+    facts: LatentFacts
+    gives_latents: bool
+    text_setting: str
+
+    def to(self, device: device) -> None:
+        """Let whatever computes latents do so on this device."""
+        ...
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Turn a micro-batch's x, on the device, into moments (B, M, C, T, H, W) float16."""
+        ...
+
+    def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
+        """Return mean and standard deviation per channel (collective: all ranks).
+
+        kept: those the run was begun with, if any; a source that would have to measure them takes these.
+        """
+        ...
+
+    def sample_counts(self) -> list[int]:
+        """Count the samples of each bucket."""
+        ...
+
+    def encoded_with(self, field: str) -> str:
+        """Return a field of the config that latents are made with; "" where that is not known."""
+        ...
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """Return (T, H, W) of the latents of a sample whose last three dimensions are `grid` in `Batch.x`."""
+        ...
+
+    def loader(
+        self,
+        config: LoaderConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        patch: Grid = (1, 2, 2),
+        text: bool = True,
+    ) -> Loader:
+        """Return this rank's batches.
+
+        micro_batch: most samples a rank takes at once; 0 is its whole share of a group.  patch: latent
+        positions of one token, for the cost of a sample.  text: whether batches carry embedded captions.
+        """
+        ...

@@ -1,0 +1,145 @@
+"""Several latent caches of one encoder as one source of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, device
+
+from core.distributed.ranks import World
+from core.errors import UserError
+from core.files import fingerprint
+from data.dataset.index import Dataset
+from data.latent.reading import compare
+from data.loading.loader import LatentLoader
+from data.loading.sources.cached import CachedLatents
+from data.loading.sources.kinds import Grid, LatentFacts
+from data.order.steps import LoaderConfig
+
+# What latents mean. Caches may differ in what was encoded (shapes, clips, views, whether variances are kept).
+SPACE = ("encoder_config", "encoder", "normalisation")
+
+
+class MixedLatents:
+    """The latents of several caches that share an encoder (`data.loading.sources.kinds.LatentSource`).
+
+    mix: share of the groups of each cache, in any scale; () follows their numbers of samples.
+    text: whether training takes their text, which must then be of one text encoder.
+    Buckets are those of every cache in turn, statistics are pooled, the longest text is the longest of all,
+    and the fingerprint covers the caches in their order and the mix.
+    UserError names the first field in which two of them differ.
+    """
+
+    gives_latents = True
+    text_setting = CachedLatents.text_setting
+
+    def __init__(self, caches: Sequence[Dataset], mix: Sequence[float] = (), *, text: bool = True) -> None:
+        first, *others = caches
+        for number, other in enumerate(others, 1):
+            if other.folder.resolve() in [cache.folder.resolve() for cache in caches[:number]]:
+                raise UserError(f"{other.place} is to be mixed with itself; weights say how often it comes")
+            require_one_space(first, other, text=text)
+        require_one_table_of_classes(caches)
+        self._parts, self._mix = tuple(CachedLatents(cache) for cache in caches), tuple(mix)
+        self.facts = _facts_of_all([part.facts for part in self._parts], self._mix)
+
+    def to(self, device: device) -> None:
+        """Do nothing: all is computed."""
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Return x, which are moments."""
+        return x
+
+    def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
+        """Return those of all caches together."""
+        return pooled([part.statistics(kept, world) for part in self._parts])
+
+    def sample_counts(self) -> list[int]:
+        """Count the samples of each bucket of every cache in turn."""
+        return [count for part in self._parts for count in part.sample_counts()]
+
+    def encoded_with(self, field: str) -> str:
+        """Return a field of the config that `encode` kept in the first cache."""
+        return self._parts[0].encoded_with(field)
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """Return `grid`, which is that of latents."""
+        return grid
+
+    def loader(
+        self,
+        config: LoaderConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        patch: Grid = (1, 2, 2),
+        text: bool = True,
+    ) -> LatentLoader:
+        """Return this rank's batches, each of one cache."""
+        caches = [part.cache for part in self._parts]
+        return LatentLoader(caches, config, world, seed, micro_batch, patch=patch, text=text, mix=self._mix)
+
+
+def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentFacts:
+    longest = [each.longest_text for each in facts if each.longest_text is not None]
+    return LatentFacts(
+        place=", ".join(each.place for each in facts),
+        fingerprint=fingerprint({"caches": [each.fingerprint for each in facts], "mix": list(mix)}),
+        parts={each.place: each.fingerprint for each in facts},
+        samples=sum(each.samples for each in facts),
+        classes=next((each.classes for each in facts if each.classes), ()),
+        shapes=tuple(shape for each in facts for shape in each.shapes),
+        batch_shapes=tuple(shape for each in facts for shape in each.batch_shapes),
+        made_from=facts[0].made_from,
+        longest_text=max(longest) if longest else None,
+    )
+
+
+def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation per channel over all caches together, as one cache of all would have them.
+
+    Every latent position counts once, so a cache weighs as its positions do, whatever the mix. Of
+    `LatentSums.statistics`: mean = sum n_i mean_i / n, variance = sum n_i (std_i^2 + (mean_i - mean)^2) / n.
+    """
+    counts = np.array([s["count"] for s in statistics])
+    means, deviations = (np.array([s[name] for s in statistics], np.float64) for name in ("mean", "std"))
+    weights = (counts / counts.sum())[:, None]
+    mean = (weights * means).sum(0)
+    variance = (weights * (deviations**2 + (means - mean) ** 2)).sum(0)
+    return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "count": int(counts.sum())}
+
+
+def require_one_space(first: Dataset, other: Dataset, *, text: bool) -> None:
+    """UserError unless both are latent caches of one autoencoder, and with `text` of one text encoder."""
+    for cache in (first, other):
+        if cache.manifest.kind != "latent":
+            raise UserError(f"{cache.place} is a raw dataset, and only latent caches can be mixed")
+    names = (*SPACE, "text") if text else SPACE
+    made = [cache.manifest.extra["made_from"] for cache in (first, other)]
+    _require_equal(first, other, *({name: m.get(name) for name in names} for m in made))
+
+
+def require_one_table_of_classes(caches: Sequence[Dataset]) -> None:
+    """UserError unless all have the same classes, but for those without labels."""
+    named = [cache for cache in caches if cache.manifest.classes]
+    for cache in caches:
+        if not named or cache.manifest.classes == named[0].manifest.classes:
+            continue
+        if cache.manifest.classes or (cache.index["label"] >= 0).any():
+            _require_equal(named[0], cache, *(_class_table(c) for c in (named[0], cache)))
+
+
+def _class_table(cache: Dataset) -> dict[str, Any]:
+    return {"classes": {str(label): name for label, name in enumerate(cache.manifest.classes)}}
+
+
+def _require_equal(first: Dataset, other: Dataset, a: dict[str, Any], b: dict[str, Any]) -> None:
+    if (differs := compare(a, b)) is not None:
+        field, ours, theirs = differs
+        raise UserError(
+            f"{first.place} and {other.place} cannot be mixed: {field} is {ours} in the first "
+            f"and {theirs} in the second"
+        )

@@ -1,0 +1,226 @@
+"""A raw dataset as a source of latents: decoded while training, and encoded within the step.
+
+Which samples make up a step, and every draw, are those of training on the cache that `encode` would make of
+the same source, buckets and autoencoder; latents agree to the rounding of float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, device
+
+from core.config.settings import setting
+from core.distributed.ranks import World, on_every_rank
+from core.errors import UserError, WorkError
+from core.files import fingerprint
+from core.progress import Progress
+from data.dataset.faults import RETRY
+from data.dataset.index import Dataset, shard_starts
+from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.latent.assembly import used_buckets
+from data.latent.normalising import LatentSums
+from data.latent.packs import Shape
+from data.latent.texts import RowTexts
+from data.loading.loader import latent_stocks
+from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
+from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
+from data.loading.sources.kinds import Grid, LatentFacts
+from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.images import to_tensor
+from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.steps import LoaderConfig
+from data.raw.decoding import read_pixels
+
+ROUND = 256  # samples measured between two exchanges of ranks, so that none waits long for another
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """What samples are brought to before they are encoded, and what is taken of the encoder."""
+
+    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
+    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
+    flip: bool = setting(False, "mirror half of the samples left to right")
+    threads: int = setting(2, "samples decoded at a time", low=1)
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    quarantine_budget: float = setting(
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+    )
+    statistics_samples: int = setting(
+        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
+    )
+
+
+class OnlineLatents:
+    """The latents that a cache of a raw dataset would hold (`data.loading.sources.kinds.LatentSource`).
+
+    Rows, buckets and order are those of the cache.  captions: embeds the samples' text; None leaves it out.
+    run: the run's folder, which gets the quarantine list.  made_with: what `encoded_with` tells.
+    """
+
+    gives_latents = False
+    text_setting = "data.online.text_encoder"
+
+    def __init__(
+        self,
+        raw: Dataset,
+        encoder: PixelEncoder,
+        captions: IdentifiedCaptionEncoder | None,
+        config: EncodingConfig,
+        *,
+        run: Path,
+        made_with: Mapping[str, str],
+    ) -> None:
+        self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
+        self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
+        media = np.asarray(raw.media)
+        pixels = make_buckets(media, config.buckets)
+        stored = 2 if config.store == "moments" else 1
+        if stored > encoder.moments:
+            raise UserError("data.online.store", config.store, "mean, since the autoencoder gives no more")
+        shapes: list[Shape] = [(stored, *encoder.latent_shape(bucket)) for bucket in pixels]
+        table = sorted(set(shapes))
+        numbers = np.full(NO_BUCKET + 1, NO_BUCKET, np.uint16)
+        numbers[: len(pixels)] = [table.index(shape) for shape in shapes]
+        self._column, used = used_buckets(numbers[assign(media, pixels, config.buckets)], table)
+        by_shape = dict(zip(shapes, pixels, strict=True))
+        self._buckets: list[Bucket] = [by_shape[shape] for shape in used]
+        self.facts = self._describe(used)
+
+    def _describe(self, shapes: Sequence[Shape]) -> LatentFacts:
+        text = {"text": self._captions.identity} if self._captions else {}
+        manifest, config = self._raw.manifest, self._config
+        made_from = {
+            **self._encoder.identity,
+            **text,
+            "store": config.store,
+            "views": ["plain", "flip"] if config.flip else ["plain"],
+            "buckets": [str(bucket) for bucket in self._buckets],
+            "clips": [config.buckets.fps, config.buckets.stride],
+            "source": {"fingerprint": manifest.fingerprint, "samples": len(self._raw)},
+        }
+        identity = fingerprint(made_from)
+        return LatentFacts(
+            place=self._raw.place,
+            fingerprint=identity,
+            parts={self._raw.place: identity},
+            samples=len(self._raw),
+            classes=manifest.classes,
+            shapes=tuple(shapes),
+            batch_shapes=tuple((3, *bucket) for bucket in self._buckets),
+            made_from=made_from,
+            longest_text=self._captions.tokens if self._captions else None,
+        )
+
+    def to(self, device: device) -> None:
+        """Let the encoders compute on a device."""
+        self._device = device
+        self._encoder.to(device)
+        if self._captions:
+            self._captions.to(device)
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W') float16."""
+        with torch.no_grad():
+            moments = self._encoder.encode_there(x)
+        return moments[:, : self.facts.shapes[0][0]].to(torch.float16)
+
+    def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
+        """Return the kept ones, else measure some samples, shared among the ranks (collective: all ranks).
+
+        Sums of samples are added in the order of their rows, so the number of ranks changes no bit.
+        """
+        if kept is not None:
+            return kept
+        rows = np.flatnonzero(self._column != NO_BUCKET)
+        count = min(len(rows), self._config.statistics_samples)
+        rows = rows[np.arange(count) * len(rows) // count] if count else rows
+        total: LatentSums | None = None
+        with Progress(count, "measure latents") as progress:
+            for start in range(0, count, ROUND):
+                part = rows[start : start + ROUND]
+                by_rank = on_every_rank(partial(self._sums_of, part[world.rank :: world.size]))
+                for place in range(len(part)):
+                    sums: LatentSums | None = by_rank[place % world.size][place // world.size]
+                    if sums is not None:
+                        total = sums if total is None else total + sums
+                progress.advance(len(part))
+        if total is None:
+            raise WorkError(f"none of {count} samples of {self._raw.folder} could be encoded")
+        return total.statistics()
+
+    def sample_counts(self) -> list[int]:
+        """Count the samples of each bucket."""
+        number = len(self._buckets)
+        return np.bincount(self._column, minlength=number)[:number].tolist()  # behind: in no bucket
+
+    def encoded_with(self, field: str) -> str:
+        """Return a field that `encode` would be told."""
+        return self._made_with.get(field, "")
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """Return latent frames, rows and columns of (T, H, W) pixels."""
+        return self._encoder.latent_shape(Bucket(*grid))[1:]
+
+    def loader(
+        self,
+        config: LoaderConfig,
+        world: World,
+        seed: int,
+        micro_batch: int = 0,
+        *,
+        patch: Grid = (1, 2, 2),
+        text: bool = True,
+    ) -> PixelLoader:
+        """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
+        own, budget, starts = self._config, self._config.quarantine_budget, shard_starts(self._raw)
+        return PixelLoader(
+            self._raw,
+            PixelConfig(
+                **{field.name: getattr(config, field.name) for field in fields(LoaderConfig)},
+                buckets=own.buckets,
+                limits=own.limits,
+                clip="centre",
+                flip=own.flip,
+                threads=own.threads,
+                quarantine_budget=budget,
+            ),
+            world,
+            seed,
+            micro_batch,
+            quarantine=Quarantine(
+                self._run / QUARANTINE,
+                total=len(self._raw),
+                budget=budget,
+                field="data.online.quarantine_budget",
+            ),
+            texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
+            table=BucketTable(
+                self._buckets,
+                latent_stocks(self._column, starts, self.facts.shapes, patch),
+                int((self._column == NO_BUCKET).sum()),
+            ),
+        )
+
+    def _sums_of(self, rows: np.ndarray) -> list[LatentSums | None]:
+        """The sums of each row's latents; None for one that cannot be decoded or is not finite."""
+        found = [self._latents(row) for row in rows.tolist()]
+        return [None if latents is None else LatentSums.of(latents) for latents in found]
+
+    def _latents(self, row: int) -> np.ndarray | None:
+        """(1, M, C, T, H, W) float16 of a sample; None if it cannot be decoded or is not finite."""
+        config, bucket = self._config, self._buckets[int(self._column[row])]
+        read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
+        try:
+            pixels = RETRY.storage(f"sample {row}", read)
+        except MediaError:
+            return None
+        latents = self.moments(to_tensor(pixels[None]).to(self._device)).cpu().numpy()
+        return latents if np.isfinite(latents).all() else None

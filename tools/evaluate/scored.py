@@ -1,0 +1,64 @@
+"""What the scores of `evaluate` are of: which samples, against which data, by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config.loading import difference
+from core.errors import UserError, WorkError
+from tools.runs.samples import Samples
+
+if TYPE_CHECKING:
+    from tools.evaluate.config import Config
+
+OF = "of"  # in scores.json
+
+
+def require_real(config: Config) -> dict[str, str]:
+    """Hashes of what samples are compared with; UserError unless it is raw datasets and an autoencoder."""
+    from data.dataset.index import Dataset
+
+    found = {}
+    for field in ("real", "heldout"):
+        if folder := getattr(config, field):
+            manifest = Dataset(Path(folder), field).manifest
+            if manifest.kind != "raw":
+                raise UserError(field, folder, "a raw dataset; this is a latent cache")
+            found[field] = manifest.fingerprint
+    if config.autoencoder:
+        from models.autoencoder.opening import identify_saved
+
+        found["autoencoder"] = identify_saved(Path(config.autoencoder))["encoder"]
+    return found
+
+
+def describe(config: Config, samples: Sequence[Samples]) -> dict[str, Any]:
+    """What would be scored, by folder below the source, and what is beside it.
+
+    WorkError where samples.npz is not the file that samples.json tells of.
+    """
+    names = ("run", "checkpoint", "weights", "weights_sha256")
+    folders = {
+        str(s.folder.relative_to(Path(config.source))): {
+            **{name: s.record.get(name) for name in names},
+            "samples_sha256": s.verify(),
+        }
+        for s in samples
+    }
+    return {"samples": folders, **require_real(config)}
+
+
+def require_of(scores: Path, of: dict[str, Any]) -> None:
+    """UserError where finished scores are of other samples or data than would be scored now."""
+    try:
+        before = json.loads(scores.read_text(encoding="utf-8")).get(OF)
+    except (ValueError, AttributeError) as error:
+        raise WorkError(f"{scores} is damaged ({type(error).__name__}: {error})") from None
+    if before is None:  # an earlier version did not say
+        return
+    if differs := difference(before, of):
+        path, was, now = differs[0]
+        raise UserError(f"{scores}: made with {path}={was}; now it is {now}; overwrite=true scores again")

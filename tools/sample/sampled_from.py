@@ -1,0 +1,146 @@
+"""What the samples of a job are made from: fixed by content when it begins, kept to when it continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.checkpoint import exported
+from core.checkpoint.format import sealed
+from core.checkpoint.store import FOLDER
+from core.checkpoint.weights import choose
+from core.config.loading import difference, to_dict, with_defaults
+from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError
+from core.files import write_json_once
+from core.progress import say
+from models.denoisers.dit import DiTConfig
+from tools.runs.latent_space import space_file
+from tools.runs.samples import ANEW, MADE_FROM, MADE_FROM_VERSION, read_made_from
+from tools.runs.trained import manifest_hash
+
+if TYPE_CHECKING:
+    from tools.runs.trained import Trained
+    from tools.sample.config import Config
+    from tools.sample.prompts import Prompts
+
+# They say where content lay; what depends on it is compared by its own hash.
+NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
+
+
+def describe(
+    config: Config,
+    trained: Trained,
+    prompts: Prompts | None,
+    labels: Sequence[int],
+    shape: tuple[int, int, int, int],
+) -> dict[str, Any]:
+    """All that the samples of a job depend on, sealed, as plain JSON values.
+
+    manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
+    labels: of the classes that take turns.  shape: (C, T, H, W) of a sample's latents.
+    """
+    space = trained.space
+    record = {
+        "format": MADE_FROM_VERSION,
+        "source": config.source,
+        "checkpoint": trained.checkpoint,
+        "weights": trained.weights,
+        "weights_sha256": trained.weights_sha256,
+        "manifest_sha256": trained.manifest_sha256,
+        "network": to_dict(trained.network),
+        "autoencoder": space.encoder,
+        "tiling": to_dict(config.tiling),
+        "latents": {
+            **space.normaliser.as_dict(),
+            "path": space.path,
+            "prediction": space.prediction,
+            "learned_sigma": space.learned_sigma,
+        },
+        "classes": list(space.classes),
+        "labels": list(labels),
+        "prompts": list(prompts.texts) if prompts is not None else [],
+        "text_encoder": space.text if prompts is not None else None,
+        "sampler": to_dict(config.sampler),
+        "seed": config.seed,
+        "frames": config.frames,
+        "shape": list(shape),
+    }
+    return sealed(json.loads(json.dumps(record)))  # as JSON gives it back: tuples are lists
+
+
+def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
+    """The name of the checkpoint that a job takes, "" for an export: the recorded one while it continues.
+
+    UserError where the run no longer holds that one, or `checkpoint` names another.
+    """
+    source = Path(config.source)
+    space_file(source)
+    if record is None or exported.is_export(source):
+        chosen = choose(source, config.checkpoint)
+        return "" if chosen == source else chosen.name
+    begun = record["checkpoint"]
+    if config.checkpoint not in ("", begun):
+        raise UserError("checkpoint", config.checkpoint, f"{begun}, with which {config.output} was begun")
+    if config.checkpoint:
+        return choose(source, begun).name
+    newest = choose(source, "").name
+    try:
+        choose(source, begun)
+    except UserError:
+        expected = f"{begun}, with which {config.output} was begun, and {source / FOLDER} no longer holds it"
+        raise UserError("checkpoint", newest, f"{expected}; {ANEW}") from None
+    if newest != begun:
+        say(f"{config.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
+    return begun
+
+
+def begin(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Note what this job is made from; of jobs that begin at once the first one's note stays.
+
+    Returns the note; UserError where it is of other samples.
+    """
+    write_json_once(output / MADE_FROM, now)
+    record = read_made_from(output)
+    assert record is not None
+    require_same(output, record, now)
+    return record
+
+
+def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """UserError names the first thing in which the samples that are there differ from those to come."""
+    names = [name for name in {**before, **now} if name not in NOT_COMPARED]
+    then = {name: before.get(name) for name in names}
+    schemas = {"network": DiTConfig, "sampler": SamplerConfig}
+    # A field that an earlier version did not have was, in effect, what its default is today.
+    then |= {name: with_defaults(then[name] or {}, schema) for name, schema in schemas.items()}
+    if differs := difference(then, {name: now.get(name) for name in names}):
+        field, was, found = _first(*differs[0])
+        raise UserError(f"{output} was begun with {field}={was}; now it is {found}; {ANEW}")
+
+
+def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:
+    """UserError where a finished job's prompts, checkpoint or export have other content now.
+
+    Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
+    """
+    output, source = Path(config.output), Path(config.source)
+    require_same(output, record, {**record, "prompts": list(texts)})
+    folder = source if exported.is_export(source) else source / FOLDER / record["checkpoint"]
+    if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
+        was = record["manifest_sha256"][:12]
+        raise UserError(
+            f"{output} was made from {folder} with manifest {was}; now it is {found[:12]}; {ANEW}"
+        )
+
+
+def _first(field: str, was: Any, found: Any) -> tuple[str, Any, Any]:
+    """Of two lists the first entries that differ, with their number; hashes shortened."""
+    if isinstance(was, list) and isinstance(found, list):
+        length = max(len(was), len(found))
+        padded = [[*values, *[None] * (length - len(values))] for values in (was, found)]
+        number = next(i for i, (a, b) in enumerate(zip(*padded, strict=True)) if a != b)
+        return f"{field}[{number}]", repr(padded[0][number]), repr(padded[1][number])
+    return field, was, found

@@ -1,0 +1,60 @@
+"""What the trainer is given of a source: batches, samples to validate on, and what is measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from core.batch import Batch
+from core.distributed.ranks import World
+from core.metrics.shape_times import ShapeTimes
+from core.progress import say
+from core.train.feed import Feed
+from core.train.validation import whole_steps
+from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
+from models.denoisers.dit import DiTConfig
+from tools.train.objective import LatentObjective, read_prepared
+from tools.train.workload import Workload
+
+
+def make_feed(
+    source: LatentSource,
+    loader: Loader,
+    objective: LatentObjective,
+    model: DiTConfig,
+    world: World,
+    *,
+    validation: Callable[[], Iterable[Batch]],
+    prefetch: int,
+    seed: int,
+) -> Feed:
+    """What the trainer learns from; for a network on the CPU the thread that reads prepares its input too."""
+    batches: Callable[[int], Iterator[list[Batch]]] = loader
+    if source.gives_latents and world.device.type == "cpu":
+        batches = read_prepared(loader.load, prefetch, objective, seed)
+    return Feed(
+        batches=batches,
+        largest=loader.largest,
+        validation=validation,
+        work_of=Workload(model, source.latent_grid).of,
+        shape_times=measure_groups(source.facts, loader, world),
+    )
+
+
+def validation_batches(loader: Loader, samples: int, ranks: int) -> Callable[[], Iterable[Batch]]:
+    """This rank's part of the samples to validate on, the same at every call: those of the first steps.
+
+    samples: at least so many.  ranks: that have samples of their own.
+    """
+    return lambda: whole_steps(loader.load, samples, ranks)
+
+
+def measure_groups(facts: LatentFacts, loader: Loader, world: World) -> ShapeTimes:
+    """What measures groups over the first steps, and says how their times spread."""
+    shapes = facts.batch_shapes
+
+    def report(seconds: Mapping[tuple[int, ...], float]) -> None:
+        for line in loader.plan.report_times([seconds.get(shape) for shape in shapes]):
+            say(line)
+
+    used = {shape for shape, weight in zip(shapes, loader.plan.weights, strict=True) if weight}
+    return ShapeTimes(used, world.device, report)

@@ -1,0 +1,127 @@
+"""Where a run's latents come from: the source its config names, which must fit the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from core.distributed.ranks import World
+from core.distributed.sequence import data_world
+from core.engine.config import EngineConfig
+from core.errors import UserError
+from data.dataset.index import Dataset
+from data.loading.sources.cached import CachedLatents
+from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
+from data.loading.sources.mixed import MixedLatents
+from data.loading.sources.online import OnlineLatents
+from models.autoencoder.store import locate
+from models.denoisers.dit import DiTConfig
+from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
+from tools.train.config import DataConfig, OnlineConfig
+
+
+def open_source(
+    place: str, autoencoder: str, data: DataConfig, *, run: Path, text: bool, field: str = "source"
+) -> LatentSource:
+    """The cache, the caches as one, or the raw dataset that is encoded while training.
+
+    field: what `place` is called where the person wrote it.  text: whether the network takes text.
+    """
+    if data.encode == "online":
+        return _open_raw(place, autoencoder, data.online, run, field)
+    cache = Dataset(place, field)
+    if cache.manifest.kind != "latent":
+        expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
+        raise UserError(field, place, expected)
+    if not data.also:
+        return CachedLatents(cache)
+    caches = [cache, *(Dataset(other, "data.also") for other in data.also)]
+    return MixedLatents(caches, data.mix, text=text)
+
+
+def _open_raw(place: str, autoencoder: str, config: OnlineConfig, run: Path, field: str) -> OnlineLatents:
+    if not autoencoder:
+        raise UserError("autoencoder", "''", "a folder, since data.encode=online")
+    raw = Dataset(place, field)
+    if raw.manifest.kind != "raw":
+        raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
+    cpu = torch.device("cpu")
+    encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, config.tiling, Clock())
+    captions = None
+    if config.text_encoder:
+        folder = Path(config.text_encoder)
+        try:
+            captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
+        except UserError as error:
+            raise UserError(f"data.online.{error.field}", error.value, error.expected) from None
+    made_with = {"autoencoder": autoencoder, "text_encoder": config.text_encoder}
+    return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
+
+
+def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> Path:
+    """The folder of the autoencoder that makes, or made, the latents; UserError where it cannot be told."""
+    return locate(Path(configured)) if data.encode == "online" else find_autoencoder(source, configured)
+
+
+def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) -> None:
+    """UserError unless latents, classes and text are such as the network takes."""
+    facts = source.facts
+    for channels, frames, height, width in facts.latent_shapes:
+        if channels != model.input_channels:
+            raise UserError(
+                "model.input_channels", model.input_channels, f"{channels}, those of {facts.place}"
+            )
+        model.grid((frames, height, width))
+    classes = len(facts.classes)
+    if classes > model.num_classes:
+        raise UserError("model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}")
+    if model.text_width:
+        _require_text(facts, model.text_width, source.text_setting)
+    if latents.normalise == "encoder":
+        encoders_own(facts)
+
+
+def _require_text(facts: LatentFacts, width: int, setting: str) -> None:
+    """UserError unless there is text of this width. setting: what has captions embedded."""
+    found = facts.text_encoder
+    if found is None:
+        raise UserError("model.text_width", width, f"0 for {facts.place}, since it holds no text ({setting})")
+    if width != found["width"]:
+        expected = f"0 for {facts.place}, or {found['width']}, the width of its text"
+        raise UserError("model.text_width", width, expected)
+    if not facts.longest_text:
+        expected = f"0 for {facts.place}, since none of its samples has a caption"
+        raise UserError("model.text_width", width, expected)
+
+
+def make_loader(
+    source: LatentSource, data: DataConfig, engine: EngineConfig, model: DiTConfig, world: World, *, seed: int
+) -> Loader:
+    """This rank's batches."""
+    world = data_world(world, engine.sequence_parallel)
+    text = model.text_width > 0
+    return source.loader(data, world, seed, engine.micro_batch, patch=model.patch, text=text)
+
+
+def open_held_out(
+    place: str,
+    trained: LatentSource,
+    data: DataConfig,
+    model: DiTConfig,
+    latents: LatentsConfig,
+    *,
+    run: Path,
+) -> LatentSource:
+    """Samples to validate on that are not trained on; UserError unless the encoder of `trained` made them."""
+    field = "validation_source"
+    if data.encode == "online":
+        raise UserError(field, place, "'' with data.encode=online")
+    alone = replace(data, also=(), mix=())
+    held_out = open_source(place, "", alone, run=run, text=model.text_width > 0, field=field)
+    require_fit(held_out, model, latents)
+    if held_out.facts.encoder != trained.facts.encoder:
+        raise UserError(field, place, "a cache made by the encoder of `source`")
+    return held_out

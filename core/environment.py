@@ -85,6 +85,11 @@ def node() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def nodes() -> str:
+    """The nodes of this job, as SLURM writes them; this node outside of SLURM."""
+    return os.environ.get("SLURM_JOB_NODELIST") or node()
+
+
 def slurm_job() -> str | None:
     """The number of the SLURM job that this process is part of."""
     return os.environ.get("SLURM_JOB_ID")

@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import launch
+
+if TYPE_CHECKING:
+    from core.run.ends import Kind
 
 OURS = ("core", "models", "data", "tools", "launch")
 
@@ -48,8 +52,23 @@ def _settled(words: Sequence[str]) -> int:
 
 
 def _status(words: Sequence[str]) -> int:
+    """Run a command line, and tell a supervisor how it ended."""
+    from core.run import ends
+
+    ends.begin()
+    try:
+        status = _with_lines(words)
+    except BaseException as error:
+        ends.record(ends.kind_of(error), 1, f"{type(error).__name__}: {error}")
+        raise
+    ends.record("error" if status else "done", status, "")
+    return status
+
+
+def _with_lines(words: Sequence[str]) -> int:
     """Run a command line; what a person can act on becomes a line and a status."""
-    from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
+    from core.errors import CONTINUABLE, PEER_LOST, EndedEarly, UserError, WorkError
+    from core.run import ends
     from launch import local
 
     local.follow_parent()
@@ -66,6 +85,11 @@ def _status(words: Sequence[str]) -> int:
         return 1
     except OSError as error:
         return _failed(words, str(error), 1)
+    except RuntimeError as error:
+        if ends.kind_of(error) != "peer":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return _failed(words, f"ended because another rank has: {reason}", PEER_LOST, kind="peer")
     except KeyboardInterrupt:
         return _failed(words, "interrupted", 130)
 
@@ -90,6 +114,9 @@ def _execute(words: Sequence[str]) -> int:
     from core.errors import UserError
     from launch import arguments, help, jobs, local
 
+    for command in jobs.COMMANDS:
+        if words and words[0] == command.name:
+            return int(command.load().main(words[1:]))
     place = environment.place()
     environment.limit_threads()
     typed = arguments.parse(words)
@@ -119,13 +146,19 @@ def _execute(words: Sequence[str]) -> int:
     return 0
 
 
-def _failed(words: Sequence[str], message: str, status: int, *, ends_last: bool = False) -> int:
+def _failed(
+    words: Sequence[str], message: str, status: int, *, ends_last: bool = False, kind: Kind | None = None
+) -> int:
+    from core.run import ends
     from core.run.last_line import repeat_after_torchrun, tell
     from launch import jobs
 
-    name = next((f" {word}" for word in words if any(job.name == word for job in jobs.JOBS)), "")
+    names = {entry.name for entry in (*jobs.COMMANDS, *jobs.JOBS)}
+    name = next((f" {word}" for word in words if word in names), "")
     line = f"longtake{name}: {' '.join(message.split())}"
     tell(line)
+    by_status: dict[int, Kind] = {2: "refused", 1: "work"}
+    ends.record(kind or by_status.get(status, "asked"), status, line)
     if ends_last:
         repeat_after_torchrun(line)
     return status

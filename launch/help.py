@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 
-from launch.jobs import JOBS, Job
+from launch.jobs import COMMANDS, JOBS, Job
 
 WIDTH = 110
 
@@ -21,6 +21,8 @@ def overview() -> str:
             "",
             *(f"  {job.name:<{width}}  {job.help}" for job in JOBS),
             "",
+            *(f"  {command.name:<{width}}  {command.help}" for command in COMMANDS),
+            "",
             "longtake JOB --help lists the fields of a job. Start with: longtake demo",
         ]
     )
@@ -28,8 +30,6 @@ def overview() -> str:
 
 def of_job(job: Job) -> str:
     """Usage, examples, and every field with type, default, unit and meaning."""
-    from core.config.loading import describe
-
     module = job.load()
     lines = [
         f"longtake {job.name}: {job.help}",
@@ -50,7 +50,15 @@ def of_job(job: Job) -> str:
         "",
         "fields:",
     ]
-    for field in describe(module.Config):
+    return "\n".join([*lines, *fields_text(module.Config)])
+
+
+def fields_text(schema: type) -> list[str]:
+    """Every field of a config with type, default, unit and meaning."""
+    from core.config.loading import describe
+
+    lines: list[str] = []
+    for field in describe(schema):
         if field.type == "section":
             lines += ["", f"  {field.path}: {field.help}"]
             continue
@@ -58,4 +66,4 @@ def of_job(job: Job) -> str:
         shown = "...  (required)" if field.default == "required" else field.default
         lines.append(f"  {field.path}={shown}  <{', '.join(facts)}>")
         lines += textwrap.wrap(field.help, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return "\n".join(lines)
+    return lines

@@ -148,6 +148,26 @@ JOBS = (
 )
 
 
+class Command(NamedTuple):
+    """A command that is no job.  module: has `main(words) -> int`."""
+
+    name: str
+    module: str
+    help: str
+
+    def load(self) -> Any:
+        """Import the module."""
+        return importlib.import_module(self.module)
+
+
+COMMANDS = (
+    Command("submit", "launch.cluster.submit", "queue any of these on a cluster, or in the background"),
+    Command("jobs", "launch.cluster.listing", "what was submitted, how far it is, and what went wrong"),
+    Command("cancel", "launch.cluster.cancel", "end a submitted job; training saves first"),
+    Command("logs", "launch.cluster.logs", "what a submitted job has written"),
+)
+
+
 def find(name: str) -> Job:
     """The job called `name`; UserError with the nearest name where there is none."""
     for job in JOBS:

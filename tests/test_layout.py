@@ -39,7 +39,7 @@ ROOMS = {
         {".", "evaluate", "inspect", "sample", "train"},
         {"bench", "train_autoencoder"},
     ],
-    "launch": [{"."}, {"demo"}],
+    "launch": [{"."}, {"cluster", "demo"}],
 }
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
@@ -51,7 +51,7 @@ OWNERS = {
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
-    "submitit": r"launch/slurm\.py",
+    "submitit": r"launch/cluster/\w+\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",

@@ -25,7 +25,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.progress import CLEAR_LINE
-from core.run import signals
+from core.run import ends, signals
 from core.run.last_line import tell
 from core.run.signals import INTERRUPTED
 
@@ -112,9 +112,11 @@ class EarlyEnd:
             is_late = self.agreed and self._carried is None  # the others asked; we end already
         if is_second_interrupt:
             self._tell(f"{got.name} again: ending at once; the steps since the last checkpoint are lost")
+            ends.record("asked", INTERRUPTED, f"{got.name} again")
             self._end(INTERRUPTED)
         elif step is None:
             tell(f"{got.name}: ending before the first step; the same command continues the run")
+            ends.record("asked", CONTINUABLE, f"{got.name}: before the first step")
             self._end(CONTINUABLE)
         elif is_first and not is_late:
             # Earlier if another rank was asked before, or where work after a step is broken off.
@@ -122,7 +124,12 @@ class EarlyEnd:
             self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
 
     def _carry(self, step: int) -> bool:
-        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
+        """Whether this rank was asked to end; from then on a signal leads to a save after `step`.
+
+        The first rank also looks for word of the supervisor, which reaches a job where signals do not.
+        """
+        if self._world.rank == 0 and not self._got and (why := ends.end_asked()):
+            self._got.append(why)
         asked = bool(self._got)
         if asked and self._carried is None:
             self._carried = step

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,37 @@ class EmaConfig:
     def widths(self) -> dict[str, float]:
         """The relative width of each power average, by its name."""
         return {f"sigma-{width:g}": width for width in self.power_widths}
+
+
+FAINT = 0.01  # of the random start left in an average: less does not show
+
+
+def require_updates(config: EmaConfig, steps: int) -> None:
+    """UserError where a run of `steps` steps never touches its averages, or never copies the power ones."""
+    if config.every > steps:
+        raise UserError("ema.every", config.every, f"at most trainer.steps={steps}, or no average is touched")
+    if config.power_widths and config.snapshot_every > steps:
+        expected = f"at most trainer.steps={steps}, or no copy for `export ema_sigma=` is made"
+        raise UserError("ema.snapshot_every", config.snapshot_every, expected)
+
+
+def weak_averages(config: EmaConfig, steps: int) -> list[str]:
+    """Say which averages still hold much of the random start after `steps` updates, and how much."""
+    found = []
+    for number, decay in enumerate((config.decay, *config.extra_decays)):
+        start = start_share(decay, steps - steps % config.every, config.warmup)
+        if start > FAINT:
+            field = "ema.decay" if number == 0 else "ema.extra_decays"
+            what = f"{start:.0%} of the average is still the random start after {steps} steps"
+            found.append(f"{field}={decay:g}: {what}; a smaller decay or ema.warmup above 0 forgets it")
+    return found
+
+
+def start_share(decay: float, updates: int, warmup: float) -> float:
+    """What is left of the start in an average after so many updates: the product of what each one leaves."""
+    n = np.arange(1, updates + 1, dtype=np.float64)
+    kept = np.minimum(decay, n / (n + warmup)) if warmup > 0 else np.full(updates, decay)
+    return float(np.exp(np.log(kept).sum())) if kept.all() else 0.0
 
 
 class Ema:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion import solvers
+from core.diffusion.amplification import require_sound_start
 from core.diffusion.guidance import classifier_free
 from core.diffusion.objective import Model
 from core.diffusion.paths import Path
@@ -38,7 +40,7 @@ class SamplerConfig:
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float = setting(0.0, "smallest time at which guidance acts", low=0, high=1)
-    start: float = setting(1.0, "time to start from; 1 is pure noise", low=0.5, high=1)
+    start: float = setting(1.0, "time to start from, nearly all noise; 1 is pure noise", low=0.5, high=1)
     shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
 
     def __post_init__(self) -> None:
@@ -67,11 +69,8 @@ def sample(
     Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
     learned_sigma: whether the model's variance output was trained, and so is to be used by the ddpm solver.
     """
+    check_start(config, path, prediction)
     times = time_grid(config, path)
-    if prediction == "noise" and float(path.alpha(torch.tensor(times[0]))) == 0:
-        raise UserError(
-            "start", config.start, f"below 1 with noise prediction, as {path.name} is all noise at t=1"
-        )
     guided = classifier_free(model, condition, config.guidance, (config.guidance_end, config.guidance_start))
     size, channels = tuple(shape[1:]), shape[1]
 
@@ -84,8 +83,7 @@ def sample(
             to_data(prediction, output, *coefficients), to_noise(prediction, output, *coefficients), fraction
         )
 
-    noise = draws.normal("sample_start", size)
-    x = noise * float(path.sigma(torch.tensor(times[0], dtype=torch.float64)))
+    x = draws.normal("sample_start", size) * start_deviation(path, times[0])
     x = SOLVERS[config.solver](
         denoise, x, times, path, noise=lambda i: draws.normal(f"sample_step_{i}", size)
     )
@@ -93,6 +91,19 @@ def sample(
         mask = rearrange(condition.frame_mask, "b t -> b 1 t 1 1")
         x = mask * condition.frame_latents + (1 - mask) * x
     return x
+
+
+def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:
+    """Refuse a start from which the network's errors would drown the data; return a warning, or ""."""
+    return require_sound_start(
+        lambda start: time_grid(replace(config, start=start), path), config.start, prediction, path
+    )
+
+
+def start_deviation(path: Path, time: float) -> float:
+    """Standard deviation of x_t for data of unit variance, which normalised latents are: what a start has."""
+    t = torch.tensor(time, dtype=torch.float64)
+    return math.hypot(float(path.alpha(t)), float(path.sigma(t)))
 
 
 def time_grid(config: SamplerConfig, path: Path) -> list[float]:

@@ -46,6 +46,15 @@ class OptimizerConfig:
         return ("exp_avg", "exp_avg_sq", *(("momentum",) if self.name == "muon" else ()))
 
 
+def require_rise(config: OptimizerConfig, steps: int) -> None:
+    """UserError where a run of `steps` steps ends before its warm-up does."""
+    if config.warmup_steps >= steps:
+        expected = (
+            f"below trainer.steps={steps}, or the learning rate never gets to optimizer.lr={config.lr:g}"
+        )
+        raise UserError("optimizer.warmup_steps", config.warmup_steps, expected)
+
+
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of optimizer step `step` (0-based) in a run of `steps` steps."""
     if step < config.warmup_steps:

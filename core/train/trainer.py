@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.averages.ema import Ema, EmaConfig
+from core.averages.ema import Ema, EmaConfig, require_updates, weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
 from core.checkpoint.saver import SaveConfig, Saver
@@ -32,7 +32,7 @@ from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
 from core.metrics.rows import Metrics, MetricsConfig, read_rows
 from core.metrics.step_sums import StepSums
-from core.optim.groups import learning_rate
+from core.optim.groups import OptimizerConfig, learning_rate, require_rise
 from core.progress import Progress, say
 from core.train.corruption import CorruptionCheck, CorruptionConfig
 from core.train.feed import Feed
@@ -55,6 +55,12 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
     def __post_init__(self) -> None:
         if self.profile_from > self.steps:
             raise UserError("profile_from", self.profile_from, f"at most steps={self.steps}, or 0")
+
+
+def require_effect(trainer: TrainerConfig, optimizer: OptimizerConfig, ema: EmaConfig) -> None:
+    """UserError for a setting that cannot act in a run of so many steps."""
+    require_rise(optimizer, trainer.steps)
+    require_updates(ema, trainer.steps)
 
 
 class Trainer:
@@ -117,6 +123,8 @@ class Trainer:
     def _run(self) -> None:
         world = self.engine.world
         self._open()
+        for weak in weak_averages(self.ema.config, self.config.steps) if self.ema else []:
+            say(f"warning: {weak}")
         limit = earlier_than_groups(self.config.watchdog_s, self.engine.config.timeout_s, world)
         with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
             if self.step < self.config.steps:

@@ -101,7 +101,8 @@ def require_expected_steps(folder: Path) -> None:
 
 def test_a_run_takes_the_samples_it_would_have_taken() -> None:
     config = load(train.Config, [Path("run/config.yaml")])
-    loader = train.make_loader(config, train.open_cache(config)[0], World(0, 1, 0, torch.device("cpu")))
+    source, _ = train.open_checked(config)
+    loader = train.load_data(config, source, World(0, 1, 0, torch.device("cpu")))[0].loader
     for step, expected in enumerate(EXPECTED["order"]):
         batches = list(loader.load(step))
         assert [batch.id.tolist() for batch in batches] == expected["ids"], step

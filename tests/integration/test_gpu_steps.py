@@ -241,7 +241,7 @@ def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "ddpm"])
 def test_sampling_never_waits(solver: Any) -> None:
-    config = SamplerConfig(solver=solver, steps=3, guidance=2.0, start=0.9)
+    config = SamplerConfig(solver=solver, steps=3, guidance=2.0, start=0.95)
 
     def draw(device: torch.device) -> Tensor:
         model = make(LABELS, device).module.eval()

@@ -27,6 +27,7 @@ from models.autoencoder.opening import files, identify_saved
 LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
+LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def keep_latent_space(
     record = describe(source, objective, normaliser, latents, text=text)
     if (run / LATENTS).exists():
         before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
-        before[TEXT_FOLDER] = record[TEXT_FOLDER]
+        before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
             raise UserError(f"{run} was begun with {field}={was}; in {source.facts.place} it is {now}")
@@ -120,8 +121,10 @@ def describe(
     captions, None if the network takes none; text_folder: where that lay.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.
+    null_share: of samples trained without label, and without text; None where that is not known.
+    untrained_classes: names of classes without a sample.
     """
-    facts = source.facts
+    facts, found = source.facts, source.conditions()
     samples: Counter[tuple[int, ...]] = Counter()
     for shape, count in zip(facts.latent_shapes, source.sample_counts(), strict=True):
         samples[shape] += count
@@ -137,7 +140,21 @@ def describe(
         "path": objective.path,
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,
+        "null_share": {
+            "label": _null_share(objective.label_dropout, found.unlabelled, facts.samples),
+            "text": _null_share(objective.label_dropout, found.textless, facts.samples) if text else None,
+        },
+        "untrained_classes": [
+            name for name, count in zip(facts.classes, found.by_class, strict=True) if not count
+        ],
     }
+
+
+def _null_share(dropout: float, without: int | None, samples: int) -> float | None:
+    """The share of samples shown without a condition: what is dropped, and what has none."""
+    if without is None:
+        return dropout or None  # some are dropped; without dropout some may have none
+    return dropout + (1 - dropout) * without / max(1, samples)
 
 
 def space_file(run: Path) -> Path:

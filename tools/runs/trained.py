@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint
-from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, space_file
+from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, LEARNT, space_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class LatentSpace:
     mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.  text: what
     captions were embedded by, which lay in text_folder; None and "" for a run without text.
     shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
+    null_share: of samples trained without label, and without text; None where that is not known.
+    untrained_classes: names of classes that had no sample.
     """
 
     mean: Moment
@@ -43,6 +46,8 @@ class LatentSpace:
     path: PathName
     prediction: Prediction
     learned_sigma: bool
+    null_share: Mapping[str, float | None] | None
+    untrained_classes: tuple[str, ...]
 
     @property
     def normaliser(self) -> Normaliser:
@@ -53,9 +58,10 @@ class LatentSpace:
         """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
         path = space_file(run)
         try:
-            record: dict[str, Any] = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = ADDED_LATER | LEARNT | json.loads(path.read_text(encoding="utf-8"))
             normaliser = Normaliser.from_dict(record)
             record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
+            record["untrained_classes"] = tuple(record["untrained_classes"])
             record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
             return cls(**{field.name: record[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:

@@ -23,6 +23,7 @@ from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
+from tools.sample.conditions import chosen_classes, require_trained
 from tools.sample.parts import DamagedPart, Parts
 from tools.sample.prompts import Prompts, embed
 
@@ -43,6 +44,8 @@ def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[s
     folder = config.text_encoder or trained.space.text_folder
     job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
     _require_same_everywhere(job, record or ranks.broadcast_object(job.made_from))
+    for warning in require_trained(trained.space, config.sampler, job.given):  # the same on all ranks
+        say(f"warning: {warning}")
     return job
 
 
@@ -76,7 +79,13 @@ class Job:
         """Labels of the classes that take turns; [-1] where there are none, or prompts are given instead."""
         if self.prompts is not None and not self.config.classes:
             return [-1]
-        return chosen_classes(self.config.classes, self.trained.space.classes)
+        return chosen_classes(self.config.classes, self.trained.space)
+
+    @property
+    def given(self) -> list[str]:
+        """Which conditions samples have, of "label" and "text"."""
+        has_label = any(label >= 0 for label in self.turns)
+        return ["label"] * has_label + ["text"] * (self.prompts is not None)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -181,18 +190,3 @@ def generate(
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))
     return pixels[:, 0] if config.frames == 1 else pixels
-
-
-def chosen_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
-    """Return labels of the classes asked for by name or number; [] asks for all, and [-1] is no class."""
-    if not wanted:
-        return list(range(len(names))) or [-1]
-    labels = {str(number): number for number in range(len(names))}
-    labels |= {name: number for number, name in enumerate(names)}
-    for name in wanted:
-        if name not in labels:
-            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise UserError(
-                "classes", name, f"classes of the run: {some}" if names else "none: it has no classes"
-            )
-    return [labels[name] for name in wanted]

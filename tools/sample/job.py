@@ -30,18 +30,29 @@ if TYPE_CHECKING:
 def plan(config: Config) -> list[str]:
     """Say what `run` would generate."""
     from core.checkpoint.weights import choose
-    from tools.runs.latent_space import space_file
+    from core.diffusion.amplification import amplifications
+    from core.diffusion.paths import make_path
+    from core.diffusion.sampling import time_grid
+    from tools.runs.trained import LatentSpace
+    from tools.sample.conditions import chosen_classes, require_trained
     from tools.sample.prompts import read_prompts
 
-    space_file(Path(config.source))
+    space = LatentSpace.read(Path(config.source))
     checkpoint = choose(Path(config.source), config.checkpoint)
-    read_prompts(config.prompts, config.prompt_file)
+    prompts = read_prompts(config.prompts, config.prompt_file)
+    labels = chosen_classes(config.classes, space)
+    has_label = labels != [-1] and not (prompts and not config.classes)
+    warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
+    path = make_path(space.path)
+    largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
     what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
     guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""
     return [
         f"{config.count} {what} from the {config.weights} weights of {checkpoint}",
         f"{config.sampler.steps} steps of {config.sampler.solver}{guidance}, in batches of {config.batch}",
+        f"errors of the network enlarged at most {largest:.3g}-fold by a step",
         f"into {config.output}",
+        *(f"warning: {warning}" for warning in warnings),
     ]
 
 

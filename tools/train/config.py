@@ -12,7 +12,7 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig
+from core.train.trainer import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
 from data.loading.sources.online import EncodingConfig
 from data.order.steps import LoaderConfig
@@ -107,6 +107,10 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        require_effect(self.trainer, self.optimizer, self.ema)
+        every, steps = self.validation.every, self.trainer.steps
+        if every > steps:
+            raise UserError("validation.every", every, f"at most trainer.steps={steps}, or 0 for never")
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
         heads, ranks = self.model.heads, self.engine.sequence_parallel

@@ -11,7 +11,7 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig
+from core.train.trainer import TrainerConfig, require_effect
 from data.loading.pixels import PixelConfig
 from models.autoencoder.kl_config import AutoencoderConfig
 
@@ -60,6 +60,7 @@ class Config:
     score_samples: int = setting(256, "held-out samples of each bucket that are scored at most", low=1)
 
     def __post_init__(self) -> None:
+        require_effect(self.trainer, self.optimizer, self.ema)
         if self.data.part != "train":
             raise UserError("data.part", self.data.part, "train: the score is that of held-out samples")
         for name in ("sequence_parallel", "activation_checkpointing", "compile"):

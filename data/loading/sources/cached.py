@@ -12,8 +12,9 @@ from core.config.loading import read_yaml
 from core.distributed.ranks import World
 from core.run.claim import CONFIG_NAME
 from data.dataset.index import Dataset
+from data.latent.texts import has_text, read_texts
 from data.loading.loader import LatentLoader
-from data.loading.sources.kinds import Grid, LatentFacts
+from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
 
@@ -54,6 +55,13 @@ class CachedLatents:
         """Count the samples of each bucket, those set aside included."""
         number = len(self.facts.shapes)
         return np.bincount(self.cache.index["bucket"], minlength=number)[:number].tolist()  # behind: in none
+
+    def conditions(self) -> Conditions:
+        """Count samples by class, and those without label or caption."""
+        cache, textless = self.cache, self.facts.samples
+        if has_text(cache.manifest):
+            textless = int((read_texts(cache.folder, cache.manifest)["tokens"] == 0).sum())
+        return Conditions.count(cache.index["label"], len(self.facts.classes), textless)
 
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""

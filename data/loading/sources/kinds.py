@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, device
 
 from core.batch import Batch
@@ -80,6 +81,36 @@ class LatentFacts:
         return max(1, self.longest_text), int(self.text_encoder["width"])
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What a network can learn of conditions from a source.
+
+    by_class: samples of each class.  unlabelled: samples without a label.
+    textless: samples without a caption; None where captions are not read beforehand.
+    """
+
+    by_class: tuple[int, ...]
+    unlabelled: int
+    textless: int | None
+
+    @classmethod
+    def count(cls, labels: np.ndarray, classes: int, textless: int | None) -> Conditions:
+        """Count labels (samples,), of which those below 0 are none."""
+        known = labels[labels >= 0]
+        by_class = np.bincount(known, minlength=classes)[:classes].tolist()
+        return cls(tuple(by_class), len(labels) - len(known), textless)
+
+    def __add__(self, other: Conditions) -> Conditions:
+        """Those of two sources together."""
+        length = max(len(self.by_class), len(other.by_class))
+        counts = [np.pad(c.by_class, (0, length - len(c.by_class))) for c in (self, other)]
+        known = self.textless is not None and other.textless is not None
+        textless = (self.textless or 0) + (other.textless or 0) if known else None
+        return Conditions(
+            tuple((counts[0] + counts[1]).tolist()), self.unlabelled + other.unlabelled, textless
+        )
+
+
 class LatentSource(Protocol):
     """Gives training its latents.
 
@@ -108,6 +139,10 @@ class LatentSource(Protocol):
 
     def sample_counts(self) -> list[int]:
         """Count the samples of each bucket."""
+        ...
+
+    def conditions(self) -> Conditions:
+        """Count samples by class, and those without label or caption; reads a column of the whole index."""
         ...
 
     def encoded_with(self, field: str) -> str:

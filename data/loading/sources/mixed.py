@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from data.dataset.index import Dataset
 from data.latent.reading import compare
 from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents
-from data.loading.sources.kinds import Grid, LatentFacts
+from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
 # What latents mean. Caches may differ in what was encoded (shapes, clips, views, whether variances are kept).
@@ -59,6 +61,11 @@ class MixedLatents:
     def sample_counts(self) -> list[int]:
         """Count the samples of each bucket of every cache in turn."""
         return [count for part in self._parts for count in part.sample_counts()]
+
+    def conditions(self) -> Conditions:
+        """Count those of all caches together."""
+        first, *others = (part.conditions() for part in self._parts)
+        return functools.reduce(operator.add, others, first)
 
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the first cache."""

@@ -31,7 +31,7 @@ from data.latent.texts import RowTexts
 from data.loading.loader import latent_stocks
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
-from data.loading.sources.kinds import Grid, LatentFacts
+from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
@@ -160,6 +160,11 @@ class OnlineLatents:
         """Count the samples of each bucket."""
         number = len(self._buckets)
         return np.bincount(self._column, minlength=number)[:number].tolist()  # behind: in no bucket
+
+    def conditions(self) -> Conditions:
+        """Count samples by class; captions are read as samples come."""
+        textless = None if self._captions else len(self._raw)
+        return Conditions.count(self._raw.index["label"], len(self.facts.classes), textless)
 
     def encoded_with(self, field: str) -> str:
         """Return a field that `encode` would be told."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.averages.ema import Ema, EmaConfig, remaining
+from core.averages.ema import Ema, EmaConfig, remaining, require_updates, start_share, weak_averages
 from core.averages.power_ema import gamma_of_width
 from core.checkpoint.weights import load_weights
 from core.distributed import ranks
@@ -32,6 +32,29 @@ def test_several_averages_follow_at_once() -> None:
 def test_warm_up_lets_the_start_fade() -> None:
     assert remaining(0.9999, 1, 1, 10.0) == pytest.approx(1 / 11)
     assert remaining(0.9999, 10**6, 1, 10.0) == 0.9999
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup"), [(0.9, 0.0), (0.99, 10.0), (0.9999, 3.0), (1.0, 0.0), (0.0, 0.0)]
+)
+def test_the_share_of_the_start_is_the_product_of_what_every_update_leaves(
+    decay: float, warmup: float
+) -> None:
+    expected = 1.0
+    for n in range(1, 61):
+        expected *= remaining(decay, n, 1, warmup)
+    assert start_share(decay, 60, warmup) == pytest.approx(expected)
+
+
+def test_averages_that_cannot_be_touched_are_refused_and_weak_ones_are_told() -> None:
+    with pytest.raises(UserError, match=r"ema.every=100: expected at most trainer.steps=60"):
+        require_updates(EmaConfig(every=100), 60)
+    with pytest.raises(UserError, match=r"ema.snapshot_every=1000: expected at most trainer.steps=60"):
+        require_updates(EmaConfig(power_widths=(0.1,)), 60)
+    require_updates(EmaConfig(every=60), 60)
+    (weak,) = weak_averages(EmaConfig(warmup=0.0, extra_decays=(0.5,)), 60)
+    assert weak.startswith("ema.decay=0.9999: 99% of the average is still the random start after 60 steps")
+    assert weak_averages(EmaConfig(), 60) == []
 
 
 def test_touching_every_few_updates_keeps_the_same_share_of_the_past() -> None:

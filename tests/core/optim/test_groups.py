@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import UserError
-from core.optim.groups import OptimizerConfig, learning_rate, parameter_groups
+from core.optim.groups import OptimizerConfig, learning_rate, parameter_groups, require_rise
 from tests.core.toy_run import ToyModel
 
 
@@ -24,6 +24,12 @@ def test_a_network_without_trainable_parameters_is_refused() -> None:
 def test_warm_up_then_constant() -> None:
     config = OptimizerConfig(lr=1.0, warmup_steps=4)
     assert [learning_rate(config, step, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_a_run_that_ends_within_its_warm_up_is_refused() -> None:
+    require_rise(OptimizerConfig(warmup_steps=99), 100)
+    with pytest.raises(UserError, match=r"optimizer.warmup_steps=100: expected below trainer.steps=100"):
+        require_rise(OptimizerConfig(warmup_steps=100), 100)
 
 
 def test_warm_up_then_cosine() -> None:

@@ -79,15 +79,6 @@ def test_seed_class_and_weights_matter(run: Path) -> None:
         assert (base[0] != other[0]).mean() > 0.1, name
 
 
-def test_classes_are_chosen_by_name_or_number() -> None:
-    assert batches.chosen_classes((), ("cat", "dog")) == [0, 1]
-    assert batches.chosen_classes(("dog", "0"), ("cat", "dog")) == [1, 0]
-    assert batches.chosen_classes(("1",), ("1", "5")) == [0]  # a name goes before a number
-    assert batches.chosen_classes((), ()) == [-1]
-    with pytest.raises(UserError, match="classes=cow: expected classes of the run: cat, dog"):
-        batches.chosen_classes(("cow",), ("cat", "dog"))
-
-
 def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = draw(run, "whole", batch=2)
     generate = batches.generate

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,16 +93,44 @@ def test_what_sampling_needs_is_kept_once_and_never_changes_under_a_run(cache: P
     assert json.loads((tmp_path / "latents.json").read_text()) == kept
 
 
+def test_what_was_dropped_and_which_classes_had_samples_is_kept(cache: Path, tmp_path: Path) -> None:
+    source, autoencoder = open_checked(config(cache))
+    keep(tmp_path, source, autoencoder)
+    kept = json.loads((tmp_path / "latents.json").read_text())
+    labels = np.load(cache / "index.npy")["label"]
+    unlabelled, had = float((labels < 0).mean()), set(labels[labels >= 0].tolist())
+    assert kept["null_share"] == {"label": pytest.approx(0.1 + 0.9 * unlabelled), "text": None}
+    assert kept["untrained_classes"] == [n for i, n in enumerate(kept["classes"]) if i not in had]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ema.every=10 trainer.steps=9", "ema.every=10: expected at most trainer.steps=9"),
+        (
+            "optimizer.warmup_steps=9 trainer.steps=9",
+            "optimizer.warmup_steps=9: expected below trainer.steps=9",
+        ),
+        ("validation.every=10 trainer.steps=9", "validation.every=10: expected at most trainer.steps=9"),
+    ],
+)
+def test_what_cannot_act_in_so_few_steps_is_refused(cache: Path, words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config(cache, *words.split())
+
+
 def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_path: Path) -> None:
     source, autoencoder = open_checked(config(cache))
     keep(tmp_path, source, autoencoder)
     kept = json.loads((tmp_path / "latents.json").read_text())
-    older = {name: kept[name] for name in kept.keys() - {"text", "text_folder", "normalise"}}
+    later = {"text", "text_folder", "normalise", "null_share", "untrained_classes"}
+    older = {name: kept[name] for name in kept.keys() - later}
     (tmp_path / "latents.json").write_text(json.dumps(older))
     keep(tmp_path, source, autoencoder)
     assert json.loads((tmp_path / "latents.json").read_text()) == older
     space = LatentSpace.read(tmp_path)
     assert (space.text, space.text_folder) == (None, "")
+    assert (space.null_share, space.untrained_classes) == (None, ())
 
 
 def test_an_autoencoder_that_is_gone_is_asked_for(cache: Path, tmp_path: Path) -> None:
@@ -224,7 +253,7 @@ def test_a_finished_run_is_lengthened_where_no_step_depends_on_the_last(cache: P
         run(config(cache, f"output={tmp_path / name}", f"trainer.steps={steps}", *fields))
         return tmp_path / name
 
-    common = ("model.attention=math", "optimizer.lr=0.02", "optimizer.warmup_steps=5", "trainer.save_every=2")
+    common = ("model.attention=math", "optimizer.lr=0.02", "optimizer.warmup_steps=2", "trainer.save_every=2")
     longer, whole = train("longer", 3, *common), train("whole", 6, *common)
     assert train("longer", 6, *common) == longer
     assert rows(longer) == rows(whole)

@@ -1,0 +1,86 @@
+"""What a run was trained with is what it may be sampled with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError
+from tests.tools.made_runs import make_run
+from tools.runs.latent_space import LATENTS
+from tools.runs.trained import LatentSpace
+from tools.sample import job as sample
+from tools.sample.conditions import chosen_classes, require_trained
+
+GUIDED, PLAIN = SamplerConfig(steps=2, guidance=3), SamplerConfig(steps=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_run(tmp_path / "run", monkeypatch)
+
+
+def space(run: Path, **fields: Any) -> LatentSpace:
+    return replace(LatentSpace.read(run), **fields)
+
+
+def shares(label: float | None = 0.1, text: float | None = 0.1) -> dict[str, float | None]:
+    return {"label": label, "text": text}
+
+
+@pytest.mark.parametrize("kind", ["label", "text"])
+@pytest.mark.parametrize(("share", "why"), [(0.0, "no sample of the run"), (1.0, "every sample of the run")])
+def test_guidance_needs_a_null_condition_that_was_trained(
+    run: Path, kind: str, share: float, why: str
+) -> None:
+    found = space(run, null_share=shares(**{kind: share}))
+    with pytest.raises(UserError, match=f"sampler.guidance=3.*: expected 1, since .*{why}"):
+        require_trained(found, GUIDED, [kind])
+    other = {"label": "text", "text": "label"}[kind]
+    assert require_trained(found, GUIDED, [other]) == []
+
+
+def test_a_condition_that_was_always_dropped_is_warned_of(run: Path) -> None:
+    (warning,) = require_trained(space(run, null_share=shares(label=1.0)), PLAIN, ["label"])
+    assert "the class that is asked for has no effect" in warning
+    assert require_trained(space(run, null_share=shares(label=0.0)), PLAIN, ["label"]) == []
+
+
+def test_what_is_not_recorded_is_warned_of_where_it_matters(run: Path) -> None:
+    for unknown in (None, shares(label=None)):
+        (warning,) = require_trained(space(run, null_share=unknown), GUIDED, ["label"])
+        assert "the run does not record whether samples were trained without class" in warning
+        assert require_trained(space(run, null_share=unknown), PLAIN, ["label"]) == []
+
+
+def test_classes_are_chosen_by_name_or_number(run: Path) -> None:
+    pets = space(run, classes=("cat", "dog"), untrained_classes=())
+    assert chosen_classes((), pets) == [0, 1]
+    assert chosen_classes(("dog", "0"), pets) == [1, 0]
+    assert chosen_classes(("1",), replace(pets, classes=("1", "5"))) == [0]  # a name goes before a number
+    assert chosen_classes((), replace(pets, classes=())) == [-1]
+    with pytest.raises(UserError, match="classes=cow: expected classes of the run: cat, dog"):
+        chosen_classes(("cow",), pets)
+
+
+def test_a_class_without_samples_is_refused_and_not_among_all(run: Path) -> None:
+    pets = space(run, classes=("cat", "dog", "eel"), untrained_classes=("dog",))
+    assert chosen_classes((), pets) == [0, 2]
+    with pytest.raises(UserError, match="classes=dog: expected a class that the run had samples of"):
+        chosen_classes(("eel", "dog"), pets)
+
+
+def test_a_refused_job_leaves_nothing(run: Path) -> None:
+    record = json.loads((run / LATENTS).read_text())
+    (run / LATENTS).write_text(json.dumps(record | {"null_share": {"label": 0.0, "text": None}}))
+    output = run.parent / "samples"
+    config = sample.Config(source=str(run), output=str(output), count=2, sampler=GUIDED)
+    for refused in (sample.plan, sample.run):
+        with pytest.raises(UserError, match=r"sampler\.guidance"):
+            refused(config)  # type: ignore[operator]
+    assert not output.exists()

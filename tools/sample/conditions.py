@@ -1,0 +1,59 @@
+"""What a sampling job asks of a network, held against what the run says it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from core.diffusion.paths import make_path
+from core.diffusion.sampling import SamplerConfig, check_start
+from core.errors import UserError
+from tools.runs.trained import LatentSpace
+
+WORDS = {"label": "class", "text": "text"}
+
+
+def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collection[str]) -> list[str]:
+    """Refuse what the network cannot have learned; return warnings of what is not known.
+
+    given: the conditions that samples have, of "label" and "text".
+    UserError where guidance needs a null condition that no sample was trained with, or a condition that none
+    was trained with, or where the start is one that drowns the data in the network's errors.
+    """
+    warnings = [warning] if (warning := check_start(sampler, make_path(space.path), space.prediction)) else []
+    guided, shares = sampler.guidance != 1, space.null_share
+    for kind in given:
+        word, share = WORDS[kind], shares.get(kind) if shares is not None else None
+        if share == 1:
+            why = f"every sample of the run was trained without {word} (objective.label_dropout=1)"
+            if guided:
+                raise UserError("sampler.guidance", sampler.guidance, f"1, since {why}")
+            warnings.append(f"the {word} that is asked for has no effect: {why}")
+        elif guided and share == 0:
+            why = f"no sample of the run was trained without {word} (objective.label_dropout=0)"
+            expected = f"1, since classifier-free guidance needs what the network says without it, and {why}"
+            raise UserError("sampler.guidance", sampler.guidance, expected)
+        elif guided and share is None:
+            what = f"whether samples were trained without {word}, which guidance needs"
+            warnings.append(f"sampler.guidance={sampler.guidance:g}: the run does not record {what}")
+    return warnings
+
+
+def chosen_classes(wanted: Collection[str], space: LatentSpace) -> list[int]:
+    """Return labels of the classes asked for by name or number; [] asks for all that were trained.
+
+    [-1] is no class.  UserError for a class that the run does not know, or that had no sample.
+    """
+    names, untrained = space.classes, set(space.untrained_classes)
+    if not wanted:
+        return [number for number, name in enumerate(names) if name not in untrained] or [-1]
+    labels = {str(number): number for number in range(len(names))}
+    labels |= {name: number for number, name in enumerate(names)}
+    for name in wanted:
+        if name not in labels:
+            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UserError(
+                "classes", name, f"classes of the run: {some}" if names else "none: it has no classes"
+            )
+        if names[labels[name]] in untrained:
+            raise UserError("classes", name, "a class that the run had samples of; it had none of this one")
+    return [labels[name] for name in wanted]

@@ -42,7 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("multiprocess"))
         if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.xdist_group("slurm"))  # one SLURM at a time
-            if lacks := missing():
+            lacks = missing()
+            if lacks and os.environ.get("LONGTAKE_SLURM") == "required":
+                raise pytest.UsageError(f"LONGTAKE_SLURM=required, and this machine lacks {', '.join(lacks)}")
+            if lacks:
                 item.add_marker(pytest.mark.skip(reason=f"needs SLURM; lacking: {', '.join(lacks)}"))
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from core import environment
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
@@ -28,17 +29,20 @@ from core.progress import CLEAR_LINE
 from core.run import ends, signals
 from core.run.last_line import tell
 from core.run.signals import INTERRUPTED
+from core.run.time_limit import TimeLimit
 
 
 class EarlyEnd:
     """Whether this rank was asked to end, and whether all ranks do.
 
     agreed: the run ends after the step just done; the same on all ranks.
+    limit: by which the run ends without being asked.
     end: ends the process with a status.
     """
 
     def __init__(self, world: World, end: Callable[[int], object] = os._exit) -> None:
         self.agreed = False
+        self.limit = TimeLimit(environment.end_time())
         self._world, self._end = world, end
         self._lock = threading.Lock()
         self._got: list[str] = []  # by the handler; its flag went into the reduction of step `_carried`
@@ -71,6 +75,8 @@ class EarlyEnd:
         """Whether this rank was asked to end, for the reduction of `step`."""
         with self._lock:
             self._next = step + 1
+            if self.limit.is_near() and not self._got:
+                self._got.append("the time limit")
             return self._carry(step)
 
     def asked(self, done: int, *, again: bool = True) -> bool:

@@ -96,6 +96,7 @@ class Trainer:
         self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, world)
         self.stepper = Stepper(engine, objective, seed, self.phases, feed.shape_times)
         self.early_end = self.stepper.early_end
+        self.early_end.limit.longest_save_s = lambda: self.saver.longest_s
         self.corruption = CorruptionCheck(self.stepper, self.ema, config)
         self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
         alone = ALONE_IF_MEETING if meets else ALONE

@@ -2,7 +2,8 @@
 
 `longtake submit JOB my.yaml configs/cluster/NAME.yaml cluster.nodes=4`: the words of the job itself, with the
 section `cluster` added, and `after=` the output of an earlier job or a number of SLURM's that has to end well
-first. `longtake submit RUN cluster.nodes=2` submits what has been submitted with this output once more.
+first. `longtake submit RUN cluster.nodes=2` submits once more what was submitted with this output, and takes
+the place of a job that is still queued or runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import inspect
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from launch.help import fields_text
 from launch.jobs import Job
 
 LEAST_FREE_BYTES = 1 << 30
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ class Target:
 
 def main(words: Sequence[str]) -> int:
     """Run `longtake submit WORDS`."""
-    typed = arguments.parse(_with_job(words))
+    named = _with_job(words)
+    typed = arguments.parse(named)
     if typed.help or not typed.job:
         print(_help())
         return 0
@@ -64,6 +68,7 @@ def main(words: Sequence[str]) -> int:
     if cluster.kind == "slurm":
         slurm.require()
     with records.locked(output):
+        _make_room(output, cluster, replaces=named != list(words))
         submission = _prepare(job, config, cluster, output, settings.after)
         return _start(submission, cluster, after)
 
@@ -135,8 +140,7 @@ def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
 
 
 def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after: str) -> Submission:
-    """Everything that the job needs, in a new folder. An earlier submission that has not ended is refused."""
-    _require_idle(output, cluster)
+    """Everything that the job needs, in a new folder."""
     submission = records.new_submission(output)
     copy_code(submission.code)
     loading.save(config, submission.folder / JOB_FILE)
@@ -151,20 +155,26 @@ def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after:
     return submission
 
 
-def _require_idle(output: Path, cluster: ClusterConfig) -> None:
-    """UserError while an earlier submission of this output is queued or runs.
+def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
+    """End an earlier submission of this output that is queued or runs; UserError unless this one replaces it.
 
-    One that was interrupted between `sbatch` and writing down its number is found by its name.
+    One whose submitter was killed between `sbatch` and writing down the job's number is found by its name.
     """
-    found = records.submissions(output)
-    if cluster.kind == "slurm":
-        running = slurm.jobs_named(_name(output))
-        if running:
-            raise UserError(f"{output}: job {', '.join(running)} is queued or runs; longtake cancel {output}")
-    for submission in found:
+    if cluster.kind == "slurm" and (running := slurm.jobs_named(_name(output))):
+        jobs_text = ", ".join(running)
+        if not replaces:
+            raise UserError(
+                f"{output}: job {jobs_text} is queued or runs; longtake cancel {output} ends it, "
+                f"longtake submit {output} replaces it"
+            )
+        say(f"{output}: ending job {jobs_text}, whose place this one takes")
+        for number in running:
+            slurm.cancel(number)
+        while slurm.jobs_named(_name(output)):
+            time.sleep(POLL_S)
+    for submission in records.submissions(output):
         attempt = (submission.attempt_records() or [{}])[-1]
-        told = submission.read()
-        is_local = told.get("cluster", {}).get("kind") in ("local", "inline")
+        is_local = submission.read().get("cluster", {}).get("kind") in ("local", "inline")
         if is_local and attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
             raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
 

@@ -14,6 +14,10 @@ CONTINUABLE = 75
 """Exit status of a run that ended early, where the same command continues it: EX_TEMPFAIL of sysexits.h."""
 
 
+PEER_LOST = 76
+"""Exit status of a rank that fails only because another rank did: EX_PROTOCOL of sysexits.h."""
+
+
 class UserError(ValueError):
     """A person's mistake, found before or while work starts; exit status 2.
 

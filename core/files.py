@@ -17,6 +17,7 @@ from typing import IO, Any
 from core.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+MEETING_PREFIX = ".meeting-"  # where ranks find each other; core/distributed/rendezvous.py
 
 
 def cache_folder() -> Path:

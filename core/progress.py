@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from core import terminal
+from core import environment, terminal
 
 TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
@@ -124,4 +123,4 @@ def size(count: float) -> str:
 
 
 def _speaks() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return environment.rank() == 0

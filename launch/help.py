@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.jobs import JOBS, Job
+from core.config.fields import FieldHelp
+from launch.jobs import COMMANDS, JOBS, Job
 
 WIDTH = 110
 CONTINUING = (
@@ -27,6 +28,8 @@ def overview() -> str:
             "usage: longtake JOB [FILE.yaml ...] [SOURCE] [field=value ...] [--dry-run] [--help]",
             "",
             *(f"  {job.name:<{width}}  {job.help}" for job in JOBS),
+            "",
+            *(f"  {command.name:<{width}}  {command.help}" for command in COMMANDS),
             "",
             "longtake JOB --help lists the fields of a job. Start with: longtake demo",
         ]
@@ -62,6 +65,12 @@ def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) 
         "",
         "fields:",
     ]
+    return "\n".join([*lines, *fields_text(fields)])
+
+
+def fields_text(fields: Sequence[FieldHelp]) -> list[str]:
+    """Lay out fields of a config with type, default, unit and meaning."""
+    lines: list[str] = []
     for field in fields:
         if field.type == "section":
             lines += ["", f"  {field.path}: {field.help}"]
@@ -71,4 +80,4 @@ def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) 
         shown = "...  (required)" if field.default == "required" else field.default
         lines.append(f"  {field.path}={shown}  <{', '.join(facts)}>")
         lines += textwrap.wrap(field.help, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return "\n".join(lines)
+    return lines

@@ -16,20 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import terminal
+from core import environment, terminal
+from core.environment import PARENT
 from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
 from core.run.folder import CONFIG
-from core.run.last_line import PARENT, TOLD
+from core.run.last_line import TOLD
 from launch.jobs import Job
 
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
-
-
-def is_rank() -> bool:
-    """Whether somebody (this launcher, torchrun, srun) has already started us as one of several."""
-    return "RANK" in os.environ or "WORLD_SIZE" in os.environ
 
 
 def run_on_ranks(job: Job, config: Any) -> int:
@@ -99,23 +95,9 @@ def follow_parent() -> None:
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
-    """What `env://` rendezvous reads; the store is said to be hosted elsewhere, which it is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "OMP_NUM_THREADS": str(max(1, cores // processes)),
-        **os.environ,
-        "PYTHONPATH": import_path(),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        PARENT: str(os.getpid()),
-        TOLD: str(folder / "told"),
-    }
+    """What a rank's `env://` rendezvous reads, where our code lies, and who has spoken."""
+    started = environment.of_local_rank(rank, processes, port)
+    return {**started, "PYTHONPATH": import_path(), TOLD: str(folder / "told")}
 
 
 class _Ranks:
@@ -129,10 +111,10 @@ class _Ranks:
         self._got: list[signal.Signals] = []
         self._lock = threading.Lock()
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def start(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         """Start one more, and give it what the others were given before."""
         with signals.inherited_blocked():
-            rank = subprocess.Popen(command, env=environment, process_group=0)
+            rank = subprocess.Popen(command, env=variables, process_group=0)
         with self._lock:
             self.started.append(rank)
             for number in self._got:

@@ -40,7 +40,7 @@ ROOMS = {
         {".", "evaluate", "inspect", "sample", "train"},
         {"bench", "train_autoencoder"},
     ],
-    "launch": [{"."}, {"demo"}],
+    "launch": [{"."}, {"cluster", "demo"}],
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
 ELSEWHERE = {
@@ -61,7 +61,7 @@ OWNERS = {
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
-    "submitit": r"launch/slurm\.py",
+    "submitit": r"launch/cluster/\w+\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
@@ -306,6 +306,17 @@ def test_folders_are_listed_without_temporary_files() -> None:
 )
 def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
     assert listings(ast.parse(code)) == expected
+
+
+def test_launchers_are_known_in_one_place() -> None:
+    """Who asks for a rank or a job anew forgets a launcher; `core/environment.py` answers for all of them."""
+    pattern = re.compile(
+        r"""["'](RANK|(LOCAL_|GROUP_)(RANK|WORLD_SIZE)|WORLD_SIZE|(MASTER|TORCHELASTIC|SLURM|SLURMD|SUBMITIT)_\w+)["']"""
+        r"|sched_getaffinity|cpu_count|gethostname"
+    )
+    found = {name_of(source) for source in SOURCES if pattern.search(source.read_text(encoding="utf-8"))}
+    # The hostname by which other nodes may find this one; what a machine is, for a report.
+    assert found == {"core/environment.py", "core/distributed/rendezvous.py", "tools/bench/job.py"}
 
 
 def test_only_one_place_finds_the_root() -> None:

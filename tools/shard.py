@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -119,7 +118,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
+    """Write the shards that are not there yet, then index and manifest."""
     from data.dataset.faults import require_no_program_errors
     from data.dataset.index import Dataset
     from data.dataset.quarantine import BEYOND, Quarantine
@@ -127,8 +126,6 @@ def run(config: Config) -> None:
     from data.raw.findings import coverage
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
     output = Path(config.output)
     finished = (output / MANIFEST).exists() and not config.overwrite
     if finished and claim(output, config, done=MANIFEST, overwrite=False) == "finished":

@@ -123,6 +123,11 @@ class Saver:
         """Whether a save is under way on this rank."""
         return self._thread.is_writing
 
+    @property
+    def longest_s(self) -> float:
+        """How long the longest save took on this rank, had somebody waited for it."""
+        return self._thread.longest_s
+
     def due(self, step: int) -> bool:
         """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
         return self._checkpoint_due(step) or bool(self._averages_due(step))

@@ -19,7 +19,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import environment
 from core.faults.failpoints import failpoint
 from core.files import published, write_text
 
@@ -69,7 +69,7 @@ class Leases:
 
     def __init__(self, folder: Path, *, timeout_s: float, owner: str | None = None) -> None:
         self.folder, self.timeout_s = folder, timeout_s
-        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = owner or f"{environment.node()}:{os.getpid()}"
         self.token = secrets.token_hex(8)
         self.finished = 0
         self._server_ahead_s: float | None = None  # of this process's monotonic clock, by the last listing

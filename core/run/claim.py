@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
+from core import environment
 from core.config.loading import dump, read_yaml
 from core.errors import UserError
-from core.files import published, temporaries, write_text
+from core.files import MEETING_PREFIX, published, temporaries, write_text
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -19,6 +19,7 @@ from core.run.run_lock import RunLock
 from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
+SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
 HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
@@ -100,7 +101,7 @@ def claim_run(
     """
     lock = RunLock(output)
     lock.require_free()
-    overwrite = config.overwrite and (not _is_restart() or lock.begun_by_another())
+    overwrite = config.overwrite and (not environment.restarts() or lock.begun_by_another())
     known: dict[str, Any] = {"done": done, "may_grow": may_grow, "contents": contents, "made": made}
     try:
         state = claim(output, config, overwrite=overwrite, **known)
@@ -125,12 +126,6 @@ def _has_begun(output: Path, done: str) -> bool:
     return any(path.exists() for path in traces)
 
 
-def _is_restart() -> bool:
-    """Whether the launcher has run this command before: torchrun after a failure, SLURM after a requeue."""
-    counts = [os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
-    return any(count not in ("", "0") for count in counts)
-
-
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
     """Write the record. It never says overwrite=true, so a command that is given it as a file continues."""
     kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
@@ -139,8 +134,13 @@ def _start(output: Path, config: JobConfig) -> Literal["new"]:
 
 
 def _is_empty(output: Path) -> bool:
-    """A claim that was killed may have left a temporary file and nothing else."""
-    return not published(output)
+    """A claim that was killed may have left a temporary file; what started the job comes before it."""
+    return all(_is_launchers(entry) for entry in published(output))
+
+
+def _is_launchers(entry: Path) -> bool:
+    """Whether this is what the job was started by: its submission, or where its ranks meet."""
+    return entry.name == SUBMISSIONS or entry.name.startswith(MEETING_PREFIX)
 
 
 def _require_ours(output: Path, config: JobConfig) -> None:
@@ -186,6 +186,8 @@ def _remove_contents(output: Path, done: str) -> None:
     (output / done).unlink(missing_ok=True)
     last = [output / LOCK, output / CONFIG]
     for entry in (*published(output), *temporaries(output)):
+        if _is_launchers(entry):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry not in last:

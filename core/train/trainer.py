@@ -77,6 +77,7 @@ class Trainer:
         self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, self.world)
         self.runner = StepRunner(stepper, config.steps, seed, self.phases, feed.shape_times)
         self.early_end = self.runner.early_end
+        self.early_end.limit.longest_save_s = lambda: self.saver.longest_s
         self.corruption = CorruptionCheck(self.runner, config)
         clipping = {name: engine.gradient_clipping for name, engine in configs.items()}
         self.incidents = Incidents(folder, config, clipping, self.world)

@@ -206,3 +206,24 @@ def test_output_into_a_closed_pipe_is_silent() -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("on_ranks", "shares", "status"), [(False, False, 2), (False, True, 0)])
+def test_a_job_of_one_process_is_not_run_by_several_tasks(
+    toy: Toy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    on_ranks: bool,
+    shares: bool,
+    status: int,
+) -> None:
+    job = jobs.JOBS[-1]._replace(on_ranks=on_ranks, shares=shares)
+    monkeypatch.setattr(jobs, "JOBS", (*jobs.JOBS[:-1], job))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli._status(["toy", "box"]) == status
+    expected = "1, since toy runs in one process, which starts the others (processes=N)"
+    assert capsys.readouterr().err == (
+        f"longtake toy: by hand tasks=2: expected {expected}\n" if status else ""
+    )
+    assert bool(toy.ran) is (status == 0)

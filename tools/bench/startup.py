@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from core.environment import without_launcher
 from core.errors import WorkError
 from core.files import published_below
 from core.root import ROOT
@@ -95,13 +96,13 @@ def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]
         (tools / name).chmod(0o755)
     (folder / "extensions").mkdir()
     environment = {
-        **os.environ,
+        **without_launcher(os.environ),
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT),
         "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "LONGTAKE_CACHE": str(folder / "cache-of-choices"),  # the warm-up finds which attention is fastest
     }
-    for name in ("RANK", "WORLD_SIZE", "CC", "CXX"):
+    for name in ("CC", "CXX"):
         environment.pop(name, None)
     return environment, lambda: calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
 

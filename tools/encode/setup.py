@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from core import environment
 from core.config.loading import to_dict
 from core.errors import UserError, below
 from core.files import temporaries
@@ -162,7 +162,7 @@ def _bytes(job: Job, shards: Iterable[int]) -> int:
 
 def _require_alone(config: Config) -> None:
     """UserError if other workers are at this output, or may be soon."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if environment.place().size > 1:
         raise UserError("overwrite", "true", "false, since several ranks would remove each other's work")
     folder = config.output / LEASES
     states = Leases(folder, timeout_s=config.queue.timeout_s).states() if folder.exists() else []

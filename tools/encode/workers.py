@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import counted, say
 from core.queue.work_queue import WorkQueue
@@ -35,8 +36,8 @@ ASSEMBLY = "dataset"  # the last unit of work
 
 def encode(config: Config) -> None:
     """Encode what is left, in `processes` workers; a rank that somebody else has started is one worker."""
-    alone = config.processes == 1 or "RANK" in os.environ
-    worker = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    alone = config.processes == 1 or environment.is_rank()
+    worker = environment.place().local_rank
     device = _prepare(config, worker)
     with (ending := Ending()).catching():
         job, made_from = make_job(config, device if alone else torch.device("cpu"))
@@ -192,7 +193,7 @@ def _outcome(
 def _be_worker(config: Config, number: int, words: Connection) -> None:
     """A worker in a process of its own; only the first one speaks."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["RANK"] = str(number)
+    environment.become_worker(number)
     try:
         with (ending := Ending(speaks=False)).catching():  # the process that started it speaks
             _work(config, *make_job(config, _prepare(config, number)), ending)

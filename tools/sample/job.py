@@ -68,7 +68,7 @@ def run(config: Config) -> None:
     from tools.sample.prompts import read_prompts
 
     texts = read_prompts(config.prompts, config.prompt_file)
-    world = ranks.start(config.device)
+    world = ranks.start(config.device, folder=Path(config.output))
     try:
         output = Path(config.output)
         record, finished = ranks.on_first_rank(lambda: look(config, texts))

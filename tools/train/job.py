@@ -64,7 +64,7 @@ def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     source, autoencoder = open_checked(config)
     with below("engine"):
-        world = ranks.start(config.engine.device, config.engine.timeout_s)
+        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, (trained, validated) = Path(config.output), load_data(config, source, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()

@@ -87,7 +87,7 @@ def run(config: Config) -> None:
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
     with below("engine"):
-        world = ranks.start(config.engine.device, config.engine.timeout_s)
+        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
 
     def claim() -> bool:

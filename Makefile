@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations=15
 RELEASES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint types format clean
+.PHONY: help demo test test-full test-slurm lint types format clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,8 +21,11 @@ demo: .venv/.installed-demo  ## from files to generated digits and clips, in abo
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	$(PYTEST) -m "not full and not cuda"
 
+test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)
+	$(BIN)/pytest -m slurm --durations=15
+
 test-full: .venv/.installed-dev  ## all tests, with the exhaustive versions
-	$(PYTEST) --hypothesis-profile=exploring
+	$(PYTEST) -m "not slurm" --hypothesis-profile=exploring
 
 lint: .venv/.installed-dev  ## style and formatting
 	$(BIN)/ruff check

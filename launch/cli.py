@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import launch
+
+if TYPE_CHECKING:
+    from core.run.ends import Kind
 
 OURS = ("core", "models", "data", "tools", "launch")
 
@@ -26,14 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
+        from core import terminal
         from core.run import signals
         from launch.endings import answer_for
 
+        terminal.survive()
         signals.take_over(answer_for(words))
+    from core import environment
     from core.run.ending import end_with
-    from launch import local
 
-    if local.is_rank():
+    if environment.has_peers():
         end_with(lambda: _settled(words))
     return _settled(words)
 
@@ -48,8 +54,23 @@ def _settled(words: Sequence[str]) -> int:
 
 
 def _status(words: Sequence[str]) -> int:
+    """Run a command line, and tell a supervisor how it ended."""
+    from core.run import ends
+
+    ends.begin()
+    try:
+        status = _with_lines(words)
+    except BaseException as error:
+        ends.record(ends.kind_of(error), 1, f"{type(error).__name__}: {error}")
+        raise
+    ends.record("error" if status else "done", status, "")
+    return status
+
+
+def _with_lines(words: Sequence[str]) -> int:
     """Run a command line; what a person can act on becomes a line and a status."""
-    from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
+    from core.errors import CONTINUABLE, PEER_LOST, EndedEarly, UserError, WorkError
+    from core.run import ends
     from launch import local
 
     local.follow_parent()
@@ -66,6 +87,11 @@ def _status(words: Sequence[str]) -> int:
         return 1
     except OSError as error:
         return _failed(words, str(error), 1)
+    except RuntimeError as error:
+        if ends.kind_of(error) != "peer":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return _failed(words, f"ended because another rank has: {reason}", PEER_LOST, kind="peer")
     except KeyboardInterrupt:
         return _failed(words, "interrupted", 130)
 
@@ -86,37 +112,57 @@ def foreign_package() -> str | None:
 
 
 def _execute(words: Sequence[str]) -> int:
+    from core import environment, terminal
+    from core.errors import UserError
     from launch import arguments, help, jobs, local
 
+    for command in jobs.COMMANDS:
+        if words and words[0] == command.name:
+            return int(command.load().main(words[1:]))
+    place = environment.place()
+    environment.limit_threads()
     typed = arguments.parse(words)
     if not typed.job:
-        print(help.overview())
+        terminal.deliver(help.overview())
         return 0
     job = jobs.find(typed.job)
     if typed.help:
-        print(help.of_job(job))
+        terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
     from core.config import loading
 
     module = job.load()
     settings = loading.load(module.Config, typed.files, typed.overrides)
     if typed.dry_run:
-        print(loading.dump(settings), end="")
-        print("\n".join(f"# {line}" for line in module.plan(settings)))
+        terminal.deliver(loading.dump(settings), end="")
+        terminal.deliver("\n".join(f"# {line}" for line in module.plan(settings)))
         return 0
-    if job.on_ranks and settings.processes > 1 and not local.is_rank():
+    if place.size > 1 and not (job.on_ranks or job.shares):
+        expected = f"1, since {job.name} runs in one process" + (
+            ", which starts the others (processes=N)" if hasattr(settings, "processes") else ""
+        )
+        raise UserError(f"{place.starter} tasks", place.size, expected)
+    if not job.prints:
+        terminal.survive_output()
+    if job.on_ranks and settings.processes > 1 and not place.is_rank:
         return local.run_on_ranks(job, settings)
     module.run(settings)
     return 0
 
 
-def _failed(words: Sequence[str], message: str, status: int, *, ends_last: bool = False) -> int:
+def _failed(
+    words: Sequence[str], message: str, status: int, *, ends_last: bool = False, kind: Kind | None = None
+) -> int:
+    from core.run import ends
     from core.run.last_line import repeat_after_torchrun, tell
     from launch import jobs
 
-    name = next((f" {word}" for word in words if any(job.name == word for job in jobs.JOBS)), "")
+    names = {entry.name for entry in (*jobs.COMMANDS, *jobs.JOBS)}
+    name = next((f" {word}" for word in words if word in names), "")
     line = f"longtake{name}: {' '.join(message.split())}"
     tell(line)
+    by_status: dict[int, Kind] = {2: "refused", 1: "work"}
+    ends.record(kind or by_status.get(status, "asked"), status, line)
     if ends_last:
         repeat_after_torchrun(line)
     return status

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from core import garbage
 from core.errors import UserError
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
 
 
 class Job(NamedTuple):
@@ -16,6 +17,8 @@ class Job(NamedTuple):
 
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    prints: whether its result is what it prints; other jobs outlive a standard output that fails.
+    shares: several processes that were started together share the work through its output.
     done: of such a job, the file in its output that is written last; how a run went is told by that.
     """
 
@@ -24,7 +27,9 @@ class Job(NamedTuple):
     help: str
     examples: tuple[str, ...]
     on_ranks: bool = True
+    shares: bool = False
     done: str = ""
+    prints: bool = False
 
     def load(self) -> Any:
         """Import the module."""
@@ -53,7 +58,7 @@ JOBS = (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
             "longtake train-autoencoder my.yaml trainer.steps=1e5",
         ),
-        done="autoencoder/config.json",
+        done=f"{AUTOENCODER}/config.json",
     ),
     Job(
         "encode",
@@ -66,6 +71,7 @@ JOBS = (
             "longtake encode my.yaml action=status",
         ),
         on_ranks=False,
+        shares=True,
     ),
     Job(
         "train",
@@ -75,21 +81,21 @@ JOBS = (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",
         ),
-        done="finished.json",
+        done=FINISHED,
     ),
     Job(
         "sample",
         "tools.sample.job",
         "generate images or clips from a checkpoint",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
-        done="samples.json",
+        done=SAMPLES,
     ),
     Job(
         "evaluate",
         "tools.evaluate.job",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
-        done="scores.json",
+        on_ranks=False,
     ),
     Job(
         "export",
@@ -113,6 +119,7 @@ JOBS = (
             "longtake inspect my-tars action=reindex",
         ),
         on_ranks=False,
+        prints=True,
     ),
     Job(
         "demo",
@@ -142,6 +149,26 @@ JOBS = (
         ("longtake report runs/demo",),
         on_ranks=False,
     ),
+)
+
+
+class Command(NamedTuple):
+    """A command that is no job.  module: has `main(words) -> int`."""
+
+    name: str
+    module: str
+    help: str
+
+    def load(self) -> Any:
+        """Import the module."""
+        return importlib.import_module(self.module)
+
+
+COMMANDS = (
+    Command("submit", "launch.cluster.submit", "queue any of these on a cluster, or in the background"),
+    Command("jobs", "launch.cluster.listing", "what was submitted, how far it is, and what went wrong"),
+    Command("cancel", "launch.cluster.cancel", "end a submitted job; training saves first"),
+    Command("logs", "launch.cluster.logs", "what a submitted job has written"),
 )
 
 

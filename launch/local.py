@@ -16,18 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core import environment, terminal
+from core.environment import PARENT
 from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
-from core.run.last_line import PARENT, TOLD
+from core.run.folder import CONFIG
+from core.run.last_line import TOLD
 from launch.jobs import Job
 
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
-
-
-def is_rank() -> bool:
-    """Whether somebody (this launcher, torchrun, srun) has already started us as one of several."""
-    return "RANK" in os.environ or "WORLD_SIZE" in os.environ
 
 
 def run_on_ranks(job: Job, config: Any) -> int:
@@ -35,7 +33,7 @@ def run_on_ranks(job: Job, config: Any) -> int:
     from core.config.loading import save
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        file = Path(folder) / "config.yaml"
+        file = Path(folder) / CONFIG
         save(config, file)
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done
@@ -68,10 +66,10 @@ def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | Non
     """The run's status, by the end marker first: a library may abort in a rank's exit, after all is done."""
     now = _stamp(done)
     if status == 0 and now is None:
-        print(f"longtake {name}: all ranks have ended, but {done} is not there", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: all ranks have ended, but {done} is not there")
         return 1
     if status != 0 and now is not None and now != before:
-        print(f"longtake {name}: complete all the same: {done} was written", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: complete all the same: {done} was written")
         return 0
     return status
 
@@ -97,23 +95,9 @@ def follow_parent() -> None:
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
-    """What `env://` rendezvous reads; the store is said to be hosted elsewhere, which it is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "OMP_NUM_THREADS": str(max(1, cores // processes)),
-        **os.environ,
-        "PYTHONPATH": import_path(),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        PARENT: str(os.getpid()),
-        TOLD: str(folder / "told"),
-    }
+    """What a rank's `env://` rendezvous reads, where our code lies, and who has spoken."""
+    started = environment.of_local_rank(rank, processes, port)
+    return {**started, "PYTHONPATH": import_path(), TOLD: str(folder / "told")}
 
 
 class _Ranks:
@@ -127,10 +111,10 @@ class _Ranks:
         self._got: list[signal.Signals] = []
         self._lock = threading.Lock()
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def start(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         """Start one more, and give it what the others were given before."""
         with signals.inherited_blocked():
-            rank = subprocess.Popen(command, env=environment, process_group=0)
+            rank = subprocess.Popen(command, env=variables, process_group=0)
         with self._lock:
             self.started.append(rank)
             for number in self._got:
@@ -163,7 +147,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
             first_code = code
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
-                print(f"longtake {name}: rank {number} was ended by {ended_by}", file=sys.stderr, flush=True)
+                terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
             if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
                 deadline = time.monotonic() + GRACE_S
             else:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone

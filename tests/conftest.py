@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.slurm_cluster import missing
+
 torch.set_num_threads(1)
 
 # Time limits on single examples fail on a busy machine and find nothing. The same examples every time, so
@@ -31,10 +33,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all `multiprocess` tests to one worker of pytest-xdist; skip `cuda` tests without a GPU."""
+    """Give all `multiprocess` tests to one worker of pytest-xdist, all `slurm` tests likewise.
+
+    Skip `cuda` tests without a GPU, and `slurm` tests without SLURM.
+    """
     for item in items:
         if item.get_closest_marker("multiprocess"):
             item.add_marker(pytest.mark.xdist_group("multiprocess"))
+        if item.get_closest_marker("slurm"):
+            item.add_marker(pytest.mark.xdist_group("slurm"))  # one SLURM at a time
+            lacks = missing()
+            if lacks and os.environ.get("LONGTAKE_SLURM") == "required":
+                raise pytest.UsageError(f"LONGTAKE_SLURM=required, and this machine lacks {', '.join(lacks)}")
+            if lacks:
+                item.add_marker(pytest.mark.skip(reason=f"needs SLURM; lacking: {', '.join(lacks)}"))
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))
 
@@ -43,5 +55,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how to run one test again."""
     failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
     if failed:
-        name = failed[0].nodeid.removesuffix("@multiprocess")
+        name = failed[0].nodeid.partition("@")[0]
         terminalreporter.write_line(f"To run one test again: .venv/bin/pytest '{name}'")

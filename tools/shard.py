@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from core.config.loading import read_yaml
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
-from core.run.claim import CONFIG_NAME, claim
-from data.dataset.schema import LEFT_OUT
+from core.records import publish
+from core.run.changes import Content, Contents
+from core.run.claim import claim
+from core.run.folder import CONFIG
+from data.dataset.schema import LEFT_OUT, MANIFEST
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.annotations.roles import ColumnsConfig
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from data.raw.survey import HygieneConfig
     from data.raw.writing import ShardTask
 
-MANIFEST = "dataset.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -42,12 +41,15 @@ class Config:
     job: ClassVar[str] = "shard"
 
     source: str = setting(
-        REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"
+        REQUIRED,
+        "folder (classes from sub-folders), table (.csv .tsv .jsonl .json .parquet) or .tar",
+        shown="path",
+        role="place",
     )
-    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path")
+    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path", role="place")
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
-    overwrite: bool = setting(False, "pack again over a finished output")
-    processes: int = setting(1, "shards written at the same time", low=1)
+    overwrite: bool = setting(False, "pack again over a finished output", role="work")
+    processes: int = setting(1, "shards written at the same time", low=1, role="work")
     name: str = setting("data", "what the names of the shards begin with")
     shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
     columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
@@ -79,7 +81,10 @@ class Config:
     duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
     clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
     quarantine_budget: float = setting(
-        0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
+        0.1,
+        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        low=0,
+        role="work",
     )
 
     def __post_init__(self) -> None:
@@ -115,15 +120,14 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Write the shards that are not there yet, then index and manifest; of several ranks only 0 works."""
+    """Write the shards that are not there yet, then index and manifest."""
     from data.dataset.faults import require_no_program_errors
     from data.dataset.index import Dataset
-    from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
+    from data.dataset.quarantine import BEYOND, Quarantine
+    from data.dataset.schema import QUARANTINE
     from data.raw.findings import coverage
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
     config = _as_begun(config)
     output = Path(config.output)
     finished = (output / MANIFEST).exists() and not config.overwrite
@@ -132,7 +136,8 @@ def run(config: Config) -> None:
         say(f"{output}: finished before")
         return
     listing = _listing(config)
-    claim(output, config, done=MANIFEST, overwrite=config.overwrite)
+    contents = _contents(output, listing)
+    claim(output, config, done=MANIFEST, overwrite=config.overwrite, contents=contents)
     for line in listing.said:
         say(line)
     begin(output, listing.items)
@@ -159,7 +164,7 @@ def run(config: Config) -> None:
 
 def _as_begun(config: Config) -> Config:
     """The config by which an earlier version began this output, where `classes` was true if not given."""
-    record = Path(config.output) / CONFIG_NAME
+    record = Path(config.output) / CONFIG
     begun = record.is_file() and not config.overwrite
     if config.classes is None and begun and read_yaml(record).get("classes") is True:
         return replace(config, classes=True)
@@ -174,15 +179,20 @@ def _listing(config: Config) -> Listing:
     source, output = Path(config.source), Path(config.output)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError("output", output, f"a folder outside of the source {source}")
-    rules = SourceRules(
-        columns=config.columns,
-        captions=config.captions.strip().removeprefix("."),
-        split=config.split,
-        links=config.links,
-        encoding=config.encoding,
-        classes=config.classes,
-    )
-    return list_source(source, rules)
+    rules = SourceRules(**{field.name: getattr(config, field.name) for field in fields(SourceRules)})
+    return list_source(source, replace(rules, captions=config.captions.strip().removeprefix(".")))
+
+
+def _contents(output: Path, listing: Listing) -> Contents:
+    """What the unfinished output records of its source, beside what the source lists now."""
+    from data.raw.writing import listing_fingerprint, recorded_listing
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        before = recorded_listing(output)
+        kept = None if before is None else {"listing": before}
+        return kept, {"listing": listing_fingerprint(listing.items)}
+
+    return contents
 
 
 def _hygiene(config: Config) -> HygieneConfig:
@@ -198,7 +208,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
     if not config.chooses:
         return items
-    from data.raw.survey import choose, chunks, found, lines_of, look
+    from data.raw.survey import choose, chunks, found, look
 
     hygiene = _hygiene(config)
     output = Path(config.output)
@@ -211,7 +221,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     for reason, count in Counter(entry.reason for entry in left).most_common():
         say(f"left out: {count} x {reason}")
     if left:
-        write_text(output / LEFT_OUT, lines_of(left))
+        publish(output / LEFT_OUT, (entry._asdict() for entry in left))
     if not chosen:
         raise UserError(f"nothing is left of {len(items)} files: {left[0].id}: {left[0].reason}")
     return chosen

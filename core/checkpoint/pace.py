@@ -16,9 +16,10 @@ YIELD = 5  # of 19: a third of another thread's share, and not starved where oth
 class Pace:
     """Spreads a write evenly over some time, for the thread that makes one.
 
-    total: bytes.  seconds: until they should be out; `hurry` ends the waiting. Beside the even rate, two
-    things keep the write out of the way: at most SYNC_BYTES are dirty, so that the disk never has a burst to
-    take in which others wait; and the threads that write and hash yield the processor to all others (Linux).
+    total: bytes.  seconds: until they should be out; `hurry` ends the waiting.  waited_s: until now. Beside
+    the even rate, two things keep the write out of the way: at most SYNC_BYTES are dirty, so that the disk
+    never has a burst to take in which others wait; and the threads that write and hash yield the processor to
+    all others (Linux).
     """
 
     def __init__(self, total: int, seconds: float) -> None:
@@ -26,6 +27,7 @@ class Pace:
         self._total, self._done, self._unsynced = max(1, total), 0, 0
         self._begun: float | None = None
         self._hurried = threading.Event()
+        self.waited_s = 0.0
 
     def yield_processor(self) -> None:
         """Lower this thread's priority, for good; called by each thread of the write."""
@@ -45,7 +47,9 @@ class Pace:
             os.fdatasync(file.fileno())
             self._unsynced = 0
         due = self._begun + self.seconds * self._done / self._total
-        self._hurried.wait(max(0.0, due - time.monotonic()))
+        before = time.monotonic()
+        self._hurried.wait(max(0.0, due - before))
+        self.waited_s += time.monotonic() - before
 
     def hurry(self) -> None:
         """Somebody waits for this write: no more waiting, from any thread."""

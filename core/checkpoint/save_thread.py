@@ -46,6 +46,7 @@ class SaveThread:
         self._group = ranks.side_group(timeout_s)
         self._pending: Future[str] | None = None
         self._pace: Pace | None = None
+        self.longest_s = 0.0  # of the saves until now, without what they waited on purpose
         self._begun = time.monotonic()  # when the last save did, or the run
 
     @property
@@ -74,6 +75,7 @@ class SaveThread:
     def _write(self, jobs: Sequence[Job], attempt: Attempt, step: int | None, pace: Pace | None) -> str:
         """Write and publish, on the thread."""
         failpoints.pin_step(step)
+        begun = time.monotonic()
         if pace:
             pace.yield_processor()
         for store, snapshot in jobs:
@@ -88,6 +90,8 @@ class SaveThread:
                 self._tidy(store, path)
             # Nobody begins the next save before this: to the purge it would be debris of a killed one.
             ranks.gather_objects(None, self._group)
+        on_purpose = pace.waited_s if pace else 0.0
+        self.longest_s = max(self.longest_s, time.monotonic() - begun - on_purpose)
         return ""
 
 

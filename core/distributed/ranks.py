@@ -1,23 +1,26 @@
 """Ranks and what they say to each other: start, stop, and the few reductions the project needs.
 
-A process started without RANK and WORLD_SIZE is a world of one. Otherwise the rendezvous is torch's `env://`,
-which also honours the agent's store under torchrun (TORCHELASTIC_USE_AGENT_STORE).
+`core/environment.py` says which rank this is. Tasks of `srun` meet by a file (`rendezvous.py`); for all
+others the rendezvous is torch's `env://`, which also honours the agent's store under torchrun.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core import environment
+from core.distributed.rendezvous import meet
+from core.environment import Place
 from core.errors import UserError, WorkError
 
 TIMEOUT_S = 1800.0
@@ -38,33 +41,34 @@ class World:
     device: torch.device
 
 
-def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
-    """Join the process group described by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | None = None) -> World:
+    """Join the process group of those who were started together with this process.
 
     device: "auto" takes CUDA where there is one. The backend follows: nccl on CUDA, gloo on CPU.
     timeout_s: how long a collective may wait before it fails on all ranks.
+    folder: the job's output, in which tasks of `srun` leave word where they meet.
     """
-    single = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
-    rank = 0 if single else int(os.environ["RANK"])
-    size = 1 if single else int(os.environ["WORLD_SIZE"])
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0" if single else str(rank)))
-    chosen = _device(device, local_rank)
+    place = environment.place()
+    environment.local_rank_for_libraries()
+    rank, size = (place.rank, place.size) if place.size > 1 else (0, 1)
+    chosen = _device(device, place.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         # The last collectives of every rank, for the watchdog to write down.
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     if not dist.is_initialized():
+        store = _rendezvous(place, folder, timeout_s)
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
-            init_method=None if single else "env://",
-            store=torch._C._distributed_c10d.HashStore() if single else None,
+            init_method="env://" if store is None else None,
+            store=store,
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=timeout_s),
         )
     if chosen.type == "cuda" and size > 1:
         _require_own(chosen, rank)
-    return World(rank, size, local_rank, chosen)
+    return World(rank, size, place.local_rank, chosen)
 
 
 def stop(world: World) -> None:
@@ -137,7 +141,7 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
     result, failure = _outcome(work) if is_first() else (None, None)
     result, failure = broadcast_object((result, failure))
     if failure:
-        raise failure[0](failure[1])
+        raise failure[0](*failure[1])
     return result
 
 
@@ -146,16 +150,23 @@ def on_every_rank(work: Callable[[], Any]) -> list[Any]:
     outcomes = gather_objects(_outcome(work))
     for _, failure in outcomes:
         if failure:
-            raise failure[0](failure[1])
+            raise failure[0](*failure[1])
     return [result for result, _ in outcomes]
 
 
-def _outcome(work: Callable[[], Any]) -> tuple[Any, tuple[type[UserError | WorkError], str] | None]:
-    """What `work` returns, or which error it ends with and its words."""
+Failure = tuple[type[UserError | WorkError], tuple[str, ...]]
+"""An error as it is sent to other ranks: its class, and the words that make it again."""
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
+    """What `work` returns, or the error it ends with."""
     try:
         return work(), None
-    except (UserError, WorkError, OSError) as error:
-        return None, (UserError if isinstance(error, UserError) else WorkError, str(error))
+    except UserError as error:  # field by field, so that a caller can still put a path before the field
+        given = (error.field,) if error.expected is None else (error.field, str(error.value), error.expected)
+        return None, (UserError, given)
+    except (WorkError, OSError) as error:
+        return None, (WorkError, (str(error),))
 
 
 def gather_objects(value: Any, group: Group = None) -> list[Any]:
@@ -207,6 +218,15 @@ class PendingSum:
         return self._tensor
 
 
+def _rendezvous(place: Place, folder: Path | None, timeout_s: float) -> Any:
+    """The store at which ranks meet; None where torch finds it by `env://`."""
+    if place.size == 1:
+        return torch._C._distributed_c10d.HashStore()
+    if place.starter in ("srun", "submitit"):
+        return meet(place, folder, timeout_s)
+    return None
+
+
 def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor.clone()
@@ -228,7 +248,7 @@ def _arrival(place: str, rank: int) -> str:
 def _require_own(device: torch.device, rank: int) -> None:
     """UserError where another rank computes on this device: NCCL would fail at the first collective."""
     found = torch.cuda.get_device_properties(device)
-    key = f"longtake/device/{socket.gethostname()}/{found.uuid}"
+    key = f"longtake/device/{environment.node()}/{found.uuid}"
     owner = int(_store().compare_set(key, "", str(rank)))
     if owner != rank:
         expected = f"a CUDA device for each; ranks {owner} and {rank} have the same {found.name}"
@@ -237,11 +257,11 @@ def _require_own(device: torch.device, rank: int) -> None:
 
 def _device(name: str, local_rank: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError("engine.device", name, "auto, cpu or cuda")
+        raise UserError("device", name, "auto, cpu or cuda")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("engine.device", name, "cpu, since no CUDA device is visible here")
+        raise UserError("device", name, "cpu, since no CUDA device is visible here")
     count = torch.cuda.device_count()
     # One visible device per task (SLURM --gpus-per-task=1) keeps its local rank above 0.
     index = 0 if count == 1 else local_rank

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from core import environment
 from core.errors import UserError, WorkError
 
 VARIABLE = "LONGTAKE_FAULT"
@@ -100,7 +101,7 @@ def failpoint(name: str, value: T = None) -> T:  # type: ignore[assignment]
     """Do what is armed for `name` at this rank and step; returns `value` (a NaN tensor under `nan`)."""
     if not _armed:
         return value
-    rank = int(os.environ.get("RANK", "0"))
+    rank = environment.rank()
     for fault in _armed:
         if fault.name == name and fault.rank in (None, rank) and fault.step in (None, current_step()):
             return _act(fault, value)

@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,10 +21,12 @@ from types import TracebackType
 
 import torch
 
+from core import terminal
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE
 from core.files import temporary_name
 from core.metrics.phases import Phases
+from core.run import ends
 
 EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
 PERIOD_S = 5.0
@@ -72,7 +73,7 @@ class Watchdog:
         while not self._ended.wait(self._period_s):
             self._beat()
             if self._phases.silence() > self._timeout_s:
-                self._report()
+                ends.record("hang", EXIT_STATUS, self._report())
                 self._end(EXIT_STATUS)
                 return
 
@@ -87,8 +88,8 @@ class Watchdog:
             temporary.write_text(json.dumps({**beat, "time": time.time()}), encoding="utf-8")
             temporary.replace(path)
 
-    def _report(self) -> None:
-        """One line on standard error, and in `logs/` that line, every rank's place and our stacks."""
+    def _report(self) -> str:
+        """One line on standard error, returned too; in `logs/` also every rank's place and our stacks."""
         rank, phases = self._world.rank, self._phases
         line = (
             f"rank {rank}: nothing has moved for {phases.silence():.0f} s in step {phases.step + 1} "
@@ -96,7 +97,7 @@ class Watchdog:
         )
         places = describe_ranks(self._logs, self._world.size, time.time(), 3 * self._period_s)
         path = self._logs / f"hang-rank-{rank}.txt"
-        print(f"{line}; see {path}\n" + "\n".join(places), file=sys.stderr, flush=True)
+        terminal.tell("\n".join([f"{line}; see {path}", *places]))
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
             file.write("\n".join([line, *places, "", ""]))
             file.flush()
@@ -104,6 +105,7 @@ class Watchdog:
         dump = threading.Thread(target=dump_collectives, args=(self._logs, rank), daemon=True)
         dump.start()
         dump.join(PERIOD_S)  # it takes locks of a library that hangs
+        return line
 
 
 def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World) -> float:

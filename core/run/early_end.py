@@ -14,31 +14,34 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from core import environment, terminal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.progress import CLEAR_LINE
-from core.run import signals
+from core.run import ends, signals
 from core.run.last_line import tell
 from core.run.signals import INTERRUPTED
+from core.run.time_limit import TimeLimit
 
 
 class EarlyEnd:
     """Whether this rank was asked to end, and whether all ranks do.
 
     agreed: the run ends after the step just done; the same on all ranks.
+    limit: by which the run ends without being asked.
     end: ends the process with a status.
     """
 
     def __init__(self, world: World, end: Callable[[int], object] = os._exit) -> None:
         self.agreed = False
+        self.limit = TimeLimit(environment.end_time())
         self._world, self._end = world, end
         self._lock = threading.Lock()
         self._got: list[str] = []  # by the handler; its flag went into the reduction of step `_carried`
@@ -71,6 +74,8 @@ class EarlyEnd:
         """Whether this rank was asked to end, for the reduction of `step`."""
         with self._lock:
             self._next = step + 1
+            if self.limit.is_near() and not self._got:
+                self._got.append("the time limit")
             return self._carry(step)
 
     def asked(self, done: int, *, again: bool = True) -> bool:
@@ -112,9 +117,11 @@ class EarlyEnd:
             is_late = self.agreed and self._carried is None  # the others asked; we end already
         if is_second_interrupt:
             self._tell(f"{got.name} again: ending at once; the steps since the last checkpoint are lost")
+            ends.record("asked", INTERRUPTED, f"{got.name} again")
             self._end(INTERRUPTED)
         elif step is None:
             tell(f"{got.name}: ending before the first step; the same command continues the run")
+            ends.record("asked", CONTINUABLE, f"{got.name}: before the first step")
             self._end(CONTINUABLE)
         elif is_first and not is_late:
             # Earlier if another rank was asked before, or where work after a step is broken off.
@@ -122,7 +129,12 @@ class EarlyEnd:
             self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
 
     def _carry(self, step: int) -> bool:
-        """Whether this rank was asked to end; from then on a signal leads to a save after `step`."""
+        """Whether this rank was asked to end; from then on a signal leads to a save after `step`.
+
+        The first rank also looks for word of the supervisor, which reaches a job where signals do not.
+        """
+        if self._world.rank == 0 and not self._got and (why := ends.end_asked()):
+            self._got.append(why)
         asked = bool(self._got)
         if asked and self._carried is None:
             self._carried = step
@@ -130,7 +142,6 @@ class EarlyEnd:
 
     def _tell(self, text: str) -> None:
         """Every rank speaks, since perhaps nobody else got the signal."""
-        clear = CLEAR_LINE if sys.stderr.isatty() else ""
+        clear = CLEAR_LINE if terminal.is_terminal() else ""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
-        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-            print(f"{clear}{who}{text}", file=sys.stderr, flush=True)
+        terminal.tell(f"{clear}{who}{text}")

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARENT = "LONGTAKE_PARENT"  # process id of our launcher, for its ranks
+from core import environment, terminal
+
 TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
 
 _REPEAT = """
@@ -36,8 +37,7 @@ def tell(line: str) -> None:
             return
         except OSError:
             pass  # the launcher and its folder have gone: better twice than never
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    terminal.tell(line)
 
 
 def repeat_after_torchrun(line: str) -> None:
@@ -46,15 +46,7 @@ def repeat_after_torchrun(line: str) -> None:
     A small process waits for that, and this one, a rank, need not. Only Linux tells when a process that is no
     child has ended. Nothing is repeated where torchrun may start the ranks again and the line is soon untrue.
     """
-    environment = os.environ
-    if "TORCHELASTIC_RUN_ID" not in environment or PARENT in environment:
-        return
-    restarts = [environment.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
-    if (
-        environment.get("LOCAL_RANK") != "0"
-        or not hasattr(os, "pidfd_open")
-        or int(restarts[0]) < int(restarts[1])
-    ):
+    if not environment.is_last_torchrun_attempt() or not hasattr(os, "pidfd_open"):
         return
     with contextlib.suppress(OSError):
         subprocess.Popen(

@@ -6,27 +6,16 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import environment
 from core.errors import WorkError
 from core.files import write_json
+from core.run.folder import LOCK
 
-NAME = "run.lock"
-UNKNOWN = ""
-
-
-def launch() -> str:
-    """What stays the same when a launcher runs its command again: SLURM's job, or torchrun's run.
-
-    UNKNOWN for torchrun without `--standalone` or `--rdzv-id`, which names no run.
-    """
-    if job := os.environ.get("SLURM_JOB_ID"):
-        return f"slurm {job}"
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return "local" if run is None else UNKNOWN if run == "none" else f"torchrun {run}"
+UNKNOWN = ""  # which launcher began a run
 
 
 @dataclass(frozen=True)
@@ -42,23 +31,22 @@ class RunLock:
     """The file `run.lock` of a run folder; only rank 0 handles it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.path = folder, folder / NAME
+        self._folder, self.path = folder, folder / LOCK
 
     def acquire(self) -> Attempt:
-        """Take the run over; WorkError while a process on this host that owns it is alive.
+        """Take the run over; WorkError while a process on this node that owns it is alive.
 
-        An owner on another host cannot be seen; it is fenced off instead, since it finds at its next commit
-        that the run has a newer attempt.
+        An owner on another node cannot be seen; it is fenced off instead, since it finds at its next commit
+        that the run has a newer attempt. So is an earlier start of the same SLURM job that still lives.
         """
         self.require_free()
         before = self._read()
         number = (before["number"] if before else 0) + 1
-        job = os.environ.get("SLURM_JOB_ID")
-        name = f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{number}"
+        name = environment.attempt() or f"local.{number}"
         self.attempt = Attempt(name, number, secrets.token_hex(8))
         owner = {
-            "begun_by": before.get("begun_by") if before else launch(),
-            "host": socket.gethostname(),
+            "begun_by": before.get("begun_by") if before else environment.launch() or UNKNOWN,
+            "host": environment.node(),
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "attempt": name,
@@ -72,12 +60,14 @@ class RunLock:
         """Whether the run was begun by another launch than this one; False where that is not known."""
         owner = self._read()
         begun_by = owner.get("begun_by") if owner else None
-        return begun_by is not None and launch() not in (UNKNOWN, begun_by)
+        return begun_by is not None and environment.launch() not in (None, begun_by)
 
     def require_free(self) -> None:
-        """WorkError while a process on this host that owns the run is alive."""
-        owner = self._read()
-        if owner and owner["host"] == socket.gethostname() and _alive(owner["pid"], owner["started"]):
+        """WorkError while a process on this node that owns the run lives, and no earlier start of our job."""
+        owner, job = self._read(), environment.slurm_job()
+        if not owner or (job and owner["attempt"] != environment.attempt() and _job_of(owner) == job):
+            return
+        if owner["host"] == environment.node() and _alive(owner["pid"], owner["started"]):
             raise WorkError(f"{self._folder} is being written by process {owner['pid']} on this host")
 
     def check(self) -> None:
@@ -101,6 +91,10 @@ class RunLock:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return json.loads(self.path.read_text(encoding="utf-8"))
         return None
+
+
+def _job_of(owner: dict[str, Any]) -> str:
+    return str(owner["attempt"]).rpartition(".")[0]
 
 
 def _alive(pid: int, started: str) -> bool:

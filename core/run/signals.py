@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Protocol
 
 from core.errors import CONTINUABLE
+from core.run import ends
 from core.run.last_line import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
@@ -77,6 +78,7 @@ class EndAtOnce:
             return
         self._status = CONTINUABLE if self._continues else 128 + got
         tell(f"{got.name}: {self.text}")
+        ends.record("asked", self._status, f"{got.name}: {self.text}")
         if not self._grace_s:
             os._exit(self._status)
         end_after(self._grace_s, self._status)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
+from core import environment
 from core.errors import StorageError
 from core.progress import say
 
@@ -97,7 +97,7 @@ class Retry:
 
         How much less is a hash of name, number and rank, so that not all come back at the same moment.
         """
-        digest = hashlib.sha256(f"{name} {failed} {os.environ.get('RANK', '0')}".encode()).digest()
+        digest = hashlib.sha256(f"{name} {failed} {environment.rank()}".encode()).digest()
         return self.first_s * 2 ** (failed - 1) * (1 - digest[0] / 512)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from core.progress import counted
+from core.records import iterate
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT, TEXT, TEXT_DTYPE, read_sidecar
+from data.dataset.quarantine import QuarantineEntry, read_quarantine
+from data.dataset.schema import LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
 from data.order.buckets import NO_BUCKET, is_image
 
 MOST_SHAPES = 1000  # of the histogram
@@ -187,10 +187,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return dict(Counter(json.loads(line)["reason"] for line in file).most_common())
+    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from numpy.typing import NDArray
+import numpy as np
 
 from data.raw.item import Item
 
@@ -74,7 +74,7 @@ class ItemStore(Sequence[Item]):
 class Selection(Sequence[Item]):
     """Some of the items of a store, in an order of their own; sent to another process it is those alone."""
 
-    def __init__(self, items: Sequence[Item], places: Sequence[int] | NDArray[Any]) -> None:
+    def __init__(self, items: Sequence[Item], places: Sequence[int] | np.ndarray) -> None:
         self._items, self._places = items, places
 
     def __len__(self) -> int:

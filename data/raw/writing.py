@@ -20,7 +20,14 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
-from core.files import TEMPORARY_PREFIX, atomic_file, canonical, write_json, write_text
+from core.files import (
+    atomic_file,
+    canonical,
+    temporaries,
+    write_json,
+    write_text,
+)
+from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
@@ -86,21 +93,22 @@ def begin(folder: Path, items: Sequence[Item]) -> None:
 
     UserError if an earlier attempt began with another listing: its shards would not fit those to come.
     """
-    seen = _fingerprint(items)
-    note = folder / RECEIPTS / LISTING
-    if note.exists() and json.loads(note.read_text())["fingerprint"] != seen:
-        raise UserError(
-            f"{folder}: its source changed since this output was begun; overwrite=true starts anew"
-        )
+    seen, before = listing_fingerprint(items), recorded_listing(folder)
+    if before not in (None, seen):
+        cost = ways_out(holds(folder), "the old content")
+        raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
     for place in (folder, folder / RECEIPTS):
-        for left in place.glob(f"{TEMPORARY_PREFIX}*"):
+        for left in temporaries(place):
             left.unlink()
-    if not note.exists():
-        write_json(note, {"fingerprint": seen})
+    if before is None:
+        write_json(folder / RECEIPTS / LISTING, {"fingerprint": seen})
 
 
-def _fingerprint(items: Iterable[Item]) -> str:
-    """`core.files.fingerprint` of a list with the values of each item, without making the list."""
+def listing_fingerprint(items: Iterable[Item]) -> str:
+    """Identify a listing, wherever its source lies: `core.files.fingerprint` of the values of all items.
+
+    They are hashed one by one, without making the list.
+    """
     seen = hashlib.sha256(b"[")
     for number, item in enumerate(items):
         values = [item.name, item.offset, item.size, item.label, item.class_name, item.text, item.refused]
@@ -108,6 +116,12 @@ def _fingerprint(items: Iterable[Item]) -> str:
         seen.update(b"," * (number > 0) + canonical(values))
     seen.update(b"]")
     return seen.hexdigest()
+
+
+def recorded_listing(folder: Path) -> str | None:
+    """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
+    note = folder / RECEIPTS / LISTING
+    return json.loads(note.read_text())["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:

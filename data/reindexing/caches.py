@@ -15,8 +15,9 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
 from data.dataset.schema import (
+    QUARANTINE,
     DatasetManifest,
     ShardRecord,
     content_fingerprint,

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, regular
+from core.files import fsync_folder, published, regular, temporaries
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord, write_index
 from data.dataset.tars import TarSample, arrays, read_member, samples
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
@@ -57,12 +57,12 @@ def reindex(
     are set aside, within `budget` (as `data.dataset.quarantine.Quarantine` takes it).
     UserError if there are no tars or a sample is unusable; WorkError if a tar is damaged.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
+    paths = published(folder, "*.tar")
     if not paths:
         raise UserError("source", folder, "a folder with .tar files")
     before = _manifest_before(folder)
     making = folder / MAKING
-    for left in making.iterdir() if making.exists() else ():
+    for left in (*published(making), *temporaries(making)):
         if left.name != MANIFEST:  # which may be what `before` was read from
             left.unlink()
     kind = _kind(paths[0], before)
@@ -102,7 +102,7 @@ def _put_in_place(folder: Path) -> None:
     making = folder / MAKING
     (folder / MANIFEST).unlink(missing_ok=True)
     failpoint("reindex.publish")
-    for path in sorted(making.iterdir()):
+    for path in published(making):
         if path.name != MANIFEST:
             os.replace(path, folder / path.name)
     fsync_folder(folder)

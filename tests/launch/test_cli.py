@@ -9,7 +9,6 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
@@ -160,10 +159,8 @@ def test_help_of_a_job_shows_usage_examples_and_every_field(
 @pytest.mark.parametrize("example", [example for job in jobs.JOBS for example in job.examples])
 def test_the_examples_of_help_name_real_fields(example: str) -> None:
     typed = arguments.parse([word for word in example.split()[1:] if not word.endswith(".yaml")])
-    for override in typed.overrides:
-        kind = jobs.find(typed.job).load().Config
-        for name in override.partition("=")[0].split("."):
-            kind = get_type_hints(kind)[name]
+    known = {line.path for line in loading.help_of(jobs.find(typed.job).load().Config, [], typed.overrides)}
+    assert {override.partition("=")[0] for override in typed.overrides} <= known
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -209,3 +206,24 @@ def test_output_into_a_closed_pipe_is_silent() -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("on_ranks", "shares", "status"), [(False, False, 2), (False, True, 0)])
+def test_a_job_of_one_process_is_not_run_by_several_tasks(
+    toy: Toy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    on_ranks: bool,
+    shares: bool,
+    status: int,
+) -> None:
+    job = jobs.JOBS[-1]._replace(on_ranks=on_ranks, shares=shares)
+    monkeypatch.setattr(jobs, "JOBS", (*jobs.JOBS[:-1], job))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli._status(["toy", "box"]) == status
+    expected = "1, since toy runs in one process, which starts the others (processes=N)"
+    assert capsys.readouterr().err == (
+        f"longtake toy: by hand tasks=2: expected {expected}\n" if status else ""
+    )
+    assert bool(toy.ran) is (status == 0)

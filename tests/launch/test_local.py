@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from core.environment import PARENT
 from core.root import ROOT
-from core.run.last_line import PARENT
 from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run
@@ -178,7 +178,7 @@ time.sleep(100)
 """
     launcher = f"""
 import sys, pathlib
-from core.run.last_line import PARENT
+from core.environment import PARENT
 from core.run.signals import SIGNALS
 from launch import local
 from tests.core import toy_run

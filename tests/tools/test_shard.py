@@ -266,14 +266,6 @@ def test_killed_after_the_manifest_it_is_finished(source: Path, tmp_path: Path) 
     undisturbed(config, tmp_path)
 
 
-def test_other_ranks_leave_the_work_to_the_first(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "1")
-    run(config_of(source, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.multiprocess
 def test_several_processes_write_the_same_bytes(source: Path, tmp_path: Path) -> None:
     run(config_of(source, tmp_path / "many", processes=2, samples_per_shard=3))

@@ -5,7 +5,6 @@ DeepSpeed is loaded as we load it: without its C++ build, its Muon and the garba
 slower.
 """
 
-import os
 import sys
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 import core.config.loading  # noqa: F401
+from core import environment
 from core.batch import Condition
 from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
@@ -26,7 +26,7 @@ def main() -> None:
     """Start, and take the step."""
     preset, grid, batch = sys.argv[1], tuple(map(int, sys.argv[2].split(","))), int(sys.argv[3])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed wants it
+    environment.local_rank_for_libraries()
     store = torch._C._distributed_c10d.HashStore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)
     config = DiTConfig.presets[preset]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from data.dataset.quarantine import QUARANTINE
-from data.dataset.schema import INDEX, LEFT_OUT, MANIFEST, MEDIA
+from core.run.folder import CONFIG
+from data.dataset.schema import INDEX, LEFT_OUT, MANIFEST, MEDIA, QUARANTINE
 from data.raw.item import Item
 from data.raw.layouts.tree import Tree
 
 # behind the stem of the tar
 ENDINGS = (".parquet", "_stats.json", ".json", ".idx", ".index", ".csv", ".tar.sha256", ".tar.md5")
 NAME = "beside tars, repeating them"
-OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, "config.yaml")  # of a raw dataset that is packed again
+OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # of a raw dataset that is packed again
 
 
 def read(tree: Tree) -> Iterable[Item]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import UserError
+from core.files import published
 from data.raw.item import Item
 from data.raw.layouts.tree import Tree
 
@@ -15,7 +16,7 @@ def read(tree: Tree) -> Iterable[Item]:
     if tree.given:
         return ()
     if all((tree.source / part).is_dir() for part in ("blobs", "snapshots")):
-        revisions = sorted(path.name for path in (tree.source / "snapshots").iterdir())
+        revisions = sorted(path.name for path in published(tree.source / "snapshots"))
         one = f"{tree.source / 'snapshots'}/{revisions[0] if len(revisions) == 1 else 'REVISION'}"
         found = f" (there are: {', '.join(revisions)})" if len(revisions) > 1 else ""
         raise UserError(

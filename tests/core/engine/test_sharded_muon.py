@@ -180,7 +180,7 @@ def test_a_checkpoint_of_the_other_rule_is_refused(
     toy_trainer(tmp_path, world, steps=1, rule=before).fit()
     trainer = toy_trainer(tmp_path / "other", world, rule=after)
     with pytest.raises(UserError, match=r"holds no momentum|holds exp_avg of other parameters"):
-        resume(CheckpointStore(tmp_path / "checkpoints"), trainer.engine, trainer.ema)
+        resume(CheckpointStore(tmp_path / "checkpoints"), trainer.networks)
 
 
 def test_a_network_without_hidden_matrices_is_refused() -> None:

@@ -188,5 +188,5 @@ def test_continuing_with_a_changed_source_is_refused(tmp_path: Path) -> None:
     source = image_folder(tmp_path / "in")
     tasks_of(tmp_path / "out", source)
     (source / "cat/new.png").write_bytes(image_bytes(picture()))
-    with pytest.raises(UserError, match="its source changed since this output was begun; overwrite=true"):
+    with pytest.raises(UserError, match=r"its source changed since .* overwrite=true would remove \d+ file"):
         tasks_of(tmp_path / "out", source)

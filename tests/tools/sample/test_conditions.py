@@ -11,8 +11,8 @@ import pytest
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
+from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
-from tools.runs.latent_space import LATENTS
 from tools.runs.trained import LatentSpace
 from tools.sample import job as sample
 from tools.sample.conditions import chosen_classes, require_trained

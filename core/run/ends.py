@@ -1,0 +1,94 @@
+"""How a rank began and ended, told to the supervisor that started it: a small file a rank.
+
+An exit status says too little, and `srun` gives the highest of all ranks. Without a supervisor nothing is
+written. Only light modules are imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from core import environment
+from core.errors import EndedEarly, UserError, WorkError
+from core.files import temporary_name
+
+FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
+ASKED = "end-asked.json"  # in it: the run is to end after the step under way
+
+Kind = Literal["running", "done", "asked", "refused", "work", "memory", "peer", "device", "hang", "error"]
+"""How a rank ended.  asked: early, on request.  refused: a mistake of the person's.  work: WorkError.
+memory: the device's was too small.  peer: only because another rank did.  error: a bug."""
+
+_OF_PEERS = re.compile(
+    r"gloo|Connection (closed|reset) by peer|Socket (closed|Timeout)|[Tt]imed out|NCCL|ProcessGroup|TCPStore"
+)
+_OF_DEVICE = re.compile(r"CUDA (error|driver)|CUBLAS_STATUS|CUDNN_STATUS|uncorrectable|ECC error")
+_written = False
+
+
+def folder() -> Path | None:
+    """Where the supervisor of this rank looks; None without one."""
+    named = os.environ.get(FOLDER)
+    return Path(named) if named else None
+
+
+def begin() -> None:
+    """Tell where this rank runs."""
+    _write("running", 0, "")
+
+
+def record(kind: Kind, status: int, text: str) -> None:
+    """Tell how this rank ends; what was told first stays."""
+    global _written
+    if not _written:
+        _written = True
+        _write(kind, status, text)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What an exception that ends a rank says of the cause."""
+    if isinstance(error, UserError | WorkError | EndedEarly | OSError):
+        refused = isinstance(error, UserError)
+        return "refused" if refused else "asked" if isinstance(error, EndedEarly) else "work"
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return "error"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, torch.distributed.DistError):
+        return "peer"
+    if isinstance(error, RuntimeError):
+        text = str(error)
+        return "device" if _OF_DEVICE.search(text) else "peer" if _OF_PEERS.search(text) else "error"
+    return "error"
+
+
+def end_asked() -> str:
+    """Why the supervisor asks the run to end; '' while it does not."""
+    place = folder()
+    if place is None or not (place / ASKED).exists():
+        return ""
+    with contextlib.suppress(OSError, ValueError):
+        return str(json.loads((place / ASKED).read_text(encoding="utf-8"))["why"])
+    return "the supervisor"
+
+
+def _write(kind: Kind, status: int, text: str) -> None:
+    """Leave word, as far as the disk lets us: a full one must not take the exit status away."""
+    place = folder()
+    if place is None:
+        return
+    rank = environment.rank()
+    told = {"rank": rank, "node": environment.node(), "pid": os.getpid(), "time": time.time()}
+    path = place / f"rank-{rank}.json"
+    temporary = temporary_name(path)
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps({**told, "kind": kind, "status": status, "text": text}))
+        temporary.replace(path)

@@ -1,0 +1,85 @@
+"""Where and how a job runs: the section `cluster` of `longtake submit`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.config.settings import setting
+from core.errors import UserError
+
+_CLOCK = re.compile(r"^\s*minutes\s*:\s*(\d+:[\d:]+)", re.M)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """What SLURM is asked for, and how the ranks are started there."""
+
+    kind: Literal["slurm", "local", "inline"] = setting(
+        "slurm",
+        "slurm: queued; local: in the background on this machine; inline: in the foreground on this machine",
+    )
+    nodes: int = setting(1, "nodes of the job", low=1)
+    tasks_per_node: int = setting(1, "ranks on each node, one for each GPU", low=1)
+    cpus_per_task: int | None = setting(None, "CPUs of each rank; null is SLURM's default", low=1)
+    minutes: int = setting(60, "time limit of one start; the job is requeued at its end", unit="min", low=1)
+    signal_s: int = setting(
+        120, "before its end the job is asked to save and end; SLURM may ask 60 s earlier", unit="s", low=1
+    )
+    partition: str = setting("", "SLURM's partition; '' is its default")
+    account: str = setting("", "account that is charged; '' is SLURM's default")
+    qos: str = setting("", "quality of service; '' is SLURM's default")
+    constraint: str = setting("", "features that nodes must have")
+    exclude: str = setting("", "nodes that are not used")
+    nodelist: str = setting("", "nodes that are used")
+    gpus_per_node: str = setting("", "GPUs of each node, such as 8 or h200:8; '' asks for none")
+    gres: str = setting("", "the same in SLURM's older form, such as gpu:8")
+    memory_gib: int | None = setting(None, "memory of each node; 0 is all of it", unit="GiB", low=0)
+    wckey: str = setting("", "workload characterisation key, where a site asks for one")
+    sbatch: tuple[str, ...] = setting(
+        (), "more fields for sbatch, such as reservation=x or exclusive", shown="[field=value, ...]"
+    )
+    srun: tuple[str, ...] = setting(
+        (), "more options for srun, such as --cpu-bind=cores", shown="[option, ...]"
+    )
+    setup: tuple[str, ...] = setting(
+        (), "lines that the batch script runs first, such as module load cuda", shown="[line, ...]"
+    )
+    environment: tuple[str, ...] = setting(
+        (), "variables of the ranks, each set only where it is not set already", shown="[NAME=value, ...]"
+    )
+    container_image: str = setting("", "image in which pyxis runs the ranks; '' is none")
+    container_mounts: str = setting("", "what pyxis mounts, such as /scratch:/scratch")
+    apptainer_image: str = setting("", "image in which apptainer runs the ranks; '' is none")
+    python: str = setting(
+        "", "Python of the ranks, in a container perhaps another; '' is this one", shown="path"
+    )
+    attempts: int = setting(3, "starts in a row without a new step after which the job is given up", low=1)
+
+    def __post_init__(self) -> None:
+        for name, values in (("sbatch", self.sbatch), ("setup", self.setup)):
+            if any("\n" in value for value in values):
+                raise UserError(name, list(values), "no line breaks")
+        for value in self.environment:
+            if not re.fullmatch(r"[A-Za-z_]\w*=.*", value):
+                raise UserError("environment", value, "NAME=value")
+        if self.container_image and self.apptainer_image:
+            raise UserError("apptainer_image", self.apptainer_image, "'' with container_image")
+        if self.kind != "slurm" and self.nodes > 1:
+            raise UserError("nodes", self.nodes, f"1 with kind={self.kind}")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.tasks_per_node
+
+
+def refuse_clock_times(files: Sequence[Path]) -> None:
+    """UserError where a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
+    for file in files:
+        if file.is_file() and (found := _CLOCK.search(file.read_text(encoding="utf-8", errors="replace"))):
+            expected = f"a whole number of minutes; YAML reads such a time as a number to base 60 (in {file})"
+            raise UserError("cluster.minutes", found[1], expected)

@@ -1,0 +1,89 @@
+"""List submitted jobs: state, starts, nodes, last step, rate, when they will end, the last error."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core import environment, terminal
+from core.config.loading import read_yaml
+from core.errors import UserError
+from core.progress import duration
+from core.run.folder import METRICS
+from launch.cluster import records, slurm
+from launch.cluster.records import ENDED, JOB_FILE, Submission
+
+HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `longtake jobs [RUN ...]`; where none is named, all that this user has submitted."""
+    if any(word.startswith("-") or "=" in word for word in words):
+        terminal.deliver("usage: longtake jobs [RUN ...]\n\n" + str(__doc__))
+        return 0 if {"--help", "-h"} & set(words) else 2
+    outputs = [Path(word) for word in words] or records.remembered()
+    for output in outputs:
+        if not records.submissions(output):
+            raise UserError("source", output, "the output of a job that was submitted")
+    table = [HEADER, *(_row(output) for output in outputs)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER) - 1)]
+    for row in table:
+        fixed = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        terminal.deliver(f"{fixed}  {row[-1]}".rstrip())
+    return 0
+
+
+def state_of(submission: Submission) -> tuple[str, str]:
+    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows."""
+    told, attempts = submission.read(), submission.attempt_records()
+    last: dict[str, Any] = attempts[-1] if attempts else {}
+    state, reason = str(last.get("state", "queued")), str(last.get("reason", ""))
+    if state in ENDED:
+        return state, reason
+    if told.get("cluster", {}).get("kind") != "slurm":
+        is_here = last.get("node") in (None, environment.node())
+        if state == "running" and is_here and not records.lives(int(last.get("pid", 0))):
+            return "lost", "its supervisor was killed; submit it again to continue"
+        return state, reason
+    if not (job := told.get("slurm_job")):
+        return "not queued", "the submission was interrupted; submit it again"
+    facts = slurm.job_facts(str(job))
+    now = facts.get("JobState", "")
+    if now in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"):
+        why = facts.get("Reason", "None")
+        waits = now == "PENDING"
+        shown = "queued" if waits and not attempts else "requeued" if waits else now.lower()
+        return shown, reason or ("" if why == "None" else why)
+    how = f"SLURM says {now}" if now else "SLURM knows no such job any more"
+    return "lost", f"{how}, and its supervisor wrote nothing; submit it again to continue"
+
+
+def _row(output: Path) -> tuple[str, ...]:
+    submission = records.latest(output)
+    attempts = submission.attempt_records()
+    state, reason = state_of(submission)
+    nodes = str(attempts[-1].get("nodes", "")) if attempts else ""
+    step, rate, left = _pace(output, submission)
+    return str(output), state, str(len(attempts)), nodes, step, rate, left, " ".join(reason.split())
+
+
+def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
+    """The last step of training, how fast it is, and how long it still takes."""
+    path = output / METRICS
+    if not path.exists():
+        return "", "", ""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        lines = file.read().split(b"\n")[1 if path.stat().st_size > 65536 else 0 : -1]
+    rows = [json.loads(line) for line in lines if line.endswith(b"}")]
+    if not rows:
+        return "", "", ""
+    steps = int(read_yaml(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
+    recent = [float(row["seconds"]) for row in rows[-20:] if row.get("seconds")]
+    each = sum(recent) / len(recent) if recent else 0.0
+    step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime
+    left = duration(each * (steps - step)) if steps > step and each and age < 3600 else ""
+    return f"{step}/{steps}", f"{1 / each:.3g}/s" if each else "", left

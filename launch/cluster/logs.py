@@ -1,0 +1,82 @@
+"""Show what a submitted job has written: its last start, of one rank or of all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import terminal
+from core.config import loading
+from core.config.fields import describe
+from core.config.settings import REQUIRED, setting
+from core.errors import UserError
+from core.files import published
+from launch import arguments
+from launch.cluster import records
+from launch.cluster.listing import state_of
+from launch.cluster.records import ENDED, Submission
+from launch.help import fields_text
+
+PERIOD_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is shown."""
+
+    source: str = setting(REQUIRED, "output of the job", shown="path")
+    rank: int | None = setting(None, "of this rank alone; null is all of them", low=0)
+    follow: bool = setting(False, "wait for more, until the job has ended")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `longtake logs RUN [rank=R] [follow=true]`."""
+    typed = arguments.parse(["logs", *words])
+    if typed.help:
+        terminal.deliver(
+            "\n".join(
+                [
+                    "usage: longtake logs RUN [rank=R] [follow=true]",
+                    "",
+                    str(__doc__),
+                    "",
+                    *fields_text(describe(Config)),
+                ]
+            )
+        )
+        return 0
+    config = loading.load(Config, typed.files, typed.overrides)
+    submission = records.latest(Path(config.source))
+    shown: dict[Path, int] = {}
+    while True:
+        has_ended = state_of(submission)[0] in (*ENDED, "lost") if config.follow else True
+        for path in _files(submission, config.rank):
+            with open(path, "rb") as file:
+                file.seek(shown.get(path, 0))
+                text = file.read()
+            if text and len(shown | {path: 0}) > 1 and path not in shown:
+                terminal.deliver(f"==> {path}")
+            shown[path] = shown.get(path, 0) + len(text)
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
+        if has_ended:
+            return 0
+        time.sleep(PERIOD_S)
+
+
+def _files(submission: Submission, rank: int | None) -> list[Path]:
+    """Of all starts where one is followed, so that nothing is lost in between."""
+    attempts = submission.attempts()
+    if not attempts:
+        logs = published(submission.folder / "submitit", "*.out")
+        return logs if rank is None else []
+    own = sorted(published(attempts[-1], "rank-*.txt"), key=lambda path: int(path.stem.partition("-")[2]))
+    if rank is None:
+        return [attempts[-1] / "output.txt", *own]
+    found = [path for path in own if path.stem == f"rank-{rank}"]
+    if own and not found:
+        raise UserError("rank", rank, f"one of {len(own)} ranks")
+    return found

@@ -1,0 +1,160 @@
+"""SLURM's commands, and submitit on the way to `sbatch`. Nothing needs `sacct`, which many sites lack."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError, WorkError
+from launch.cluster.config import ClusterConfig
+
+TIMEOUT_S = 60.0  # of one command
+WAITS_S = (
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)  # a controller may be away for minutes, in a restart or a failover
+_GONE = re.compile(r"Invalid job id|already completing or completed|Job/step already completing")
+
+
+def require() -> None:
+    """UserError where this machine has no SLURM."""
+    if shutil.which("sbatch") is None:
+        expected = "local or inline, since there is no sbatch on this machine"
+        raise UserError("cluster.kind", "slurm", expected)
+
+
+def command(
+    words: Sequence[str], *, waits_s: Sequence[float] = WAITS_S, sleep: Callable[[float], None] = time.sleep
+) -> str:
+    """What one of SLURM's commands prints; tried again while the controller does not answer.
+
+    '' for a job that SLURM does not know (any more). WorkError when it has failed for good.
+    """
+    reason = ""
+    for wait_s in (*waits_s, 0.0):
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            reason = f"no answer within {TIMEOUT_S:.0f} s"
+        except FileNotFoundError:
+            raise WorkError(f"{words[0]} is not on this machine") from None
+        else:
+            if done.returncode == 0:
+                return done.stdout
+            if _GONE.search(done.stderr):
+                return ""
+            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        sleep(wait_s)
+    raise WorkError(f"{' '.join(words)}: {reason}")
+
+
+def job_facts(job: str) -> dict[str, str]:
+    """What `scontrol show job` says; {} for a job that SLURM does not know (any more)."""
+    text = command(["scontrol", "show", "job", "--oneliner", job], waits_s=WAITS_S[:2])
+    return dict(re.findall(r"(\w+)=(\S*)", text))
+
+
+def jobs_named(name: str) -> list[str]:
+    """The jobs of that name that have not ended."""
+    return command(["squeue", "--noheader", "--me", "--name", name, "--format", "%i"]).split()
+
+
+def requeue(job: str, exclude: str = "") -> None:
+    """Have SLURM start the job again, perhaps without some nodes. WorkError where it will not."""
+    if exclude:
+        command(["scontrol", "update", f"jobid={job}", f"ExcNodeList={exclude}"])
+    command(["scontrol", "requeue", job])
+
+
+def cancel(job: str) -> None:
+    """End the job; its ranks get SIGTERM, and time to save."""
+    command(["scancel", job])
+
+
+def parameters(config: ClusterConfig, name: str, after: Sequence[str], code: Path) -> dict[str, Any]:
+    """What submitit is to write into the batch script.
+
+    The supervisor takes the shell's place (`exec`, see `script_python`), so that the signal before the end,
+    which SLURM sends to the batch script alone (`B:`), reaches it.
+    """
+    more: dict[str, Any] = {"signal": f"B:USR2@{config.signal_s}", "requeue": True}
+    if after:
+        more |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    if config.memory_gib is not None:
+        more["mem"] = f"{config.memory_gib}G" if config.memory_gib else "0"
+    for field in config.sbatch:
+        key, equals, value = field.removeprefix("--").partition("=")
+        more[key] = value if equals else True
+    setup = [
+        *(f"export {field.partition('=')[0]}=${{{_defaulted(field)}}}" for field in config.environment),
+        *config.setup,
+        f"export PYTHONPATH={_quoted(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+    ]
+    found = {
+        "job_name": name,
+        "nodes": config.nodes,
+        "ntasks_per_node": config.tasks_per_node,
+        "cpus_per_task": config.cpus_per_task,
+        "time": config.minutes,
+        "partition": config.partition or None,
+        "account": config.account or None,
+        "qos": config.qos or None,
+        "constraint": config.constraint or None,
+        "exclude": config.exclude or None,
+        "nodelist": config.nodelist or None,
+        "gpus_per_node": config.gpus_per_node or None,
+        "gres": config.gres or None,
+        "wckey": config.wckey or None,
+        "stderr_to_stdout": True,
+        "setup": setup,
+        "use_srun": False,
+        "additional_parameters": more,
+    }
+    return found
+
+
+def script_python() -> str:
+    """How the batch script starts Python."""
+    return f"exec {_quoted(sys.executable)}"
+
+
+def script_text(folder: Path, found: Mapping[str, Any]) -> str:
+    """The batch script as submitit would write it."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    start = f"{script_python()} -u -m submitit.core._submit {_quoted(str(folder))}"
+    return str(_make_sbatch_string(command=start, folder=folder, **found))
+
+
+def submit(function: Callable[[], Any], folder: Path, found: Mapping[str, Any]) -> str:
+    """Queue a job that calls `function`; its number. UserError with sbatch's words where it refuses."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(folder, python=script_python())
+    executor.update_parameters(**found)
+    try:
+        return str(executor.submit(function).job_id)
+    except submitit.core.utils.FailedJobError as error:
+        said = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip().splitlines()[-1]]
+        raise UserError(f"sbatch refused the job: {'; '.join(said)}") from None
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _defaulted(field: str) -> str:
+    name, _, value = field.partition("=")
+    return f"{name}-{_quoted(value)}"

@@ -1,0 +1,239 @@
+"""Submit a job: to SLURM, or to this machine in the background or foreground.
+
+`longtake submit JOB my.yaml configs/cluster/NAME.yaml cluster.nodes=4`: the words of the job itself, with the
+section `cluster` added, and `after=` the output of an earlier job or a number of SLURM's that has to end well
+first. `longtake submit RUN cluster.nodes=2` submits once more what was submitted with this output, and takes
+the place of a job that is still queued or runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import terminal
+from core.config import loading
+from core.config.fields import describe
+from core.config.settings import setting
+from core.errors import UserError
+from core.progress import say
+from core.run.claim import SUBMISSIONS
+from launch import arguments, jobs
+from launch.cluster import records, slurm
+from launch.cluster.config import ClusterConfig, refuse_clock_times
+from launch.cluster.records import JOB_FILE, Submission
+from launch.cluster.snapshot import copy_code
+from launch.cluster.supervisor import Supervise, supervise
+from launch.help import fields_text
+from launch.jobs import Job
+
+LEAST_FREE_BYTES = 1 << 30
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a submission needs beside the job's own fields."""
+
+    cluster: ClusterConfig = setting(ClusterConfig(), "where and how the job runs")
+    after: str = setting("", "output of a submitted job, or a SLURM job, that has to end well first")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `longtake submit WORDS`."""
+    named = _with_job(words)
+    typed = arguments.parse(named)
+    if typed.help or not typed.job:
+        terminal.deliver(_help())
+        return 0
+    job = jobs.find(typed.job)
+    refuse_clock_times(typed.files)
+    settings = loading.load(_schema(job), typed.files, typed.overrides)
+    config, cluster = _parted(job, settings)
+    output = Path(config.output).absolute()
+    after = _after(settings.after, cluster, output)
+    for line in _plan(job, config, cluster, wait=bool(settings.after)):
+        say(line)
+    if typed.dry_run:
+        terminal.deliver(loading.dump(settings), end="")
+        terminal.deliver(_script(output, cluster, after))
+        return 0
+    if cluster.kind == "slurm":
+        slurm.require()
+    with records.locked(output):
+        _make_room(output, cluster, replaces=named != list(words))
+        submission = _prepare(job, config, cluster, output, settings.after)
+        return _start(submission, cluster, after)
+
+
+def _with_job(words: Sequence[str]) -> list[str]:
+    """The words of a submission; `RUN ...` stands for what was submitted with this output before."""
+    bare = next((word for word in words if not word.startswith("-")), "")
+    folder = Path(bare)
+    if not bare or "=" in bare or not (folder / SUBMISSIONS).is_dir():
+        return list(words)
+    latest = records.latest(folder)
+    told = latest.read()
+    rest = list(words)
+    rest.remove(bare)
+    return [told["job"], str(latest.folder / JOB_FILE), str(latest.folder / "cluster.yaml"), *rest]
+
+
+def _schema(job: Job) -> type[Any]:
+    """The job's own config, with what a submission needs beside it."""
+    bases = (job.load().Config, Target)
+    return dataclasses.make_dataclass("Submitted", [], bases=bases, frozen=True, kw_only=True)
+
+
+def _parted(job: Job, settings: Any) -> tuple[Any, ClusterConfig]:
+    """The job's config and the cluster section; ranks are counted by the latter."""
+    kind, cluster = job.load().Config, settings.cluster
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+    if not values.get("output"):
+        raise UserError("output", repr(values.get("output")), "a folder, where the submission is kept")
+    if job.on_ranks:
+        values["processes"] = cluster.world_size
+    elif cluster.world_size > 1 and not job.shares:
+        raise UserError("cluster.nodes", cluster.nodes, f"one task, since {job.name} runs in one process")
+    return kind(**values), cluster
+
+
+def _plan(job: Job, config: Any, cluster: ClusterConfig, *, wait: bool) -> list[str]:
+    """What the job would do, where that can be known now; disk space in any case."""
+    place = next(
+        path for path in (Path(config.output), *Path(config.output).absolute().parents) if path.exists()
+    )
+    if not place.is_dir():
+        raise UserError("output", config.output, "a folder, and this is a file")
+    if not os.access(place, os.W_OK):
+        raise UserError("output", config.output, f"a folder that can be written, and {place} cannot")
+    free = shutil.disk_usage(place).free
+    if free < LEAST_FREE_BYTES:
+        raise UserError(
+            "output", config.output, f"at least 1 GiB of free disk, and {place} has {free >> 20} MiB"
+        )
+    return [] if wait else [f"# {line}" for line in job.load().plan(config)]
+
+
+def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
+    """SLURM's numbers of the jobs that have to end well before."""
+    if not text:
+        return []
+    if not text.isdigit() and Path(text).absolute() == output:
+        raise UserError("after", text, "another output than the job's own")
+    if cluster.kind != "slurm":
+        if text.isdigit() or records.latest(Path(text)).read()["cluster"]["kind"] == "slurm":
+            expected = f"the output of a job submitted to this machine with cluster.kind={cluster.kind}"
+            raise UserError("after", text, expected)
+        return []
+    job = text if text.isdigit() else records.latest(Path(text)).read().get("slurm_job")
+    if not job:
+        raise UserError("after", text, "the output of a job that was submitted to SLURM")
+    return [str(job)]
+
+
+def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after: str) -> Submission:
+    """Everything that the job needs, in a new folder."""
+    submission = records.new_submission(output)
+    copy_code(submission.code)
+    loading.save(config, submission.folder / JOB_FILE)
+    (submission.folder / "cluster.yaml").write_text(_cluster_file(cluster), encoding="utf-8")
+    submission.write(
+        job=job.name,
+        cluster=loading.to_dict(cluster),
+        cwd=str(Path.cwd()),
+        after_output=after if cluster.kind != "slurm" else "",
+        name=_name(output),
+    )
+    return submission
+
+
+def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
+    """End an earlier submission of this output that is queued or runs; UserError unless this one replaces it.
+
+    One whose submitter was killed between `sbatch` and writing down the job's number is found by its name.
+    """
+    if cluster.kind == "slurm" and (running := slurm.jobs_named(_name(output))):
+        jobs_text = ", ".join(running)
+        if not replaces:
+            raise UserError(
+                f"{output}: job {jobs_text} is queued or runs; longtake cancel {output} ends it, "
+                f"longtake submit {output} replaces it"
+            )
+        say(f"{output}: ending job {jobs_text}, whose place this one takes")
+        for number in running:
+            slurm.cancel(number)
+        while slurm.jobs_named(_name(output)):
+            time.sleep(POLL_S)
+    for submission in records.submissions(output):
+        attempt = (submission.attempt_records() or [{}])[-1]
+        is_local = submission.read().get("cluster", {}).get("kind") in ("local", "inline")
+        if is_local and attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
+            raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
+
+
+def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str]) -> int:
+    """Queue the job, or run it here."""
+    records.remember(submission.output)
+    folder, logs = submission.folder / "submitit", submission.folder / "attempts"
+    if cluster.kind == "inline":
+        return supervise(submission)
+    function = Supervise(str(submission.folder))
+    if cluster.kind == "local":
+        os.environ.update(PYTHONSAFEPATH="1", PYTHONPATH=_path_of(submission))
+        import submitit
+
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=cluster.minutes, signal_delay_s=cluster.signal_s)
+        job = str(executor.submit(function).job_id)
+        submission.write(process=job)
+        say(f"{submission.output}: process {job}; logs in {logs}")
+        return 0
+    found = slurm.parameters(cluster, _name(submission.output), after, submission.code)
+    job = slurm.submit(function, folder, found)
+    submission.write(slurm_job=job)
+    say(f"{submission.output}: job {job}; logs in {logs}")
+    return 0
+
+
+def _path_of(submission: Submission) -> str:
+    return os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
+
+
+def _script(output: Path, cluster: ClusterConfig, after: Sequence[str]) -> str:
+    """The batch script of the next submission."""
+    if cluster.kind != "slurm":
+        return f"# cluster.kind={cluster.kind}: no batch script"
+    folder = output / SUBMISSIONS / "NNNN"
+    found = slurm.parameters(cluster, _name(output), after, folder / "code")
+    return slurm.script_text(folder / "submitit", found)
+
+
+def _name(output: Path) -> str:
+    """The job's name in the queue: one for each output, by which a submission finds an earlier one."""
+    digest = hashlib.sha256(str(output.resolve()).encode()).hexdigest()
+    return f"{output.name}-{digest[:8]}"
+
+
+def _cluster_file(cluster: ClusterConfig) -> str:
+    lines = loading.dump(cluster).splitlines()
+    return "cluster:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _help() -> str:
+    own = fields_text(describe(Target))
+    usage = (
+        "usage: longtake submit JOB [FILE.yaml ...] [SOURCE] [field=value ...] [after=RUN|JOB] [--dry-run]"
+    )
+    return "\n".join(
+        [usage, "", *(inspect.getdoc(sys.modules[__name__]) or "").splitlines(), "", "fields:", *own]
+    )

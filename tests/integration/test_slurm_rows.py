@@ -1,0 +1,137 @@
+"""Every way in which a job on SLURM is disturbed, each ending as if it had not been. Run: make test-slurm"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.slurm_run import Run
+from tests.integration.test_slurm import FIELDS, SLOW, cluster, require_equal, run, undisturbed
+from tests.integration.tiny_run import command
+
+__all__ = ["cluster", "run", "undisturbed"]  # fixtures
+pytestmark = [pytest.mark.slurm, pytest.mark.full]
+DEAF = """
+import signal
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+_before = signal.signal
+signal.signal = lambda number, handler: None if number == signal.SIGUSR2 else _before(number, handler)
+"""
+
+
+def finished(run: Run, undisturbed: Run, starts: int = 2) -> None:
+    run.start_now(starts)
+    run.finish()
+    require_equal(run, undisturbed)
+
+
+@pytest.mark.parametrize("place", ["step.end@step=4", "save.receipt@step=10", "save.manifest"])
+def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, undisturbed: Run, place: str) -> None:
+    """As `scancel` does without --batch: the ranks get it, and the supervisor nothing."""
+    run.variables = {"LONGTAKE_FAULT": f"{SLOW['LONGTAKE_FAULT']};{place}:sleep=1"}
+    job = run.submit(*FIELDS)
+    run.until(lambda: run.steps() > (3 if "step.end" in place else 9))
+    for _ in range(2):
+        run.cluster.run("scancel", "--signal=USR2", job)
+    finished(run, undisturbed)
+
+
+def test_a_signal_at_the_start_is_no_start_in_vain(run: Run, undisturbed: Run) -> None:
+    job = run.submit(*FIELDS, "cluster.attempts=1")
+    run.until(lambda: len(list(run.submission.folder.glob("attempts/*/rank-*.json"))) == 2)
+    run.cluster.run("scancel", "--batch", "--signal=USR2", job)
+    finished(run, undisturbed)
+
+
+def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
+    run: Run, undisturbed: Run, tmp_path: Path
+) -> None:
+    """As in a container, which has no `scontrol` either."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(DEAF)
+    python = tmp_path / "python"
+    path = f'PATH=/bin PYTHONPATH={tmp_path}/site:"$PYTHONPATH"'
+    python.write_text(f'#!/bin/sh\n{path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    job = run.submit(*FIELDS, f"cluster.python={python}")
+    run.until(lambda: run.steps() > 2)
+    run.cluster.run("scancel", "--batch", "--signal=USR2", job)
+    finished(run, undisturbed)
+    assert "ended early on SIGUSR2" in (run.submission.attempts()[0] / "rank-0.txt").read_text()
+
+
+def test_a_stopped_rank_is_told_by_the_watchdog_of_the_others(run: Run, undisturbed: Run) -> None:
+    run.submit(*FIELDS, "trainer.watchdog_s=20")
+    run.until(lambda: run.steps() > 12)
+    run.kill(1, signal.SIGSTOP)
+    run.until(lambda: run.attempts[0]["state"] == "requeued")
+    assert "nothing has moved" in run.attempts[0]["reason"]
+    finished(run, undisturbed)
+
+
+def test_a_node_that_goes_down_is_done_without(run: Run, undisturbed: Run) -> None:
+    run.submit(*FIELDS)
+    run.until(lambda: run.steps() > 12)
+    run.cluster.run("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+    run.until(lambda: run.cluster.state(run.job) == "PENDING")
+    run.cluster.run("scontrol", "update", "nodename=n1", "state=resume")
+    finished(run, undisturbed)
+
+
+def test_a_killed_supervisor_leaves_a_run_that_can_be_submitted_again(run: Run, undisturbed: Run) -> None:
+    run.submit(*FIELDS)
+    run.until(lambda: run.steps() > 12)
+    os.kill(run.attempts[0]["pid"], signal.SIGKILL)
+    run.until(lambda: run.cluster.state(run.job) in ("FAILED", "CANCELLED"))
+    assert " lost " in run.launch("jobs", str(run.output)).stdout
+    again = run.launch("submit", str(run.output))
+    assert again.returncode == 0, again.stdout
+    run.finish()
+    require_equal(run, undisturbed)
+
+
+def test_a_run_moves_from_two_nodes_to_one_and_back(run: Run, undisturbed: Run) -> None:
+    """Its order stays; its numbers agree to rounding."""
+    run.submit(*FIELDS)
+    for nodes, least in ((1, 5), (2, 12)):
+        run.until(lambda least=least: run.steps() > least)  # type: ignore[misc]
+        moved = run.launch("submit", str(run.output), f"cluster.nodes={nodes}")
+        assert moved.returncode == 0, moved.stdout
+    run.finish()
+    hashes = [[row["order_hash"] for row in one.rows()] for one in (run, undisturbed)]
+    assert hashes[0] == hashes[1]
+    losses = [[row["loss"] for row in one.rows()] for one in (run, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_time_limit_is_kept_without_a_signal(run: Run, undisturbed: Run) -> None:
+    """SLURM would signal only when it is too late."""
+    run.variables = {"LONGTAKE_FAULT": "step.end@step=14:sleep=70"}
+    run.submit(*FIELDS, "cluster.minutes=2", "cluster.signal_s=1")
+    run.until(lambda: run.attempts and run.attempts[0]["state"] == "requeued")
+    assert "ended early on the time limit" in (run.submission.attempts()[0] / "rank-0.txt").read_text()
+    run.variables = {}
+    finished(run, undisturbed)
+
+
+def test_a_wrong_config_is_not_started_again(run: Run) -> None:
+    job = run.submit(*FIELDS, "data.rank_multiple=8")
+    run.finish()
+    assert run.cluster.state(job) == "COMPLETED"
+    refused = run.launch("submit", str(run.output), "optimizer.lr=0.5")
+    assert refused.returncode == 0, refused.stdout
+    run.until_state("failed")
+    assert "optimizer.lr=0.5: expected 0.0001" in run.launch("jobs", str(run.output)).stdout
+
+
+def test_what_slurm_refuses_is_said_in_its_words(run: Run) -> None:
+    words = command(run.cache, run.output, *FIELDS)[3:]
+    for field, reason in (("partition=none", "invalid partition"), ("nodes=4", "configuration")):
+        refused = run.launch("submit", *words, f"cluster.{field}")
+        assert refused.returncode == 2, refused.stdout
+        assert "sbatch refused the job" in refused.stdout
+        assert reason in refused.stdout.lower()

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from core.config.loading import read_yaml
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG
 from launch import local
 from tests.integration.test_train import state
 from tests.integration.tiny_run import OBJECTIVE, STEP, command, finish, rows
@@ -51,7 +51,7 @@ def test_it_learns_and_its_run_says_what_it_is(whole: Path) -> None:
     losses = [row["loss"] for row in rows(whole)]
     assert len(losses) == 8
     assert sum(losses[-3:]) < sum(losses[:3])
-    model = read_yaml(whole / CONFIG_NAME)["model"]
+    model = read_yaml(whole / CONFIG)["model"]
     assert next(iter(model.items())) == ("kind", "conv")
     assert "heads" not in model
     assert not (whole / "attention.json").exists(), "it has no attention of which a backend would be chosen"

@@ -108,7 +108,8 @@ def make_loader(
     seed: int,
 ) -> Loader:
     """This rank's batches."""
-    world = data_world(world, engine.sequence_parallel)
+    with below("engine"):
+        world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
     with below("data"):
         return source.loader(data, world, seed, engine.micro_batch, tokens=model.tokens, text=text)

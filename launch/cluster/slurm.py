@@ -26,11 +26,28 @@ WAITS_S = (
 _GONE = re.compile(r"Invalid job id|already completing or completed|Job/step already completing")
 
 
-def require() -> None:
-    """UserError where this machine has no SLURM."""
+def require(config: ClusterConfig) -> None:
+    """UserError where this machine has no SLURM, or SLURM no such partition, or not as many nodes.
+
+    Where a site does not enforce limits at submission, sbatch accepts more nodes than there are, and the job
+    waits for ever.
+    """
     if shutil.which("sbatch") is None:
         expected = "local or inline, since there is no sbatch on this machine"
         raise UserError("cluster.kind", "slurm", expected)
+    partitions: dict[str, int] = {}
+    for line in command(["sinfo", "--noheader", "--format", "%P %D"]).splitlines():
+        name, count = line.split()
+        for known in {name.rstrip("*"), "" if name.endswith("*") else name}:
+            partitions[known] = partitions.get(known, 0) + int(count)
+    wanted = config.partition.split(",")
+    if unknown := [name for name in wanted if name and name not in partitions]:
+        names = ", ".join(sorted(filter(None, partitions)))
+        raise UserError("cluster.partition", unknown[0], f"one of {names}")
+    most = max((partitions[name] for name in wanted if name in partitions), default=config.nodes)
+    if config.nodes > most:
+        where = f"partition {config.partition}" if config.partition else "the default partition"
+        raise UserError("cluster.nodes", config.nodes, f"at most {most}, the nodes of {where}")
 
 
 def command(

@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> int:
         terminal.deliver(_script(output, cluster, after))
         return 0
     if cluster.kind == "slurm":
-        slurm.require()
+        slurm.require(cluster)
     with records.locked(output):
         _make_room(output, cluster, replaces=named != list(words))
         submission = _prepare(job, config, cluster, output, settings.after)

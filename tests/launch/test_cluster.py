@@ -139,7 +139,7 @@ def test_a_job_of_one_process_gets_one_task(tmp_path: Path) -> None:
 def test_without_slurm_the_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"cluster.kind=slurm: expected local or inline"):
-        slurm.require()
+        slurm.require(ClusterConfig())
 
 
 def test_the_batch_script(tmp_path: Path) -> None:

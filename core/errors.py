@@ -1,6 +1,14 @@
-"""What ends a job in one line on standard error: two kinds of failure, and an early end, which is none."""
+"""Exceptions that end a job with one line on standard error: UserError (2), WorkError (1), EndedEarly (75).
+
+A function names the fields of the section that it takes; its caller knows where that section stands in the
+job's config, and adds the path (`below`). So the same refusal reads `device=cuda` of one job and
+`engine.device=cuda` of another.
+"""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 CONTINUABLE = 75
 """Exit status of a run that ended early, where the same command continues it: EX_TEMPFAIL of sysexits.h."""
@@ -20,6 +28,17 @@ class UserError(ValueError):
     def __init__(self, field: str, value: object = None, expected: str | None = None) -> None:
         self.field, self.value, self.expected = field, value, expected
         super().__init__(field if expected is None else f"{field}={value}: expected {expected}")
+
+
+@contextlib.contextmanager
+def below(section: str) -> Iterator[None]:
+    """Put the path of a section before the field that a UserError of the block names."""
+    try:
+        yield
+    except UserError as error:
+        if error.expected is None:  # a sentence without a field
+            raise
+        raise UserError(f"{section}.{error.field}", error.value, error.expected) from None
 
 
 class WorkError(RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -38,7 +39,43 @@ def instead(path: Path) -> str:
     """What to add to an error about a folder: nothing, a file or an empty folder is there; else ''."""
     if not path.is_dir():
         return "; this is a file" if path.exists() else "; nothing is there"
-    return "" if any(path.iterdir()) else "; this folder is empty"
+    return "" if published(path) else "; this folder is empty"
+
+
+def published(folder: Path, pattern: str = "*") -> list[Path]:
+    """List what lies in `folder` under names like `pattern`, sorted, without temporary files.
+
+    Whoever lists a folder in which files are written atomically uses this: a temporary name ends like the
+    name that it will take, so a plain glob finds it too. Nothing where there is no folder.
+    """
+    return [path for path in _listed(folder, pattern) if not path.name.startswith(TEMPORARY_PREFIX)]
+
+
+def published_below(folder: Path) -> list[Path]:
+    """List the files in `folder` and in the folders below it, sorted, without temporary ones."""
+    entries = published(folder)
+    below = [path for entry in entries if _is_folder(entry) for path in published_below(entry)]
+    return sorted([*(entry for entry in entries if entry.is_file()), *below])
+
+
+def temporaries(folder: Path, name: str = "*") -> list[Path]:
+    """List temporary files in `folder`, sorted: those of writers at work, and what killed ones left.
+
+    name: pattern of the names that they were to take.
+    """
+    return _listed(folder, f"{TEMPORARY_PREFIX}*{name}")
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def regular(path: str, flags: int) -> int:
@@ -106,5 +143,10 @@ def sha256_file(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 over the canonical JSON of `value`: equal content gives equal fingerprints."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """The JSON of `value` in its one form: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.encode()

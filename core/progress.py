@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from core import environment
+from core import environment, terminal
 
 TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
@@ -18,7 +17,7 @@ CLEAR_LINE = "\r\x1b[K"
 def say(text: str) -> None:
     """Print a plain line on standard error; only rank 0 speaks."""
     if _speaks():
-        print(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
+        terminal.tell(f"{CLEAR_LINE if terminal.is_terminal() else ''}{text}")
 
 
 class Progress:
@@ -42,7 +41,7 @@ class Progress:
         self._note = ""
         self._clock = clock
         self._start = self._shown = clock()
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = terminal.is_terminal()
         self._speaks = _speaks()
 
     def __enter__(self) -> Progress:
@@ -55,13 +54,13 @@ class Progress:
         period = TERMINAL_PERIOD_S if self._on_terminal else PLAIN_PERIOD_S
         if self._speaks and self._clock() - self._shown >= period:
             self._shown = self._clock()
-            self._show(self.line(), end="" if self._on_terminal else "\n")
+            self._show(self.line, end="" if self._on_terminal else "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._speaks:
-            self._show(self.line() if kind else self.last_line(), end="\n")
+            self._show(self.line if kind else self.last_line, end="\n")
 
     def line(self) -> str:
         """`encode: 120/1000 samples (12 %), 40.1/s, 22 s left, loss 0.1`."""
@@ -87,10 +86,16 @@ class Progress:
         passed = self._clock() - self._start
         return (self.count - self._first) / passed if passed > 0 else 0.0
 
-    def _show(self, line: str, end: str) -> None:
-        if self._on_terminal:
-            line = CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
-        print(line, end=end, file=sys.stderr, flush=True)
+    def _show(self, make: Callable[[], str], end: str) -> None:
+        """Show a line; one that cannot be made or shown is left out, whatever is wrong with it."""
+        try:
+            line = make()
+            if self._on_terminal:
+                line = CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        except Exception as error:
+            terminal.lost(self.what, f"the progress of {self.what} could not be told: {error}")
+        else:
+            terminal.tell(line, end=end)
 
 
 def counted(n: int, thing: str) -> str:
@@ -106,6 +111,15 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """`3.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
 
 
 def _speaks() -> bool:

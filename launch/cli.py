@@ -30,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
+        from core import terminal
         from core.run import signals
         from launch.endings import answer_for
 
+        terminal.survive()
         signals.take_over(answer_for(words))
     from core import environment
     from core.run.ending import end_with
@@ -110,7 +112,7 @@ def foreign_package() -> str | None:
 
 
 def _execute(words: Sequence[str]) -> int:
-    from core import environment
+    from core import environment, terminal
     from core.errors import UserError
     from launch import arguments, help, jobs, local
 
@@ -121,25 +123,27 @@ def _execute(words: Sequence[str]) -> int:
     environment.limit_threads()
     typed = arguments.parse(words)
     if not typed.job:
-        print(help.overview())
+        terminal.deliver(help.overview())
         return 0
     job = jobs.find(typed.job)
     if typed.help:
-        print(help.of_job(job))
+        terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
     from core.config import loading
 
     module = job.load()
     settings = loading.load(module.Config, typed.files, typed.overrides)
     if typed.dry_run:
-        print(loading.dump(settings), end="")
-        print("\n".join(f"# {line}" for line in module.plan(settings)))
+        terminal.deliver(loading.dump(settings), end="")
+        terminal.deliver("\n".join(f"# {line}" for line in module.plan(settings)))
         return 0
     if place.size > 1 and not (job.on_ranks or job.shares):
         expected = f"1, since {job.name} runs in one process" + (
             ", which starts the others (processes=N)" if hasattr(settings, "processes") else ""
         )
         raise UserError(f"{place.starter} tasks", place.size, expected)
+    if not job.prints:
+        terminal.survive_output()
     if job.on_ranks and settings.processes > 1 and not place.is_rank:
         return local.run_on_ranks(job, settings)
     module.run(settings)

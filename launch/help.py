@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
+from core.config.fields import FieldHelp
 from launch.jobs import COMMANDS, JOBS, Job
 
 WIDTH = 110
+CONTINUING = (
+    "The same command continues an unfinished output. Fields marked work (how it is carried out) or watch "
+    "(what is observed) may differ then; what a field marked place names may move, if its content is the "
+    "same; all other fields decide the result and must stay."
+)
 
 
 def overview() -> str:
@@ -28,9 +36,15 @@ def overview() -> str:
     )
 
 
-def of_job(job: Job) -> str:
-    """Usage, examples, and every field with type, default, unit and meaning."""
+def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> str:
+    """Usage, examples, and every field with type, default, unit and meaning.
+
+    files, overrides: name the kinds of sections whose fields are listed.
+    """
+    from core.config.loading import help_of
+
     module = job.load()
+    fields = help_of(module.Config, files, overrides)
     lines = [
         f"longtake {job.name}: {job.help}",
         "",
@@ -47,22 +61,22 @@ def of_job(job: Job) -> str:
         *(f"  {example}" for example in job.examples),
         "",
         *(inspect.getdoc(module) or "").splitlines(),
+        *(["", *textwrap.wrap(CONTINUING, WIDTH)] if any(field.role != "result" for field in fields) else []),
         "",
         "fields:",
     ]
-    return "\n".join([*lines, *fields_text(module.Config)])
+    return "\n".join([*lines, *fields_text(fields)])
 
 
-def fields_text(schema: type) -> list[str]:
-    """Every field of a config with type, default, unit and meaning."""
-    from core.config.loading import describe
-
+def fields_text(fields: Sequence[FieldHelp]) -> list[str]:
+    """Lay out fields of a config with type, default, unit and meaning."""
     lines: list[str] = []
-    for field in describe(schema):
+    for field in fields:
         if field.type == "section":
             lines += ["", f"  {field.path}: {field.help}"]
             continue
         facts = [field.type, *([f"unit {field.unit}"] if field.unit else [])]
+        facts += [] if field.role == "result" else [field.role]
         shown = "...  (required)" if field.default == "required" else field.default
         lines.append(f"  {field.path}={shown}  <{', '.join(facts)}>")
         lines += textwrap.wrap(field.help, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)

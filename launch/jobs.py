@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from core import garbage
 from core.errors import UserError
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
 
 
 class Job(NamedTuple):
@@ -16,6 +17,7 @@ class Job(NamedTuple):
 
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
+    prints: whether its result is what it prints; other jobs outlive a standard output that fails.
     shares: several processes that were started together share the work through its output.
     done: of such a job, the file in its output that is written last; how a run went is told by that.
     """
@@ -27,6 +29,7 @@ class Job(NamedTuple):
     on_ranks: bool = True
     shares: bool = False
     done: str = ""
+    prints: bool = False
 
     def load(self) -> Any:
         """Import the module."""
@@ -55,7 +58,7 @@ JOBS = (
             "longtake train-autoencoder runs/raw output=runs/autoencoder",
             "longtake train-autoencoder my.yaml trainer.steps=1e5",
         ),
-        done="autoencoder/config.json",
+        done=f"{AUTOENCODER}/config.json",
     ),
     Job(
         "encode",
@@ -78,14 +81,14 @@ JOBS = (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",
         ),
-        done="finished.json",
+        done=FINISHED,
     ),
     Job(
         "sample",
         "tools.sample.job",
         "generate images or clips from a checkpoint",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
-        done="samples.json",
+        done=SAMPLES,
     ),
     Job(
         "evaluate",
@@ -116,6 +119,7 @@ JOBS = (
             "longtake inspect my-tars action=reindex",
         ),
         on_ranks=False,
+        prints=True,
     ),
     Job(
         "demo",

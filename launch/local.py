@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import environment
+from core import environment, terminal
 from core.environment import PARENT
 from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
+from core.run.folder import CONFIG
 from core.run.last_line import TOLD
 from launch.jobs import Job
 
@@ -32,7 +33,7 @@ def run_on_ranks(job: Job, config: Any) -> int:
     from core.config.loading import save
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        file = Path(folder) / "config.yaml"
+        file = Path(folder) / CONFIG
         save(config, file)
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done
@@ -65,10 +66,10 @@ def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | Non
     """The run's status, by the end marker first: a library may abort in a rank's exit, after all is done."""
     now = _stamp(done)
     if status == 0 and now is None:
-        print(f"longtake {name}: all ranks have ended, but {done} is not there", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: all ranks have ended, but {done} is not there")
         return 1
     if status != 0 and now is not None and now != before:
-        print(f"longtake {name}: complete all the same: {done} was written", file=sys.stderr, flush=True)
+        terminal.tell(f"longtake {name}: complete all the same: {done} was written")
         return 0
     return status
 
@@ -146,7 +147,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
             first_code = code
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
-                print(f"longtake {name}: rank {number} was ended by {ended_by}", file=sys.stderr, flush=True)
+                terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
             if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
                 deadline = time.monotonic() + GRACE_S
             else:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone

@@ -25,7 +25,8 @@ ROOMS = {
         {"."},
         {"config"},
         {"distributed"},
-        {"averages", "diffusion", "metrics", "optim", "run"},
+        {"run"},
+        {"averages", "diffusion", "metrics", "optim"},
         {"engine"},
         {"faults"},
         {"checkpoint", "queue"},
@@ -41,6 +42,15 @@ ROOMS = {
     ],
     "launch": [{"."}, {"cluster", "demo"}],
 }
+# Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
+ELSEWHERE = {
+    "flip.npy": "data/latent/packs.py",
+    "text.npy": "data/latent/packs.py",
+    "scores.json": "models/autoencoder/store.py",
+    "made_from.json": "tools/runs/samples.py",
+}
+# Fields of a section within the section that a class or function takes.
+OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
@@ -59,7 +69,7 @@ OWNERS = {
     "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
-    "pyarrow": r"data/raw/tables\.py",
+    "pyarrow": r"data/raw/tables/parquet_rows\.py",
     "sklearn": r"tools/digits\.py",
     "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
     "transformers": r"models/text/encoders\.py",
@@ -69,8 +79,17 @@ MAY_CATCH_ALL = {
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
+    "core/progress.py",  # a line that cannot be made never ends the work it tells of
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
 }
+LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk"}
+MAY_LIST = {
+    "core/files.py",  # says how: its callers see no temporary files
+    "core/distributed/rendezvous.py",  # makes an NFS client look for new names; what it lists is not used
+    "data/raw/walking.py",  # a tree of somebody else's media, whose hidden names are passed over and counted
+}
+# Whose prints may fail: programs of their own, and what is said before `core` is known to be ours.
+MAY_PRINT = {"core/terminal.py", "launch/cli.py", "tools/bench/startup.py", "tools/bench/bare_start.py"}
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -168,6 +187,42 @@ def test_no_two_files_need_each_other() -> None:
     assert {module: sorted(others & set(graph)) for module, others in graph.items()} == {}
 
 
+def test_names_of_files_are_known_once() -> None:
+    """Those of runs, exports, samples and datasets stand in two modules; all else asks these."""
+    known = {ROOT / "core/run/folder.py", ROOT / "data/dataset/schema.py"}
+    names = {
+        node.value
+        for source in known
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Constant)
+        and re.fullmatch(r"\w+\.(json|jsonl|npy|yaml|lock|safetensors)", str(node.value))
+    }
+    assert {"metrics.jsonl", "dataset.json", "config.yaml"} <= names
+    again = [
+        f"{name_of(source)}:{node.lineno} {node.value}"
+        for source in set(SOURCES) - known
+        if "bench" not in source.parts
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Constant)
+        and str(node.value).rpartition("/")[2] in names
+        and name_of(source) != ELSEWHERE.get(str(node.value))
+    ]
+    assert sorted(again) == []
+
+
+def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
+    """A path with a dot is the caller's to add (`core.errors.below`): it knows where the section stands."""
+    named = {
+        (name_of(source), str(call.args[0].value))
+        for source in SOURCES
+        if name_of(source).startswith(("core/", "data/", "models/"))
+        for call in ast.walk(tree_of(source))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "UserError" and len(call.args) > 1
+        if isinstance(call.args[0], ast.Constant) and "." in str(call.args[0].value)
+    }
+    assert named == OWN_SECTIONS
+
+
 def test_a_package_says_what_belongs_into_it_and_no_more() -> None:
     for source in SOURCES:
         if source.name == "__init__.py":
@@ -193,6 +248,15 @@ def test_folders_are_small_and_names_are_used_once() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_one_module_writes_to_standard_streams(source: Path) -> None:
+    called = [ast.unparse(node.func) for node in ast.walk(tree_of(source)) if isinstance(node, ast.Call)]
+    direct = [name for name in called if re.fullmatch(r"print|sys\.std(out|err)\.(write|writelines)", name)]
+    if name_of(source) == "launch/cli.py":
+        assert direct == ["print"]
+    assert not direct or name_of(source) in MAY_PRINT
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
 def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> None:
     for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.ExceptHandler) and name_of(source) not in MAY_CATCH_ALL:
@@ -207,6 +271,42 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
                 given = f"{keyword.arg}={ast.unparse(keyword.value)}"
                 assert given not in {"shell=True", "allow_pickle=True"}, f"line {node.lineno}"
     assert not {"pickle", "dill", "cloudpickle", "shelve"} & set(imports(tree_of(source)))
+
+
+def listings(tree: ast.Module) -> list[str]:
+    """Name everything with which a file lists folders, called or handed on; `ast.walk` is of another kind."""
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in {"os", "glob", "pathlib"}
+        for alias in node.names
+    }
+    used = [
+        ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in LISTS_FOLDERS
+    ]
+    return sorted([*(imported & LISTS_FOLDERS), *(name for name in used if name != "ast.walk")])
+
+
+def test_folders_are_listed_without_temporary_files() -> None:
+    """A plain listing finds what others are writing, or killed writers left, under names like ours."""
+    found = {name_of(source): listings(tree_of(source)) for source in SOURCES}
+    assert {name: used for name, used in found.items() if used and name not in MAY_LIST} == {}
+    assert {name for name, used in found.items() if used} == MAY_LIST  # no reason outlives its module
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os\nos.listdir('a')", ["os.listdir"]),
+        ("from os import scandir as s", ["scandir"]),
+        ("for path in (folder / 'a').glob('*.tar'): pass", ["(folder / 'a').glob"]),
+        ("names = map(os.scandir, folders)", ["os.scandir"]),
+        ("import os\nfor entry in os.walk('a'): pass", ["os.walk"]),
+        ("[n for n in ast.walk(tree)]\npublished(folder, '*.tar')", []),
+    ],
+)
+def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
+    assert listings(ast.parse(code)) == expected
 
 
 def test_launchers_are_known_in_one_place() -> None:

@@ -78,17 +78,22 @@ def run(config: Config) -> None:
 
 def _check(config: Config) -> Path:
     """The checkpoint that is exported; UserError for what can be seen before work starts."""
-    from core.checkpoint.exported import RECORD, is_export
+    from core.checkpoint.exported import is_export, read_record
     from core.checkpoint.weights import choose
+    from core.run.folder import EXPORT
+    from core.run.ways_out import holds
     from tools.runs.latent_space import space_file
 
     source, output = Path(config.source), Path(config.output)
     space_file(source)
     if is_export(source):
         raise UserError("source", source, "the folder of a training run; this is an export already")
-    if output.exists() and not ((output / RECORD).is_file() and config.overwrite):
-        earlier = "overwrite=true, or another folder" if (output / RECORD).is_file() else "a new folder"
-        raise UserError("output", output, f"{earlier}; it exists")
+    if output.exists() and not ((output / EXPORT).is_file() and config.overwrite):
+        if not (output / EXPORT).is_file():
+            raise UserError("output", output, "a new folder; it exists")
+        earlier = read_record(output)
+        held = f"{earlier['weights']} of step {earlier['step']}, {holds(output)}"
+        raise UserError("output", output, f"a new folder; overwrite=true replaces the export there: {held}")
     return choose(source, config.checkpoint)
 
 
@@ -135,12 +140,11 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
     """Fill the folder; returns what its `export.json` says."""
     from core.checkpoint import exported
-    from core.run.claim import CONFIG_NAME
-    from tools.runs.latent_space import AUTOENCODER, LATENTS
+    from core.run.folder import AUTOENCODER, CONFIG, LATENTS
 
     folder.mkdir(parents=True)
     try:
-        for name in (CONFIG_NAME, LATENTS):
+        for name in (CONFIG, LATENTS):
             shutil.copyfile(run / name, folder / name)
         shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)
     except FileNotFoundError as error:

@@ -5,28 +5,33 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from core.config.loading import read_yaml
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import write_text
 from core.progress import Progress, counted, say
 from core.queue.pool import each
+from core.records import publish
+from core.run.changes import Content, Contents
 from core.run.claim import claim
-from data.dataset.schema import LEFT_OUT
+from core.run.folder import CONFIG
+from data.dataset.schema import LEFT_OUT, MANIFEST
 from data.media.clips import ClipConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.raw.annotations.roles import ColumnsConfig
+from data.raw.annotations.text_encoding import Encoding
 from data.raw.duplicates import DuplicateConfig
 from data.raw.filters import FilterConfig
+from data.raw.rules import SourceRules
 
 if TYPE_CHECKING:
-    from data.raw.ingest import Item, Listing
+    from data.raw.ingest import Listing
+    from data.raw.item import Item
     from data.raw.survey import HygieneConfig
     from data.raw.writing import ShardTask
-
-MANIFEST = "dataset.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +41,36 @@ class Config:
     job: ClassVar[str] = "shard"
 
     source: str = setting(
-        REQUIRED, "folder (classes from sub-folders), table (.csv .jsonl .parquet) or .tar", shown="path"
+        REQUIRED,
+        "folder (classes from sub-folders), table (.csv .tsv .jsonl .json .parquet) or .tar",
+        shown="path",
+        role="place",
     )
-    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path")
+    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path", role="place")
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
-    overwrite: bool = setting(False, "pack again over a finished output")
-    processes: int = setting(1, "shards written at the same time", low=1)
+    overwrite: bool = setting(False, "pack again over a finished output", role="work")
+    processes: int = setting(1, "shards written at the same time", low=1, role="work")
     name: str = setting("data", "what the names of the shards begin with")
     shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
-    classes: bool = setting(True, "keep classes and labels; false leaves them out")
+    columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
+    captions: str = setting(
+        "",
+        "suffix of the files beside pictures that hold their text (txt, caption, json, ...); none: no "
+        "captions; empty: the first of txt, caption, prompt, text, then JSON",
+        shown="suffix|none",
+    )
+    split: str = setting(
+        "", "which splits of the source are packed, where it has several", shown="NAME[+NAME]"
+    )
+    links: Literal["inside", "follow"] = setting(
+        "inside", "symbolic links: those to files of the source are read, or all, and linked folders too"
+    )
+    encoding: Encoding = setting(
+        "auto", "of captions and tables without a byte-order mark; auto: UTF-8, and UTF-16 if it looks so"
+    )
+    classes: bool | None = setting(
+        None, "true: names of kohya's folders are classes too; false: no classes and labels"
+    )
     samples_per_shard: int = setting(1024, "most samples of a shard", unit="samples", low=1)
     bytes_per_shard: int = setting(
         2**30, "most bytes of media in a shard of several samples", unit="bytes", low=1
@@ -55,7 +81,10 @@ class Config:
     duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
     clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
     quarantine_budget: float = setting(
-        0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
+        0.1,
+        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        low=0,
+        role="work",
     )
 
     def __post_init__(self) -> None:
@@ -74,27 +103,32 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would pack."""
+    from data.raw.item_store import sizes_of
+
     listing = _listing(config)
     tasks = list(_tasks(config, listing.items))
-    size = sum(item.size for item in listing.items)
-    unusable = sum(item.refused is not None for item in listing.items)
+    size = sum(sizes_of(listing.items))
     lines = [
         f"{len(listing.items)} samples, {size / 2**20:.1f} MiB, {len(listing.classes)} classes",
         f"{len(tasks)} shards {tasks[0].name} to {tasks[-1].name} in {config.output}",
     ]
     if config.chooses:
         lines.append("every file is looked at first; filters, duplicates and clips change these numbers")
-    if unusable:
-        lines.append(f"{unusable} of them are known to be unusable and will be set aside")
-    return lines + _ignored(listing)
+    if listing.unusable:
+        lines.append(f"{listing.unusable} of them are known to be unusable and will be set aside")
+    return [*lines, *listing.said, listing.coverage]
 
 
 def run(config: Config) -> None:
     """Write the shards that are not there yet, then index and manifest."""
     from data.dataset.faults import require_no_program_errors
-    from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
+    from data.dataset.index import Dataset
+    from data.dataset.quarantine import BEYOND, Quarantine
+    from data.dataset.schema import QUARANTINE
+    from data.raw.findings import coverage
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
+    config = _as_begun(config)
     output = Path(config.output)
     finished = (output / MANIFEST).exists() and not config.overwrite
     if finished and claim(output, config, done=MANIFEST, overwrite=False) == "finished":
@@ -102,8 +136,9 @@ def run(config: Config) -> None:
         say(f"{output}: finished before")
         return
     listing = _listing(config)
-    claim(output, config, done=MANIFEST, overwrite=config.overwrite)
-    for line in _ignored(listing):
+    contents = _contents(output, listing)
+    claim(output, config, done=MANIFEST, overwrite=config.overwrite, contents=contents)
+    for line in listing.said:
         say(line)
     begin(output, listing.items)
     tasks = list(_tasks(config, _chosen(config, listing.items)))
@@ -122,7 +157,18 @@ def run(config: Config) -> None:
     manifest = assemble(output, tasks, listing.classes, quarantine)
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
     say(f"{output}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}{aside}")
+    labels = int((Dataset(output).index["label"] >= 0).sum())
+    say(coverage(manifest.samples, manifest.extra["texts"], labels, len(manifest.classes)))
     require_no_program_errors(output)
+
+
+def _as_begun(config: Config) -> Config:
+    """The config by which an earlier version began this output, where `classes` was true if not given."""
+    record = Path(config.output) / CONFIG
+    begun = record.is_file() and not config.overwrite
+    if config.classes is None and begun and read_yaml(record).get("classes") is True:
+        return replace(config, classes=True)
+    return config
 
 
 def _listing(config: Config) -> Listing:
@@ -133,11 +179,20 @@ def _listing(config: Config) -> Listing:
     source, output = Path(config.source), Path(config.output)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError("output", output, f"a folder outside of the source {source}")
-    listing = list_source(source)
-    if not config.classes:
-        items = tuple(replace(item, label=-1, class_name="") for item in listing.items)
-        listing = replace(listing, items=items, classes=())
-    return listing
+    rules = SourceRules(**{field.name: getattr(config, field.name) for field in fields(SourceRules)})
+    return list_source(source, replace(rules, captions=config.captions.strip().removeprefix(".")))
+
+
+def _contents(output: Path, listing: Listing) -> Contents:
+    """What the unfinished output records of its source, beside what the source lists now."""
+    from data.raw.writing import listing_fingerprint, recorded_listing
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        before = recorded_listing(output)
+        kept = None if before is None else {"listing": before}
+        return kept, {"listing": listing_fingerprint(listing.items)}
+
+    return contents
 
 
 def _hygiene(config: Config) -> HygieneConfig:
@@ -153,7 +208,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
     if not config.chooses:
         return items
-    from data.raw.survey import choose, chunks, found, lines_of, look
+    from data.raw.survey import choose, chunks, found, look
 
     hygiene = _hygiene(config)
     output = Path(config.output)
@@ -166,7 +221,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
     for reason, count in Counter(entry.reason for entry in left).most_common():
         say(f"left out: {count} x {reason}")
     if left:
-        write_text(output / LEFT_OUT, lines_of(left))
+        publish(output / LEFT_OUT, (entry._asdict() for entry in left))
     if not chosen:
         raise UserError(f"nothing is left of {len(items)} files: {left[0].id}: {left[0].reason}")
     return chosen
@@ -175,22 +230,18 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
 def _tasks(config: Config, items: Sequence[Item]) -> Iterator[ShardTask]:
     """The shards to write, of the samples in the order in which they are packed."""
     from core.draws import permutation
+    from data.raw.item_store import Selection
     from data.raw.writing import ShardTask, cut
 
     if config.shuffle:
-        items = [items[k] for k in permutation(config.seed, "shard", (), len(items)).tolist()]
+        items = Selection(items, permutation(config.seed, "shard", (), len(items)))
     for number, (start, stop) in enumerate(cut(items, config.samples_per_shard, config.bytes_per_shard)):
         yield ShardTask(
             folder=Path(config.output),
             number=number,
             name=f"{config.name}-{number:06d}.tar",
             first=start,
-            items=tuple(items[start:stop]),
+            items=items[start:stop],
             limits=config.limits,
             check=config.check,
         )
-
-
-def _ignored(listing: Listing) -> list[str]:
-    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()))
-    return [f"passed over: {found}"] if found else []

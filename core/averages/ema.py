@@ -35,7 +35,11 @@ class EmaConfig:
         "also averages whose length grows with the run, by relative width; [0.05, 0.1] allow any afterwards",
     )
     snapshot_every: int = setting(
-        1000, "steps between small copies of the power averages, for `export ema_sigma=`", unit="steps", low=1
+        1000,
+        "steps between small copies of the power averages, for `export ema_sigma=`",
+        unit="steps",
+        low=1,
+        role="work",
     )
 
     def __post_init__(self) -> None:
@@ -60,16 +64,16 @@ class EmaConfig:
         return {f"sigma-{width:g}": width for width in self.power_widths}
 
 
-FAINT = 0.01  # of the random start left in an average: less does not show
+FAINT = 0.05  # of the random start left in an average: less does not show
 
 
 def require_updates(config: EmaConfig, steps: int) -> None:
     """UserError where a run of `steps` steps never touches its averages, or never copies the power ones."""
     if config.every > steps:
-        raise UserError("ema.every", config.every, f"at most trainer.steps={steps}, or no average is touched")
+        raise UserError("every", config.every, f"at most trainer.steps={steps}, or no average is touched")
     if config.power_widths and config.snapshot_every > steps:
         expected = f"at most trainer.steps={steps}, or no copy for `export ema_sigma=` is made"
-        raise UserError("ema.snapshot_every", config.snapshot_every, expected)
+        raise UserError("snapshot_every", config.snapshot_every, expected)
 
 
 def weak_averages(config: EmaConfig, steps: int) -> list[str]:

@@ -11,6 +11,10 @@
 
 KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, `momentum` (of Muon), or `ema-NAME` for every
 average. A kind that exists for some parameters only is listed with their names in the manifest's `partial`.
+
+A run of several networks has one without a name, and all of the above is that one's. The keys of tensors of
+another begin with its name, `NAME:`; its kinds, partial kinds and shapes are in the manifest's `networks`, by
+name, and its part of the state (updates, averages, parameter groups) in the state's `networks`.
 """
 
 from __future__ import annotations
@@ -73,6 +77,11 @@ def receipt_name(rank: int) -> str:
 def ema_kind(name: str) -> str:
     """The kind under which the average `name` is stored."""
     return f"ema-{name}"
+
+
+def of_network(network: str, text: str) -> str:
+    """A kind, or another word for a part of a network, as it is told from that of the other networks."""
+    return f"{network}:{text}" if network else text
 
 
 def key(kind: str, name: str, start: int) -> str:

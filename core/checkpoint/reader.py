@@ -14,14 +14,18 @@ from torch import Tensor
 
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
+from core.engine.network import MAIN
 from core.errors import UserError, WorkError
 
 
 class CheckpointReader:
-    """One published checkpoint. Nothing is trusted before `verify` has seen it."""
+    """One network of a published checkpoint. Nothing is trusted before `verify` has seen it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    networks: the names of all that it holds.
+    """
+
+    def __init__(self, folder: Path, network: str = MAIN) -> None:
+        self.folder, self.network = folder, network
         try:
             self.manifest: dict[str, Any] = json.loads((folder / format.MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -34,9 +38,15 @@ class CheckpointReader:
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} differs from its own SHA-256")
         if version != format.VERSION:
             raise WorkError(f"{folder} has format {version}; this version reads {format.VERSION}")
-        self.kinds: list[str] = self.manifest["kinds"]
-        self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
-        self._partial: dict[str, list[str]] = self.manifest.get("partial", {})
+        layouts = {MAIN: self.manifest} | self.manifest.get("networks", {})
+        self.networks = list(layouts)
+        if network not in layouts:
+            names = ", ".join(map(repr, layouts))
+            raise UserError("network", repr(network), f"one of {names}, which {folder.name} holds")
+        layout = layouts[network]
+        self.kinds: list[str] = layout["kinds"]
+        self.shapes = {name: tuple(shape) for name, shape in layout["shapes"].items()}
+        self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
         self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
 
@@ -51,14 +61,15 @@ class CheckpointReader:
             format.require_as_written(self.folder / name, self.manifest["files"][name])
 
     def state(self) -> dict[str, Any]:
-        """What state.json holds."""
+        """What state.json holds; of another network than the main one, with its own part in place."""
         state: dict[str, Any] = json.loads((self.folder / format.STATE).read_text(encoding="utf-8"))
-        return state
+        return state | state["networks"][self.network] if self.network else state
 
     def read(self, kind: str, name: str, start: int, stop: int, out: Tensor) -> None:
         """Copy elements [start, stop) of a flattened tensor into `out`, 1-D."""
         filled = 0
-        for first, last, path, key in self._ranges().get((kind, name), []):
+        ranges = self._ranges().get((format.of_network(self.network, kind), name), [])
+        for first, last, path, key in ranges:
             low, high = max(first, start), min(last, stop)
             if low < high:
                 piece = self._open(path).get_slice(key)[low - first : high - first]
@@ -85,8 +96,11 @@ class CheckpointReader:
 
     def fixed(self) -> dict[str, Tensor]:
         """Frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
-        file = self._open(self.folder / format.FIXED)
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        file, kinds = self._open(self.folder / format.FIXED), {}
+        for sort in ("frozen", "buffer"):
+            kinds[format.of_network(self.network, sort)] = sort
+        parts = ((key, *key.partition("/")[::2]) for key in file.keys())  # noqa: SIM118 (not a dict)
+        return {f"{kinds[kind]}/{name}": file.get_tensor(key) for key, kind, name in parts if kind in kinds}
 
     def kind_of(self, which: str) -> str:
         """The kind that "raw", "ema" (the main average) or the name of an average stands for."""

@@ -16,8 +16,9 @@ from core.averages import power_ema
 from core.averages.power_ema import Snapshot
 from core.checkpoint import format
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import AVERAGES, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import UserError
+from core.run.folder import AVERAGES
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[
         reader.verify()
         seen = reader.state()
         for name, kept in seen["ema_widths"].items():
-            if seen["ema_updates"]:
+            if seen["ema_updates"] and format.ema_kind(name) in reader.kinds:
                 snapshot = Snapshot(power_ema.gamma_of_width(kept), seen["ema_updates"])
                 sources.setdefault(snapshot, (reader, format.ema_kind(name)))
     return sources

@@ -1,86 +1,100 @@
-"""Bring a run back: the newest whole checkpoint, into an engine of any stage on any number of ranks."""
+"""Bring a run back: the newest whole checkpoint, into engines of any stage on any number of ranks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from core.averages.ema import Ema
+from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.store import CheckpointStore
 from core.distributed import ranks
+from core.distributed.ranks import World
+from core.engine.network import MAIN, Network, Networks
 from core.engine.shards import present
 from core.errors import UserError
 from core.progress import say
 
-if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
-    from core.engine.engine import Engine
 
-
-def resume(store: CheckpointStore, engine: Engine, ema: Ema | None) -> dict[str, Any] | None:
+def resume(store: CheckpointStore, networks: Networks) -> dict[str, Any] | None:
     """Load the newest whole checkpoint and return its state, or None for a run that has none (collective).
 
     A damaged one is reported, set aside under `damaged-...`, and the one before it is taken: at most the
     steps between the two are done again. With none left, WorkError.
     """
+    world = networks[MAIN].engine.world
     while True:
         path = ranks.on_first_rank(store.latest)
         if path is None:
             return None
-        damage = _shared_verify(path, engine)
+        damage = _shared_verify(path, world)
         if not damage:
-            return load(path, engine, ema)
-        if engine.world.rank == 0:
+            return load(path, networks)
+        if world.rank == 0:
             target = store.quarantine(path)
             say(f"warning: checkpoint {path.name} is damaged: {damage}")
             say(f"warning: it was renamed {target.name}; falling back to the checkpoint before it")
         ranks.barrier()
 
 
-def load(path: Path, engine: Engine, ema: Ema | None) -> dict[str, Any]:
-    """Put a verified checkpoint into the engine and the averages; returns its state (collective)."""
-    reader = CheckpointReader(path)
-    targets = state_tensors(engine, ema)
-    _compare(reader, engine, targets)
+def load(path: Path, networks: Networks) -> dict[str, Any]:
+    """Put a verified checkpoint into the engines and their averages; returns its state (collective).
+
+    UserError where the run's networks are not those of the checkpoint.
+    """
+    held = CheckpointReader(path).networks
+    if set(held) != set(networks):
+        ours, theirs = (", ".join(map(repr, sorted(names))) for names in (networks, held))
+        raise UserError(f"this run trains the networks {ours} and {path} holds {theirs}")
+    readers = {name: CheckpointReader(path, name) for name in networks}
+    for name, reader in readers.items():
+        _compare(reader, networks[name])
+    for name, reader in readers.items():
+        _load(reader, networks[name])
+    return readers[MAIN].state()
+
+
+def _load(reader: CheckpointReader, network: Network) -> None:
+    engine = network.engine
     with torch.no_grad():
-        for kind, flats in targets.items():
+        for kind, flats in state_tensors(network).items():
             for shard in present(engine.shards, flats):
                 part = torch.empty(shard.stop - shard.start)
                 reader.read(kind, shard.name, shard.start, shard.stop, part)
                 shard.view(flats).copy_(part)
     engine.set_fixed(reader.fixed())
-    state = reader.state()
-    engine.set_updates(state["updates"])
+    engine.set_updates(reader.state()["updates"])
     engine.refresh()
-    return state
 
 
-def _shared_verify(path: Path, engine: Engine) -> str:
+def _shared_verify(path: Path, world: World) -> str:
     """Hash the files, each rank a part of them; every rank learns the first problem ('' for none)."""
     problem = ""
     try:
         reader = CheckpointReader(path)
-        reader.verify(reader.files[engine.world.rank :: engine.world.size])
+        reader.verify(reader.files[world.rank :: world.size])
     except DamagedCheckpoint as error:
         problem = str(error)
     return next(filter(None, ranks.gather_objects(problem)), "")
 
 
-def _compare(reader: CheckpointReader, engine: Engine, targets: dict[str, list[Tensor]]) -> None:
+def _compare(reader: CheckpointReader, network: Network) -> None:
     """UserError naming the first parameter or kind in which checkpoint and run differ."""
+    engine = network.engine
     wanted = engine.trainable_shapes()
     for name in sorted(set(wanted) | set(reader.shapes)):
         ours, theirs = wanted.get(name), reader.shapes.get(name)
         if ours != theirs:
-            raise UserError(f"parameter {name} is {ours} in the network and {theirs} in {reader.folder}")
-    missing = [kind for kind in targets if kind not in reader.kinds]
+            shown = format.of_network(reader.network, name)
+            raise UserError(f"parameter {shown} is {ours} in the network and {theirs} in {reader.folder}")
+    missing = [kind for kind in state_tensors(network) if kind not in reader.kinds]
     if missing:
-        raise UserError(f"{reader.folder} holds no {missing[0]}; it has {', '.join(reader.kinds)}")
+        shown = format.of_network(reader.network, missing[0])
+        raise UserError(f"{reader.folder} holds no {shown}; it has {', '.join(reader.kinds)}")
     partial = engine.partial_moments()
     for kind in engine.optimizer.moments:
         if odd := set(partial.get(kind, wanted)) ^ set(reader.names(kind)):

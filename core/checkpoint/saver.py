@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.averages.ema import Ema
 from core.checkpoint.restore import resume
 from core.checkpoint.save_thread import Job, SaveThread
 from core.checkpoint.snapshot import HostMemory, take, take_averages
-from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
 from core.distributed import ranks
-from core.engine.engine import Engine
+from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.progress import say
+from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
 
@@ -41,17 +41,27 @@ class SaveConfig:
         "written also those done since its write began",
         unit="steps",
         low=1,
+        role="work",
     )
-    keep_last: int = setting(2, "newest checkpoints kept", low=1)
-    keep_every: int = setting(0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0)
-    max_failed_saves: int = setting(3, "failed saves in a row (full disk) that end the run", low=1)
+    keep_last: int = setting(2, "newest checkpoints kept", low=1, role="work")
+    keep_every: int = setting(
+        0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0, role="work"
+    )
+    max_failed_saves: int = setting(
+        3, "failed saves in a row (full disk) that end the run", low=1, role="work"
+    )
     save_async: bool = setting(
         True,
         "write while training goes on, from a copy of the state in host memory; false: training waits, and "
         "never more than save_every steps are redone",
+        role="work",
     )
     save_spread: float = setting(
-        0.25, "asynchronous: most of the time between saves that a write is spread over", low=0.0, high=0.9
+        0.25,
+        "asynchronous: most of the time between saves that a write is spread over",
+        low=0.0,
+        high=0.9,
+        role="work",
     )
 
 
@@ -65,16 +75,15 @@ class Saver:
     def __init__(
         self,
         folder: Path,
-        engine: Engine,
-        ema: Ema | None,
+        networks: Networks,
         config: SaveConfig,
         *,
         identity: Mapping[str, Any],
         record: Mapping[str, Any],
     ) -> None:
-        self.store = CheckpointStore(folder / FOLDER)
+        self.store = CheckpointStore(folder / CHECKPOINTS)
         self._lock = RunLock(folder)
-        self._engine, self._ema, self._config = engine, ema, config
+        self._networks, self._config, self._world = networks, config, networks[MAIN].engine.world
         self._identity, self._record = dict(identity), dict(record)
         self._averages = CheckpointStore(folder / AVERAGES)
         self._failures = 0
@@ -84,13 +93,13 @@ class Saver:
             spread=config.save_spread,
             may_publish=self._lock.check,
             tidy=self._tidy,
-            timeout_s=engine.config.timeout_s,
+            timeout_s=min(network.engine.config.timeout_s for network in networks.values()),
         )
 
     def open(self) -> dict[str, Any] | None:
         """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
         self._attempt = ranks.on_first_rank(self._lock.acquire)
-        state = resume(self.store, self._engine, self._ema)
+        state = resume(self.store, self._networks)
         if state and (other := changes(state["versions"])):
             say(f"warning: {other}: the run continues as before to rounding, not to the bit")
         for name, value in self._identity.items() if state else []:
@@ -98,6 +107,16 @@ class Saver:
             if before != value:
                 raise UserError(name, value, f"{before}, as in the checkpoint this run would continue")
         return state
+
+    @property
+    def attempt(self) -> Attempt:
+        """This attempt at the run, once it is open."""
+        assert self._attempt is not None, "open() comes first"
+        return self._attempt
+
+    def require_owner(self) -> None:
+        """WorkError where a newer attempt has taken the run over; asked on rank 0."""
+        self._lock.check()
 
     @property
     def is_writing(self) -> bool:
@@ -111,24 +130,27 @@ class Saver:
 
     def due(self, step: int) -> bool:
         """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
-        return self._checkpoint_due(step) or self._averages_due(step)
+        return self._checkpoint_due(step) or bool(self._averages_due(step))
 
-    def save(self, counters: Mapping[str, Any], *, required: bool) -> None:
+    def save(self, counters: Mapping[str, Any], *, required: bool, unwritten: str = "") -> None:
         """Begin to write what is due in the present, when what was begun before is on disk.
 
         required: the last save of a run; it is a checkpoint, and on disk when this returns.
+        unwritten: rows that a checkpoint would count as done and the disk does not have, the same on all
+        ranks; then nothing is written, and the save has failed.
         """
-        assert self._attempt is not None, "open() comes first"
         self.finish()
+        if unwritten:
+            self._note_failure(unwritten, required)
+            return
         step, state = counters["step"], {**counters, **self._state()}
         jobs: list[Job] = []
         if required or self._checkpoint_due(step):
-            jobs.append((self.store, take(self._engine, self._ema, state, self._memory)))
-        if self._ema and self._averages_due(step):
-            names = list(self._ema.config.widths)
-            jobs.append((self._averages, take_averages(self._engine, self._ema, names, state)))
+            jobs.append((self.store, take(self._networks, state, self._memory)))
+        if copied := self._averages_due(step):
+            jobs.append((self._averages, take_averages(copied, state)))
         waits = required or self._memory is None
-        self._thread.begin(jobs, self._attempt, waited_for=waits)
+        self._thread.begin(jobs, self.attempt, waited_for=waits)
         if waits:
             self.finish(required=required)
 
@@ -142,11 +164,7 @@ class Saver:
         problem = pending.result() if pending else ""
         if problem:
             ranks.on_first_rank(self._lock.check)
-            self._failures += 1
-            if required or self._failures >= self._config.max_failed_saves:
-                raise WorkError(problem)
-            limit = self._config.max_failed_saves
-            say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
+            self._note_failure(problem, required)
         elif pending:
             self._failures = 0
 
@@ -165,15 +183,26 @@ class Saver:
             say("warning: the last save is given up, since not all ranks have come to their end")
         elif pending and (problem := pending.exception() or pending.result()):
             say(f"warning: the last save failed: {problem}")
-        if self._engine.world.rank == 0:
+        if self._world.rank == 0:
             self._lock.release()
+
+    def _note_failure(self, problem: str, required: bool) -> None:
+        self._failures += 1
+        limit = self._config.max_failed_saves
+        if required or self._failures >= limit:
+            raise WorkError(problem)
+        say(f"warning: {problem}; going on ({self._failures} of {limit} failures)")
 
     def _checkpoint_due(self, step: int) -> bool:
         return step % self._config.save_every == 0
 
-    def _averages_due(self, step: int) -> bool:
-        config = self._ema.config if self._ema else None
-        return config is not None and bool(config.widths) and step % config.snapshot_every == 0
+    def _averages_due(self, step: int) -> Networks:
+        """The networks of which copies of averages are to be written."""
+        return {
+            name: network
+            for name, network in self._networks.items()
+            if (ema := network.ema) and ema.config.widths and step % ema.config.snapshot_every == 0
+        }
 
     def _tidy(self, store: CheckpointStore, path: Path) -> None:
         """Rank 0, after `path` was published: leave the hint, remove what need not be kept."""
@@ -189,14 +218,26 @@ class Saver:
 
     def _state(self) -> dict[str, Any]:
         assert self._attempt is not None
+        main = _state_of(self._networks[MAIN])
+        others = {name: _state_of(network) for name, network in self._networks.items() if name != MAIN}
         return {
-            "updates": self._engine.updates,
+            "updates": main.pop("updates"),
             "attempt": self._attempt.name,
-            **(self._ema.record(self._engine.updates) if self._ema else {"ema": []}),
-            "groups": self._engine.group_settings(),
-            "optimizer": asdict(self._engine.optimizer),
-            "engine": asdict(self._engine.config),
+            **main,
             "identity": self._identity,
             "versions": versions(),
+            **({"networks": others} if others else {}),
             **self._record,
         }
+
+
+def _state_of(network: Network) -> dict[str, Any]:
+    """What a checkpoint says of a network beside its tensors."""
+    engine = network.engine
+    return {
+        "updates": engine.updates,
+        **(network.ema.record(engine.updates) if network.ema else {"ema": []}),
+        "groups": engine.group_settings(),
+        "optimizer": asdict(engine.optimizer),
+        "engine": asdict(engine.config),
+    }

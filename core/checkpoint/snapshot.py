@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.averages.ema import Ema
 from core.checkpoint import format
+from core.engine.network import Network, Networks
 from core.engine.shards import present
 
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
@@ -17,21 +18,30 @@ if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What all ranks' ranges of a network make up together.
+
+    partial: the parameters of kinds that do not exist for all.
+    """
+
+    kinds: list[str]
+    partial: dict[str, list[str]]
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """This rank's part of a checkpoint, on the CPU.
 
     tensors: the ranges this rank is to write, by key.  fixed: frozen parameters and buffers, whole.
-    kinds, shapes: what all ranks' ranges make up together.  partial: the parameters of kinds that do not
-    exist for all.  state: what goes into state.json.
+    layouts: by network.  state: what goes into state.json.
     """
 
     rank: int
     ranks: int
     tensors: dict[str, Tensor]
     fixed: dict[str, Tensor]
-    kinds: list[str]
-    partial: dict[str, list[str]]
-    shapes: dict[str, tuple[int, ...]]
+    layouts: dict[str, Layout]
     state: dict[str, Any]
 
     @property
@@ -60,56 +70,68 @@ class HostMemory:
         return {key: self._kept[key] for key in tensors}
 
 
-def state_tensors(engine: Engine, ema: Ema | None) -> dict[str, list[Tensor]]:
-    """All that is sharded, by kind; each a list of tensors laid out like `engine.flats`."""
-    return {
-        format.WEIGHT: engine.flats,
-        **engine.moments(),
-        **_averages(ema, list(ema.averages) if ema else []),
-    }
+def state_tensors(network: Network) -> dict[str, list[Tensor]]:
+    """All that is sharded, by kind; each a list of tensors laid out like the engine's `flats`."""
+    engine, ema = network.engine, network.ema
+    averages = _averages(ema, list(ema.averages)) if ema else {}
+    return {format.WEIGHT: engine.flats, **engine.moments(), **averages}
 
 
-def take(engine: Engine, ema: Ema | None, state: dict[str, Any], memory: HostMemory | None) -> Snapshot:
+def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -> Snapshot:
     """Everything a run needs to continue (collective: all ranks).
 
     memory: receives a copy. None: views where the state lives on the CPU, valid until the next step.
     """
-    kinds = state_tensors(engine, ema)
-    tensors = _ranges(engine, kinds)
+    kinds = {name: state_tensors(network) for name, network in networks.items()}
+    tensors = _ranges(networks, kinds)
     copied = memory.copy(tensors) if memory else {key: tensor.cpu() for key, tensor in tensors.items()}
-    return _snapshot(engine, list(kinds), copied, engine.fixed(), state)
+    fixed = {
+        format.of_network(name, key): tensor
+        for name, network in networks.items()
+        for key, tensor in network.engine.fixed().items()
+    }
+    return _snapshot(networks, kinds, copied, fixed, state)
 
 
-def take_averages(engine: Engine, ema: Ema, names: list[str], state: dict[str, Any]) -> Snapshot:
-    """A small copy, in fp16, of the averages `names` and nothing else."""
-    kinds = _averages(ema, names)
-    tensors = {key: _half(tensor).cpu() for key, tensor in _ranges(engine, kinds).items()}
-    return _snapshot(engine, list(kinds), tensors, {}, state)
+def take_averages(networks: Networks, state: dict[str, Any]) -> Snapshot:
+    """A small copy, in fp16, of the power averages of `networks` and nothing else."""
+    emas = {name: network.ema for name, network in networks.items() if network.ema}
+    kinds = {name: _averages(ema, list(ema.config.widths)) for name, ema in emas.items()}
+    tensors = {key: _half(tensor).cpu() for key, tensor in _ranges(networks, kinds).items()}
+    return _snapshot(networks, kinds, tensors, {}, state)
 
 
 def _snapshot(
-    engine: Engine,
-    kinds: list[str],
+    networks: Networks,
+    kinds: dict[str, dict[str, list[Tensor]]],
     tensors: dict[str, Tensor],
     fixed: dict[str, Tensor],
     state: dict[str, Any],
 ) -> Snapshot:
-    world, shapes = engine.world, engine.trainable_shapes()
+    engines = {name: networks[name].engine for name in kinds}
+    layouts = {name: _layout(engine, list(kinds[name])) for name, engine in engines.items()}
+    world = next(iter(engines.values())).world
+    return Snapshot(world.rank, world.size, tensors, fixed, layouts, state)
+
+
+def _layout(engine: Engine, kinds: list[str]) -> Layout:
     partial = {kind: names for kind, names in engine.partial_moments().items() if kind in kinds}
-    return Snapshot(world.rank, world.size, tensors, fixed, kinds, partial, shapes, state)
+    return Layout(kinds, partial, engine.trainable_shapes())
 
 
-def _averages(ema: Ema | None, names: list[str]) -> dict[str, list[Tensor]]:
-    return {format.ema_kind(name): ema.averages[name] for name in names} if ema else {}
+def _averages(ema: Ema, names: list[str]) -> dict[str, list[Tensor]]:
+    return {format.ema_kind(name): ema.averages[name] for name in names}
 
 
-def _ranges(engine: Engine, kinds: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+def _ranges(networks: Networks, kinds: dict[str, dict[str, list[Tensor]]]) -> dict[str, Tensor]:
     """Views of the ranges that this rank is to write, by key."""
-    return {
-        format.key(kind, shard.name, shard.start): shard.view(flats)
-        for kind, flats in kinds.items()
-        for shard in present(engine.owned, flats)
-    }
+    ranges = {}
+    for name, tensors in kinds.items():
+        for kind, flats in tensors.items():
+            for shard in present(networks[name].engine.owned, flats):
+                key = format.key(format.of_network(name, kind), shard.name, shard.start)
+                ranges[key] = shard.view(flats)
+    return ranges
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -10,11 +10,9 @@ from pathlib import Path
 from core.checkpoint import format
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, write_json
+from core.files import fsync_folder, published, write_json
 from core.progress import say
 
-FOLDER = "checkpoints"
-AVERAGES = "ema"  # beside it: small copies of averages, in the same form
 HINT = "latest.json"
 DAMAGED = "damaged-"
 
@@ -56,7 +54,7 @@ class CheckpointStore:
         entries = self.complete()
         if entries:
             return entries[0].path
-        damaged = sorted(self.folder.glob(f"{DAMAGED}*")) if self.folder.is_dir() else []
+        damaged = published(self.folder, f"{DAMAGED}*")
         if damaged or (self.folder / HINT).exists():
             raise WorkError(
                 f"{self.folder} has held checkpoints but none is complete now; restore one, "
@@ -99,6 +97,4 @@ class CheckpointStore:
                     say(f"warning: {path} could not be removed: {error}")
 
     def _step_folders(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if format.step_of(path) is not None)
+        return [path for path in published(self.folder) if format.step_of(path) is not None]

@@ -8,23 +8,28 @@ from torch import Tensor
 
 from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
+from core.engine.network import MAIN
 from core.errors import UserError
 from core.files import instead
+from core.run.folder import CHECKPOINTS
 
 
-def load_weights(path: Path, which: str = "ema") -> dict[str, Tensor]:
+def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[str, Tensor]:
     """The whole weights of a checkpoint as CPU tensors, for `module.load_state_dict`; needs no process group.
 
     path: a checkpoint, the `checkpoints` folder, a run folder (its newest checkpoint then), or an export.
     which: "ema" (the main average), "raw", or the name of an average. Trainable weights come in fp32, frozen
     parameters and buffers as they were. Every file is verified first; WorkError on damage. An export holds
     one set of weights, whichever it was made of.
+    network: of several that a run has trained.
     """
     path = find(path)
     if exported.is_export(path):
+        if network:
+            raise UserError("network", network, f"'', since {path} is an export")
         return exported.load(path)
-    reader = CheckpointReader(path)
+    reader = CheckpointReader(path, network)
     reader.verify()
     fixed = {key.partition("/")[2]: tensor for key, tensor in reader.fixed().items()}
     return reader.full(reader.kind_of(which)) | fixed
@@ -36,7 +41,7 @@ def find(path: Path) -> Path:
         return path
     if (path / format.MANIFEST).exists() or format.step_of(path) is not None:
         return path
-    for folder in (path / FOLDER, path):
+    for folder in (path / CHECKPOINTS, path):
         newest = CheckpointStore(folder).latest()
         if newest is not None:
             return newest
@@ -50,7 +55,7 @@ def choose(source: Path, checkpoint: str) -> Path:
         if checkpoint:
             raise UserError("checkpoint", checkpoint, f"'', since {source} is an export")
         return source
-    store = CheckpointStore(source / FOLDER)
+    store = CheckpointStore(source / CHECKPOINTS)
     newest = store.latest()
     if newest is None:
         raise UserError("source", source, f"a run that has saved a checkpoint{instead(source)}")

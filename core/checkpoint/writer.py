@@ -11,10 +11,11 @@ from typing import Any
 from core.checkpoint import format
 from core.checkpoint.format import FileRecord
 from core.checkpoint.pace import Pace
-from core.checkpoint.snapshot import Snapshot
+from core.checkpoint.snapshot import Layout, Snapshot
 from core.checkpoint.tensor_file import write_tensors
 from core.distributed import ranks
 from core.distributed.ranks import Group
+from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import fsync_folder, sha256_file, write_json
@@ -102,14 +103,27 @@ def _publish(
         "step": snapshot.state["step"],
         "number": number,
         "ranks": snapshot.ranks,
-        "kinds": snapshot.kinds,
-        "partial": snapshot.partial,
-        "shapes": {name: list(shape) for name, shape in snapshot.shapes.items()},
+        **_layouts(snapshot),
         "files": files,
     }
     write_json(folder / format.MANIFEST, format.sealed(manifest))
     fsync_folder(folder.parent)
     failpoint("save.committed")
+
+
+def _layouts(snapshot: Snapshot) -> dict[str, Any]:
+    """What there is of the main network; under `networks`, the same of each other one, if there are any."""
+    nothing = Layout([], {}, {})  # of the main network, in a copy of another one's averages
+    described = {
+        name: {
+            "kinds": layout.kinds,
+            "partial": layout.partial,
+            "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
+        }
+        for name, layout in ({MAIN: nothing} | snapshot.layouts).items()
+    }
+    main = described.pop(MAIN)
+    return {**main, "networks": described} if described else main
 
 
 def _record(path: Path) -> FileRecord:

@@ -8,10 +8,15 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from core.config.settings import REQUIRED
-from core.config.values import type_name
+from core.config.settings import REQUIRED, Role
+from core.config.values import any_of, type_name
+from core.errors import UserError
+
+KIND = "kind"  # the field of a section that names which of several classes it is of
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -23,35 +28,52 @@ class FieldHelp:
     default: str
     unit: str
     help: str
+    role: Role = "result"
 
 
 class Place(NamedTuple):
-    """A field of a schema: where it is, of which class, its declaration, its type and its default."""
+    """A field of a schema: where it is, of which class, its declaration, its type and its default.
+
+    kinds: the names that the field may hold, where it is the `kind` of a section that has several.
+    """
 
     path: str
     owner: type
     field: dataclasses.Field[Any]
     kind: Any
     default: Any
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def role(self) -> Role:
+        """What the field is to an output that is continued."""
+        role: Role = self.field.metadata.get("role", "result")
+        return role
 
 
-def describe(schema: type) -> list[FieldHelp]:
-    """List every field of `schema` in the order of declaration, sections before their fields."""
-    return [_described(place) for place in walk(schema)]
+def describe(schema: type, given: Mapping[Any, Any] = NOTHING) -> list[FieldHelp]:
+    """List every field of `schema` in the order of declaration, sections before their fields.
+
+    given: values that may name the kinds of sections.
+    """
+    return [_described(place) for place in walk(schema, given=given)]
 
 
 def _described(place: Place) -> FieldHelp:
     settings = place.field.metadata
     unit, meaning = settings.get("unit", ""), settings.get("help", "")
     if dataclasses.is_dataclass(place.kind):
-        return FieldHelp(place.path, "section", "", unit, meaning)
+        return FieldHelp(place.path, "section", "", unit, meaning, place.role)
     kind = settings.get("shown") or type_name(place.kind, settings.get("low"), settings.get("high"))
     if place.field.name == "preset" and (presets := presets_of(place.owner)):
         kind = "|".join(["''", *presets])
-    return FieldHelp(place.path, kind, _shown(place.default), unit, meaning)
+    if place.kinds:
+        kind = "|".join(place.kinds)
+        meaning += f"; {place.path}=KIND --help lists the fields of another" if len(place.kinds) > 1 else ""
+    return FieldHelp(place.path, kind, _shown(place.default), unit, meaning, place.role)
 
 
-def nearest(path: str, schema: type) -> str:
+def nearest(path: str, schema: type, given: Mapping[Any, Any] = NOTHING) -> str:
     """Name the field of `schema` whose path, or whose last name, is most like `path`."""
     last = path.rpartition(".")[2]
 
@@ -59,28 +81,73 @@ def nearest(path: str, schema: type) -> str:
         full = difflib.SequenceMatcher(None, path, known).ratio()
         return max(full, 0.95 * difflib.SequenceMatcher(None, last, known.rpartition(".")[2]).ratio())
 
-    return max((place.path for place in walk(schema)), key=likeness)
+    return max((place.path for place in walk(schema, given=given)), key=likeness)
 
 
-def walk(schema: type, prefix: str = "", instance: Any = None) -> Iterator[Place]:
-    """Yield every section and field, depth first; `instance` holds the defaults of a section."""
-    for field, kind in fields_of(schema):
-        default = _default(field) if instance is None else getattr(instance, field.name)
-        yield Place(prefix + field.name, schema, field, kind, default)
+def walk(
+    schema: type,
+    prefix: str = "",
+    instance: Any = None,
+    given: Mapping[Any, Any] = NOTHING,
+    kinds: tuple[str, ...] = (),
+) -> Iterator[Place]:
+    """Yield every section and field, depth first; `instance` holds the defaults of a section.
+
+    given: values that may name the kinds of sections.  kinds: the names of those that `schema` is one of.
+    """
+    for field, kind, default in fields_of(schema, given, prefix, instance):
+        names = kinds if field.name == KIND else ()
+        yield Place(prefix + field.name, schema, field, kind, default, names)
         if dataclasses.is_dataclass(kind):
-            yield from walk(typing.cast(type, kind), f"{prefix}{field.name}.", default)
+            section, cls = f"{prefix}{field.name}.", typing.cast(type, kind)
+            yield from walk(cls, section, default, section_of(given, field.name), tuple(kinds_of(field)))
 
 
-def fields_of(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """Yield each field with its type; annotations that are text are looked up."""
+def fields_of(
+    schema: type, given: Mapping[Any, Any] = NOTHING, prefix: str = "", instance: Any = None
+) -> Iterator[tuple[dataclasses.Field[Any], Any, Any]]:
+    """Yield each field with its type and its default, those of `instance` where there is one.
+
+    A section that has kinds is of the one that `given` names, else of that of its default; UserError for a
+    name that is none of them. prefix: stands before a field's name in a message.
+    """
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
-        yield field, hints[field.name]
+        default = _default(field) if instance is None else getattr(instance, field.name)
+        if not (kinds := kinds_of(field)):
+            yield field, hints[field.name], default
+            continue
+        name = section_of(given, field.name).get(KIND, getattr(default, KIND))
+        if not isinstance(name, str) or name not in kinds:
+            raise UserError(f"{prefix}{field.name}.{KIND}", name, any_of(list(kinds)))
+        yield field, kinds[name], default if isinstance(default, kinds[name]) else kinds[name]()
 
 
-def defaults_of(schema: type) -> dict[str, Any]:
-    """The plain tree of all defaults."""
-    return {field.name: plain(_default(field)) for field, _ in fields_of(schema)}
+def require_kinds(schema: type, given: Mapping[Any, Any]) -> None:
+    """Raise UserError for a kind of a section, named by `given`, that there is not."""
+    for _ in walk(schema, given=given):
+        pass
+
+
+def kinds_of(field: dataclasses.Field[Any]) -> Mapping[str, type]:
+    """The classes that a section may be of, by name; empty where there is only one."""
+    return field.metadata.get("kinds") or {}
+
+
+def section_of(given: Any, name: str) -> Mapping[Any, Any]:
+    """What `given` says of a section; nothing where it is not taken apart into fields."""
+    section = given.get(name) if isinstance(given, Mapping) else None
+    return section if isinstance(section, Mapping) else NOTHING
+
+
+def defaults_of(schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any = None) -> dict[str, Any]:
+    """The plain tree of all defaults; given, instance: as in `fields_of`."""
+    return {
+        field.name: defaults_of(typing.cast(type, kind), section_of(given, field.name), default)
+        if dataclasses.is_dataclass(kind)
+        else plain(default)
+        for field, kind, default in fields_of(schema, given, instance=instance)
+    }
 
 
 def presets_of(schema: type) -> Mapping[str, Any]:

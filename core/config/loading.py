@@ -12,6 +12,7 @@ import io
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,18 +20,16 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.config.building import assemble, check, merge, over, under
 from core.config.fields import (
     FieldHelp,
     defaults_of,
     describe,
     fields_of,
-    nearest,
-    plain,
-    presets_of,
+    require_kinds,
     to_dict,
 )
-from core.config.settings import REQUIRED
-from core.config.values import Typed, any_of, read_value
+from core.config.values import Typed
 from core.errors import UserError
 from core.files import write_text
 
@@ -40,6 +39,7 @@ __all__ = [
     "difference",
     "dump",
     "from_dict",
+    "help_of",
     "load",
     "read_yaml",
     "save",
@@ -53,16 +53,34 @@ T = TypeVar("T")
 def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
     """Read `files` and then `overrides` ("a.b=text") over the defaults of `schema`, later ones winning.
 
-    A section with `presets` starts from the preset named last. Raises UserError for whatever is wrong.
+    A section that has kinds is of the one named last, whose fields every file and override must keep to. A
+    section with `presets` starts from the preset named last. Raises UserError for whatever is wrong.
     """
-    layers = [_file_layer(Path(file), schema) for file in files]
-    layers += [_checked(_nested(override), schema) for override in overrides]
-    return _assembled(schema, layers)
+    from_files = [(Path(file), read_yaml(Path(file))) for file in files]
+    typed = [_inlined(_nested(override), schema) for override in overrides]
+    given = merge([*(values for _, values in from_files), *typed])
+    for file, values in from_files:
+        with _named_in_refusals(file):
+            require_kinds(schema, values)
+    for values in typed:
+        require_kinds(schema, values)
+    layers = []
+    for file, values in from_files:
+        with _named_in_refusals(file):
+            layers.append(check(values, schema, given))
+    layers += [check(values, schema, given) for values in typed]
+    return assemble(schema, layers, given)
+
+
+def help_of(schema: type, files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[FieldHelp]:
+    """List the fields of `schema`, of the kinds of sections that files and overrides name."""
+    layers = [*(read_yaml(Path(file)) for file in files), *(_nested(override) for override in overrides)]
+    return describe(schema, merge(layers))
 
 
 def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
     """Make the config that `to_dict` took apart; the same checks as for a file."""
-    return _assembled(schema, [_checked(values, schema)])
+    return assemble(schema, [check(values, schema, values)], values)
 
 
 def dump(config: Any) -> str:
@@ -84,13 +102,7 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, An
 
 def with_defaults(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
     """What `values` would be, had all fields of `schema` been given: an earlier version knew fewer."""
-    return _over(defaults_of(schema), values)
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    sections = {name: part for name, part in above.items() if isinstance(part, Mapping)}
-    inner = {name: _over(below.get(name) or {}, part) for name, part in sections.items()}
-    return {**below, **above, **inner}
+    return over(defaults_of(schema, values), values)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -120,98 +132,40 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return typing.cast(dict[str, Any], values)
 
 
-def _file_layer(file: Path, schema: type) -> dict[str, Any]:
-    values = read_yaml(file)
-    try:
-        return _checked(values, schema)
-    except UserError as error:
-        if error.expected is None:
-            raise UserError(f"{error} (in {file})") from None
-        raise UserError(error.field, error.value, f"{error.expected} (in {file})") from None
-
-
 def _nested(override: str) -> dict[str, Any]:
     """Read "a.b=text" as {"a": {"b": text}}."""
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise UserError(f"{override}: expected field=value")
-    return _under(path.strip().split("."), Typed(text))
+    return under(path.strip().split("."), Typed(text))
 
 
-def _under(path: Sequence[str], tree: Any) -> dict[str, Any]:
-    for name in reversed(path):
-        tree = {name: tree}
-    return typing.cast(dict[str, Any], tree)
+def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[str, Any]:
+    """Read what was typed for a section as `{a: x, b: y}`."""
+    sections = {f.name: kind for f, kind, _ in fields_of(schema) if dataclasses.is_dataclass(kind)}
+    result = dict(values)
+    for name in sections.keys() & values.keys():
+        value, where = values[name], f"{path}{name}"
+        if isinstance(value, Mapping):
+            result[name] = _inlined(value, typing.cast(type, sections[name]), f"{where}.")
+        elif value.strip().startswith("{"):
+            try:
+                result[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                expected = "fields as in YAML, {name: value, name: value}"
+                raise UserError(where, value, expected) from None
+    return result
 
 
-def _checked(values: Any, schema: type, path: str = "", root: type | None = None) -> dict[str, Any]:
-    """Read the given values by the types of their fields; the result is as partial as `values`."""
-    root = root or schema
-    fields = {field.name: (field, kind) for field, kind in fields_of(schema)}
-    if not isinstance(values, Mapping):
-        raise UserError(
-            f"{path}={values}: a section; set its fields, such as {path}.{next(iter(fields))}=..."
-        )
-    checked = {}
-    for name, value in values.items():
-        where = f"{path}.{name}" if path else str(name)
-        if name not in fields:
-            raise UserError(f"{where}: no such field; the nearest is {nearest(where, root)}")
-        field, kind = fields[name]
-        low, high = field.metadata.get("low"), field.metadata.get("high")
-        if dataclasses.is_dataclass(kind):
-            checked[name] = _checked(value, typing.cast(type, kind), where, root)
-        elif isinstance(value, Mapping):
-            raise UserError(f"{where}.{next(iter(value), '')}: no such field; {where} holds one value")
-        else:
-            checked[name] = value if value == REQUIRED else read_value(value, kind, where, low, high)
-    return checked
-
-
-def _assembled(schema: type[T], layers: Sequence[Mapping[str, Any]]) -> T:
-    trees = [_escaped(plain(layer)) for layer in [*_preset_layers(schema, layers), *layers]]
+@contextmanager
+def _named_in_refusals(file: Path) -> Iterator[None]:
+    """Have refusals within this block name the file."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), *trees)
-        values = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:  # types that the checks above let through
-        raise UserError(_first_line(error)) from None
-    return _built(schema, typing.cast(dict[str, Any], values))
-
-
-def _preset_layers(
-    schema: type, layers: Sequence[Mapping[str, Any]], path: tuple[str, ...] = ()
-) -> Iterator[dict[str, Any]]:
-    """Give, for each section with presets, the values of the preset named last, outer sections first."""
-    presets, named = presets_of(schema), [layer["preset"] for layer in layers if "preset" in layer]
-    if presets and named and named[-1]:
-        if named[-1] not in presets:
-            raise UserError(".".join([*path, "preset"]), named[-1], any_of(list(presets)))
-        yield _under(path, to_dict(presets[named[-1]]))
-    for field, kind in fields_of(schema):
-        if dataclasses.is_dataclass(kind):
-            inner = [layer[field.name] for layer in layers if field.name in layer]
-            yield from _preset_layers(typing.cast(type, kind), inner, (*path, field.name))
-
-
-def _built(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """Construct `schema`; a refusal of a section's `__post_init__` gets the section's path in front."""
-    arguments: dict[str, Any] = {}
-    for field, kind in fields_of(schema):
-        where, value = f"{path}.{field.name}" if path else field.name, values[field.name]
-        if dataclasses.is_dataclass(kind):
-            arguments[field.name] = _built(typing.cast(type, kind), value, where)
-        elif value == REQUIRED:
-            raise UserError(f"{where}: required but not given: {field.metadata.get('help', '')}")
-        else:
-            arguments[field.name] = read_value(value, kind, where)
-    try:
-        return schema(**arguments)
+        yield
     except UserError as error:
-        if not path:
-            raise
         if error.expected is None:
-            raise UserError(f"{path}: {error}") from None
-        raise UserError(f"{path}.{error.field}", error.value, error.expected) from None
+            raise UserError(f"{error} (in {file})") from None
+        raise UserError(error.field, error.value, f"{error.expected} (in {file})") from None
 
 
 def _escaped(value: Any) -> Any:

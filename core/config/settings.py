@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 REQUIRED: Any = "???"
+Role = Literal["result", "work", "watch", "place"]
+"""What a field is to an output that is continued, compared by `core.run.claim`.
+
+result: it decides what is made, so a differing value is refused.  work: how that is carried out.  watch: what
+is observed of it; both may differ.  place: where something lies, which may move while its content stays.
+"""
 
 
 def setting(
@@ -16,14 +23,20 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     shown: str = "",
+    role: Role = "result",
+    kinds: Mapping[str, type] | None = None,
 ) -> Any:
     """A dataclass field with its meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
     low, high: inclusive bounds, checked by `core.config.loading.load` and shown by `--help`.
     shown: what `--help` says instead of the type, where that says too little ("path or URL").
+    role: what may become of the value when an output is continued.
+    kinds: of a section that can be of several classes: each by its name, which the section's own first field,
+    `kind`, holds. The field is then annotated with a protocol of theirs, and the default says the usual kind.
     A dataclass or list default is shared safely, since config dataclasses are frozen.
     """
-    metadata = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
+    facts = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
+    metadata = {**facts, "role": role, "kinds": kinds}
     if dataclasses.is_dataclass(default) or isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -46,7 +46,7 @@ def require_sound_start(
     times = grid(start)
     if (share := _signal(path, times[0])) > MOST_SIGNAL:
         expected = f"a start that is nearly all noise; {share:.0%} of it is signal here, which is not known"
-        raise UserError("sampler.start", start, expected)
+        raise UserError("start", start, expected)
     largest = max(amplifications(prediction, path, times))
     if largest <= LARGEST:
         return ""
@@ -55,8 +55,8 @@ def require_sound_start(
     why = f"a step of {path.name} from here enlarges errors of {prediction} prediction {_times(largest)}"
     expected = f"{remedy}, or a run with objective.prediction=v: {why}, and {LARGEST:g}-fold is the limit"
     if len(times) - 1 < FEW_STEPS and largest < float("inf"):
-        return f"sampler.start={start:g}: better {expected} with more steps"
-    raise UserError("sampler.start", start, expected)
+        return f"start={start:g}: better {expected} with more steps"
+    raise UserError("start", start, expected)
 
 
 def _largest_start(

@@ -141,7 +141,7 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
     result, failure = _outcome(work) if is_first() else (None, None)
     result, failure = broadcast_object((result, failure))
     if failure:
-        raise failure[0](failure[1])
+        raise failure[0](*failure[1])
     return result
 
 
@@ -150,16 +150,23 @@ def on_every_rank(work: Callable[[], Any]) -> list[Any]:
     outcomes = gather_objects(_outcome(work))
     for _, failure in outcomes:
         if failure:
-            raise failure[0](failure[1])
+            raise failure[0](*failure[1])
     return [result for result, _ in outcomes]
 
 
-def _outcome(work: Callable[[], Any]) -> tuple[Any, tuple[type[UserError | WorkError], str] | None]:
-    """What `work` returns, or which error it ends with and its words."""
+Failure = tuple[type[UserError | WorkError], tuple[str, ...]]
+"""An error as it is sent to other ranks: its class, and the words that make it again."""
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
+    """What `work` returns, or the error it ends with."""
     try:
         return work(), None
-    except (UserError, WorkError, OSError) as error:
-        return None, (UserError if isinstance(error, UserError) else WorkError, str(error))
+    except UserError as error:  # field by field, so that a caller can still put a path before the field
+        given = (error.field,) if error.expected is None else (error.field, str(error.value), error.expected)
+        return None, (UserError, given)
+    except (WorkError, OSError) as error:
+        return None, (WorkError, (str(error),))
 
 
 def gather_objects(value: Any, group: Group = None) -> list[Any]:
@@ -250,11 +257,11 @@ def _require_own(device: torch.device, rank: int) -> None:
 
 def _device(name: str, local_rank: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError("engine.device", name, "auto, cpu or cuda")
+        raise UserError("device", name, "auto, cpu or cuda")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("engine.device", name, "cpu, since no CUDA device is visible here")
+        raise UserError("device", name, "cpu, since no CUDA device is visible here")
     count = torch.cuda.device_count()
     # One visible device per task (SLURM --gpus-per-task=1) keeps its local rank above 0.
     index = 0 if count == 1 else local_rank

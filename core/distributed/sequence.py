@@ -51,7 +51,7 @@ _made: dict[str, SequenceGroup] = {}
 def data_world(world: World, size: int) -> World:
     """The world as loaders see it, in which a group of `size` neighbouring ranks is one rank."""
     if world.size % size:
-        raise UserError("engine.sequence_parallel", size, f"a divisor of the number of ranks, {world.size}")
+        raise UserError("sequence_parallel", size, f"a divisor of the number of ranks, {world.size}")
     return replace(world, rank=world.rank // size, size=world.size // size)
 
 
@@ -89,9 +89,7 @@ def tokens_to_heads(tensors: Sequence[Tensor], tokens: int, sequence: SequenceGr
     tensors: P of (B, N / size, K, Dh), which travel together.  Returns (P, B, N, K / size, Dh), unpadded.
     """
     if tensors[0].shape[2] % sequence.size:
-        raise UserError(
-            "engine.sequence_parallel", sequence.size, f"a divisor of {tensors[0].shape[2]} heads"
-        )
+        raise UserError("sequence_parallel", sequence.size, f"a divisor of {tensors[0].shape[2]} heads")
     parts = [rearrange(x, "b n (s k) d -> s b n k d", s=sequence.size) for x in tensors]
     received = _AllToAll.apply(torch.stack(parts, dim=1), sequence)
     return rearrange(received, "s p b n k d -> p b (s n) k d")[:, :, :tokens]

@@ -1,9 +1,9 @@
-"""Use a network under training for something else, and give it back exactly as it was."""
+"""Use networks under training for something else, and give them back exactly as they were."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: boo
     masters = [flat.detach().clone() for flat in engine.flats] if flats is not None else []
     try:
         module.train(training)
-        with _buffers_kept(module), torch.no_grad():
+        with buffers_kept(module), torch.no_grad():
             _put(engine, flats or [])
             yield
     finally:
@@ -42,7 +42,7 @@ def discarded(engine: Engine) -> Iterator[None]:
     trained = [p for p in engine.module.parameters() if p.requires_grad]
     handles = [p.register_hook(lambda gradient: gradient * float("nan")) for p in trained]
     try:
-        with _buffers_kept(engine.module):
+        with buffers_kept(engine.module):
             yield
             if engine.step(0.0, 0.0).applied:
                 raise RuntimeError("a step that was to be discarded was applied")
@@ -52,7 +52,29 @@ def discarded(engine: Engine) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
+def constant(engines: Sequence[Engine]) -> Iterator[None]:
+    """Make networks fixed functions: a loss of another one goes back through them, and leaves no gradient.
+
+    For the whole turn of that other network, its backward pass included, since activations may be computed
+    again there.
+    """
+    parameters = [p for engine in engines for p in engine.module.parameters() if p.requires_grad]
+    try:
+        for engine in engines:
+            engine.is_constant = True
+        for p in parameters:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+        for engine in engines:
+            engine.is_constant = False
+
+
+@contextlib.contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Give the network's buffers back as they were."""
     kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

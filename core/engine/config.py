@@ -15,7 +15,11 @@ class EngineConfig:
     """How the training state is spread over ranks, and in which precision the network computes."""
 
     zero_stage: int = setting(
-        1, "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights", low=0, high=3
+        1,
+        "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights",
+        low=0,
+        high=3,
+        role="work",
     )
     precision: Literal["bf16", "fp32"] = setting(
         "bf16", "of the weights the network computes with; masters are fp32"
@@ -26,20 +30,27 @@ class EngineConfig:
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
     micro_batch: int = setting(
-        0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0
+        0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0, role="work"
     )
     sequence_parallel: int = setting(
-        1, "ranks that share the tokens of each sample, for videos too long for one", unit="ranks", low=1
+        1,
+        "ranks that share the tokens of each sample, for videos too long for one",
+        unit="ranks",
+        low=1,
+        role="work",
     )
     activation_checkpointing: Literal["none", "selective", "every_k", "full"] = setting(
         "none",
         "what the backward pass computes again instead of keeping: nothing; all of a block but its matmuls "
         "and attention; every k-th block; every block",
+        role="work",
     )
-    checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2)
-    compile: bool = setting(False, "compile the network's blocks, for every shape before the first step")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
-    timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0)
+    checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2, role="work")
+    compile: bool = setting(
+        False, "compile the network's blocks, for every shape before the first step", role="work"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
+    timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0, role="work")
 
     def __post_init__(self) -> None:
         if self.matmul == "fp8" and self.precision == "fp32":

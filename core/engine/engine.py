@@ -24,6 +24,7 @@ from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
 from core.engine.optimizer import allocate_state, make_optimizer, share_matrices
 from core.engine.shards import Shard, present, share
+from core.metrics.watch import Watch, Watched
 from core.optim.groups import OptimizerConfig, parameter_groups
 
 __all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
@@ -42,7 +43,7 @@ class Engine:
 
     module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
     in them. updates: optimizer updates applied so far.  data_ranks: how many ranks, or groups of ranks, hold
-    different samples.
+    different samples.  is_constant: whether the network is a fixed function just now (`borrow.constant`).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Engine:
     ) -> None:
         self.config, self.optimizer, self.world = engine, optimizer, world
         self.updates, self.data_ranks = 0, world.size // engine.sequence_parallel
+        self.is_constant = False
         groups = parameter_groups(model, optimizer)
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
@@ -67,6 +69,8 @@ class Engine:
         )[0]
         if engine.zero_stage == 0:
             self._engine.enable_backward_allreduce = False  # Replicated reduces, once a step, in fp32
+        # DeepSpeed then raises where a backward pass that another engine began would enter this one's.
+        self._engine._support_torch_style_backward = False
         self._micro_steps = MicroStepSum(parameters) if engine.sums_micro_steps else None
         ranks.set_timeouts(engine.timeout_s)
         self.module: nn.Module = model
@@ -84,6 +88,8 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
+        if self.is_constant:  # its output gets no hook that begins a backward pass of this engine
+            return self.module(*args, **kwargs)
         return self._engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
@@ -108,6 +114,12 @@ class Engine:
         applied = bool(self._engine.was_step_applied())
         self.updates += applied
         return StepResult(float(self._engine.get_global_grad_norm()), applied)
+
+    def watch(self, watch: Watch) -> None:
+        """Have `watch` time what is not ours: calls into DeepSpeed, and how long the end of a graph takes."""
+        self._engine = Watched(self._engine, watch)
+        # Put in place, and not asked for at each call, so that a run without a watch pays nothing.
+        self.backward = watch.around_release(self.backward)  # type: ignore[assignment, method-assign]
 
     @property
     def owned(self) -> list[Shard]:

@@ -8,34 +8,37 @@ as in `metrics.jsonl`, by steps done.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from core.config.settings import setting
+from core.distributed import ranks
 from core.distributed.ranks import World
+from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.faults.spikes import SpikeGuard
-from core.files import atomic_file
-from core.metrics.rows import append_rows
 from core.progress import say
-
-NAME = "incidents.jsonl"
+from core.record_writer import RecordWriter
+from core.run.folder import INCIDENTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class IncidentConfig:
     """What happens when gradients are not finite, or far larger than they were."""
 
-    max_skipped: int = setting(20, "steps in a row with a non-finite gradient that end the run", low=1)
-    on_skipped: Literal["stop", "rollback"] = setting(
-        "stop", "then: end the run, or return to the last checkpoint and pass over the steps since"
+    max_skipped: int = setting(
+        20, "steps in a row with a non-finite gradient that end the run", low=1, role="work"
     )
-    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1)
+    on_skipped: Literal["stop", "rollback"] = setting(
+        "stop",
+        "then: end the run, or return to the last checkpoint and pass over the steps since",
+        role="work",
+    )
+    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1, role="work")
     spike_sigma: float = setting(
         6.0, "clip gradients at the usual log norm plus this many standard deviations; 0 = off", low=0.0
     )
@@ -44,18 +47,23 @@ class IncidentConfig:
 class Incidents:
     """Counts, decides and records; every rank holds one, and rank 0 writes.
 
-    skipped: steps without an update so far.  in_a_row: of them the last ones.  passed_over: steps that are
-    not tried.  rollbacks: how often that came about.
+    skipped: steps in which an update was skipped so far.  passed_over: steps that are not tried.
+    rollbacks: how often that came about.
     """
 
-    def __init__(self, folder: Path, config: IncidentConfig, clipping: float, world: World) -> None:
-        self.path, self.config, self._world = folder / NAME, config, world
-        self.spikes = SpikeGuard(config.spike_sigma, clipping)
-        self.skipped = self.in_a_row = self.rollbacks = 0
+    def __init__(
+        self, folder: Path, config: IncidentConfig, clipping: Mapping[str, float], world: World
+    ) -> None:
+        """clipping: the largest norm that a gradient may keep, of each network."""
+        self.path, self.config, self._world = folder / INCIDENTS, config, world
+        self.record_file = RecordWriter(self.path)
+        self._guards = {name: SpikeGuard(config.spike_sigma, most) for name, most in clipping.items()}
+        self._in_a_row = dict.fromkeys(clipping, 0)
+        self.skipped = self.rollbacks = 0
         self.passed_over: set[int] = set()
 
-    def open(self, state: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> None:
-        """Continue from a checkpoint's state; `rows`: the record on disk, the same on all ranks.
+    def open(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from a checkpoint's state and the record on disk (collective).
 
         Steps passed over since that checkpoint stay so, and rows that call a machine corrupt. Other rows
         beyond it will come again and are dropped.
@@ -63,52 +71,74 @@ class Incidents:
         step = state["step"] if state else 0
         if state:
             self._load(state)
-        for row in rows:
+            self.rollbacks = state.get("rollbacks", 0)
+        counted_all = state is None or "rollbacks" in state  # an earlier version left them to the record
+        read = functools.partial(self.record_file.beyond, step if counted_all else 0)
+        for row in ranks.on_first_rank(read):
             if row["kind"] == "rollback":
                 self._pass_over(row["first"], row["last"])
-        if self._world.rank == 0 and self.path.exists():
-            kept = [
-                r
-                for r in rows
-                if r["step"] <= step or r["step"] in self.passed_over or r["kind"] == "corrupt"
-            ]
-            if len(kept) < len(rows):
-                with atomic_file(self.path, "w") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in kept)
+        if self._world.rank == 0:
+            self.record_file.rewind(step, lambda r: r["step"] in self.passed_over or r["kind"] == "corrupt")
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.skipped, self.in_a_row = state["skipped"], state["skipped_in_a_row"]
+        self.skipped = state["skipped"]
         self.passed_over |= set(state["passed_over"])
-        self.spikes.load(state["log_norm"])
+        for name, guard in self._guards.items():
+            part = state["gradients"][name] if name else state
+            self._in_a_row[name] = part["skipped_in_a_row"]
+            guard.load(part["log_norm"])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps; of other networks than the main one under `gradients`."""
+        parts = {
+            name: {"skipped_in_a_row": self._in_a_row[name], "log_norm": guard.state()}
+            for name, guard in self._guards.items()
+        }
+        main = parts.pop(MAIN)
         return {
             "skipped": self.skipped,
-            "skipped_in_a_row": self.in_a_row,
+            "skipped_in_a_row": main["skipped_in_a_row"],
+            "rollbacks": self.rollbacks,
             "passed_over": sorted(self.passed_over),
-            "log_norm": self.spikes.state(),
+            "log_norm": main["log_norm"],
+            **({"gradients": parts} if parts else {}),
         }
 
-    def applied(self, step: int, norm: float) -> None:
-        """Note an update of this gradient norm; a spike is recorded."""
-        self.in_a_row = 0
-        limit = self.spikes.clipping
-        if self.spikes.observe(norm):
-            say(
-                f"warning: step {step} had a gradient of norm {norm:.3g}, far above the usual: clipped harder"
-            )
-            self._record({"kind": "spike", "step": step, "grad_norm": norm, "clipped_to": limit})
+    @property
+    def clipping(self) -> dict[str, float]:
+        """The largest norm that the next gradient of each network may keep; 0 is any."""
+        return {name: guard.clipping for name, guard in self._guards.items()}
 
-    def note_skipped(self, step: int, culprits: list[dict[str, Any]]) -> None:
-        """Note a step that was skipped, and what `find_culprits` says about it."""
+    @property
+    def in_a_row(self) -> int:
+        """Of the network that has missed most: how many of its last updates in a row were skipped."""
+        return max(self._in_a_row.values())
+
+    def applied(self, step: int, network: str, norm: float) -> None:
+        """Note an update of this gradient norm; a spike is recorded."""
+        self._in_a_row[network] = 0
+        guard = self._guards[network]
+        limit = guard.clipping
+        if guard.observe(norm):
+            whose = f" of {network}" if network else ""
+            say(
+                f"warning: step {step} had a gradient{whose} of norm {norm:.3g}, far above the usual: "
+                "clipped harder"
+            )
+            row = {"kind": "spike", "step": step, "grad_norm": norm, "clipped_to": limit}
+            self._record(row | ({"network": network} if network else {}))
+
+    def note_skipped(self, step: int, networks: Sequence[str], culprits: list[dict[str, Any]]) -> None:
+        """Note a step in which the updates of `networks` were skipped, and what `find_culprits` found."""
         self.skipped += 1
-        self.in_a_row += 1
+        for network in networks:
+            self._in_a_row[network] += 1
         first = culprits[0]
         module, direction = first["module"], first["pass"]
+        whose = f" of {first['network']}" if "network" in first else ""
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
         samples = f"samples {', '.join(named[:4])}"
-        where = f"first in the {direction} pass of {module}, rank {first['rank']}, {samples}"
+        where = f"first in the {direction} pass of {module}{whose}, rank {first['rank']}, {samples}"
         if not module:  # then nobody knows which rank it was
             where = f"but were when it was repeated; its samples are in {self.path}"
         say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
@@ -161,6 +191,5 @@ class Incidents:
 
     def _record(self, row: dict[str, Any]) -> None:
         if self._world.rank == 0:
-            append_rows(self.path, [row])
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+            self.record_file.append([row])
+            self.record_file.sync()

@@ -15,8 +15,8 @@ from core.distributed import ranks
 from core.engine.borrow import borrowed, discarded
 from core.engine.engine import Engine
 from core.losses import Losses
+from core.metrics.step_sums import DECILES
 
-DECILES = 10
 MAX_SAMPLES = 32  # of one rank in the record
 
 Loss = Callable[[Batch], Losses]

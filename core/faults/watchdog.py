@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from types import TracebackType
 
 import torch
 
+from core import terminal
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE
 from core.files import temporary_name
@@ -97,7 +97,7 @@ class Watchdog:
         )
         places = describe_ranks(self._logs, self._world.size, time.time(), 3 * self._period_s)
         path = self._logs / f"hang-rank-{rank}.txt"
-        print(f"{line}; see {path}\n" + "\n".join(places), file=sys.stderr, flush=True)
+        terminal.tell("\n".join([f"{line}; see {path}", *places]))
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
             file.write("\n".join([line, *places, "", ""]))
             file.flush()

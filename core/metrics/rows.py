@@ -9,9 +9,7 @@ checkpoint are dropped before new ones come, so the file holds every step once.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,27 +19,30 @@ import torch
 
 from core.config.settings import setting
 from core.distributed.ranks import World, sum_over_ranks
-from core.files import atomic_file
 from core.metrics.hardware import find_peaks
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_report
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.metrics.wandb_view import WandbView
-
-NAME = "metrics.jsonl"
+from core.record_writer import RecordWriter
+from core.run.folder import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
     """How often rows are written, and whether wandb shows them too."""
 
-    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1)
+    log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1, role="watch")
     log_matmul: bool = setting(
-        False, "measure at the start what a matmul reaches, and relate the run's arithmetic to that too"
+        False,
+        "measure at the start what a matmul reaches, and relate the run's arithmetic to that too",
+        role="watch",
     )
-    wandb: bool = setting(False, "show the run in Weights & Biases as well (its own variables apply)")
-    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins")
+    wandb: bool = setting(
+        False, "show the run in Weights & Biases as well (its own variables apply)", role="watch"
+    )
+    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins", role="watch")
 
 
 class _Pending(NamedTuple):
@@ -70,10 +71,12 @@ class Metrics:
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
     _stragglers: Stragglers = field(default_factory=Stragglers)
+    record_file: RecordWriter = field(init=False)
     _probe: SpeedProbe = field(init=False)
     _view: WandbView | None = None
 
     def __post_init__(self) -> None:
+        self.record_file = RecordWriter(self.folder / METRICS)
         self._probe = SpeedProbe(self.world.device)
 
     def start(self, step: int) -> None:
@@ -87,11 +90,13 @@ class Metrics:
         """Go back to after `step` steps: their rows stay, later ones are dropped."""
         self._pending = []
         if self.world.rank == 0:
-            drop_rows_after(self.folder / NAME, step)
+            self.record_file.rewind(step)
 
     def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
         """Keep a step's row (its host-side part) and its sums until the next flush."""
         self._pending.append(_Pending(row, sums, waited_s))
+        if self.world.rank == 0:
+            self.record_file.watch()
         if len(self._pending) >= self.config.log_every:
             self.flush()
 
@@ -119,20 +124,13 @@ class Metrics:
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
-            append_rows(self.folder / NAME, rows)
+            self.record_file.append(rows)
             if self._view is not None:
                 self._view.show(rows)
 
     def note(self) -> str:
         """The last loss for the status line, "" while there is none."""
         return "" if math.isnan(self.last_loss) else f"loss {self.last_loss:.4f}"
-
-    def sync(self) -> None:
-        """Flush, and wait until the disk has the rows: before a checkpoint counts their steps as done."""
-        self.flush()
-        if self.world.rank == 0 and (self.folder / NAME).exists():
-            with open(self.folder / NAME, "rb") as file:
-                os.fsync(file.fileno())
 
     def show_validation(self, row: Mapping[str, Any]) -> None:
         """Show a validation row too, beside its step's, which `flush` has written."""
@@ -169,30 +167,6 @@ def complete_row(
         done |= {"tflops_per_s": tflops} | {name: tflops / peak for name, peak in (peaks or {}).items()}
     done["data_wait"] = waited / ranks / row["seconds"] if row["seconds"] > 0 else None
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in done.items()}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows at the end."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Remove, in one rename, rows of steps beyond `step` and a last line that a kill cut off."""
-    if not path.exists():
-        return
-    kept = [json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step]
-    if sum(map(len, kept)) != path.stat().st_size:
-        with atomic_file(path, "w") as file:
-            file.writelines(kept)
 
 
 def _mean(total: float, weight: float) -> float | None:

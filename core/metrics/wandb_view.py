@@ -21,9 +21,11 @@ from typing import IO, Any
 from core.files import atomic_file
 from core.progress import say
 from core.root import import_path
+from core.run.folder import WANDB
 
 WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
+LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
 
 
@@ -36,12 +38,17 @@ class WandbView:
 
     def __init__(self, folder: Path, project: str, run_config: Mapping[str, Any]) -> None:
         self._folder, self._waiting, self._is_behind = folder, bytearray(), False
-        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            [sys.executable, "-P", "-m", "core.metrics.wandb_view", str(folder), project],
-            env={**os.environ, "PYTHONPATH": import_path()},
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the run, which then ends the view
-        )
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "core.metrics.wandb_view", str(folder), project],
+                env={**os.environ, "PYTHONPATH": import_path()},
+                stdin=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the run, which then ends the view
+            )
+        except OSError as error:  # no memory or no process left
+            say(f"warning: wandb could not start, metrics go to files only: {error}")
+            return
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
@@ -93,10 +100,19 @@ class WandbView:
             del self._waiting[: os.write(self._pipe, self._waiting)]
         except BlockingIOError:
             pass
-        except BrokenPipeError:
+        except OSError:  # it has ended, or reads no more
             process, self._process = self._process, None
             if process is not None:
-                _tell_status(process.wait())
+                _tell_end(process)
+
+
+def _tell_end(process: subprocess.Popen[bytes]) -> None:
+    """Say how the view's process ended; one that goes on without reading is ended."""
+    try:
+        _tell_status(process.wait(LEAVE_S))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _tell_status(process.wait())
 
 
 def _tell_status(status: int) -> None:
@@ -125,7 +141,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
     """The run in wandb, under the id kept in the run folder."""
     import wandb  # an extra, and slow to import
 
-    identity = folder / "wandb.json"
+    identity = folder / WANDB
     if not identity.exists():
         with atomic_file(identity, "w") as file:
             json.dump({"id": secrets.token_hex(4)}, file)

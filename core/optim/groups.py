@@ -52,7 +52,7 @@ def require_rise(config: OptimizerConfig, steps: int) -> None:
         expected = (
             f"below trainer.steps={steps}, or the learning rate never gets to optimizer.lr={config.lr:g}"
         )
-        raise UserError("optimizer.warmup_steps", config.warmup_steps, expected)
+        raise UserError("warmup_steps", config.warmup_steps, expected)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -93,7 +93,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     if not found:
         raise UserError("the model has no trainable parameter")
     if config.name == "muon" and not groups["muon"]["params"]:
-        raise UserError("optimizer.name", "muon", "adamw, since the model has no hidden matrix")
+        raise UserError("name", "muon", "adamw, since the model has no hidden matrix")
     return found
 
 

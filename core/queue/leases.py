@@ -6,6 +6,10 @@ than the timeout is taken over by creating the file of the next generation, agai
 exactly one worker wins; nothing is ever renamed or removed under another worker. A holder that slept
 through its own take-over may run a unit a second time: harmless, as long as equal inputs publish equal
 bytes. After a claim, look whether the unit was finished meanwhile.
+
+A lease names its holder and says whether that one had finished other units, and how many holders before it
+were lost, so who takes over knows without another file. Losses count from one start of the command to the
+next: a lease carries the mark of the start that it was taken under.
 """
 
 from __future__ import annotations
@@ -13,63 +17,120 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core import environment
 from core.faults.failpoints import failpoint
+from core.files import published, write_text
 
 SUFFIX = ".lease"
+START = "start"  # the mark of the last start of the command
+_NAME = re.compile(rf"(.+)\.(\d{{6}}){re.escape(SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Workers that were lost at a unit, one after the other, since the command was last started.
+
+    proven: of them, those that had finished other units, so it was hardly their own fault.
+    """
+
+    workers: int = 0
+    proven: int = 0
 
 
 @dataclass(frozen=True)
 class LeaseState:
-    """A unit's newest lease as a bystander sees it: owner, and seconds since its last sign of life."""
+    """A unit's newest lease as a bystander sees it: owner, and seconds since its last sign of life.
+
+    losses: with this owner once the lease has expired.
+    """
 
     unit: str
     generation: int
     owner: str
     age_s: float
     expired: bool
+    losses: Losses = Losses()
 
 
 class Leases:
-    """Leases in `folder`; one that shows no sign of life for `timeout_s` seconds may be taken over."""
+    """Leases in `folder`; one that shows no sign of life for `timeout_s` seconds may be taken over.
+
+    finished: how many units this worker has finished, as its leases are to tell.
+    """
 
     def __init__(self, folder: Path, *, timeout_s: float, owner: str | None = None) -> None:
         self.folder, self.timeout_s = folder, timeout_s
         self.owner = owner or f"{environment.node()}:{os.getpid()}"
         self.token = secrets.token_hex(8)
+        self.finished = 0
+        self._server_ahead_s: float | None = None  # of this process's monotonic clock, by the last listing
         folder.mkdir(parents=True, exist_ok=True)
+        self._start = self._read_start()
 
-    def claim(self, unit: str) -> Lease | None:
-        """Take `unit`, or None while somebody alive holds it; OSError where the folder cannot be written."""
-        newest = self._newest(unit)
-        if newest is not None and not newest.expired:
-            return None
-        generation = newest.generation + 1 if newest else 0
-        path = lease_path(self.folder, unit, generation)
+    def claim(self, unit: str, newest: int | None = None) -> Lease | None:
+        """Take `unit`, or None while somebody else holds it; OSError where the folder cannot be written.
+
+        newest: the generation of its newest lease by an earlier listing, -1 for none; listed now if not
+        given. Where it has changed since, the answer is None, too.
+        """
+        if newest is None:
+            newest = self.newest().get(unit, -1)
+        losses = Losses()
+        if newest >= 0:
+            self._start = self._read_start()  # it may be that all losses are forgotten by now
+            try:
+                state = self.state(unit, newest)
+            except FileNotFoundError:
+                return None  # given back since
+            if not state.expired:
+                return None
+            losses = state.losses
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            return self._create(unit, newest + 1, losses)
         except FileExistsError:
             return None  # another worker was faster
-        try:
-            os.write(descriptor, json.dumps({"owner": self.owner, "token": self.token}).encode())
-            failpoint("lease.written")
-        except BaseException:
-            path.unlink(missing_ok=True)  # a full disk must not leave a lease that nobody holds
-            raise
-        finally:
-            os.close(descriptor)
-        return Lease(self.folder, unit, generation, self.token)
+
+    def newest(self) -> dict[str, int]:
+        """The generation of the newest lease of every unit that has one, by one listing."""
+        self._server_ahead_s, self._start = None, self._read_start()
+        found: dict[str, int] = {}
+        for path in published(self.folder, f"*{SUFFIX}"):
+            if match := _NAME.fullmatch(path.name):
+                found[match[1]] = max(int(match[2]), found.get(match[1], -1))
+        return found
 
     def states(self) -> list[LeaseState]:
         """The newest lease of every unit that has one, sorted by unit."""
-        units = sorted({path.name.rsplit(".", 2)[0] for path in self.folder.glob(f"*{SUFFIX}")})
-        return [state for unit in units if (state := self._newest(unit)) is not None]
+        found = []
+        for unit, generation in sorted(self.newest().items()):
+            with contextlib.suppress(FileNotFoundError):  # given back since
+                found.append(self.state(unit, generation))
+        return found
+
+    def state(self, unit: str, generation: int) -> LeaseState:
+        """One lease; FileNotFoundError if it is there no more."""
+        path = lease_path(self.folder, unit, generation)
+        with open(path, encoding="utf-8", errors="replace") as file:  # NFS refreshes on open
+            stamp, note = os.fstat(file.fileno()).st_mtime, _read_note(file.read())
+        age = self._server_now() - stamp
+        expired, losses = age > self.timeout_s, Losses()
+        if note.get("start", "") == self._start:
+            lost = _count(note, "lost") + expired
+            losses = Losses(lost, _count(note, "proven") + (expired and _count(note, "finished") > 0))
+        return LeaseState(unit, generation, str(note.get("owner", "unknown")), age, expired, losses)
+
+    def forget_losses(self) -> None:
+        """Count lost workers anew from here on, by all workers."""
+        write_text(self.folder / START, secrets.token_hex(8))
 
     def server_time(self) -> float:
         """The file server's clock, read from the stamp it gives a file of ours."""
@@ -80,38 +141,54 @@ class Leases:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _newest(self, unit: str) -> LeaseState | None:
-        while (generations := list_generations(self.folder, unit)) and (generation := max(generations)) >= 0:
-            with contextlib.suppress(FileNotFoundError):  # released while we looked: look again
-                return self._state(unit, generation)
-        return None
+    def _server_now(self) -> float:
+        """The file server's clock by ours, which is set by it once a listing."""
+        if self._server_ahead_s is None:
+            self._server_ahead_s = self.server_time() - time.monotonic()
+        return self._server_ahead_s + time.monotonic()
 
-    def _state(self, unit: str, generation: int) -> LeaseState:
-        with open(
-            lease_path(self.folder, unit, generation), encoding="utf-8"
-        ) as file:  # NFS refreshes on open
-            stamp, text = os.fstat(file.fileno()).st_mtime, file.read()
-        age = self.server_time() - stamp
-        owner = str(json.loads(text)["owner"]) if text else "unknown"  # its holder is still writing it
-        return LeaseState(unit, generation, owner, age, age > self.timeout_s)
+    def _read_start(self) -> str:
+        try:
+            return (self.folder / START).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _create(self, unit: str, generation: int, losses: Losses) -> Lease:
+        path = lease_path(self.folder, unit, generation)
+        note = {"owner": self.owner, "token": self.token, "start": self._start, "finished": self.finished}
+        note |= {"lost": losses.workers, "proven": losses.proven}
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        try:
+            os.write(descriptor, json.dumps(note).encode())
+            failpoint("lease.written")
+        except BaseException:
+            path.unlink(missing_ok=True)  # a full disk must not leave a lease that nobody holds
+            raise
+        finally:
+            os.close(descriptor)
+        return Lease(self.folder, unit, generation, self.token, losses)
 
 
 class Lease:
-    """A claimed unit: `kept_alive()` shows signs of life while the work runs, `release()` gives it back."""
+    """A claimed unit: `kept_alive()` shows signs of life while the work runs, `release()` gives it back.
 
-    def __init__(self, folder: Path, unit: str, generation: int, token: str) -> None:
+    losses: of the workers before, at this unit.
+    """
+
+    def __init__(self, folder: Path, unit: str, generation: int, token: str, losses: Losses) -> None:
         self.folder, self.unit, self.generation, self.token = folder, unit, generation, token
+        self.losses = losses
         self.path = lease_path(folder, unit, generation)
 
     def held(self) -> bool:
         """Whether this worker still holds the unit (it may have been taken over while it slept)."""
-        generations = list_generations(self.folder, self.unit)
-        if self.generation not in generations or self.generation != max(generations):
+        if lease_path(self.folder, self.unit, self.generation + 1).exists():
             return False
         try:
-            return bool(json.loads(self.path.read_text())["token"] == self.token)
+            text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return False
+        return bool(_read_note(text).get("token") == self.token)
 
     def touch(self) -> bool:
         """Show a sign of life; False when the lease is no longer ours."""
@@ -124,11 +201,13 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the unit back, and clear the expired leases before it; nothing when it was taken over."""
+        """Give the unit back, and clear the expired leases before it; nothing when it was taken over.
+
+        The newest goes first, so that until the last is gone whoever looks finds an expired one to take over.
+        """
         if self.held():
-            for generation in sorted(list_generations(self.folder, self.unit)):
-                if generation <= self.generation:
-                    lease_path(self.folder, self.unit, generation).unlink(missing_ok=True)
+            for generation in range(self.generation, -1, -1):
+                lease_path(self.folder, self.unit, generation).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def kept_alive(self, every_s: float) -> Iterator[None]:
@@ -156,7 +235,16 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
     return folder / f"{unit}.{generation:06d}{SUFFIX}"
 
 
-def list_generations(folder: Path, unit: str) -> set[int]:
-    """The generations of a unit that have a lease file."""
-    paths = folder.glob(f"{unit}.??????{SUFFIX}")
-    return {int(path.name.removesuffix(SUFFIX).rsplit(".", 1)[1]) for path in paths}
+def _read_note(text: str) -> dict[str, Any]:
+    """What a lease says; nothing where its holder is still writing it, or was killed at that."""
+    try:
+        note = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _count(note: dict[str, Any], name: str) -> int:
+    """A number of a lease; 0 in those of earlier versions."""
+    value = note.get(name)
+    return value if type(value) is int and value > 0 else 0

@@ -1,17 +1,22 @@
 """Units of work that any number of workers share through a folder; they may join, leave or be killed.
 
 A worker claims a unit (`core.queue.leases`), looks whether it was finished meanwhile, does it, and goes on
-until
-none is left; a unit whose worker shows no sign of life goes to the next. A unit that raises is tried again
-after the others, by whoever comes to it, and after `attempts` times recorded as failed, with its errors.
-So no worker ever waits for another in a collective, and one unit cannot hold up the rest.
+until none is left; a unit whose worker shows no sign of life goes to the next. A unit that raises is tried
+again after the others, by whoever comes to it, and after `attempts` times recorded as failed, with its
+errors. So no worker ever waits for another in a collective, and one unit cannot hold up the rest.
+
+Workers that are killed say little about the unit that they were at. One that has lost more than `losses` of
+them in a row is suspect: it is tried after all others, and given up once three of those workers had finished
+other units before. A new start of the command forgets lost workers, a failure never.
+
+Units are chosen by a listing of both folders that may be a minute old, so that a claim costs a few calls of
+the file system, however many units there are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
+import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,10 +24,13 @@ from pathlib import Path
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.files import write_json
-from core.queue.leases import Lease, Leases, LeaseState
+from core.progress import counted, say
+from core.queue.failures import Failure, Failures
+from core.queue.leases import Lease, Leases, LeaseState, Losses
 
-FAILURE_SUFFIX = ".failure.json"
+LISTED_S = 60.0  # how old the listing may be by which units are chosen
+MISSES = 8  # units in a row that others took or finished since, after which it is too old
+PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
 
@@ -31,30 +39,36 @@ class QueueConfig:
     """How workers share the units."""
 
     timeout_s: float = setting(
-        60.0, "a unit whose worker shows no sign of life for so long is taken over", unit="s", low=0.1
+        60.0,
+        "a unit whose worker shows no sign of life for so long is taken over",
+        unit="s",
+        low=0.1,
+        role="work",
     )
-    heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01)
-    attempts: int = setting(3, "a unit that failed, or lost its worker, so often is given up", low=1)
+    heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01, role="work")
+    attempts: int = setting(
+        3, "a unit that failed so often is given up; lost workers do not count", low=1, role="work"
+    )
+    losses: int = setting(
+        20,
+        "a unit that lost more workers in a row is suspect: tried last, and given up only if 3 of them had "
+        "finished other units; a new start of the command forgets them",
+        low=0,
+        role="work",
+    )
 
     def __post_init__(self) -> None:
         if self.heartbeat_s > self.timeout_s / 2:
             raise UserError("heartbeat_s", self.heartbeat_s, f"at most half of timeout_s={self.timeout_s}")
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong with a unit, attempt by attempt; `final` when it is not to be tried again."""
-
-    unit: str
-    errors: tuple[str, ...]
-    final: bool
-
-
 class WorkQueue:
     """The units of one job, as one of its workers sees them.
 
     folder: for leases and failures, the same for all workers.  list_done: the units that are finished now,
-    wherever they were done.  fatal: errors that end the worker and are not counted against the unit.
+    wherever they were done.  is_done: the same of one unit, if there is a cheaper way.  fatal: errors that
+    end the worker and are not counted against the unit.
+    done: the units that are known to be finished, by the last listing and by this worker.
     """
 
     def __init__(
@@ -64,11 +78,19 @@ class WorkQueue:
         config: QueueConfig,
         *,
         list_done: Callable[[], Collection[str]],
+        is_done: Callable[[str], bool] | None = None,
         fatal: tuple[type[Exception], ...] = (),
     ) -> None:
         self.units, self.config, self.fatal = units, config, fatal
         self.list_done = list_done
-        self.leases = Leases(folder, timeout_s=config.timeout_s)
+        self.is_done = is_done or (lambda unit: unit in list_done())
+        self.leases, self._failures = Leases(folder, timeout_s=config.timeout_s), Failures(folder)
+        self.done: set[str] = set()
+        self._random = random.Random(self.leases.token)  # every worker chooses in an order of its own
+        self._candidates: list[tuple[str, int]] = []  # units, each with its newest lease; the next one last
+        self._left: list[str] = []
+        self._listed = -float("inf")
+        self._suspects: set[str] = set()
 
     def work(
         self, do: Callable[[str], None], waiting: Callable[[list[LeaseState]], None] = lambda states: None
@@ -77,81 +99,120 @@ class WorkQueue:
 
         Raises what `do` raises if it is of `fatal`, or says that nothing can be written any more.
         """
-        while left := self.left():
+        while True:
             try:
-                lease = self._claim_any(left)
+                lease = self._claim_next()
             except FileNotFoundError:
                 if self.left():
                     raise
                 return  # somebody has completed the job and removed the folder
-            if lease is None:
+            if lease is not None:
+                with lease.kept_alive(self.config.heartbeat_s):
+                    self._attempt(lease, do)
+            elif self._left:
                 waiting(self.leases.states())
                 time.sleep(self.config.heartbeat_s / 4)
-                continue
-            with lease.kept_alive(self.config.heartbeat_s):
-                self._attempt(lease, do)
+            else:
+                return
 
     def left(self) -> list[str]:
         """The units that are neither done nor given up; those that failed before come last."""
-        done, failures = self.list_done(), {failure.unit: failure for failure in self.failures()}
-        left = [u for u in self.units if u not in done and not (u in failures and failures[u].final)]
+        self.done, failures = set(self.list_done()), {failure.unit: failure for failure in self.failures()}
+        left = [u for u in self.units if u not in self.done and not (u in failures and failures[u].final)]
         return sorted(left, key=lambda unit: unit in failures)
 
     def failures(self) -> list[Failure]:
         """Units that failed at least once and are not done, in order."""
-        found = []
-        for path in sorted(self.leases.folder.glob(f"*{FAILURE_SUFFIX}")):
-            with contextlib.suppress(FileNotFoundError):  # done meanwhile
-                found.append(self._failure(path))
-        return found
+        return self._failures.all()
 
     def forget_failures(self) -> None:
         """Let units that were given up be tried again."""
         for failure in self.failures():
-            self._failure_path(failure.unit).unlink(missing_ok=True)
+            self._failures.forget(failure.unit)
 
-    def _claim_any(self, left: Sequence[str]) -> Lease | None:
-        """A lease of one of `left`; every worker begins to look at a place of its own."""
-        start = int(self.leases.token, 16) % len(left)
-        rotated = [*left[start:], *left[:start]]
-        tried = {failure.unit for failure in self.failures()}
-        for unit in sorted(rotated, key=lambda unit: unit in tried):
-            if (lease := self.leases.claim(unit)) is not None:
-                return lease
-        return None
+    def forget_losses(self) -> None:
+        """Count lost workers anew, and try again what was given up for them: the command was started."""
+        lost = [failure for failure in self.failures() if failure.lost]
+        for failure in lost:
+            self._failures.forget(failure.unit)
+        if lost or self.leases.newest():
+            self.leases.forget_losses()
+
+    def _claim_next(self) -> Lease | None:
+        """A lease of a unit that is left; None where a listing made now shows none that is to be had."""
+        is_new, misses = False, 0
+        if time.monotonic() > self._listed + LISTED_S:
+            is_new = self._list()
+        while True:
+            while self._candidates and (is_new or misses < MISSES):
+                unit, newest = self._candidates.pop()
+                if not self._is_done(unit) and (lease := self.leases.claim(unit, newest)) is not None:
+                    return lease
+                misses += 1
+            if is_new:
+                return None
+            is_new = self._list()
+
+    def _list(self) -> bool:
+        """Look what is left, and put it in order: first what nobody holds, then what somebody does; what
+        failed goes after all that, and what is suspect last."""
+        self._listed = time.monotonic()
+        self._left = left = self.left()
+        newest = self.leases.newest()
+        failed = {failure.unit for failure in self.failures()}
+        suspects = {unit for unit in left if self._is_suspect(unit, newest.get(unit, -1))}
+        self._random.shuffle(left)
+        left.sort(key=lambda unit: (unit in suspects, unit in failed, unit in newest), reverse=True)
+        self._candidates = [(unit, newest.get(unit, -1)) for unit in left]
+        return True
+
+    def _is_suspect(self, unit: str, newest: int) -> bool:
+        """Whether the unit has lost too many workers; said when it is first seen."""
+        if newest < self.config.losses:
+            return False  # as there are no more leases than that, no more workers were lost
+        try:
+            losses = self.leases.state(unit, newest).losses
+        except FileNotFoundError:
+            return False  # given back since
+        if losses.workers <= self.config.losses:
+            return False
+        if unit not in self._suspects:
+            self._suspects.add(unit)
+            say(f"warning: unit {unit} is suspect and is tried last: it {describe_losses(losses)}")
+        return True
+
+    def _is_done(self, unit: str) -> bool:
+        if unit not in self.done and self.is_done(unit):
+            self.done.add(unit)
+        return unit in self.done
 
     def _attempt(self, lease: Lease, do: Callable[[str], None]) -> None:
-        unit = lease.unit
-        if unit not in self.left():
+        unit, before, losses = lease.unit, self._failures.of(lease.unit), lease.losses
+        if self._is_done(unit) or (before is not None and before.final):
             return  # finished, or given up, since we looked
-        if lease.generation >= self.config.attempts:
-            lost = f"{lease.generation} workers in a row were lost while they were at it"
-            self._record(Failure(unit, (lost,), final=True))
+        if losses.workers > self.config.losses and losses.proven >= PROVEN:
+            self._failures.record(Failure(unit, (describe_losses(losses),), final=True, lost=True))
             return
         try:
             do(unit)
         except (RuntimeError, OSError, MemoryError) as error:
             if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
                 raise
-            if lease.held() and unit in self.left():  # else it was taken over: not ours to judge
-                self._record(self._failed(unit, error))
+            if lease.held() and not self._is_done(unit):  # else it was taken over: not ours to judge
+                self._failures.record(self._failed(unit, error))
         else:
-            self._failure_path(unit).unlink(missing_ok=True)
+            self._failures.forget(unit)
+            self.done.add(unit)
+            self.leases.finished += 1
 
     def _failed(self, unit: str, error: Exception) -> Failure:
-        path = self._failure_path(unit)
-        before = self._failure(path).errors if path.exists() else ()
+        before = self._failures.of(unit)
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        errors = (*before, f"{self.leases.owner}: {text}")
+        errors = (*(before.errors if before else ()), f"{self.leases.owner}: {text}")
         return Failure(unit, errors, final=len(errors) >= self.config.attempts)
 
-    def _record(self, failure: Failure) -> None:
-        content = {"errors": list(failure.errors), "final": failure.final}
-        write_json(self._failure_path(failure.unit), content)
 
-    def _failure_path(self, unit: str) -> Path:
-        return self.leases.folder / f"{unit}{FAILURE_SUFFIX}"
-
-    def _failure(self, path: Path) -> Failure:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Failure(path.name.removesuffix(FAILURE_SUFFIX), tuple(content["errors"]), content["final"])
+def describe_losses(losses: Losses) -> str:
+    """Say how many workers a unit lost, after its name."""
+    workers = counted(losses.workers, "worker")
+    return f"lost {workers} in a row, {losses.proven} of which had finished other units"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
-from core.config.loading import difference, dump, read_yaml, to_dict, with_defaults
+from core.config.loading import dump, read_yaml
 from core.errors import UserError
-from core.files import MEETING_PREFIX, TEMPORARY_PREFIX, write_text
+from core.files import MEETING_PREFIX, published, temporaries, write_text
 from core.progress import say
-from core.run import run_lock
+from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
+from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
+from core.run.ways_out import holds, ways_out
 
-CONFIG_NAME = "config.yaml"
+OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
 HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
@@ -29,24 +32,6 @@ EARLIER_NAMES = {
     "tools.digits": "digits",
     "launch.demo": "demo",
 }
-
-# They say how a run is carried out or watched, not what it makes; `output` is the folder itself.
-NOT_COMPARED = ("output", "overwrite", "processes", "action", "queue", "require_space")
-# The same at any depth: how much may go wrong, and how fast or how safely the work goes.
-NOT_COMPARED_NAMES = (
-    *("quarantine_budget", "prefetch", "decode_threads", "wandb", "wandb_project", "check_every"),
-    *("max_skipped", "on_skipped", "max_rollbacks"),  # so that a run that stopped can be told to go back
-    *("save_every", "keep_last", "keep_every", "max_failed_saves", "save_async", "save_spread"),
-)
-NOT_COMPARED_PREFIXES = ("log_", "progress_", "watchdog_", "profile_")
-# How ranks share the work of training; a checkpoint fits every way.
-NOT_COMPARED_ENGINE = tuple(
-    f"engine.{name}"
-    for name in (
-        *("zero_stage", "sequence_parallel", "micro_batch", "activation_checkpointing", "checkpoint_every"),
-        *("compile", "device", "timeout_s"),
-    )
-)
 
 
 class JobConfig(Protocol):
@@ -65,15 +50,17 @@ def claim(
     done: str,
     overwrite: bool,
     may_grow: Collection[str] = (),
-    may_differ: Collection[str] = (),
+    contents: Contents = nothing_recorded,
+    made: Callable[[], str] | None = None,
 ) -> Literal["new", "continue", "finished"]:
     """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
 
     done: the file, inside `output`, that makes it complete. The first claim writes `config.yaml`.
     overwrite: remove what an earlier claim left, finished or not, and start anew.
     may_grow: paths of numbers that may be larger now: the output is continued, even if it was finished.
-    may_differ: paths of fields that say how this job is carried out, not what it makes.
-    Raises UserError where the folder is not of this job, or was made from another config.
+    contents: of places that have moved.  made: says what overwriting would cost; the default counts files.
+    Raises UserError where the folder is not of this job, or was made from another config. What may differ
+    stands at each field (`core.config.settings.Role`).
     """
     if output.exists() and not output.is_dir():
         raise UserError("output", output, "a folder, and this is a file")
@@ -83,13 +70,28 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    if _require_same(output, config, may_grow, may_differ):
+    found = changes(read_yaml(output / CONFIG), config)
+    _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
+    grown = any(change.path in may_grow for change in found)
+    if grown:
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
+    moved = [change for change in found if change.role == "place"]
+    if grown or moved:
         _start(output, config)
+    for path, before, now, _ in moved:
+        say(f"{output}: {path} is {now} now, and was {before}; {CONFIG} says so from here on")
     return "finished" if (output / done).exists() else "continue"
 
 
-def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collection[str] = ()) -> bool:
+def claim_run(
+    output: Path,
+    config: JobConfig,
+    *,
+    done: str,
+    may_grow: Collection[str] = (),
+    contents: Contents = nothing_recorded,
+    made: Callable[[], str] | None = None,
+) -> bool:
     """`claim` for training, which is killed and started again with the same words; False if it is finished.
 
     So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues, unless
@@ -100,15 +102,17 @@ def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collectio
     lock = RunLock(output)
     lock.require_free()
     overwrite = config.overwrite and (not environment.restarts() or lock.begun_by_another())
+    known: dict[str, Any] = {"done": done, "may_grow": may_grow, "contents": contents, "made": made}
     try:
-        state = claim(output, config, done=done, overwrite=overwrite, may_grow=may_grow)
+        state = claim(output, config, overwrite=overwrite, **known)
     except UserError:
         if _has_begun(output, done):
             raise
-        state = claim(output, config, done=done, overwrite=True)
+        state = claim(output, config, overwrite=True, **known)
     if state == "finished":
-        lengthens = f"a larger {' or '.join(may_grow)} lengthens it, " if may_grow else ""
-        say(f"{output} is finished; {lengthens}overwrite=true begins anew")
+        lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
+        cost = made() if made else holds(output)
+        say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
         return False
     if config.overwrite:
         how = "begins anew" if overwrite else "continues, since this is a restart"
@@ -118,20 +122,20 @@ def claim_run(output: Path, config: JobConfig, *, done: str, may_grow: Collectio
 
 def _has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
-    traces = (output / done, output / "metrics.jsonl", *(output / "checkpoints").glob("*"))
+    traces = (output / done, output / METRICS, *published(output / CHECKPOINTS))
     return any(path.exists() for path in traces)
 
 
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
-    write_text(output / CONFIG_NAME, f"{HEADER}{config.job}\n{dump(config)}")
+    """Write the record. It never says overwrite=true, so a command that is given it as a file continues."""
+    kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
+    write_text(output / CONFIG, f"{HEADER}{config.job}\n{dump(kept)}")
     return "new"
 
 
 def _is_empty(output: Path) -> bool:
     """A claim that was killed may have left a temporary file; what started the job comes before it."""
-    return not output.exists() or all(
-        entry.name.startswith(TEMPORARY_PREFIX) or _is_launchers(entry) for entry in output.iterdir()
-    )
+    return all(_is_launchers(entry) for entry in published(output))
 
 
 def _is_launchers(entry: Path) -> bool:
@@ -141,7 +145,7 @@ def _is_launchers(entry: Path) -> bool:
 
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
-    recorded = output / CONFIG_NAME
+    recorded = output / CONFIG
     text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     if not first.startswith(HEADER):
@@ -153,34 +157,35 @@ def _require_ours(output: Path, config: JobConfig) -> None:
 
 
 def _require_same(
-    output: Path, config: JobConfig, may_grow: Collection[str], may_differ: Collection[str]
-) -> bool:
-    """UserError where the record says otherwise; whether a number of `may_grow` has grown."""
-    grown = False
-    # A field that an earlier version did not have was, in effect, what its default is today.
-    recorded = with_defaults(read_yaml(output / CONFIG_NAME), type(config))
-    for path, before, now in difference(recorded, to_dict(config)):
-        name = path.rpartition(".")[2]
-        if path.partition(".")[0] in NOT_COMPARED or path in NOT_COMPARED_ENGINE or path in may_differ:
-            continue
-        if name in NOT_COMPARED_NAMES or name.startswith(NOT_COMPARED_PREFIXES):
-            continue
-        if path in may_grow and now > before:
-            grown = True
-            continue
-        least = " or more" if path in may_grow else ""
-        raise UserError(
-            path, now, f"{before}{least}, with which {output} was made; or overwrite=true, or another output"
-        )
-    return grown
+    output: Path,
+    found: Sequence[Change],
+    may_grow: Collection[str],
+    contents: Contents,
+    made: Callable[[], str],
+) -> None:
+    """UserError that names every field which may not differ as it does, and what can be done instead."""
+    refused: list[tuple[Change, str]] = []
+    for change in found:
+        if change.role == "place" and change.path != OUTPUT:
+            if reason := unlike(change, contents, output):
+                refused.append((change, reason))
+        elif change.role == "result" and not (change.path in may_grow and change.now > change.before):
+            least = " or more" if change.path in may_grow else ""
+            refused.append((change, f"{change.before}{least}, with which {output} was made"))
+    if not refused:
+        return
+    (first, expected), *others = refused
+    also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
+    values = "the old values" if others else "the old value"
+    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values)}")
 
 
 def _remove_contents(output: Path, done: str) -> None:
     """Remove the manifest first and what says whose it is last: killed half-way, it is neither complete nor
     foreign, nor taken for a run that a restart goes on with."""
     (output / done).unlink(missing_ok=True)
-    last = [output / run_lock.NAME, output / CONFIG_NAME]
-    for entry in output.iterdir():
+    last = [output / LOCK, output / CONFIG]
+    for entry in (*published(output), *temporaries(output)):
         if _is_launchers(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():

@@ -14,14 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from core import environment
+from core import environment, terminal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
@@ -143,7 +142,6 @@ class EarlyEnd:
 
     def _tell(self, text: str) -> None:
         """Every rank speaks, since perhaps nobody else got the signal."""
-        clear = CLEAR_LINE if sys.stderr.isatty() else ""
+        clear = CLEAR_LINE if terminal.is_terminal() else ""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
-        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-            print(f"{clear}{who}{text}", file=sys.stderr, flush=True)
+        terminal.tell(f"{clear}{who}{text}")

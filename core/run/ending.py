@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from core import terminal
 from core.errors import CONTINUABLE
 from core.run import signals
 from core.run.last_line import tell
@@ -97,7 +98,7 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
     except SystemExit as asked:
         status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
         if isinstance(asked.code, str):
-            print(asked.code, file=sys.stderr)
+            terminal.tell(asked.code)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         raise

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core import environment
+from core import environment, terminal
 
 TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
 
@@ -37,8 +37,7 @@ def tell(line: str) -> None:
             return
         except OSError:
             pass  # the launcher and its folder have gone: better twice than never
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    terminal.tell(line)
 
 
 def repeat_after_torchrun(line: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from core import environment
 from core.errors import WorkError
 from core.files import write_json
+from core.run.folder import LOCK
 
-NAME = "run.lock"
 UNKNOWN = ""  # which launcher began a run
 
 
@@ -31,7 +31,7 @@ class RunLock:
     """The file `run.lock` of a run folder; only rank 0 handles it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.path = folder, folder / NAME
+        self._folder, self.path = folder, folder / LOCK
 
     def acquire(self) -> Attempt:
         """Take the run over; WorkError while a process on this node that owns it is alive.

@@ -26,12 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.averages.ema import Ema
 from core.batch import Batch
+from core.checkpoint.format import of_network
 from core.config.settings import setting
 from core.distributed import ranks
 from core.engine.borrow import discarded
-from core.train.step import Stepper
+from core.engine.network import Network
+from core.train.runner import StepRunner
+from core.train.step import Turn
 
 PART = 1 << 24  # numbers that are widened at once
 DIFFER = 1e-3  # of a loss, of the norm of gradients: far more than another order of sums makes
@@ -49,14 +51,15 @@ class CorruptionConfig:
         "as three steps of one micro-batch. 0 = none, for a network that does not give the same loss twice",
         unit="steps",
         low=0,
+        role="work",
     )
 
 
 class CorruptionCheck:
     """The checks of one rank of a run; steps are counted from 0."""
 
-    def __init__(self, stepper: Stepper, ema: Ema | None, config: CorruptionConfig) -> None:
-        self._stepper, self._engine, self._ema, self._config = stepper, stepper.engine, ema, config
+    def __init__(self, runner: StepRunner, config: CorruptionConfig) -> None:
+        self._runner, self._networks, self._config = runner, runner.networks, config
         self._at_rest: dict[str, int] = {}
 
     def due(self, step: int) -> bool:
@@ -76,29 +79,33 @@ class CorruptionCheck:
 
         batch: of this rank, on its device. Everything is left as it was.
         """
-        sums, rank = checksums(self._held()), self._engine.world.rank
+        sums, rank = checksums(self._held()), self._runner.world.rank
         mine = []
         if changed := [name for name, value in self._at_rest.items() if sums[name] != value]:
             mine.append({"rank": rank, "what": changed[:4], "how": "changed between two updates"})
-        if differing := self._repeat(step, batch):
-            mine.append({"rank": rank, "what": differing, "how": DIFFERS})
+        for number, turn in enumerate(self._runner.stepper.turns(step)):
+            if differing := self._repeat(step, number, turn, batch):
+                named = [of_network(turn.network, name) for name in differing]
+                mine.append({"rank": rank, "what": named, "how": DIFFERS})
         found = [entry for entries in ranks.gather_objects(mine) for entry in entries]
         return found or self._compare({name: sums[name] for name, _ in self._copies()})
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
-        kinds = {"master": self._engine.flats, **self._engine.moments()}
-        for name, average in self._ema.averages.items() if self._ema else []:
-            kinds[f"average {name}"] = average
-        for kind, flats in kinds.items():
-            yield from ((f"{kind} {number}", flat.detach()) for number, flat in enumerate(flats))
+        for network, held in self._networks.items():
+            for kind, flats in _flats(held).items():
+                shown = of_network(network, kind)
+                yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(flats))
         yield from self._copies()
 
     def _copies(self) -> Iterator[tuple[str, Tensor]]:
         """What is the same on every rank."""
-        module = self._engine.module
-        if self._engine.config.zero_stage < 3:
-            yield from ((f"weight {name}", p.detach()) for name, p in module.named_parameters())
-        yield from ((f"buffer {name}", buffer) for name, buffer in module.named_buffers())
+        for network, held in self._networks.items():
+            module = held.engine.module
+            if held.engine.config.zero_stage < 3:
+                weight = of_network(network, "weight")
+                yield from ((f"{weight} {name}", p.detach()) for name, p in module.named_parameters())
+            shown = of_network(network, "buffer")
+            yield from ((f"{shown} {name}", buffer) for name, buffer in module.named_buffers())
 
     def _compare(self, sums: dict[str, int]) -> list[dict[str, Any]]:
         """An entry for each rank whose copies are not those of the others; of two, nobody knows which."""
@@ -116,22 +123,30 @@ class CorruptionCheck:
                 found.append({"rank": rank, "what": what[:4], "how": how})
         return found
 
-    def _repeat(self, step: int, batch: Batch) -> list[str]:
-        """Compute the batch twice; returns what came out differently (collective)."""
+    def _repeat(self, step: int, number: int, turn: Turn, batch: Batch) -> list[str]:
+        """Compute turn `number` of the batch twice; returns what came out differently (collective)."""
         norms: list[dict[str, Tensor]] = [{}, {}]
         losses: list[Tensor] = []
-        named = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
+        engine = self._networks[turn.network].engine
+        named = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
         # Before `discarded`, in which gradients are NaN from its own hooks on.
         handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
-        with discarded(self._engine):
+        with self._runner.trying(turn), discarded(engine):
             for given in (batch, replace(batch, prepared=None)):
-                self._stepper.seed_torch(step)
-                loss = self._stepper.loss(step, given).loss
+                self._runner.randomness.seed_torch(step, number)
+                loss = self._runner.loss(turn, step, given).loss
                 losses.append(loss.detach())
-                self._engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
+                engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
         for handle in handles:
             handle.remove()
         return _differing(losses, norms)
+
+
+def _flats(network: Network) -> dict[str, list[Tensor]]:
+    """What a rank holds its own part of, by kind."""
+    averages = network.ema.averages if network.ema else {}
+    named = {f"average {name}": average for name, average in averages.items()}
+    return {"master": network.engine.flats, **network.engine.moments(), **named}
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:

@@ -16,20 +16,26 @@ from core.distributed.ranks import World
 from core.faults.out_of_memory import OutOfMemory, naming_what_does_not_fit
 from core.files import temporary_name
 from core.progress import say
-
-LOGS = "logs"
+from core.run.folder import LOGS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
     """What is looked at on the way; it changes nothing in the results."""
 
-    profile_from: int = setting(0, "first step of a trace for chrome://tracing, 0 = none", low=0)
-    profile_steps: int = setting(3, "steps in it", unit="steps", low=1)
-    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1)
-    profile_memory: bool = setting(False, "CUDA: keep the history of allocations, for when memory runs out")
+    profile_from: int = setting(
+        0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"
+    )
+    profile_steps: int = setting(3, "steps in it", unit="steps", low=1, role="watch")
+    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1, role="watch")
+    profile_memory: bool = setting(
+        False, "CUDA: keep the history of allocations, for when memory runs out", role="watch"
+    )
     collect_every: int = setting(
-        100, "steps between garbage collections, at the same step on all ranks; 0 = Python decides", low=0
+        100,
+        "steps between garbage collections, at the same step on all ranks; 0 = Python decides",
+        low=0,
+        role="work",
     )
 
 
@@ -83,11 +89,16 @@ class Profiler:
         trace, self._trace = self._trace, None
         trace.stop()
         path = self.folder / f"trace-step-{self.config.profile_from}-to-{last}-rank-{self._world.rank}.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        trace.export_chrome_trace(str(temporary))
-        temporary.replace(path)
-        say(f"trace: {path}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trace.export_chrome_trace(str(temporary))
+            temporary.replace(path)
+        except OSError as error:
+            say(f"warning: no trace, since {path} cannot be written: {error.strerror}")
+            temporary.unlink(missing_ok=True)
+        else:
+            say(f"trace: {path}")
 
     def _keep_memory(self) -> None:
         """Leave the allocations for https://pytorch.org/memory_viz, where their history was kept."""

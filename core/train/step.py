@@ -1,15 +1,14 @@
-"""One optimizer step on one rank: forward and backward of its micro-batches, then the update.
+"""What makes a step of training, in place of which a job may hand in its own; and one step under way.
 
-Everything in it is a function of (state, step, samples): draws are keyed by the step, and torch's own
-generator, for randomness inside the network, is seeded from it.
+A kind of step is a class with the protocol `Stepper`, in a file of its own. `single.py` is the kind for one
+network with one loss.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,119 +16,147 @@ from torch import Tensor
 from core.batch import Batch
 from core.distributed.agreement import StepAgreement
 from core.draws import Draws
-from core.engine.borrow import discarded
-from core.engine.engine import Engine, StepResult
+from core.engine.borrow import constant
+from core.engine.engine import StepResult
+from core.engine.network import Networks
+from core.errors import UserError
 from core.faults.failpoints import failpoint
-from core.faults.nonfinite import find_culprits
-from core.faults.out_of_memory import naming_what_does_not_fit, out_of_memory
+from core.faults.out_of_memory import out_of_memory
 from core.losses import Losses, Objective
 from core.metrics.phases import Phases
 from core.metrics.shape_times import ShapeTimes
 from core.metrics.step_sums import StepSums
-from core.run.early_end import EarlyEnd
+from core.optim.groups import learning_rate
+from core.train.randomness import Randomness
 
-_WEYL = 0x9E3779B97F4A7C15  # of the golden ratio: its multiples modulo 2^63 lie far apart
+
+class Turn(NamedTuple):
+    """One network's update in a step: by the mean of this loss over the step's samples.
+
+    The loss may use other networks of the run, by calling their engines. They are fixed functions meanwhile:
+    gradients go through them and none stays in them.
+    """
+
+    network: str
+    loss: Callable[[Batch, Draws], Losses]
 
 
-class Stepper:
-    """Computes steps; the run's counters are others'. shape_times: is told of every micro-batch."""
+class Stepper(Protocol):
+    """A kind of step: which networks are trained, by which losses, in which order.
 
-    def __init__(
-        self,
-        engine: Engine,
-        objective: Objective,
-        seed: int,
-        phases: Phases,
-        shape_times: ShapeTimes | None = None,
-    ) -> None:
-        self.engine, self.objective, self.seed, self.phases = engine, objective, seed, phases
-        self._shape_times, self.early_end = shape_times, EarlyEnd(engine.world)
-        self._on_cuda = engine.world.device.type == "cuda"  # asked of torch it costs as much as a kernel
-        digest = hashlib.blake2b(f"torch {seed} {engine.world.rank}".encode(), digest_size=8).digest()
-        self._torch_seed = int.from_bytes(digest, "little")
+    networks: by name, MAIN among them.  validated: of what validation takes the loss, with the main network;
+    None where there is no such loss.
 
-    def update(
-        self, step: int, micro_batches: Sequence[Batch], lr: float, clipping: float, sums: StepSums
-    ) -> StepResult:
-        """Minimise the mean loss over the true samples of all ranks and micro-batches (collective).
+    A step must be a function of the networks, `state()` and its number, so that it can be repeated: the loop
+    computes turns again to try the largest batches first, to look for what made a gradient not finite, and to
+    check the machine. `turns` and the losses therefore change nothing; `update` may.
+    """
+
+    networks: Networks
+    validated: Objective | None
+
+    def turns(self, index: int) -> Sequence[Turn]:
+        """The updates of step `index` (from 0), in order; each network at most once."""
+        ...
+
+    def rehearsed(self, index: int) -> Sequence[Turn]:
+        """The turns to try with the largest batches before step `index`, the first: all kinds that come."""
+        return self.turns(index)
+
+    def update(self, step: Step) -> None:
+        """Do the updates of `step.turns`, and what belongs around them.
+
+        An update whose gradient is not finite is skipped on all ranks alike, and the later ones are done.
+        """
+        for turn in step.turns:
+            step.take(turn)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside networks and averages: plain JSON values."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        if state:
+            raise UserError(f"the checkpoint is of another kind of step, which keeps {', '.join(state)}")
+
+
+@dataclass
+class Step:
+    """One step under way, on one rank.
+
+    index: counted from 0, of `steps`.  turns: of the stepper.  clipping: the largest gradient norm of each
+    network, 0 is any.  sums: collects losses.  results: of the updates so far, by network.
+    """
+
+    index: int
+    steps: int
+    turns: Sequence[Turn]
+    micro_batches: Sequence[Batch]
+    networks: Networks
+    clipping: Mapping[str, float]
+    sums: StepSums
+    agreement: StepAgreement
+    phases: Phases
+    randomness: Randomness
+    shape_times: ShapeTimes | None = None
+    results: dict[str, StepResult] = field(default_factory=dict)
+
+    def take(self, turn: Turn) -> StepResult:
+        """Minimise the mean of a turn's loss over the true samples of all ranks (collective).
 
         A sample's weight is 1, or 0 where it could not be read. Ranks that share its tokens each count it, in
         the sum and in the total alike. Without any sample the mean is 0/0: the gradients are not finite and
-        the step is skipped, on all ranks alike.
+        the update is skipped, on all ranks alike.
         """
-        world = self.engine.world
-        self.seed_torch(step)
-        peers, ends = self.engine.config.sequence_parallel, self.early_end.flag(step)
-        agreement = StepAgreement(step, micro_batches, world, peers, ends=ends)
-        for number, batch in enumerate(micro_batches, 1):
-            if self._shape_times:
-                self._shape_times.begin(batch)
-            try:
-                batch = batch.to(world.device)
-                # Nothing else refers to the loss, so the network's graph goes before the next one is made.
-                self.engine.backward(self._share_of_loss(step, batch, agreement, sums))
-            except torch.OutOfMemoryError as error:
-                where = f"step {step + 1}, micro-batch {number} of {len(micro_batches)}"
-                raise out_of_memory(error, where, world.rank, batch) from error
-        if self._shape_times:
-            self._shape_times.end()
+        engine, number = self.networks[turn.network].engine, len(self.results)
+        timed = None if number else self.shape_times  # a group's cost is told by the first turn
+        self.randomness.seed_torch(self.index, number)
+        with constant(others(self.networks, turn.network)):
+            for place, batch in enumerate(self.micro_batches, 1):
+                if timed:
+                    timed.begin(batch)
+                try:
+                    batch = batch.to(engine.world.device)
+                    # Nothing else refers to the loss: its graph goes before the next one is made.
+                    engine.backward(self._share_of_loss(turn, batch))
+                except torch.OutOfMemoryError as error:
+                    where = f"step {self.index + 1}, micro-batch {place} of {len(self.micro_batches)}"
+                    raise out_of_memory(error, where, engine.world.rank, batch) from error
+        if timed:
+            timed.end()
+        return self.apply(turn.network)
+
+    def apply(self, network: str) -> StepResult:
+        """Update a network by the gradients that its engine has been given (collective)."""
+        if network in self.results:
+            raise ValueError(f"network {network!r}: expected one update in a step")
         self.enter("update")
-        result = self.engine.step(lr, clipping)
-        self.early_end.agreed = agreement.require()
+        engine = self.networks[network].engine
+        result = engine.step(learning_rate(engine.optimizer, self.index, self.steps), self.clipping[network])
+        self.results[network] = result
         return result
 
-    def _share_of_loss(self, step: int, batch: Batch, agreement: StepAgreement, sums: StepSums) -> Tensor:
-        """What a batch on the device adds to the step's mean loss; its losses are noted in `sums`."""
+    def _share_of_loss(self, turn: Turn, batch: Batch) -> Tensor:
+        """What a batch on the device adds to the turn's mean loss; its losses are noted in `sums`."""
         self.enter("forward")
-        losses = self.loss(step, batch)
-        sums.add(losses, batch.weight)
+        losses = turn.loss(batch, self.randomness.draws(self.index, batch))
+        self.sums.add(losses, batch.weight, turn.network)
         kept = losses.loss
-        if not agreement.all_count:
+        if not self.agreement.all_count:
             kept = torch.where(batch.weight > 0, kept, 0.0) * batch.weight
         self.enter("backward")  # before the total is asked for: a rank may wait for others there
-        total = agreement.total_weight()
-        if isinstance(total, float) and total == len(batch):  # all of the step's samples: the same, in one go
+        total = self.agreement.total_weight()
+        if isinstance(total, float) and total == len(batch):  # all of the step's samples: in one go
             return failpoint("step.loss", kept.mean())
         return failpoint("step.loss", kept.sum()) / total
-
-    def rehearse(self, step: int, batches: Sequence[Batch]) -> None:
-        """Forward and backward of each batch as in `step`, and nothing of it remains (collective).
-
-        For the largest ones before the first step, so that memory runs out in the first minute or never.
-        """
-        if not batches:
-            return
-        world, where = self.engine.world, "a micro-batch as large as any, tried before the first step"
-        with discarded(self.engine):
-            for batch in batches:
-                self.seed_torch(step)
-                self.phases.enter("other")
-                with naming_what_does_not_fit(where, world.rank, batch):
-                    self.engine.backward(self.loss(step, batch.to(world.device)).loss.mean())
-                    failpoint("rehearsal")
-
-    def culprits(self, step: int, micro_batches: Sequence[Batch]) -> list[dict[str, Any]]:
-        """Which samples and module made a step that was skipped not finite (collective)."""
-        self.seed_torch(step)
-        on_device = [batch.to(self.engine.world.device) for batch in micro_batches]
-        return find_culprits(self.engine, functools.partial(self.loss, step), on_device)
-
-    def loss(self, step: int, batch: Batch) -> Losses:
-        """The losses of a batch on the device, under its draws of `step`."""
-        return self.objective.loss(self.engine, batch, Draws(self.seed, step, batch.id, batch.position))
-
-    def seed_torch(self, step: int) -> None:
-        """For randomness inside the network (dropout): a function of the step and rank, not of the past.
-
-        The generators of this rank alone: `torch.manual_seed` goes through all devices, in half a
-        millisecond.
-        """
-        number = (self._torch_seed + step * _WEYL) % 2**63
-        torch.default_generator.manual_seed(number)
-        if self._on_cuda:
-            torch.cuda.manual_seed(number)
 
     def enter(self, phase: str) -> None:
         """Begin a phase of the step."""
         self.phases.enter(phase)
         failpoint(f"step.{phase}")
+
+
+def others(networks: Networks, name: str) -> list[Any]:
+    """The engines of all networks but one."""
+    return [network.engine for other, network in networks.items() if other != name]

@@ -1,5 +1,5 @@
-"""The training loop: batches in, updates, averages, metrics and checkpoints out. It knows no model and no
-data.
+"""The training loop: batches in, updates, averages, metrics and checkpoints out. It knows no model, no data,
+and no kind of step.
 
 Everything a step does is a function of (state, step). So a run that is killed anywhere and started again
 repeats the steps since its last checkpoint bit for bit.
@@ -7,108 +7,106 @@ repeats the steps since its last checkpoint bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from core.averages.ema import Ema, EmaConfig, require_updates, weak_averages
+from core.averages.ema import weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
-from core.checkpoint.saver import SaveConfig, Saver
-from core.config.settings import setting
-from core.distributed import ranks
-from core.engine.engine import Engine, StepResult
-from core.errors import UserError, WorkError
+from core.checkpoint.saver import Saver
+from core.engine.engine import StepResult
+from core.engine.network import MAIN
+from core.errors import WorkError, below
 from core.faults import failpoints
 from core.faults.failpoints import failpoint
-from core.faults.incidents import IncidentConfig, Incidents
+from core.faults.incidents import Incidents
 from core.faults.watchdog import Watchdog, earlier_than_groups
 from core.files import write_json
-from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
-from core.metrics.rows import Metrics, MetricsConfig, read_rows
+from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
-from core.optim.groups import OptimizerConfig, learning_rate, require_rise
+from core.metrics.watch import Watch
 from core.progress import Progress, say
-from core.train.corruption import CorruptionCheck, CorruptionConfig
+from core.run.folder import FINISHED, LOGS
+from core.train.columns import learning_rates, outcome
+from core.train.config import TrainerConfig
+from core.train.corruption import CorruptionCheck
 from core.train.feed import Feed
-from core.train.profiler import LOGS, ProfileConfig, Profiler
+from core.train.profiler import Profiler
+from core.train.run_records import RunRecords
+from core.train.runner import StepRunner
 from core.train.step import Stepper
-from core.train.validation import Validation, ValidationConfig, line
-
-FINISHED = "finished.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig):
-    """How long to train, and what is kept on the way."""
-
-    steps: int = setting(1000, "optimizer steps of the whole run", unit="steps", low=1)
-    watchdog_s: float = setting(
-        600.0, "the run ends, telling who waits for whom, when nothing moves for so long; 0 = never", low=0
-    )
-
-    def __post_init__(self) -> None:
-        if self.profile_from > self.steps:
-            raise UserError("profile_from", self.profile_from, f"at most steps={self.steps}, or 0")
-
-
-def require_effect(trainer: TrainerConfig, optimizer: OptimizerConfig, ema: EmaConfig) -> None:
-    """UserError for a setting that cannot act in a run of so many steps."""
-    require_rise(optimizer, trainer.steps)
-    require_updates(ema, trainer.steps)
+from core.train.validation import Validation, ValidationConfig, line, make_validation
 
 
 class Trainer:
     """One run in one folder; `fit` continues it from wherever it stands.
 
+    stepper: what makes a step, and the networks it trains; `engine` and `ema` are the main one's.
     fingerprints: what the run depends on (data, encoder, ...); a checkpoint with another value of one is
     refused. run_config: the resolved configuration, for the record.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        objective: Objective,
+        stepper: Stepper,
         feed: Feed,
         config: TrainerConfig,
         *,
         folder: Path,
         seed: int,
-        ema: EmaConfig | None = None,
         metrics: MetricsConfig | None = None,
         validation: ValidationConfig | None = None,
         fingerprints: Mapping[str, str] | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.engine, self.feed, self.config, self.folder = engine, feed, config, folder
-        world, identity = engine.world, {"seed": seed, **(fingerprints or {})}
-        self.ema = Ema(ema, engine.flats) if ema else None
-        self.saver = Saver(
-            folder, engine, self.ema, config, identity=identity, record={"config": dict(run_config or {})}
-        )
-        meets = engine.config.meets_in_forward
-        own_clock = time.thread_time if meets and world.device.type == "cpu" else None
-        self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, world)
-        self.stepper = Stepper(engine, objective, seed, self.phases, feed.shape_times)
-        self.early_end = self.stepper.early_end
+        self.stepper, self.feed, self.config, self.folder = stepper, feed, config, folder
+        self.networks, main = stepper.networks, stepper.networks[MAIN]
+        self.engine, self.ema, self.world = main.engine, main.ema, main.engine.world
+        configs = {name: network.engine.config for name, network in self.networks.items()}
+        record, identity = {"config": dict(run_config or {})}, {"seed": seed, **(fingerprints or {})}
+        self.saver = Saver(folder, self.networks, config, identity=identity, record=record)
+        meets = any(engine.meets_in_forward for engine in configs.values())
+        own_clock = time.thread_time if meets and self.world.device.type == "cpu" else None
+        self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, self.world)
+        self.runner = StepRunner(stepper, config.steps, seed, self.phases, feed.shape_times)
+        self.early_end = self.runner.early_end
         self.early_end.limit.longest_save_s = lambda: self.saver.longest_s
-        self.corruption = CorruptionCheck(self.stepper, self.ema, config)
-        self.incidents = Incidents(folder, config, engine.config.gradient_clipping, world)
-        alone = ALONE_IF_MEETING if meets else ALONE
+        self.corruption = CorruptionCheck(self.runner, config)
+        clipping = {name: engine.gradient_clipping for name, engine in configs.items()}
+        self.incidents = Incidents(folder, config, clipping, self.world)
         self.metrics = Metrics(
-            folder, metrics or MetricsConfig(), world, run_config or {}, engine.data_ranks, self.phases, alone
+            folder,
+            metrics or MetricsConfig(),
+            self.world,
+            run_config or {},
+            self.engine.data_ranks,
+            self.phases,
+            ALONE_IF_MEETING if meets else ALONE,
         )
-        self.validation = None
-        if validation and feed.validation:
-            self.validation = Validation(
-                engine, objective, feed.validation, validation, folder=folder, ema=self.ema
+        with below("validation"):
+            self.validation = make_validation(
+                validation, main, stepper.validated, feed.validation, folder=folder
             )
+        self._watched_step: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        self._timeout_s = min(engine.timeout_s for engine in configs.values())
+        writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
+        self.records = RunRecords(writers)
         self.step = self.samples_seen = 0
+
+    def watch(self, watch: Watch) -> None:
+        """Have `watch` time every step from now on, and what of it is not our own layer (for benchmarks)."""
+        self._watched_step = watch.step
+        for network in self.networks.values():
+            network.engine.watch(watch)
+            if network.ema:
+                network.ema.update = watch.around(network.ema.update)  # type: ignore[method-assign]
 
     def fit(self) -> None:
         """Train to the end (collective); the folder then holds `finished.json` and a last checkpoint.
@@ -122,14 +120,15 @@ class Trainer:
                 self.saver.close()
 
     def _run(self) -> None:
-        world = self.engine.world
-        self._open()
-        for weak in weak_averages(self.ema.config, self.config.steps) if self.ema else []:
-            say(f"warning: {weak}")
-        limit = earlier_than_groups(self.config.watchdog_s, self.engine.config.timeout_s, world)
+        world = self.world
+        self.open()
+        for ema in (network.ema for network in self.networks.values() if network.ema):
+            for weak in weak_averages(ema.config, self.config.steps):
+                say(f"warning: {weak}")
+        limit = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
         with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
             if self.step < self.config.steps:
-                self.stepper.rehearse(self.step, self.feed.largest())
+                self.runner.rehearse(self.step, self.feed.largest())
             self._loop()
         if self.step < self.config.steps:
             self.metrics.close()
@@ -139,15 +138,22 @@ class Trainer:
         failpoint("run.finished")
         self.metrics.close()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Take the run over, and stand where its newest checkpoint does (collective)."""
         state = self.saver.open()
-        self.incidents.open(state, ranks.on_first_rank(lambda: read_rows(self.incidents.path)))
+        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
+        self.incidents.open(state)
         if state is not None:
-            self.step, self.samples_seen = state["step"], state["samples_seen"]
+            self._load(state)
             say(f"continuing after step {self.step} of {self.config.steps}")
         self.metrics.start(self.step)
         if self.validation:
             self.validation.start(self.step)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take on the counters of a checkpoint whose networks are loaded, and the state of the stepper."""
+        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.stepper.load(state.get("stepper", {}))
 
     def _loop(self) -> None:
         stream = None
@@ -161,8 +167,8 @@ class Trainer:
                     self._pass_over()
                 else:
                     stream = stream or iter(self.feed.batches(self.step))
-                    with self.profiler.step(self.step + 1):
-                        self._one_step(stream)
+                    with self.profiler.step(self.step + 1), self._watched_step():
+                        self.one_step(stream)
                 if self.incidents.too_many:
                     stream = None
                     self._roll_back()
@@ -182,14 +188,19 @@ class Trainer:
             self._validate(self.validation)
         ends = self.early_end.agreed
         if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
-            self.stepper.enter("save")
-            self.metrics.sync()
-            counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
-            self.saver.save(counters, required=last or ends)
+            self.runner.enter("save")
+            self.metrics.flush()
+            unwritten = self.records.sync()
+            state = self._state() | self.records.sizes()
+            self.saver.save(state, required=last or ends, unwritten=unwritten)
         self.phases.enter("other")
 
+    def _state(self) -> dict[str, Any]:
+        counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
+        return counters | ({"stepper": state} if (state := self.stepper.state()) else {})
+
     def _validate(self, validation: Validation) -> None:
-        self.stepper.enter("validate")
+        self.runner.enter("validate")
         self.metrics.flush()
         is_last, asked = self.step == self.config.steps, functools.partial(self.early_end.asked, self.step)
         row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
@@ -204,7 +215,7 @@ class Trainer:
         """Count a step that an earlier rollback took out: no data, no update."""
         self.step += 1
         row = {"step": self.step, "applied": False, "passed_over": True, "seconds": 0.0}
-        self.metrics.record(row, StepSums(self.engine.world.device), 0.0)
+        self.metrics.record(row, StepSums(self.world.device), 0.0)
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint, or end the run (WorkError, on all ranks alike)."""
@@ -212,21 +223,22 @@ class Trainer:
         self.incidents.require_rollback(self.step)
         self.saver.finish()
         self.corruption.forget()
-        state = resume(self.saver.store, self.engine, self.ema)
+        state = resume(self.saver.store, self.networks)
         if state is None:
             raise self.incidents.stop(self.step, ", and there is no checkpoint to go back to")
+        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
         self.incidents.roll_back(state, self.step)
-        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self._load(state)
         self.metrics.rewind(self.step)
         if self.validation:
             self.validation.start(self.step)
 
-    def _one_step(self, stream: Iterator[list[Batch]]) -> None:
-        """Wait for data, update, average, record."""
+    def one_step(self, stream: Iterator[list[Batch]]) -> None:
+        """Wait for data, update, record (collective)."""
         failpoints.set_step(self.step)
         started = time.perf_counter()
         self.phases.step, self.phases.ids = self.step, []
-        self.stepper.enter("data")
+        self.runner.enter("data")
         micro_batches = next(stream, None)
         if not micro_batches:
             raise WorkError(f"the data ended before step {self.step} of {self.config.steps}")
@@ -234,34 +246,32 @@ class Trainer:
         self.phases.ids = micro_batches[0].id
         if self.corruption.due(self.step):
             self._check(micro_batches[0])
-        lr = learning_rate(self.engine.optimizer, self.step, self.config.steps)
-        sums = StepSums(self.engine.world.device)
+        sums = StepSums(self.world.device)
+        rates = learning_rates(self.networks, self.step, self.config.steps)
         sizes = self.feed.sizes(micro_batches, self.engine.data_ranks)
         samples = sum(map(len, micro_batches)) * self.engine.data_ranks
-        clipping = self.incidents.spikes.clipping
-        result = self.stepper.update(self.step, micro_batches, lr, clipping, sums)
-        if result.applied and self.ema:
-            failpoint("step.ema")
-            self.ema.update(self.engine.flats, self.engine.updates)
-        self._count(micro_batches, result, samples)
+        results = self.runner.run(self.step, micro_batches, self.incidents.clipping, sums)
+        self._count(micro_batches, results, samples)
         if self.corruption.due(self.step):
             self.corruption.remember()
         self.phases.enter("other")
-        row = {"step": self.step, "lr": lr, "grad_norm": result.grad_norm, "applied": result.applied, **sizes}
+        row = {"step": self.step, **rates, **outcome(results), **sizes}
         row["seconds"] = time.perf_counter() - started
         self.metrics.record(row, sums, waited)
         failpoint("step.end")
 
     def _check(self, batch: Batch) -> None:
         """WorkError, on all ranks alike, where one of them holds or computes what is wrong."""
-        self.stepper.enter("check")
-        if found := self.corruption.find(self.step, batch.to(self.engine.world.device)):
+        self.runner.enter("check")
+        if found := self.corruption.find(self.step, batch.to(self.world.device)):
             raise self.incidents.corrupt(self.step + 1, found)
 
-    def _count(self, micro_batches: list[Batch], result: StepResult, samples: int) -> None:
-        if result.applied:
-            self.incidents.applied(self.step + 1, result.grad_norm)
-        else:
-            self.incidents.note_skipped(self.step + 1, self.stepper.culprits(self.step, micro_batches))
+    def _count(self, micro_batches: list[Batch], results: Mapping[str, StepResult], samples: int) -> None:
+        for name, result in results.items():
+            if result.applied:
+                self.incidents.applied(self.step + 1, name, result.grad_norm)
+        if skipped := [name for name, result in results.items() if not result.applied]:
+            culprits = self.runner.culprits(self.step, micro_batches, skipped)
+            self.incidents.note_skipped(self.step + 1, skipped, culprits)
         self.step += 1
         self.samples_seen += samples

@@ -23,12 +23,15 @@ from core.distributed.ranks import on_first_rank, sum_over_ranks
 from core.draws import Draws
 from core.engine.borrow import borrowed
 from core.engine.engine import Engine
+from core.engine.network import Network
+from core.errors import UserError
 from core.losses import Objective
 from core.metrics.phases import Phases
-from core.metrics.rows import append_rows, complete_row, drop_rows_after, read_rows
+from core.metrics.rows import complete_row
 from core.metrics.step_sums import StepSums
+from core.record_writer import RecordWriter
+from core.run.folder import VALIDATION
 
-NAME = "validation.jsonl"
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared
 _STEP = 0xFFFFFFFF  # of the draws: no training step has it
 
@@ -37,16 +40,19 @@ _STEP = 0xFFFFFFFF  # of the draws: no training step has it
 class ValidationConfig:
     """How often the loss on fixed samples is taken, and how finely."""
 
-    every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0)
+    every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0, role="watch")
     samples: int = setting(
         512,
         "how many samples at least, the same every time; a smaller set comes again, with other noise. What "
         "the choice of noise leaves in the loss was 0.12 to 0.28 % with the defaults (docs/metrics.md)",
         unit="samples",
         low=1,
+        role="watch",
     )
-    strata: int = setting(10, "how often each sample comes, with noise levels spread evenly", low=1)
-    averages: bool = setting(True, "also validate each average of the weights")
+    strata: int = setting(
+        10, "how often each sample comes, with noise levels spread evenly", low=1, role="watch"
+    )
+    averages: bool = setting(True, "also validate each average of the weights", role="watch")
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,12 @@ class Validation:
         seed: int = SEED,
     ) -> None:
         self.config, self._engine, self._objective, self._batches = config, engine, objective, batches
-        self._path, self._seed, self._ema = folder / NAME, seed, ema
+        self.record_file, self._seed, self._ema = RecordWriter(folder / VALIDATION), seed, ema
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: results of steps that come again are dropped."""
         if self._engine.world.rank == 0:
-            drop_rows_after(self._path, step)
+            self.record_file.rewind(step)
 
     def due(self, step: int) -> bool:
         """Whether the loss is to be taken after `step` steps."""
@@ -99,7 +105,7 @@ class Validation:
         """Whether it was left out after `step` steps, since the run ended early there (collective)."""
         if step == 0 or not self.due(step):
             return False
-        return on_first_rank(lambda: all(row["step"] != step for row in read_rows(self._path)))
+        return on_first_rank(lambda: self.record_file.last_step() != step)
 
     def run(
         self, step: int, phases: Phases, broken_off: Callable[[], bool] = lambda: False
@@ -115,7 +121,7 @@ class Validation:
         except _BrokenOff:
             return None
         if self._engine.world.rank == 0:
-            append_rows(self._path, [row])
+            self.record_file.append([row])
         return row
 
     def measure(
@@ -145,6 +151,25 @@ class Validation:
         """
         position = batch.position * self.config.strata + stratum
         return StratifiedDraws(self._seed, _STEP, batch.id, position, stratum, self.config.strata)
+
+
+def make_validation(
+    config: ValidationConfig | None,
+    network: Network,
+    objective: Objective | None,
+    batches: Callable[[], Iterable[Batch]] | None,
+    *,
+    folder: Path,
+) -> Validation | None:
+    """Validation of a run; None where it was not asked for, or there is nothing to validate on."""
+    if config is None or batches is None:
+        return None
+    if objective is None:
+        if config.every:
+            expected = "0, since this kind of step has no loss to validate"
+            raise UserError("every", config.every, expected)
+        return None
+    return Validation(network.engine, objective, batches, config, folder=folder, ema=network.ema)
 
 
 def line(row: dict[str, Any]) -> str:

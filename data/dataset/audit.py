@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import WorkError
-from core.files import sha256_file
+from core.files import published, sha256_file
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
 from data.dataset.tars import samples
 
@@ -46,9 +45,9 @@ def audit(
     if (folder / INDEX).is_file() and (problem := _index_problem(folder / INDEX, manifest)):
         yield Finding(INDEX, problem)
     listed = {shard.name for shard in manifest.shards}
-    for name in sorted(entry.name for entry in os.scandir(folder)):
-        if name.endswith(".tar") and name not in listed:
-            yield Finding(name, f"is not in {MANIFEST}: no sample of it is in the index")
+    for path in published(folder, "*.tar"):
+        if path.name not in listed:
+            yield Finding(path.name, f"is not in {MANIFEST}: no sample of it is in the index")
 
 
 def _shard_problem(path: Path, record: ShardRecord) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from core.errors import UserError, WorkError
 from core.files import write_text
 from core.progress import counted
+from core.run.folder import LOGS
 from data.dataset.quarantine import read_quarantine
 from data.dataset.retry import Retry
 from data.media.formats import MediaError
@@ -24,7 +25,6 @@ from data.media.formats import MediaError
 T = TypeVar("T")
 
 RETRY = Retry()
-LOGS = "logs"  # inside the output
 PROGRAM_ERROR = "error of the program: "  # begins the reason of a sample that is not at fault itself
 
 

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
-from core.files import regular
+from core.files import published, regular
 from core.progress import counted
 from data.dataset.audit import Finding, audit
 from data.dataset.remote import RemoteFolder, url_of
@@ -45,9 +45,7 @@ class Dataset:
         self.folder = self._remote.folder if self._remote else Path(folder)
         self.place = url or str(folder)
         self.manifest = DatasetManifest.read(self.folder, field)
-        names = (
-            self._remote.names.keys() if self._remote else {entry.name for entry in os.scandir(self.folder)}
-        )
+        names = self._remote.names.keys() if self._remote else {path.name for path in published(self.folder)}
         missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
         if missing:
             where = self._remote.url if self._remote else self.folder

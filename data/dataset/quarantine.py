@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import WorkError
-from core.files import write_text
+from core.records import append_shared, publish, read_from
+from data.dataset.schema import QUARANTINE
 
-QUARANTINE = "quarantine.jsonl"
 BEYOND = 1000  # faults over the budget that a pass goes on to find, so that all are told at once
 MOST_KINDS = 8  # of faults, in a message
 
@@ -64,15 +61,14 @@ class Quarantine:
         self._catch_up()
         entry = QuarantineEntry(id, stage, " ".join(str(error).split()))
         if (id, stage) not in self._entries:
-            append_line(self.path, json.dumps(asdict(entry), ensure_ascii=True))
+            append_shared(self.path, asdict(entry))
         self.check()
         return entry
 
     def rewrite(self, entries: Sequence[QuarantineEntry]) -> None:
         """Publish exactly `entries`, in this order; that of appending depends on which process was first."""
         if entries:
-            lines = [json.dumps(asdict(entry), ensure_ascii=True) + "\n" for entry in entries]
-            write_text(self.path, "".join(lines))
+            publish(self.path, map(asdict, entries))
         else:
             self.path.unlink(missing_ok=True)
         self._entries, self._read_to = {}, 0
@@ -99,17 +95,12 @@ class Quarantine:
 
     def _catch_up(self) -> None:
         """Read what this or another process appended since the last look."""
-        if not self.path.exists():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self._read_to)
-            lines = file.read().split(b"\n")
-        for line in lines[:-1]:  # the last piece is empty, or a line that a killed process left half-written
-            self._read_to += len(line) + 1
+        rows, self._read_to = read_from(self.path, self._read_to)
+        for row in rows:
             try:
-                entry = QuarantineEntry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # what `append_line` cut off after a kill; its sample is met again
+                entry = QuarantineEntry(**row)
+            except TypeError:
+                continue  # of a later version
             self._entries.setdefault((entry.id, entry.stage), entry)
 
 
@@ -130,18 +121,6 @@ def allowed_losses(budget: float, total: int) -> int:
     if budget >= 1 or budget == 0 or total <= 1:
         return int(budget if budget >= 1 else 0)
     return max(1, int(budget * total))
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append one line durably; a half-written last line of a killed process is ended first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line.encode() + b"\n"
-        if file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(file.fileno())
 
 
 def read_quarantine(folder: Path) -> list[QuarantineEntry]:

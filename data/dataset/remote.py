@@ -19,15 +19,14 @@ from typing import IO, Any
 
 from core.errors import UserError, WorkError
 from core.files import atomic_file, sha256_file
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG
 from data.dataset.audit import Finding
-from data.dataset.quarantine import QUARANTINE
 from data.dataset.retry import Retry
-from data.dataset.schema import FINISHED, LEFT_OUT, MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.schema import FINISHED, LEFT_OUT, MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
 from data.dataset.shard_cache import ShardCache, download_checked, locked
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
-UNHASHED = (CONFIG_NAME, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
+UNHASHED = (CONFIG, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
 RETRY = Retry()
 
 

@@ -39,6 +39,8 @@ TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
+QUARANTINE = "quarantine.jsonl"  # samples that could not be used, and why
+MADE_FROM = "made_from.json"  # in a cache in the making: what all its workers must agree on
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
 FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 

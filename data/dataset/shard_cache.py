@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import UserError, WorkError
-from core.files import TEMPORARY_PREFIX, cache_folder, fsync_folder, sha256_file
+from core.files import TEMPORARY_PREFIX, cache_folder, fsync_folder, published, sha256_file, temporaries
 from data.dataset.schema import MANIFEST
 
 LOCKS = 64  # files; two shards that share one are fetched one after the other
@@ -75,16 +75,16 @@ class ShardCache:
     def _make_room(self, size: int) -> None:
         """Remove what killed processes left, then the copies unused for the longest time."""
         copies: list[tuple[float, int, Path]] = []
-        for entry in os.scandir(self.folder):
+        for entry in (*published(self.folder), *temporaries(self.folder)):
             name = entry.name.removeprefix(TEMPORARY_PREFIX)
             if not re.fullmatch("[0-9a-f]{64}", name):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 if name != entry.name:
-                    self._remove_debris(Path(entry.path), name)
+                    self._remove_debris(entry, name)
                 else:
                     facts = entry.stat()
-                    copies.append((facts.st_mtime, facts.st_size, Path(entry.path)))
+                    copies.append((facts.st_mtime, facts.st_size, entry))
         total = sum(copy[1] for copy in copies)
         for _, taken, path in sorted(copies):
             if total + size <= self.limit:

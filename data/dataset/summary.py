@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from core.progress import counted
+from core.records import iterate
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT
+from data.dataset.quarantine import QuarantineEntry, read_quarantine
+from data.dataset.schema import LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
 from data.order.buckets import NO_BUCKET, is_image
 
 MOST_SHAPES = 1000  # of the histogram
@@ -43,11 +43,18 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "shard_samples": _range([shard.samples for shard in manifest.shards]),
         "shard_bytes": _range([shard.bytes for shard in manifest.shards]),
         "sample_bytes": _range(index["size"][index["size"] > 0]),
+        "coverage": {
+            "samples": manifest.samples,
+            "labels": int((index["label"] >= 0).sum()),
+            "texts": _texts(dataset),
+        },
         "classes": _classes(index["label"], manifest.classes),
         "buckets": _buckets(index["bucket"], manifest.buckets),
         "shapes": _shapes(dataset, index),
         "media": _media(dataset) if manifest.kind == "raw" else {},
-        "extra": {name: value for name, value in manifest.extra.items() if name != "bucket_counts"},
+        "extra": {
+            name: value for name, value in manifest.extra.items() if name not in ("bucket_counts", "texts")
+        },
         "quarantine": _entries(read_quarantine(dataset.folder)),
         "left_out": _left_out(dataset.folder / LEFT_OUT),
     }
@@ -68,6 +75,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines.append(f"without latents, so with weight 0 in training: {counted(totals['absent'], 'sample')}")
     for name, values in summary["media"].items():
         lines.append(f"{name:<18} {_shown(values)}")
+    lines += [_coverage(summary["coverage"])]
     for title in ("classes", "buckets", "shapes"):
         lines += ["", f"{title}:", *_bars(summary[title])]
     if "statistics" in summary["extra"]:
@@ -86,6 +94,21 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     if left := summary["left_out"]:
         lines += ["", f"left out by filters, duplicates and cutting: {sum(left.values())}", *_bars_of(left)]
     return lines
+
+
+def _texts(dataset: Dataset) -> int | None:
+    """Samples with a caption; None of a dataset that was made before they were counted."""
+    if dataset.manifest.kind == "raw":
+        return dataset.manifest.extra.get("texts")
+    if TEXT not in dataset.manifest.files:
+        return 0
+    return int((read_sidecar(dataset.folder / TEXT, TEXT_DTYPE, dataset.manifest)["tokens"] > 0).sum())
+
+
+def _coverage(coverage: dict[str, Any]) -> str:
+    """How many samples say what they show, as text."""
+    texts = "text was not counted yet" if coverage["texts"] is None else f"{coverage['texts']} with text"
+    return f"of {counted(coverage['samples'], 'sample')}: {texts}, {coverage['labels']} with a label"
 
 
 def _range(values: Sequence[int] | np.ndarray) -> list[float]:
@@ -164,10 +187,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return dict(Counter(json.loads(line)["reason"] for line in file).most_common())
+    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

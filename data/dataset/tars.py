@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -105,14 +105,17 @@ def _check_end(path: Path, end: int) -> None:
                 raise WorkError(f"{path}: damaged tar: bad header at byte {end} of {size}, data follows it")
 
 
-def samples(path: Path) -> Iterator[TarSample]:
+def samples(path: Path, passed_over: Callable[[str], bool] = lambda name: False) -> Iterator[TarSample]:
     """The members of a tar grouped by key. WorkError if the tar is damaged.
 
+    passed_over: tells by its name of a member that belongs to no sample, as if it were not there.
     A sample is refused if a member is, or is there twice, or lies apart from the others of its key.
     """
     current: TarSample | None = None
     seen: set[str] = set()
     for member in members(path):
+        if passed_over(member.name):
+            continue
         key, suffix = split_name(member.name)
         if current is None or key != current.key:
             if current is not None:

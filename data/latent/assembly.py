@@ -15,9 +15,10 @@ from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sha256_file
 from data.dataset.index import shard_starts
-from data.dataset.quarantine import QUARANTINE, QuarantineEntry
+from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     FLIP_DTYPE,
+    QUARANTINE,
     TEXT_DTYPE,
     DatasetManifest,
     ShardRecord,

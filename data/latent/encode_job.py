@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import write_json_once
+from core.files import published, write_json_once
+from core.progress import counted
+from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MANIFEST
+from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
@@ -26,7 +27,7 @@ from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
 
-MADE_FROM = "made_from.json"
+RECEIPT = "[0-9]" * 6 + ".json"  # pattern of the names of receipts
 
 
 class Encoder(Protocol):
@@ -67,14 +68,15 @@ class Job:
         """Where the receipt of a finished part lies."""
         return self.folder / RECEIPTS / f"{shard:06d}.json"
 
+    def is_finished(self, shard: int) -> bool:
+        """Whether the part of one shard is there."""
+        return self.receipt(shard).exists() or (self.folder / MANIFEST).exists()
+
     def finished(self) -> set[int]:
         """The shards whose parts are there; all of them once the cache is complete."""
-        if (self.folder / MANIFEST).exists():
-            return set(range(len(self.dataset.manifest.shards)))
-        with contextlib.suppress(FileNotFoundError):
-            names = [entry.name for entry in os.scandir(self.folder / RECEIPTS)]
-            return {int(name[:6]) for name in names if name[:6].isdigit()}
-        return self.finished() if (self.folder / MANIFEST).exists() else set()
+        found = {int(path.stem) for path in published(self.folder / RECEIPTS, RECEIPT)}
+        # The receipts go once the manifest is there, maybe while they were listed.
+        return set(range(len(self.dataset.manifest.shards))) if (self.folder / MANIFEST).exists() else found
 
     def rows(self, shard: int) -> range:
         """The rows of one source shard."""
@@ -90,14 +92,33 @@ def part_name(shard: int) -> str:
     return f"latents-{shard:06d}.tar"
 
 
-def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
+def encoded(job: Job) -> str:
+    """Say what overwriting the cache would cost; "" where no shard is encoded yet."""
+    done, total = len(job.finished()), len(job.dataset.manifest.shards)
+    return f"{done} of {counted(total, 'encoded shard')}, {holds(job.folder)}" if done else ""
+
+
+def recorded_origin(folder: Path) -> dict[str, Any] | None:
+    """What a cache records that it is made from, finished or not; None where it was never begun."""
+    record: dict[str, Any] | None = None
+    if (folder / MANIFEST).exists():
+        record = DatasetManifest.read(folder).extra.get("made_from")
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            record = json.loads((folder / RECEIPTS / MADE_FROM).read_text(encoding="utf-8"))
+    return record
+
+
+def begin(job: Job, made_from: Mapping[str, Any]) -> None:
     """Note what this cache is made from; of workers that begin at once the first one's note stays.
 
     UserError if an earlier attempt, or another worker, began with another source or encoder.
     """
+    folder = job.folder
     note = folder / RECEIPTS / MADE_FROM
     if not note.exists():
         write_json_once(note, made_from)
     if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
         path, before, now = differs
-        raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; overwrite=true starts anew")
+        ways = ways_out(encoded(job), "the old content")
+        raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; {ways}")

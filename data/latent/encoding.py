@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import TEMPORARY_PREFIX, write_text
+from core.files import temporaries, write_text
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import ShardRecord
@@ -46,7 +46,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
     """
     job.dataset.open_shard(shard).close()
     path = job.folder / part_name(shard)
-    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{path.name}"):  # of a worker that was killed at it
+    for left in temporaries(path.parent, path.name):  # of a worker that was killed at it
         left.unlink(missing_ok=True)
     part = _Part(job, shard)
     places = write_part(path, shard, part.packs(advance))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.errors import WorkError
-from core.files import regular
+from core.files import published, regular
 from data.dataset.schema import DatasetManifest
 from data.dataset.tars import read_into
 
@@ -42,7 +42,7 @@ class Parts:
         self._mapped: OrderedDict[int, Tensor] = OrderedDict()
         self._views: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # keep their parts mapped
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
-        missing = {shard.name for shard in manifest.shards} - {entry.name for entry in folder.iterdir()}
+        missing = {shard.name for shard in manifest.shards} - {path.name for path in published(folder)}
         if missing and open_part is None:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
 

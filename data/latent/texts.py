@@ -18,7 +18,7 @@ from data.dataset.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
 from data.latent.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
 from data.latent.parts import Parts
 from data.latent.reading import are_finite
-from data.raw.captions import combined
+from data.raw.annotations.captions import carrier, combined
 
 KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
 CAPTIONS = 32  # embedded at once while training
@@ -131,7 +131,9 @@ def read_captions(dataset: Dataset, rows: Sequence[int]) -> tuple[dict[int, str]
 def read_caption(dataset: Dataset, row: int) -> tuple[str, str]:
     """The caption of a raw sample, "" for none, and what is wrong with it, "" for nothing."""
     members = dataset.read(row)
-    annotation = combined({suffix: members[suffix] for suffix in ("json", "txt") if suffix in members})
+    annotation = combined(
+        {suffix: members[suffix] for suffix in members if carrier(suffix) in ("json", "text")}
+    )
     return annotation.text, annotation.refused[1] if annotation.refused else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from core.distributed.ranks import World
     from data.dataset.index import Dataset
 
+TokenCount = Callable[[tuple[int, int, int]], int]
+
 IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this
+
+
+def patches_of_two(shape: tuple[int, int, int]) -> int:
+    """Count patches of 1 x 2 x 2 latent positions, those at the edge too."""
+    frames, height, width = shape
+    return frames * -(-height // 2) * -(-width // 2)
 
 
 class LatentLoader:
@@ -34,7 +42,7 @@ class LatentLoader:
 
     caches: latent caches of one encoder.  mix: share of the groups of each; () follows their samples.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
-    patch: latent positions (frames, rows, columns) of one token, for the cost of a sample.
+    tokens: how many tokens the network makes of latents (T, H, W), for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. Of a cache that also holds
     its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
     that holds some, padded to its longest.
@@ -48,7 +56,7 @@ class LatentLoader:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: tuple[int, int, int] = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
         mix: Sequence[float] = (),
     ) -> None:
@@ -61,7 +69,7 @@ class LatentLoader:
         self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in caches]
         self._texts = self._text_readers() if text else [None] * len(caches)
         self._lock = Lock()
-        stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, patch)]
+        stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, tokens)]
         if len(caches) > 1:
             stocks = [replace(stock, source=caches[stock.dataset].place) for stock in stocks]
         self.plan = StepPlan(
@@ -142,12 +150,12 @@ def draw_flips(draws: Draws) -> np.ndarray:
     return (draws.uniform("flip") < 0.5).numpy()
 
 
-def cache_stocks(cache: Dataset, number: int, patch: tuple[int, int, int]) -> list[Stock]:
+def cache_stocks(cache: Dataset, number: int, tokens: TokenCount) -> list[Stock]:
     """The buckets of a latent cache, which is the `number`th of several."""
     manifest = cache.manifest
     recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
     shapes = [tuple(shape) for shape in manifest.buckets]
-    stocks = latent_stocks(cache.index["bucket"], shard_starts(cache), shapes, patch, recorded)
+    stocks = latent_stocks(cache.index["bucket"], shard_starts(cache), shapes, tokens, recorded)
     return [replace(stock, dataset=number) for stock in stocks]
 
 
@@ -155,7 +163,7 @@ def latent_stocks(
     column: np.ndarray,
     starts: np.ndarray,
     shapes: Sequence[Shape],
-    patch: tuple[int, int, int],
+    tokens: TokenCount,
     counts: Sequence[Sequence[int]] | None = None,
 ) -> list[Stock]:
     """One bucket for each shape (M, C, T, H, W) of latents.
@@ -166,7 +174,7 @@ def latent_stocks(
     found = np.array(counts) if counts else count_buckets(column, starts, len(shapes))
     stocks = []
     for bucket, (_, channels, frames, height, width) in enumerate(shapes):
-        tokens = int(np.prod([-(-a // b) for a, b in zip((frames, height, width), patch, strict=True)]))
+        size = tokens((frames, height, width))
         name = f"latents {channels}x{frames}x{height}x{width}"
-        stocks.append(Stock(name, BucketRows(column, starts, bucket, found[:, bucket]), tokens, frames > 1))
+        stocks.append(Stock(name, BucketRows(column, starts, bucket, found[:, bucket]), size, frames > 1))
     return stocks

@@ -14,7 +14,7 @@ from core.batch import Batch, Condition
 from core.config.settings import setting
 from core.distributed.agreement import tally
 from core.draws import Draws
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.progress import say
 from data.dataset.faults import RETRY
 from data.dataset.index import shard_starts
@@ -54,9 +54,9 @@ class PixelConfig(LoaderConfig):
     flip: bool = setting(False, "mirror half of the samples left to right")
     part: Literal["all", "train", "held_out"] = setting("all", "which samples are taken")
     held_out: float = setting(0.05, "share of the samples that part=train leaves out", low=0, high=1)
-    threads: int = setting(1, "samples decoded at a time", low=1)
+    threads: int = setting(1, "samples decoded at a time", low=1, role="work")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
     )
 
 
@@ -72,7 +72,8 @@ class BucketTable:
 def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
     """The table of a loader of pixels; 256 of them count as a token."""
     media = np.asarray(dataset.media)
-    buckets = make_buckets(media, config.buckets)
+    with below("buckets"):
+        buckets = make_buckets(media, config.buckets)
     column = assign(media, buckets, config.buckets)
     without_bucket = int((column == NO_BUCKET).sum())
     column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
@@ -203,7 +204,10 @@ class PixelLoader:
         self.failed[row] = error
         say(f"sample {row} is set aside: {error}")
         if self._quarantine is not None:
-            self._quarantine.add(row, stage, error)
+            try:
+                self._quarantine.add(row, stage, error)
+            except OSError as full:  # a full disk; every later start meets the sample again
+                say(f"warning: sample {row} could not be added to {self._quarantine.path}: {full.strerror}")
         budget, total = self.config.quarantine_budget, len(self.dataset.index)
         if len(self.failed) > allowed_losses(budget, total):
             raise WorkError(

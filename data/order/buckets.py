@@ -120,7 +120,7 @@ def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
     enough = (counts > 0) & (counts >= config.min_share * (same_frames @ counts))
     kept = [bucket for bucket, is_kept in zip(made, enough, strict=True) if is_kept]
     if not kept:
-        raise UserError("buckets.frames", list(config.frames), f"numbers of frames {_there(media, config)}")
+        raise UserError("frames", list(config.frames), f"numbers of frames {_there(media, config)}")
     return kept
 
 

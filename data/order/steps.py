@@ -25,7 +25,7 @@ class LoaderConfig(GroupConfig):
         None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
     )
     shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
-    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1)
+    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1, role="work")
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,20 @@ class StepPlan:
             groups = self.order.step(step)
         shares = []
         for group in groups:
-            count = len(group.rows) // self.ranks
-            for first in range(0, count, self.micro_batch or count):
-                start = self.rank * count + first
-                stop = self.rank * count + min(first + (self.micro_batch or count), count)
+            start = self.rank * (len(group.rows) // self.ranks)
+            for size in self.micro_batches(group.bucket):
+                stop = start + size
                 shares.append(
                     Share(group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop))
                 )
+                start = stop
         return shares
+
+    def micro_batches(self, stock: int) -> list[int]:
+        """How many samples of a group of this stock a rank takes at a time, in order."""
+        share = self.group_sizes[stock] // self.ranks
+        most = self.micro_batch or share
+        return [min(most, share - first) for first in range(0, share, most)]
 
     def order_hash(self, step: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
         """`core.distributed.agreement.order_hash` of the whole step.
@@ -120,8 +126,7 @@ class StepPlan:
         """Micro-batches that take as much memory as any: of most tokens, and of most where a kept score of
         every pair of tokens counts. None where all are of one shape."""
         used = [number for number, weight in enumerate(self.weights) if weight > 0]
-        sizes = {n: self.group_sizes[n] // self.ranks for n in used}
-        sizes = {n: min(size, self.micro_batch or size) for n, size in sizes.items()}
+        sizes = {n: self.micro_batches(n)[0] for n in used}
         tokens = {n: size * self.stocks[n].tokens for n, size in sizes.items()}
         chosen = {
             max(used, key=lambda n: tokens[n]),
@@ -139,12 +144,12 @@ class StepPlan:
         total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
         lines = self._report_sources(total)
-        for stock, size, weight, cost in zip(self.stocks, self.group_sizes, self.weights, costs, strict=True):
-            share = size // self.ranks
+        sized = zip(self.stocks, self.group_sizes, self.weights, costs, strict=True)
+        for number, (stock, size, weight, cost) in enumerate(sized):
             lines.append(
                 f"{stock}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
-                f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x {share}, "
-                f"at most {min(share, self.micro_batch or share)} at once, "
+                f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x "
+                f"{size // self.ranks}, at most {self.micro_batches(number)[0]} at once, "
                 f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
             )
         return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
@@ -202,13 +207,13 @@ def group_shares(
     videos against images, and inside of these samples are again seen equally often.
     """
     if mix and video_share is not None:
-        raise UserError("data.video_share", video_share, "null where datasets are mixed by shares")
+        raise UserError("video_share", video_share, "null where datasets are mixed by shares")
     weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
     if video_share is not None:
         is_video = [int(stock.is_video) for stock in stocks]
-        weights = _scaled(weights, is_video, (1 - video_share, video_share), "data.video_share", video_share)
+        weights = _scaled(weights, is_video, (1 - video_share, video_share), "video_share", video_share)
     elif mix:
-        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "data.mix", mix)
+        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "mix", mix)
     return (weights / weights.sum()).tolist()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.raw.filters import FilterConfig
-from data.raw.ingest import Item
+from data.raw.item import Item
 from data.raw.writing import RECEIPTS
 
 CHUNK = 64  # files
@@ -223,8 +223,3 @@ def _repeated(
         for place, earlier in pairs:
             repeated[rest[place]] = ("looks like another file", passed[rest[earlier]][0].name)
     return repeated
-
-
-def lines_of(left: Iterable[LeftOut]) -> str:
-    """The content of `left_out.jsonl`."""
-    return "".join(json.dumps(entry._asdict(), ensure_ascii=True) + "\n" for entry in left)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -20,24 +20,26 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
-from core.files import TEMPORARY_PREFIX, atomic_file, fingerprint, write_json, write_text
+from core.files import (
+    atomic_file,
+    canonical,
+    temporaries,
+    write_json,
+    write_text,
+)
+from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
-    IMAGE_BUCKET,
-    INDEX_DTYPE,
-    MEDIA_DTYPE,
-    RAW_BUCKETS,
-    VIDEO_BUCKET,
     DatasetManifest,
     ShardRecord,
-    content_fingerprint,
     write_index,
 )
 from data.media import images
 from data.media.formats import Media, MediaLimits, suffix_of
-from data.order.buckets import is_image
-from data.raw.ingest import Item
+from data.raw.item import Item
+from data.raw.item_store import sizes_of
+from data.raw.raw_index import index_rows, raw_manifest
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
 LISTING = "listing.json"
@@ -52,7 +54,7 @@ class ShardTask:
     number: int
     name: str
     first: int
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     limits: MediaLimits
     check: Check
 
@@ -66,7 +68,10 @@ class ShardTask:
         """Whether the shard is there as its receipt says."""
         if not self.receipt.exists():
             return False
-        record = json.loads(self.receipt.read_text())["record"]
+        receipt = json.loads(self.receipt.read_text())
+        if "texts" not in receipt:  # of an earlier version, which did not count them
+            return False
+        record = receipt["record"]
         tar = self.folder / self.name
         return tar.stat().st_size == record["bytes"] if tar.exists() else record["samples"] == 0
 
@@ -74,11 +79,11 @@ class ShardTask:
 def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of each shard's items: at most `samples`, at most `size` bytes unless one item."""
     start, total = 0, 0
-    for number, item in enumerate(items):
-        if number > start and (number - start == samples or total + item.packed > size):
+    for number, packed in enumerate(sizes_of(items)):
+        if number > start and (number - start == samples or total + packed > size):
             yield start, number
             start, total = number, 0
-        total += item.packed
+        total += packed
     if items:
         yield start, len(items)
 
@@ -88,17 +93,35 @@ def begin(folder: Path, items: Sequence[Item]) -> None:
 
     UserError if an earlier attempt began with another listing: its shards would not fit those to come.
     """
-    seen = fingerprint([[i.name, i.offset, i.size, i.label, i.class_name, i.text, i.refused] for i in items])
-    note = folder / RECEIPTS / LISTING
-    if note.exists() and json.loads(note.read_text())["fingerprint"] != seen:
-        raise UserError(
-            f"{folder}: its source changed since this output was begun; overwrite=true starts anew"
-        )
+    seen, before = listing_fingerprint(items), recorded_listing(folder)
+    if before not in (None, seen):
+        cost = ways_out(holds(folder), "the old content")
+        raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
     for place in (folder, folder / RECEIPTS):
-        for left in place.glob(f"{TEMPORARY_PREFIX}*"):
+        for left in temporaries(place):
             left.unlink()
-    if not note.exists():
-        write_json(note, {"fingerprint": seen})
+    if before is None:
+        write_json(folder / RECEIPTS / LISTING, {"fingerprint": seen})
+
+
+def listing_fingerprint(items: Iterable[Item]) -> str:
+    """Identify a listing, wherever its source lies: `core.files.fingerprint` of the values of all items.
+
+    They are hashed one by one, without making the list.
+    """
+    seen = hashlib.sha256(b"[")
+    for number, item in enumerate(items):
+        values = [item.name, item.offset, item.size, item.label, item.class_name, item.text, item.refused]
+        values += [item.more] if item.more else []
+        seen.update(b"," * (number > 0) + canonical(values))
+    seen.update(b"]")
+    return seen.hexdigest()
+
+
+def recorded_listing(folder: Path) -> str | None:
+    """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
+    note = folder / RECEIPTS / LISTING
+    return json.loads(note.read_text())["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:
@@ -109,6 +132,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     """
     set_step(task.number)
     rows: list[list[Any]] = []
+    texts = 0
     refused: list[QuarantineEntry] = []
     with atomic_file(task.folder / task.name) as file:
         out = _HashedFile(file)
@@ -121,6 +145,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
                     refused.append(quarantine.add(item.name, made.stage, made.error))
                 else:
                     facts, members = made
+                    texts += bool(item.text)
                     offset = tar.tarstream.offset
                     tar.write(members)
                     rows.append([offset, tar.tarstream.offset - offset, item.label, *facts])
@@ -129,7 +154,12 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     if not rows:
         (task.folder / task.name).unlink()
     record = ShardRecord(name=task.name, samples=len(rows), bytes=out.bytes, sha256=out.hash.hexdigest())
-    content = {"record": asdict(record), "rows": rows, "refused": [asdict(entry) for entry in refused]}
+    content = {
+        "record": asdict(record),
+        "rows": rows,
+        "texts": texts,
+        "refused": [asdict(e) for e in refused],
+    }
     failpoint("shard.receipt")
     write_text(task.receipt, json.dumps(content, sort_keys=True))
 
@@ -169,6 +199,7 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
         "text": item.text,
         **facts._asdict(),
         "source": item.name,
+        **item.more,
     }
     text = json.dumps(told, sort_keys=True, ensure_ascii=False)
     return facts, {"__key__": f"{number:09d}", suffix_of(data): data, "json": text.encode()}
@@ -185,12 +216,14 @@ def assemble(
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
+    texts = 0
     for task in tasks:
         receipt = json.loads(task.receipt.read_text())
         refused += [QuarantineEntry(**entry) for entry in receipt["refused"]]
         if receipt["rows"]:
             tables.append(index_rows(len(shards), receipt["rows"]))
             shards.append(ShardRecord(**receipt["record"]))
+            texts += receipt["texts"]
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
         raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
@@ -198,7 +231,7 @@ def assemble(
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)
     quarantine.rewrite(refused)
-    manifest = raw_manifest(tuple(shards), classes, files, index)
+    manifest = raw_manifest(tuple(shards), classes, files, index, texts)
     failpoint("shard.manifest")
     manifest.write(folder)
     drop_receipts(folder)
@@ -208,35 +241,3 @@ def assemble(
 def drop_receipts(folder: Path) -> None:
     """Remove what only an unfinished output needs."""
     shutil.rmtree(folder / RECEIPTS, ignore_errors=True)
-
-
-def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """INDEX_DTYPE (ids unset) and MEDIA_DTYPE rows of one shard.
-
-    rows: (offset, size, label, width, height, frames, fps) of each sample.
-    """
-    index, facts = np.zeros(len(rows), INDEX_DTYPE), np.zeros(len(rows), MEDIA_DTYPE)
-    columns = list(zip(*rows, strict=True))
-    index["shard"] = shard
-    for name, column in zip(("offset", "size", "label"), columns[:3], strict=True):
-        index[name] = column
-    for name, column in zip(MEDIA_DTYPE.names or (), columns[3:], strict=True):
-        facts[name] = column
-    index["bucket"] = np.where(is_image(facts), IMAGE_BUCKET, VIDEO_BUCKET)
-    return index, facts
-
-
-def raw_manifest(
-    shards: tuple[ShardRecord, ...], classes: Sequence[str], files: dict[str, str], index: np.ndarray
-) -> DatasetManifest:
-    """The manifest of a raw dataset."""
-    counts = {name: int((index["bucket"] == bucket).sum()) for bucket, name in enumerate(RAW_BUCKETS)}
-    return DatasetManifest(
-        kind="raw",
-        fingerprint=content_fingerprint("raw", shards, files, classes=list(classes)),
-        shards=shards,
-        classes=tuple(classes),
-        buckets=RAW_BUCKETS,
-        files=files,
-        extra={"counts": counts},
-    )

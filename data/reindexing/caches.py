@@ -15,8 +15,9 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
 from data.dataset.schema import (
+    QUARANTINE,
     DatasetManifest,
     ShardRecord,
     content_fingerprint,
@@ -26,7 +27,7 @@ from data.latent.assembly import index_from_parts, longest_text, views_from_part
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from data.order.order import count_buckets
-from data.raw.ingest import known_names
+from data.raw.annotations.labels import known_names
 from data.reindexing.foreign import origin, read_foreign
 
 Advance = Callable[[], None]

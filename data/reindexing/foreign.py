@@ -21,8 +21,9 @@ from data.latent.members import array_place, is_finite
 from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape
 from data.order.buckets import NO_BUCKET
-from data.raw.captions import read_tar_annotation
-from data.raw.ingest import Item, with_labels
+from data.raw.annotations.captions import read_tar_annotation
+from data.raw.annotations.labels import with_labels
+from data.raw.item import Item
 
 FOREIGN = {"encoder": "not stated", "tars": "from elsewhere"}  # what such latents were made from
 _SUMMED = 64  # samples whose sums are taken together

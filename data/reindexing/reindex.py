@@ -16,14 +16,16 @@ import numpy as np
 
 from core.errors import UserError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, regular
+from core.files import fsync_folder, published, regular, temporaries
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord, write_index
 from data.dataset.tars import TarSample, arrays, read_member, samples
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.media.images import probe
-from data.raw.captions import read_tar_annotation
-from data.raw.ingest import Item, known_names, media_members, with_labels
-from data.raw.writing import index_rows, raw_manifest
+from data.raw.annotations.captions import read_tar_annotation
+from data.raw.annotations.labels import known_names, with_labels
+from data.raw.item import Item
+from data.raw.layouts.tar_samples import media_members
+from data.raw.raw_index import index_rows, raw_manifest
 
 MAKING = ".reindex"  # inside the dataset, until the new files are in place
 Advance = Callable[[], None]
@@ -55,12 +57,12 @@ def reindex(
     are set aside, within `budget` (as `data.dataset.quarantine.Quarantine` takes it).
     UserError if there are no tars or a sample is unusable; WorkError if a tar is damaged.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
+    paths = published(folder, "*.tar")
     if not paths:
         raise UserError("source", folder, "a folder with .tar files")
     before = _manifest_before(folder)
     making = folder / MAKING
-    for left in making.iterdir() if making.exists() else ():
+    for left in (*published(making), *temporaries(making)):
         if left.name != MANIFEST:  # which may be what `before` was read from
             left.unlink()
     kind = _kind(paths[0], before)
@@ -100,7 +102,7 @@ def _put_in_place(folder: Path) -> None:
     making = folder / MAKING
     (folder / MANIFEST).unlink(missing_ok=True)
     failpoint("reindex.publish")
-    for path in sorted(making.iterdir()):
+    for path in published(making):
         if path.name != MANIFEST:
             os.replace(path, folder / path.name)
     fsync_folder(folder)
@@ -145,7 +147,7 @@ def _raw_manifest(
     index["id"], index["label"] = np.arange(len(index)), [item.label for item in labelled]
     files = write_index(folder / MAKING, index, facts_table)
     names = known_names(classes, before.classes if before else ())
-    return raw_manifest(tuple(records), names, files, index)
+    return raw_manifest(tuple(records), names, files, index, sum(bool(item.text) for item in items))
 
 
 def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> tuple[Item, Media]:
@@ -162,4 +164,4 @@ def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> t
     except MediaError as error:
         hint = "`longtake shard` can set such samples aside"
         raise UserError(f"{path}: sample {sample.key!r}: {error} ({hint})") from None
-    return Item(sample.key, path, 0, 0, annotation.label, annotation.class_name), facts
+    return Item(sample.key, path, 0, 0, annotation.label, annotation.class_name, annotation.text), facts

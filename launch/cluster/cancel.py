@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from core import environment
+from core import environment, terminal
 from core.errors import UserError
 from core.progress import say
 from launch.cluster import records, slurm
@@ -18,7 +18,7 @@ from launch.cluster.records import ENDED
 def main(words: Sequence[str]) -> int:
     """Run `longtake cancel RUN`."""
     if len(words) != 1 or words[0].startswith("-") or "=" in words[0]:
-        print("usage: longtake cancel RUN\n\n" + str(__doc__))
+        terminal.deliver("usage: longtake cancel RUN\n\n" + str(__doc__))
         return 0 if {"--help", "-h"} & set(words) else 2
     output = Path(words[0])
     submission = records.latest(output)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import environment
+from core import environment, terminal
 from core.config.loading import read_yaml
 from core.errors import UserError
 from core.progress import duration
+from core.run.folder import METRICS
 from launch.cluster import records, slurm
 from launch.cluster.records import ENDED, JOB_FILE, Submission
 
@@ -21,7 +22,7 @@ HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word"
 def main(words: Sequence[str]) -> int:
     """Run `longtake jobs [RUN ...]`; where none is named, all that this user has submitted."""
     if any(word.startswith("-") or "=" in word for word in words):
-        print("usage: longtake jobs [RUN ...]\n\n" + str(__doc__))
+        terminal.deliver("usage: longtake jobs [RUN ...]\n\n" + str(__doc__))
         return 0 if {"--help", "-h"} & set(words) else 2
     outputs = [Path(word) for word in words] or records.remembered()
     for output in outputs:
@@ -31,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADER) - 1)]
     for row in table:
         fixed = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        print(f"{fixed}  {row[-1]}".rstrip())
+        terminal.deliver(f"{fixed}  {row[-1]}".rstrip())
     return 0
 
 
@@ -71,7 +72,7 @@ def _row(output: Path) -> tuple[str, ...]:
 
 def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     """The last step of training, how fast it is, and how long it still takes."""
-    path = output / "metrics.jsonl"
+    path = output / METRICS
     if not path.exists():
         return "", "", ""
     with open(path, "rb") as file:

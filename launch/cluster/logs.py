@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import terminal
 from core.config import loading
+from core.config.fields import describe
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
+from core.files import published
 from launch import arguments
 from launch.cluster import records
 from launch.cluster.listing import state_of
@@ -33,14 +36,14 @@ def main(words: Sequence[str]) -> int:
     """Run `longtake logs RUN [rank=R] [follow=true]`."""
     typed = arguments.parse(["logs", *words])
     if typed.help:
-        print(
+        terminal.deliver(
             "\n".join(
                 [
                     "usage: longtake logs RUN [rank=R] [follow=true]",
                     "",
                     str(__doc__),
                     "",
-                    *fields_text(Config),
+                    *fields_text(describe(Config)),
                 ]
             )
         )
@@ -55,7 +58,7 @@ def main(words: Sequence[str]) -> int:
                 file.seek(shown.get(path, 0))
                 text = file.read()
             if text and len(shown | {path: 0}) > 1 and path not in shown:
-                print(f"==> {path}", flush=True)
+                terminal.deliver(f"==> {path}")
             shown[path] = shown.get(path, 0) + len(text)
             sys.stdout.buffer.write(text)
             sys.stdout.buffer.flush()
@@ -68,9 +71,9 @@ def _files(submission: Submission, rank: int | None) -> list[Path]:
     """Of all starts where one is followed, so that nothing is lost in between."""
     attempts = submission.attempts()
     if not attempts:
-        logs = sorted((submission.folder / "submitit").glob("*.out"))
+        logs = published(submission.folder / "submitit", "*.out")
         return logs if rank is None else []
-    own = sorted(attempts[-1].glob("rank-*.txt"), key=lambda path: int(path.stem.partition("-")[2]))
+    own = sorted(published(attempts[-1], "rank-*.txt"), key=lambda path: int(path.stem.partition("-")[2]))
     if rank is None:
         return [attempts[-1] / "output.txt", *own]
     found = [path for path in own if path.stem == f"rank-{rank}"]

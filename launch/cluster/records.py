@@ -20,7 +20,7 @@ from typing import Any
 
 from core import environment
 from core.errors import UserError
-from core.files import cache_folder, write_json
+from core.files import cache_folder, published, write_json
 from core.run.claim import SUBMISSIONS
 
 JOB_FILE = "job.yaml"
@@ -54,7 +54,7 @@ class Submission:
 
     def attempts(self) -> list[Path]:
         """The folders of its starts, oldest first."""
-        found = [path for path in (self.folder / "attempts").glob("*.*") if path.is_dir()]
+        found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
     def attempt_records(self) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ class Submission:
 
 def submissions(output: Path) -> list[Submission]:
     """All submissions of the job with this output, oldest first."""
-    return [Submission(path) for path in sorted((output / SUBMISSIONS).glob("[0-9]*"))]
+    return [Submission(path) for path in published(output / SUBMISSIONS, "[0-9]*")]
 
 
 def new_submission(output: Path) -> Submission:

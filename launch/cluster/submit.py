@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import terminal
 from core.config import loading
+from core.config.fields import describe
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import say
@@ -51,7 +53,7 @@ def main(words: Sequence[str]) -> int:
     named = _with_job(words)
     typed = arguments.parse(named)
     if typed.help or not typed.job:
-        print(_help())
+        terminal.deliver(_help())
         return 0
     job = jobs.find(typed.job)
     refuse_clock_times(typed.files)
@@ -62,8 +64,8 @@ def main(words: Sequence[str]) -> int:
     for line in _plan(job, config, cluster, wait=bool(settings.after)):
         say(line)
     if typed.dry_run:
-        print(loading.dump(settings), end="")
-        print(_script(output, cluster, after))
+        terminal.deliver(loading.dump(settings), end="")
+        terminal.deliver(_script(output, cluster, after))
         return 0
     if cluster.kind == "slurm":
         slurm.require(cluster)
@@ -228,7 +230,7 @@ def _cluster_file(cluster: ClusterConfig) -> str:
 
 
 def _help() -> str:
-    own = fields_text(Target)
+    own = fields_text(describe(Target))
     usage = (
         "usage: longtake submit JOB [FILE.yaml ...] [SOURCE] [field=value ...] [after=RUN|JOB] [--dry-run]"
     )

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import environment
+from core import environment, terminal
 from core.config.loading import from_dict
 from core.errors import CONTINUABLE, WorkError
-from core.files import write_json
+from core.files import published, write_json
 from core.run import ends, signals
+from core.run.folder import METRICS
 from core.run.last_line import TOLD
 from launch.cluster import slurm
 from launch.cluster.config import ClusterConfig
@@ -140,7 +141,7 @@ class Attempt:
         if self.asked.word:
             self.ask()
         status = self.watch(self.child)
-        records = [record for path in self.folder.glob("rank-*.json") if (record := read_record(path))]
+        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
         verdict = judge(records, status, self.config.world_size, self.asked.word)
         self.write(
             ended=time.time(),
@@ -162,9 +163,11 @@ class Attempt:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(POLL_S)
-            beats = [path.stat().st_mtime for path in logs.glob("heartbeat-rank-*.json") if path.exists()]
+            beats = [
+                path.stat().st_mtime for path in published(logs, "heartbeat-rank-*.json") if path.exists()
+            ]
             if beats and time.time() - max(beats) > SILENT_S and max(beats) > self.started():
-                print(f"no rank has given a sign of life for {SILENT_S:.0f} s", file=sys.stderr, flush=True)
+                terminal.tell(f"no rank has given a sign of life for {SILENT_S:.0f} s")
                 child.kill()
 
     def started(self) -> float:
@@ -232,7 +235,7 @@ class Attempt:
 
 def progress(output: Path) -> int:
     """How far a job is: the last step of training, else how many parts of its work are finished."""
-    metrics = output / "metrics.jsonl"
+    metrics = output / METRICS
     with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
         with open(metrics, "rb") as file:
             file.seek(max(0, metrics.stat().st_size - 65536))
@@ -240,7 +243,7 @@ def progress(output: Path) -> int:
         import json
 
         return int(json.loads(lines[-1])["step"])
-    return sum(len(list((output / name).glob("*"))) for name in (".receipts", "parts"))
+    return sum(len(published(output / name)) for name in (".receipts", "parts"))
 
 
 def _requeue(attempt: Attempt, verdict: Verdict) -> int:

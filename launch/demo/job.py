@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.progress import duration, say
+from core.progress import counted, duration, say
 from core.root import ROOT
 from core.run.claim import claim
-from launch.demo.report import REPORT, STAGES
+from core.run.folder import FINISHED, SAMPLES, SCORES
+from core.run.ways_out import holds
+from data.dataset.schema import MANIFEST
+from launch.demo.report import BARS, REPORT, STAGES
 from launch.demo.stages import Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
@@ -21,20 +25,7 @@ if TYPE_CHECKING:
 
 RECIPES = ROOT / "configs" / "demo"
 RESULT = "demo.json"
-SCORES = "scores/scores.json"
-REPORTED = (
-    "class_agreement",
-    "clip_agreement",
-    "reference_accuracy",
-    "frechet",
-    "frechet_real",
-    "precision",
-    "recall",
-    "recall_real",
-    "psnr_db",
-    "motion_ratio",
-    "jerk_ratio",
-)
+REPORTED = tuple(dict.fromkeys(name for bar in BARS for name in (bar.key, bar.beside) if name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +35,17 @@ class Config:
     job: ClassVar[str] = "demo"
 
     source: str = setting(
-        "", "your folder of images and videos; '' is handwritten digits that come with it", shown="path"
+        "",
+        "your folder of images and videos; '' is handwritten digits that come with it",
+        shown="path",
+        role="place",
     )
-    output: str = setting("runs/demo", "folder that receives everything", shown="path")
+    output: str = setting("runs/demo", "folder that receives everything", shown="path", role="place")
     seed: int = setting(0, "seed of every stage", low=0)
-    overwrite: bool = setting(False, "begin anew, removing what an earlier demo left in the output")
-    processes: int = setting(2, "local ranks of the stages that use several", low=1)
+    overwrite: bool = setting(
+        False, "begin anew, removing what an earlier demo left in the output", role="work"
+    )
+    processes: int = setting(2, "local ranks of the stages that use several", low=1, role="work")
     scale: Literal["full", "tiny"] = setting(
         "full", "tiny goes through every stage in about a minute; no good pictures"
     )
@@ -64,7 +60,7 @@ def plan(config: Config) -> list[str]:
     chain = Chain(config)
     lines = []
     for stage in chain.stages():
-        known = not config.source or stage.name == "shard" or chain.at("shards/dataset.json").exists()
+        known = not config.source or stage.name == "shard" or chain.at(f"shards/{MANIFEST}").exists()
         commands = [c.text() for c in stage.commands()] if known else ["depends on what `shard` finds"]
         lines += [f"{stage.name}: {command}" for command in commands]
     return lines
@@ -73,7 +69,7 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Run what is missing of the chain, then write demo.json and say where everything is."""
     output = Path(config.output)
-    claim(output, config, done=RESULT, overwrite=config.overwrite)
+    claim(output, config, done=RESULT, overwrite=config.overwrite, made=partial(stages_made, output))
     record = read_record(output, digits=not config.source)
     chain = Chain(config)
     run_stages(chain.stages(), record, output / "logs")
@@ -120,9 +116,9 @@ class Chain:
 
     def _shard(self) -> list[Command]:
         if self.config.source:
-            return [self.command("shard", "shards", "dataset.json", {"source": self.config.source})]
+            return [self.command("shard", "shards", MANIFEST, {"source": self.config.source})]
         parts = {"shards": self.at("input/train"), "heldout": self.at("input/heldout")}
-        return [self.command("shard", name, "dataset.json", {"source": part}) for name, part in parts.items()]
+        return [self.command("shard", name, MANIFEST, {"source": part}) for name, part in parts.items()]
 
     def _train_autoencoder(self) -> list[Command]:
         fields = {**self._source("shards"), **self._shares()}
@@ -130,20 +126,20 @@ class Chain:
 
     def _encode(self) -> list[Command]:
         fields = {**self._source("shards"), "autoencoder": self.at("autoencoder")}
-        return [self.command("encode", "latents", "dataset.json", fields)]
+        return [self.command("encode", "latents", MANIFEST, fields)]
 
     def _train(self) -> list[Command]:
         fields = {**self._source("latents"), **self._shares(), "processes": self.config.processes}
         if self.config.source:
             fields["model.num_classes"] = len(self._found().manifest.classes)
-        return [self.command("train", "run", "finished.json", fields)]
+        return [self.command("train", "run", FINISHED, fields)]
 
     def _sample(self) -> list[Command]:
         fields = self._source("run")
         if self.config.source and not self._found().manifest.classes:
             fields["sampler.guidance"] = 1.0  # there is no class to be guided by
         return [
-            self.command("sample", f"samples/{kind}", "samples.json", fields, f"sample-{kind}")
+            self.command("sample", f"samples/{kind}", SAMPLES, fields, f"sample-{kind}")
             for kind in self._kinds()
         ]
 
@@ -155,7 +151,7 @@ class Chain:
             "autoencoder": self.at("autoencoder"),
             **heldout,
         }
-        return [self.command("evaluate", "scores", "scores.json", fields)]
+        return [self.command("evaluate", "scores", SCORES, fields)]
 
     def _report(self) -> list[Command]:
         return [Command("report", {"source": self.config.output}, self.at(REPORT))]
@@ -196,11 +192,18 @@ def read_record(output: Path, *, digits: bool) -> Record:
     return Record(path, {"digits": digits}, {stage["name"]: stage for stage in stages})
 
 
+def stages_made(output: Path) -> str:
+    """Say what overwriting the demo would cost: its stages and their time."""
+    stages = read_record(output, digits=False).stages
+    seconds = sum(stage["seconds"] for stage in stages.values())
+    return f"{counted(len(stages), 'stage')}, {duration(seconds)} of work" if stages else holds(output)
+
+
 def write_result(output: Path, record: Record) -> dict[str, Any]:
     """Publish demo.json: seconds of each stage and the scores; null is what this data has no answer to."""
     from core.files import write_json
 
-    scores = json.loads((output / SCORES).read_text(encoding="utf-8"))
+    scores = json.loads((output / "scores" / SCORES).read_text(encoding="utf-8"))
     stages = [{"name": stage["name"], "seconds": stage["seconds"]} for stage in record.stages.values()]
     result = {"stages": stages, **{key: scores.get(key) for key in REPORTED}}
     write_json(output / RESULT, result)
@@ -216,7 +219,7 @@ def summary(output: Path, result: dict[str, Any]) -> str:
         ("images", output / "samples/images/images.png"),
         ("clips", output / "samples/clips/clips.mp4"),
         ("trained run", output / "run"),
-        ("scores", output / SCORES),
+        ("scores", output / "scores" / SCORES),
     ]
     shown = [f"  {name:12} {path}" for name, path in places if path.exists()]
     return "\n".join([f"done, {duration(seconds)} of work in all", *scores, *shown])

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
+from core.records import iterate
+from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
@@ -117,7 +119,7 @@ def render(folder: Path) -> str:
     """Return the page; what a run does not have (clips, classes, …) is left out."""
     record: dict[str, Any] = _read_json(folder / STAGES)
     stages: list[dict[str, Any]] = record["stages"]
-    scores: dict[str, Any] = _read_json(folder / "scores/scores.json") or {}
+    scores: dict[str, Any] = _read_json(folder / f"scores/{SCORES}") or {}
     total = sum(stage["seconds"] for stage in stages)
     sections = [
         _section(
@@ -196,23 +198,17 @@ def _training_curves(folder: Path) -> str:
         ("autoencoder", "loss of the autoencoder"),
         ("run", "loss of the diffusion transformer"),
     ):
-        points = read_curve(folder / name / "metrics.jsonl", "loss")
+        points = read_curve(folder / name / METRICS, "loss")
         parts.append(curves(title, {"loss": points}, logarithmic=True))
     return "".join(parts)
 
 
 def read_curve(path: Path, key: str) -> Points:
-    """Return (step, value) from a metrics.jsonl; records without the key and a cut line are passed over."""
+    """Return (step, value) from a metrics.jsonl; rows without the key are passed over."""
     points: dict[int, float] = {}
-    if not path.is_file():
-        return []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a run that was killed may leave half a line
-        if isinstance(record.get(key), (int, float)) and "step" in record:
-            points[int(record["step"])] = float(record[key])  # a continued run repeats steps; the last counts
+    for row in iterate(path):
+        if isinstance(row.get(key), (int, float)) and "step" in row:
+            points[int(row["step"])] = float(row[key])  # an early version may have a step twice
     return sorted(points.items())
 
 
@@ -240,7 +236,7 @@ PLACES = {
     "run": "the diffusion transformer's training run: checkpoints, metrics.jsonl, config",
     "samples/images": "generated images: samples.npz, images.png",
     "samples/clips": "generated clips: samples.npz, clips.mp4, contact.png",
-    "scores/scores.json": "the scores, for programs",
+    f"scores/{SCORES}": "the scores, for programs",
     "demo.json": "stages, seconds and scores, for programs",
     "logs": "what every stage printed",
 }

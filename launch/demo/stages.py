@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import terminal
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.files import fingerprint, sha256_file, write_json
 from core.progress import CLEAR_LINE, duration, say
@@ -121,8 +124,8 @@ def run_command(command: Command, label: str, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": import_path()}
     words = [sys.executable, "-m", "launch", *command.arguments()]
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(f"$ {command.text()}\n")
+    with open(log, "ab", buffering=0) as file:
+        file.write(f"$ {command.text()}\n".encode())
         process = subprocess.Popen(
             words,
             env=environment,
@@ -150,23 +153,18 @@ def run_command(command: Command, label: str, log: Path) -> None:
 def _copy_lines(process: subprocess.Popen[str], label: str, log: Any) -> str:
     """Show each line as it comes (on a terminal in place of the one before); return the last."""
     assert process.stdout is not None
-    last, on_terminal = "", sys.stderr.isatty()
+    last, on_terminal = "", terminal.is_terminal()
     for line in process.stdout:
-        log.write(line)
-        log.flush()
+        with contextlib.suppress(OSError):  # a full disk: the jobs' own files are the record
+            log.write(line.encode())
         last = line.strip() or last
         if on_terminal:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            print(
-                f"{CLEAR_LINE}{label}: {last}"[: columns + len(CLEAR_LINE) - 1],
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
+            columns = shutil.get_terminal_size().columns
+            terminal.tell(f"{CLEAR_LINE}{label}: {last}"[: columns + len(CLEAR_LINE) - 1], end="")
         else:
-            print(f"    {line.rstrip()}", file=sys.stderr, flush=True)
+            terminal.tell(f"    {line.rstrip()}")
     if on_terminal:
-        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+        terminal.tell(CLEAR_LINE, end="")
     return last
 
 

@@ -27,11 +27,11 @@ from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
 from core.metrics.hardware import device_name
 from core.progress import say
+from core.run.folder import ATTENTION
 from models.attention.backends import releases
 from models.attention.by_heads import by_ring
 from models.attention.dispatch import BACKENDS, Backend, attention, bucket, unavailable
 
-NAME = "attention.json"
 CANDIDATES = {
     "cpu": ("chunked", "sdpa"),
     "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
@@ -99,9 +99,9 @@ def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
         for case in cases[:1]:
             reason = unavailable(named, case.device.type) or wrong(named, case)
             if reason:
-                raise UserError("model.attention", named, f"another backend, since {reason}")
+                raise UserError("attention", named, f"another backend, since {reason}")
         return {case.key: named for case in cases}
-    record = run / NAME
+    record = run / ATTENTION
     known = _read(record)
     chosen = {}
     for case in cases:

@@ -1,22 +1,19 @@
-"""Opening autoencoders of either kind: this project's, and public ones in the layout of diffusers."""
+"""Opening autoencoders: those trained here, of any kind, and public ones in the layout of diffusers."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from core.errors import WorkError
+from core.files import published
 from models.autoencoder import public, store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.public import PublicAutoencoder
-
-AnyAutoencoder = Autoencoder | PublicAutoencoder
+from models.autoencoder.interface import AnyAutoencoder, settings_of
 
 
 def open_autoencoder(folder: Path) -> AnyAutoencoder:
-    """The autoencoder in `folder`, of whichever kind, in float32 and evaluation mode.
+    """The autoencoder in `folder`, in float32 and evaluation mode.
 
     UserError where there is none, WorkError where it is damaged.
     """
@@ -27,12 +24,10 @@ def open_autoencoder(folder: Path) -> AnyAutoencoder:
 def identify(autoencoder: AnyAutoencoder) -> dict[str, Any]:
     """What a cache records of its encoder, as plain JSON values.
 
-    encoder: hash of weights and configuration.  encoder_config: the latter.  normalisation: the authors' own
-    (`PublicAutoencoder`), None of this project's, which are normalised as measured.
+    encoder: hash of weights and configuration.  encoder_config: the latter.  normalisation: the authors' own,
+    None for this project's, which are normalised as measured.
     """
-    if isinstance(autoencoder, PublicAutoencoder):
-        return _identity(autoencoder.identity, autoencoder.settings, autoencoder.normalisation)
-    return _identity(store.fingerprint(autoencoder), asdict(autoencoder.config))
+    return _identity(autoencoder.identity, autoencoder.settings, autoencoder.normalisation)
 
 
 def identify_saved(folder: Path) -> dict[str, Any]:
@@ -44,13 +39,13 @@ def identify_saved(folder: Path) -> dict[str, Any]:
     if _is_public(folder):
         return identify(public.load(folder))
     config, fingerprint = store.read_config(folder)
-    return _identity(fingerprint, asdict(config))
+    return _identity(fingerprint, settings_of(config))
 
 
 def files(folder: Path) -> list[Path]:
     """The files that make up the autoencoder in `folder`."""
     found = [store.WEIGHTS, public.WEIGHTS]
-    return [folder / store.CONFIG, *sorted(path for pattern in found for path in folder.glob(pattern))]
+    return [folder / store.CONFIG, *sorted(path for pattern in found for path in published(folder, pattern))]
 
 
 def _is_public(folder: Path) -> bool:

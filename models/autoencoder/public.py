@@ -106,14 +106,14 @@ class PublicAutoencoder(nn.Module):
         """Turn on diffusers' own tiling, which blends tiles; UserError for what the class has not got."""
         self.tiling = config
         if config.frames:
-            raise UserError("tiling.frames", config.frames, f"0: {self.kind} has its own parts in time")
+            raise UserError("frames", config.frames, f"0: {self.kind} has its own parts in time")
         if not config.pixels:
             return
         space = self.spatial_compression
         if not (hasattr(self.network, "tiled_encode") or hasattr(self.network, "_tiled_encode")):
-            raise UserError("tiling.pixels", config.pixels, f"0: {self.kind} has no tiling in diffusers")
+            raise UserError("pixels", config.pixels, f"0: {self.kind} has no tiling in diffusers")
         if config.pixels % (4 * space):
-            raise UserError("tiling.pixels", config.pixels, f"a multiple of {4 * space}")
+            raise UserError("pixels", config.pixels, f"a multiple of {4 * space}")
         sizes: dict[str, float] = {}
         for side in ("height", "width"):
             sizes[f"tile_sample_min_{side}"] = config.pixels

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import files
+from core.config.values import any_of
 from core.errors import UserError, WorkError
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
-from models.weights import add_bytes, shapes_only
+from core.run.folder import AUTOENCODER
+from models.autoencoder.interface import FIRST, AutoencoderConfig, TrainedHere, fingerprint_of
+from models.autoencoder.kinds import KINDS
+from models.weights import shapes_only
 
-FOLDER = "autoencoder"  # inside a run folder
 WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
 
 
-def fingerprint(autoencoder: Autoencoder | Path) -> str:
+def fingerprint(autoencoder: TrainedHere | Path) -> str:
     """SHA-256 over configuration and float32 weights, of a network or a saved folder (and verifies it)."""
     if isinstance(autoencoder, Path):
         return _read(locate(autoencoder)).fingerprint
-    return _fingerprint(autoencoder.config, _weights(autoencoder))
+    return autoencoder.identity
 
 
-def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | None = None) -> str:
+def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | None = None) -> str:
     """Publish the network, and its scores if there are any, as `folder`; returns the fingerprint.
 
     An autoencoder that is already there is replaced; anything else there is a UserError.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+    if files.published(folder) and not (folder / CONFIG).exists():
         raise UserError("output", folder, "an empty folder, or one that holds an autoencoder")
-    weights = _weights(autoencoder)
-    identity = _fingerprint(autoencoder.config, weights)
+    weights, settings, identity = autoencoder.weights(), autoencoder.settings, autoencoder.identity
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = files.temporary_name(folder)
     try:
@@ -50,7 +49,8 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
             os.fsync(file.fileno())
         if scores is not None:
             files.write_json(temporary / SCORES, dict(scores))
-        files.write_json(temporary / CONFIG, {"config": asdict(autoencoder.config), "fingerprint": identity})
+        record = {"kind": autoencoder.kind, "config": settings, "fingerprint": identity}
+        files.write_json(temporary / CONFIG, record)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -62,21 +62,21 @@ def save(autoencoder: Autoencoder, folder: Path, scores: Mapping[str, Any] | Non
 
 def locate(folder: Path) -> Path:
     """The folder itself, `autoencoder/` in a run or `vae/` in a pipeline; UserError where none holds one."""
-    for candidate in (folder, folder / FOLDER, folder / "vae"):
+    for candidate in (folder, folder / AUTOENCODER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
     expected = f"a folder with {CONFIG} and weights, or a run that has one{files.instead(folder)}"
     raise UserError("autoencoder", folder, expected)
 
 
-def load(folder: Path) -> Autoencoder:
+def load(folder: Path) -> TrainedHere:
     """The network saved in `folder`, in float32 and evaluation mode.
 
     UserError where something else lies there, WorkError where it is damaged.
     """
     saved = _read(folder := locate(folder))
     with shapes_only():
-        autoencoder = Autoencoder(saved.config)
+        autoencoder = saved.config.build()
     try:
         autoencoder.load_state_dict(saved.weights, assign=True)
     except RuntimeError as error:
@@ -100,35 +100,31 @@ class _Saved:
 
 
 def _read(folder: Path) -> _Saved:
+    kind, settings, recorded = _record(folder)
+    if kind not in KINDS:
+        raise UserError("autoencoder", folder, f"an autoencoder of kind {any_of(list(KINDS))}, not {kind}")
     try:
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        values: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in record["config"].items()
-        }
-        config, recorded = AutoencoderConfig(**values), record["fingerprint"]
-        weights = load_file(folder / WEIGHTS)
-    except KeyError as error:
-        expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {error}"
-        raise UserError("autoencoder", folder, expected) from None
+        config, weights = KINDS[kind](**settings), load_file(folder / WEIGHTS)
     except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
-    if _fingerprint(config, weights) != recorded:
+    if fingerprint_of(config, weights) != recorded:
         raise WorkError(f"{folder}: {WEIGHTS} is damaged (its fingerprint is not the one in {CONFIG})")
     return _Saved(config, weights, recorded)
 
 
+def _record(folder: Path) -> tuple[str, dict[str, Any], str]:
+    """Kind, configuration and fingerprint; a folder without a kind was written when there was one alone."""
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        fields = record["config"].items()
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
+        return str(record.get("kind", FIRST)), settings, record["fingerprint"]
+    except KeyError as error:
+        expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {error}"
+        raise UserError("autoencoder", folder, expected) from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(folder, error) from error
+
+
 def _unreadable(folder: Path, error: Exception) -> WorkError:
     return WorkError(f"{folder} holds no readable autoencoder: {str(error).splitlines()[0]}")
-
-
-def _weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
-    state = autoencoder.state_dict()
-    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _fingerprint(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(files.fingerprint(asdict(config)).encode())
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        add_bytes(digest, tensor)
-    return digest.hexdigest()

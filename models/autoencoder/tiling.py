@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,31 @@ from core.errors import UserError
 from models.autoencoder.layers import CausalConv3d, Upsample
 from models.autoencoder.tiling_config import TilingConfig
 
-if TYPE_CHECKING:
-    from models.autoencoder.kl_config import AutoencoderConfig
+
+class Layout(Protocol):
+    """What tiling asks of a configuration: how far convolutions of what width look at which level."""
+
+    @property
+    def spatial_compression(self) -> int: ...
+    @property
+    def temporal_compression(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    def strides(self) -> list[tuple[int, int]]: ...
 
 
-def check(config: AutoencoderConfig, tiling: TilingConfig) -> None:
+def check(config: Layout, tiling: TilingConfig) -> None:
     """UserError for tiles that do not end where latents do."""
     space, time = config.spatial_compression, config.temporal_compression
     if tiling.pixels % space:
-        raise UserError("tiling.pixels", tiling.pixels, f"a multiple of {space} (spatial_compression)")
+        raise UserError("pixels", tiling.pixels, f"a multiple of {space} (spatial_compression)")
     if tiling.frames % time:
-        raise UserError("tiling.frames", tiling.frames, f"a multiple of {time} (temporal_compression)")
+        raise UserError("frames", tiling.frames, f"a multiple of {time} (temporal_compression)")
 
 
-def encode(network: nn.Module, config: AutoencoderConfig, tiling: TilingConfig, pixels: Tensor) -> Tensor:
+def encode(network: nn.Module, config: Layout, tiling: TilingConfig, pixels: Tensor) -> Tensor:
     """The encoder's output (B, 2C, T', H', W') of pixels (B, 3, T, H, W)."""
     space, (margin, _) = config.spatial_compression, margins(config)
     tile = tiling.pixels // space or max(pixels.shape[-2:]) // space
@@ -46,7 +57,7 @@ def encode(network: nn.Module, config: AutoencoderConfig, tiling: TilingConfig, 
     return _in_space(part, size, tile, margin // space, scale=1)
 
 
-def decode(network: nn.Module, config: AutoencoderConfig, tiling: TilingConfig, latents: Tensor) -> Tensor:
+def decode(network: nn.Module, config: Layout, tiling: TilingConfig, latents: Tensor) -> Tensor:
     """The decoder's output (B, 3, T, H, W) of latents (B, C, T', H', W')."""
     space, (_, margin) = config.spatial_compression, margins(config)
     tile = tiling.pixels // space or max(latents.shape[-2:])
@@ -58,7 +69,7 @@ def decode(network: nn.Module, config: AutoencoderConfig, tiling: TilingConfig, 
     return _in_space(part, (latents.shape[-2], latents.shape[-1]), tile, margin, scale=space)
 
 
-def margins(config: AutoencoderConfig) -> tuple[int, int]:
+def margins(config: Layout) -> tuple[int, int]:
     """How far encoder (pixels, in whole latents) and decoder (latents) look beyond what they compute.
 
     Every 3x3 convolution looks one cell of its level further.

@@ -16,6 +16,8 @@ from core.distributed.sequence import SequenceGroup, gather_tokens, split_tokens
 from core.errors import UserError
 from models.attention.choice import AttentionHeads
 from models.attention.dispatch import Backend
+from models.denoisers.network import Denoiser, output_channels
+from models.layers.conditions import frame_channels, labels, text_tokens
 from models.layers.embeddings import (
     Grid,
     LabelEmbedding,
@@ -25,15 +27,7 @@ from models.layers.embeddings import (
     sincos_positions,
     unpatchify,
 )
-from models.layers.transformer import (
-    CrossAttention,
-    Mlp,
-    Modulation,
-    SelfAttention,
-    layer_norm,
-    modulate,
-)
-from models.weights import shapes_only
+from models.layers.transformer import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +36,7 @@ class DiTConfig:
 
     presets: ClassVar[Mapping[str, DiTConfig]]
 
+    kind: Literal["dit"] = setting("dit", "the kind of network")
     preset: str = setting("", "a published shape: DiT-{S,B,L,XL}/{2,4,8}; '' for none")
     input_channels: int = setting(4, "channels of the input, those of the latents", low=1)
     patch: tuple[int, int, int] = setting((1, 2, 2), "frames, rows and columns that make one token")
@@ -79,7 +74,7 @@ class DiTConfig:
 
     @property
     def output_channels(self) -> int:
-        return self.input_channels * (2 if self.learned_sigma else 1)
+        return output_channels(self)
 
     def tokens(self, shape: Grid) -> int:
         """Tokens of an input (T, H, W); UserError if the patch does not divide it."""
@@ -88,9 +83,35 @@ class DiTConfig:
     def grid(self, shape: Grid) -> Grid:
         """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
         if any(size % patch for size, patch in zip(shape, self.patch, strict=True)):
-            raise UserError("model.patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
+            raise UserError("patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
         t, h, w = (size // patch for size, patch in zip(shape, self.patch, strict=True))
         return t, h, w
+
+    def build(self, sequence: SequenceGroup | None = None) -> DiT:
+        """Make the network; sequence: the ranks that compute it together."""
+        return DiT(self, sequence)
+
+    def attention_heads(self, sequence_ranks: int = 1) -> AttentionHeads:
+        """Return what the choice of a backend depends on."""
+        return AttentionHeads(self.heads, self.width // self.heads, self.attention, sequence_ranks)
+
+    def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:
+        """Count the MACs of one forward pass over one sample (T, H, W), matrix products only.
+
+        adaLN and the time embedding run once a sample and not once a token, and attention grows with the
+        square of the tokens; rules of thumb (6 x parameters x tokens) miss both. "Gflops" of
+        arXiv:2212.09748 are MACs.
+        """
+        width, tokens, patch = self.width, self.tokens(shape), math.prod(self.patch)
+        per_token = 4 * width**2 + 2 * width * int(width * self.mlp_ratio)
+        block = tokens * per_token + 2 * tokens**2 * width + 6 * width**2
+        if self.text_width:
+            text_tokens = max(text_tokens, 1)  # without text there is still one empty token
+            block += 2 * width * (tokens * width + text_tokens * self.text_width + tokens * text_tokens)
+        ends = tokens * patch * width * (self.input_channels + self.output_channels)
+        if self.frame_condition:
+            ends += tokens * patch * width * (self.input_channels + 1)
+        return self.depth * block + ends + TimeEmbedding.FREQUENCIES * width + 3 * width**2
 
 
 def _published() -> dict[str, DiTConfig]:
@@ -141,11 +162,10 @@ class Block(nn.Module):
         return torch.addcmul(x, gate_2, self.mlp(modulate(layer_norm(x), shift_2, scale_2)))
 
 
-class DiT(nn.Module):
+class DiT(Denoiser):
     """Predict noise, data, velocity or flow of (B, C, T, H, W) at a time, under a condition.
 
-    Works on every (T, H, W) that the patch divides. Weights are drawn from torch's global generator: seed it
-    for equal networks. Computes in the dtype of its weights and answers in float32.
+    Works on every (T, H, W) that the patch divides.
     sequence: the ranks that compute this network together, each on its share of the tokens of equal inputs.
     """
 
@@ -170,21 +190,17 @@ class DiT(nn.Module):
         Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
         """
         config, dtype = self.config, self.patches.linear.weight.dtype
-        batch, _, *shape = x.shape
-        grid = config.grid((shape[0], shape[1], shape[2]))
+        grid = config.grid((x.shape[2], x.shape[3], x.shape[4]))
         tokens = self.patches(x.to(dtype))
         if self.frames is not None:
-            tokens = tokens + self.frames(_frame_channels(x, condition).to(dtype))
+            tokens = tokens + self.frames(frame_channels(x, condition).to(dtype))
         angles = None
         if config.positions == "sincos":
             tokens = tokens + sincos_positions(grid, config.width, x.device).to(dtype)
         else:
             angles = rotary_angles(grid, config.width // config.heads, x.device)
-        label = condition.label
-        if label is None:
-            label = torch.full((batch,), -1, dtype=torch.int64, device=x.device)
-        vector = self.time(time) + self.label(label)
-        text = _text(x, condition, config.text_width, dtype) if config.text_width else None
+        vector = self.time(time) + self.label(labels(x, condition))
+        text = text_tokens(x, condition, config.text_width, dtype) if config.text_width else None
         count = tokens.shape[1]
         if self.sequence is not None:
             tokens = split_tokens(tokens, self.sequence)
@@ -196,12 +212,6 @@ class DiT(nn.Module):
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
-
-    @property
-    def attention_heads(self) -> AttentionHeads:
-        """What the choice of a backend depends on."""
-        config, ranks = self.config, self.sequence.size if self.sequence is not None else 1
-        return AttentionHeads(config.heads, config.width // config.heads, config.attention, ranks)
 
     def use_attention(self, choices: Mapping[int, Backend]) -> None:
         """Take these backends from now on, as `models.attention.choice.settle` returns them."""
@@ -234,28 +244,3 @@ def initialise(model: DiT) -> None:
     model.label.table.weight.no_decay = True  # type: ignore[attr-defined]
     for parameter in model.blocks.parameters():
         parameter.hidden = parameter.ndim == 2  # type: ignore[attr-defined]
-
-
-def count_parameters(config: DiTConfig) -> int:
-    """Trainable parameters of a configuration, counted without allocating them."""
-    with shapes_only():
-        return sum(parameter.numel() for parameter in DiT(config).parameters())
-
-
-def _frame_channels(x: Tensor, condition: Condition) -> Tensor:
-    """(B, 1 + C, T, H, W): the frame mask and the given frames' latents, zero where none is given."""
-    mask, latents = condition.frame_mask, condition.frame_latents
-    if mask is None or latents is None:
-        return x.new_zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:])
-    mask = mask[:, None, :, None, None].to(latents.dtype)
-    return torch.cat([mask.expand(-1, 1, -1, *x.shape[3:]), mask * latents], dim=1)
-
-
-def _text(x: Tensor, condition: Condition, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Text tokens and how many are valid; no text is one empty token of length 0, for an equal graph."""
-    text, lengths = condition.text, condition.text_length
-    if text is None:
-        return x.new_zeros(x.shape[0], 1, width, dtype=dtype), x.new_zeros(x.shape[0], dtype=torch.int64)
-    if lengths is None:
-        lengths = torch.full((x.shape[0],), text.shape[1], dtype=torch.int64, device=x.device)
-    return text.to(dtype), lengths

@@ -35,7 +35,7 @@ def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
     Parameters keep their names. UserError where the device or a layer's size does not allow it.
     """
     if reason := unsupported(device):
-        raise UserError("engine.matmul", "fp8", f"bf16, since {reason}")
+        raise UserError("matmul", "fp8", f"bf16, since {reason}")
     for block in blocks:
         skipped = {m.linear for m in block.modules() if isinstance(m, Modulation)}
         for name, module in block.named_modules():
@@ -43,7 +43,7 @@ def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
                 if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
                     sizes = f"{module.in_features} to {module.out_features}"
                     reason = f"{name} maps {sizes}, which {MULTIPLE} does not divide"
-                    raise UserError("engine.matmul", "fp8", f"bf16, since {reason}")
+                    raise UserError("matmul", "fp8", f"bf16, since {reason}")
                 module.__class__ = Fp8Linear
 
 

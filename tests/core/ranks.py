@@ -6,6 +6,7 @@ process that has imported already, which costs a tenth.
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
@@ -76,27 +77,29 @@ class ForkedRank:
         self.process.kill()
 
 
-def fork_ranks(count: int, folder: Path, *words: str) -> list[ForkedRank]:
-    """Run `toy_run.py WORDS` once per rank; output goes to `folder`, a new one for each call."""
+def fork_ranks(
+    count: int, folder: Path, *words: str, program: str = "tests.core.toy_run"
+) -> list[ForkedRank]:
+    """Call `start(WORDS)` of a module once per rank; output goes to `folder`, a new one for each call."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["tests.core.toy_run"])
     folder.mkdir(parents=True)
     ranks = []
     for number, variables in enumerate(_rendezvous(count)):
         output = folder / f"rank-{number}.txt"
-        ranks.append(ForkedRank(context.Process(target=_forked, args=(variables, output, words)), output))
+        ranks.append(
+            ForkedRank(context.Process(target=_forked, args=(program, variables, output, words)), output)
+        )
         ranks[-1].process.start()
     return ranks
 
 
-def _forked(variables: Mapping[str, str], output: Path, words: Sequence[str]) -> None:
+def _forked(program: str, variables: Mapping[str, str], output: Path, words: Sequence[str]) -> None:
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update({**variables, "DS_ACCELERATOR": "cpu"})
-    from tests.core import toy_run
-
-    toy_run.start(words)
+    importlib.import_module(program).start(words)
 
 
 def run_ranks(count: int, *arguments: str, environment: Mapping[str, str] | None = None) -> list[str]:

@@ -26,6 +26,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.engine import Engine, StepResult
+from core.engine.network import MAIN, Network
 from core.run.ending import end_with
 from tests.core.toy_run import BATCH, ToyObjective, toy_batches, toy_engine
 
@@ -53,13 +54,15 @@ def save(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
     ema = Ema(EMA, engine.flats)
     train(engine, ema, world, 2)
     state = {"step": 2, "updates": 2, "ema": EMA.names}
-    write_checkpoint(Path(folder), take(engine, ema, state, None), number=1, may_commit=lambda: None)
+    write_checkpoint(
+        Path(folder), take({MAIN: Network(engine, ema)}, state, None), number=1, may_commit=lambda: None
+    )
 
 
 def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
     engine = toy_engine(world, seed=1, zero_stage=stage, rule=rule)
     ema = Ema(EMA, engine.flats)
-    load(Path(folder), engine, ema)
+    load(Path(folder), {MAIN: Network(engine, ema)})
     reader = CheckpointReader(Path(folder))
     states = {
         "weight": engine.flats,

@@ -17,7 +17,10 @@ from core.files import (
     cache_folder,
     fingerprint,
     instead,
+    published,
+    published_below,
     sha256_file,
+    temporaries,
     temporary_name,
     write_json,
     write_text,
@@ -121,3 +124,19 @@ def test_the_folder_that_runs_share_is_named_or_the_users_own(
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(UserError, match="LONGTAKE_CACHE='': expected a folder, since this user has no home"):
         cache_folder()
+
+
+def test_a_listing_leaves_out_temporary_files_whatever_their_names_end_with(tmp_path: Path) -> None:
+    write_text(tmp_path / "b.json", "")
+    write_text(tmp_path / "a.json", "")
+    write_text(tmp_path / "c.txt", "")
+    write_text(tmp_path / "below" / "d.json", "")
+    left = temporary_name(tmp_path / "a.json")
+    left.touch()
+    temporary_name(tmp_path / "below" / "d.json").touch()
+    assert [path.name for path in published(tmp_path, "*.json")] == ["a.json", "b.json"]
+    assert [path.name for path in published(tmp_path)] == ["a.json", "b.json", "below", "c.txt"]
+    assert published_below(tmp_path) == [tmp_path / n for n in ("a.json", "b.json", "below/d.json", "c.txt")]
+    assert temporaries(tmp_path) == temporaries(tmp_path, "a.json") == [left]
+    assert temporaries(tmp_path, "b.json") == []
+    assert published(tmp_path / "nothing") == published(tmp_path / "c.txt") == []

@@ -29,8 +29,10 @@ from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.run.ending import end_with
+from core.train.config import TrainerConfig
 from core.train.feed import Feed
-from core.train.trainer import Trainer, TrainerConfig
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
 from core.train.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
@@ -130,13 +132,11 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
         work_of=lambda batch: (4 * len(batch), 1e9 * len(batch)),
     )
     return Trainer(
-        engine,
-        ToyObjective(),
+        SingleStepper(engine, ToyObjective(), EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema})),
         feed,
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,
-        ema=EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema}),
         metrics=MetricsConfig(log_every=2),
         validation=validation,
         fingerprints={"data": "toy"},

@@ -27,8 +27,10 @@ from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.run.ending import end_with
+from core.train.config import TrainerConfig
 from core.train.feed import Feed
-from core.train.trainer import Trainer, TrainerConfig
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
 from core.train.validation import ValidationConfig, whole_steps
 from models.denoisers.dit import DiT, DiTConfig
 
@@ -97,8 +99,10 @@ def train(
         work_of=lambda batch: (batch.x[:, 0].numel() // 4, batch.x[:, 0].numel() * 1e6),
     )
     trainer = Trainer(
-        Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
-        ParityObjective(),
+        SingleStepper(
+            Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
+            ParityObjective(),
+        ),
         feed,
         TrainerConfig(steps=steps, save_every=steps),
         folder=folder,

@@ -18,7 +18,7 @@ import torch
 from core.checkpoint import exported
 from core.config.loading import load
 from core.distributed.ranks import World
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.root import ROOT
 from data.latent.packs import read_part
 from launch import cli

@@ -13,8 +13,7 @@ from core.batch import Batch
 from core.checkpoint.snapshot import HostMemory
 from core.draws import Draws
 from models.attention.dispatch import attention
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tests.stand_in_gpu import GPU, gpu, put
 from tools.train_autoencoder.config import ReconstructionConfig
@@ -22,7 +21,7 @@ from tools.train_autoencoder.job import ReconstructionObjective
 
 
 def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:
-    config = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 2), blocks=1)
+    config = KLConfig(width=8, channel_multipliers=(1, 1, 2), blocks=1)
     torch.manual_seed(0)
     plain, own = Autoencoder(config), Autoencoder(config)
     own.load_state_dict(plain.state_dict())

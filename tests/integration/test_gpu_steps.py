@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.averages.ema import Ema, EmaConfig
+from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
 from core.diffusion import paths
 from core.diffusion.objective import ObjectiveConfig
@@ -29,12 +29,15 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine import engine as engine_module
 from core.engine.engine import Engine, EngineConfig, StepResult
+from core.engine.network import MAIN
 from core.errors import WorkError
 from core.metrics.phases import Phases
-from core.metrics.rows import Metrics, MetricsConfig, read_rows
+from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.optim.groups import OptimizerConfig
-from core.train.step import Stepper
+from core.records import read_rows
+from core.train.runner import StepRunner
+from core.train.single import SingleStepper
 from core.train.validation import Validation, ValidationConfig
 from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
@@ -149,12 +152,11 @@ def steps(
 ) -> tuple[Engine, list[StepResult], list[StepSums]]:
     """Steps as the trainer takes them: update and average."""
     model, config = OBJECTIVES[case]
-    engine = make(model, device, **fields)
-    stepper, ema = Stepper(engine, objective_of(model, config), 3, Phases()), Ema(EmaConfig(), engine.flats)
+    engine = make(model, device, lr=1e-2, **fields)
+    runner = StepRunner(SingleStepper(engine, objective_of(model, config), EmaConfig()), 10, 3, Phases())
     results, sums = [], [StepSums(device) for _ in range(count)]
     for step in range(count):
-        results.append(stepper.update(step, batches(model), 1e-2, 0.01, sums[step]))
-        ema.update(engine.flats, engine.updates)
+        results.append(runner.run(step, batches(model), {MAIN: 0.01}, sums[step])[MAIN])
     return engine, results, sums
 
 
@@ -196,12 +198,13 @@ def test_rows_of_several_steps_are_read_together(tmp_path: Path, monkeypatch: py
     with gpu() as waits:
         engine, phases = make(model, GPU), Phases()
         metrics = Metrics(tmp_path, MetricsConfig(log_every=3), engine.world, phases=phases)
-        stepper = Stepper(engine, objective_of(model, config), 3, phases)
+        runner = StepRunner(SingleStepper(engine, objective_of(model, config)), 3, 3, phases)
+        (turn,) = runner.stepper.turns(0)
         for step in range(3):
             sums = StepSums(GPU)
             for batch in batches(model):
                 moved = batch.to(GPU)
-                sums.add(stepper.loss(step, moved), moved.weight)
+                sums.add(runner.loss(turn, step, moved), moved.weight)
             assert set(waits) <= ONCE
             metrics.record({"step": step, "seconds": 1.0}, sums, 0.0)
         assert "core/metrics/rows.py:flush (to cpu)" in waits

@@ -13,7 +13,7 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.run.claim import claim
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest

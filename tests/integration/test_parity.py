@@ -13,7 +13,7 @@ from torch import Tensor
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.weights import find, load_weights
 from core.distributed.ranks import World, start
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.ranks import finish, start_ranks
 from tests.integration import parity_run
 from tests.integration.parity_run import LIMIT_S, SHAPES, train

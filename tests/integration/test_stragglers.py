@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.ranks import run_ranks
 
 # Rank 1 computes more in front of each block: in CPU time, so that a busy machine changes nothing.

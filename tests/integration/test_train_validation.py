@@ -11,9 +11,9 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError
 from core.metrics.rank_report import ALONE
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.root import ROOT
-from models.denoisers.flops import train_flops
+from models.denoisers.network import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
 from tools.train.config import Config

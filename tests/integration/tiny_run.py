@@ -7,22 +7,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.files import write_text
+from core.records import read_rows
 from core.root import ROOT
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import settings_of
+from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.caches import CLIP, IMAGE, make_cache
 
-AUTOENCODER = AutoencoderConfig(
+AUTOENCODER = KLConfig(
     latent_channels=3,
     spatial_compression=2,
     temporal_compression=1,
@@ -48,7 +49,7 @@ def make_latents(
     cache = make_cache(folder, list(shards), absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
-    config = json.loads(json.dumps(asdict(AUTOENCODER)))
+    config = json.loads(json.dumps(settings_of(AUTOENCODER)))
     made_from = {"encoder": store.fingerprint(autoencoder), "encoder_config": config}
     extra = {"made_from": made_from, "statistics": sum(rest, first).statistics()}
     classes = tuple(str(number) for number in range(10))
@@ -94,5 +95,5 @@ def finish(words: list[str], **environment: str) -> tuple[int, str]:
 def rows(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "tflops_per_s", "ranks")
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = read_rows(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in timed} for row in found]

@@ -11,11 +11,10 @@ import pytest
 from core.config import loading
 from core.config.fields import walk
 from core.run.claim import EARLIER_NAMES
-from core.train.trainer import FINISHED
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
 from models.autoencoder import store
-from tools.runs.samples import SAMPLES
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
 WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench"}
@@ -43,7 +42,7 @@ def unannotated(schema: type) -> list[str]:
 
 def test_jobs_on_ranks_name_the_file_that_makes_their_output_complete() -> None:
     expected = {
-        "train-autoencoder": f"{store.FOLDER}/{store.CONFIG}",
+        "train-autoencoder": f"{AUTOENCODER}/{store.CONFIG}",
         "train": FINISHED,
         "sample": SAMPLES,
     }

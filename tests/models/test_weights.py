@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.denoisers.dit import DiT, DiTConfig
 from models.weights import fingerprint, shapes_only
 
 
 def test_shapes_are_those_of_the_network_and_nothing_is_drawn() -> None:
     shape, tiny = (
-        AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1)),
+        KLConfig(width=8, channel_multipliers=(1, 1, 1)),
         DiTConfig(width=32, depth=2, heads=2),
     )
     before = torch.random.get_rng_state()

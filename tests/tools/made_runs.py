@@ -32,7 +32,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **space: Any) -> Pat
     """Write the folder and let its weights be found; all are random, so that labels and time matter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shape = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+        shape = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
         encoder = store.save(kl.Autoencoder(shape), folder / "autoencoder")
         state = {name: 0.2 * torch.randn(tensor.shape) for name, tensor in DiT(MODEL).state_dict().items()}
     write_json(folder / "latents.json", {**SPACE, "encoder": encoder, **space})

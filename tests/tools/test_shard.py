@@ -110,6 +110,19 @@ def test_finished_output_is_left_alone(source: Path, tmp_path: Path) -> None:
     assert DatasetManifest.read(tmp_path / "out").shards[0].samples == 5
 
 
+def test_an_output_that_an_earlier_version_made_is_left_alone(source: Path, tmp_path: Path) -> None:
+    """It recorded `classes: true` where the field was not given; that is null now."""
+    config = config_of(source, tmp_path / "out")
+    run(config)
+    record = tmp_path / "out/config.yaml"
+    text = record.read_text()
+    assert "classes: null" in text
+    record.write_text(text.replace("classes: null", "classes: true"))
+    run(config)
+    with pytest.raises(UserError, match="classes=False: expected True"):
+        run(dataclasses.replace(config, classes=False))
+
+
 def test_nothing_is_made_of_a_bad_source(tmp_path: Path) -> None:
     for folder in ("nowhere", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)

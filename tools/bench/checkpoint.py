@@ -28,7 +28,9 @@ from core.checkpoint.tensor_file import CHUNK_BYTES
 from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
 from core.engine.config import EngineConfig
+from core.engine.network import MAIN, Network
 from core.errors import WorkError
+from core.files import published
 from core.optim.groups import OptimizerConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench import pacing
@@ -82,7 +84,7 @@ def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]
     copied = time.perf_counter()
     del plain
     between = time.perf_counter()
-    snapshot = take(engine, ema, {"step": 1, "ema": ["0.9999"]}, HostMemory())
+    snapshot = take({MAIN: Network(engine, ema)}, {"step": 1, "ema": ["0.9999"]}, HostMemory())
     taken = time.perf_counter() - between
     facts = {
         "seconds of a run's first copy, into fresh memory": taken,
@@ -96,7 +98,8 @@ def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
     flats = _flats(engine, ema)
     size = sum(flat.numel() * flat.element_size() for flat in flats)
     plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda) for flat in flats]
-    saver = Saver(folder / "run", engine, ema, SaveConfig(save_every=1, keep_last=1), identity={}, record={})
+    networks = {MAIN: Network(engine, ema)}
+    saver = Saver(folder / "run", networks, SaveConfig(save_every=1, keep_last=1), identity={}, record={})
     saver.open()
     steps = itertools.count(1)
 
@@ -148,7 +151,7 @@ def _whole(config: Config, snapshot: Snapshot, folder: Path) -> Row:
         return equal
 
     template = next(ours())
-    small = {path.name: path.read_bytes() for path in template.iterdir() if path.name != tensors_name(0)}
+    small = {path.name: path.read_bytes() for path in published(template) if path.name != tensors_name(0)}
     if not is_right(template):
         raise WorkError("a checkpoint differs from what it was written from")
 
@@ -205,8 +208,8 @@ def is_snapshot(path: Path, snapshot: Snapshot) -> bool:
 
 def is_state(path: Path, engine: Engine, ema: Ema | None) -> bool:
     """Whether a checkpoint of one rank has the numbers that the engine and its average hold now."""
-    return is_snapshot(path, take(engine, ema, {"step": 1}, None))
+    return is_snapshot(path, take({MAIN: Network(engine, ema)}, {"step": 1}, None))
 
 
 def _flats(engine: Engine, ema: Ema | None) -> list[Tensor]:
-    return [flat.detach() for kind in state_tensors(engine, ema).values() for flat in kind]
+    return [flat.detach() for kind in state_tensors(Network(engine, ema)).values() for flat in kind]

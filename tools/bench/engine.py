@@ -9,6 +9,7 @@ thread also makes draws and the network's input, as in training; what that takes
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +29,10 @@ from core.draws import Draws
 from core.engine.config import EngineConfig
 from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
+from core.train.config import TrainerConfig
 from core.train.feed import Feed
-from core.train.trainer import Trainer, TrainerConfig
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
 from data.latent.normalising import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
@@ -46,13 +49,24 @@ OWN_MS, OWN_SHARE = 0.3, 0.02
 
 
 class Stopwatch:
-    """Seconds spent inside the functions it was put around.
+    """Seconds spent inside the functions it was put around, as a `Watch` of a trainer.
 
     On a CPU it does next to nothing beside them, since what it does counts as ours.
+    steps_s: of every step.  own_s: of them those outside of these functions, which are ours.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.seconds = device if device.type == "cuda" else None, 0.0
+        self.steps_s: list[float] = []
+        self.own_s: list[float] = []
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step."""
+        self.seconds, started = 0.0, time.perf_counter()
+        yield
+        self.steps_s.append(time.perf_counter() - started)
+        self.own_s.append(self.steps_s[-1] - self.seconds)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, timed; on CUDA up to the end of what it started."""
@@ -93,44 +107,15 @@ class Stopwatch:
         return timed
 
 
-class TimedEngine:
-    """DeepSpeed's engine, with a stopwatch around every call into it."""
-
-    def __init__(self, engine: Any, watch: Stopwatch) -> None:
-        self._engine, self._forward = engine, watch.around(engine)
-        for name in ("backward", "step", "was_step_applied", "get_global_grad_norm"):
-            setattr(self, name, watch.around(getattr(engine, name)))
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._forward(*arguments, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-
-class TimedTrainer(Trainer):
-    """Keeps the seconds of every step, and of them those that are ours."""
-
-    steps_s: list[float]
-    own_s: list[float]
-    stopwatch: Stopwatch
-
-    def _one_step(self, stream: Iterator[list[Batch]]) -> None:
-        self.stopwatch.seconds, started = 0.0, time.perf_counter()
-        super()._one_step(stream)
-        self.steps_s.append(time.perf_counter() - started)
-        self.own_s.append(self.steps_s[-1] - self.stopwatch.seconds)
-
-
 def rows(config: Config, folder: Path) -> list[Row]:
     """One case: ZeRO stage 1, one rank, one micro-step a step."""
     world = ranks.start()
     try:
-        trainer = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
+        trainer, watch = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
         trainer.fit()
     finally:
         ranks.stop(world)
-    steps, own = trainer.steps_s[WARM_UP:], trainer.own_s[WARM_UP:]
+    steps, own = watch.steps_s[WARM_UP:], watch.own_s[WARM_UP:]
     row = Row(
         f"a step of a DiT of width {NETWORK.width}, depth {NETWORK.depth}, batch {SHAPE[0]}",
         "steps",
@@ -169,7 +154,7 @@ def _timing(seconds: list[float]) -> Timing:
     return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
 
 
-def _trainer(folder: Path, world: ranks.World, steps: int) -> TimedTrainer:
+def _trainer(folder: Path, world: ranks.World, steps: int) -> tuple[Trainer, Stopwatch]:
     from core.engine.engine import Engine
 
     torch.manual_seed(0)
@@ -183,25 +168,16 @@ def _trainer(folder: Path, world: ranks.World, steps: int) -> TimedTrainer:
         else read_prepared(_load, ahead, objective, seed=0)
     )
     feed = Feed(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
-    trainer = TimedTrainer(
-        engine,
-        objective,
+    trainer = Trainer(
+        SingleStepper(engine, objective, EmaConfig()),
         feed,
         TrainerConfig(steps=steps, save_every=10 * steps),
         folder=folder,
         seed=0,
-        ema=EmaConfig(),
     )
-    trainer.steps_s, trainer.own_s = [], []
-    watch = trainer.stopwatch = Stopwatch(world.device)
-    timed: list[tuple[object, str, Callable[..., Any]]] = [
-        (engine, "_engine", lambda deepspeed: TimedEngine(deepspeed, watch)),
-        (engine, "backward", watch.around_release),
-        (trainer.ema, "update", watch.around),
-    ]
-    for owner, name, around in timed:
-        setattr(owner, name, around(getattr(owner, name)))
-    return trainer
+    watch = Stopwatch(world.device)
+    trainer.watch(watch)
+    return trainer, watch
 
 
 def _objective() -> LatentObjective:

@@ -19,6 +19,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from core import terminal
 from core.config.settings import REQUIRED, setting
 from core.errors import WorkError
 from core.files import write_json, write_text
@@ -91,7 +92,7 @@ def run(config: Config) -> None:
     about |= {"command": f"longtake bench {' '.join(sys.argv[2:])}", "rows": [row.as_dict() for row in rows]}
     write_json(folder / f"{config.source}.json", about)
     write_text(folder / f"{config.source}.md", text + "\n")
-    print(text)
+    terminal.tell(text, to="stdout")
     missed = [f"{row.case}: {floor.what}" for row in rows for floor in row.floors if not floor.is_met]
     if missed and config.floors:
         raise WorkError(f"{counted(len(missed), 'floor')} missed: {'; '.join(missed)}")

@@ -29,8 +29,10 @@ from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig
+from core.train.config import TrainerConfig
 from core.train.feed import Feed
-from core.train.trainer import Trainer, TrainerConfig
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
 from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
@@ -134,12 +136,12 @@ def _write(path: Path, snapshot: Snapshot, pace: HeldPace) -> None:
 
 
 def _stepper(trainer: Trainer) -> Callable[[], float]:
-    trainer._open()
+    trainer.open()
     stream = iter(trainer.feed.batches(0))
 
     def step() -> float:
         started = time.perf_counter()
-        trainer._one_step(stream)
+        trainer.one_step(stream)
         return time.perf_counter() - started
 
     return step
@@ -157,13 +159,15 @@ def _trainer(folder: Path, world: ranks.World) -> Trainer:
     engine = Engine(DiT(NETWORK), EngineConfig(), OptimizerConfig(), world)
     normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
     return Trainer(
-        engine,
-        LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
+        SingleStepper(
+            engine,
+            LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
+            EmaConfig(),
+        ),
         Feed(batches=_batches),
         TrainerConfig(steps=10**6),
         folder=folder,
         seed=0,
-        ema=EmaConfig(),
     )
 
 

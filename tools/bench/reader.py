@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from core.distributed.ranks import World
+from core.files import published
 from core.progress import say
 from data.dataset.index import Dataset
 from data.dataset.schema import INDEX
@@ -41,7 +42,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
     result.append(latents(config, folder / "peers-2m", videos, VIDEO, 8, min(32, config.videos)))
     result[1].require("preadv", 0.9)
     result.append(plain(config, folder / "plain"))
-    tars = sorted((folder / "peers-8k" / "tars").glob("*.tar"))
+    tars = published(folder / "peers-8k" / "tars", "*.tar")
     result.append(far(config, folder / "far", images, tars))
     return result
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from core.environment import without_launcher
 from core.errors import WorkError
+from core.files import published_below
 from core.root import ROOT
 from data.dataset.index import Dataset
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.opening import identify
 from tools.bench.job import Config
 from tools.bench.material import IMAGE, make_cache
@@ -75,7 +75,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 def _job(folder: Path, preset: str) -> list[str]:
     """A training run on 64 latents, but for its output."""
-    shape = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    shape = KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
     store.save(autoencoder := Autoencoder(shape), folder / "autoencoder")
     cache: Dataset = make_cache(folder / "cache", 64, IMAGE, shards=1)
     statistics = {"mean": [0.0] * IMAGE[1], "std": [1.0] * IMAGE[1]}
@@ -108,7 +108,7 @@ def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]
 
 
 def _built(environment: dict[str, str]) -> int:
-    return sum(1 for path in Path(environment["TORCH_EXTENSIONS_DIR"]).rglob("*") if path.is_file())
+    return len(published_below(Path(environment["TORCH_EXTENSIONS_DIR"])))
 
 
 def _first_line(command: list[str], environment: dict[str, str]) -> str:

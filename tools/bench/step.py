@@ -22,7 +22,7 @@ from core.errors import UserError, WorkError
 from core.metrics import hardware
 from models.attention.choice import settle
 from models.denoisers.dit import DiT, DiTConfig
-from models.denoisers.flops import train_flops
+from models.denoisers.network import train_flops
 from tools.bench import public_dits
 from tools.bench.job import Config
 from tools.bench.plain_dit import PlainDiT
@@ -83,7 +83,7 @@ def _row(config: Config, case: Case, device: torch.device, folder: Path) -> Row:
     if relative_error(_run(ours, *conditioned)(), truth) > EXACT:
         raise WorkError("the network and its plain twin differ in float32")
     lengths = [case.network.tokens((t, h, w)) for *_, t, h, w in [case.shape]]
-    heads = ours.attention_heads
+    heads = case.network.attention_heads()
     ours.use_attention(settle(heads, device, torch.bfloat16, lengths, folder))  # as a run does at its start
     runs = {}
     if config.compiled:

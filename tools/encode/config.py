@@ -19,27 +19,33 @@ class Config:
 
     job: ClassVar[str] = "encode"
 
-    source: str = setting(REQUIRED, "raw dataset, as `shard` makes it", shown="path or URL")
+    source: str = setting(REQUIRED, "raw dataset, as `shard` makes it", shown="path or URL", role="place")
     autoencoder: Path = setting(
-        REQUIRED, "folder of the autoencoder: one of `train-autoencoder`, or a public one (diffusers)"
+        REQUIRED,
+        "folder of the autoencoder: one of `train-autoencoder`, or a public one (diffusers)",
+        role="place",
     )
     text_encoder: str = setting(
         "",
         "folder of a public text encoder (CLIP, T5, UMT5) for the captions; '' stores no text",
         shown="path",
+        role="place",
     )
     text_tokens: int = setting(
         0, "most tokens of a caption; 0 is the limit of the tokenizer", low=0, high=65535
     )
-    output: Path = setting(REQUIRED, "folder that receives the cache")
+    output: Path = setting(REQUIRED, "folder that receives the cache", role="place")
     action: Literal["encode", "status", "verify", "repair"] = setting(
         "encode",
         "encode; status: who is at which shard, how fast; verify: hash all files again; repair: redo what is "
         "damaged, try again what failed",
+        role="work",
     )
-    seed: int = setting(0, "not used: encoding draws nothing", low=0)
-    overwrite: bool = setting(False, "encode again over a finished output")
-    processes: int = setting(1, "workers on this machine; each takes a GPU where there are some", low=1)
+    seed: int = setting(0, "not used: encoding draws nothing", low=0, role="work")
+    overwrite: bool = setting(False, "encode again over a finished output", role="work")
+    processes: int = setting(
+        1, "workers on this machine; each takes a GPU where there are some", low=1, role="work"
+    )
     queue: QueueConfig = setting(QueueConfig(), "how workers share the shards")
     store: Literal["moments", "mean"] = setting(
         "moments", "moments: training draws fresh latents every epoch; mean: half the bytes"
@@ -50,10 +56,15 @@ class Config:
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     threads: int = setting(1, "CPU threads of the encoder in each process", low=1)
-    decode_threads: int = setting(2, "threads that decode ahead of the encoder in each process", low=1)
+    decode_threads: int = setting(
+        2, "threads that decode ahead of the encoder in each process", low=1, role="work"
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where the encoder runs")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
     quarantine_budget: float = setting(
-        0.1, "unusable samples that do not stop the job: a fraction if below 1, else a number", low=0
+        0.1,
+        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        low=0,
+        role="work",
     )
-    require_space: bool = setting(True, "refuse to begin where the disk is clearly too small")
+    require_space: bool = setting(True, "refuse to begin where the disk is clearly too small", role="work")

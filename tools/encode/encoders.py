@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.order.buckets import Bucket
-from models.autoencoder.tiling_config import TilingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, device, dtype
@@ -42,13 +41,11 @@ class AutoencoderEncoder:
         folder: Path,
         device: device,
         precision: str,
-        tiling: TilingConfig = TilingConfig(),  # noqa: B008 (frozen)
         clock: Clock | None = None,
     ) -> None:
         from models.autoencoder.opening import identify, open_autoencoder
 
         autoencoder = open_autoencoder(folder)
-        autoencoder.set_tiling(tiling)
         self.identity: dict[str, Any] = identify(autoencoder)
         self.moments, self.channels = autoencoder.moments, autoencoder.latent_channels
         self.autoencoder, self.device = autoencoder.to(device, _dtype(precision)), device

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import WorkError
 from core.files import fsync_folder, sha256_file
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
-from data.dataset.quarantine import QUARANTINE, Quarantine, QuarantineEntry
-from data.dataset.schema import MANIFEST, DatasetManifest, write_index
+from data.dataset.quarantine import Quarantine, QuarantineEntry
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
 from data.latent.assembly import index_from_parts, views_from_parts
 from data.latent.encode_job import Job, part_name
 from data.latent.encoding import encode_shard
 from data.latent.packs import scan_part
 from data.raw.writing import RECEIPTS
 from tools.encode.setup import LEASES, report, start
-from tools.encode.state import damaged, published
+from tools.encode.state import damaged, recorded
 
 if TYPE_CHECKING:
     from tools.encode.config import Config
@@ -32,7 +32,7 @@ MAKING = ".repair"  # inside the output: what is made anew, until it is known to
 
 def plan(config: Config, job: Job) -> list[str]:
     """What repair would do; every file is hashed to find out. UserError where there is no cache."""
-    records, files = published(config.output)
+    records, files = recorded(config.output)
     found = list(damaged(config.output, records, files))
     lines = [f"make {name} of {config.output} anew" for name in found]
     if (config.output / MANIFEST).exists():
@@ -44,7 +44,7 @@ def plan(config: Config, job: Job) -> list[str]:
 
 def repair_unfinished(output: Path) -> None:
     """Forget damaged parts and failures, so that the queue has them again."""
-    records, files = published(output)
+    records, files = recorded(output)
     for name in damaged(output, records, files):
         shard = int(name.removeprefix("latents-").removesuffix(".tar"))
         say(f"{name} is damaged and will be encoded again")
@@ -60,7 +60,7 @@ def repair_finished(config: Config, job: Job, made_from: dict[str, Any]) -> None
     """
     start(config, job, made_from)  # refuses another config, source or encoder
     manifest = DatasetManifest.read(config.output)
-    found = set(damaged(config.output, *published(config.output)))
+    found = set(damaged(config.output, *recorded(config.output)))
     if not found:
         say(f"{config.output}: nothing is damaged")
         return
@@ -115,7 +115,8 @@ def _publish(output: Path, names: Sequence[str], manifest: DatasetManifest) -> N
         if sha256_file(output / MAKING / name) != expected[name]:
             raise WorkError(
                 f"{output / name}: made anew it is not what it was (other hardware or library versions?); "
-                "overwrite=true encodes the whole cache again"
+                "the machine that made it may make it so; overwrite=true removes and encodes all "
+                f"{counted(manifest.samples, 'sample')} again"
             )
     for name in names:
         os.replace(output / MAKING / name, output / name)

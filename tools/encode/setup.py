@@ -12,15 +12,17 @@ import torch
 
 from core import environment
 from core.config.loading import to_dict
-from core.errors import UserError
-from core.files import TEMPORARY_PREFIX
-from core.progress import counted, say
+from core.errors import UserError, below
+from core.files import temporaries
+from core.progress import counted, say, size
 from core.queue.leases import Leases
+from core.run.changes import Content, Contents
 from core.run.claim import claim
+from core.run.ways_out import ways_out
 from data.dataset.index import Dataset
-from data.dataset.quarantine import BEYOND, QUARANTINE, Quarantine
-from data.dataset.schema import MANIFEST, DatasetManifest
-from data.latent.encode_job import Job, begin
+from data.dataset.quarantine import BEYOND, Quarantine
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
+from data.latent.encode_job import Job, begin, encoded, recorded_origin
 from data.latent.reading import compare
 from data.media.scaling import RESIZE
 from data.order.buckets import NO_BUCKET, assign, make_buckets
@@ -39,9 +41,12 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
     if dataset.manifest.kind != "raw":
         raise UserError("source", config.source, "a raw dataset; this is a latent cache")
     clock = Clock()
-    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, config.tiling, clock)
+    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, clock)
+    with below("tiling"):
+        encoder.autoencoder.set_tiling(config.tiling)
     media = np.asarray(dataset.media)
-    buckets = make_buckets(media, config.buckets)
+    with below("buckets"):
+        buckets = make_buckets(media, config.buckets)
     stored = 2 if config.store == "moments" else 1
     if stored > encoder.moments:
         raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")
@@ -89,12 +94,19 @@ def start(config: Config, job: Job, made_from: dict[str, Any]) -> bool:
     """
     if config.overwrite:
         _require_alone(config)
-    state = claim(config.output, config, done=MANIFEST, overwrite=config.overwrite)
+    state = claim(
+        config.output,
+        config,
+        done=MANIFEST,
+        overwrite=config.overwrite,
+        contents=_contents(config.output, made_from),
+        made=lambda: encoded(job),
+    )
     if state == "finished":
-        _require_same_origin(config.output, made_from)
+        _require_same_origin(job, made_from)
         clear(config.output)
         return False
-    begin(config.output, made_from)
+    begin(job, made_from)
     left = sorted(set(range(len(job.dataset.manifest.shards))) - job.finished())
     for line in report(job, left):
         say(line)
@@ -111,7 +123,7 @@ def clear(output: Path) -> None:
 
     A worker that is still at something here finds that the cache is complete (`encode`).
     """
-    for left in output.glob(f"{TEMPORARY_PREFIX}*"):
+    for left in temporaries(output):
         left.unlink(missing_ok=True)
     drop_receipts(output)
     shutil.rmtree(output / LEASES, ignore_errors=True)
@@ -141,15 +153,6 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
     return lines
 
 
-def size(count: float) -> str:
-    """`3.2 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
-
-
 def _bytes(job: Job, shards: Iterable[int]) -> int:
     """Bytes of the latents of these shards' samples, and 3 % for all else."""
     sizes = np.zeros(NO_BUCKET + 1)
@@ -168,17 +171,27 @@ def _require_alone(config: Config) -> None:
             raise UserError("overwrite", "true", f"false while {state.owner} is at shard {state.unit}")
 
 
-def _require_same_origin(output: Path, made_from: dict[str, Any]) -> None:
+def _contents(output: Path, made_from: dict[str, Any]) -> Contents:
+    """What the cache records of source, autoencoder and text encoder, beside what they are now."""
+    names = {"source": ("source",), "autoencoder": ("encoder", "encoder_config"), "text_encoder": ("text",)}
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        kept, found = recorded_origin(output), {name: made_from.get(name) for name in names[path]}
+        return (None if kept is None else {name: kept.get(name) for name in names[path]}), found
+
+    return contents
+
+
+def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
     """UserError if the finished cache was made from another source or encoder than these now are.
 
     It may be looked at on another machine than it was computed on.
     """
-    recorded = DatasetManifest.read(output).extra["made_from"]
+    recorded = DatasetManifest.read(job.folder).extra["made_from"]
     if (differs := compare(recorded, made_from | {"computation": recorded["computation"]})) is not None:
         field, before, now = differs
-        raise UserError(
-            f"{output}: made with {field}={before}, now it is {now}; overwrite=true encodes again"
-        )
+        ways = ways_out(encoded(job), "the old content")
+        raise UserError(f"{job.folder}: made with {field}={before}, now it is {now}; {ways}")
 
 
 def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -> dict[str, Any]:

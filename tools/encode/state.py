@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import sha256_file
-from core.progress import Progress, counted, duration, say
+from core.files import published, sha256_file
+from core.progress import Progress, counted, duration, say, size
 from core.queue.leases import LeaseState
-from core.queue.work_queue import WorkQueue
+from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
+from data.latent.encode_job import RECEIPT
 from data.raw.writing import RECEIPTS
-from tools.encode.setup import LEASES, size
+from tools.encode.setup import LEASES
 
 if TYPE_CHECKING:
     from tools.encode.config import Config
@@ -35,7 +36,7 @@ def describe(config: Config) -> list[str]:
     if not (output / RECEIPTS).is_dir():
         raise UserError("output", output, "a cache that was begun, with action=encode")
     starts = shard_starts(Dataset(config.source))
-    stamps = {int(path.stem): path.stat().st_mtime for path in (output / RECEIPTS).glob("??????.json")}
+    stamps = {int(path.stem): path.stat().st_mtime for path in published(output / RECEIPTS, RECEIPT)}
     queue = _queue(config, len(starts) - 1, list(stamps))
     states = [s for s in queue.leases.states() if not s.unit.isdigit() or int(s.unit) not in stamps]
     failed = [failure for failure in queue.failures() if failure.final]
@@ -48,7 +49,7 @@ def describe(config: Config) -> list[str]:
         f"{len(alive)} leased, {len(failed)} failed, "
         f"{len(samples) - len(stamps) - len(alive) - len(failed)} waiting"
     ]
-    lines += [_lease_line(state) for state in states]
+    lines += [_lease_line(state, config.queue.losses) for state in states]
     lines += [
         f"{f.unit} failed {counted(len(f.errors), 'time')}{'' if f.final else ', is tried again'}: "
         f"{f.errors[-1]}"
@@ -59,7 +60,7 @@ def describe(config: Config) -> list[str]:
 
 def plan(config: Config) -> list[str]:
     """What status and verify would do; UserError where there is no cache, finished or begun."""
-    records, files = published(config.output)
+    records, files = recorded(config.output)
     if config.action == "status":
         return [f"tell how far {config.output} is, who is at which shard, and how fast; nothing is written"]
     total = sum(record.bytes for record in records)
@@ -79,11 +80,14 @@ def _queue(config: Config, shards: int, done: list[int]) -> WorkQueue:
     return WorkQueue(config.output / LEASES, units, config.queue, list_done=lambda: finished)
 
 
-def _lease_line(state: LeaseState) -> str:
-    taken = f"{state.unit} leased by {state.owner}"
+def _lease_line(state: LeaseState, most_losses: int) -> str:
+    taken, after = f"{state.unit} leased by {state.owner}", ""
+    if state.losses.workers > most_losses:
+        after = f"; suspect, so tried last: {describe_losses(state.losses)}"
     if state.expired:
-        return f"{taken}: no sign of life for {duration(state.age_s)}, the next worker takes it over"
-    return f"{taken}, last sign of life {duration(max(0.0, state.age_s))} ago"
+        silent = duration(state.age_s)
+        return f"{taken}: no sign of life for {silent}, the next worker takes it over{after}"
+    return f"{taken}, last sign of life {duration(max(0.0, state.age_s))} ago{after}"
 
 
 def speed(stamps: dict[int, float], samples: np.ndarray, left: int, now: float | None) -> str:
@@ -103,7 +107,7 @@ def speed(stamps: dict[int, float], samples: np.ndarray, left: int, now: float |
 
 def verify(output: Path) -> None:
     """Hash every published file again; WorkError names all that are not as they were written."""
-    records, files = published(output)
+    records, files = recorded(output)
     began = time.monotonic()
     found = list(damaged(output, records, files))
     total = sum(record.bytes for record in records)
@@ -116,14 +120,14 @@ def verify(output: Path) -> None:
     say(f"{output}: {counted(len(records), 'part')}, {size(total)}, as written ({duration(took)})")
 
 
-def published(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
+def recorded(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
     """What is there to verify: parts, and hashes of other files, by the manifest or else by the receipts."""
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
         return list(manifest.shards), dict(manifest.files)
     if not (output / RECEIPTS).is_dir():
         raise UserError("output", output, "a cache that was begun, with action=encode")
-    paths = sorted((output / RECEIPTS).glob("??????.json"))
+    paths = published(output / RECEIPTS, RECEIPT)
     return [ShardRecord(**json.loads(path.read_text())["record"]) for path in paths], {}
 
 

@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,17 @@ import torch
 
 from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
-from core.progress import Progress, counted, duration, say
-from core.queue.leases import LeaseState
+from core.progress import counted, say
 from core.queue.work_queue import WorkQueue
 from core.run import signals
 from core.run.ending import Ending
 from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError
-from data.dataset.schema import MANIFEST, DatasetManifest
+from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
-from data.latent.encoding import encode_shard
 from tools.encode.setup import LEASES, choose_device, clear, make_job, start
+from tools.encode.share import Share
 
 if TYPE_CHECKING:
     from tools.encode.config import Config
@@ -48,6 +46,7 @@ def encode(config: Config) -> None:
             if not start(config, job, made_from):
                 say(f"{config.output}: finished before")
                 return
+            make_queue(config, job).forget_losses()
             if alone:
                 _work(config, job, made_from, ending)
             else:
@@ -81,6 +80,7 @@ def make_queue(config: Config, job: Job) -> WorkQueue:
         units,
         config.queue,
         list_done=lambda: {f"{shard:06d}" for shard in job.finished()},
+        is_done=lambda unit: job.is_finished(int(unit)),
         fatal=(BudgetError,),
     )
 
@@ -97,63 +97,13 @@ def _prepare(config: Config, worker: int) -> torch.device:
 def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
     """One worker: encode shards until none is left, complete the cache if nobody else does."""
     queue = make_queue(config, job)
-    share = _Share(job, queue, ending)
+    share = Share(job, queue, ending)
     with share.progress, ending.held():
         queue.work(share.encode, share.wait)
+        share.catch_up()
     _require_no_failures(queue)
     with ending.held():
         _complete(config, job, made_from, ending)
-
-
-@dataclass
-class _Share:
-    """What this worker does and shows of it."""
-
-    job: Job
-    queue: WorkQueue
-    ending: Ending
-
-    def __post_init__(self) -> None:
-        self._began = time.monotonic()
-        self._counted = self._samples_done()
-        self._parts = 0
-        total = len(self.job.dataset)
-        self.progress = Progress(total, "encode", done=self._counted)
-
-    def encode(self, unit: str) -> None:
-        """Encode a shard, and count what the others have done meanwhile."""
-        self.job.quarantine.check()
-        with self.ending.allowed():
-            encode_shard(self.job, int(unit), self._advance)
-        self._parts += 1
-        self._advance(max(0, self._samples_done() - self._counted))
-        if self._parts == 1:
-            self._estimate(unit)
-
-    def wait(self, states: list[LeaseState]) -> None:
-        """Say for whom; the time to be ended."""
-        with self.ending.allowed():
-            pass
-        held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
-        self.progress.advance(max(0, self._samples_done() - self._counted), f"waiting for shards {held}")
-
-    def _advance(self, count: int) -> None:
-        self._counted += count
-        busy = self.job.encoder.busy_s / (time.monotonic() - self._began)
-        self.progress.advance(count, f"encoder busy {busy:.0%}")
-
-    def _samples_done(self) -> int:
-        return sum(len(self.job.rows(shard)) for shard in self.job.finished())
-
-    def _estimate(self, unit: str) -> None:
-        """After the first part: how long the others will take."""
-        took = time.monotonic() - self._began
-        workers = 1 + sum(not s.expired for s in self.queue.leases.states() if s.unit != unit)
-        if not (left := len(self.job.dataset) - self._samples_done()):
-            return
-        seconds = took * left / max(1, len(self.job.rows(int(unit)))) / workers
-        time_left = f"about {duration(seconds)} of {counted(workers, 'worker')}"
-        say(f"first part after {duration(took)}; {counted(left, 'sample')} left, {time_left}")
 
 
 def _require_no_failures(queue: WorkQueue) -> None:
@@ -186,7 +136,7 @@ def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Endin
 
 def _tell(config: Config) -> None:
     manifest = DatasetManifest.read(config.output)
-    path = config.output / "quarantine.jsonl"
+    path = config.output / QUARANTINE
     aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
     contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
     say(f"{config.output}: {contents}{aside}")

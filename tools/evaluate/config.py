@@ -18,19 +18,29 @@ class Config:
     job: ClassVar[str] = "evaluate"
 
     source: str = setting(
-        REQUIRED, "folder of `sample`, or a folder of such folders (images, clips)", shown="path"
+        REQUIRED,
+        "folder of `sample`, or a folder of such folders (images, clips)",
+        shown="path",
+        role="place",
     )
-    real: str = setting(REQUIRED, "raw dataset that the generator was trained on", shown="path or URL")
+    real: str = setting(
+        REQUIRED, "raw dataset that the generator was trained on", shown="path or URL", role="place"
+    )
     heldout: str = setting(
-        "", "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier", shown="path or URL"
+        "",
+        "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier",
+        shown="path or URL",
+        role="place",
     )
     autoencoder: str = setting(
-        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path"
+        "", "folder of an autoencoder, for its reconstruction error; '' is none", shown="path", role="place"
     )
-    output: str = setting(REQUIRED, "folder that receives scores.json and real_images.png", shown="path")
+    output: str = setting(
+        REQUIRED, "folder that receives scores.json and real_images.png", shown="path", role="place"
+    )
     seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
-    overwrite: bool = setting(False, "score again over finished scores")
-    processes: int = setting(1, "evaluation runs in one process", low=1, high=1)
+    overwrite: bool = setting(False, "score again over finished scores", role="work")
+    processes: int = setting(1, "evaluation runs in one process", low=1, high=1, role="work")
     count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
     draws: int = setting(5, "random subsets that a score is the mean of", low=1)
     steps: int = setting(500, "training steps of the classifier", low=1)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core import terminal
 from core.errors import UserError
 from core.files import write_json
+from core.run.folder import SCORES
 from tools.evaluate import scored
 from tools.evaluate.config import Config
 from tools.runs.samples import Samples, find_samples, require_one_origin
@@ -22,7 +24,6 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 if TYPE_CHECKING:
     from tools.evaluate.real import Real
 
-SCORES = "scores.json"
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 
@@ -55,7 +56,8 @@ def run(config: Config) -> None:
         raise UserError("source", config.source, "at most one folder of images and one of clips")
     require_one_origin(samples)
     of = scored.describe(config, samples)  # before old scores are removed
-    if claim(output, config, done=SCORES, overwrite=config.overwrite) == "finished":
+    contents = scored.contents(output / SCORES, of)
+    if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
         scored.require_of(output / SCORES, of)
         say(f"{output}: finished before")
         return
@@ -71,7 +73,7 @@ def run(config: Config) -> None:
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     write_json(output / SCORES, {**finite, scored.OF: of})
-    print(table(finite))
+    terminal.tell(table(finite), to="stdout")
 
 
 def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.config.loading import difference
 from core.errors import UserError, WorkError
+from core.run.changes import Content, Contents
+from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples
 
 if TYPE_CHECKING:
@@ -53,12 +55,29 @@ def describe(config: Config, samples: Sequence[Samples]) -> dict[str, Any]:
 
 def require_of(scores: Path, of: dict[str, Any]) -> None:
     """UserError where finished scores are of other samples or data than would be scored now."""
-    try:
-        before = json.loads(scores.read_text(encoding="utf-8")).get(OF)
-    except (ValueError, AttributeError) as error:
-        raise WorkError(f"{scores} is damaged ({type(error).__name__}: {error})") from None
+    before = _recorded(scores)
     if before is None:  # an earlier version did not say
         return
     if differs := difference(before, of):
         path, was, now = differs[0]
-        raise UserError(f"{scores}: made with {path}={was}; now it is {now}; overwrite=true scores again")
+        ways = ways_out(holds(scores.parent), "the old content")
+        raise UserError(f"{scores}: made with {path}={was}; now it is {now}; {ways}")
+
+
+def contents(scores: Path, of: dict[str, Any]) -> Contents:
+    """The places of `evaluate`: what finished scores are of, and what would be scored now."""
+
+    def of_place(path: str) -> tuple[Content | None, Content]:
+        before, name = _recorded(scores) if scores.exists() else None, {"source": "samples"}.get(path, path)
+        return (None if before is None else {name: before.get(name)}), {name: of.get(name)}
+
+    return of_place
+
+
+def _recorded(scores: Path) -> dict[str, Any] | None:
+    """What scores are of; None where an earlier version did not say, WorkError where they are damaged."""
+    try:
+        before: dict[str, Any] | None = json.loads(scores.read_text(encoding="utf-8")).get(OF)
+    except (ValueError, AttributeError) as error:
+        raise WorkError(f"{scores} is damaged ({type(error).__name__}: {error})") from None
+    return before

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
-from core.checkpoint.store import AVERAGES, FOLDER, CheckpointStore
+from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
+from core.files import published
 from core.progress import counted
+from core.run.folder import AVERAGES, CHECKPOINTS
 from tools.inspect.telling import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
@@ -52,24 +54,40 @@ def _checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
     lines = [f"{folder}", *_head(result)]
     if result["damaged"]:
         return result, [*lines, *(entry["error"] for entry in result["damaged"])]
-    result["tensors"] = _tensors(reader)
-    result["norms"] = {
-        kind: math.hypot(*(t["norms"][kind] for t in result["tensors"] if kind in t["norms"]))
-        for kind in reader.kinds
+    described, table = _network(reader)
+    result, lines = result | described, [*lines, *table]
+    for name in filter(None, reader.networks):
+        described, table = _network(CheckpointReader(folder, name))
+        result.setdefault("networks", {})[name] = described
+        lines += ["", f"network {name}, {described['numbers']:,} numbers:", *table]
+    return result, [*lines, "", "every file is as it was written"]
+
+
+def _network(reader: CheckpointReader) -> tuple[dict[str, Any], list[str]]:
+    """Every tensor of a network with its norms, and a table of them."""
+    tensors, numbers = _tensors(reader), _numbers(reader)
+    norms = {
+        kind: math.hypot(*(t["norms"][kind] for t in tensors if kind in t["norms"])) for kind in reader.kinds
     }
-    width = max((len(tensor["name"]) for tensor in result["tensors"]), default=4)
-    lines += ["", "norm of each tensor, as the root of the sum of its squares, in every kind:"]
+    width = max((len(tensor["name"]) for tensor in tensors), default=4)
+    lines = ["", "norm of each tensor, as the root of the sum of its squares, in every kind:"]
     lines += [f"{'tensor':{width}}  {'shape':>16}  " + "  ".join(f"{kind:>14}" for kind in reader.kinds)]
-    for tensor in result["tensors"]:
+    for tensor in tensors:
         shape = "x".join(map(str, tensor["shape"])) or "1"
-        norms = "  ".join(
+        columns = "  ".join(
             f"{tensor['norms'][kind]:14.6g}" if kind in tensor["norms"] else f"{'-':>14}"
             for kind in reader.kinds
         )
-        lines.append(f"{tensor['name']:{width}}  {shape:>16}  {norms}")
-    total = "  ".join(f"{result['norms'][kind]:14.6g}" for kind in reader.kinds)
-    lines += [f"{'all':{width}}  {result['numbers']:>16,}  {total}", "", "every file is as it was written"]
-    return result, lines
+        lines.append(f"{tensor['name']:{width}}  {shape:>16}  {columns}")
+    total = "  ".join(f"{norms[kind]:14.6g}" for kind in reader.kinds)
+    lines.append(f"{'all':{width}}  {numbers:>16,}  {total}")
+    described = {"kinds": reader.kinds, "numbers": numbers, "tensors": tensors, "norms": norms}
+    return described, lines
+
+
+def _numbers(reader: CheckpointReader) -> int:
+    """How many trainable numbers the network has."""
+    return sum(math.prod(shape) for shape in reader.shapes.values())
 
 
 def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
@@ -92,12 +110,12 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
         if not result[name]:
             lines.append("  none that is complete")
         incomplete = [
-            path.name for path in sorted(part.glob("step-*")) if not (path / format.MANIFEST).exists()
+            path.name for path in published(part, "step-*") if not (path / format.MANIFEST).exists()
         ]
         lines += [
             f"  {path}: incomplete, a save that was cut short; the run removes it" for path in incomplete
         ]
-        lines += [f"  {path.name}: set aside as damaged" for path in sorted(part.glob("damaged-*"))]
+        lines += [f"  {path.name}: set aside as damaged" for path in published(part, "damaged-*")]
     lines += ["", *(entry["error"] for entry in result["damaged"])]
     if verify and not result["damaged"]:
         lines.append(f"all {result['files']} files are as they were written")
@@ -106,9 +124,9 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of checkpoints in a run; of a folder of checkpoints itself, that one."""
-    if any(format.step_of(path) is not None for path in folder.glob("step-*")):
+    if any(format.step_of(path) is not None for path in published(folder, "step-*")):
         return {folder.name: folder}
-    return {name: folder / name for name in (FOLDER, AVERAGES) if (folder / name).is_dir()}
+    return {name: folder / name for name in (CHECKPOINTS, AVERAGES) if (folder / name).is_dir()}
 
 
 def _row(name: str, summary: dict[str, Any]) -> str:
@@ -143,7 +161,7 @@ def _summary(reader: CheckpointReader, *, verify: bool) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(record["size"] for record in files.values()),
         "kinds": reader.kinds,
-        "numbers": sum(math.prod(shape) for shape in reader.shapes.values()),
+        "numbers": _numbers(reader),
         "damaged": damaged,
     }
     if any(entry["name"].endswith(format.STATE) for entry in damaged):

@@ -12,12 +12,13 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from core.errors import WorkError
+from core.files import published
 from core.progress import Progress, say
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, read_quarantine
+from data.dataset.quarantine import read_quarantine
 from data.dataset.remote import RemoteFolder, url_of
-from data.dataset.schema import INDEX, MANIFEST, DatasetManifest
+from data.dataset.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
 from data.latent.packs import LATENT_DTYPE
@@ -85,7 +86,7 @@ def _verify(config: Config) -> tuple[dict[str, Any], list[str]]:
 
 def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
     folder = Path(config.source)
-    tars = sum(path.suffix == ".tar" for path in folder.iterdir())
+    tars = len(published(folder, "*.tar"))
     with Progress(tars, "reindex", unit="tars") as progress:
         manifest, changed = reindex(
             folder,

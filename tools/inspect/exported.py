@@ -14,7 +14,7 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.config.loading import read_yaml
 from core.errors import UserError
 from core.files import instead
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
 from tools.inspect.telling import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def run(config: Config) -> None:
     lines = [str(folder), *_head(result)]
     if result["damaged"]:
         tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
-    result["config"] = read_yaml(folder / CONFIG_NAME)
-    result["tensors"] = _tensors(folder / exported.PLAIN)
+    result["config"] = read_yaml(folder / CONFIG)
+    result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
     lines += _network(result["config"]["model"], result["tensors"], result["trained"])
     tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])
 
@@ -45,9 +45,9 @@ def _folder(config: Config) -> Path:
     """The export's folder, of which the file with the weights may be named."""
     refuse_dataset_fields(config, "an export")
     source = Path(config.source)
-    folder = source.parent if source.name == exported.PLAIN else source
+    folder = source.parent if source.name == EXPORTED_WEIGHTS else source
     if not exported.is_export(folder):
-        raise UserError("source", source, f"an export, with {exported.PLAIN}{instead(folder)}")
+        raise UserError("source", source, f"an export, with {EXPORTED_WEIGHTS}{instead(folder)}")
     return folder
 
 
@@ -55,7 +55,7 @@ def _damaged(folder: Path, record: dict[str, Any]) -> list[dict[str, str]]:
     found = []
     for name, file in record["files"].items():
         try:
-            format.require_as_written(folder / name, file, exported.RECORD)
+            format.require_as_written(folder / name, file, EXPORT)
         except DamagedCheckpoint as error:
             found.append({"name": name, "error": str(error)})
     return found
@@ -83,7 +83,7 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
     return [
         f"{sum(numbers.values()):,} numbers, {sum(numbers[name] for name in trained):,} of them trained",
         f"network: {settings}",
-        f"all else of how it was trained: {CONFIG_NAME}",
+        f"all else of how it was trained: {CONFIG}",
     ]
 
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead
+from core.files import instead, published
+from core.run.folder import CHECKPOINTS, EXPORT, EXPORTED_WEIGHTS
+from data.dataset.schema import MANIFEST
 from tools.inspect.config import Config
 
 
@@ -51,20 +53,20 @@ def run(config: Config) -> None:
         dataset.run(config)
 
 
-# What a source is, is asked without torch, so a mistake is told at once; hence these names once more.
+# What a source is, is asked without torch, so that a mistake is told at once.
 
 
 def _is_export(source: Path) -> bool:
     """Whether this is the folder of an export, or the file with its weights."""
-    return source.name == "model.safetensors" or (source / "export.json").is_file()
+    return source.name == EXPORTED_WEIGHTS or (source / EXPORT).is_file()
 
 
 def _has_checkpoints(folder: Path) -> bool:
     """Whether this is a checkpoint, complete or not, a folder of them, or a run."""
-    if not folder.is_dir() or (folder / "dataset.json").exists():
+    if not folder.is_dir() or (folder / MANIFEST).exists():
         return False
     named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
-    return named or (folder / "checkpoints").is_dir() or any(folder.glob("step-*"))
+    return named or (folder / CHECKPOINTS).is_dir() or bool(published(folder, "step-*"))
 
 
 def _require_dataset(config: Config) -> None:
@@ -80,8 +82,8 @@ def _require_dataset(config: Config) -> None:
         wanted, expected = "*.tar", "a folder with .tar files"
     else:
         wanted, expected = (
-            "dataset.json",
-            "a dataset (a folder with dataset.json), a checkpoint, a run or an export",
+            MANIFEST,
+            f"a dataset (a folder with {MANIFEST}), a checkpoint, a run or an export",
         )
-    if not source.is_dir() or not any(source.glob(wanted)):
+    if not source.is_dir() or not published(source, wanted):
         raise UserError("source", config.source, expected + instead(source))

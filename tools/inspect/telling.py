@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core import terminal
 from core.errors import UserError, WorkError
 from core.files import write_json
 
@@ -26,9 +27,9 @@ def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:
     if config.json:
         write_json(Path(config.json), result)
     if config.format == "json":
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        terminal.deliver(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        print("\n".join(lines))
+        terminal.deliver("\n".join(lines))
     if damaged := result.get("damaged"):
         raise WorkError(
             f"{len(damaged)} of {result['files']} files are not as they were written: "

@@ -18,13 +18,13 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
+from core.run.folder import AUTOENCODER, LATENTS
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 
-LATENTS, AUTOENCODER = "latents.json", "autoencoder"
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
@@ -98,6 +98,8 @@ def keep_latent_space(
     if (run / LATENTS).exists():
         before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
         before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
+        if _are_moved(before["cache"], record["cache"]):
+            before["cache"] = record["cache"]
         if (differs := compare(before, record)) is not None:
             field, was, now = differs
             raise UserError(f"{run} was begun with {field}={was}; in {source.facts.place} it is {now}")
@@ -190,6 +192,12 @@ def find_autoencoder(source: LatentSource, configured: str) -> Path:
         expected = f"the one that made {facts.place}, with {field}={was}; this one has {field}={found}"
         raise UserError("autoencoder", folder, expected)
     return place
+
+
+def _are_moved(before: Any, now: Any) -> bool:
+    """Whether the caches of a mixture are the same ones at other places; checkpoints compare their order."""
+    are_several = isinstance(before, dict) and isinstance(now, dict)
+    return are_several and sorted(before.values()) == sorted(now.values())
 
 
 def copy_autoencoder(source: Path, run: Path) -> None:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import instead, sha256_file
+from core.files import instead, published, sha256_file
+from core.progress import counted
+from core.run.folder import SAMPLES
+from core.run.ways_out import holds, ways_out
 
-SAMPLES, ARRAYS = "samples.json", "samples.npz"
+ARRAYS = "samples.npz"
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
-ANEW = "overwrite=true begins anew, or another output"
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,20 @@ def require_one_origin(found: Sequence[Samples]) -> None:
             )
 
 
+def samples_made(output: Path) -> str:
+    """Say what overwriting an output would cost: finished samples, or parts of them; "" for nothing."""
+    files = holds(output)
+    if (output / SAMPLES).exists():
+        return f"{counted(Samples.read(output).count, 'sample')}, {files}"
+    parts = len(published(output / "parts", "*.npz"))
+    return f"{counted(parts, 'part')} of the samples, {files}" if parts else files
+
+
+def anew(output: Path) -> str:
+    """End a refusal to go on with samples: other ways, and what overwriting would remove."""
+    return ways_out(samples_made(output), "the old content")
+
+
 def read_made_from(folder: Path) -> dict[str, Any] | None:
     """What the job in `folder` is made from, None where it does not say; WorkError if that is damaged."""
     path = folder / MADE_FROM
@@ -111,12 +127,13 @@ def read_made_from(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error}); {ANEW}") from None
+        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error}); {anew(folder)}") from None
     if not isinstance(record, dict) or record != sealed(record):
-        raise WorkError(f"{path} is damaged: it differs from its own SHA-256; {ANEW}")
+        raise WorkError(f"{path} is damaged: it differs from its own SHA-256; {anew(folder)}")
     if record.get("format") != MADE_FROM_VERSION:
         raise WorkError(
-            f"{path} has format {record.get('format')}; this version reads {MADE_FROM_VERSION}; {ANEW}"
+            f"{path} has format {record.get('format')}; this version reads {MADE_FROM_VERSION}; "
+            f"{anew(folder)}"
         )
     return record
 
@@ -125,7 +142,7 @@ def find_samples(source: Path) -> list[Samples]:
     """List the finished samples in `source` or in the folders right below it; UserError if there are none."""
     if (source / SAMPLES).is_file():
         return [Samples.read(source)]
-    folders = sorted(path.parent for path in source.glob(f"*/{SAMPLES}"))
+    folders = [folder for folder in published(source) if (folder / SAMPLES).is_file()]
     if not folders:
         expected = f"a folder of samples (with {SAMPLES}), or one of such folders{instead(source)}"
         raise UserError("source", source, expected)

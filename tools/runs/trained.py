@@ -15,14 +15,16 @@ from core.checkpoint.weights import choose, load_weights
 from core.config.loading import from_dict, read_yaml
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.files import sha256_file
-from core.run.claim import CONFIG_NAME
+from core.run.folder import AUTOENCODER, CONFIG, EXPORT
 from data.latent.normalising import Moment, Normaliser
-from models.autoencoder.opening import AnyAutoencoder, identify, open_autoencoder
-from models.denoisers.dit import DiT, DiTConfig
+from models.autoencoder.interface import AnyAutoencoder
+from models.autoencoder.opening import identify, open_autoencoder
+from models.denoisers.kinds import config_class
+from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
-from tools.runs.latent_space import ADDED_LATER, AUTOENCODER, LEARNT, space_file
+from tools.runs.latent_space import ADDED_LATER, LEARNT, space_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,8 @@ class Trained:
     manifest_sha256: of the file that lists the hashes of its files.
     """
 
-    model: DiT
-    network: DiTConfig
+    model: Denoiser
+    network: DenoiserConfig
     space: LatentSpace
     autoencoder: AnyAutoencoder
     checkpoint: str
@@ -88,7 +90,7 @@ class Trained:
 
 def manifest_hash(folder: Path) -> str:
     """SHA-256 of the file in which a checkpoint or export lists the hashes of its files; "" without one."""
-    path = folder / (exported.RECORD if exported.is_export(folder) else format.MANIFEST)
+    path = folder / (EXPORT if exported.is_export(folder) else format.MANIFEST)
     return sha256_file(path) if path.is_file() else ""
 
 
@@ -113,13 +115,15 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    network = from_dict(DiTConfig, read_yaml(folder / CONFIG_NAME)["model"])
-    model = DiT(network)
+    recorded = read_yaml(folder / CONFIG)["model"]
+    with below("model"):
+        network = from_dict(config_class(recorded), recorded)
+    model = network.build()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise WorkError(f"{chosen} does not fit {folder / CONFIG_NAME}: {reason}") from None
+        raise WorkError(f"{chosen} does not fit {folder / CONFIG}: {reason}") from None
     found = fingerprint(state)
     return Trained(
         model.to(device).eval(), network, space, decoder.to(device), name, weights, found, manifest

@@ -17,7 +17,7 @@ from core.diffusion.sampling import sample
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, below
 from core.progress import Progress, say
 from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
@@ -40,11 +40,14 @@ def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[s
     # One rank chooses: while the run goes on, the newest checkpoint of two ranks may be two.
     checkpoint = ranks.on_first_rank(lambda: sampled_from.checkpoint_of(config, record))
     trained = open_run(Path(config.source), checkpoint, config.weights, world.device)
-    trained.autoencoder.set_tiling(config.tiling)
+    with below("tiling"):
+        trained.autoencoder.set_tiling(config.tiling)
     folder = config.text_encoder or trained.space.text_folder
     job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
     _require_same_everywhere(job, record or ranks.broadcast_object(job.made_from))
-    for warning in require_trained(trained.space, config.sampler, job.given):  # the same on all ranks
+    with below("sampler"):
+        warnings = require_trained(trained.space, config.sampler, job.given)
+    for warning in warnings:
         say(f"warning: {warning}")
     return job
 
@@ -177,16 +180,17 @@ def generate(
     label = torch.from_numpy(labels).to(device) if trained.space.classes else None
     text, length = prompts.of(numbers) if prompts is not None else (None, None)
     condition = Condition(label=label, text=text, text_length=length)
-    latents = sample(
-        trained.model,
-        (len(rows), *shape),
-        condition,
-        config.sampler,
-        make_path(trained.space.path),
-        trained.space.prediction,
-        Draws(config.seed, 0, rows, torch.zeros_like(rows)),
-        learned_sigma=trained.space.learned_sigma,
-    )
+    with below("sampler"):
+        latents = sample(
+            trained.model,
+            (len(rows), *shape),
+            condition,
+            config.sampler,
+            make_path(trained.space.path),
+            trained.space.prediction,
+            Draws(config.seed, 0, rows, torch.zeros_like(rows)),
+            learned_sigma=trained.space.learned_sigma,
+        )
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))
     return pixels[:, 0] if config.frames == 1 else pixels

@@ -26,12 +26,12 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
         if share == 1:
             why = f"every sample of the run was trained without {word} (objective.label_dropout=1)"
             if guided:
-                raise UserError("sampler.guidance", sampler.guidance, f"1, since {why}")
+                raise UserError("guidance", sampler.guidance, f"1, since {why}")
             warnings.append(f"the {word} that is asked for has no effect: {why}")
         elif guided and share == 0:
             why = f"no sample of the run was trained without {word} (objective.label_dropout=0)"
             expected = f"1, since classifier-free guidance needs what the network says without it, and {why}"
-            raise UserError("sampler.guidance", sampler.guidance, expected)
+            raise UserError("guidance", sampler.guidance, expected)
         elif guided and share is None:
             what = f"whether samples were trained without {word}, which guidance needs"
             warnings.append(f"sampler.guidance={sampler.guidance:g}: the run does not record {what}")

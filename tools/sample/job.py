@@ -7,18 +7,20 @@ the weights, prompts, decoder and sampler that `made_from.json` has fixed when i
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.config.loading import to_dict
+from core.errors import below
 from core.files import atomic_file, sha256_file, write_json
-from tools.runs.samples import ARRAYS, SAMPLES, Samples, read_made_from
+from core.run.folder import SAMPLES
+from tools.runs.samples import ARRAYS, Samples, read_made_from, samples_made
 from tools.sample.config import Config
 
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
-MAY_DIFFER = ("batch",)  # parts are known by their samples' numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,9 +44,10 @@ def plan(config: Config) -> list[str]:
     prompts = read_prompts(config.prompts, config.prompt_file)
     labels = chosen_classes(config.classes, space)
     has_label = labels != [-1] and not (prompts and not config.classes)
-    warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
     path = make_path(space.path)
-    largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
+    with below("sampler"):
+        warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
+        largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
     what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
     guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""
     return [
@@ -73,7 +76,7 @@ def run(config: Config) -> None:
             say(finished)
             return
         job = prepare(config, texts, world, record)  # first: overwriting removes what is there
-        ranks.on_first_rank(lambda: take(config))
+        ranks.on_first_rank(lambda: take(config, texts))
         record = ranks.on_first_rank(lambda: sampled_from.begin(output, job.made_from))
         parts = job.parts(record["sha256"])
         job.generate(parts)
@@ -85,11 +88,20 @@ def run(config: Config) -> None:
         ranks.stop(world)
 
 
-def take(config: Config) -> str:
+def take(config: Config, texts: tuple[str, ...]) -> str:
     """Claim the output; "new", "continue" or "finished"."""
     from core.run.claim import claim
+    from tools.sample import sampled_from
 
-    return claim(Path(config.output), config, done=SAMPLES, overwrite=config.overwrite, may_differ=MAY_DIFFER)
+    output = Path(config.output)
+    return claim(
+        output,
+        config,
+        done=SAMPLES,
+        overwrite=config.overwrite,
+        contents=sampled_from.contents(config, texts),
+        made=partial(samples_made, output),
+    )
 
 
 def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None, str]:
@@ -100,14 +112,14 @@ def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None,
     """
     import shutil
 
-    from core.run.claim import CONFIG_NAME
+    from core.run.folder import CONFIG
     from tools.sample import parts as sample_parts
     from tools.sample import sampled_from
 
     output = Path(config.output)
-    if config.overwrite or not (output / CONFIG_NAME).is_file():
+    if config.overwrite or not (output / CONFIG).is_file():
         return None, ""
-    state, record = take(config), read_made_from(output)
+    state, record = take(config, texts), read_made_from(output)
     if state != "finished":
         return record, ""
     samples = Samples.read(output)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import WorkError
-from core.files import TEMPORARY_PREFIX, atomic_file
+from core.files import atomic_file, published
 
 FOLDER = "parts"
 _NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.npz")
@@ -77,9 +77,7 @@ class Parts:
     def listed(self) -> tuple[list[range], list[Path]]:
         """The ranges that names promise, by their first sample, and files that are no parts of this job."""
         rows, foreign = [], []
-        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if path.name.startswith(TEMPORARY_PREFIX):
-                continue
+        for path in published(self.folder):
             match = _NAME.fullmatch(path.name)
             found = range(int(match[1]), int(match[2]) + 1) if match else range(0)
             is_ours = len(found) > 0 and found.stop <= self.count and self.path(found) == path

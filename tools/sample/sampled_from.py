@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import exported
 from core.checkpoint.format import sealed
-from core.checkpoint.store import FOLDER
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
-from models.denoisers.dit import DiTConfig
+from core.run.changes import Content, Contents
+from core.run.folder import CHECKPOINTS
+from models.denoisers.kinds import config_class
 from tools.runs.latent_space import space_file
-from tools.runs.samples import ANEW, MADE_FROM, MADE_FROM_VERSION, read_made_from
+from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.trained import manifest_hash
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
     try:
         choose(source, begun)
     except UserError:
-        expected = f"{begun}, with which {config.output} was begun, and {source / FOLDER} no longer holds it"
-        raise UserError("checkpoint", newest, f"{expected}; {ANEW}") from None
+        expected = (
+            f"{begun}, with which {config.output} was begun, and {source / CHECKPOINTS} no longer holds it"
+        )
+        raise UserError("checkpoint", newest, f"{expected}; {anew(Path(config.output))}") from None
     if newest != begun:
         say(f"{config.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
     return begun
@@ -113,12 +116,12 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     """UserError names the first thing in which the samples that are there differ from those to come."""
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
-    schemas = {"network": DiTConfig, "sampler": SamplerConfig}
+    schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
     # A field that an earlier version did not have was, in effect, what its default is today.
     then |= {name: with_defaults(then[name] or {}, schema) for name, schema in schemas.items()}
     if differs := difference(then, {name: now.get(name) for name in names}):
         field, was, found = _first(*differs[0])
-        raise UserError(f"{output} was begun with {field}={was}; now it is {found}; {ANEW}")
+        raise UserError(f"{output} was begun with {field}={was}; now it is {found}; {anew(output)}")
 
 
 def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:
@@ -128,12 +131,31 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
     """
     output, source = Path(config.output), Path(config.source)
     require_same(output, record, {**record, "prompts": list(texts)})
-    folder = source if exported.is_export(source) else source / FOLDER / record["checkpoint"]
+    folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
         raise UserError(
-            f"{output} was made from {folder} with manifest {was}; now it is {found[:12]}; {ANEW}"
+            f"{output} was made from {folder} with manifest {was}; now it is {found[:12]}; {anew(output)}"
         )
+
+
+def contents(config: Config, texts: tuple[str, ...]) -> Contents:
+    """The places of `sample`: manifest of the checkpoint or export, and prompts, as recorded and as found.
+
+    A text encoder is compared with the one that the run names, whenever prompts are embedded.
+    """
+    source = Path(config.source)
+
+    def of_place(path: str) -> tuple[Content | None, Content]:
+        record = read_made_from(Path(config.output))
+        if path == "text_encoder" or record is None:
+            return (None if record is None else {}), {}
+        if path == "prompt_file":
+            return {"prompts": record["prompts"]}, {"prompts": list(texts)}
+        folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
+        return {"manifest": record["manifest_sha256"]}, {"manifest": manifest_hash(folder)}
+
+    return of_place
 
 
 def _first(field: str, was: Any, found: Any) -> tuple[str, Any, Any]:

@@ -12,13 +12,14 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig, require_effect
+from core.train.config import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
 from data.loading.sources.online import EncodingConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
-from models.denoisers.dit import DiTConfig
+from models.denoisers.kinds import DEFAULT, KINDS
+from models.denoisers.network import DenoiserConfig
 from tools.runs.latent_space import LatentsConfig
 
 
@@ -29,7 +30,7 @@ class OnlineConfig(EncodingConfig):
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     text_encoder: str = setting(
-        "", "folder of a public text encoder for the captions; '' takes no text", shown="path"
+        "", "folder of a public text encoder for the captions; '' takes no text", shown="path", role="place"
     )
     text_tokens: int = setting(
         0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
@@ -48,6 +49,7 @@ class DataConfig(LoaderConfig):
         (),
         "more latent caches of the same encoder, trained on together with source",
         shown="[path or URL, ...]",
+        role="place",
     )
     mix: tuple[float, ...] = setting(
         (),
@@ -76,23 +78,29 @@ class Config:
         REQUIRED,
         "latent cache, as `encode` writes it; a raw dataset where data.encode=online",
         shown="path or URL",
+        role="place",
     )
     output: str = setting(
-        REQUIRED, "run folder: config, metrics, checkpoints and what sampling needs", shown="path"
+        REQUIRED,
+        "run folder: config, metrics, checkpoints and what sampling needs",
+        shown="path",
+        role="place",
     )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
         "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
         "goes on with what it has begun",
+        role="work",
     )
-    processes: int = setting(1, "ranks on this machine", low=1)
+    processes: int = setting(1, "ranks on this machine", low=1, role="work")
     autoencoder: str = setting(
         "",
         "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
         shown="path",
+        role="place",
     )
-    model: DiTConfig = setting(DiTConfig(), "the network")
+    model: DenoiserConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
     data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
     latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
@@ -103,7 +111,10 @@ class Config:
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
     validation_source: str = setting(
-        "", "samples to validate on, like `source`; '' takes training samples", shown="path or URL"
+        "",
+        "samples to validate on, like `source`; '' takes training samples",
+        shown="path or URL",
+        role="watch",
     )
 
     def __post_init__(self) -> None:
@@ -113,8 +124,12 @@ class Config:
             raise UserError("validation.every", every, f"at most trainer.steps={steps}, or 0 for never")
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
-        heads, ranks = self.model.heads, self.engine.sequence_parallel
-        if self.model.attention != "auto" and by_ring(heads, ranks):
-            reason = f"{heads} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
+        ranks = self.engine.sequence_parallel
+        if (heads := self.model.attention_heads(ranks)) is None:
+            if ranks > 1:
+                expected = f"1, since model.kind={self.model.kind} cannot share the tokens of an input"
+                raise UserError("engine.sequence_parallel", ranks, expected)
+        elif heads.backend != "auto" and by_ring(heads.count, ranks):
+            reason = f"{heads.count} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
             expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
-            raise UserError("model.attention", self.model.attention, expected)
+            raise UserError("model.attention", heads.backend, expected)

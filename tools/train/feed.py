@@ -11,7 +11,7 @@ from core.progress import say
 from core.train.feed import Feed
 from core.train.validation import whole_steps
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
-from models.denoisers.dit import DiTConfig
+from models.denoisers.network import DenoiserConfig
 from tools.train.objective import LatentObjective, read_prepared
 from tools.train.workload import Workload
 
@@ -20,7 +20,7 @@ def make_feed(
     source: LatentSource,
     loader: Loader,
     objective: LatentObjective,
-    model: DiTConfig,
+    model: DenoiserConfig,
     world: World,
     *,
     validation: Callable[[], Iterable[Batch]],

@@ -1,7 +1,8 @@
-"""Train a diffusion transformer on latents, cached or made as it goes; the same command continues the run."""
+"""Train a denoiser on latents, cached or made as it goes; the same command continues the run."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,16 @@ import torch
 from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.errors import below
 from core.progress import counted, say
 from core.run.claim import claim_run
-from core.train.trainer import FINISHED, Trainer
+from core.run.folder import FINISHED
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
-from models.denoisers.dit import count_parameters
-from models.denoisers.flops import train_flops
+from models.denoisers.network import count_parameters, train_flops
+from tools.runs.continuing import latent_contents, steps_made
 from tools.runs.latent_space import choose_normaliser, keep_latent_space
 from tools.train.config import Config
 from tools.train.feed import make_feed, validation_batches
@@ -59,11 +63,17 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     source, autoencoder = open_checked(config)
-    world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
+    with below("engine"):
+        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, (trained, validated) = Path(config.output), load_data(config, source, world)
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
-    if ranks.on_first_rank(lambda: claim_run(output, config, done=FINISHED, may_grow=longer)):
+
+    def claim() -> bool:
+        contents, made = latent_contents(output, source.facts), partial(steps_made, output)
+        return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
+
+    if ranks.on_first_rank(claim):
         train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")
@@ -108,15 +118,13 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     prefetch, facts = config.data.prefetch, trained.source.facts
     trainer = Trainer(
-        Engine(model, config.engine, config.optimizer, world),
-        objective,
+        SingleStepper(Engine(model, config.engine, config.optimizer, world), objective, config.ema),
         make_feed(
             *trained, objective, config.model, world, validation=held_out, prefetch=prefetch, seed=seed
         ),
         config.trainer,
         folder=output,
         seed=seed,
-        ema=config.ema,
         metrics=config.metrics,
         fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=to_dict(config),

@@ -10,14 +10,14 @@ import torch
 from core.distributed.ranks import World
 from core.distributed.sequence import data_world
 from core.engine.config import EngineConfig
-from core.errors import UserError
+from core.errors import UserError, below
 from data.dataset.index import Dataset
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
-from models.denoisers.dit import DiTConfig
+from models.denoisers.network import DenoiserConfig
 from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
 from tools.train.config import DataConfig, OnlineConfig
@@ -49,16 +49,16 @@ def _open_raw(place: str, autoencoder: str, config: OnlineConfig, run: Path, fie
     if raw.manifest.kind != "raw":
         raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
     cpu = torch.device("cpu")
-    encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, config.tiling, Clock())
+    encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, Clock())
+    with below("data.online.tiling"):
+        encoder.autoencoder.set_tiling(config.tiling)
     captions = None
-    if config.text_encoder:
-        folder = Path(config.text_encoder)
-        try:
-            captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
-        except UserError as error:
-            raise UserError(f"data.online.{error.field}", error.value, error.expected) from None
     made_with = {"autoencoder": autoencoder, "text_encoder": config.text_encoder}
-    return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
+    with below("data.online"):
+        if config.text_encoder:
+            folder = Path(config.text_encoder)
+            captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
+        return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
 
 
 def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> Path:
@@ -66,7 +66,7 @@ def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> P
     return locate(Path(configured)) if data.encode == "online" else find_autoencoder(source, configured)
 
 
-def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) -> None:
+def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
     """UserError unless latents, classes and text are such as the network takes."""
     facts = source.facts
     for channels, frames, height, width in facts.latent_shapes:
@@ -74,7 +74,8 @@ def require_fit(source: LatentSource, model: DiTConfig, latents: LatentsConfig) 
             raise UserError(
                 "model.input_channels", model.input_channels, f"{channels}, those of {facts.place}"
             )
-        model.grid((frames, height, width))
+        with below("model"):
+            model.tokens((frames, height, width))
     classes = len(facts.classes)
     if classes > model.num_classes:
         raise UserError("model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}")
@@ -98,19 +99,27 @@ def _require_text(facts: LatentFacts, width: int, setting: str) -> None:
 
 
 def make_loader(
-    source: LatentSource, data: DataConfig, engine: EngineConfig, model: DiTConfig, world: World, *, seed: int
+    source: LatentSource,
+    data: DataConfig,
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    world: World,
+    *,
+    seed: int,
 ) -> Loader:
     """This rank's batches."""
-    world = data_world(world, engine.sequence_parallel)
+    with below("engine"):
+        world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
-    return source.loader(data, world, seed, engine.micro_batch, patch=model.patch, text=text)
+    with below("data"):
+        return source.loader(data, world, seed, engine.micro_batch, tokens=model.tokens, text=text)
 
 
 def open_held_out(
     place: str,
     trained: LatentSource,
     data: DataConfig,
-    model: DiTConfig,
+    model: DenoiserConfig,
     latents: LatentsConfig,
     *,
     run: Path,

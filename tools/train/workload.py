@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from core.batch import Batch
-from models.denoisers.dit import DiTConfig
-from models.denoisers.flops import train_flops
+from models.denoisers.network import DenoiserConfig, train_flops
 from models.layers.embeddings import Grid
 
 
@@ -17,7 +15,7 @@ class Workload:
     latent_grid: (T, H, W) of the latents that the network sees of a batch whose own are given.
     """
 
-    def __init__(self, model: DiTConfig, latent_grid: Callable[[Grid], Grid]) -> None:
+    def __init__(self, model: DenoiserConfig, latent_grid: Callable[[Grid], Grid]) -> None:
         self._model, self._latent_grid = model, latent_grid
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
@@ -33,6 +31,6 @@ class Workload:
         key = (frames, rows, columns, 0 if text is None else text.shape[1])
         if key not in self._of_a_sample:
             grid = self._latent_grid((frames, rows, columns))
-            tokens = math.prod(self._model.grid(grid))
+            tokens = self._model.tokens(grid)
             self._of_a_sample[key] = (tokens, train_flops(self._model, grid, key[3]))
         return self._of_a_sample[key]

@@ -11,9 +11,10 @@ from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.train.trainer import TrainerConfig, require_effect
+from core.train.config import TrainerConfig, require_effect
 from data.loading.pixels import PixelConfig
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import AutoencoderConfig
+from models.autoencoder.kinds import DEFAULT, KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,19 @@ class Config:
 
     job: ClassVar[str] = "train-autoencoder"
 
-    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL")
-    output: str = setting(REQUIRED, "run folder; the result is in its autoencoder/", shown="path")
+    source: str = setting(REQUIRED, "raw dataset, as `shard` writes it", shown="path or URL", role="place")
+    output: str = setting(
+        REQUIRED, "run folder; the result is in its autoencoder/", shown="path", role="place"
+    )
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
         "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
         "goes on with what it has begun",
+        role="work",
     )
-    processes: int = setting(1, "ranks on this machine", low=1)
-    model: AutoencoderConfig = setting(AutoencoderConfig(), "the network")
+    processes: int = setting(1, "ranks on this machine", low=1, role="work")
+    model: AutoencoderConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
     data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
@@ -57,12 +61,17 @@ class Config:
     ema: EmaConfig = setting(EmaConfig(decay=0.999), "averages of the weights; the first is the result")
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
-    score_samples: int = setting(256, "held-out samples of each bucket that are scored at most", low=1)
+    score_samples: int = setting(
+        256, "held-out samples of each bucket that are scored at most", low=1, role="watch"
+    )
 
     def __post_init__(self) -> None:
         require_effect(self.trainer, self.optimizer, self.ema)
         if self.data.part != "train":
             raise UserError("data.part", self.data.part, "train: the score is that of held-out samples")
+        if self.model.moments == 1 and self.objective.kl:
+            expected = f"0, since model.kind={self.model.kind} gives codes and no posterior"
+            raise UserError("objective.kl", self.objective.kl, expected)
         for name in ("sequence_parallel", "activation_checkpointing", "compile"):
             value, usual = getattr(self.engine, name), getattr(EngineConfig(), name)
             if value != usual:

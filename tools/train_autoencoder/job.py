@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,33 @@ from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, below
 from core.losses import Losses
 from core.progress import say
 from core.run.claim import claim_run
+from core.run.folder import AUTOENCODER
 from core.train.feed import Feed
+from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from data.dataset.index import Dataset
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
+from data.dataset.schema import QUARANTINE
 from data.loading.pixels import PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.interface import AutoencoderConfig
 from models.autoencoder.store import save
 from models.weights import shapes_only
+from tools.runs.continuing import raw_contents, steps_made
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
-Model = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class ReconstructionObjective:
-    """Error of the reconstruction from a drawn latent, and divergence of the posterior (arXiv:1312.6114)."""
+    """Error of the reconstruction; of a posterior, drawn from it, and its divergence (arXiv:1312.6114)."""
 
     def __init__(self, config: ReconstructionConfig, model: AutoencoderConfig) -> None:
         self._config, self._model = config, model
@@ -47,14 +51,17 @@ class ReconstructionObjective:
         """batch.x: pixels (B, 3, T, H, W).  Means over the pixels and over the latent numbers of a sample."""
         config, pixels = self._config, batch.x
         shape = self._model.latent_shape((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
-        noise = draws.normal("posterior", (self._model.latent_channels, *shape))
+        posterior, channels = self._model.moments == 2, self._model.latent_channels
+        noise = draws.normal("posterior", (channels, *shape)) if posterior else None
         reconstruction, moments = model(pixels, noise)
-        mean, log_variance = moments.unbind(1)
         error = reconstruction - pixels
         squared, absolute = _mean(error.square()), _mean(error.abs())
-        divergence = _mean(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance))
-        loss = config.squared * squared + config.absolute * absolute + config.kl * divergence
-        return Losses(loss=loss, extras={"squared_error": squared, "divergence": divergence})
+        loss, extras = config.squared * squared + config.absolute * absolute, {"squared_error": squared}
+        if posterior:
+            mean, log_variance = moments.unbind(1)
+            divergence = _mean(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance))
+            loss, extras = loss + config.kl * divergence, {**extras, "divergence": divergence}
+        return Losses(loss=loss, extras=extras)
 
 
 def plan(config: Config) -> list[str]:
@@ -62,7 +69,7 @@ def plan(config: Config) -> list[str]:
     dataset = Dataset(Path(config.source))
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
     with shapes_only():
-        parameters = sum(parameter.numel() for parameter in Autoencoder(config.model).parameters())
+        parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
     latents = (f"{bucket} -> {_times(config, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
@@ -79,9 +86,15 @@ def run(config: Config) -> None:
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
-    world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, done = Path(config.output), f"{store.FOLDER}/{store.CONFIG}"
-    if ranks.on_first_rank(lambda: claim_run(output, config, done=done)):
+    with below("engine"):
+        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
+    output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
+
+    def claim() -> bool:
+        contents, made = raw_contents(output, dataset), partial(steps_made, output)
+        return claim_run(output, config, done=done, contents=contents, made=made)
+
+    if ranks.on_first_rank(claim):
         train(config, dataset, world)
         ranks.on_first_rank(lambda: publish(config, dataset, world))
     ranks.stop(world)
@@ -101,13 +114,15 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         say(line)
     torch.manual_seed(config.seed)
     Trainer(
-        Engine(Autoencoder(config.model), config.engine, config.optimizer, world),
-        ReconstructionObjective(config.objective, config.model),
+        SingleStepper(
+            Engine(config.model.build(), config.engine, config.optimizer, world),
+            ReconstructionObjective(config.objective, config.model),
+            config.ema,
+        ),
         Feed(batches=loader, largest=loader.largest),
         config.trainer,
         folder=Path(config.output),
         seed=config.seed,
-        ema=config.ema,
         metrics=config.metrics,
         fingerprints={"data": dataset.manifest.fingerprint},
         run_config=to_dict(config),
@@ -120,15 +135,15 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     from data.media.pictures import write_png
 
     output = Path(config.output)
-    autoencoder = Autoencoder(config.model).eval()
+    autoencoder = config.model.build().eval()
     autoencoder.load_state_dict(load_weights(output, "ema"))
     pairs = reconstruct(autoencoder.to(world.device), dataset, config.data, config.score_samples)
     result: dict[str, Any] = scores(pairs)
     if pairs:
         write_png(output / RECONSTRUCTIONS, show(pairs))
-    save(autoencoder, output / store.FOLDER, result)
+    save(autoencoder, output / AUTOENCODER, result)
     told = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
-    say(f"{output / store.FOLDER}: {told or 'no held-out samples to score'}")
+    say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
 
 
 def make_loader(
@@ -136,7 +151,8 @@ def make_loader(
 ) -> PixelLoader:
     """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
     micro_batch = config.engine.micro_batch
-    loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
+    with below("data"):
+        loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:
         try:
             config.model.latent_shape(bucket)

@@ -17,7 +17,7 @@ from data.media.formats import MediaError
 from data.media.images import from_tensor, to_tensor
 from data.order.buckets import Bucket, assign, make_buckets
 from data.raw.decoding import in_part, read_pixels
-from models.autoencoder.kl import Autoencoder
+from models.autoencoder.interface import TrainedHere
 
 Pixels = NDArray[np.uint8]
 COLUMNS = 16
@@ -32,7 +32,7 @@ class Pairs:
     copies: Pixels
 
 
-def reconstruct(autoencoder: Autoencoder, dataset: Dataset, config: PixelConfig, most: int) -> list[Pairs]:
+def reconstruct(autoencoder: TrainedHere, dataset: Dataset, config: PixelConfig, most: int) -> list[Pairs]:
     """Encode and decode up to `most` held-out samples of every bucket, evenly spread over the dataset.
 
     Which samples are held out is a function of their ids alone, so that it is the same in every run; what
@@ -104,7 +104,7 @@ def _read(dataset: Dataset, rows: list[int], bucket: Bucket, config: PixelConfig
 
 
 @torch.no_grad()
-def _copies(autoencoder: Autoencoder, originals: list[Pixels], batch: int = 16) -> Pixels:
+def _copies(autoencoder: TrainedHere, originals: list[Pixels], batch: int = 16) -> Pixels:
     device = next(autoencoder.parameters()).device
     copies = []
     for start in range(0, len(originals), batch):

@@ -10,10 +10,10 @@ from torch import Tensor, device
 
 from core.config.loading import read_yaml
 from core.distributed.ranks import World
-from core.run.claim import CONFIG_NAME
+from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.latent.texts import has_text, read_texts
-from data.loading.loader import LatentLoader
+from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
@@ -65,7 +65,7 @@ class CachedLatents:
 
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
-        config = self.cache.folder / CONFIG_NAME
+        config = self.cache.folder / CONFIG
         return str(read_yaml(config).get(field, "")) if config.is_file() else ""
 
     def latent_grid(self, grid: Grid) -> Grid:
@@ -79,8 +79,8 @@ class CachedLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
-        return LatentLoader([self.cache], config, world, seed, micro_batch, patch=patch, text=text)
+        return LatentLoader([self.cache], config, world, seed, micro_batch, tokens=tokens, text=text)

@@ -12,6 +12,7 @@ from torch import Tensor, device
 from core.batch import Batch
 from core.distributed.ranks import World
 from data.latent.packs import Shape
+from data.loading.loader import TokenCount, patches_of_two
 from data.order.steps import LoaderConfig, StepPlan
 
 Grid = tuple[int, int, int]
@@ -160,12 +161,13 @@ class LatentSource(Protocol):
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> Loader:
         """Return this rank's batches.
 
-        micro_batch: most samples a rank takes at once; 0 is its whole share of a group.  patch: latent
-        positions of one token, for the cost of a sample.  text: whether batches carry embedded captions.
+        micro_batch: most samples a rank takes at once; 0 is its whole share of a group.  tokens: how
+        many the network makes of latents (T, H, W), for the cost of a sample.  text: whether batches carry
+        embedded captions.
         """
         ...

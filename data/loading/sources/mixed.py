@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.files import fingerprint
 from data.dataset.index import Dataset
 from data.latent.reading import compare
-from data.loading.loader import LatentLoader
+from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
@@ -82,12 +82,12 @@ class MixedLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> LatentLoader:
         """Return this rank's batches, each of one cache."""
         caches = [part.cache for part in self._parts]
-        return LatentLoader(caches, config, world, seed, micro_batch, patch=patch, text=text, mix=self._mix)
+        return LatentLoader(caches, config, world, seed, micro_batch, tokens=tokens, text=text, mix=self._mix)
 
 
 def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentFacts:

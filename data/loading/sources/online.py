@@ -18,17 +18,18 @@ from torch import Tensor, device
 
 from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
-from core.errors import UserError, WorkError
+from core.errors import UserError, WorkError, below
 from core.files import fingerprint
 from core.progress import Progress
 from data.dataset.faults import RETRY
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.quarantine import QUARANTINE, Quarantine
+from data.dataset.quarantine import Quarantine
+from data.dataset.schema import QUARANTINE
 from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.texts import RowTexts
-from data.loading.loader import latent_stocks
+from data.loading.loader import TokenCount, latent_stocks, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -48,10 +49,10 @@ class EncodingConfig:
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
     flip: bool = setting(False, "mirror half of the samples left to right")
-    threads: int = setting(2, "samples decoded at a time", low=1)
+    threads: int = setting(2, "samples decoded at a time", low=1, role="work")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0
+        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
     )
     statistics_samples: int = setting(
         1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
@@ -81,10 +82,11 @@ class OnlineLatents:
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
         media = np.asarray(raw.media)
-        pixels = make_buckets(media, config.buckets)
+        with below("buckets"):
+            pixels = make_buckets(media, config.buckets)
         stored = 2 if config.store == "moments" else 1
         if stored > encoder.moments:
-            raise UserError("data.online.store", config.store, "mean, since the autoencoder gives no more")
+            raise UserError("store", config.store, "mean, since the autoencoder gives no more")
         shapes: list[Shape] = [(stored, *encoder.latent_shape(bucket)) for bucket in pixels]
         table = sorted(set(shapes))
         numbers = np.full(NO_BUCKET + 1, NO_BUCKET, np.uint16)
@@ -181,7 +183,7 @@ class OnlineLatents:
         seed: int,
         micro_batch: int = 0,
         *,
-        patch: Grid = (1, 2, 2),
+        tokens: TokenCount = patches_of_two,
         text: bool = True,
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
@@ -209,7 +211,7 @@ class OnlineLatents:
             texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
-                latent_stocks(self._column, starts, self.facts.shapes, patch),
+                latent_stocks(self._column, starts, self.facts.shapes, tokens),
                 int((self._column == NO_BUCKET).sum()),
             ),
         )

@@ -23,6 +23,7 @@ from core.checkpoint.weights import load_weights
 from core.checkpoint.writer import write_checkpoint
 from core.distributed.ranks import World
 from core.engine.engine import Engine
+from core.engine.network import MAIN, Network
 from core.errors import UserError, WorkError
 from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
 
@@ -59,7 +60,7 @@ def state_of(engine: Engine, ema: Ema) -> dict[str, Any]:
 def test_everything_is_restored(trained: Path, world: World, stage: int) -> None:
     engine = toy_engine(world, seed=1, zero_stage=stage)  # other initial weights
     ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,)), engine.flats)
-    state = load(newest(trained), engine, ema)
+    state = load(newest(trained), {MAIN: Network(engine, ema)})
     reader = CheckpointReader(newest(trained))
     for kind, tensors in state_of(engine, ema).items():
         expected = reader.full(kind)
@@ -169,7 +170,7 @@ def test_a_damaged_newest_falls_back_loudly(
 ) -> None:
     damage_cut(newest(run) / "rank-00000.safetensors")
     engine = toy_engine(world, zero_stage=2)
-    state = resume(CheckpointStore(run / "checkpoints"), engine, None)
+    state = resume(CheckpointStore(run / "checkpoints"), {MAIN: Network(engine)})
     assert state is not None
     assert state["step"] == 2
     said = capsys.readouterr().err
@@ -182,7 +183,7 @@ def test_without_a_whole_one_the_run_does_not_start_over(run: Path, world: World
     for entry in CheckpointStore(run / "checkpoints").complete():
         damage_flip(entry.path / "rank-00000.safetensors")
     with pytest.raises(WorkError, match="none is complete now"):
-        resume(CheckpointStore(run / "checkpoints"), toy_engine(world), None)
+        resume(CheckpointStore(run / "checkpoints"), {MAIN: Network(toy_engine(world))})
 
 
 def test_a_file_of_another_step_is_refused(run: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_network_of_another_shape_is_refused(trained: Path, world: World) -> N
     engine = toy_engine(world)
     engine.module.extra = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"extra\.bias is \(2,\) in the network and None"):
-        load(newest(trained), engine, None)
+        load(newest(trained), {MAIN: Network(engine)})
 
 
 def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
@@ -219,5 +220,7 @@ def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
     engine = toy_engine(world)
     path = tmp_path / "step-00000001.local.1"
     with pytest.raises(WorkError, match=r"step-00000001\.local\.1 was not written: rank 0: .*somebody else"):
-        write_checkpoint(path, take(engine, None, {"step": 1}, None), number=1, may_commit=taken_over)
+        write_checkpoint(
+            path, take({MAIN: Network(engine)}, {"step": 1}, None), number=1, may_commit=taken_over
+        )
     assert not path.exists()

@@ -66,7 +66,8 @@ def test_a_checkpoint_is_of_its_moment_though_training_goes_on(
         for kind in one.kinds:
             a, b = one.full(kind), other.full(kind)
             assert all(torch.equal(a[name], b[name]) for name in a), (step, kind)
-        assert one.state() == {**other.state(), "config": one.state()["config"]}
+        own = {name: one.state()[name] for name in ("config", "records")}  # rows hold times, of some digits
+        assert one.state() == other.state() | own
         assert all(torch.equal(value, other.fixed()[name]) for name, value in one.fixed().items())
     assert sorted(checkpoints(tmp_path / "async")) == [3, 6]
 

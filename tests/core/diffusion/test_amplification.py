@@ -44,7 +44,7 @@ def test_it_is_how_far_an_error_moves_the_next_state(name: PathName, kind: Predi
 def test_the_cosine_chain_enlarges_errors_of_the_noise_by_thousands() -> None:
     path = make_path("ddpm_cosine")
     assert max(amplifications("noise", path, time_grid(SamplerConfig(steps=10), path))) > 3000
-    with pytest.raises(UserError, match=r"sampler\.start=1\.0: expected 0\.999 or lower, or .*prediction=v"):
+    with pytest.raises(UserError, match=r"^start=1\.0: expected 0\.999 or lower, or .*prediction=v"):
         check_start(SamplerConfig(steps=50), path, "noise")
     assert check_start(SamplerConfig(steps=50, start=0.999), path, "noise") == ""
     assert check_start(SamplerConfig(steps=50), path, "v") == ""
@@ -58,7 +58,7 @@ def test_usual_runs_may_start_from_pure_noise() -> None:
 
 def test_few_steps_are_warned_of() -> None:
     warning = check_start(SamplerConfig(steps=3), make_path("ddpm_linear"), "noise")
-    assert warning.startswith("sampler.start=1: better 0.")
+    assert warning.startswith("start=1: better 0.")
     assert "43.2-fold" in warning
 
 
@@ -69,7 +69,7 @@ def test_a_start_without_signal_rules_noise_prediction_out_in_any_number_of_step
 
 
 def test_a_start_that_holds_signal_is_refused() -> None:
-    with pytest.raises(UserError, match=r"sampler\.start=0\.5: .*71% of it is signal"):
+    with pytest.raises(UserError, match=r"^start=0\.5: .*71% of it is signal"):
         check_start(SamplerConfig(start=0.5), make_path("rectified_flow"), "flow")
 
 

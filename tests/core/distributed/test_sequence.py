@@ -40,5 +40,5 @@ def test_neighbours_are_one_rank_to_the_loader() -> None:
 
 
 def test_a_size_that_does_not_divide_the_ranks_is_refused() -> None:
-    with pytest.raises(UserError, match=r"engine\.sequence_parallel=4: expected a divisor of .* ranks, 6"):
+    with pytest.raises(UserError, match=r"^sequence_parallel=4: expected a divisor of .* ranks, 6"):
         make_sequence_group(world(0, 6), 4)

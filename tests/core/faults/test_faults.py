@@ -16,7 +16,7 @@ import torch
 from core.checkpoint.weights import load_weights
 from core.distributed.ranks import start
 from core.faults.watchdog import EXIT_STATUS
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core import toy_run
 from tests.core.ranks import finish, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
@@ -238,7 +238,7 @@ def stop_a_rank(folder: Path, stage: int) -> None:
     report = (folder / "logs" / "hang-rank-0.txt").read_text()
     assert "in step 4 (update)" in report
     assert re.search(r"rank 1: step \d, \w+ for \d+ s; no heartbeat for \d+ s; samples", report)
-    assert "in _one_step" in report
+    assert "in one_step" in report
     assert text.index("rank 0: SIGUSR2: ending after step 5 at the latest") < text.index(
         "rank 0: nothing has moved"
     )

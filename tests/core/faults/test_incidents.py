@@ -17,7 +17,7 @@ from core.checkpoint.weights import load_weights
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults import failpoints, spikes
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows
 

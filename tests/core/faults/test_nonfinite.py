@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.distributed.ranks import World
 from core.losses import Losses
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from core.distributed.ranks import World
 from core.losses import Losses
 from core.metrics.phases import Phases
-from core.metrics.rows import Metrics, MetricsConfig, drop_rows_after, read_rows
+from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums, vectors
+from core.records import read_rows
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -78,17 +78,6 @@ def test_rows_are_written_in_bunches_and_nothing_is_lost(tmp_path: Path) -> None
     metrics.flush()
     assert counts == [0, 0, 3, 3, 3]
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
-
-
-def test_rows_beyond_the_checkpoint_and_a_torn_line_go(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = "".join(json.dumps({"step": step, "loss": 0.1 * step}) + "\n" for step in range(1, 6))
-    path.write_text(lines + '{"step": 6, "lo')
-    drop_rows_after(path, 3)
-    assert path.read_text() == "".join(lines.splitlines(keepends=True)[:3])
-    untouched = path.stat().st_ino
-    drop_rows_after(path, 3)
-    assert path.stat().st_ino == untouched
 
 
 def test_a_non_finite_number_becomes_null(tmp_path: Path) -> None:

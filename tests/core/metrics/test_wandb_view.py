@@ -19,8 +19,9 @@ import pytest
 
 from core.distributed.ranks import World
 from core.metrics import wandb_view
-from core.metrics.rows import MetricsConfig, read_rows
+from core.metrics.rows import MetricsConfig
 from core.metrics.wandb_view import WandbView
+from core.records import read_rows
 from core.root import ROOT
 from tests.core.toy_run import toy_trainer
 

@@ -28,7 +28,7 @@ def test_warm_up_then_constant() -> None:
 
 def test_a_run_that_ends_within_its_warm_up_is_refused() -> None:
     require_rise(OptimizerConfig(warmup_steps=99), 100)
-    with pytest.raises(UserError, match=r"optimizer.warmup_steps=100: expected below trainer.steps=100"):
+    with pytest.raises(UserError, match=r"^warmup_steps=100: expected below trainer.steps=100"):
         require_rise(OptimizerConfig(warmup_steps=100), 100)
 
 

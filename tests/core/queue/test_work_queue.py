@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, WorkError
+from core.files import temporary_name
 from core.queue.leases import Leases
 from core.queue.work_queue import QueueConfig, WorkQueue
 
@@ -112,17 +113,6 @@ def test_a_unit_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
     assert queue.failures() == []
 
 
-def test_a_unit_that_loses_its_workers_is_given_up(tmp_path: Path) -> None:
-    for _ in range(3):
-        assert Leases(tmp_path / "leases", timeout_s=60).claim("000") is not None
-        make_old(tmp_path, "000", 61)
-    done: list[str] = []
-    queue = make_queue(tmp_path)
-    queue.work(lambda unit: (done.append(unit), do(tmp_path, unit))[0])
-    assert sorted(done) == UNITS[1:]
-    assert [f.errors for f in queue.failures()] == [("3 workers in a row were lost while they were at it",)]
-
-
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), LookupError("fatal")])
 def test_a_full_disk_or_a_fatal_error_ends_the_worker_and_blames_no_unit(
     tmp_path: Path, error: Exception
@@ -169,5 +159,16 @@ def test_a_folder_that_cannot_be_written_ends_the_worker_in_one_line(
         with pytest.raises(OSError, match="No space left"):
             queue.work(lambda unit: do(tmp_path, unit))
     assert not list((tmp_path / "leases").iterdir())
+    queue.work(lambda unit: do(tmp_path, unit))
+    assert queue.left() == []
+
+
+def test_temporary_files_of_other_workers_are_no_failures_and_no_leases(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path)
+    for name in ("000.failure.json", "001.000000.lease", "000005.failure.json"):
+        temporary_name(tmp_path / "leases" / name).touch()
+    assert queue.failures() == []
+    assert queue.leases.states() == []
+    queue.forget_failures()
     queue.work(lambda unit: do(tmp_path, unit))
     assert queue.left() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +23,14 @@ from tests.core.run.test_run_lock import living_owner
 class Job:
     job: ClassVar[str] = "train-autoencoder"
 
-    output: Path = setting(Path("out"), "folder that is written")
+    output: Path = setting(Path("out"), "folder that is written", role="place")
     size: int = setting(1, "size")
-    log_every: int = setting(1, "steps between lines")
-    processes: int = setting(1, "ranks")
-    quarantine_budget: float = setting(0.1, "samples that may be set aside")
-    on_skipped: str = setting("stop", "what happens after too many bad steps")
-    overwrite: bool = setting(False, "start over")
+    seed: int = setting(0, "seed")
+    log_every: int = setting(1, "steps between lines", role="watch")
+    processes: int = setting(1, "ranks", role="work")
+    source: str = setting("data", "what is read", role="place")
+    also: tuple[str, ...] = setting((), "what is read too", role="place")
+    overwrite: bool = setting(False, "start over", role="work")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
 
 
@@ -79,9 +81,8 @@ def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_
     [
         {"log_every": 9},
         {"processes": 2},
-        {"quarantine_budget": 3.0},
-        {"on_skipped": "rollback"},
-        {"output": Path("x")},
+        {"source": "./data"},
+        {"source": str(Path("data").resolve())},
     ],
 )
 def test_fields_that_do_not_change_the_result_are_not_compared(
@@ -89,6 +90,97 @@ def test_fields_that_do_not_change_the_result_are_not_compared(
 ) -> None:
     take(tmp_path)
     assert take(tmp_path, replace(Job(), **change)) == "continue"  # type: ignore[arg-type]
+
+
+def test_every_differing_field_is_named_and_ways_out_come_before_what_overwriting_removes(
+    tmp_path: Path,
+) -> None:
+    take(tmp_path)
+    with pytest.raises(UserError) as nothing_there:
+        take(tmp_path, Job(size=2))
+    assert str(nothing_there.value) == (
+        f"size=2: expected 1, with which {tmp_path} was made; go on with the old value, or take another "
+        "output, or overwrite=true: no work is lost"
+    )
+    for name, seconds in (("first", 0), ("second", 4000)):
+        (tmp_path / name).write_text("work")
+        os.utime(tmp_path / name, (seconds, seconds))
+    with pytest.raises(UserError) as caught:
+        take(tmp_path, Job(size=2, seed=3, log_every=7))
+    assert str(caught.value) == (
+        f"size=2: expected 1, with which {tmp_path} was made; and seed=3: expected 0, with which {tmp_path} "
+        "was made; go on with the old values, or take another output; overwrite=true would remove "
+        "2 files of 8 B, written in 1 h 6 min"
+    )
+
+
+CONTENT = {"/old": "0123456789abcdef", "/new": "0123456789abcdef", "/other": "fedcba9876543210"}
+
+
+def move(output: Path, source: str, also: tuple[str, ...] = ()) -> str:
+    def contents(path: str) -> tuple[dict[str, str], dict[str, str]]:
+        assert path == "source"
+        return {"content": CONTENT["/old"]}, {"content": CONTENT[source]}
+
+    job = Job(source=source, also=also)
+    return claim(output, job, done="done.json", overwrite=False, contents=contents)
+
+
+def test_a_place_may_move_with_its_content_and_the_record_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move(tmp_path, "/old")
+    capsys.readouterr()
+    with pytest.raises(UserError) as caught:
+        move(tmp_path, "/other")
+    assert str(caught.value).startswith(
+        f"source=/other: expected what {tmp_path} was made from, with content=0123456789ab; there it is "
+        "fedcba987654; go on with the old value"
+    )
+    assert capsys.readouterr().err == ""
+    assert move(tmp_path, "/new") == "continue"
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: source is /new now, and was /old; config.yaml says so from here on\n"
+    )
+    assert loading.load(Job, [tmp_path / "config.yaml"]).source == "/new"
+    assert move(tmp_path, "/new") == "continue"
+    assert capsys.readouterr().err == ""
+    with pytest.raises(
+        UserError, match=r"source=/old: expected /new, .*; nothing in it says what lay there; "
+    ):
+        take(tmp_path, Job(source="/old"))
+
+
+def test_another_spelling_of_a_place_is_not_another_place_but_more_of_them_are(tmp_path: Path) -> None:
+    here = str(Path("data").resolve())
+    take(tmp_path, Job(also=("data", "s3://a/b")))
+    assert take(tmp_path, Job(also=(here, "s3://a/b"))) == "continue"
+    for also in (("data",), (here, "s3://a/c"), (here, "")):
+        with pytest.raises(UserError, match=r"also=.*: expected "):
+            take(tmp_path, Job(also=also))
+
+
+def test_a_finished_output_may_move_too(tmp_path: Path) -> None:
+    take(tmp_path / "a", Job(output=tmp_path / "a"))
+    (tmp_path / "a" / "done.json").write_text("{}")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert take(tmp_path / "b", Job(output=tmp_path / "b")) == "finished"
+    assert loading.load(Job, [tmp_path / "b" / "config.yaml"]).output == tmp_path / "b"
+
+
+def test_the_record_given_back_as_a_file_never_overwrites(tmp_path: Path) -> None:
+    assert claim_run(tmp_path, Job(overwrite=True, size=3), done="done.json")
+    again = loading.load(Job, [tmp_path / "config.yaml"])
+    assert (again.overwrite, again.size) == (False, 3)
+
+
+def test_a_finished_run_says_what_beginning_anew_would_remove(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take(tmp_path)
+    (tmp_path / "done.json").write_text("{}")
+    assert not claim_run(tmp_path, Job(), done="done.json", made=lambda: "9 steps")
+    assert "overwrite=true would begin anew and remove 9 steps" in capsys.readouterr().err
 
 
 def test_what_may_grow_continues_a_finished_output_and_may_not_shrink(tmp_path: Path) -> None:

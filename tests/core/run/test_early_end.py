@@ -18,7 +18,7 @@ from core.checkpoint.store import CheckpointStore
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.run.early_end import INTERRUPTED, EarlyEnd
 from core.run.signals import SIGNALS
 from tests.core import toy_run

@@ -14,9 +14,10 @@ from torch import Tensor
 from core.batch import Batch
 from core.distributed.ranks import World
 from core.errors import WorkError
-from core.metrics.rows import read_rows
+from core.records import read_rows
+from core.train.config import TrainerConfig
 from core.train.corruption import checksums, same_losses
-from core.train.trainer import Trainer, TrainerConfig
+from core.train.trainer import Trainer
 from tests.core.toy_run import ToyObjective, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core.checkpoint.weights import load_weights
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.root import ROOT
 from tests.core.ranks import finish, fork_ranks
 
@@ -113,7 +113,7 @@ def test_every_failpoint_is_among_the_kills() -> None:
     sources = [path.read_text() for top in ("core", "data", "models", "tools") for path in _python(top)]
     found = {name for text in sources for name in re.findall(r'failpoint\("([\w.]+)"', text)}
     found |= {
-        f"step.{phase}" for text in sources for phase in re.findall(r'(?:stepper|self)\.enter\("(\w+)"', text)
+        f"step.{phase}" for text in sources for phase in re.findall(r'(?:runner|self)\.enter\("(\w+)"', text)
     }
     of_runs = {name for name in found if name.startswith(("step.", "save."))}
     assert of_runs == set(PLACES)
@@ -135,7 +135,8 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
     metrics = tmp_path / "killed" / "metrics.jsonl"
     for attempt in range(20):
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        done = rows(tmp_path / "killed")[-1]["step"] if before else 0
+        written = rows(tmp_path / "killed") if before else []  # none after a kill before the first save
+        done = written[-1]["step"] if written else 0
         ranks = fork_ranks(2, tmp_path / f"out-{attempt}", *killed)
         while not (metrics.exists() and metrics.stat().st_mtime_ns > before):  # it trains
             assert ranks[0].process.is_alive(), ranks[0].communicate()[0]

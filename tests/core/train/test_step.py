@@ -11,7 +11,7 @@ from core.distributed.ranks import World
 from core.engine.borrow import discarded
 from core.errors import WorkError
 from core.faults import failpoints
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.toy_run import toy_batches, toy_engine, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 
@@ -30,9 +30,9 @@ def test_of_a_rehearsal_nothing_remains(world: World, tmp_path: Path, stage: int
 
 
 def test_randomness_inside_the_network_is_that_of_the_step(world: World, tmp_path: Path) -> None:
-    stepper, drawn = toy_trainer(tmp_path, world).stepper, []
+    randomness, drawn = toy_trainer(tmp_path, world).runner.randomness, []
     for step in (3, 4, 3):
-        stepper.seed_torch(step)
+        randomness.seed_torch(step)
         drawn.append(torch.rand(4))
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])

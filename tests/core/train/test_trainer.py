@@ -18,7 +18,7 @@ from core.checkpoint.weights import load_weights
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from tests.core.toy_run import toy_trainer
 
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")

@@ -16,7 +16,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.engine import Engine
 from core.metrics.phases import Phases
-from core.metrics.rows import read_rows
+from core.records import read_rows
 from core.train.validation import (
     StratifiedDraws,
     Validation,

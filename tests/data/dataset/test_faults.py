@@ -17,7 +17,7 @@ from data.dataset.quarantine import BudgetError, Quarantine, read_quarantine
 from data.dataset.retry import Retry
 from data.media import images
 from data.media.formats import MediaError
-from data.raw import ingest
+from data.raw import item as raw_item
 from data.raw.decoding import sample_media
 from data.raw.duplicates import DuplicateConfig
 from tests.data.raw_datasets import make_raw
@@ -126,11 +126,11 @@ def test_a_bug_in_shard_costs_one_sample_and_the_exit_status(
 def test_a_bug_in_encode_costs_one_sample_and_the_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data.loading import pixels
+    from data.raw import decoding
 
     raw = make_raw(tmp_path, images=6, clips=2)
     config = make_config(raw, make_autoencoder(tmp_path / "autoencoder"), tmp_path / "latents")
-    fail_for(monkeypatch, pixels, "decode_media", sample_media(raw, 3), ValueError("Box can't exceed"))
+    fail_for(monkeypatch, decoding, "decode_media", sample_media(raw, 3), ValueError("Box can't exceed"))
     with pytest.raises(
         WorkError, match=r"1 sample set aside by errors of this program.*first: 3: .*ValueError"
     ):
@@ -146,7 +146,7 @@ def test_storage_that_fails_loses_no_sample(
     source, output = image_folder(tmp_path / "in"), tmp_path / "out"
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     with monkeypatch.context() as patched:
-        patched.setattr(ingest, "open", raising(error), raising=False)
+        patched.setattr(raw_item, "open", raising(error), raising=False)
         with pytest.raises(OSError, match="Input/output"):
             shard.run(config_of(source, output))
     assert len(waits) == 2

@@ -164,7 +164,7 @@ def test_groups_follow_video_share(cache):
     frames = [batch.x.shape[3] for step in range(8) for batch in loader.load(step)]
     assert frames.count(3) == 12
     assert frames.count(1) == 4
-    with pytest.raises(UserError, match=r"^data.video_share=0.75: expected .*100.0 %"):
+    with pytest.raises(UserError, match=r"^video_share=0.75: expected .*100.0 %"):
         LatentLoader([make_only_images(cache)], config, world(), 0)
 
 

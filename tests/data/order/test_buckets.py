@@ -94,7 +94,7 @@ def test_rare_shapes_get_no_made_bucket_of_their_own():
 def test_a_table_that_serves_nothing_is_refused():
     samples = media((64, 64, 1, 0.0), (64, 64, 9, 8.0), (64, 64, 6, 8.0))
     expected = r"numbers of frames that samples have: 1 \(1 image\), 2 to 9 \(2 videos\)"
-    with pytest.raises(UserError, match=rf"buckets.frames=\[17\]: expected {expected}"):
+    with pytest.raises(UserError, match=rf"^frames=\[17\]: expected {expected}"):
         make_buckets(samples, BucketConfig(frames=(17,)))
 
 

@@ -81,7 +81,9 @@ def test_folder_without_readable_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"expected an existing folder, a table \(.csv .jsonl .parquet\)"):
+    with pytest.raises(
+        UserError, match=r"expected an existing folder, a table \(.csv .tsv .jsonl .json .parquet\)"
+    ):
         list_source(tmp_path / "a.xlsx")
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from core.files import sha256_file
+from core.files import sha256_file, temporary_name
+from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest, content_fingerprint
 from data.latent.normalising import LatentSums
@@ -58,6 +59,16 @@ def dataset(request: pytest.FixtureRequest, raw: Path, tmp_path: Path) -> Path:
 
 
 def test_everything_comes_out_as_it_was(dataset: Path) -> None:
+    before = contents(dataset)
+    assert reindex(dataset).changed == ()
+    assert contents(dataset) == before
+
+
+def test_a_tar_that_a_killed_writer_left_is_no_part(dataset: Path) -> None:
+    manifest = DatasetManifest.read(dataset)
+    left = temporary_name(dataset / manifest.shards[0].name)
+    left.write_bytes((dataset / manifest.shards[0].name).read_bytes()[:700])
+    assert list(audit(dataset, manifest)) == []
     before = contents(dataset)
     assert reindex(dataset).changed == ()
     assert contents(dataset) == before

@@ -13,8 +13,9 @@ import torch
 
 from core.distributed.sequence import SequenceGroup
 from core.errors import UserError
+from core.run.folder import ATTENTION
 from models.attention import backends, choice
-from models.attention.choice import NAME, Case, fastest, settle, wrong
+from models.attention.choice import Case, fastest, settle, wrong
 from models.attention.dispatch import bucket
 from models.denoisers.dit import DiT, DiTConfig
 
@@ -42,7 +43,7 @@ def lengths(config: DiTConfig) -> list[int]:
 
 def settled(run: Path, config: DiTConfig = SMALL) -> dict[int, str]:
     model = DiT(config)
-    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(config), run))
+    model.use_attention(settle(config.attention_heads(), CPU, torch.float32, lengths(config), run))
     choices = [block.attention.choices for block in model.blocks]
     assert choices[0] == choices[1]
     return dict(choices[0])
@@ -67,7 +68,7 @@ def test_the_choice_is_kept_for_other_runs_and_in_the_run(
     speeds("sdpa", "cache")
     assert settled(tmp_path / "first") == {64: "sdpa", 128: "sdpa"}
     assert "attention: sdpa for 128 tokens (auto)" in capsys.readouterr().err
-    record = json.loads((tmp_path / "first" / NAME).read_text())
+    record = json.loads((tmp_path / "first" / ATTENTION).read_text())
     assert list(record.values()) == ["sdpa", "sdpa"]
     assert all("cpu, torch" in key and "float32, head width 8" in key for key in record)
     speeds("chunked", "cache")
@@ -136,10 +137,10 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
 
 def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
     model = DiT(SMALL, SequenceGroup(0, 3, None))
-    model.use_attention(settle(model.attention_heads, CPU, torch.float32, lengths(SMALL), tmp_path))
+    model.use_attention(settle(SMALL.attention_heads(3), CPU, torch.float32, lengths(SMALL), tmp_path))
     assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
     assert not model.blocks[0].attention.choices
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / ATTENTION).exists()
 
 
 def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +205,6 @@ def test_a_kernel_that_fails_in_its_own_way_is_left_out(monkeypatch: pytest.Monk
 
 def test_a_named_backend_is_taken_or_refused_with_the_reason(tmp_path: Path) -> None:
     assert settled(tmp_path, replace(SMALL, attention="math")) == {64: "math", 128: "math"}
-    assert not (tmp_path / NAME).exists()
-    with pytest.raises(UserError, match=r"model\.attention=flash4: .*(is not installed|needs a CUDA device)"):
+    assert not (tmp_path / ATTENTION).exists()
+    with pytest.raises(UserError, match=r"^attention=flash4: .*(is not installed|needs a CUDA device)"):
         settled(tmp_path, replace(SMALL, attention="flash4"))

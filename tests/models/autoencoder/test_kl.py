@@ -10,13 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.layers import CausalConv3d, PixelNorm, ResidualBlock, Upsample, patches, unpatches
 
-SMALL = AutoencoderConfig(
-    width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, latent_channels=4, blocks=1
-)
+SMALL = KLConfig(width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, latent_channels=4, blocks=1)
 SHAPES = [
     SMALL,
     replace(SMALL, spatial_compression=8, temporal_compression=2),
@@ -25,7 +22,7 @@ SHAPES = [
 ]
 
 
-def _awake(config: AutoencoderConfig) -> Autoencoder:
+def _awake(config: KLConfig) -> Autoencoder:
     """A network in double precision whose every weight is random, none zero."""
     torch.manual_seed(0)
     model = Autoencoder(config).double()
@@ -60,7 +57,7 @@ def _image_network(model: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_one_frame_is_an_image_autoencoder(config: AutoencoderConfig) -> None:
+def test_one_frame_is_an_image_autoencoder(config: KLConfig) -> None:
     model = _awake(config)
     pixels = torch.randn(2, 3, 1, 16, 24, dtype=torch.float64)
     moments = model.encode(pixels)
@@ -75,7 +72,7 @@ def test_one_frame_is_an_image_autoencoder(config: AutoencoderConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_first_frame_of_a_clip_is_coded_as_an_image(config: AutoencoderConfig) -> None:
+def test_first_frame_of_a_clip_is_coded_as_an_image(config: KLConfig) -> None:
     model = _awake(config)
     clip = torch.randn(1, 3, 9, 16, 16, dtype=torch.float64)
     moments = model.encode(clip)
@@ -85,7 +82,7 @@ def test_first_frame_of_a_clip_is_coded_as_an_image(config: AutoencoderConfig) -
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_no_latent_sees_a_later_frame_and_no_frame_a_later_latent(config: AutoencoderConfig) -> None:
+def test_no_latent_sees_a_later_frame_and_no_frame_a_later_latent(config: KLConfig) -> None:
     """Gradients tell exactly which inputs each output depends on."""
     model, frames, time = _awake(config), 9, config.temporal_compression
     pixels = torch.randn(1, 3, frames, 16, 16, dtype=torch.float64, requires_grad=True)

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError, WorkError
-from models.autoencoder import store
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder import interface, store
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.opening import identify, identify_saved
 from models.autoencoder.store import fingerprint, load, save
 
-SMALL = AutoencoderConfig(width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, blocks=1)
+SMALL = KLConfig(width=8, channel_multipliers=(1, 2, 2), spatial_compression=4, blocks=1)
 
 
 def _network(seed: int = 0) -> Autoencoder:
@@ -42,13 +41,13 @@ def test_a_saved_network_is_identified_by_hashing_it_once(
 ) -> None:
     save(_network(), tmp_path / "autoencoder")
     hashed: list[int] = []
-    plain = store.add_bytes
+    plain = interface.add_bytes
 
     def counted(digest: Any, tensor: Tensor) -> None:
         hashed.append(tensor.nbytes)
         plain(digest, tensor)
 
-    monkeypatch.setattr(store, "add_bytes", counted)
+    monkeypatch.setattr(interface, "add_bytes", counted)
     identity = identify_saved(tmp_path)
     assert sum(hashed) == sum(4 * parameter.numel() for parameter in _network().parameters())
     assert identity == identify(load(tmp_path / "autoencoder"))

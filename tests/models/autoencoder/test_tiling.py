@@ -10,11 +10,10 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.autoencoder import tiling
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.tiling_config import TilingConfig
 
-CONFIG = AutoencoderConfig(
+CONFIG = KLConfig(
     latent_channels=2,
     spatial_compression=4,
     temporal_compression=4,
@@ -26,7 +25,7 @@ CONFIG = AutoencoderConfig(
 TOLERANCE = 1e-5  # of float32, where values are of order 1
 
 
-def make(config: AutoencoderConfig = CONFIG) -> Autoencoder:
+def make(config: KLConfig = CONFIG) -> Autoencoder:
     """An autoencoder in which nothing is zero, so that every layer shows."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(config).eval()
@@ -64,7 +63,7 @@ def test_parts_and_whole_agree(frames: int, parts: TilingConfig) -> None:
     ],
     ids=["4x4", "8x2", "2x1"],
 )
-def test_margins_are_how_far_the_network_looks(config: AutoencoderConfig) -> None:
+def test_margins_are_how_far_the_network_looks(config: KLConfig) -> None:
     autoencoder, space = make(config), config.spatial_compression
     encoder, decoder = tiling.margins(config)
     size, middle = 2 * (encoder // space + 2) + 1, encoder // space + 2

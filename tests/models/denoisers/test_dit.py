@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.errors import UserError
-from models.denoisers.dit import DiT, DiTConfig, count_parameters
+from models.denoisers.dit import DiT, DiTConfig
+from models.denoisers.network import count_parameters
 
 SMALL = DiTConfig(width=32, depth=2, heads=4, num_classes=3)
 OPTIONS = [

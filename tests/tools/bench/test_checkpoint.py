@@ -12,6 +12,7 @@ from core.checkpoint import pace
 from core.checkpoint.snapshot import HostMemory, take
 from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
+from core.engine.network import MAIN, Network
 from launch import cli
 from models.denoisers.dit import DiTConfig
 from tests.core.toy_run import toy_engine
@@ -38,7 +39,7 @@ def test_a_small_state_gives_the_three_rows(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
     engine = toy_engine(ranks.start("cpu", 60), zero_stage=1)
-    snapshot = take(engine, None, {"step": 1, "ema": []}, HostMemory())
+    snapshot = take({MAIN: Network(engine)}, {"step": 1, "ema": []}, HostMemory())
     path = tmp_path / "step-00000001.x"
     write_checkpoint(path, snapshot, number=1, may_commit=lambda: None)
     small = {"manifest.json": (path / "manifest.json").read_bytes()}

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.errors import UserError
 from launch import cli
 from models.denoisers.dit import DiTConfig
-from models.denoisers.flops import train_flops
+from models.denoisers.network import train_flops
 from tools.bench import public_dits, step
 
 TINY = ("rounds=1", "network=DiT-S/8", "batch=1", "compiled=false", "floors=false")

@@ -18,7 +18,7 @@ from data.order.buckets import BucketConfig
 from models.autoencoder import kl, store
 from tools.encode import job as encode
 
-AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 # Short, since tests wait for it; many attempts, since a busy machine may stall a living worker for longer.
 QUEUE = QueueConfig(timeout_s=1.5, heartbeat_s=0.1, attempts=20)

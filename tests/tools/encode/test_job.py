@@ -29,7 +29,7 @@ from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools.encode import job as encode
 
-AUTOENCODER = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+AUTOENCODER = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
 
 

@@ -80,6 +80,11 @@ def test_status_tells_who_is_at_what_and_how_fast(
     assert "000001 leased by alive:7, last sign of life 5.0 s ago" in text
     assert "000002 leased by lost:7: no sign of life for 1 min 15 s" in text
     assert text.endswith("left")
+    assert "suspect" not in text
+    config = replace(config, queue=replace(config.queue, losses=0))
+    assert "takes it over; suspect, so tried last: lost 1 worker in a row" in "\n".join(
+        lines(config, capsys, "status")
+    )
 
 
 def test_the_rate_is_that_of_the_parts_after_the_first_stamp() -> None:

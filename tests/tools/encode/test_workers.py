@@ -18,6 +18,8 @@ import pytest
 
 from core.errors import CONTINUABLE, UserError, WorkError
 from core.faults import failpoints
+from core.files import temporary_name
+from core.queue.failures import Failure, Failures
 from core.queue.leases import Leases
 from data.dataset.index import Dataset
 from tests.data.raw_datasets import make_raw
@@ -265,3 +267,34 @@ def test_an_encoder_is_never_asked_for_samples_of_two_shards(
     encode.run(config)
     assert sum(sizes) == 16
     assert max(sizes) <= 2  # a shard's samples, though a batch may hold 3
+
+
+def test_what_other_workers_left_half_written_stops_neither_encode_nor_repair(
+    config: encode.Config, undisturbed: dict[str, bytes]
+) -> None:
+    few = replace(config, queue=replace(config.queue, attempts=1))
+    with pytest.MonkeyPatch.context() as patch:
+        break_shard(patch, 3)
+        with pytest.raises(WorkError, match=r"1 of 8 shards failed"):
+            encode.run(few)
+    for name in (".leases/000005.failure.json", ".leases/000005.000000.lease", ".receipts/000003.json"):
+        temporary_name(config.output / name).touch()
+    (config.output / ".leases" / "000004.failure.json").touch()  # torn; its shard is done
+    encode.run(replace(few, action="status"))
+    encode.run(replace(few, action="repair"))
+    assert content(config.output) == undisturbed
+
+
+def test_a_new_start_tries_again_what_was_given_up_for_lost_workers(
+    config: encode.Config, undisturbed: dict[str, bytes]
+) -> None:
+    failpoints.arm("encode.receipt:enospc")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            encode.run(config)
+    finally:
+        failpoints.arm("")
+    given_up = Failure("000002", ("lost 21 workers in a row",), final=True, lost=True)
+    Failures(config.output / LEASES).record(given_up)
+    encode.run(config)
+    assert content(config.output) == undisturbed

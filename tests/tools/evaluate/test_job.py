@@ -60,7 +60,7 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
 def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Path) -> None:
     write_samples(tmp_path / "images", real.images[:150], real.image_labels[:150])
     write_samples(tmp_path / "clips", real.clips[:40], real.clip_labels[:40])
-    small = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    small = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
     store.save(kl.Autoencoder(small), tmp_path / "autoencoder")
     evaluate.run(config(data, tmp_path, autoencoder=str(tmp_path / "autoencoder")))
     scores = json.loads((tmp_path / "scores/scores.json").read_text())
@@ -223,7 +223,7 @@ def test_scores_say_what_they_are_of_and_are_not_taken_for_those_of_other_sample
     evaluate.run(chosen)
     assert "finished before" in capsys.readouterr().err
     claim_samples(write_samples(folder, real.images[60:120], real.image_labels[60:120]))
-    with pytest.raises(UserError, match=r"samples_sha256=.*; now it is .*overwrite=true scores again"):
+    with pytest.raises(UserError, match=r"samples_sha256=.*; now it is .*overwrite=true would remove"):
         evaluate.run(chosen)
     write_json(folder / "scores/scores.json", {"frechet": 1.0})  # of an earlier version
     evaluate.run(chosen)

@@ -16,6 +16,7 @@ from core.distributed import ranks
 from core.errors import UserError
 from launch import cli
 from tests.core.toy_run import ToyModel, toy_trainer
+from tests.core.train.adversarial_run import adversarial_trainer
 from tools.inspect.config import Config
 from tools.inspect.job import plan
 
@@ -66,6 +67,20 @@ def test_a_checkpoint_with_its_shapes_and_norms(trained: Path, capsys: pytest.Ca
     assert "step 4, 4 updates, by 1 rank" in text
     assert "65x33" in text
     assert text.endswith("every file is as it was written\n")
+
+
+def test_a_checkpoint_of_two_networks_tells_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adversarial_trainer(tmp_path, ranks.start("cpu", 60), steps=2).fit()
+    found = json.loads(told(capsys, str(newest(tmp_path)), "format=json")[1])
+    assert [t["shape"] for t in found["tensors"] if t["name"] == "first.weight"] == [[29, 5]]
+    (critic,) = found["networks"].values()
+    assert (critic["kinds"][-1], critic["numbers"]) == ("ema-0.5", 29 * 33 + 29 + 3 * 29 + 3)
+    weights = load_weights(tmp_path, "raw", "critic")
+    for tensor in critic["tensors"]:
+        assert tensor["norms"]["weight"] == pytest.approx(float(weights[tensor["name"]].norm()), rel=1e-6)
+    assert "network critic, 1,076 numbers:" in told(capsys, str(newest(tmp_path)))[1]
 
 
 def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

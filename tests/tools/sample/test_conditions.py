@@ -11,8 +11,8 @@ import pytest
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
+from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
-from tools.runs.latent_space import LATENTS
 from tools.runs.trained import LatentSpace
 from tools.sample import job as sample
 from tools.sample.conditions import chosen_classes, require_trained
@@ -39,7 +39,7 @@ def test_guidance_needs_a_null_condition_that_was_trained(
     run: Path, kind: str, share: float, why: str
 ) -> None:
     found = space(run, null_share=shares(**{kind: share}))
-    with pytest.raises(UserError, match=f"sampler.guidance=3.*: expected 1, since .*{why}"):
+    with pytest.raises(UserError, match=f"^guidance=3.*: expected 1, since .*{why}"):
         require_trained(found, GUIDED, [kind])
     other = {"label": "text", "text": "label"}[kind]
     assert require_trained(found, GUIDED, [other]) == []

@@ -20,6 +20,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
 from core.files import write_json
 from core.run.ending import end_with
+from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 from launch import local
 from models.autoencoder import kl, store
 from models.denoisers.dit import DiT
@@ -121,7 +122,7 @@ def other_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_decoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = kl.AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
+    shape = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
     encoder = store.save(kl.Autoencoder(shape), run / "autoencoder")
     change_space(run, encoder=encoder)
 
@@ -271,7 +272,7 @@ def test_a_replaced_export_is_noticed(
 ) -> None:
     def export(seed: int) -> None:
         record = {"checkpoint": FIRST, "weights": "ema"}
-        for path in (run / exported.PLAIN, run / exported.RECORD):
+        for path in (run / EXPORTED_WEIGHTS, run / EXPORT):
             path.unlink(missing_ok=True)
         exported.finish(run, weights(seed), record)
 

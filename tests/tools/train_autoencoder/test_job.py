@@ -15,8 +15,7 @@ from core.draws import Draws
 from core.errors import UserError
 from data.dataset.index import Dataset
 from data.raw.decoding import in_part
-from models.autoencoder.kl import Autoencoder
-from models.autoencoder.kl_config import AutoencoderConfig
+from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.raw_datasets import damage, make_raw
 from tools.train_autoencoder import reconstruct
 from tools.train_autoencoder.config import Config, ReconstructionConfig
@@ -54,7 +53,7 @@ def test_the_plan_tells_latents_parameters_and_what_is_held_out(raw: Dataset) ->
 
 def test_the_loss_is_squared_error_and_divergence_of_the_drawn_posterior() -> None:
     torch.manual_seed(0)
-    shape = AutoencoderConfig(width=8, channel_multipliers=(1, 1, 1), spatial_compression=4, blocks=1)
+    shape = KLConfig(width=8, channel_multipliers=(1, 1, 1), spatial_compression=4, blocks=1)
     model = Autoencoder(shape)
     pixels = torch.rand(3, 3, 5, 8, 8) * 2 - 1
     ids = torch.tensor([4, 9, 2])

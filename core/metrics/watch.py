@@ -1,0 +1,38 @@
+"""The timing hook of trainer and engine: what a benchmark is told of a step's parts, while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Watch(Protocol):
+    """Times steps, and within them what is not our own layer; `Trainer.watch` puts it to work."""
+
+    def step(self) -> AbstractContextManager[None]:
+        """A context around each step of the loop."""
+        ...
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of a library, or of the averages, with a clock around each call."""
+        ...
+
+    def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
+        """The engine's `backward`, with a clock around the end of its argument, the loss and its graph."""
+        ...
+
+
+class Watched:
+    """DeepSpeed's engine, with a watch around every call into it."""
+
+    def __init__(self, engine: Any, watch: Watch) -> None:
+        self._engine, self._forward = engine, watch.around(engine)
+        for name in ("backward", "step", "was_step_applied", "get_global_grad_norm"):
+            setattr(self, name, watch.around(getattr(engine, name)))
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._forward(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)

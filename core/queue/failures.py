@@ -1,0 +1,76 @@
+"""What went wrong with units of work: a file for each unit that failed and is not done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.files import published, write_json
+
+SUFFIX = ".failure.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a unit, attempt by attempt; `final` when it is not to be tried again.
+
+    lost: it was given up for the workers that it lost.
+    """
+
+    unit: str
+    errors: tuple[str, ...]
+    final: bool
+    lost: bool = False
+
+
+class Failures:
+    """The failures in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Failure]:
+        """Every failure that is there, sorted by unit."""
+        units = [path.name.removesuffix(SUFFIX) for path in published(self.folder, f"?*{SUFFIX}")]
+        return [failure for unit in units if (failure := self.of(unit)) is not None]
+
+    def of(self, unit: str) -> Failure | None:
+        """What is known of one unit; None where nothing went wrong.
+
+        A damaged file counts as one failure, after which the unit is tried again.
+        """
+        path = self._path(unit)
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        return _parsed(unit, text) or Failure(unit, (f"{path} is damaged: what failed is not known",), False)
+
+    def record(self, failure: Failure) -> None:
+        """Publish it instead of what was known of the unit."""
+        content = {"errors": list(failure.errors), "final": failure.final}
+        write_json(self._path(failure.unit), content | ({"lost": True} if failure.lost else {}))
+
+    def forget(self, unit: str) -> None:
+        """Let the unit be tried as if it had never failed."""
+        self._path(unit).unlink(missing_ok=True)
+
+    def _path(self, unit: str) -> Path:
+        return self.folder / f"{unit}{SUFFIX}"
+
+
+def _parsed(unit: str, text: str) -> Failure | None:
+    """The failure that the text describes; None where it describes none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    errors, final, lost = content.get("errors"), content.get("final"), content.get("lost", False)
+    if not isinstance(errors, list) or not errors or not all(isinstance(error, str) for error in errors):
+        return None
+    if not isinstance(final, bool) or not isinstance(lost, bool):
+        return None
+    return Failure(unit, tuple(errors), final, lost)

@@ -1,0 +1,158 @@
+"""Records: files of one JSON object a line (`.jsonl`) that grow at the end, and how they are read.
+
+A record outlives what happens to its file. A line that a kill or a power loss cut off is dropped, a line that
+is no JSON object is passed over, and both are said. Readers that need the end of a record read it from the
+end, so that what a start costs does not depend on how long a run has been.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from core.files import atomic_file
+from core.progress import counted, say
+
+ATTEMPT = "attempt"  # of a row: the attempt at the run that wrote it
+BLOCK = 1 << 16  # bytes read at a time, from the end
+
+Row = dict[str, Any]
+
+
+class Line(NamedTuple):
+    """One whole line of a file: where it begins and ends, and its row; None where it is no JSON object."""
+
+    start: int
+    stop: int
+    row: Row | None
+
+
+def encode(row: Mapping[str, Any]) -> bytes:
+    """Return the line of a row; a number that is not finite, which JSON lacks, becomes null."""
+    try:
+        text = json.dumps(row, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(row), allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def decode(line: bytes) -> Row | None:
+    """Return the row of a line, None where it is no JSON object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def iterate(path: Path, start: int = 0) -> Iterator[Row]:
+    """Yield the rows of a record from byte `start` on, in order; an absent file has none.
+
+    A run's rows come without the attempt that wrote them, and those that an attempt added after a newer one
+    had taken the run over are left out. So is a last line that is still being written, or was cut off.
+    """
+    if not path.exists():
+        return
+    attempt, before = "", set[str]()
+    broken = foreign = 0
+    with open(path, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            if (row := decode(line)) is None:
+                broken += 1
+                continue
+            if (writer := str(row.pop(ATTEMPT, ""))) != attempt:
+                if writer in before:
+                    foreign += 1
+                    continue
+                before.add(attempt)
+                attempt = writer
+            yield row
+    if broken:
+        say(f"warning: {path}: {counted(broken, 'line')} passed over that are no JSON objects")
+    if foreign:
+        say(f"warning: {path}: {counted(foreign, 'row')} left out of attempts that had lost the run")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return what `iterate` yields."""
+    return list(iterate(path))
+
+
+def read_from(path: Path, start: int) -> tuple[list[Row], int]:
+    """Return the rows from byte `start` on and where the last whole line ends; an absent file has none.
+
+    Lines that are no JSON objects are passed over: `append_shared` has ended what a killed process began.
+    """
+    if not path.exists():
+        return [], start
+    with open(path, "rb") as file:
+        file.seek(start)
+        whole, _, _ = file.read().rpartition(b"\n")
+    if not whole:
+        return [], start
+    rows = [row for row in map(decode, whole.split(b"\n")) if row is not None]
+    return rows, start + len(whole) + 1
+
+
+def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:
+    """Yield the whole lines that end at byte `stop` or before it, the last first, reading block by block."""
+    stop = end_of_lines(file, stop)
+    begin, text = stop, b""  # of the piece of the file that is in memory; it ends at `stop`
+    while stop > 0:
+        newline = text.rfind(b"\n", 0, len(text) - 1)
+        if newline < 0 and begin > 0:
+            size = min(BLOCK, begin)
+            begin -= size
+            text = os.pread(file.fileno(), size, begin) + text
+            continue
+        start = begin + newline + 1
+        yield Line(start, stop, decode(text[newline + 1 :]))
+        stop, text = start, text[: newline + 1]
+
+
+def end_of_lines(file: IO[bytes], stop: int) -> int:
+    """Return where the last whole line within the first `stop` bytes ends; 0 where there is none."""
+    while stop > 0:
+        begin = max(0, stop - BLOCK)
+        newline = os.pread(file.fileno(), stop - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        stop = begin
+    return 0
+
+
+def publish(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Publish a record of exactly these rows."""
+    with atomic_file(path) as file:
+        file.writelines(map(encode, rows))
+
+
+def append_shared(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row durably to a record that several processes write; OSError where that fails.
+
+    A last line that a killed process left half-written is ended first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        is_torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        data = (b"\n" if is_torn else b"") + encode(row)
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file.fileno())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,27 @@
+"""Names of the files that jobs leave: of runs, exports, samples and scores; imports nothing heavy.
+
+Those of datasets are in `data.dataset.schema`.
+"""
+
+CONFIG = "config.yaml"  # the resolved config, of every job's output
+LOCK = "run.lock"
+FINISHED = "finished.json"  # written last
+LOGS = "logs"
+
+METRICS = "metrics.jsonl"
+VALIDATION = "validation.jsonl"
+INCIDENTS = "incidents.jsonl"
+WANDB = "wandb.json"
+ATTENTION = "attention.json"
+
+CHECKPOINTS = "checkpoints"
+AVERAGES = "ema"  # beside them: small copies of averages, in the same form
+
+LATENTS = "latents.json"  # what sampling needs beside the weights
+AUTOENCODER = "autoencoder"
+
+EXPORT = "export.json"  # written last
+EXPORTED_WEIGHTS = "model.safetensors"
+
+SAMPLES = "samples.json"  # written last
+SCORES = "scores.json"  # written last

@@ -1,0 +1,39 @@
+"""What a refused command can do instead, and what overwriting would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.files import published_below
+from core.progress import counted, duration, size
+from core.run.folder import CONFIG, LOCK
+
+NOT_WORK = (CONFIG, LOCK)
+SHORT_S = 60.0  # files written within it need no word on how long that took
+
+
+def ways_out(made: str, instead: str) -> str:
+    """End a refusal to continue an output: other ways first, then what `overwrite=true` would remove.
+
+    made: what the output holds, as `holds` or its job says it; "" for nothing.
+    instead: what it can be continued with.
+    """
+    if not made:
+        return f"go on with {instead}, or take another output, or overwrite=true: no work is lost"
+    return f"go on with {instead}, or take another output; overwrite=true would remove {made}"
+
+
+def holds(output: Path) -> str:
+    """Count what has been written into an output beside its config: files, bytes, time; "" for nothing."""
+    files = [path for path in published_below(output) if _is_work(path, output)]
+    if not files:
+        return ""
+    facts = [path.stat() for path in files]
+    times = [fact.st_mtime for fact in facts]
+    took = max(times) - min(times)
+    written = f", written in {duration(took)}" if took >= SHORT_S else ""
+    return f"{counted(len(files), 'file')} of {size(sum(fact.st_size for fact in facts))}{written}"
+
+
+def _is_work(path: Path, output: Path) -> bool:
+    return str(path.relative_to(output)) not in NOT_WORK and not path.is_symlink()

@@ -1,0 +1,29 @@
+"""What the trainer itself puts into a metrics row: learning rates, gradient norms, whether all was applied.
+
+The columns of another network than the main one begin with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.engine.engine import StepResult
+from core.engine.network import Networks
+from core.optim.groups import learning_rate
+
+
+def learning_rates(networks: Networks, index: int, steps: int) -> dict[str, float]:
+    """Of step `index` (from 0) of `steps`, whether a network is updated in it or not."""
+    optimizers = {name: network.engine.optimizer for name, network in networks.items()}
+    return {_column(name, "lr"): learning_rate(one, index, steps) for name, one in optimizers.items()}
+
+
+def outcome(results: Mapping[str, StepResult]) -> dict[str, Any]:
+    """Gradient norms, None of a main network without an update; and whether every update was applied."""
+    norms = {_column(name, "grad_norm"): result.grad_norm for name, result in results.items()}
+    return {"grad_norm": None, **norms, "applied": all(result.applied for result in results.values())}
+
+
+def _column(network: str, name: str) -> str:
+    return f"{network}_{name}" if network else name

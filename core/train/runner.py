@@ -1,0 +1,134 @@
+"""Carry out the steps of any kind of step, and compute their turns again where that is asked for.
+
+Everything in a step is a function of (state, step, samples): draws are keyed by the step, and torch's own
+generator, for randomness inside networks, is seeded from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from core.batch import Batch
+from core.distributed.agreement import StepAgreement
+from core.engine.borrow import buffers_kept, constant, discarded
+from core.engine.engine import StepResult
+from core.engine.network import MAIN, require_networks
+from core.faults.failpoints import failpoint
+from core.faults.nonfinite import find_culprits
+from core.faults.out_of_memory import naming_what_does_not_fit
+from core.losses import Losses
+from core.metrics.phases import Phases
+from core.metrics.shape_times import ShapeTimes
+from core.metrics.step_sums import StepSums
+from core.run.early_end import EarlyEnd
+from core.train.randomness import Randomness
+from core.train.step import Step, Stepper, Turn, others
+
+
+class StepRunner:
+    """Runs a stepper's steps; the run's counters are others'. shape_times: is told of every micro-batch."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        steps: int,
+        seed: int,
+        phases: Phases,
+        shape_times: ShapeTimes | None = None,
+    ) -> None:
+        require_networks(stepper.networks)
+        self.stepper, self.networks, self.phases = stepper, stepper.networks, phases
+        self._steps, self._shape_times = steps, shape_times
+        self._engine = stepper.networks[MAIN].engine
+        self.world = self._engine.world
+        self._turns: Sequence[Turn] = ()  # of the last step
+        self.early_end, self.randomness = EarlyEnd(self.world), Randomness(seed, self.world)
+
+    def run(
+        self, index: int, micro_batches: Sequence[Batch], clipping: Mapping[str, float], sums: StepSums
+    ) -> Mapping[str, StepResult]:
+        """Do step `index` and average; returns the results of its updates, by network (collective)."""
+        peers, ends = self._engine.config.sequence_parallel, self.early_end.flag(index)
+        agreement = StepAgreement(index, micro_batches, self.world, peers, ends=ends)
+        turns = self._turns = self.stepper.turns(index)
+        step = Step(
+            index,
+            self._steps,
+            turns,
+            micro_batches,
+            self.networks,
+            clipping,
+            sums,
+            agreement,
+            self.phases,
+            self.randomness,
+            self._shape_times,
+        )
+        self.stepper.update(step)
+        planned = [turn.network for turn in turns]
+        if list(step.results) != planned:
+            raise RuntimeError(f"step {index + 1} updated {list(step.results)}, and its turns are {planned}")
+        self.early_end.agreed = agreement.require()
+        for name, result in step.results.items():
+            engine, ema = self.networks[name].engine, self.networks[name].ema
+            if result.applied and ema:
+                failpoint("step.ema")
+                ema.update(engine.flats, engine.updates)
+        return step.results
+
+    def rehearse(self, index: int, batches: Sequence[Batch]) -> None:
+        """Forward and backward of each batch as in step `index`, and nothing of it remains (collective).
+
+        For the largest ones before the first step, so that memory runs out in the first minute or never.
+        """
+        if not batches:
+            return
+        where = "a micro-batch as large as any, tried before the first step"
+        for number, turn in enumerate(self.stepper.rehearsed(index)):
+            engine = self.networks[turn.network].engine
+            with self.trying(turn), discarded(engine):
+                for batch in batches:
+                    self.randomness.seed_torch(index, number)
+                    self.phases.enter("other")
+                    with naming_what_does_not_fit(where, self.world.rank, batch):
+                        losses = self.loss(turn, index, batch.to(self.world.device))
+                        engine.backward(losses.loss.mean())
+                        failpoint("rehearsal")
+
+    def culprits(
+        self, index: int, micro_batches: Sequence[Batch], skipped: Collection[str]
+    ) -> list[dict[str, Any]]:
+        """Which samples and modules made updates of the last step, the `skipped`, not finite (collective)."""
+        on_device = [batch.to(self.world.device) for batch in micro_batches]
+        found: list[dict[str, Any]] = []
+        for number, turn in enumerate(self._turns):
+            if turn.network in skipped:
+                self.randomness.seed_torch(index, number)
+                name = {"network": turn.network} if turn.network else {}
+                with self.trying(turn):
+                    engine = self.networks[turn.network].engine
+                    one = find_culprits(engine, partial(self.loss, turn, index), on_device)
+                found += [entry | name for entry in one]
+        return found
+
+    def loss(self, turn: Turn, index: int, batch: Batch) -> Losses:
+        """A turn's losses of a batch on the device, under its draws of step `index`."""
+        return turn.loss(batch, self.randomness.draws(index, batch))
+
+    @contextlib.contextmanager
+    def trying(self, turn: Turn) -> Iterator[None]:
+        """Compute a turn outside of its step: of other networks than its own nothing changes."""
+        with contextlib.ExitStack() as stack:
+            engines = others(self.networks, turn.network)
+            for engine in engines:
+                stack.enter_context(buffers_kept(engine.module))
+            stack.enter_context(constant(engines))
+            yield
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase of the loop."""
+        self.phases.enter(phase)
+        failpoint(f"step.{phase}")

@@ -1,0 +1,126 @@
+"""Files that say what a picture shows: beside it in a folder, or members of its sample in a tar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data.dataset.tars import TarSample, read_member
+from data.raw.annotations.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
+from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
+from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
+
+# Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
+TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
+NO_CAPTIONS = "none"  # of `captions`
+
+
+def carrier(suffix: str) -> Literal["text", "json", "cls"] | None:
+    """What a file beside a picture holds, by its suffix (`txt`, `info.json`); None: it is not read."""
+    last = suffix.rpartition(".")[2]
+    if last in TEXT_SUFFIXES:
+        return "text"
+    return "json" if last == "json" else "cls" if last == "cls" else None
+
+
+def read_tar_annotation(
+    file: int,
+    path: Path,
+    sample: TarSample,
+    columns: ColumnsConfig = USUAL_COLUMNS,
+    captions: str = "",
+    encoding: Encoding = "auto",
+) -> Annotation:
+    """Read the members of a WebDataset sample that say something (see `carrier`)."""
+    found = {suffix: member for suffix, member in sample.members.items() if reads(suffix, captions)}
+    if any(member.size > LONGEST_BYTES for member in found.values()):
+        return Annotation(refused=("caption", f"caption longer than {LONGEST_BYTES} bytes"))
+    contents = {suffix: read_member(file, path, member) for suffix, member in found.items()}
+    return combined(contents, columns, captions, encoding)
+
+
+def reads(suffix: str, captions: str = "") -> bool:
+    """Whether a file beside a picture is read. captions: the suffix that is named as text, if any."""
+    return carrier(suffix) is not None or suffix == captions
+
+
+def combined(
+    contents: Mapping[str, bytes],
+    columns: ColumnsConfig = USUAL_COLUMNS,
+    captions: str = "",
+    encoding: Encoding = "auto",
+) -> Annotation:
+    """One annotation from the bytes of the files beside a picture, by suffix.
+
+    A file of text wins over a field of a JSON file, `cls` over its label; among files of text the first of
+    TEXT_SUFFIXES that holds any. captions: the suffix that is taken instead.
+    """
+    if any(len(data) > LONGEST_BYTES for data in contents.values()):
+        return Annotation(refused=("caption", f"caption longer than {LONGEST_BYTES} bytes"))
+    fields: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    encodings = sorted({encoding_of(data, encoding).removesuffix("-sig") for data in contents.values()})
+    notes = tuple(f"captions and labels in {name}" for name in encodings if name != "utf-8")
+    try:
+        for suffix in sorted(contents, key=_rank):
+            text = decoded(contents[suffix], encoding)
+            if suffix == captions or carrier(suffix) == "text":
+                texts[suffix] = text.strip()
+            elif carrier(suffix) == "cls":
+                fields["cls"] = text.strip()
+            else:
+                fields = {**_json_object(text), **fields}
+    except UnicodeDecodeError as error:
+        return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start})"))
+    except (ValueError, RecursionError) as error:
+        return Annotation(refused=("caption", f"bad JSON: {error}"))
+    return _chosen(fields, texts, columns, captions, notes)
+
+
+def _chosen(
+    fields: dict[str, Any],
+    texts: dict[str, str],
+    columns: ColumnsConfig,
+    captions: str,
+    notes: tuple[str, ...],
+) -> Annotation:
+    """The annotation of JSON `fields` and of `texts` by suffix, of which one is taken."""
+    if "cls" in fields:
+        others = {name: v for name, v in fields.items() if role_of(name, columns) != "label"}
+        fields = {**others, columns.label or "label": fields["cls"]}
+    filled = {suffix: text for suffix, text in texts.items() if not is_nothing(text)}
+    from_json = captions == "json" or (not filled and captions in ("", NO_CAPTIONS))
+    kept = {n: v for n, v in fields.items() if role_of(n, columns) != "path"}
+    if not from_json:
+        kept = {n: v for n, v in kept.items() if role_of(n, columns) != "text"}
+    annotation = from_fields(kept, columns)
+    if len(filled) < len(texts) and any(text for suffix, text in texts.items() if suffix not in filled):
+        notes = (*notes, NOT_A_TEXT)
+    notes += annotation.notes
+    if from_json or annotation.refused:
+        return replace(annotation, notes=notes, unused=tuple(filled))
+    taken = captions or next(iter(filled), "")
+    text = filled.get(taken, "")
+    unused = tuple(suffix for suffix in filled if suffix != taken and filled[suffix] != text)
+    return replace(annotation, text=text, notes=notes, unused=unused)
+
+
+def _rank(suffix: str) -> tuple[int, int, str]:
+    """Order of the files beside one picture: by TEXT_SUFFIXES, plain suffixes before dotted ones."""
+    last = suffix.rpartition(".")[2]
+    place = TEXT_SUFFIXES.index(last) if last in TEXT_SUFFIXES else len(TEXT_SUFFIXES)
+    return place, suffix.count("."), suffix
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("JSON is not an object")
+    return fields
+
+
+def _shown(error: UnicodeDecodeError) -> str:
+    return error.encoding.upper().removesuffix("-SIG")

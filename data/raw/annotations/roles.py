@@ -1,0 +1,124 @@
+"""Which column of a table, or field of a JSON file, says where a picture is, what it shows, its class."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.config.settings import setting
+from core.errors import UserError
+
+Role = Literal["path", "text", "label", "class"]
+# Case, spaces, `_` and `-` are ignored; where a row fills several of a role the first of the list is shown.
+USUAL: dict[Role, tuple[str, ...]] = {
+    "path": (
+        *("path", "file_name", "image", "video", "image_path", "video_path", "media_path", "media"),
+        *("file_path", "image_file_name", "video_file_name"),
+    ),
+    "text": ("text", "caption", "captions", "prompt", "cap"),
+    "label": ("label",),
+    "class": ("class", "class_name", "category"),
+}
+SPLIT = "split"
+# What Python, pandas and databases write where there is nothing.
+NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
+_LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
+# Suffixes of programs and arrays, which may well begin with readable bytes.
+NO_TEXT = {
+    *("py", "pyc", "pyd", "so", "dll", "exe", "sh", "js", "svg"),
+    *("pickle", "pkl", "pt", "pth", "ckpt", "bin", "npy", "npz", "safetensors"),
+}
+_LIKE_LABEL = re.compile(r"label|class|categor|^target$|species")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Columns by name, where they have other names than the usual ones, or several could be meant."""
+
+    path: str = setting(
+        "", "column with the file, relative to the table; empty: the usual names", shown="name"
+    )
+    text: str = setting("", "column with the caption; empty: the usual names", shown="name")
+    label: str = setting("", "column with class number or name; empty: the usual names", shown="name")
+
+    def given(self) -> dict[Role, str]:
+        """The roles whose column is named."""
+        named: dict[Role, str] = {"path": self.path, "text": self.text, "label": self.label}
+        return {role: name for role, name in named.items() if name}
+
+
+USUAL_COLUMNS = ColumnsConfig()
+
+
+def plain(name: str) -> str:
+    """A column's name as it is compared."""
+    return re.sub(r"[\s_-]+", "", name.removeprefix("\ufeff")).casefold()
+
+
+_ROLES: dict[str, Role] = {plain(name): role for role, names in USUAL.items() for name in names}
+_RANK = {plain(name): rank for names in USUAL.values() for rank, name in enumerate(names)}
+
+
+@functools.lru_cache(maxsize=4096)  # asked for every field of every row
+def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
+    """The role of a column, None for one that is not read."""
+    given = columns.given()
+    for role, wanted in given.items():
+        if plain(name) == plain(wanted):
+            return role
+    role_by_name = _ROLES.get(plain(name))
+    if role_by_name in given or (role_by_name == "class" and "label" in given):
+        return None
+    return role_by_name
+
+
+def by_role(
+    fields: Mapping[str, Any], columns: ColumnsConfig = USUAL_COLUMNS
+) -> dict[Role, list[tuple[str, Any]]]:
+    """(name, value) of the filled fields of each role, the usual names in their order."""
+    found: dict[Role, list[tuple[str, Any]]] = {"path": [], "text": [], "label": [], "class": []}
+    for name, value in fields.items():
+        role = role_of(name, columns)
+        if role and not is_nothing(value):
+            found[role].append((name, value))
+    for filled in found.values():
+        filled.sort(key=lambda pair: _RANK.get(plain(pair[0]), 0))
+    return found
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value stands for none: null, NaN, the empty text, or a word that is written for them."""
+    if value is None or (isinstance(value, float) and value != value):
+        return True
+    return isinstance(value, str) and (not value.strip() or value.strip() in NOTHING)
+
+
+def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig) -> None:
+    """UserError unless the table has a column for the path and every column that `columns` names."""
+    names = list(names)
+    shown = ", ".join(name or "''" for name in names) or "none"
+    for role, wanted in columns.given().items():
+        if plain(wanted) not in map(plain, names):
+            raise UserError(f"columns.{role}", wanted, f"a column of {table}; it has: {shown}")
+    if not any(role_of(name, columns) == "path" for name in names):
+        usual = " ".join(USUAL["path"])
+        raise UserError(
+            f"{table}: the column 'path' is missing; it has: {shown} (the first line names the columns; "
+            f"taken as path are: {usual}; columns.path=NAME takes another)"
+        )
+    if double := sorted({name for name in names if list(map(plain, names)).count(plain(name)) > 1} - {""}):
+        raise UserError(f"{table}: the column {double[0]!r} is there twice; rename one")
+
+
+def looks_like(role: Literal["text", "label"], name: str, values: Iterable[Any] = ()) -> bool:
+    """Whether an unread column may be what the role is missing: by its name, or as it holds sentences."""
+    if role == "label":
+        return bool(_LIKE_LABEL.search(name.casefold()))
+    if _LIKE_TEXT.search(name.casefold()):
+        return True
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    several = sum(len(text.split()) > 1 for text in texts)
+    return bool(texts) and 2 * several > len(texts)

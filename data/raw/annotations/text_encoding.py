@@ -1,0 +1,51 @@
+"""How the bytes of captions and tables become text: byte-order marks, UTF-16, and what `encoding` says."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Literal
+
+Encoding = Literal["auto", "utf-8", "utf-16", "latin-1", "cp1252"]
+_MARKS = (  # UTF-32's marks begin like those of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+LOOKED_AT = 4096  # bytes
+
+
+def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
+    """The name by which Python decodes text that begins with `head`.
+
+    A byte-order mark decides; then `encoding`, if it is not `auto`; then text of which every second byte is
+    zero is UTF-16; all else is UTF-8. Latin-1 and Windows' code page are never guessed: any bytes are valid
+    in them, so a guess could not be found wrong.
+    """
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    if encoding != "auto":
+        return "utf-16-le" if encoding == "utf-16" else encoding
+    head = head[:LOOKED_AT]
+    pairs = len(head) // 2
+    if pairs and head[1::2].count(0) > 0.4 * pairs and not head[::2].count(0):
+        return "utf-16-le"
+    if pairs and head[::2].count(0) > 0.4 * pairs and not head[1::2].count(0):
+        return "utf-16-be"
+    return "utf-8"
+
+
+def decoded(data: bytes, encoding: Encoding = "auto") -> str:
+    """The text without its byte-order mark; UnicodeDecodeError where the bytes are of another encoding."""
+    return data.decode(encoding_of(data, encoding))
+
+
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file read as text a person wrote: printable, in one of the encodings."""
+    try:
+        text = codecs.getincrementaldecoder(encoding_of(head))("strict").decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and all(letter.isprintable() or letter in "\r\n\t\f" for letter in text)

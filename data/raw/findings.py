@@ -1,0 +1,162 @@
+"""What a listing met besides samples: counted, said in the closing lines, or refused by name.
+
+A role (text, label) that nothing fills, while something that nobody read looks like it, is refused: who wrote
+captions must not train without them because a column has an unusual name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+from core.errors import UserError, WorkError
+from core.progress import counted
+from data.raw.annotations.roles import NO_TEXT, looks_like
+from data.raw.annotations.text_encoding import is_text
+from data.raw.rules import SourceRules
+
+# Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
+TEXT_FILES = (*(".txt", ".json", ".yaml", ".yml", ".xml", ".toml"), *(".xlsx", ".ods", ".arrow", ".feather"))
+CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
+MOST_SHOWN = 20  # damaged files in one message
+
+
+@dataclass
+class Unread:
+    """Something that was not read. what: named with its place.  way: the setting that takes it.
+
+    roles: what it looks like.  count: of its files, 0 for a column.
+    """
+
+    what: str
+    way: str
+    roles: set[Literal["text", "label"]] = field(default_factory=set)
+    count: int = 0
+
+
+@dataclass
+class Findings:
+    """Collects what a listing has to tell. errors: damaged tars and tables, raised together at the end.
+
+    ignored: what was passed over, by suffix or kind.  no_text: suffixes of files beside pictures without
+    readable text.
+    """
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    said: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, Unread] = field(default_factory=dict)
+    no_text: set[str] = field(default_factory=set)
+    errors: list[UserError | WorkError | OSError] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep an error of one file, so that the others are looked at too."""
+        try:
+            yield
+        except (UserError, WorkError, OSError) as error:
+            self.errors.append(error)
+
+    def raise_errors(self) -> None:
+        """Raise what was met, all of it in one line; WorkError if a tar or a folder is among it."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            shown = "; ".join(str(error) for error in self.errors[:MOST_SHOWN])
+            more = len(self.errors) - MOST_SHOWN
+            shown += f"; and {more} others" if more > 0 else ""
+            users = all(isinstance(error, UserError) for error in self.errors)
+            message = f"{len(self.errors)} files of the source cannot be used: {shown}"
+            raise UserError(message) if users else WorkError(message)
+
+    def add_column(self, table: str, name: str, values: Iterable[object], nameless: bool) -> None:
+        """Note a column that has no role. nameless: the table has no column that names files."""
+        entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", ""))
+        texts = list(values)
+        for role in ("text", "label"):
+            if looks_like(role, name, texts):
+                entry.roles.add(role)
+        if nameless:
+            entry.way = f"columns.path=NAME, the column of {table} with the files,"
+            return
+        entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
+
+    def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
+        """Note a file beside a picture that nothing reads; begins: gives its first bytes.
+
+        The first of a suffix decides whether all of it look like text; what does not is passed over.
+        """
+        key = f".{suffix}"
+        if key not in self.unread and key not in self.no_text:
+            alike = suffix.rpartition(".")[2] not in NO_TEXT and is_text(begins())
+            if alike:
+                self.unread[key] = Unread(key, f"captions={suffix}", {"text"})
+            else:
+                self.no_text.add(key)
+        if key in self.unread:
+            self.unread[key].count += 1
+        else:
+            self.ignored[key] += 1
+
+    def add_file(self, name: str) -> None:
+        """Note a file that no layout took; by its name it may hold the captions of the source."""
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if suffix in TEXT_FILES and CAPTIONS_FILE.search(path.stem.lower()):
+            self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", {"text"})
+        else:
+            self.ignored[suffix or "without suffix"] += 1
+
+    def add_table(self, name: str) -> None:
+        """Note a table in a tar, which nothing reads."""
+        self.unread[name] = Unread(f"the table {name}", "to unpack the tar", {"text"})
+
+    def require_roles(self, rules: SourceRules, texts: int, labels: int) -> None:
+        """UserError if a role is empty that something unread looks like."""
+        if not texts and rules.captions and rules.wants_text:
+            raise UserError(
+                "captions", rules.captions, "none, or the suffix of files beside pictures that hold text"
+            )
+        if not texts and rules.wants_text:
+            self._require("text", "caption", "captions=none packs without captions")
+        if not labels and rules.classes is not False:
+            self._require("label", "label", "classes=false packs without labels")
+
+    def _require(self, role: Literal["text", "label"], thing: str, none: str) -> None:
+        like = [entry for entry in self.unread.values() if role in entry.roles]
+        if like:
+            what = ", ".join(_shown(entry) for entry in like[:5])
+            ways = ", ".join(dict.fromkeys(e.way for e in like[:5] if e.way)) or "see docs/datasets.md"
+            raise UserError(
+                f"no sample has a {thing}, but not read and alike: {what}; {ways} takes it, {none}"
+            )
+
+    def lines(self) -> list[str]:
+        """What is to be said before the work begins."""
+        lines = list(dict.fromkeys(self.said))
+        lines += [f"{count} x {note}" for note, count in sorted(self.notes.items())]
+        if self.unread:
+            lines.append("not used: " + ", ".join(_shown(entry) for entry in self.unread.values()))
+        if found := found_text(self.ignored):
+            lines.append(f"passed over: {found}")
+        return lines
+
+
+def found_text(ignored: Counter[str]) -> str:
+    """Counts of files by their heading, in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+
+
+def _shown(entry: Unread) -> str:
+    return f"{entry.count} {entry.what}" if entry.count else entry.what
+
+
+def coverage(samples: int, texts: int, labels: int, classes: int) -> str:
+    """How many samples say what they show."""
+    named = "1 class" if classes == 1 else f"{classes} classes"
+    return f"{texts} of {counted(samples, 'sample')} with text, {labels} with a label ({named})"

@@ -1,0 +1,32 @@
+"""The stated list of files that belong to no dataset: what systems, archives and authors put beside one.
+
+They are passed over in folders and in tars alike, and counted; they take nothing of the quarantine's budget.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+# Of a Hugging Face dataset saved or uploaded; of archives.
+RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
+_WORDS = re.compile(
+    r"(readme|licen[cs]e|copying|notice|changelog|citation|authors|sha256sums|md5sums)([-_.].*)?"
+)
+_WORD_SUFFIXES = {"", ".md", ".txt", ".rst", ".html", ".pdf", ".cff", ".bib", ".rdf"}
+
+
+def ignored_as(name: str) -> str:
+    """Under which heading a file of this name (relative, with `/`) is passed over; "" if it is not."""
+    path = PurePosixPath(name)
+    *folders, base = path.parts or ("",)
+    if any(part.lower() in FOLDERS for part in folders) or base.lower() in NAMES:
+        return "of the system"
+    if any(part.startswith(".") and part != ".." for part in path.parts):
+        return "hidden"
+    suffix = path.suffix.lower()
+    if base.lower() in RECORDS or (suffix in _WORD_SUFFIXES and _WORDS.fullmatch(base.lower())):
+        return suffix or "without suffix"
+    return ""

@@ -1,0 +1,91 @@
+"""One sample of a source before it is decoded: where its bytes lie, and what is known beside them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.files import regular
+from data.dataset.retry import is_of_storage
+from data.dataset.tars import MemberFile
+from data.media.clips import Clip
+from data.media.formats import MediaError, MediaLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One sample of a source, not decoded yet.
+
+    name: where it comes from, relative to the source.  path, offset, size: the bytes of its picture or clip;
+    in a Parquet file `offset` is the row and `column` names where in it they are.
+    label: position in the listing's classes, -1 for none.  refused: (stage, reason) if it must not be used.
+    clip: the part of the video that the sample is, None for all of it.
+    more: what else is recorded in the sample's JSON, such as further captions.
+    """
+
+    name: str
+    path: Path
+    offset: int
+    size: int
+    label: int = -1
+    class_name: str = ""
+    text: str = ""
+    refused: tuple[str, str] | None = None
+    clip: Clip | None = None
+    column: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def packed(self) -> int:
+        """About how many bytes the sample takes in a shard."""
+        return self.clip.bytes if self.clip else self.size
+
+    def read(self, limits: MediaLimits) -> bytes:
+        """The bytes of the picture or clip; MediaError if too many, unreadable or changed meanwhile.
+
+        OSError where it is storage that fails, and not this file.
+        """
+        try:
+            return self._read_clip(self.clip, limits) if self.clip else self._read_whole(limits)
+        except OSError as error:
+            if is_of_storage(error):
+                raise
+            raise MediaError(error.strerror or str(error)) from None
+
+    def _read_whole(self, limits: MediaLimits) -> bytes:
+        limits.check_bytes(self.size)
+        if self.column:
+            data = self._read_cell()
+        else:
+            in_tar = self.path.suffix.lower() == ".tar"
+            with open(self.path, "rb", opener=regular) as file:
+                file.seek(self.offset)
+                data = file.read(self.size if in_tar else self.size + 1)
+        if len(data) != self.size:
+            raise MediaError("its size changed since it was listed")
+        return data
+
+    def _read_cell(self) -> bytes:
+        from data.raw.tables.parquet_rows import read_cell
+
+        return read_cell(self.path, self.column, self.offset)
+
+    def _read_clip(self, clip: Clip, limits: MediaLimits) -> bytes:
+        from data.media.remux import copy_clip
+
+        if self.column:
+            return copy_clip(io.BytesIO(self._read_whole(limits)), clip, limits)
+        with open(self.path, "rb", buffering=0, opener=regular) as file:
+            return copy_clip(MemberFile(file, self.offset, self.size), clip, limits)
+
+
+def printable(name: str) -> str:
+    """A file name as text: bytes that are not UTF-8 become \\xNN, lone surrogates \\uNNNN."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # from a table; no file is called so
+        return name.encode("utf-8", "backslashreplace").decode()

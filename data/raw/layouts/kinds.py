@@ -1,0 +1,19 @@
+"""The layouts, in the order in which they are asked: what describes the source first, single files last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from data.raw.item import Item
+from data.raw.layouts import companions, hub_cache, media_files, named_files, splits, tar_samples
+from data.raw.layouts.tree import Tree
+
+# Each takes the files that are its own from the tree, and gives their samples in a fixed order.
+LAYOUTS: tuple[Callable[[Tree], Iterable[Item]], ...] = (
+    hub_cache.read,
+    splits.read,
+    companions.read,
+    named_files.read,
+    tar_samples.read,
+    media_files.read,
+)

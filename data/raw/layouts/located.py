@@ -1,0 +1,62 @@
+"""The file that a row of a table names: beside the table, in words that say why where it is not there."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from data.raw.annotations.annotation import Annotation
+from data.raw.item import Item
+from data.raw.layouts.tree import BESIDE, Tree, file_item
+
+BACKSLASHES = "path with \\, read as /"
+OUTSIDE = "file of a table outside of the table's folder"
+
+
+def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]:
+    """The sample of a row with a path, and the file's name relative to the source ("" if it lies outside)."""
+    text, folder = annotation.path, str(table.parent)
+    path = os.path.join(folder, text)
+    if not _exists(path):
+        path, reason = _elsewhere(tree, folder, text)
+        if reason:
+            annotation = replace(annotation, refused=annotation.refused or ("read", reason))
+    relative = _relative(path, str(tree.source))
+    if not _relative(path, folder):
+        tree.findings.notes[OUTSIDE] += 1
+        if not relative and not tree.given and tree.rules.links == "inside":
+            reason = "lies outside of the source; links=follow reads it"
+            annotation = replace(annotation, refused=annotation.refused or ("read", reason))
+    shown = relative or (os.path.basename(text) if os.path.isabs(text) else text)
+    return file_item(Path(path), shown, annotation), relative
+
+
+def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
+    """Where else the file may be, and why it is not there if that is more than that it does not exist."""
+    path = os.path.join(folder, text)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        return path, "a URL; fetch it first (img2dataset, video2dataset), then name the file"
+    if text.startswith("~"):
+        return path, "'~' is not expanded in tables; write the whole path, or one relative to the table"
+    forward = text.replace("\\", "/")
+    if forward != text and PureWindowsPath(text).drive:
+        return path, "a path on a Windows drive, which is not here; write it relative to the table"
+    beside = (forward, *(f"{name}/{forward}" for name in BESIDE))
+    found = next((other for name in beside if _exists(other := os.path.join(folder, name))), "")
+    if found and forward != text:
+        tree.findings.notes[BACKSLASHES] += 1
+    return found or path, ""
+
+
+def _exists(path: str) -> bool:
+    return "\0" not in path and os.path.lexists(path)
+
+
+def _relative(path: str, folder: str) -> str:
+    """The name below a folder, "" for what lies outside of it."""
+    whole, base = os.path.normpath(path), os.path.normpath(folder)
+    if base == ".":
+        return "" if os.path.isabs(whole) or whole.startswith("..") else whole
+    return whole[len(base) :].lstrip("/") if whole.startswith(base.rstrip("/") + "/") else ""

@@ -1,0 +1,103 @@
+"""Images and videos in folders: the first folder is the class, captions and labels lie beside each file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePosixPath
+
+from core.files import regular
+from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
+from data.raw.annotations.captions import combined, reads
+from data.raw.annotations.text_encoding import LOOKED_AT
+from data.raw.item import Item
+from data.raw.layouts.kohya import repeats
+from data.raw.layouts.tree import Tree, file_item
+
+Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
+
+
+def read(tree: Tree) -> Iterable[Item]:
+    """The samples of all media that no table named, in the order of their names."""
+    if tree.given:
+        return
+    media = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
+    beside = _beside(tree, media)
+    used: set[str] = set()
+    kohya = repeats(tree, media)
+    if tree.tables and media:
+        tree.findings.notes["file that no table names, packed with what lies beside it"] += len(media)
+    for name in media:
+        files = _files_of(name, beside)
+        used.update(files.values())
+        annotation = _annotation(tree, files)
+        tree.note(annotation)
+        more = {}
+        if folder := kohya.get(PurePosixPath(name).parts[0]):
+            more["repeats"] = folder[0]
+        if annotation.class_name == "" and annotation.label < 0:
+            found = (folder[1] if tree.rules.classes else "") if folder else tree.class_of(name)
+            annotation = replace(annotation, class_name="" if tree.tables else found)
+        yield replace(file_item(tree.source / name, name, annotation), more=more | _more(annotation))
+    _note_unread(tree, beside, used)
+    tree.take([*media, *used])
+
+
+def _more(annotation: Annotation) -> dict[str, list[str]]:
+    return {"texts": list(annotation.texts)} if annotation.texts else {}
+
+
+def _beside(tree: Tree, media: Iterable[str]) -> Beside:
+    """The files beside each picture, by its name and by its name without suffix: `0.txt`, `0.caption.txt`."""
+    owners = {owner for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))}
+    found: Beside = defaultdict(dict)
+    for name in tree.left:
+        if name.lower().endswith((*MEDIA_SUFFIXES, ".tar")):
+            continue
+        folder, slash, base = name.rpartition("/")
+        at = len(base)
+        while (at := base.rfind(".", 1, at)) > 0:
+            owner = f"{folder}{slash}{base[:at]}"
+            if owner in owners:
+                found[owner].setdefault(base[at + 1 :].lower(), name)
+                break
+    return found
+
+
+def _files_of(name: str, beside: Beside) -> dict[str, str]:
+    """Suffix -> file that says something about a picture."""
+    stem = str(PurePosixPath(name).with_suffix(""))
+    return {**beside.get(name, {}), **beside.get(stem, {})}
+
+
+def _annotation(tree: Tree, files: dict[str, str]) -> Annotation:
+    contents = {}
+    for suffix, file_name in files.items():
+        if not reads(suffix, tree.rules.captions):
+            continue
+        try:
+            with open(tree.source / file_name, "rb", opener=regular) as file:
+                contents[suffix] = file.read(LONGEST_BYTES + 1)
+        except OSError as error:
+            return Annotation(refused=("caption", f"{file_name}: {error.strerror}"))
+    return combined(contents, tree.rules.columns, tree.rules.captions, tree.rules.encoding)
+
+
+def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
+    """Note what lies beside pictures and is not read."""
+    for files in beside.values():
+        for suffix, name in files.items():
+            if not reads(suffix, tree.rules.captions):
+                tree.findings.add_companion(suffix, partial(_beginning, tree, name))
+                tree.take([name])
+
+
+def _beginning(tree: Tree, name: str) -> bytes:
+    try:
+        with open(tree.source / name, "rb", opener=regular) as file:
+            return file.read(LOOKED_AT)
+    except OSError:
+        return b""  # it is not read, so it need not be readable

@@ -1,0 +1,158 @@
+"""Tables that name files, given as the source or lying in it, and Parquet files with the pictures inside.
+
+Recognised by their columns: Hugging Face's `metadata.jsonl|csv|parquet`, `metadata.csv` of DiffSynth
+and FastVideo, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts.txt` with `videos.txt`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from core.errors import UserError
+from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.annotation import from_fields
+from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
+from data.raw.item import Item, printable
+from data.raw.layouts.located import located
+from data.raw.layouts.splits import chosen, is_split
+from data.raw.layouts.tree import Tree, with_annotation
+from data.raw.tables.kinds import READERS, open_table
+from data.raw.tables.rows import Embedded, Row, Table
+
+
+def read(tree: Tree) -> Iterable[Item]:
+    """The samples of all tables, in the order of their names; takes the tables and the files they name."""
+    media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
+    for name in list(tree.left):
+        suffix = PurePosixPath(name).suffix.lower()
+        beside = str(PurePosixPath(name).with_suffix("")) in media and suffix in (".json", ".txt")
+        if suffix not in READERS or (beside and not tree.given):
+            continue  # what lies beside a picture of its name is about that picture
+        with tree.findings.collecting():
+            yield from _items(tree, name)
+
+
+def _items(tree: Tree, name: str) -> Iterator[Item]:
+    table = open_table(tree.source / name, tree.rules.encoding)
+    if table is None:
+        if tree.given:
+            raise UserError(
+                "source",
+                tree.source / name,
+                "a table: a list of objects, or media files as keys with their captions",
+            )
+        return
+    try:
+        require_columns(table.path, table.columns, tree.rules.columns)
+    except UserError:
+        if tree.given:
+            raise
+        _note_columns(tree, table, name, nameless=True)
+        tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
+        tree.take([name])
+        return
+    tree.take([name, *(str(PurePosixPath(name).with_name(other)) for other in table.also)])
+    tree.tables.append(name)
+    if table.how:
+        tree.findings.said.append(f"{name}: {table.how}")
+    _note_columns(tree, table, name, nameless=False)
+    yield from _rows_of(tree, table, name)
+
+
+def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
+    """Note the columns that are not read; all of them where the table names no files."""
+    for column in table.columns:
+        if nameless or (role_of(column, tree.rules.columns) is None and plain(column) != SPLIT):
+            tree.findings.add_column(name, column, (fields.get(column) for fields in table.head), nameless)
+
+
+def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
+    """The samples of a table that names files; those of splits that are not wanted are counted."""
+    columns = tree.rules.columns
+    split = next((c for c in table.columns if plain(c) == SPLIT and _are_splits(table, c)), None)
+    wanted = [c for c in table.columns if role_of(c, columns)] + ([split] if split else [])
+    left_out: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    named: set[str] = set()
+    shown = PurePosixPath(name).name if tree.given else name
+    for row in table.rows(tuple(wanted)):
+        if split and not row.problem:
+            splits[part := str(row.fields.get(split))] += 1
+            if tree.rules.splits and part not in tree.rules.splits:
+                left_out[part] += 1
+                continue
+        item = _row_item(tree, table, row, f"{shown}:{row.number}", named)
+        if item is not None:
+            yield item
+    if split:
+        chosen(splits, tree.rules, "rows")
+        tree.findings.ignored.update({f"rows of split {part}": count for part, count in left_out.items()})
+    tree.take(named)
+
+
+def _are_splits(table: Table, column: str) -> bool:
+    values = [str(fields.get(column)) for fields in table.head]
+    return bool(values) and all(map(is_split, values))
+
+
+def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) -> Item | None:
+    """The sample of one row; None if its file belongs to a split that is not packed."""
+    if row.problem:
+        return Item(name, table.path, 0, 0, refused=("list", row.problem))
+    fields, embedded = _named_classes(table, row.fields), None
+    for column, value in row.fields.items():
+        if isinstance(value, Embedded) and role_of(column, tree.rules.columns) == "path":
+            if embedded is not None:
+                raise UserError(
+                    f"{table.path}: row {row.number} holds two pictures, in {embedded.column!r} and "
+                    f"{column!r}; columns.path=NAME says which is meant"
+                )
+            embedded = value
+    if embedded is not None:
+        return _embedded_item(tree, table, row, fields, embedded, name)
+    annotation = from_fields(
+        {n: v for n, v in fields.items() if not isinstance(v, Embedded)}, tree.rules.columns, one_text=True
+    )
+    if annotation.refused and annotation.refused[0] == "columns":
+        raise UserError(f"{table.path}: row {row.number}: {annotation.refused[1]}")
+    tree.note(annotation)
+    if not annotation.path:
+        refused = annotation.refused or ("list", "the row has no path")
+        return Item(name, table.path, 0, 0, refused=refused)
+    item, relative = located(tree, table.path, annotation)
+    if relative in tree.left_out:
+        tree.findings.ignored["rows of files of other splits"] += 1
+        return None
+    named.add(relative)
+    return item
+
+
+def _named_classes(table: Table, fields: Any) -> dict[str, Any]:
+    """The fields with the number of a class accompanied by its name, where the table knows it."""
+    fields = dict(fields)
+    for column, names in table.names.items():
+        number = fields.get(column)
+        if isinstance(number, int) and 0 <= number < len(names) and role_of(column) in ("label", "class"):
+            fields = {
+                **{n: v for n, v in fields.items() if n != column},
+                "label": number,
+                "class": names[number],
+            }
+    return fields
+
+
+def _embedded_item(
+    tree: Tree, table: Table, row: Row, fields: dict[str, Any], embedded: Embedded, name: str
+) -> Item:
+    """The sample of a picture that lies in the table."""
+    rest = {n: v for n, v in fields.items() if role_of(n, tree.rules.columns) != "path"}
+    annotation = from_fields(rest, tree.rules.columns, one_text=True)
+    if annotation.refused and annotation.refused[0] == "columns":
+        raise UserError(f"{table.path}: row {row.number}: {annotation.refused[1]}")
+    tree.note(annotation)
+    shown = f"{name}/{printable(embedded.name)}" if embedded.name else name
+    item = Item(shown, table.path, row.number - 1, embedded.size, column=embedded.column)
+    return with_annotation(item, annotation)

@@ -1,0 +1,144 @@
+"""WebDataset tars: members of one key are a sample; folders in a tar, or around it, are classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from core.errors import UserError, WorkError
+from core.files import regular
+from data.dataset.tars import APART, Member, TarSample, read_member, samples
+from data.media.formats import media_names
+from data.raw.annotations.captions import carrier, read_tar_annotation, reads
+from data.raw.annotations.text_encoding import LOOKED_AT
+from data.raw.ignored import ignored_as
+from data.raw.item import Item, printable
+from data.raw.layouts.splits import chosen, is_split
+from data.raw.layouts.tar_per_class import classes_by_name, fits
+from data.raw.layouts.tree import Tree, with_annotation
+from data.raw.tables.kinds import READERS
+
+
+class _Tar(NamedTuple):
+    """A tar, and its name in the tree."""
+
+    path: Path
+    name: str
+
+
+def read(tree: Tree) -> Iterable[Item]:
+    """The samples of all tars, tar by tar."""
+    names = [name for name in tree.left if name.lower().endswith(".tar")]
+    tree.take(names)
+    splits, classes = _meaning(tree, names)
+    for name in names:
+        with tree.findings.collecting():
+            yield from _items(tree, name, classes.get(name, ""), splits)
+
+
+def _meaning(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The splits to pack, () where there are none in the tars; tar -> class, {} where tars are no classes.
+
+    Tars are read only as long as either may still be so, which of ordinary shards is the first one.
+    """
+    classes = classes_by_name(names)
+    firsts: Counter[str] = Counter()
+    may_split = not tree.skip
+    for name in names if may_split or classes else ():
+        try:
+            keys = [s.key for s in samples(tree.source / name, _is_passed_over) if media_members(s)]
+        except WorkError:
+            continue  # told where its samples are read
+        firsts.update((*_folders(key), "")[0] for key in keys)
+        may_split = may_split and all(map(is_split, firsts))
+        classes = classes if classes and fits(classes[name], keys) else {}
+        if not may_split and not classes:
+            return (), {}
+    if classes:
+        tree.findings.said.append(f"a tar for each class, named after it: {len(classes)} classes")
+    if not may_split or not firsts:
+        return (), classes
+    wanted = tuple(chosen(firsts, tree.rules, "samples"))
+    tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
+    return wanted, classes
+
+
+def _is_passed_over(name: str) -> bool:
+    return bool(ignored_as(name.removeprefix("./")))
+
+
+def _folders(key: str) -> tuple[str, ...]:
+    return tuple(part for part in PurePosixPath(key).parts[:-1] if part != ".")
+
+
+def _items(tree: Tree, name: str, class_name: str, splits: tuple[str, ...]) -> Iterator[Item]:
+    path = tree.source / name
+    ignored: Counter[str] = Counter()
+
+    def is_passed_over(member: str) -> bool:
+        kind = ignored_as(member.removeprefix("./"))
+        ignored.update([kind] if kind else [])
+        return bool(kind)
+
+    found = list(samples(path, is_passed_over))
+    tree.findings.ignored.update(ignored)
+    tar = _Tar(path, name)
+    times = Counter(sample.key for sample in found)  # more than one: its members lie apart
+    with open(path, "rb", opener=regular) as file:
+        for sample in found:
+            folders = _folders(sample.key)
+            if splits and folders and folders[0] not in splits:
+                tree.findings.ignored[f"of split {folders[0]}"] += 1
+                continue
+            media = media_members(sample)
+            if not media and _is_table(tree, tar, sample):
+                continue
+            if sample.refused or len(media) != 1 or times[sample.key] > 1:
+                count = f"has {len(media)} images or videos, expected 1"
+                reason = sample.refused or (count if len(media) != 1 else APART)
+                yield Item(printable(f"{tar.name}/{sample.key}"), tar.path, 0, 0, refused=("list", reason))
+                continue
+            _note_members(tree, tar, file.fileno(), sample, media[0])
+            yield _item(tree, tar, file.fileno(), sample, class_name, folders[1:] if splits else folders)
+
+
+def _item(
+    tree: Tree, tar: _Tar, file: int, sample: TarSample, class_name: str, folders: tuple[str, ...]
+) -> Item:
+    media, rules = media_members(sample)[0], tree.rules
+    annotation = read_tar_annotation(file, tar.path, sample, rules.columns, rules.captions, rules.encoding)
+    if annotation.class_name == "" and annotation.label < 0:
+        outside = "" if tree.given else tree.class_of(tar.name)
+        inside = printable(folders[0]) if folders else ""
+        annotation = replace(annotation, class_name=outside or class_name or inside)
+    tree.note(annotation)
+    item = Item(printable(f"{tar.name}/{media.name}"), tar.path, media.content, media.size)
+    return with_annotation(item, annotation)
+
+
+def media_members(sample: TarSample) -> list[Member]:
+    """The members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
+    return [sample.members[suffix] for suffix in media_names(sample.members)]
+
+
+def _note_members(tree: Tree, tar: _Tar, file: int, sample: TarSample, media: Member) -> None:
+    """Note the members of a sample that nothing reads."""
+    for suffix, member in sample.members.items():
+        if member is not media and not reads(suffix, tree.rules.captions):
+            head = member._replace(size=min(member.size, LOOKED_AT))
+            tree.findings.add_companion(suffix, partial(read_member, file, tar.path, head))
+
+
+def _is_table(tree: Tree, tar: _Tar, sample: TarSample) -> bool:
+    """Whether a sample without picture is a table, or a tar in a tar, which nothing here reads."""
+    for suffix, member in sample.members.items():
+        if suffix == "tar":
+            raise UserError(f"{tar.path}: holds the tar {member.name}; unpack it first, and give the folder")
+        if f".{suffix}" in READERS and carrier(suffix) is None:
+            tree.findings.add_table(f"{tar.name}/{member.name}")
+            return True
+    return False

@@ -1,0 +1,76 @@
+"""The files of a source while it is listed: each layout takes those that are its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from data.raw.annotations.annotation import Annotation
+from data.raw.findings import Findings
+from data.raw.item import Item, printable
+from data.raw.rules import SourceRules
+
+BESIDE = ("videos", "images", "video", "image")  # folders where files of a table may lie, beside it
+
+
+@dataclass
+class Tree:
+    """source: the folder, or that of the one file that is given.  given: that file's name, "" for a folder.
+
+    left: files that no layout has taken yet, sorted; relative names.  left_out: those of splits that are not
+    packed.  skip: folders at the front of every name that are splits and no classes.
+    tables: names of the tables that name samples of the source.
+    """
+
+    source: Path
+    rules: SourceRules
+    findings: Findings
+    left: dict[str, None]
+    given: str = ""
+    skip: int = 0
+    left_out: set[str] = field(default_factory=set)
+    tables: list[str] = field(default_factory=list)
+
+    def take(self, names: Iterable[str]) -> None:
+        """These files are accounted for."""
+        for name in names:
+            self.left.pop(name, None)
+
+    def class_of(self, name: str) -> str:
+        """The class that the folders of a file say: the first one behind those of splits; "" for none."""
+        *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
+        return printable(folders[0]) if folders else ""
+
+    def note(self, annotation: Annotation) -> None:
+        """Count what is remarkable about a sample's annotation."""
+        self.findings.notes.update(annotation.notes)
+        if len(annotation.texts) > 1:
+            self.findings.notes[
+                "several captions: all are stored, the first is the one that is trained on"
+            ] += 1
+        self.findings.notes.update(f"a second caption in .{suffix}, not used" for suffix in annotation.unused)
+
+
+def with_annotation(item: Item, annotation: Annotation) -> Item:
+    """The item with label, class, texts and reason of refusal of an annotation."""
+    more = {**item.more, "texts": list(annotation.texts)} if len(annotation.texts) > 1 else item.more
+    return replace(
+        item,
+        label=annotation.label,
+        class_name=annotation.class_name,
+        text=annotation.text,
+        refused=item.refused or annotation.refused,
+        more=more,
+    )
+
+
+def file_item(path: Path, name: str, annotation: Annotation) -> Item:
+    """The item of a file, refused if it is not there."""
+    refused, size = annotation.refused, 0
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        refused = refused or ("read", getattr(error, "strerror", None) or str(error))
+    return with_annotation(Item(printable(name), path, 0, size, refused=refused), annotation)

@@ -1,0 +1,139 @@
+"""CSV and TSV: the delimiter and encoding are found out, quoting and the number of fields are strict.
+
+One stray quote makes the rows that follow part of a caption, and one comma that nobody quoted cuts a caption
+in two; both look well to a lenient reader. So a table with either is refused, with lines and a hint.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import regular
+from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.roles import role_of
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+MOST_LINES = 5  # shown of those that are wrong
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a table is written. declared: whether its first line is `sep=X`, as Excel reads it."""
+
+    encoding: str
+    delimiter: str
+    spaced: bool
+    declared: bool
+
+
+def read(path: Path, encoding: Encoding) -> Table:
+    """Open a table; UserError where it is empty, of another encoding, or its lines do not fit each other."""
+    form = _form(path, encoding)
+    columns = next((tuple(fields) for _, fields in _lines(path, form)), ())
+    if not columns:
+        raise UserError(f"{path}: empty; its first line names the columns")
+
+    def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
+        return _rows(path, form, columns)
+
+    head = tuple(row.fields for row in itertools.islice(_head(path, form, columns), HEAD))
+    usual = form.delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
+    how = [] if usual else [f"fields divided by {DELIMITERS.get(form.delimiter, repr(form.delimiter))}"]
+    how += [] if form.encoding in ("utf-8", "utf-8-sig") else [f"text in {form.encoding}"]
+    return Table(path, tuple(name.strip() for name in columns), rows, head, ", ".join(how))
+
+
+def _form(path: Path, encoding: Encoding) -> _Form:
+    with open(path, "rb", opener=regular) as file:
+        name = encoding_of(file.read(LOOKED_AT), encoding)
+    try:
+        with open(path, encoding=name, errors=UNDECODED, newline="", opener=regular) as file:
+            first = file.readline().strip("\r\n")
+            declared = first.lower().startswith("sep=") and len(first) == 5
+            header = file.readline().strip("\r\n") if declared else first
+    except UnicodeError as error:
+        raise UserError(f"{path}: not text in {name}: {error}") from None
+    delimiter = first[4] if declared else _delimiter(path, header)
+    return _Form(name, delimiter, f"{delimiter} " in header, declared)
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """The delimiter that makes a path column of the header; else the one that makes most columns."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    candidates = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
+    columns = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in candidates}
+    with_path = [
+        d for d in candidates if len(columns[d]) > 1 and any(role_of(c) == "path" for c in columns[d])
+    ]
+    return (with_path or sorted(candidates, key=lambda delimiter: -len(columns[delimiter])))[0]
+
+
+def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, fields) of each row that is not blank."""
+    with open(path, encoding=form.encoding, errors=UNDECODED, newline="", opener=regular) as file:
+        if form.declared:
+            file.readline()
+        reader = csv.reader(file, delimiter=form.delimiter, skipinitialspace=form.spaced, strict=True)
+        began = 1
+        try:
+            for fields in reader:
+                if any(fields):
+                    yield reader.line_num + form.declared, fields
+                began = reader.line_num + 1
+        except csv.Error as error:
+            line = began + form.declared
+            raise UserError(
+                f"{path}: line {line}: {error}; a quote opens or ends in the wrong place (a text with quotes "
+                'or delimiters is written "...", with "" for each quote in it)'
+            ) from None
+        except UnicodeError as error:
+            raise UserError(f"{path}: not text in {form.encoding}: {error}") from None
+
+
+def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
+    """The first rows, as far as they can be read."""
+    try:
+        for number, (_, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
+            yield Row(number, dict(zip(columns, fields, strict=False)))
+    except UserError:
+        return  # met again where all rows are read
+
+
+def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
+    """All rows; UserError at the end if any has another number of fields, or swallowed those after it."""
+    wrong: list[str] = []
+    names = [name.strip() for name in columns]
+    for number, (line, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
+        if len(fields) != len(columns):
+            wrong.append(f"line {line} has {len(fields)}")
+        elif _swallowed(fields, form.delimiter):
+            raise UserError(
+                f"{path}: line {line}: a text in quotes goes over lines that look like rows of the table; "
+                'a quote before it is not closed (a quote within a text is written "")'
+            )
+        else:
+            yield Row(number, dict(zip(names, fields, strict=True)))
+    if wrong:
+        more = f" and {len(wrong) - MOST_LINES} others" if len(wrong) > MOST_LINES else ""
+        kind = DELIMITERS.get(form.delimiter, form.delimiter)
+        raise UserError(
+            f"{path}: the header has {len(columns)} fields, {', '.join(wrong[:MOST_LINES])}{more}; put texts "
+            f'with a {kind} into double quotes ("...")'
+        )
+
+
+def _swallowed(fields: list[str], delimiter: str) -> bool:
+    """Whether a field of several lines holds one that names a picture beside a delimiter, as a row does."""
+    for field in fields:
+        for line in field.splitlines()[1:] if "\n" in field or "\r" in field else ():
+            pieces = line.split(delimiter)
+            if len(pieces) > 1 and any(p.strip(' "').lower().endswith(MEDIA_SUFFIXES) for p in pieces):
+                return True
+    return False

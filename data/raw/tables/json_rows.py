@@ -1,0 +1,90 @@
+"""JSON lines, and JSON files that hold a list of objects or name media as their keys."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import regular
+from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
+
+
+def read_lines(path: Path, encoding: Encoding) -> Table:
+    """Open JSON lines. A line that is no object is refused alone."""
+    with open(path, "rb", opener=regular) as file:
+        name = encoding_of(file.read(LOOKED_AT), encoding)
+
+    def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
+        try:
+            with open(path, encoding=name, errors=UNDECODED, opener=regular) as file:
+                lines = (line for line in file if line.strip())
+                yield from (_row(number, line) for number, line in enumerate(lines, 1))
+        except UnicodeError as error:
+            raise UserError(f"{path}: not text in {name}: {error}") from None
+
+    how = "" if name in ("utf-8", "utf-8-sig") else f"text in {name}"
+    return _table(path, rows, how)
+
+
+def read_whole(path: Path, encoding: Encoding) -> Table | None:
+    """Open a JSON file: a list of objects, or an object whose keys are media files; None for other JSON."""
+    with open(path, "rb", opener=regular) as file:
+        data = file.read()
+    name = encoding_of(data, encoding)
+    try:
+        content = json.loads(data.decode(name))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable JSON in {name}: {error}") from None
+    del data
+    if isinstance(content, dict):
+        content = _by_file(content)
+    if not isinstance(content, list) or not any(isinstance(row, dict) for row in content):
+        return None
+    listed: list[Any] = content
+
+    def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
+        for number, row in enumerate(listed, 1):
+            good = isinstance(row, dict)
+            yield Row(number, row if good else {}, "" if good else "bad row: not a JSON object")
+
+    return _table(path, rows, "" if name in ("utf-8", "utf-8-sig") else f"text in {name}")
+
+
+def _table(path: Path, rows: Any, how: str) -> Table:
+    first: Iterable[Row] = itertools.islice(rows(), HEAD)
+    head = tuple(row.fields for row in first if not row.problem)
+    columns = tuple(dict.fromkeys(name for fields in head for name in fields))
+    return Table(path, columns, rows, head, how)
+
+
+def _row(number: int, line: str) -> Row:
+    try:
+        fields = json.loads(line, object_pairs_hook=_without_repetition)
+        if not isinstance(fields, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        return Row(number, {}, f"bad row: {error}")
+    return Row(number, fields)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
+
+
+def _by_file(content: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files."""
+    if not content or not all(name.lower().endswith(MEDIA_SUFFIXES) for name in content):
+        return None
+    return [
+        {**({"text": value} if not isinstance(value, dict) else value), "path": name}
+        for name, value in content.items()
+    ]

@@ -1,0 +1,27 @@
+"""The formats of tables, by suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from data.raw.annotations.text_encoding import Encoding
+from data.raw.tables import delimited, json_rows, line_pairs, parquet_rows
+from data.raw.tables.rows import Table
+
+# Each opens a table; None where the file is none, though its name allows it.
+READERS: Mapping[str, Callable[[Path, Encoding], Table | None]] = {
+    ".csv": delimited.read,
+    ".tsv": delimited.read,
+    ".jsonl": json_rows.read_lines,
+    ".json": json_rows.read_whole,
+    ".parquet": parquet_rows.read,
+    ".txt": line_pairs.read,
+}
+GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # suffixes of a source that is a table
+
+
+def open_table(path: Path, encoding: Encoding) -> Table | None:
+    """The table in a file, None if it holds none; UserError if it cannot be read as what its suffix says."""
+    reader = READERS.get(path.suffix.lower())
+    return reader(path, encoding) if reader else None

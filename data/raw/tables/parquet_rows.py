@@ -1,0 +1,176 @@
+"""Parquet: columns of values, and pictures in the file itself (Hugging Face's image{bytes, path})."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from data.media.formats import MediaError
+from data.raw.annotations.text_encoding import Encoding
+from data.raw.tables.rows import HEAD, UNDECODED, Embedded, Row, Table
+
+BATCH = 64  # rows with pictures read at once
+
+
+def read(path: Path, encoding: Encoding) -> Table:
+    """Open a table; UserError if it is no readable Parquet file, or pyarrow is not installed."""
+    parquet, error_type = _pyarrow(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            head: list[dict[str, Any]] = []
+            plain = [name for name in schema.names if not _holds_media(schema.field(name).type)]
+            for batch in file.iter_batches(HEAD, columns=plain):
+                head = _dicts(batch, plain)
+                break
+    except error_type as error:
+        raise _unreadable(path, error) from None
+
+    def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
+        return _rows(path, [name for name in schema.names if not wanted or name in wanted])
+
+    return Table(path, tuple(schema.names), rows, tuple(head), names=_class_names(schema))
+
+
+def read_cell(path: Path, column: str, row: int) -> bytes:
+    """The bytes of the picture in one row; MediaError if they are not there any more."""
+    starts, cells = _group(path, column, row)
+    data = cells[row - starts].as_py()
+    if data is None:
+        raise MediaError(f"row {row + 1} of {path.name} has no bytes in {column}")
+    return bytes(data)
+
+
+def _group(path: Path, column: str, row: int) -> tuple[int, Any]:
+    """The first row of the row group that holds `row`, and the cells of its column."""
+    begin = 0
+    ends = _group_ends(path, path.stat().st_mtime_ns)
+    for number, end in enumerate(ends):
+        if row < end:
+            return begin, _cells(path, column, number)
+        begin = end
+    raise MediaError(f"{path.name} has no row {row + 1} any more")
+
+
+@functools.lru_cache(maxsize=64)
+def _group_ends(path: Path, changed: int) -> list[int]:
+    parquet, error_type = _pyarrow(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+    except error_type as error:
+        raise MediaError(f"not a readable Parquet file any more ({_one_line(error)})") from None
+    return [sum(sizes[: k + 1]) for k in range(len(sizes))]
+
+
+@functools.lru_cache(maxsize=2)  # neighbours lie in one row group, which is read as a whole
+def _cells(path: Path, column: str, group: int) -> Any:
+    parquet, error_type = _pyarrow(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            table = file.read_row_group(group, columns=[column])
+    except error_type as error:
+        raise MediaError(f"row group {group} of {path.name} is not readable ({_one_line(error)})") from None
+    return _bytes_of(table.column(0).combine_chunks())
+
+
+def _rows(path: Path, names: list[str]) -> Iterator[Row]:
+    parquet, error_type = _pyarrow(path)
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            media = any(_holds_media(file.schema_arrow.field(name).type) for name in names)
+            for batch in file.iter_batches(BATCH if media else 1 << 14, columns=names):
+                for fields in _dicts(batch, names):
+                    number += 1
+                    yield Row(number, fields)
+    except error_type as error:
+        raise _unreadable(path, error) from None
+
+
+def _dicts(batch: Any, names: list[str]) -> list[dict[str, Any]]:
+    columns = [_values(batch.column(name), name) for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _values(column: Any, name: str) -> list[Any]:
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _holds_media(column.type):
+        return _embedded(column, name)
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        values = column.cast(pyarrow.large_binary()).to_pylist()  # Arrow trusts the file to hold UTF-8
+        return [None if value is None else value.decode("utf-8", UNDECODED) for value in values]
+    return list(column.to_pylist())
+
+
+def _embedded(column: Any, name: str) -> list[Any]:
+    """What is in a column of pictures: `Embedded`, the path of a file beside the table, or None."""
+    import pyarrow
+
+    sizes = [None if size is None else int(size) for size in _lengths(_bytes_of(column))]
+    if not pyarrow.types.is_struct(column.type):
+        return [None if size is None else Embedded(name, size, "") for size in sizes]
+    has_path = "path" in [field.name for field in column.type]
+    paths = column.field("path").to_pylist() if has_path else [None] * len(sizes)
+    return [
+        path if size is None else Embedded(name, size, path or "")
+        for size, path in zip(sizes, paths, strict=True)
+    ]
+
+
+def _lengths(cells: Any) -> list[int | None]:
+    from pyarrow import compute
+
+    return list(compute.binary_length(cells).to_pylist())
+
+
+def _bytes_of(column: Any) -> Any:
+    import pyarrow
+
+    return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
+
+
+def _holds_media(kind: Any) -> bool:
+    """Whether a column may hold pictures: binary, or a struct of `bytes` and `path`."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return "bytes" in [field.name for field in kind] and _holds_media(kind.field("bytes").type)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the classes in columns that Hugging Face's `datasets` wrote as ClassLabel."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {
+            name: tuple(feature["names"])
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # written by another program
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs pyarrow: pip install 'longtake[tables]'") from None
+    return parquet, pyarrow.ArrowException
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a readable Parquet file ({_one_line(error)})")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

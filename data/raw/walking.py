@@ -1,0 +1,66 @@
+"""The files of a folder: which are looked at, which are passed over, where links lead."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from data.raw.findings import Findings
+from data.raw.ignored import ignored_as
+from data.raw.rules import Links
+
+OUTSIDE = "links out of the source (links=follow reads them)"
+LINKED_FOLDER = "linked folder"
+
+
+def walk(source: Path, links: Links, findings: Findings) -> list[str]:
+    """Names of the files below `source`, relative to it and sorted, but those that are passed over, counted.
+
+    Linked folders are entered with links=follow alone, each real folder once, and files behind links that
+    leave the source are read then alone. A folder that cannot be read is kept in `findings.errors`.
+    """
+    root = os.path.realpath(source)
+    names: list[str] = []
+    entered = {root}
+    for folder, folders, files in os.walk(
+        source, onerror=findings.errors.append, followlinks=links == "follow"
+    ):
+        relative = Path(folder).relative_to(source)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if _enters(os.path.join(folder, name), (relative / name).as_posix(), links, entered, findings)
+        ]
+        for file in files:
+            name = (relative / file).as_posix()
+            if kind := ignored_as(name):
+                findings.ignored[kind] += 1
+            elif links == "inside" and _leaves(os.path.join(folder, file), root):
+                findings.ignored[OUTSIDE] += 1
+            else:
+                names.append(name)
+    return sorted(names)
+
+
+def _enters(path: str, name: str, links: Links, entered: set[str], findings: Findings) -> bool:
+    """Whether a folder is looked into; counts one that is not."""
+    if kind := ignored_as(f"{name}/") or ignored_as(f"{name}/x"):
+        findings.ignored[kind] += 1
+        return False
+    if os.path.islink(path):
+        if links == "inside":
+            findings.ignored[LINKED_FOLDER] += 1
+            return False
+        real = os.path.realpath(path)
+        if real in entered:
+            findings.ignored["linked folder that was read already"] += 1
+            return False
+        entered.add(real)
+    return True
+
+
+def _leaves(path: str, root: str) -> bool:
+    """Whether a file is a link to what lies outside; a broken link inside is met where it is read."""
+    if not os.path.islink(path):
+        return False
+    return not Path(os.path.realpath(path)).is_relative_to(root)

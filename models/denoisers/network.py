@@ -1,0 +1,124 @@
+"""What trainer, sampler and benchmarks ask of any denoising network, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.batch import Condition
+from core.distributed.sequence import SequenceGroup
+from models.attention.choice import AttentionHeads
+from models.attention.dispatch import Backend
+from models.layers.embeddings import Grid
+from models.weights import shapes_only
+
+Example = tuple[Tensor, Tensor, Condition]
+"""What a network is called with: x, time, condition."""
+
+
+class Denoiser(nn.Module):
+    """A network that predicts noise, data, velocity or flow of (B, C, T, H, W) at a time, under a condition.
+
+    Called with x (B, C, T, H, W), time (B,) as `path.time_input` gives it and a `Condition`, it returns
+    (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. It computes in the
+    dtype of its weights, draws them from torch's global generator, and ignores parts of the condition that it
+    is not made for.
+    Parameters may be tagged: `no_decay`, for the optimizer, and `hidden`, a matrix that Muon takes.
+
+    blocks: the parts that make up nearly all of its work, at least one. Each is wrapped by itself to be
+    compiled, to be computed again in the backward pass, or to multiply in fp8.
+    """
+
+    blocks: nn.ModuleList
+
+    def use_attention(self, choices: Mapping[int, Backend]) -> None:
+        """Take these backends from now on, as `models.attention.choice.settle` returns them.
+
+        For networks whose config names `attention_heads`; without these nothing is settled.
+        """
+
+
+class DenoiserConfig(Protocol):
+    """The configuration of a network: a frozen dataclass, and what can be known before the network is built.
+
+    kind: its name in `models.denoisers.kinds`, a field of the dataclass, and its first.
+    input_channels: those of the latents.  learned_sigma: whether it gives twice as many.
+    num_classes, text_width, frame_condition: what it is conditioned on: so many classes, text tokens of so
+    many numbers, given frames; 0 or False for none.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def input_channels(self) -> int: ...
+    @property
+    def learned_sigma(self) -> bool: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def text_width(self) -> int: ...
+    @property
+    def frame_condition(self) -> bool: ...
+
+    def build(self, sequence: SequenceGroup | None = None) -> Denoiser:
+        """Make the network, with weights from torch's global generator.
+
+        sequence: the ranks that compute it together, each on its share of the tokens; only given to kinds
+        with `attention_heads`.
+        """
+        ...
+
+    def tokens(self, shape: Grid) -> int:
+        """Count the tokens of an input (T, H, W), or what its work otherwise grows with.
+
+        UserError, naming the field from `model.` on, for a shape that the network cannot take.
+        """
+        ...
+
+    def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:
+        """Count the multiply-accumulates of a forward pass over one sample (T, H, W), exactly."""
+        ...
+
+    def attention_heads(self, sequence_ranks: int = 1) -> AttentionHeads | None:
+        """Return what the choice of a backend depends on; None for a network without self-attention.
+
+        sequence_ranks: ranks that share the tokens of an input, which only a network with self-attention can.
+        """
+        ...
+
+
+def count_parameters(config: DenoiserConfig) -> int:
+    """Trainable parameters of a configuration, counted without allocating them."""
+    with shapes_only():
+        return sum(parameter.numel() for parameter in config.build().parameters())
+
+
+def train_flops(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:
+    """Floating-point operations of forward and backward of one sample: 2 per MAC, backward twice forward."""
+    return 6 * config.forward_macs(shape, text_tokens)
+
+
+def output_channels(config: DenoiserConfig) -> int:
+    """Channels of what the network returns."""
+    return config.input_channels * (2 if config.learned_sigma else 1)
+
+
+def example_inputs(
+    config: DenoiserConfig, shape: tuple[int, ...], device: torch.device, text_tokens: int = 0
+) -> Example:
+    """What training calls the network with for a micro-batch (b, C, T, H, W), with zeros for values.
+
+    text_tokens: to which captions are padded, for a network that takes text.
+    """
+    batch, frames = shape[0], shape[2]
+    label, x = torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(shape, device=device)
+    text = length = mask = latents = None
+    if config.text_width:
+        text = torch.zeros((batch, text_tokens, config.text_width), dtype=torch.float16, device=device)
+        length = torch.zeros_like(label)
+    if config.frame_condition:
+        mask, latents = torch.zeros((batch, frames), device=device), torch.zeros_like(x)
+    return x, label.float(), Condition(label, text, length, mask, latents)

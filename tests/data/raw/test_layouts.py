@@ -1,0 +1,363 @@
+"""Datasets laid out as the tools of others write them. Run: pytest tests/data/raw/test_layouts.py"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError, WorkError
+from core.root import import_path
+from data.dataset.index import Dataset
+from data.raw.ingest import Listing, list_source
+from data.raw.item_store import ItemStore, Selection
+from data.raw.rules import SourceRules
+from tests.data.samples import image_bytes, picture, tar_bytes
+from tools.shard import Config, run
+
+PNG = image_bytes(picture())
+APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(120)
+
+
+def place(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root
+
+
+def told(listing: Listing) -> dict[str, tuple[str, str]]:
+    return {item.name: (item.class_name, item.text) for item in listing.items}
+
+
+def listed(root: Path, files: Mapping[str, str | bytes], **rules: object) -> Listing:
+    return list_source(place(root, files), SourceRules(**rules))  # type: ignore[arg-type]
+
+
+def pictures(*names: str) -> dict[str, str | bytes]:
+    return dict.fromkeys(names, PNG)
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+TABLES: dict[str, dict[str, str | bytes]] = {
+    "hugging face": {"metadata.jsonl": lines(*({"file_name": f"{k}.png", "text": f"t{k}"} for k in (0, 1)))},
+    "hugging face csv": {"metadata.csv": "file_name,text\n0.png,t0\n1.png,t1\n"},
+    "diffsynth": {"metadata.csv": "image,prompt\n0.png,t0\n1.png,t1\n"},
+    "fastvideo": {
+        "videos2caption.json": json.dumps([{"path": f"{k}.png", "cap": [f"t{k}"]} for k in (0, 1)])
+    },
+    "musubi": {"images.jsonl": lines(*({"image_path": f"{k}.png", "caption": f"t{k}"} for k in (0, 1)))},
+    "ltx": {"dataset.json": json.dumps([{"caption": f"t{k}", "media_path": f"{k}.png"} for k in (0, 1)])},
+    "finetrainers": {"prompts.txt": "t0\nt1\n", "videos.txt": "0.png\n1.png\n"},
+    "kohya's metadata": {"meta.json": json.dumps({f"{k}.png": {"caption": f"t{k}"} for k in (0, 1)})},
+    "beside": {"0.txt": "t0", "1.caption": "\ufefft1"},
+    "named": {"0.caption.txt": "t0", "1.info.json": '\ufeff{"caption": "t1"}'},
+    "whole names": {"0.png.txt": "t0", "1.png.prompt": "t1\n"},
+    "utf-16": {"0.txt": "t0".encode("utf-16"), "1.txt": "t1".encode("utf-16-le")},
+}
+
+
+@pytest.mark.parametrize("layout", TABLES)
+def test_captions_in_a_folder(tmp_path: Path, layout: str) -> None:
+    listing = listed(tmp_path, {**pictures("0.png", "1.png"), **TABLES[layout]})
+    assert told(listing) == {"0.png": ("", "t0"), "1.png": ("", "t1")}
+    assert (listing.texts, listing.ignored) == (2, {})
+
+
+def test_parquet_metadata_in_a_folder(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    place(tmp_path, pictures("0.png"))
+    parquet.write_table(
+        pyarrow.table({"file_name": ["0.png"], "text": ["t0"]}), tmp_path / "metadata.parquet"
+    )
+    assert told(list_source(tmp_path)) == {"0.png": ("", "t0")}
+
+
+def test_a_table_and_files_that_it_does_not_name(tmp_path: Path) -> None:
+    files = {**pictures("a/0.png", "a/1.png"), "a/metadata.csv": "file_name,text\n0.png,x\n", "a/1.txt": "y"}
+    listing = listed(tmp_path, files)
+    assert told(listing) == {"a/0.png": ("", "x"), "a/1.png": ("", "y")}
+    assert "1 x file that no table names, packed with what lies beside it" in listing.said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        (
+            "captions_val.json",
+            '{"annotations": [{"image_id": 1, "caption": "a"}]}',
+            "the file captions_val.json",
+        ),
+        ("captions.txt", "0.png\ta cat", "the file captions.txt"),
+        ("prompts.txt", "a cat", "the file prompts.txt"),
+        ("metadata.xlsx", b"PK", "the file metadata.xlsx"),
+        ("list.csv", "id,caption\n0,a cat\n", "column 'caption' of list.csv; columns.path=NAME"),
+    ],
+)
+def test_files_that_may_hold_the_captions_are_refused_by_name(
+    tmp_path: Path, name: str, content: str | bytes, what: str
+) -> None:
+    files = {**pictures("0.png"), name: content}
+    with pytest.raises(UserError, match=f"no sample has a caption.*{what}.*captions=none"):
+        listed(tmp_path, files)
+    assert len(listed(tmp_path, files, captions="none").items) == 1
+    files["0.txt"] = "a cat"
+    assert listed(tmp_path, files).texts == 1
+
+
+def test_two_lists_of_other_lengths_are_refused(tmp_path: Path) -> None:
+    files = {**pictures("0.png"), "prompts.txt": "a\nb\n", "videos.txt": "0.png\n"}
+    with pytest.raises(UserError, match=r"prompts.txt has 2 lines, videos.txt 1; line k"):
+        listed(tmp_path, files)
+
+
+def test_kohya_folders_are_no_classes_unless_asked(tmp_path: Path) -> None:
+    files = {
+        **pictures("10_dog/0.png", "2_cat/1.png"),
+        "10_dog/0.caption": "a dog",
+        "2_cat/1.caption": "a cat",
+    }
+    listing = listed(tmp_path, files)
+    assert told(listing) == {"10_dog/0.png": ("", "a dog"), "2_cat/1.png": ("", "a cat")}
+    assert [item.more for item in listing.items] == [{"repeats": 10}, {"repeats": 2}]
+    assert "1 files of 10_dog, 1 files of 2_cat" in listing.said[0]
+    assert list_source(tmp_path, SourceRules(classes=True)).classes == ("cat", "dog")
+
+
+def tar(members: Mapping[str, str | bytes]) -> bytes:
+    return tar_bytes([(n, d.encode() if isinstance(d, str) else d) for n, d in members.items()])
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *({f"0.{suffix}": "a red cat"} for suffix in ("txt", "caption", "prompt", "text", "caption.txt")),
+        {"0.outputs.txt": "a red cat"},
+        *({f"0.{suffix}": '{"caption": "a red cat"}'} for suffix in ("json", "info.json", "png.json")),
+        {"0.txt": "\ufeffa red cat", "0.json": '{"caption": "another"}', "0.cls": "\ufeff0"},
+    ],
+    ids=lambda caption: "+".join(caption),
+)
+@pytest.mark.parametrize("media", ["0.png", "0.input.png"])
+def test_members_of_tars_that_hold_captions(
+    tmp_path: Path, caption: dict[str, str | bytes], media: str
+) -> None:
+    listing = listed(tmp_path, {"a.tar": tar({media: PNG, **caption})})
+    assert [item.text for item in listing.items] == ["a red cat"]
+
+
+def test_a_member_that_looks_like_a_caption_is_refused_by_name_or_taken(tmp_path: Path) -> None:
+    files = {"a.tar": tar({"0.png": PNG, "0.tags": "red, cat", "0.npy": b"\x93NUMPY\0"})}
+    with pytest.raises(UserError, match=r"no sample has a caption.*1 .tags; captions=tags takes it"):
+        listed(tmp_path, files)
+    assert [item.text for item in listed(tmp_path, files, captions="tags").items] == ["red, cat"]
+    none = listed(tmp_path, files, captions="none")
+    assert (none.texts, none.ignored) == (0, {".npy": 1})
+    assert "not used: 1 .tags" in none.said
+    with pytest.raises(UserError, match="captions=foo: expected none, or the suffix"):
+        listed(tmp_path, files, captions="foo")
+
+
+def test_a_second_caption_is_counted_and_can_be_chosen(tmp_path: Path) -> None:
+    files = {**pictures("0.png"), "0.txt": "tags", "0.caption": "a sentence"}
+    assert "1 x a second caption in .caption, not used" in listed(tmp_path, files).said
+    assert told(listed(tmp_path, files, captions="caption")) == {"0.png": ("", "a sentence")}
+
+
+def test_companions_of_img2dataset_are_no_tables(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    fields = {"caption": "c", "url": "u", "key": "000", "status": "success", "exif": "{}", "width": 16}
+    members = {"000.png": PNG, "000.txt": "c", "000.json": json.dumps(fields)}
+    place(tmp_path, {"00000.tar": tar(members), "00000_stats.json": '{"count": 1}'})
+    parquet.write_table(pyarrow.table({"caption": ["c"], "url": ["u"]}), tmp_path / "00000.parquet")
+    listing = list_source(tmp_path)
+    assert told(listing) == {"00000.tar/000.png": ("", "c")}
+    assert listing.ignored == {"beside tars, repeating them": 2}
+
+
+CLASSES: dict[str, dict[str, str | bytes]] = {
+    "folders": pictures("cat/0.png", "dog/0.png"),
+    "in a tar": {"train.tar": tar(pictures("./cat/0.png", "./dog/0.png"))},
+    "around tars": {"cat/000.tar": tar(pictures("a.png")), "dog/000.tar": tar(pictures("a.png"))},
+    "imagenet": {f"{c}.tar": tar(pictures(f"{c}_1.png", f"{c}_22.png")) for c in ("cat", "dog")},
+    "split in a tar": {"all.tar": tar(pictures("train/cat/0.png", "train/dog/0.png"))},
+    "split of folders": pictures("train/cat/0.png", "train/dog/0.png"),
+}
+
+
+@pytest.mark.parametrize("layout", CLASSES)
+def test_classes(tmp_path: Path, layout: str) -> None:
+    listing = listed(tmp_path, CLASSES[layout])
+    assert listing.classes == ("cat", "dog")
+    assert listing.labels == len(listing.items)
+
+
+def test_numbered_tars_are_no_classes(tmp_path: Path) -> None:
+    files = {f"data-{k}.tar": tar(pictures(f"data-{k}_0.png")) for k in range(3)}
+    assert listed(tmp_path, files).classes == ()
+
+
+SPLITS: dict[str, dict[str, str | bytes]] = {
+    "folders": pictures("train/0.png", "val/0.png", "test/0.png"),
+    "with a readme": {**pictures("train/0.png", "val/0.png", "test/0.png"), "README.md": "# Data"},
+    "tars": {f"{s}-00000.tar": tar(pictures(f"{s}0.png")) for s in ("train", "val", "test")},
+    "data": pictures("data/train/0.png", "data/val/0.png", "data/test/0.png"),
+    "in a tar": {"all.tar": tar(pictures("train/0.png", "val/0.png", "test/0.png"))},
+}
+
+
+@pytest.mark.parametrize("layout", SPLITS)
+def test_splits_must_be_chosen_from_and_are_no_classes(tmp_path: Path, layout: str) -> None:
+    with pytest.raises(UserError, match=r"split='': expected NAME.*test \(1 .*train \(1 .*val \(1 "):
+        listed(tmp_path, SPLITS[layout])
+    listing = listed(tmp_path, SPLITS[layout], split="train+val")
+    assert (len(listing.items), listing.classes) == (2, ())
+    assert listing.ignored["of split test"] == 1
+    with pytest.raises(UserError, match="split=dev: expected splits of the source"):
+        listed(tmp_path, SPLITS[layout], split="train+dev")
+
+
+def test_other_first_folders_are_classes(tmp_path: Path) -> None:
+    assert listed(tmp_path, pictures("train/0.png", "bus/0.png")).classes == ("bus", "train")
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "photos/"])
+def test_files_of_systems_are_passed_over_in_tars_as_in_folders(tmp_path: Path, prefix: str) -> None:
+    members: dict[str, str | bytes] = {}
+    for k in range(3):
+        for name, data in ((f"{k}.png", PNG), (f"{k}.txt", f"t{k}".encode())):
+            members |= {f"{prefix}._{name}": APPLE, f"{prefix}{name}": data}
+    extra = dict.fromkeys(
+        ("__MACOSX/._0.png", ".DS_Store", "Thumbs.db", "README.md", "LICENSE", "dataset_info.json"), b"{}"
+    )
+    listing = listed(tmp_path / "tar", {"a.tar": tar({**members, **extra})})
+    assert [(item.text, item.refused) for item in listing.items] == [(f"t{k}", None) for k in range(3)]
+    assert listing.ignored == {"hidden": 7, "of the system": 2, ".md": 1, "without suffix": 1, ".json": 1}
+    folder = listed(tmp_path / "folder", {**members, **extra})
+    assert [item.text for item in folder.items] == ["t0", "t1", "t2"]
+
+
+def test_links_out_of_the_source_are_counted_or_followed(tmp_path: Path) -> None:
+    place(tmp_path, pictures("in/0.png", "out/1.png", "out/more/2.png"))
+    (tmp_path / "in/1.png").symlink_to(tmp_path / "out/1.png")
+    (tmp_path / "in/again.png").symlink_to("0.png")
+    (tmp_path / "in/more").symlink_to(tmp_path / "out/more")
+    (tmp_path / "out/more/circle").symlink_to(tmp_path / "out/more")
+    listing = list_source(tmp_path / "in")
+    assert list(told(listing)) == ["0.png", "again.png"]
+    assert listing.ignored == {"links out of the source (links=follow reads them)": 1, "linked folder": 1}
+    followed = list_source(tmp_path / "in", SourceRules(links="follow"))
+    assert list(told(followed)) == ["0.png", "1.png", "again.png", "more/2.png"]
+
+
+def test_a_hub_cache_is_named(tmp_path: Path) -> None:
+    place(tmp_path, {"blobs/abc": PNG, "refs/main": "r1"})
+    (tmp_path / "snapshots/r1").mkdir(parents=True)
+    (tmp_path / "snapshots/r1/0.png").symlink_to("../../blobs/abc")
+    with pytest.raises(
+        UserError, match=r"expected one snapshot of this Hugging Face hub cache: .*r1 links=follow"
+    ):
+        list_source(tmp_path)
+    with pytest.raises(UserError, match=r"links=inside: expected follow, since .* Hugging Face hub cache"):
+        list_source(tmp_path / "snapshots/r1")
+    assert list(told(list_source(tmp_path / "snapshots/r1", SourceRules(links="follow")))) == ["0.png"]
+
+
+def test_everything_damaged_is_named_at_once(tmp_path: Path) -> None:
+    whole = tar(pictures("0.png", "1.png"))
+    files = {"a.tar": whole[:1024], "b.tar": whole[:2048], "c.tar": whole, "d.csv": "path,text\na.png\n"}
+    with pytest.raises(WorkError, match=r"3 files .*d.csv: the header.*a.tar: truncated.*b.tar: truncated"):
+        listed(tmp_path, files)
+
+
+def test_tables_and_tars_within_a_tar_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sample has a caption.*the table a.tar/metadata.csv; to unpack"):
+        listed(tmp_path, {"a.tar": tar({"metadata.csv": "file_name,text\n0.png,x\n", "0.png": PNG})})
+    with pytest.raises(UserError, match=r"holds the tar n01.tar; unpack it first"):
+        listed(tmp_path, {"a.tar": tar({"n01.tar": tar(pictures("0.png"))})})
+
+
+def test_what_was_found_is_packed_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {**pictures("in/10_dog/0.png", "in/10_dog/1.png"), "in/10_dog/0.json": '{"captions": ["a", "b"]}'}
+    place(tmp_path, files)
+    run(Config(source=str(tmp_path / "in"), output=str(tmp_path / "out")))
+    dataset = Dataset(tmp_path / "out")
+    packed = {s["source"]: s for s in (json.loads(dataset.read(row)["json"]) for row in range(2))}
+    assert (
+        packed["10_dog/0.png"] | {"text": "a", "texts": ["a", "b"], "repeats": 10} == packed["10_dog/0.png"]
+    )
+    assert "texts" not in packed["10_dog/1.png"]
+    assert dataset.manifest.extra["texts"] == 1
+    assert "1 of 2 samples with text, 0 with a label (0 classes)" in capsys.readouterr().err
+
+
+def test_a_store_gives_back_what_it_took(tmp_path: Path) -> None:
+    place(
+        tmp_path,
+        {f"c{k % 3}/{k:03d}.png": PNG for k in range(300)}
+        | {f"c{k % 3}/{k:03d}.txt": "é" * k for k in range(300)},
+    )
+    items = list_source(tmp_path).items
+    assert isinstance(items, ItemStore)
+    plain = list(items)
+    assert [items[k] for k in (299, 0, 128, 127, -1)] == [plain[k] for k in (299, 0, 128, 127, -1)]
+    some = Selection(items, [5, 200, 3])
+    assert list(some) == [plain[5], plain[200], plain[3]]
+    assert list(some[1:]) == [plain[200], plain[3]]
+    assert list(some.sizes()) == [item.packed for item in some]
+    with pytest.raises(IndexError):
+        items[300]
+
+
+MEASURE = """
+import gc, sys, tracemalloc
+from pathlib import Path
+from data.raw.ingest import list_source
+
+tracemalloc.start()
+listing = list_source(Path(sys.argv[1]))
+gc.collect()
+print(len(listing.items), tracemalloc.get_traced_memory()[0])
+"""
+
+
+def test_a_row_of_a_large_table_takes_few_bytes(tmp_path: Path) -> None:
+    """Measured in a process of its own, where nothing but the listing is kept; 40 bytes at 200,000 rows."""
+    rows = "".join(f"im/{k:06d}.png,a caption of {k % 97} words that is number {k}\n" for k in range(20_000))
+    place(tmp_path, {"t.csv": "path,text\n" + rows})
+    words = [sys.executable, "-c", MEASURE, str(tmp_path / "t.csv")]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": import_path()},
+    )
+    samples, kept = map(int, done.stdout.split())
+    assert samples == 20_000
+    assert kept < 100 * samples
+
+
+def test_a_tar_with_a_global_header_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    place(tmp_path, {"in/0.png": PNG, "in/0.txt": "x"})
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 600}) as out:
+        out.add(tmp_path / "in/0.png", "0.png")
+        out.add(tmp_path / "in/0.txt", "0.txt")
+    assert told(list_source(path)) == {"a.tar/0.png": ("", "x")}

@@ -1,0 +1,65 @@
+"""What a training run records of its content and of its work, for the command that continues it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.store import CheckpointStore
+from core.errors import WorkError
+from core.progress import counted, duration
+from core.records import read_rows
+from core.run.changes import Content, Contents
+from core.run.folder import CHECKPOINTS, LATENTS, METRICS
+from core.run.ways_out import holds
+from data.dataset.index import Dataset
+from data.loading.sources.kinds import LatentFacts
+from tools.runs.latent_space import ADDED_LATER
+
+
+def steps_made(run: Path) -> str:
+    """Say what overwriting a run would cost: its steps and their time, by `metrics.jsonl`."""
+    rows = read_rows(run / METRICS)
+    if not rows:
+        return holds(run)
+    seconds = sum(row.get("seconds") or 0.0 for row in rows)
+    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
+
+
+def latent_contents(run: Path, facts: LatentFacts) -> Contents:
+    """The places of `train`: what its `latents.json` records, and what its source is made from now."""
+    caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        found: dict[str, Any] = {
+            "cache": caches,
+            "encoder": facts.encoder,
+            "text": facts.text_encoder,
+        }
+        names = {"autoencoder": ("encoder",), "data.online.text_encoder": ("text",)}.get(path, ("cache",))
+        found = {name: found[name] for name in names}
+        if not (run / LATENTS).is_file():
+            return None, found
+        kept = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        begun = kept["cache"]
+        kept["cache"] = sorted(begun.values()) if isinstance(begun, dict) else [begun]
+        return {name: kept[name] for name in names}, found
+
+    return contents
+
+
+def raw_contents(run: Path, dataset: Dataset) -> Contents:
+    """The place of `train-autoencoder`: the fingerprint of its data, which checkpoints record."""
+
+    def contents(path: str) -> tuple[Content | None, Content]:
+        found = {"data": dataset.manifest.fingerprint}
+        for entry in CheckpointStore(run / CHECKPOINTS).complete():
+            try:
+                return {"data": CheckpointReader(entry.path).state()["identity"]["data"]}, found
+            except (WorkError, OSError, ValueError, KeyError):
+                continue  # damaged, which `resume` reports; the one before it was of the same data
+        return None, found
+
+    return contents

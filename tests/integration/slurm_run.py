@@ -113,6 +113,11 @@ class Run:
         self.until_state("done")
         self.until(lambda: self.cluster.state(self.job) == "COMPLETED")
 
+    def last_words(self, start: int) -> str:
+        """What the ranks of one start told its supervisor of their ends."""
+        ends = [records.read_record(path) for path in self.submission.attempts()[start].glob("rank-*.json")]
+        return "\n".join(str(end["text"]) for end in ends if end)
+
     def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal one rank's process."""
         os.kill(self.cluster.tasks(self.job, "launch")[rank], number)

@@ -78,7 +78,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(run: Run) -> None:
     assert run.launch("cancel", str(run.output)).returncode == 0
     run.until_state("cancelled")
     run.until(lambda: run.cluster.state(job) == "CANCELLED")
-    newest = CheckpointStore(run.output).latest()
+    newest = CheckpointStore(run.output / "checkpoints").latest()
     assert newest is not None
     assert newest.name == f"step-{run.steps():08d}.{job}.0"
     CheckpointReader(newest).verify()

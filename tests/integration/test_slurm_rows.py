@@ -61,7 +61,7 @@ def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
     run.until(lambda: run.steps() > 2)
     run.cluster.run("scancel", "--batch", "--signal=USR2", job)
     finished(run, undisturbed)
-    assert "ended early on SIGUSR2" in (run.submission.attempts()[0] / "rank-0.txt").read_text()
+    assert "ended early on SIGUSR2" in run.last_words(0)
 
 
 def test_a_stopped_rank_is_told_by_the_watchdog_of_the_others(run: Run, undisturbed: Run) -> None:
@@ -113,8 +113,7 @@ def test_a_time_limit_is_kept_without_a_signal(run: Run, undisturbed: Run) -> No
     run.variables = {"LONGTAKE_FAULT": "step.end@step=14:sleep=70"}
     run.submit(*FIELDS, "cluster.minutes=2", "cluster.signal_s=1")
     run.until(lambda: run.attempts and run.attempts[0]["state"] == "requeued")
-    assert "ended early on the time limit" in (run.submission.attempts()[0] / "rank-0.txt").read_text()
-    run.variables = {}
+    assert "ended early on the time limit" in run.last_words(0)
     finished(run, undisturbed)
 
 

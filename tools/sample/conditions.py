@@ -21,6 +21,9 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
     """
     warnings = [warning] if (warning := check_start(sampler, make_path(space.path), space.prediction)) else []
     guided, shares = sampler.guidance != 1, space.null_share
+    if guided and not given:
+        expected = "1, since samples have neither a class nor a prompt that could be dropped"
+        raise UserError("guidance", sampler.guidance, expected)
     for kind in given:
         word, share = WORDS[kind], shares.get(kind) if shares is not None else None
         if share == 1:

@@ -58,6 +58,18 @@ def test_what_is_not_recorded_is_warned_of_where_it_matters(run: Path) -> None:
         assert require_trained(space(run, null_share=unknown), PLAIN, ["label"]) == []
 
 
+def test_guidance_without_anything_to_drop_is_refused_before_anything_is_written(run: Path) -> None:
+    with pytest.raises(UserError, match=r"^guidance=3.*: expected 1, since samples have neither"):
+        require_trained(space(run), GUIDED, [])
+    record = json.loads((run / LATENTS).read_text())
+    (run / LATENTS).write_text(json.dumps(record | {"classes": []}))
+    output = run.parent / "samples"
+    with pytest.raises(UserError, match=r"^sampler\.guidance=3"):
+        sample.run(sample.Config(source=str(run), output=str(output), count=2, sampler=GUIDED))
+    assert not output.exists()
+    assert require_trained(space(run), PLAIN, []) == []
+
+
 def test_classes_are_chosen_by_name_or_number(run: Path) -> None:
     pets = space(run, classes=("cat", "dog"), untrained_classes=())
     assert chosen_classes((), pets) == [0, 1]

@@ -113,11 +113,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def size(count: float) -> str:
-    """`3.2 GiB`."""
+def size(count: float, digits: int = 3) -> str:
+    """Write bytes for people, `3.2 GiB`; numbers below 1,024 have `digits` significant digits."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.3g} {unit}"
+            return f"{count:.{digits}g} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
 

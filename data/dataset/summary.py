@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from core.progress import counted
+from core.progress import counted, size
 from core.records import iterate
 from data.dataset.index import Dataset
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
 from data.dataset.schema import LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
 from data.order.buckets import NO_BUCKET, is_image
 
+_EXACT = functools.partial(size, digits=4)
 MOST_SHAPES = 1000  # of the histogram
 MOST_LINES = 20  # of a table, as text
 BAR = 24  # characters of the longest bar
@@ -65,11 +67,11 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     totals, aside = summary["totals"], summary["quarantine"]
     lines = [
         f"{summary['folder']}: {summary['kind']} dataset {summary['fingerprint'][:16]}",
-        f"{counted(totals['samples'], 'sample')}, {_size(totals['bytes'])}, "
+        f"{counted(totals['samples'], 'sample')}, {_EXACT(totals['bytes'])}, "
         f"{counted(totals['shards'], 'shard')}",
         f"samples in a shard {_shown(summary['shard_samples'])} (least, median, most)",
-        f"bytes of a shard   {_shown(summary['shard_bytes'], _size)}",
-        f"bytes of a sample  {_shown(summary['sample_bytes'], _size)}",
+        f"bytes of a shard   {_shown(summary['shard_bytes'], _EXACT)}",
+        f"bytes of a sample  {_shown(summary['sample_bytes'], _EXACT)}",
     ]
     if totals["absent"]:
         lines.append(f"without latents, so with weight 0 in training: {counted(totals['absent'], 'sample')}")
@@ -215,11 +217,3 @@ def _nested(value: Any, path: str = "") -> list[str]:
 
 def _shown(values: Sequence[float], form: Any = lambda value: f"{value:g}") -> str:
     return "  ".join(form(value) for value in values) or "-"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +144,14 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     )
 
 
-def start(words: Sequence[str]) -> None:
+def start(words: Sequence[str], program: Callable[[], int] | None = None) -> None:
     """As a program would, in a process of its own that was forked."""
     torch.set_num_threads(1)
     sys.argv[1:] = words
-    end_with(main)
+    end_with(program or main)
 
 
-def main() -> int:
+def main(make: Callable[..., Trainer] | None = None) -> int:
     """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
     world = ranks.start("cpu", 60)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
@@ -162,7 +162,7 @@ def main() -> int:
             name: json.loads(value) if value[0] in "[-0123456789" else value for name, value in fields.items()
         }
         try:
-            toy_trainer(Path(folder), world, **values).fit()
+            (make or toy_trainer)(Path(folder), world, **values).fit()
         except EndedEarly as end:
             print(end)
             return CONTINUABLE

@@ -23,7 +23,7 @@ from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import chosen_classes, require_trained
+from tools.sample.conditions import conditions_of, require_trained, turns_of
 from tools.sample.parts import DamagedPart, Parts
 from tools.sample.prompts import Prompts, embed
 
@@ -46,7 +46,7 @@ def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[s
     job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
     _require_same_everywhere(job, record or ranks.broadcast_object(job.made_from))
     with below("sampler"):
-        warnings = require_trained(trained.space, config.sampler, job.given)
+        warnings = require_trained(trained.space, config.sampler, conditions_of(job.turns, job.texts))
     for warning in warnings:
         say(f"warning: {warning}")
     return job
@@ -79,16 +79,13 @@ class Job:
 
     @property
     def turns(self) -> list[int]:
-        """Labels of the classes that take turns; [-1] where there are none, or prompts are given instead."""
-        if self.prompts is not None and not self.config.classes:
-            return [-1]
-        return chosen_classes(self.config.classes, self.trained.space)
+        """Labels of the classes that take turns; [-1] where there are none, or only prompts are given."""
+        return turns_of(self.config.classes, self.texts, self.trained.space)
 
     @property
-    def given(self) -> list[str]:
-        """Which conditions samples have, of "label" and "text"."""
-        has_label = any(label >= 0 for label in self.turns)
-        return ["label"] * has_label + ["text"] * (self.prompts is not None)
+    def texts(self) -> tuple[str, ...]:
+        """The prompts that take turns."""
+        return self.prompts.texts if self.prompts is not None else ()
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -36,17 +36,16 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.paths import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.trained import LatentSpace
-    from tools.sample.conditions import chosen_classes, require_trained
+    from tools.sample.conditions import conditions_of, require_trained, turns_of
     from tools.sample.prompts import read_prompts
 
     space = LatentSpace.read(Path(config.source))
     checkpoint = choose(Path(config.source), config.checkpoint)
     prompts = read_prompts(config.prompts, config.prompt_file)
-    labels = chosen_classes(config.classes, space)
-    has_label = labels != [-1] and not (prompts and not config.classes)
+    given = conditions_of(turns_of(config.classes, prompts, space), prompts)
     path = make_path(space.path)
     with below("sampler"):
-        warnings = require_trained(space, config.sampler, ["label"] * has_label + ["text"] * bool(prompts))
+        warnings = require_trained(space, config.sampler, given)
         largest = max(amplifications(space.prediction, path, time_grid(config.sampler, path)))
     what = "images" if config.frames == 1 else f"clips of {config.frames} frames"
     guidance = f", guidance {config.sampler.guidance:g}" if config.sampler.guidance != 1 else ""

@@ -18,11 +18,26 @@ from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.order.steps import LoaderConfig
 
 
-class CachedLatents:
-    """The latents of one finished cache (`data.loading.sources.kinds.LatentSource`)."""
+class StoredLatents:
+    """What sources share whose latents are computed beforehand: there is nothing to do with a batch."""
 
     gives_latents = True
     text_setting = "text_encoder= of encode"
+
+    def to(self, device: device) -> None:
+        """Do nothing: all is computed."""
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Return x, which are moments."""
+        return x
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """Return `grid`, which is that of latents."""
+        return grid
+
+
+class CachedLatents(StoredLatents):
+    """The latents of one finished cache (`data.loading.sources.kinds.LatentSource`)."""
 
     def __init__(self, cache: Dataset) -> None:
         self.cache, manifest = cache, cache.manifest
@@ -38,13 +53,6 @@ class CachedLatents:
             made_from=manifest.extra["made_from"],
             longest_text=manifest.extra.get("longest_text"),
         )
-
-    def to(self, device: device) -> None:
-        """Do nothing: all is computed."""
-
-    def moments(self, x: Tensor) -> Tensor:
-        """Return x, which are moments."""
-        return x
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return those that `encode` measured over the whole cache."""
@@ -67,10 +75,6 @@ class CachedLatents:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
         config = self.cache.folder / CONFIG
         return str(read_yaml(config).get(field, "")) if config.is_file() else ""
-
-    def latent_grid(self, grid: Grid) -> Grid:
-        """Return `grid`, which is that of latents."""
-        return grid
 
     def loader(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, device
 
 from core.distributed.ranks import World
 from core.errors import UserError
@@ -16,15 +15,15 @@ from core.files import fingerprint
 from data.dataset.index import Dataset
 from data.latent.reading import compare
 from data.loading.loader import LatentLoader, TokenCount, patches_of_two
-from data.loading.sources.cached import CachedLatents
-from data.loading.sources.kinds import Conditions, Grid, LatentFacts
+from data.loading.sources.cached import CachedLatents, StoredLatents
+from data.loading.sources.kinds import Conditions, LatentFacts
 from data.order.steps import LoaderConfig
 
 # What latents mean. Caches may differ in what was encoded (shapes, clips, views, whether variances are kept).
 SPACE = ("encoder_config", "encoder", "normalisation")
 
 
-class MixedLatents:
+class MixedLatents(StoredLatents):
     """The latents of several caches that share an encoder (`data.loading.sources.kinds.LatentSource`).
 
     mix: share of the groups of each cache, in any scale; () follows their numbers of samples.
@@ -33,9 +32,6 @@ class MixedLatents:
     and the fingerprint covers the caches in their order and the mix.
     UserError names the first field in which two of them differ.
     """
-
-    gives_latents = True
-    text_setting = CachedLatents.text_setting
 
     def __init__(self, caches: Sequence[Dataset], mix: Sequence[float] = (), *, text: bool = True) -> None:
         first, *others = caches
@@ -46,13 +42,6 @@ class MixedLatents:
         require_one_table_of_classes(caches)
         self._parts, self._mix = tuple(CachedLatents(cache) for cache in caches), tuple(mix)
         self.facts = _facts_of_all([part.facts for part in self._parts], self._mix)
-
-    def to(self, device: device) -> None:
-        """Do nothing: all is computed."""
-
-    def moments(self, x: Tensor) -> Tensor:
-        """Return x, which are moments."""
-        return x
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return those of all caches together."""
@@ -70,10 +59,6 @@ class MixedLatents:
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the first cache."""
         return self._parts[0].encoded_with(field)
-
-    def latent_grid(self, grid: Grid) -> Grid:
-        """Return `grid`, which is that of latents."""
-        return grid
 
     def loader(
         self,

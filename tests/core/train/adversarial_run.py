@@ -5,8 +5,6 @@ As a program: `python tests/core/train/adversarial_run.py --run=FOLDER field=val
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,10 @@ from torch.nn.functional import softplus
 
 from core.averages.ema import Ema, EmaConfig
 from core.batch import Batch
-from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.engine import Engine, EngineConfig
 from core.engine.network import MAIN, Network
-from core.faults import failpoints
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
@@ -31,6 +27,7 @@ from core.train.config import TrainerConfig
 from core.train.feed import Feed
 from core.train.step import Step, Stepper, Turn
 from core.train.trainer import Trainer
+from tests.core import toy_run
 from tests.core.toy_run import WIDTH, toy_batches
 
 STEPS = 8
@@ -127,22 +124,12 @@ def adversarial_trainer(
 
 def start(words: Sequence[str]) -> None:
     """As a program would, in a process of its own that was forked."""
-    torch.set_num_threads(1)
-    sys.argv[1:] = words
-    end_with(main)
+    toy_run.start(words, main)
 
 
 def main() -> int:
-    """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
-    world = ranks.start("cpu", 60)
-    for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
-        folder, *items = run.split()
-        fields = dict(item.split("=", 1) for item in items)
-        failpoints.arm(fields.pop("fault", ""))
-        values = {n: json.loads(v) if v[0] in "[-0123456789" else v for n, v in fields.items()}
-        adversarial_trainer(Path(folder), world, **values).fit()
-    ranks.stop(world)
-    return 0
+    """One run per `--run=FOLDER field=value ...`, as of `toy_run`."""
+    return toy_run.main(adversarial_trainer)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,16 @@ from tools.encode.setup import LEASES
 DAY = 86400.0
 
 
+def fill_the_disk(config: encode.Config, point: str) -> None:
+    """End encoding at a failpoint, for want of space."""
+    failpoints.arm(f"{point}:enospc")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            encode.run(config)
+    finally:
+        failpoints.arm("")
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
     folder = tmp_path_factory.mktemp("sources")
@@ -209,12 +219,7 @@ def test_a_shard_of_another_length_fails_whole_and_is_encoded_once_it_is_back(
 def test_a_lease_folder_on_a_full_disk_loses_nothing(
     config: encode.Config, undisturbed: dict[str, bytes]
 ) -> None:
-    failpoints.arm("lease.written:enospc")
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            encode.run(config)
-    finally:
-        failpoints.arm("")
+    fill_the_disk(config, "lease.written")
     assert list((config.output / LEASES).iterdir()) == []
     encode.run(config)
     assert content(config.output) == undisturbed
@@ -223,12 +228,7 @@ def test_a_lease_folder_on_a_full_disk_loses_nothing(
 def test_an_assembly_that_died_is_taken_over_by_a_worker_with_parts_left(
     config: encode.Config, undisturbed: dict[str, bytes]
 ) -> None:
-    failpoints.arm("encode.receipt:enospc")
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            encode.run(config)
-    finally:
-        failpoints.arm("")
+    fill_the_disk(config, "encode.receipt")
     dead = Leases(config.output / LEASES, timeout_s=config.queue.timeout_s, owner="dead")
     assert dead.claim("dataset") is not None
     encode.run(config)
@@ -288,12 +288,7 @@ def test_what_other_workers_left_half_written_stops_neither_encode_nor_repair(
 def test_a_new_start_tries_again_what_was_given_up_for_lost_workers(
     config: encode.Config, undisturbed: dict[str, bytes]
 ) -> None:
-    failpoints.arm("encode.receipt:enospc")
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            encode.run(config)
-    finally:
-        failpoints.arm("")
+    fill_the_disk(config, "encode.receipt")
     given_up = Failure("000002", ("lost 21 workers in a row",), final=True, lost=True)
     Failures(config.output / LEASES).record(given_up)
     encode.run(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,15 @@ from core import environment, terminal
 from core.config.loading import read_yaml
 from core.errors import UserError
 from core.progress import duration
+from core.records import read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
 from launch.cluster.records import ENDED, JOB_FILE, Submission
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
+
+
+RECENT = 20  # steps that say how fast a run is
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,16 +76,10 @@ def _row(output: Path) -> tuple[str, ...]:
 def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     """The last step of training, how fast it is, and how long it still takes."""
     path = output / METRICS
-    if not path.exists():
-        return "", "", ""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 65536))
-        lines = file.read().split(b"\n")[1 if path.stat().st_size > 65536 else 0 : -1]
-    rows = [json.loads(line) for line in lines if line.endswith(b"}")]
-    if not rows:
+    if not (rows := read_last(path, RECENT)):
         return "", "", ""
     steps = int(read_yaml(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
-    recent = [float(row["seconds"]) for row in rows[-20:] if row.get("seconds")]
+    recent = [float(row["seconds"]) for row in rows if row.get("seconds")]
     each = sum(recent) / len(recent) if recent else 0.0
     step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime
     left = duration(each * (steps - step)) if steps > step and each and age < 3600 else ""

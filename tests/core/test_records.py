@@ -14,7 +14,7 @@ import pytest
 from core import record_writer
 from core.errors import WorkError
 from core.record_writer import RecordWriter
-from core.records import append_shared, encode, lines_from_end, publish, read_from, read_rows
+from core.records import append_shared, encode, lines_from_end, publish, read_from, read_last, read_rows
 
 
 def steps(path: Path) -> list[int]:
@@ -66,6 +66,16 @@ def test_lines_are_read_from_the_end(
         found = list(lines_from_end(file, len(text + torn)))
     assert b"".join(text[line.start : line.stop] for line in reversed(found)) == text
     assert [line.row and line.row["step"] for line in found] == [3, 2, None, None, None, 1]
+
+
+def test_the_last_rows_are_those_of_the_whole_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_last(path, 3) == []
+    path.write_bytes(lines(*range(1, 50_001), attempt="local.1") + b'{"step": 50001, "lo')
+    before = read_bytes()
+    assert [row["step"] for row in read_last(path, 3)] == [49_998, 49_999, 50_000]
+    assert read_bytes() - before < path.stat().st_size / 4
+    assert read_last(path, 10**6) == read_rows(path)
 
 
 def test_a_broken_line_is_passed_over_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,8 @@ from core.config import loading
 from core.errors import UserError
 from core.root import ROOT
 from launch.cluster import records, slurm, submit
+from launch.cluster.attempt import Asked, progress
 from launch.cluster.config import ClusterConfig
-from launch.cluster.supervisor import Asked, progress
 from launch.cluster.verdict import in_vain, judge
 
 

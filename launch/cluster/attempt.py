@@ -1,0 +1,190 @@
+"""One start of a submitted job: its ranks, what is asked of them, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core import environment, terminal
+from core.files import published, write_json
+from core.records import read_last
+from core.run import ends, signals
+from core.run.folder import LOGS, METRICS
+from core.run.last_line import TOLD
+from launch.cluster.config import ClusterConfig
+from launch.cluster.records import JOB_FILE, Submission, read_record
+from launch.cluster.verdict import Verdict, in_vain, judge
+from launch.jobs import find
+
+POLL_S = 0.2
+LATE_S = 30.0  # for the other ranks to end when the first has
+SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some
+
+
+@dataclass
+class Asked:
+    """What signals have asked of this process.  word: 'requeue', 'cancel' or ''.  why: the signal's name."""
+
+    word: str = ""
+    why: str = ""
+    tell: Callable[[], None] = field(default=lambda: None)
+
+    def raise_flag(self, number: int) -> None:
+        """Nothing: `note` sees to it."""
+
+    def note(self, got: signal.Signals) -> None:
+        """Remember; a request to end for good is never taken back by one to start again."""
+        word = "cancel" if got in (signal.SIGTERM, signal.SIGINT) else "requeue"
+        if self.word != "cancel" and self.word != word:
+            self.word, self.why = word, got.name
+            self.tell()
+
+
+class Attempt:
+    """One start of the job."""
+
+    def __init__(
+        self, submission: Submission, config: ClusterConfig, told: dict[str, Any], asked: Asked
+    ) -> None:
+        self.submission, self.config, self.told, self.asked = submission, config, told, asked
+        self.job = find(told["job"])
+        before = submission.attempts()
+        self.slurm_job = environment.slurm_job() if config.kind == "slurm" else None
+        name = environment.attempt() if self.slurm_job else None
+        self.folder = submission.folder / "attempts" / (name or f"{config.kind}.{len(before)}")
+        self.number = len([path for path in before if path != self.folder])
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> Verdict:
+        """Start the ranks and wait for their end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started = time.time()
+        self.write(
+            state="running",
+            started=started,
+            node=environment.node(),
+            pid=os.getpid(),
+            progress_before=progress(self.submission.output),
+            nodes=environment.nodes(),
+        )
+        # srun waits for signals by itself, and must not find them blocked.
+        is_local = self.config.kind != "slurm"
+        blocked = signals.inherited_blocked() if is_local else contextlib.nullcontext()
+        with open(self.folder / "output.txt", "ab") as log, blocked:
+            self.child = subprocess.Popen(
+                self.command(),
+                env=self.environment(started),
+                cwd=self.told["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self.asked.tell = self.ask
+        if self.asked.word:
+            self.ask()
+        status = self.watch(self.child)
+        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
+        verdict = judge(records, status, self.config.world_size, self.asked.word)
+        self.write(
+            ended=time.time(),
+            status=status,
+            reason=verdict.reason,
+            asked=verdict.asked,
+            failed_node=verdict.node,
+            progress=progress(self.submission.output),
+        )
+        if verdict.outcome == "again" and (
+            why := in_vain(self.submission.attempt_records(), self.config.attempts)
+        ):
+            return Verdict("failed", why)
+        return verdict
+
+    def watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Wait for the ranks; end those of a run in which nobody gives a sign of life. Their status."""
+        logs = self.submission.output / LOGS
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(POLL_S)
+            beats = [
+                path.stat().st_mtime for path in published(logs, "heartbeat-rank-*.json") if path.exists()
+            ]
+            if beats and time.time() - max(beats) > SILENT_S and max(beats) > self.started():
+                terminal.tell(f"no rank has given a sign of life for {SILENT_S:.0f} s")
+                child.kill()
+
+    def started(self) -> float:
+        """When this start began."""
+        return float((read_record(self.folder / "attempt.json") or {}).get("started", 0.0))
+
+    def ask(self) -> None:
+        """Leave word that the run is to end, and pass the signal on."""
+        with contextlib.suppress(OSError):  # a full disk: the signal remains
+            write_json(self.folder / ends.ASKED, {"why": self.asked.why, "word": self.asked.word})
+        if self.child is not None:
+            self.child.send_signal(signal.SIGUSR2)
+
+    def command(self) -> list[str]:
+        """What starts the ranks."""
+        python, config = self.config.python or sys.executable, self.config
+        if config.apptainer_image:
+            python_words = ["apptainer", "exec", "--nv", config.apptainer_image, python]
+        else:
+            python_words = [python]
+        run = [*python_words, "-P", "-m", "launch", self.told["job"], str(self.submission.folder / JOB_FILE)]
+        if config.kind != "slurm":
+            return run
+        options = {
+            "nodes": config.nodes,
+            "ntasks": config.world_size,
+            "ntasks-per-node": config.tasks_per_node,
+            "cpus-per-task": config.cpus_per_task,  # not inherited since SLURM 22.05
+            "kill-on-bad-exit": 0,  # ranks that end early together may be seconds apart
+            "wait": int(LATE_S) if self.job.on_ranks else 0,
+            "output": self.folder / "rank-%t.txt",
+            "open-mode": "append",
+            "mpi": "none",
+            "container-image": config.container_image or None,
+            "container-mounts": config.container_mounts or None,
+        }
+        words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        return ["srun", "--unbuffered", *words, *config.srun, *run]
+
+    def environment(self, started: float) -> dict[str, str]:
+        """Of the ranks: the code that was submitted, where they tell how they end, and when the job does."""
+        end = started + 60 * self.config.minutes
+        found = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(self.submission.code), os.environ.get("PYTHONPATH")])
+            ),
+            ends.FOLDER: str(self.folder),
+            TOLD: str(self.folder / "told"),
+        }
+        if self.config.kind == "slurm":
+            found[environment.END_TIME] = str(end)
+        else:
+            found[environment.RESTARTS] = str(self.number)
+            found[environment.PARENT] = str(os.getpid())  # which they do not outlive
+        return found
+
+    def write(self, **fields: Any) -> None:
+        """Add to the record of this start."""
+        path = self.folder / "attempt.json"
+        write_json(path, {**(read_record(path) or {}), "name": self.folder.name, **fields})
+
+
+def progress(output: Path) -> int:
+    """How far a job is: the last step of training, else how many parts of its work are finished."""
+    with contextlib.suppress(OSError):
+        for row in read_last(output / METRICS, 1):
+            return int(row["step"])
+    return sum(len(published(output / name)) for name in (".receipts", "parts"))

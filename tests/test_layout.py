@@ -66,7 +66,7 @@ OWNERS = {
     "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
+    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/lettering\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",

@@ -98,6 +98,18 @@ def _require_text(facts: LatentFacts, width: int, setting: str) -> None:
         raise UserError("model.text_width", width, expected)
 
 
+def unused_text(source: LatentSource, model: DenoiserConfig) -> list[str]:
+    """Return a warning where there are captions that the network is not conditioned on."""
+    found = source.facts.text_encoder
+    if found is None or not source.facts.longest_text or model.text_width:
+        return []
+    width = found["width"]
+    return [
+        f"warning: the captions of {source.facts.place} are not used, since model.text_width=0; "
+        f"model.text_width={width} trains on them"
+    ]
+
+
 def make_loader(
     source: LatentSource,
     data: DataConfig,

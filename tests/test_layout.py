@@ -29,7 +29,7 @@ ROOMS = {
         {"averages", "diffusion", "metrics", "optim"},
         {"engine"},
         {"faults"},
-        {"checkpoint", "queue"},
+        {"checkpoint", "preflight", "queue"},
         {"train"},
     ],
     "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "text"}],

@@ -12,6 +12,7 @@ from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import below
+from core.preflight.check import look_over_nodes
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import FINISHED
@@ -82,6 +83,7 @@ def run(config: Config) -> None:
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
+        look_over_nodes(world, output)
         for warning in unused_text(source, config.model):
             say(warning)
         train(config, trained, validated, autoencoder, world)

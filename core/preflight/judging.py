@@ -21,7 +21,7 @@ LEAST_DISK_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Findings:
-    """unfit: nodes that must not take part, and why.  warnings: what is slow.  stop: why no node can go on."""
+    """unfit: nodes that must not take part, and why.  warnings: what is slow.  stop: why none can go on."""
 
     unfit: dict[str, str]
     warnings: tuple[str, ...]

@@ -36,9 +36,8 @@ ROOMS = {
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"runs"},
-        {"encode"},
-        {".", "evaluate", "inspect", "sample", "train"},
-        {"bench", "train_autoencoder"},
+        {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
+        {"bench"},
     ],
     "launch": [{"."}, {"cluster", "demo"}],
 }

@@ -18,7 +18,7 @@ from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
-from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
 from tools.train.config import DataConfig, OnlineConfig
 

@@ -46,7 +46,7 @@ def state_of(submission: Submission) -> tuple[str, str]:
     """
     told = submission.read()
     tasks = int(told.get("cluster", {}).get("array", 0))
-    if not tasks:
+    if tasks < 2:  # submitit makes no array of one task
         return _state(submission.attempt_records(), told, str(told.get("slurm_job") or ""))
     job = told.get("slurm_job")
     found = [

@@ -23,7 +23,9 @@ WAITS_S = (
     30.0,
     60.0,
 )  # a controller may be away for minutes, in a restart or a failover
-_GONE = re.compile(r"Invalid job id|already completing or completed|Job/step already completing")
+_GONE = re.compile(
+    r"Invalid job id|Job \S+ not found|already completing or completed|Job/step already completing"
+)
 
 
 def require(config: ClusterConfig) -> None:
@@ -68,9 +70,10 @@ def command(
         else:
             if done.returncode == 0:
                 return done.stdout
-            if _GONE.search(done.stderr):
+            said = done.stderr + done.stdout  # scontrol tells on the latter that a task of an array is gone
+            if _GONE.search(said):
                 return ""
-            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            reason = (said.strip().splitlines() or [f"status {done.returncode}"])[-1]
         sleep(wait_s)
     raise WorkError(f"{' '.join(words)}: {reason}")
 
@@ -164,7 +167,7 @@ def submit(function: Callable[[int], Any], folder: Path, found: Mapping[str, Any
     executor = submitit.SlurmExecutor(folder, python=script_python())
     executor.update_parameters(**found)
     try:
-        jobs = executor.map_array(function, range(tasks)) if tasks else [executor.submit(function, 0)]
+        jobs = executor.map_array(function, range(tasks)) if tasks > 1 else [executor.submit(function, 0)]
     except submitit.core.utils.FailedJobError as error:
         said = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip().splitlines()[-1]]
         raise UserError(f"sbatch refused the job: {'; '.join(said)}") from None

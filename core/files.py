@@ -18,7 +18,6 @@ from typing import IO, Any
 from core.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
-NOT_REGULAR = "not a regular file"
 MEETING_PREFIX = ".meeting-"  # where ranks find each other; core/distributed/rendezvous.py
 
 
@@ -83,10 +82,12 @@ def _is_folder(path: Path) -> bool:
 def regular(path: str, flags: int) -> int:
     """An `opener` for `open`: OSError for a pipe, device or socket, which a plain open may wait for."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, NOT_REGULAR, path)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -96,8 +97,14 @@ def open_regular(path: Path) -> IO[bytes]:
 
 def require_regular(path: Path) -> None:
     """OSError unless a library can open `path` without waiting: for those that take names alone."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+    _require_regular(os.stat(path), str(path))
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:

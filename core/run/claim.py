@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
-from core.config.loading import dump, read_yaml
+from core.config.loading import dump
+from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
 from core.files import MEETING_PREFIX, published, temporaries, write_text
 from core.progress import say
@@ -20,7 +21,6 @@ from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
-HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
     "tools.shard": "shard",
@@ -70,7 +70,7 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    found = changes(read_yaml(output / CONFIG), config)
+    found = changes(read_recorded(output / CONFIG), config)
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:

@@ -12,7 +12,7 @@ from core import environment
 from core.config.loading import dump
 from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
-from core.files import MEETING_PREFIX, published, temporaries, write_text
+from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -146,7 +146,7 @@ def _is_launchers(entry: Path) -> bool:
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
     recorded = output / CONFIG
-    text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
+    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     if not first.startswith(HEADER):
         raise UserError("output", output, "a new or empty folder, or an earlier output of this job")

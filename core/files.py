@@ -99,7 +99,7 @@ def regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading bytes; OSError for what is none, at once."""
     return open(path, "rb", opener=regular)
 

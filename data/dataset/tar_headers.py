@@ -43,7 +43,7 @@ class TarHeaders:
                 return
             if not _is_header(header):
                 return
-            size = tarfile.nti(header[124:136])
+            size = _number(header[124:136])
             self._shared += size if kind == tarfile.XGLTYPE else 0
             if not 0 <= size <= LARGEST or self._shared > LARGEST:
                 raise tarfile.ReadError(f"header of {size} bytes at byte {offset}, at most {LARGEST} is read")
@@ -70,10 +70,18 @@ class TarHeaders:
             )
 
 
+def _number(field: bytes) -> int:
+    """A number of a header, as `tarfile` reads it; `tarfile.HeaderError` if it is none."""
+    number: int = tarfile.nti(field)  # type: ignore[attr-defined]
+    return number
+
+
 def _is_header(block: bytes) -> bool:
     """Whether a block's checksum is right."""
     try:
-        return len(block) == BLOCK and tarfile.nti(block[148:156]) in tarfile.calc_chksums(block)
+        if len(block) < BLOCK:
+            return False
+        return _number(block[148:156]) in tarfile.calc_chksums(block)  # type: ignore[attr-defined]
     except tarfile.HeaderError:
         return False
 

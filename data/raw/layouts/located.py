@@ -31,7 +31,7 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
             reason = "lies outside of the source; links=follow reads it"
             annotation = replace(annotation, refused=annotation.refused or ("read", reason))
     within = tree.within() if relative else ""
-    if not is_within(path, within):
+    if _exists(path) and not is_within(path, within):
         annotation = replace(annotation, refused=annotation.refused or ("read", LEAVES))
     shown = relative or (os.path.basename(text) if os.path.isabs(text) else text)
     return file_item(Path(path), shown, annotation, within), relative

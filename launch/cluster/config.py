@@ -10,6 +10,7 @@ from typing import Literal
 
 from core.config.settings import setting
 from core.errors import UserError
+from core.files import read_bytes
 
 _CLOCK = re.compile(r"^\s*minutes\s*:\s*(\d+:[\d:]+)", re.M)
 
@@ -93,6 +94,6 @@ class ClusterConfig:
 def refuse_clock_times(files: Sequence[Path]) -> None:
     """UserError where a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
     for file in files:
-        if file.is_file() and (found := _CLOCK.search(file.read_text(encoding="utf-8", errors="replace"))):
+        if file.is_file() and (found := _CLOCK.search(read_bytes(file).decode("utf-8", "replace"))):
             expected = f"a whole number of minutes; YAML reads such a time as a number to base 60 (in {file})"
             raise UserError("cluster.minutes", found[1], expected)

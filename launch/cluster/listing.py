@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core import environment, terminal
-from core.config.loading import read_yaml
+from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.progress import duration
 from core.records import read_last
@@ -100,7 +100,7 @@ def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""
-    steps = int(read_yaml(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
+    steps = int(read_recorded(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
     recent = [float(row["seconds"]) for row in rows if row.get("seconds")]
     each = sum(recent) / len(recent) if recent else 0.0
     step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from core.config import loading
 from core.config.fields import describe
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import published
+from core.files import open_regular, published
 from launch import arguments
 from launch.cluster import records
 from launch.cluster.listing import state_of
@@ -21,6 +22,7 @@ from launch.cluster.records import ENDED, Submission
 from launch.help import fields_text
 
 PERIOD_S = 0.5
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # but tab, line feed and carriage return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,14 @@ def main(words: Sequence[str]) -> int:
     while True:
         has_ended = state_of(submission)[0] in (*ENDED, "lost") if config.follow else True
         for path in _files(submission, config.rank, config.task):
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 file.seek(shown.get(path, 0))
                 text = file.read()
             if text and len(shown | {path: 0}) > 1 and path not in shown:
                 terminal.deliver(f"==> {path}")
             shown[path] = shown.get(path, 0) + len(text)
-            sys.stdout.buffer.write(text)
+            # ours are spelled out already; this is what libraries have printed
+            sys.stdout.buffer.write(_CONTROLS.sub(lambda found: b"\\u%04x" % found[0][0], text))
             sys.stdout.buffer.flush()
         if has_ended:
             return 0

@@ -20,7 +20,7 @@ from typing import Any
 
 from core import environment
 from core.errors import UserError
-from core.files import cache_folder, published, write_json
+from core.files import cache_folder, published, read_text, write_json
 from core.run.claim import SUBMISSIONS
 
 JOB_FILE = "job.yaml"
@@ -108,7 +108,7 @@ def locked(output: Path) -> Any:
     if (held := read_record(path)) and held["node"] == owner["node"] and not lives(held["pid"]):
         path.unlink(missing_ok=True)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         held = read_record(path) or {"node": "?", "pid": "?", "user": "?", "time": time.time()}
         raise UserError(
@@ -127,7 +127,7 @@ def remember(output: Path) -> None:
     """Note for `longtake jobs` that this user has submitted something there."""
     path = _register()
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    known = read_text(path).splitlines() if path.exists() else []
     if str(output.resolve()) not in known:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{output.resolve()}\n")
@@ -136,7 +136,7 @@ def remember(output: Path) -> None:
 def remembered() -> list[Path]:
     """Outputs that this user has submitted jobs for, and that are still there."""
     path = _register()
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     return [Path(line) for line in lines if (Path(line) / SUBMISSIONS).is_dir()]
 
 

@@ -8,6 +8,7 @@ CRC-32 finds damage, not forgery, in 0.2 ms a block, where SHA-256 takes 0.6 ms.
 from __future__ import annotations
 
 import mmap
+import tokenize
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,16 @@ from core.files import regular
 BLOCK = 1 << 20  # bytes
 DIGITS = 8  # hexadecimal, of a CRC-32
 # What NumPy raises for headers that are no headers; a damaged one may be any text.
-_BAD_HEADER = (ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError, EOFError)
+_BAD_HEADER = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    EOFError,
+    tokenize.TokenError,
+)
 
 
 def block_crcs(path: Path) -> str:
@@ -161,7 +171,7 @@ def open_table(path: Path, dtype: np.dtype, rows: int, crcs: str, what: str) -> 
                 raise ValueError("it holds Python objects")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, *_BAD_HEADER) as error:
-        raise WorkError(f"{path}: {what} ({error})") from None
+        raise WorkError(f"{path}: {what} ({' '.join(str(error).split())})") from None
     if found != dtype or shape != (rows,):
         raise WorkError(f"{path}: {found} {shape} does not fit {rows} samples of dataset.json")
     size = start + rows * dtype.itemsize

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -39,12 +39,10 @@ class Tally:
     @classmethod
     def read(cls, noted: Any) -> Self | None:
         """Return what `noted` gave; None of an earlier version, which noted the bytes alone."""
-        if not isinstance(noted, Mapping) or not all(isinstance(value, int) for value in noted.values()):
+        names = {field.name for field in fields(cls)}
+        if not isinstance(noted, Mapping) or noted.keys() != names:
             return None
-        try:
-            return cls(**noted)
-        except TypeError:
-            return None
+        return cls(**noted) if all(isinstance(value, int) for value in noted.values()) else None
 
 
 def carried_on(tally: Tally, file: IO[bytes], stop: int) -> Tally:

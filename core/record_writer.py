@@ -40,15 +40,10 @@ class RecordWriter:
         self.own("", lambda: None, None)
         self._end: int | None = None  # of the record; None until the file was looked at
         self._waiting: deque[bytes] = deque()
-        self._lost = 0
-        self._problem = ""
+        self._lost, self._problem = 0, ""
 
     def own(
-        self,
-        attempt: str,
-        require_owner: Callable[[], None],
-        size: int | None,
-        noted: Tally | None = None,
+        self, attempt: str, require_owner: Callable[[], None], size: int | None, noted: Tally | None = None
     ) -> None:
         """Write for this attempt from here on."""
         self._attempt, self._require_owner, self.vouched = attempt, require_owner, size
@@ -62,14 +57,12 @@ class RecordWriter:
 
     def tally(self) -> Tally | None:
         """Return what a checkpoint is to note; None while what stood there before is not counted yet."""
-        if self._tally is None or not self._end:
+        if not self._end or self._tally is None:
             return None if self._end else Tally()
-        try:
-            with open(self.path, "rb") as file:
-                self._tally = carried_on(self._tally, file, self._end)
-        except OSError:
-            return None  # the next checkpoint notes it
-        return self._tally if self._tally.bytes == self._end else None
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            self._tally = carried_on(self._tally, file, self._end)
+            return self._tally if self._tally.bytes == self._end else None
+        return None  # the next checkpoint notes it
 
     def take_tally(self, tally: Tally, since: object) -> None:
         """Go on from a tally of the beginning of the file, unless the record has gone back `since` then."""
@@ -157,8 +150,7 @@ class RecordWriter:
             size = os.fstat(file.fileno()).st_size
             if self.vouched is not None and self.vouched > size:
                 if self.noted is None:  # else it was said when all that is noted was compared
-                    lost = self.vouched - size
-                    say(f"warning: {self.path} has lost {lost} bytes since its run was last saved")
+                    say(f"warning: {self.path} has lost {self.vouched - size} bytes since its last save")
             elif self.vouched is not None and _ends_line(file, self.vouched):
                 return self.vouched
             for line in lines_from_end(file, size):

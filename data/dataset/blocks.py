@@ -139,6 +139,12 @@ class Table(NDArrayOperatorsMixin):
             self.blocks.require_rows(np.array([0]), np.array([len(self) - 1]))
         return np.array(self._values, dtype, copy=copy)
 
+    def __eq__(self, other: object) -> Any:
+        return np.asarray(self) == (np.asarray(other) if isinstance(other, Table) else other)
+
+    def __ne__(self, other: object) -> Any:
+        return np.asarray(self) != (np.asarray(other) if isinstance(other, Table) else other)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         arrays = [np.asarray(value) if isinstance(value, Table) else value for value in inputs]
         return getattr(ufunc, method)(*arrays, **options)

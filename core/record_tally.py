@@ -20,9 +20,9 @@ CHUNK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Tally:
-    """The beginning of a record: bytes, rows, CRC-32 of it all, and of its last BLOCK bytes (or fewer)."""
+    """The beginning of a record: its bytes (size), rows, CRC-32 of it all, and of its last BLOCK bytes (or fewer)."""
 
-    bytes: int = 0
+    size: int = 0
     rows: int = 0
     crc: int = 0
     last: int = 0
@@ -30,7 +30,7 @@ class Tally:
     def after(self, data: bytes | memoryview) -> Tally:
         """Return that of a record that goes on with `data`; `last` is not carried on."""
         crc = zlib.crc32(data, self.crc)
-        return replace(self, bytes=self.bytes + len(data), rows=self.rows + bytes(data).count(b"\n"), crc=crc)
+        return replace(self, size=self.size + len(data), rows=self.rows + bytes(data).count(b"\n"), crc=crc)
 
     def noted(self) -> dict[str, int]:
         """Return the values for JSON."""
@@ -47,10 +47,10 @@ class Tally:
 
 def carried_on(tally: Tally, file: IO[bytes], stop: int) -> Tally:
     """Return the tally of the first `stop` bytes of a file that begins with what `tally` is of."""
-    file.seek(tally.bytes)
-    while tally.bytes < stop and (data := file.read(min(CHUNK, stop - tally.bytes))):
+    file.seek(tally.size)
+    while tally.size < stop and (data := file.read(min(CHUNK, stop - tally.size))):
         tally = tally.after(data)
-    return replace(tally, last=last_block(file, tally.bytes))
+    return replace(tally, last=last_block(file, tally.size))
 
 
 def last_block(file: IO[bytes], stop: int) -> int:
@@ -62,19 +62,19 @@ def last_block(file: IO[bytes], stop: int) -> int:
 def end_differs(path: Path, noted: Tally) -> str:
     """Say how the end of what was noted differs in the file; "" where it does not, or is not there."""
     if not path.exists():
-        return "it is missing" if noted.bytes else ""
+        return "it is missing" if noted.size else ""
     with open(path, "rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) < noted.bytes:
-            return f"it has {size} bytes, and had {noted.bytes}"
-        if last_block(file, noted.bytes) != noted.last:
-            return f"its bytes {max(0, noted.bytes - BLOCK)} to {noted.bytes} are others than were written"
+        if (size := os.fstat(file.fileno()).st_size) < noted.size:
+            return f"it has {size} bytes, and had {noted.size}"
+        if last_block(file, noted.size) != noted.last:
+            return f"its bytes {max(0, noted.size - BLOCK)} to {noted.size} are others than were written"
     return ""
 
 
 def whole_differs(noted: Tally, found: Tally) -> str:
     """Say how a file that was read differs from what was noted; "" where it does not."""
-    if (found.bytes, found.rows, found.crc) == (noted.bytes, noted.rows, noted.crc):
+    if (found.size, found.rows, found.crc) == (noted.size, noted.rows, noted.crc):
         return ""
     if found.rows != noted.rows:
-        return f"its first {noted.bytes} bytes hold {counted(found.rows, 'row')}, and held {noted.rows}"
-    return f"its first {noted.bytes} bytes ({counted(noted.rows, 'row')}) are others than were written"
+        return f"its first {noted.size} bytes hold {counted(found.rows, 'row')}, and held {noted.rows}"
+    return f"its first {noted.size} bytes ({counted(noted.rows, 'row')}) are others than were written"

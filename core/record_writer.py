@@ -61,7 +61,7 @@ class RecordWriter:
             return None if self._end else Tally()
         with contextlib.suppress(OSError), open(self.path, "rb") as file:
             self._tally = carried_on(self._tally, file, self._end)
-            return self._tally if self._tally.bytes == self._end else None
+            return self._tally if self._tally.size == self._end else None
         return None  # the next checkpoint notes it
 
     def take_tally(self, tally: Tally, since: object) -> None:
@@ -125,7 +125,7 @@ class RecordWriter:
             return
         boundary = self._boundary(step)
         if boundary:
-            self._tally = self.noted if self.noted and self.noted.bytes == boundary else None
+            self._tally = self.noted if self.noted and self.noted.size == boundary else None
         with open(self.path, "rb+") as file:
             size = os.fstat(file.fileno()).st_size
             if torn := size - end_of_lines(file, size):
@@ -196,7 +196,7 @@ class RecordWriter:
             self._require_owner()
             self._cut(file)
             return
-        if self._tally is not None and self._tally.bytes == self._end:
+        if self._tally is not None and self._tally.size == self._end:
             self._tally = self._tally.after(whole)
         self._end += size
         for _ in range(rows):

@@ -31,7 +31,7 @@ class RunRecords:
             noted = Tally.read(found)
             if noted is not None and ranks.is_first() and (difference := end_differs(writer.path, noted)):
                 _warn(writer, difference)
-            size = found if isinstance(found, int) else noted.bytes if noted else None
+            size = found if isinstance(found, int) else noted.size if noted else None
             writer.own(attempt, require_owner, size, noted)
 
     def compare(self) -> Thread | None:
@@ -43,7 +43,7 @@ class RunRecords:
         if not ranks.is_first():
             return None
         every = [(writer, writer.noted, writer.size, writer.stand) for writer in self._writers]
-        thread = Thread(target=lambda: [_compare(*one) for one in every], name="records", daemon=True)
+        thread = Thread(target=_compare_all, args=(every,), name="records", daemon=True)
         thread.start()
         return thread
 
@@ -60,16 +60,21 @@ class RunRecords:
         return {SIZES: {w.path.name: w.size if tally is None else tally.noted() for w, tally in noted}}
 
 
+def _compare_all(every: Sequence[tuple[RecordWriter, Tally | None, int, object]]) -> None:
+    for writer, noted, size, stand in every:
+        _compare(writer, noted, size, stand)
+
+
 def _compare(writer: RecordWriter, noted: Tally | None, size: int, stand: object) -> None:
     """Read a record from its beginning: as far as the checkpoint notes, else as it was at the start."""
     try:
         with open(writer.path, "rb") as file:
-            found = carried_on(Tally(), file, size if noted is None else noted.bytes)
+            found = carried_on(Tally(), file, size if noted is None else noted.size)
     except OSError:
         return  # whoever writes it says so
     if noted is None:
         writer.take_tally(found, stand)
-    elif found.bytes == noted.bytes and (difference := whole_differs(noted, found)):
+    elif found.size == noted.size and (difference := whole_differs(noted, found)):
         _warn(writer, difference)
 
 

@@ -83,12 +83,12 @@ class SampleCrcs:
         wanted = entries["sample"]
         if flipped is not None:
             wanted = np.where(flipped, entries["flip"], wanted)
-        found = [zlib.crc32(value) for value in values.numpy()]
+        found = [zlib.crc32(value.data) for value in values.numpy()]
         self._require_equal(rows, shards, wanted, found, "sample")
 
     def require_texts(self, rows: np.ndarray, shards: np.ndarray, texts: Sequence[np.ndarray]) -> None:
         """Compare the embedded captions of rows (n,), each (tokens, D) float16."""
-        found = [zlib.crc32(np.ascontiguousarray(text)) for text in texts]
+        found = [zlib.crc32(np.ascontiguousarray(text).data) for text in texts]
         self._require_equal(rows, shards, self._table.take(rows)["text"], found, "the text of sample")
 
     def _require_equal(

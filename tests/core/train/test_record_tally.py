@@ -69,7 +69,7 @@ def test_rows_bytes_and_a_running_hash_are_noted(path: Path, state: dict[str, An
     data = b"".join(path.read_bytes().splitlines(keepends=True)[:STEPS])
     assert len(data) > 3 * BLOCK
     last = zlib.crc32(data[-BLOCK:])
-    assert noted == {"bytes": len(data), "rows": STEPS, "crc": zlib.crc32(data), "last": last}
+    assert noted == {"size": len(data), "rows": STEPS, "crc": zlib.crc32(data), "last": last}
 
 
 def test_the_hash_runs_on_over_a_restart_without_reading_what_was_there(
@@ -82,7 +82,7 @@ def test_the_hash_runs_on_over_a_restart_without_reading_what_was_there(
     noted = made.sizes()["records"]["metrics.jsonl"]
     assert taken == []
     data = path.read_bytes()
-    assert noted == {"bytes": len(data), "rows": STEPS + 7, "crc": zlib.crc32(data), "last": noted["last"]}
+    assert noted == {"size": len(data), "rows": STEPS + 7, "crc": zlib.crc32(data), "last": noted["last"]}
 
 
 def test_a_record_as_it_was_is_not_spoken_of(
@@ -99,7 +99,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "last block": (lambda data: flipped(data, len(data) - 500), "are others than were written", "5000 rows"),
     "middle": (lambda data: flipped(data, len(data) // 3), "", r"\(5000 rows\) are others than were written"),
     "a row less": (
-        lambda data: data.replace(b'\n{"step": 7,', b'      "step": 7,'),
+        lambda data: data.replace(b'\n{"step": 7,', b'  "step": 7,'),
         "",
         "hold 4999 rows, and held 5000",
     ),
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(
     path: Path, state: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It noted bytes alone; the rest is counted beside training, and noted by the next checkpoint."""
-    earlier = {"records": {"metrics.jsonl": state["records"]["metrics.jsonl"]["bytes"]}}
+    earlier = {"records": {"metrics.jsonl": state["records"]["metrics.jsonl"]["size"]}}
     made, writer = records(path, earlier, STEPS)
     assert made.sizes() == earlier
     thread = made.compare()
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(
     writer.append(rows(STEPS + 3, STEPS + 3))
     data = path.read_bytes()
     noted = made.sizes()["records"]["metrics.jsonl"]
-    assert (noted["bytes"], noted["rows"], noted["crc"]) == (len(data), STEPS + 3, zlib.crc32(data))
+    assert (noted["size"], noted["rows"], noted["crc"]) == (len(data), STEPS + 3, zlib.crc32(data))
 
 
 def test_a_run_notes_its_records_in_every_checkpoint(world: World, tmp_path: Path) -> None:
@@ -145,5 +145,5 @@ def test_a_run_notes_its_records_in_every_checkpoint(world: World, tmp_path: Pat
         newest = CheckpointStore(tmp_path / "checkpoints").complete()[0].path
         noted = json.loads((newest / "state.json").read_text())["records"]["metrics.jsonl"]
         data = (tmp_path / "metrics.jsonl").read_bytes()
-        assert (noted["bytes"], noted["rows"], noted["crc"]) == (len(data), steps, zlib.crc32(data))
+        assert (noted["size"], noted["rows"], noted["crc"]) == (len(data), steps, zlib.crc32(data))
         assert len(data) > len(encode({"step": 1}))

@@ -20,7 +20,10 @@ CHUNK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Tally:
-    """The beginning of a record: its bytes (size), rows, CRC-32 of it all, and of its last BLOCK bytes (or fewer)."""
+    """The beginning of a record.
+
+    size: bytes.  crc: CRC-32 of all of them.  last: of the last BLOCK bytes, or of all if fewer.
+    """
 
     size: int = 0
     rows: int = 0

@@ -149,8 +149,8 @@ def sidecars_from_parts(
     width = made_from["text"]["width"] if texts is not None else 0
     crcs = []
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
-        views = [None if table is None else table[start:stop] for table in (flips, texts)]
-        crcs.append(range_crcs(folder / shard.name, index[start:stop], *views, width=width))
+        flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
+        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width))
     return {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs)}
 
 

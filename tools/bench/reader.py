@@ -127,7 +127,7 @@ def plain(config: Config, folder: Path) -> Row:
     start = time.perf_counter()
     manifest = reindex(folder).manifest
     seconds = time.perf_counter() - start
-    index = Dataset(folder).index
+    index = np.asarray(Dataset(folder).index)
     reader = LatentReader(folder, manifest, index)
     random = np.random.default_rng(0).permutation(samples)
     order = [np.sort(random[at : at + batch]) for at in range(0, samples - batch + 1, batch)]

@@ -5,6 +5,7 @@ Run: pytest tests/data/loading/test_damaged_caches.py
 
 from __future__ import annotations
 
+import collections
 import json
 import shutil
 from collections.abc import Callable
@@ -18,10 +19,12 @@ import torch
 
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
+from data.dataset import blocks
 from data.dataset.index import Dataset
 from data.dataset.schema import CRC, ShardRecord, content_fingerprint, write_index
 from data.latent.assembly import index_from_parts, longest_text, sidecars_from_parts
 from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
+from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents
 from data.order.steps import LoaderConfig
 from data.reindexing.reindex import reindex
@@ -220,6 +223,36 @@ def test_off_compares_nothing(cache: Path) -> None:
     trained_on(cache, "off")
     with pytest.raises(WorkError, match=r"index.npy: damaged"):
         trained_on(cache, "index")
+
+
+def test_a_first_batch_checks_just_the_blocks_of_the_shards_that_it_is_drawn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So its time does not grow with the index; what it does not read may even be damaged."""
+    monkeypatch.setattr(blocks, "BLOCK", 256)
+    folder = make_cache(tmp_path, [[IMAGE] * 8] * 40, counts=True).folder
+    config = LoaderConfig(group_size=4, rank_multiple=2, shuffle_shards=2)
+
+    def opened() -> tuple[np.ndarray, LatentLoader]:
+        """Which blocks of the index are not checked yet, and a loader of it."""
+        data = Dataset(folder)
+        assert data.index.blocks is not None
+        world = World(0, 1, 0, torch.device("cpu"))
+        return data.index.blocks.is_unchecked, CachedLatents(data).loader(config, world, 0)
+
+    unchecked, loader = opened()
+    assert unchecked.all()
+    assert len(unchecked) > 37
+    before = [batch.x for batch in loader.load(0)]
+    assert 1 <= (~unchecked).sum() <= 2 * 3  # of two shards, 240 bytes each
+    content = bytearray((folder / "index.npy").read_bytes())
+    for block in np.flatnonzero(unchecked).tolist()[1:]:  # behind the header
+        content[256 * block] ^= 1
+    (folder / "index.npy").write_bytes(content)
+    _, loader = opened()
+    assert all(torch.equal(a, b.x) for a, b in zip(before, loader.load(0), strict=True))
+    with pytest.raises(WorkError, match=r"index.npy: damaged: bytes"):
+        collections.deque(map(loader.load, range(1, 20)))
 
 
 def as_of_an_earlier_version(folder: Path) -> None:

@@ -24,6 +24,12 @@ class ClusterConfig:
     )
     nodes: int = setting(1, "nodes of the job", low=1)
     tasks_per_node: int = setting(1, "ranks on each node, one for each GPU", low=1)
+    array: int = setting(
+        0,
+        "tasks of a job array, each such a job, that share the work of `encode` or `sample`; 0 is one job",
+        low=0,
+    )
+    array_limit: int = setting(0, "tasks of the array that run at once; 0 is no limit", low=0)
     cpus_per_task: int | None = setting(None, "CPUs of each rank; null is SLURM's default", low=1)
     minutes: int = setting(60, "time limit of one start; the job is requeued at its end", unit="min", low=1)
     signal_s: int = setting(
@@ -73,6 +79,10 @@ class ClusterConfig:
             raise UserError("apptainer_image", self.apptainer_image, "'' with container_image")
         if self.kind != "slurm" and self.nodes > 1:
             raise UserError("nodes", self.nodes, f"1 with kind={self.kind}")
+        if self.kind == "inline" and self.array:
+            raise UserError("array", self.array, "0 with kind=inline")
+        if self.array_limit and not self.array:
+            raise UserError("array_limit", self.array_limit, "0 without array")
 
     @property
     def world_size(self) -> int:

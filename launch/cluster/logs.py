@@ -29,17 +29,18 @@ class Config:
 
     source: str = setting(REQUIRED, "output of the job", shown="path")
     rank: int | None = setting(None, "of this rank alone; null is all of them", low=0)
+    task: int | None = setting(None, "of this task of an array alone; null is all of them", low=0)
     follow: bool = setting(False, "wait for more, until the job has ended")
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `longtake logs RUN [rank=R] [follow=true]`."""
+    """Run `longtake logs RUN [rank=R] [task=K] [follow=true]`."""
     typed = arguments.parse(["logs", *words])
     if typed.help:
         terminal.deliver(
             "\n".join(
                 [
-                    "usage: longtake logs RUN [rank=R] [follow=true]",
+                    "usage: longtake logs RUN [rank=R] [task=K] [follow=true]",
                     "",
                     str(__doc__),
                     "",
@@ -53,7 +54,7 @@ def main(words: Sequence[str]) -> int:
     shown: dict[Path, int] = {}
     while True:
         has_ended = state_of(submission)[0] in (*ENDED, "lost") if config.follow else True
-        for path in _files(submission, config.rank):
+        for path in _files(submission, config.rank, config.task):
             with open(path, "rb") as file:
                 file.seek(shown.get(path, 0))
                 text = file.read()
@@ -67,16 +68,19 @@ def main(words: Sequence[str]) -> int:
         time.sleep(PERIOD_S)
 
 
-def _files(submission: Submission, rank: int | None) -> list[Path]:
-    """Of all starts where one is followed, so that nothing is lost in between."""
-    attempts = submission.attempts()
-    if not attempts:
+def _files(submission: Submission, rank: int | None, task: int | None) -> list[Path]:
+    """List the files of the last start of each task."""
+    starts = [record for record in submission.latest_records() if task in (None, record.get("task", 0))]
+    if not starts:
         logs = published(submission.folder / "submitit", "*.out")
-        return logs if rank is None else []
-    own = sorted(published(attempts[-1], "rank-*.txt"), key=lambda path: int(path.stem.partition("-")[2]))
-    if rank is None:
-        return [attempts[-1] / "output.txt", *own]
-    found = [path for path in own if path.stem == f"rank-{rank}"]
-    if own and not found:
-        raise UserError("rank", rank, f"one of {len(own)} ranks")
-    return found
+        return logs if rank is None and task is None else []
+    found: list[Path] = []
+    for start in starts:
+        folder = submission.folder / "attempts" / start["name"]
+        own = published(folder, "rank-*.txt")
+        found += [folder / "output.txt"] if rank is None else []
+        found += sorted(own, key=lambda path: int(path.stem.partition("-")[2]))
+    of_rank = [path for path in found if rank is None or path.stem == f"rank-{rank}"]
+    if found and not of_rank:
+        raise UserError("rank", rank, f"one of {len(found)} ranks")
+    return of_rank

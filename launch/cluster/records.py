@@ -57,10 +57,14 @@ class Submission:
         found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
-    def attempt_records(self) -> list[dict[str, Any]]:
-        """What is known of its starts, oldest first."""
+    def attempt_records(self, task: int | None = None) -> list[dict[str, Any]]:
+        """What is known of its starts, oldest first; of one task of an array, if that is given."""
         records = [read_record(path / "attempt.json") for path in self.attempts()]
-        return [record for record in records if record]
+        return [record for record in records if record and task in (None, record.get("task", 0))]
+
+    def latest_records(self) -> list[dict[str, Any]]:
+        """What is known of the last start of each task that has been started."""
+        return list({record.get("task", 0): record for record in self.attempt_records()}.values())
 
 
 def submissions(output: Path) -> list[Submission]:

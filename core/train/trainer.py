@@ -150,6 +150,7 @@ class Trainer:
         self.metrics.start(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.records.compare()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take on the counters of a checkpoint whose networks are loaded, and the state of the stepper."""

@@ -41,6 +41,7 @@ TRAINING = {
     **OUTPUTS,
     "source": "place",
     "data.prefetch": "work",
+    "data.verify": "work",
     **within("engine", ENGINE, "work"),
     "ema.snapshot_every": "work",
     **within("trainer", TRAINER),

@@ -19,7 +19,7 @@ from core.checkpoint.save_thread import Job, SaveThread
 from core.checkpoint.snapshot import HostMemory, take, take_averages
 from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
-from core.distributed import ranks
+from core.distributed import ranks, waiting
 from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
@@ -178,8 +178,8 @@ class Saver:
         if self._attempt is None:
             return
         end = f"end {self._attempt.token}"
-        ranks.arrive(end)
-        if pending and not pending.done() and not ranks.all_arrived(end, LEAVE_S):
+        waiting.arrive(end)
+        if pending and not pending.done() and not waiting.all_arrived(end, LEAVE_S):
             say("warning: the last save is given up, since not all ranks have come to their end")
         elif pending and (problem := pending.exception() or pending.result()):
             say(f"warning: the last save failed: {problem}")

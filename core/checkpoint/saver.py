@@ -123,6 +123,10 @@ class Saver:
         """Whether a save is under way on this rank."""
         return self._thread.is_writing
 
+    def silence(self) -> float | None:
+        """Return the seconds since the save under way last went on here; None where there is none."""
+        return self._thread.silence()
+
     @property
     def longest_s(self) -> float:
         """How long the longest save took on this rank, had somebody waited for it."""

@@ -25,7 +25,7 @@ from core.errors import WorkError, below
 from core.faults import failpoints
 from core.faults.failpoints import failpoint
 from core.faults.incidents import Incidents
-from core.faults.watchdog import Watchdog, earlier_than_groups
+from core.faults.watchdog import Limits, Watchdog, earlier_than_groups
 from core.files import write_json
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
@@ -125,8 +125,10 @@ class Trainer:
         for ema in (network.ema for network in self.networks.values() if network.ema):
             for weak in weak_averages(ema.config, self.config.steps):
                 say(f"warning: {weak}")
-        limit = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
-        with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
+        watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
+        limits = Limits(watchdog_s, self.config.save_timeout_s)
+        watchdog = Watchdog(self.folder / LOGS, self.phases, world, limits, self.saver.silence)
+        with watchdog, self.profiler.running():
             if self.step < self.config.steps:
                 self.runner.rehearse(self.step, self.feed.largest())
             self._loop()
@@ -219,6 +221,7 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint, or end the run (WorkError, on all ranks alike)."""
+        self.phases.enter("save")  # waiting for one, and reading one, has the limit of a save
         self.metrics.flush()
         self.incidents.require_rollback(self.step)
         self.saver.finish()
@@ -232,6 +235,7 @@ class Trainer:
         self.metrics.rewind(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.phases.enter("other")
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:
         """Wait for data, update, record (collective)."""

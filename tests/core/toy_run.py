@@ -159,7 +159,8 @@ def main(make: Callable[..., Trainer] | None = None) -> int:
         fields = dict(item.split("=", 1) for item in items)
         failpoints.arm(fields.pop("fault", ""))
         values = {
-            name: json.loads(value) if value[0] in "[-0123456789" else value for name, value in fields.items()
+            name: json.loads(value) if value[0] in "[-0123456789" or value in ("true", "false") else value
+            for name, value in fields.items()
         }
         try:
             (make or toy_trainer)(Path(folder), world, **values).fit()

@@ -33,6 +33,7 @@ from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.metrics.watch import Watch
 from core.progress import Progress, say
+from core.run.fence import fenced
 from core.run.folder import FINISHED, LOGS
 from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
@@ -128,7 +129,8 @@ class Trainer:
         watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
         limits = Limits(watchdog_s, self.config.save_timeout_s)
         watchdog = Watchdog(self.folder / LOGS, self.phases, world, limits, self.saver.silence)
-        with watchdog, self.profiler.running():
+        fence = fenced(self.saver.require_owner) if world.rank == 0 else contextlib.nullcontext()
+        with watchdog, fence, self.profiler.running():
             if self.step < self.config.steps:
                 self.runner.rehearse(self.step, self.feed.largest())
             self._loop()
@@ -136,6 +138,7 @@ class Trainer:
             self.metrics.close()
             raise self.early_end.over(self.folder, self.step, saved=self.incidents.may_save)
         if world.rank == 0:
+            self.saver.require_owner()
             write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
         failpoint("run.finished")
         self.metrics.close()

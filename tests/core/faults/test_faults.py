@@ -7,15 +7,18 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from core.batch import Batch
 from core.checkpoint.weights import load_weights
-from core.distributed.ranks import start
-from core.faults.watchdog import EXIT_STATUS
+from core.distributed.ranks import World, start
+from core.faults.watchdog import EXIT_STATUS, START_PATIENCE
 from core.records import read_rows
 from tests.core import toy_run
 from tests.core.ranks import finish, fork_ranks, run_ranks, start_ranks
@@ -235,6 +238,20 @@ def test_a_slow_save_is_waited_for_and_one_that_hangs_ends_the_run(tmp_path: Pat
     assert status == EXIT_STATUS
     assert "rank 0: the save under way has written nothing for 2 s; the process ends with status 75" in text
     assert len(list((tmp_path / "stuck").glob("checkpoints/*/manifest.json"))) == 1
+
+
+def test_there_is_more_patience_until_the_first_step_has_ended(world: World, tmp_path: Path) -> None:
+    trainer, seen = toy_trainer(tmp_path, world, steps=3, largest=True), list[float]()
+    batches = trainer.feed.batches
+
+    def watched(first: int) -> Iterator[list[Batch]]:
+        for parts in batches(first):
+            seen.append(trainer.phases.patience)
+            yield parts
+
+    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.fit()
+    assert seen == [START_PATIENCE, 1, 1]
 
 
 def wait_until_stuck(folder: Path) -> None:

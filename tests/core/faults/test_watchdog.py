@@ -111,7 +111,7 @@ def test_storage_that_does_not_answer_ends_the_process_too(
     monkeypatch.setattr(watchdog, "PERIOD_S", 0.1)
     monkeypatch.setattr(watchdog, "describe_ranks", lambda *_: never.wait() and [])
     with Watchdog(tmp_path, phases, WORLD, Limits(0.2), end=ends) as watched:
-        monkeypatch.setattr(watched._heartbeat, "_present", lambda: {} if never.wait() else {})
+        monkeypatch.setattr(watched._heartbeat, "_present", lambda: {"is_late": never.wait()})
         hang_here(ends)
         never.set()
     assert "rank 1: nothing has moved for 0 s in step 1 (other)" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[
             continue
         ago = now - beat["time"]
         samples = ", ".join(map(str, beat["ids"]))
-        text = f"rank {rank}: step {beat['step'] + 1}, {beat['phase']} for {beat['since_s']:.0f} s"
+        text = f"rank {rank}: step {beat['step']}, {beat['phase']} for {beat['since_s']:.0f} s"
         silent = f"; no heartbeat for {ago:.0f} s" if ago > silent_s else ""
         lines.append((beat["step"], -ago, f"{text}{silent}; samples {samples}"))
     return [text for _, _, text in sorted(lines)]

@@ -108,7 +108,7 @@ class Watchdog:
         if phase == SAVE:  # while one is under way it is that which has to move
             silence = min(silence, now - self._saved)
         if 0 < self._limit(phase) < silence:
-            return f"nothing has moved for {silence:.0f} s in step {phases.step + 1} ({phase})"
+            return f"nothing has moved for {silence:.0f} s in step {phases.step} ({phase})"
         return ""
 
     def _limit(self, phase: str) -> float:

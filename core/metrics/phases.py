@@ -17,7 +17,8 @@ MEASURED = (*PHASES, "computing")
 class Phases:
     """A stopwatch that is always in one phase; seconds are the host's.
 
-    step: the step under way, counted from 0.  phase: what it is in, since `since`.  ids: samples in it.
+    step: the step under way, or else the last one: 1, 2, ...  phase: what it is in, since `since`.
+    ids: samples in it.
     patience: how many times as long as usual a phase may take without a sign of life (`faults.watchdog`).
     own_clock: stands still while the thread waits, as `time.thread_time` does; None counts nothing.
     """
@@ -28,7 +29,7 @@ class Phases:
         own_clock: Callable[[], float] | None = None,
     ) -> None:
         self._clock, self._own_clock = clock, own_clock
-        self.step, self.phase, self.since = 0, "other", clock()
+        self.step, self.phase, self.since = 1, "other", clock()
         self.ids: Sequence[Any] | Tensor = []
         self.patience = 1.0
         self._spent = dict.fromkeys(PHASES, 0.0)

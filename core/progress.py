@@ -15,8 +15,11 @@ CLEAR_LINE = "\r\x1b[K"
 
 
 def say(text: str) -> None:
-    """Print a plain line on standard error; only rank 0 speaks."""
+    """Print a plain line on standard error, and log it; only rank 0 speaks."""
     if _speaks():
+        from core import log  # here, since to show help or a plan takes no log
+
+        log.note(text)
         terminal.tell(f"{CLEAR_LINE if terminal.is_terminal() else ''}{text}")
 
 

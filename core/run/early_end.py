@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from core import environment, terminal
+from core import environment, log, terminal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
@@ -145,3 +145,4 @@ class EarlyEnd:
         clear = CLEAR_LINE if terminal.is_terminal() else ""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
         terminal.tell(f"{clear}{who}{text}")
+        log.note_last(text)

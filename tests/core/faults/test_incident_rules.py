@@ -10,6 +10,7 @@ import torch
 
 from core.distributed.ranks import World
 from core.errors import WorkError
+from core.faults import failpoints
 from core.faults.incidents import IncidentConfig, Incidents
 from core.records import read_rows
 
@@ -123,6 +124,29 @@ def test_rollbacks_are_counted_once_by_state_and_record(tmp_path: Path) -> None:
     assert opened(tmp_path).rollbacks == 2
 
 
+def test_a_start_without_a_checkpoint_begins_at_the_first_step(tmp_path: Path) -> None:
+    """Of the first step's rows one that calls it passed over stays; an earlier version's count is that."""
+    made = opened(tmp_path, on_skipped="rollback")
+    made.note_skipped(1, [""], CULPRITS)
+    assert opened(tmp_path).skipped == 0
+    assert read_rows(made.path) == []
+    made = opened(tmp_path, on_skipped="rollback")
+    made.roll_back({**LATER, "step": 0, "passed_over": []}, 1)
+    assert opened(tmp_path, state=LATER).rollbacks == 1
+    assert opened(tmp_path).passed_over == {1}
+
+
+def test_a_rollback_is_recorded_before_it_can_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = opened(tmp_path, on_skipped="rollback")
+    failpoints.arm("rollback.recorded:raise")
+    with pytest.raises(WorkError, match="failpoint"):
+        made.roll_back(LATER, 6)
+    assert [row["kind"] for row in read_rows(made.path)] == ["rollback"]
+    assert "warning: back to step 3; steps 4 to 6 are passed over" in capsys.readouterr().err
+
+
 def test_a_corrupt_rank_ends_the_run_with_its_name(tmp_path: Path) -> None:
     found = [{"rank": 3, "what": ["weight a", "weight b"], "how": "is not what the other ranks hold"}]
     made = opened(tmp_path)
@@ -131,7 +155,7 @@ def test_a_corrupt_rank_ends_the_run_with_its_name(tmp_path: Path) -> None:
     assert read_rows(made.path) == [{"kind": "corrupt", "step": 7, "ranks": found}]
 
 
-def test_a_spike_is_recorded_with_its_limit(tmp_path: Path) -> None:
+def test_a_spike_is_recorded_with_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = opened(tmp_path, "", "critic")
     for step in range(1, 101):
         made.applied(step, "critic", 1.0)
@@ -139,6 +163,7 @@ def test_a_spike_is_recorded_with_its_limit(tmp_path: Path) -> None:
     limit = made.clipping["critic"]
     assert (made.clipping[""], limit) == (1.0, 1.0)
     made.applied(101, "critic", 50.0)
+    assert "warning: step 101 had a gradient of critic of norm 50, far above" in capsys.readouterr().err
     (row,) = read_rows(made.path)
     assert row == {"kind": "spike", "step": 101, "grad_norm": 50.0, "clipped_to": limit, "network": "critic"}
 

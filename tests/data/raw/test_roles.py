@@ -83,6 +83,8 @@ def test_a_table_needs_a_path_and_what_is_named() -> None:
         require_columns("t.csv", ["path", ""], ColumnsConfig(text="alt"))
     with pytest.raises(UserError, match=r"t\.csv: the column 'path' is missing; it has: none \("):
         require_columns("t.csv", [], ColumnsConfig())
+    with pytest.raises(UserError, match=r"the column 'path' is missing; it has: width, text \("):
+        require_columns("t.csv", ["width", "text"], ColumnsConfig())
     with pytest.raises(UserError, match="the column 'A B' is there twice"):
         require_columns("t.csv", ["path", "a_b", "A B", "", ""], ColumnsConfig())
 

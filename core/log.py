@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from core import terminal
+from core.escaping import escaped_line
 
 WARNING = "warning: "  # begins a line on the terminal; the log has a level for it
 KEPT = 1000  # lines of a process that has no file yet
@@ -110,7 +111,8 @@ class LogFile(logging.Handler):
         assert self._file is not None
         lines = "line is" if self._lost == 1 else "lines are"
         missing = f"({self._lost} {lines} missing here: {self._reason})\n" if self._lost else ""
-        self._file.write(f"{missing}{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        line = escaped_line(self.format(record))  # texts may hold what others wrote
+        self._file.write(f"{missing}{line}\n".encode("utf-8", "backslashreplace"))
         self._lost = 0
 
 

@@ -102,7 +102,7 @@ class Watchdog:
             file.write("\n".join([line, *places, "", ""]))
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
-        log.note_last("\n".join([line, *places]), failed=True)
+        log.note_last("; ".join([line, *places]), failed=True)
         dump = threading.Thread(target=dump_collectives, args=(self._logs, rank), daemon=True)
         dump.start()
         dump.join(PERIOD_S)  # it takes locks of a library that hangs

@@ -46,6 +46,13 @@ def test_a_line_has_time_level_and_rank_and_the_terminal_sees_the_text(
     assert shown == "continuing after step 3\nwarning: weak average\nlongtake train: no space\n"
 
 
+def test_what_others_wrote_makes_no_line_of_its_own(tmp_path: Path) -> None:
+    log.keep_in(tmp_path, 0, "start 1")
+    say("sample a\n2026-01-01T00:00:00.000Z INFO rank 0: all is well\x1b[2J")
+    assert len(lines(tmp_path / "rank-0.log")) == 2
+    assert "\x1b" not in (tmp_path / "rank-0.log").read_text()
+
+
 def test_lines_from_before_the_folder_was_known_come_first_in_the_order_of_time(tmp_path: Path) -> None:
     say("4 samples")
     log.keep_in(tmp_path, 0, "start 1")

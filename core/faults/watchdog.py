@@ -26,7 +26,7 @@ from types import TracebackType
 
 import torch
 
-from core import terminal
+from core import log, terminal
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE
 from core.faults.heartbeats import Heartbeat, describe_ranks
@@ -148,6 +148,7 @@ class Watchdog:
             file.write("\n".join([line, *places, "", ""]))
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
+        log.note_last("; ".join([line, *places]), failed=True)
 
 
 def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World) -> float:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from core import log
 from core.averages.ema import weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
@@ -119,6 +120,7 @@ class Trainer:
                 self._run()
             finally:
                 self.saver.close()
+        log.leave()  # after an error the last line of this process still belongs to the run
 
     def _run(self) -> None:
         world = self.world
@@ -146,7 +148,10 @@ class Trainer:
     def open(self) -> None:
         """Take the run over, and stand where its newest checkpoint does (collective)."""
         state = self.saver.open()
-        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
+        attempt = self.saver.attempt
+        head = f"start {attempt.number} ({attempt.name}) with {attempt.code}"
+        log.keep_in(self.folder / LOGS, self.world.rank, head)
+        self.records.own(attempt.name, self.saver.require_owner, state)
         self.incidents.open(state)
         if state is not None:
             self._load(state)

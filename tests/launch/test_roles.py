@@ -39,7 +39,7 @@ def within(section: str, names: Any, role: str = "") -> dict[str, str]:
 
 TRAINING = {
     **OUTPUTS,
-    "source": "place",
+    **dict.fromkeys(("source", "initial"), "place"),
     "data.prefetch": "work",
     **within("engine", ENGINE, "work"),
     "ema.snapshot_every": "work",
@@ -65,6 +65,7 @@ ROLES: dict[str, dict[str, str]] = {
         **TRAINING,
         **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
+        "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         "validation_source": "watch",
     },

@@ -21,7 +21,8 @@ from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import count_parameters, train_flops
 from tools.runs.continuing import latent_contents, steps_made
-from tools.runs.latent_space import choose_normaliser, keep_latent_space
+from tools.runs.latent_space import choose_normaliser, keep_latent_space, settle_normaliser
+from tools.train.beginning import Beginning, find_beginning
 from tools.train.config import Config
 from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
@@ -39,6 +40,7 @@ class Data(NamedTuple):
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
     source, _ = open_checked(config)
+    beginning = find_beginning(config, source.facts, claimed=False)
     trained, _ = load_data(config, source, World(0, config.processes, 0, torch.device("cpu")))
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, trained.loader.plan
@@ -57,12 +59,14 @@ def plan(config: Config) -> list[str]:
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
+        *(beginning.lines if beginning else ()),
     ]
 
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     source, autoencoder = open_checked(config)
+    find_beginning(config, source.facts, claimed=False)  # what is wrong with it fails before any rank waits
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, (trained, validated) = Path(config.output), load_data(config, source, world)
@@ -70,7 +74,7 @@ def run(config: Config) -> None:
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
 
     def claim() -> bool:
-        contents, made = latent_contents(output, source.facts), partial(steps_made, output)
+        contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
@@ -109,11 +113,14 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     )
 
     output, seed = Path(config.output), config.seed
-    objective = prepare_objective(config, trained.source, autoencoder, world)
-    for line in trained.loader.plan.report():
+    beginning = ranks.on_first_rank(partial(find_beginning, config, trained.source.facts, claimed=True))
+    objective = prepare_objective(config, trained.source, autoencoder, beginning, world)
+    for line in (*trained.loader.plan.report(), *(beginning.lines if beginning else ())):
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
+    if beginning:
+        beginning.put_into(model, output)
     data_ranks = world.size // config.engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     prefetch, facts = config.data.prefetch, trained.source.facts
@@ -138,13 +145,15 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
 
 
 def prepare_objective(
-    config: Config, source: LatentSource, autoencoder: Path, world: World
+    config: Config, source: LatentSource, autoencoder: Path, beginning: Beginning | None, world: World
 ) -> LatentObjective:
     """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks)."""
     output, text = Path(config.output), config.model.text_width > 0
     source.to(world.device)
-    normaliser = choose_normaliser(source, config.latents, output, world)
-    space = output, source, autoencoder, config.objective, normaliser, config.latents
+    initial = beginning.normaliser if beginning else None
+    latents = settle_normaliser(config.latents, output, initial)
+    normaliser = choose_normaliser(source, latents, output, world, initial)
+    space = output, source, autoencoder, config.objective, normaliser, latents
     ranks.on_first_rank(lambda: keep_latent_space(*space, text=text))
     frames = config.model.frame_condition
     return LatentObjective(config.objective, normaliser, frame_condition=frames, moments=source.moments)

@@ -221,7 +221,8 @@ def fit_places(table: Tensor, shape: Sequence[int]) -> Tensor:
     frames, height, width = shape[:3]
     rows = rearrange(table.float(), "t h w d -> t d h w")
     if (height, width) != tuple(rows.shape[2:]):
-        rows = F.interpolate(rows, (height, width), mode="bicubic", align_corners=False)
+        # Keys' kernel, which keeps what is linear; without `antialias` torch takes another one.
+        rows = F.interpolate(rows, (height, width), mode="bicubic", align_corners=False, antialias=True)
     if frames == len(rows):
         return rearrange(rows, "t d h w -> t h w d")
     moments = rearrange(rows, "t d h w -> (h w) d t")

@@ -57,7 +57,8 @@ OWNERS = {
     "omegaconf": r"core/config/loading\.py",
     "yaml": r"core/config/loading\.py",
     "deepspeed": r"core/engine/\w+\.py",
-    "wandb": r"core/metrics/wandb_view\.py",
+    "wandb": r"core/metrics/trackers/wandb_view\.py",
+    "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
@@ -75,7 +76,8 @@ OWNERS = {
     "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {
-    "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
+    "core/metrics/trackers/showing.py",  # what shows a run costs the view, with the reason told
+    "core/metrics/trackers/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise

@@ -89,6 +89,7 @@ class Trainer:
             self.engine.data_ranks,
             self.phases,
             ALONE_IF_MEETING if meets else ALONE,
+            failed=self.incidents.tracker_failed,
         )
         with below("validation"):
             self.validation = make_validation(

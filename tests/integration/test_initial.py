@@ -29,11 +29,8 @@ from tools.train.job import plan, run
 
 pytestmark = pytest.mark.multiprocess
 DONOR = (
-    "trainer.steps=4",
-    "ema.decay=0.5",
-    "ema.extra_decays=[0.25]",
-    "optimizer.lr=0.02",
-    "validation.every=4",
+    *("trainer.steps=4", "ema.decay=0.5", "ema.extra_decays=[0.25]", "optimizer.lr=0.02"),
+    *("validation.every=4", "validation.samples=16"),
 )
 STILL = ("trainer.steps=1", "optimizer.lr=0", "engine.precision=fp32", "validation.samples=16")
 

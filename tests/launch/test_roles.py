@@ -29,7 +29,7 @@ TRAINER = {
     **dict.fromkeys(("save_every", "keep_last", "keep_every", "max_failed_saves"), "work"),
     **dict.fromkeys(("save_async", "save_spread"), "work"),
 }
-METRICS = ("log_every", "log_matmul", "wandb", "wandb_project")
+METRICS = ("log_every", "log_matmul", "wandb", "wandb_project", "tensorboard")
 
 
 def within(section: str, names: Any, role: str = "") -> dict[str, str]:

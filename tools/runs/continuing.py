@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from core import environment
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
-from core.errors import WorkError
+from core.errors import WorkError, below
+from core.metrics.rows import MetricsConfig
+from core.metrics.trackers.kinds import require_installed
 from core.progress import counted, duration
 from core.records import read_rows
 from core.run.changes import Content, Contents
-from core.run.folder import CHECKPOINTS, LATENTS, METRICS
+from core.run.claim import has_begun
+from core.run.folder import CHECKPOINTS, FINISHED, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
@@ -27,6 +31,16 @@ def steps_made(run: Path) -> str:
         return holds(run)
     seconds = sum(row.get("seconds") or 0.0 for row in rows)
     return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
+
+
+def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, done: str = FINISHED) -> None:
+    """UserError where a run that begins asks for a tracker that is not installed; one that continues goes on.
+
+    done: the file that makes the output complete.
+    """
+    if (overwrite and not environment.restarts()) or not has_begun(output, done):
+        with below("metrics"):
+            require_installed(metrics.trackers)
 
 
 def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Contents:

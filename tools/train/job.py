@@ -20,7 +20,7 @@ from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import count_parameters, train_flops
-from tools.runs.continuing import latent_contents, steps_made
+from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.latent_space import choose_normaliser, keep_latent_space, settle_normaliser
 from tools.train.beginning import Beginning, find_beginning
 from tools.train.config import Config
@@ -88,6 +88,7 @@ def run(config: Config) -> None:
 def open_checked(config: Config) -> tuple[LatentSource, Path]:
     """The source and its autoencoder's folder; UserError unless source and network fit each other."""
     text, run = config.model.text_width > 0, Path(config.output)
+    require_trackers(run, config.metrics, overwrite=config.overwrite)
     source = open_source(config.source, config.autoencoder, config.data, run=run, text=text)
     require_fit(source, config.model, config.latents)
     return source, autoencoder_of(source, config.autoencoder, config.data)

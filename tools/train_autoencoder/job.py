@@ -36,12 +36,13 @@ from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from models.weights import shapes_only
-from tools.runs.continuing import raw_contents, steps_made
+from tools.runs.continuing import raw_contents, require_trackers, steps_made
 from tools.runs.initial import Initial, begin_from, differing_settings, initial_of
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
+DONE = f"{AUTOENCODER}/{store.CONFIG}"  # in the output: completes it
 Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -70,7 +71,7 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
-    dataset = Dataset(Path(config.source))
+    dataset = open_checked(config)
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
     with shapes_only():
         parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
@@ -88,23 +89,29 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset = Dataset(Path(config.source))
+    dataset = open_checked(config)
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
     find_beginning(config, claimed=False)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
+    output = Path(config.output)
 
     def claim() -> bool:
         contents, made = raw_contents(output, dataset, config.initial), partial(steps_made, output)
-        return claim_run(output, config, done=done, contents=contents, made=made)
+        return claim_run(output, config, done=DONE, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
         train(config, dataset, world)
         ranks.on_first_rank(lambda: publish(config, dataset, world))
     ranks.stop(world)
+
+
+def open_checked(config: Config) -> Dataset:
+    """The data; UserError for a tracker that is not installed."""
+    require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
+    return Dataset(Path(config.source))
 
 
 def train(config: Config, dataset: Dataset, world: World) -> None:

@@ -18,6 +18,7 @@ from core.files import published
 from core.progress import counted
 from core.run.folder import AVERAGES, CHECKPOINTS
 from tools.inspect.telling import refuse_dataset_fields, tell
+from tools.runs.initial import read_record, told_record
 
 if TYPE_CHECKING:
     from tools.inspect.config import Config
@@ -94,7 +95,9 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
     """All checkpoints of a run, and its copies of averages; newest first."""
     parts = _parts(folder) or {folder.name: folder}
     result: dict[str, Any] = {"files": 0, "damaged": []}
-    lines = [str(folder)]
+    if (record := read_record(folder)) is not None:
+        result["initial"] = record
+    lines = [str(folder), *told_record(folder)]
     for name, part in parts.items():
         result[name] = []
         lines += ["", f"{name}: {'step':>8}  {'updates':>8}  {'ranks':>5}  {'MiB':>9}  folder"]

@@ -254,6 +254,15 @@ def describe(initial: Initial, sha256: str) -> dict[str, Any]:
     }
 
 
+def told_record(run: Path) -> list[str]:
+    """Say what a run, or an export of it, began from; nothing for one that began at random."""
+    if (record := read_record(run)) is None:
+        return []
+    of = f" of step {record['step']}" if record.get("step") is not None else ""
+    what = f"the {record['weights']} weights{of} of {record.get('run')}"
+    return [f"began from {what} ({record['sha256'][:12]})"]
+
+
 def read_record(output: Path) -> dict[str, Any] | None:
     """What a run records of its beginning, None for a random one; WorkError where it is damaged."""
     path = output / INITIAL

@@ -154,5 +154,5 @@ def test_a_tracker_that_is_not_installed_is_refused_at_the_start_alone(
 def test_a_folder_of_a_trackers_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nowhere_installed").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="^nowhere_installed=true"):
+    with pytest.raises(UserError, match=r"^nowhere_installed=true"):
         require_installed(["nowhere_installed"])

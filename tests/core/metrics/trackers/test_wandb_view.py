@@ -130,6 +130,8 @@ def test_training_is_the_same_whatever_wandb_does(
     monkeypatch.setattr(wandb_view, "FINISH_S", 0.2 if "sleep" in does else 60.0)
     assert train(fake / "shown", world, wandb=True) == plain
     assert [row["step"] for row in plain] == [1, 2, 3, 4]
+    (incident,) = read_rows(fake / "shown" / "incidents.jsonl")
+    assert (incident["kind"], incident["tracker"]) == ("tracker", "wandb")
     said = capfd.readouterr().err
     assert [line for line in said.splitlines() if "warning: wandb" in line] == [
         line for line in said.splitlines() if warning in line

@@ -133,24 +133,27 @@ def test_a_run_a_checkpoint_and_an_export_are_the_same_weights(
     cache: Path, donor: Path, checkpoint: Path, tmp_path: Path, which: str
 ) -> None:
     exported = tmp_path / "with@sign"
+    places = {"run": donor, "checkpoints": donor / "checkpoints", "checkpoint": checkpoint}
+    place = places.get(which, exported)
     if which == "export":
         export.run(load(export.Config, overrides=[f"source={donor}", f"output={exported}"]))
-    place = {
-        "run": donor,
-        "checkpoints": donor / "checkpoints",
-        "checkpoint": checkpoint,
-        "export": exported,
-    }[which]
     lines = plan(config(cache, tmp_path / "run", f"initial={place}"))
     assert any(line.startswith("initial: begins from the average 0.5 of step 4 in ") for line in lines)
-    if which == "export":
-        with pytest.raises(
-            UserError, match=r"^initial=.*: expected no @raw: .* holds the ema weights alone$"
-        ):
-            plan(config(cache, tmp_path / "run", f"initial={place}@raw"))
-        assert weights(train(cache, tmp_path / "run", *STILL, f"initial={place}@0.5")) == weights(
-            donor, "ema"
-        )
+
+
+def test_an_export_holds_one_set_of_weights_and_says_what_its_run_began_from(
+    cache: Path, donor: Path, tmp_path: Path
+) -> None:
+    place, again = tmp_path / "exported", tmp_path / "again"
+    export.run(load(export.Config, overrides=[f"source={donor}", f"output={place}"]))
+    said = refusal(cache, tmp_path / "run", f"initial={place}@raw")
+    assert said.endswith(f"expected no @raw: {place} holds the ema weights alone")
+    begun = train(cache, tmp_path / "run", *STILL, f"initial={place}@0.5")
+    assert weights(begun) == weights(donor, "ema")
+    export.run(load(export.Config, overrides=[f"source={begun}", f"output={again}"]))
+    assert record(again) == record(begun)
+    (line,) = told_record(again)
+    assert line.startswith(f"began from the ema weights of step 4 of {place} (")
 
 
 def test_a_run_continues_with_its_own_checkpoint_and_not_with_what_it_began_from(

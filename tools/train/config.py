@@ -105,8 +105,9 @@ class Config:
     )
     initial: str = setting(
         "",
-        "begin a new run from the weights of another: its main average, or the one that is named",
-        shown="RUN|CHECKPOINT|EXPORT[@AVERAGE]",
+        "begin a new run from the weights of a run, a checkpoint or an export: the main average, or the one "
+        "that is named (raw: those of the step itself)",
+        shown="path[@AVERAGE]",
         role="place",
     )
     initial_accept: tuple[Differing, ...] = setting(

@@ -55,8 +55,9 @@ class Config:
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
     initial: str = setting(
         "",
-        "begin a new run from the weights of another: its main average, or the one that is named",
-        shown="RUN|CHECKPOINT|AUTOENCODER[@AVERAGE]",
+        "begin a new run from the weights of a run, a checkpoint or an autoencoder's folder: the main average, "
+        "or the one that is named (raw: those of the step itself)",
+        shown="path[@AVERAGE]",
         role="place",
     )
     model: AutoencoderConfig = setting(DEFAULT, "the network", kinds=KINDS)

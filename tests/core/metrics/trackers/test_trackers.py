@@ -52,7 +52,7 @@ def test_a_run_that_was_stopped_beyond_its_checkpoint_shows_every_step_once(
     tmp_path: Path, world: World
 ) -> None:
     plain = train(tmp_path / "plain", world)
-    failpoints.arm("step.end@step=4:raise")
+    failpoints.arm("step.end@step=5:raise")
     with pytest.raises(WorkError):
         train(tmp_path / "run", world, "tensorboard", validate_every=2)
     failpoints.arm("")

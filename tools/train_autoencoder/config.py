@@ -55,7 +55,7 @@ class Config:
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
     initial: str = setting(
         "",
-        "begin a new run from the weights of a run, a checkpoint or an autoencoder's folder: the main average, "
+        "begin a new run from the weights of a run, a checkpoint or a saved autoencoder: the main average, "
         "or the one that is named (raw: those of the step itself)",
         shown="path[@AVERAGE]",
         role="place",

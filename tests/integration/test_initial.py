@@ -24,7 +24,7 @@ from models.weights import fingerprint
 from tests.data.caches import make_cache
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, command, finish, make_autoencoder, make_latents
 from tools import export
-from tools.runs.initial import told_record
+from tools.runs.begun import told_record
 from tools.train import config as train_config
 from tools.train.job import plan, run
 

@@ -18,7 +18,8 @@ from core.files import published
 from core.progress import counted
 from core.run.folder import AVERAGES, CHECKPOINTS
 from tools.inspect.telling import refuse_dataset_fields, tell
-from tools.runs.initial import read_record, told_record
+from tools.runs.begun import told_record
+from tools.runs.initial import read_record
 
 if TYPE_CHECKING:
     from tools.inspect.config import Config

@@ -20,7 +20,8 @@ from core.run.folder import CHECKPOINTS, FINISHED, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
-from tools.runs.initial import FIELD, initial_content
+from tools.runs.begun import initial_content
+from tools.runs.initial import FIELD
 from tools.runs.latent_space import ADDED_LATER
 
 

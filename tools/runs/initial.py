@@ -1,4 +1,4 @@
-"""The weights that a new run begins from: found by `initial=`, read once, and recorded in `initial.json`.
+"""The weights that a new run begins from, as `initial=` names them; `tools.runs.begun` takes them.
 
 A run that has a checkpoint continues with that one and asks nothing of this. One that was stopped before its
 first checkpoint reads the same weights again, which the record knows by their hash.
@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import environment
 from core.checkpoint import exported, format
@@ -21,22 +20,14 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
 from core.checkpoint.weights import load_weights
 from core.config.loading import read_yaml, to_dict
-from core.distributed import ranks
 from core.errors import UserError, WorkError
-from core.files import instead, write_json_once
-from core.progress import say
-from core.run.changes import Content, changes
+from core.files import instead
 from core.run.claim import JobConfig, job_of
 from core.run.folder import CHECKPOINTS, CONFIG, INITIAL
 from models.autoencoder import store
-from models.transfer import Transfer
-from models.weights import fingerprint
 
 FIELD = "initial"
 AVERAGE = "@"  # between the place and the name of the weights
-NOTHING = "random"  # in place of a hash, for a run that begins from no other
-SHOWN = 8  # settings in a line
-NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Beginner(JobConfig, Protocol):
@@ -200,69 +191,6 @@ def has_checkpoint(output: Path) -> bool:
     return bool(CheckpointStore(output / CHECKPOINTS).complete())
 
 
-def differing_settings(initial: Initial, config: Any) -> list[str]:
-    """Say which settings that decide a result are others than those of the run that the weights are of."""
-    if job_of(initial.run) is None:
-        return []
-    told = (FIELD, "latents.normalise")  # on a line of their own
-    found = [c for c in changes(initial.recorded, config) if c.role == "result" and c.path not in told]
-    shown = [f"{change.path}={change.now} ({change.before} there)" for change in found[:SHOWN]]
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return [f"other settings than there: {', '.join(shown)}{more}"] if found else []
-
-
-def begin_from(
-    initial: Initial, transfer: Transfer, model: nn.Module, output: Path, accepted: Mapping[str, str] = NONE
-) -> None:
-    """Put the weights into the first rank's network, which the engine then gives to all (collective).
-
-    accepted: in what the runs differ although weights depend on it.
-    UserError where they are not those that the output was begun with, WorkError where they are damaged.
-    """
-
-    def begin() -> None:
-        state = initial.load()
-        transfer.require_state(state, str(initial.chosen))
-        record = {**describe(initial, fingerprint(state)), **transfer.record(), "accepted": dict(accepted)}
-        write_json_once(output / INITIAL, record)
-        kept = read_record(output)
-        assert kept is not None
-        if kept["sha256"] != record["sha256"]:
-            was, now = kept["sha256"][:12], record["sha256"][:12]
-            expected = f"the weights {was}, with which {output} was begun; {initial.chosen} holds {now}"
-            raise UserError(FIELD, initial.text, f"{expected}; overwrite=true begins anew")
-        transfer.apply(model, state)
-        say(f"{output} begins from {initial.origin} ({record['sha256'][:12]})")
-
-    ranks.on_first_rank(begin)
-
-
-def describe(initial: Initial, sha256: str) -> dict[str, Any]:
-    """Where weights are from: the run or export, the checkpoint ("" for none), its step, which weights of it.
-
-    sha256: as `models.weights.fingerprint` gives it.
-    """
-    within_run = initial.run != initial.chosen
-    return {
-        FIELD: initial.text,
-        "run": str(initial.run),
-        "checkpoint": initial.chosen.name if within_run else "",
-        "step": initial.step,
-        "weights": initial.weights,
-        "average": initial.average,
-        "sha256": sha256,
-    }
-
-
-def told_record(run: Path) -> list[str]:
-    """Say what a run, or an export of it, began from; nothing for one that began at random."""
-    if (record := read_record(run)) is None:
-        return []
-    of = f" of step {record['step']}" if record.get("step") is not None else ""
-    what = f"the {record['weights']} weights{of} of {record.get('run')}"
-    return [f"began from {what} ({record['sha256'][:12]})"]
-
-
 def read_record(output: Path) -> dict[str, Any] | None:
     """What a run records of its beginning, None for a random one; WorkError where it is damaged."""
     path = output / INITIAL
@@ -275,11 +203,3 @@ def read_record(output: Path) -> dict[str, Any] | None:
         raise TypeError("a name is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
-
-
-def initial_content(output: Path, text: str, job: str) -> tuple[Content, Content]:
-    """The place `initial` of a run: the hash of weights that it records, and of those that lie there now."""
-    record = read_record(output)
-    recorded = NOTHING if record is None else record["sha256"]
-    found = fingerprint(find_initial(text, job, output).load()) if text else NOTHING
-    return {"weights": recorded}, {"weights": found}

@@ -11,12 +11,14 @@ import torch
 from core.config.loading import from_dict
 from core.diffusion.paths import PathName, make_path
 from core.errors import UserError, below
+from core.progress import say
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentFacts
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.transfer import Transfer, class_rows, has_learned_places, plan_transfer
-from tools.runs.initial import Initial, begin_from, differing_settings, initial_of
+from tools.runs.begun import begin_from, differing_settings
+from tools.runs.initial import Initial, initial_of
 from tools.runs.latent_space import require_frames
 from tools.runs.trained import LatentSpace
 from tools.train.config import Config
@@ -37,7 +39,9 @@ class Beginning:
     lines: list[str]
 
     def put_into(self, model: Denoiser, output: Path) -> None:
-        """Read the weights, record them and put them into the network (collective: all ranks)."""
+        """Say it, read the weights, record them and put them into the network (collective: all ranks)."""
+        for line in self.lines:
+            say(line)
         begin_from(self.initial, self.transfer, model, output, self.accepted)
 
 

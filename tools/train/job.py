@@ -128,7 +128,7 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     output, seed = Path(config.output), config.seed
     beginning = ranks.on_first_rank(partial(find_beginning, config, trained.source.facts, claimed=True))
     objective = prepare_objective(config, trained.source, autoencoder, beginning, world)
-    for line in (*trained.loader.plan.report(), *(beginning.lines if beginning else ())):
+    for line in trained.loader.plan.report():
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)

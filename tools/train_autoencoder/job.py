@@ -37,8 +37,9 @@ from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from models.weights import shapes_only
+from tools.runs.begun import begin_from, differing_settings
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
-from tools.runs.initial import Initial, begin_from, differing_settings, initial_of
+from tools.runs.initial import Initial, initial_of
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 

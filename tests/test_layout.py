@@ -53,8 +53,8 @@ OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "du
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
-    "omegaconf": r"core/config/loading\.py",
-    "yaml": r"core/config/loading\.py",
+    "omegaconf": r"core/config/yaml_files\.py",
+    "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/\w+\.py",
     "wandb": r"core/metrics/trackers/wandb_view\.py",
     "tensorboard": r"core/metrics/trackers/event_files\.py",

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.files import published, write_json
+from core.files import published, read_bytes, write_json
 
 SUFFIX = ".failure.json"
 
@@ -42,7 +42,7 @@ class Failures:
         """
         path = self._path(unit)
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(path).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         return _parsed(unit, text) or Failure(unit, (f"{path} is damaged: what failed is not known",), False)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
-from core.config.loading import dump, read_yaml
+from core.config.loading import dump
+from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
-from core.files import MEETING_PREFIX, published, temporaries, write_text
+from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text
 from core.progress import say
-from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
+from core.run.changes import Change, Contents, changes, nothing_recorded, replaced, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
 from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
-HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
     "tools.shard": "shard",
@@ -70,7 +70,7 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    found = changes(read_yaml(output / CONFIG), config)
+    found = changes(read_recorded(output / CONFIG), config)
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
@@ -110,6 +110,7 @@ def claim_run(
             raise
         state = claim(output, config, overwrite=True, **known)
     if state == "finished":
+        _require_same_contents(output, config, contents, made or (lambda: holds(output)))
         lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
         cost = made() if made else holds(output)
         say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
@@ -123,7 +124,7 @@ def claim_run(
 def job_of(output: Path) -> str | None:
     """The name of the job whose output this is, by its `config.yaml`; None where that does not say."""
     recorded = output / CONFIG
-    text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
+    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     name = first.removeprefix(HEADER)
     return EARLIER_NAMES.get(name, name) if first.startswith(HEADER) else None
@@ -182,6 +183,15 @@ def _require_same(
     also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
     values = "the old values" if others else "the old value"
     raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values)}")
+
+
+def _require_same_contents(
+    output: Path, config: JobConfig, contents: Contents, made: Callable[[], str]
+) -> None:
+    """UserError where a place that a finished run was made from holds something else now."""
+    if (found := replaced(config, contents, OUTPUT)) is not None:
+        path, value, expected = found
+        raise UserError(path, value, f"{expected}; {ways_out(made(), 'the old content')}")
 
 
 def _remove_contents(output: Path, done: str) -> None:

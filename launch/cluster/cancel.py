@@ -33,11 +33,12 @@ def main(words: Sequence[str]) -> int:
             slurm.cancel(job)
         say(f"{output}: cancelled job {', '.join(sorted(found))}")
         return 0
-    attempt = (submission.attempt_records() or [{}])[-1]
-    if attempt.get("node") != environment.node():
-        raise UserError(
-            "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
-        )
-    os.kill(int(attempt["pid"]), signal.SIGTERM)
-    say(f"{output}: cancelled process {attempt['pid']}")
+    running = [record for record in submission.latest_records() if record["state"] not in ENDED]
+    for attempt in running or [{}]:
+        if attempt.get("node") != environment.node():
+            raise UserError(
+                "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
+            )
+        os.kill(int(attempt["pid"]), signal.SIGTERM)
+        say(f"{output}: cancelled process {attempt['pid']}")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core import environment, terminal
-from core.config.loading import read_yaml
+from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.progress import duration
 from core.records import read_last
@@ -40,8 +40,30 @@ def main(words: Sequence[str]) -> int:
 
 
 def state_of(submission: Submission) -> tuple[str, str]:
-    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows."""
-    told, attempts = submission.read(), submission.attempt_records()
+    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows.
+
+    An array is at work while any of its tasks is, and done when one is that the others leave nothing to do.
+    """
+    told = submission.read()
+    tasks = int(told.get("cluster", {}).get("array", 0))
+    if tasks < 2:  # submitit makes no array of one task
+        return _state(submission.attempt_records(), told, str(told.get("slurm_job") or ""))
+    job = told.get("slurm_job")
+    found = [
+        _state(submission.attempt_records(task), told, f"{job}_{task}" if job else "")
+        for task in range(tasks)
+    ]
+    states = [state for state, _ in found]
+    at_work = [state for state in dict.fromkeys(states) if state not in (*ENDED, "lost")]
+    first = ("running", *at_work) if at_work else ("done", *dict.fromkeys(states))
+    state = next(state for state in first if state in states)
+    counts = ", ".join(f"{states.count(each)} {each}" for each in dict.fromkeys(states))
+    reasons = [reason for _, reason in found if reason]
+    return state, "; ".join([f"{tasks} tasks: {counts}", *reasons[:1]])
+
+
+def _state(attempts: Sequence[dict[str, Any]], told: dict[str, Any], job: str) -> tuple[str, str]:
+    """The same of one task.  job: its number in SLURM, '' where it was not queued."""
     last: dict[str, Any] = attempts[-1] if attempts else {}
     state, reason = str(last.get("state", "queued")), str(last.get("reason", ""))
     if state in ENDED:
@@ -51,9 +73,9 @@ def state_of(submission: Submission) -> tuple[str, str]:
         if state == "running" and is_here and not records.lives(int(last.get("pid", 0))):
             return "lost", "its supervisor was killed; submit it again to continue"
         return state, reason
-    if not (job := told.get("slurm_job")):
+    if not job:
         return "not queued", "the submission was interrupted; submit it again"
-    facts = slurm.job_facts(str(job))
+    facts = slurm.job_facts(job)
     now = facts.get("JobState", "")
     if now in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"):
         why = facts.get("Reason", "None")
@@ -68,7 +90,7 @@ def _row(output: Path) -> tuple[str, ...]:
     submission = records.latest(output)
     attempts = submission.attempt_records()
     state, reason = state_of(submission)
-    nodes = str(attempts[-1].get("nodes", "")) if attempts else ""
+    nodes = ",".join(dict.fromkeys(str(last.get("nodes", "")) for last in submission.latest_records()))
     step, rate, left = _pace(output, submission)
     return str(output), state, str(len(attempts)), nodes, step, rate, left, " ".join(reason.split())
 
@@ -78,7 +100,7 @@ def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""
-    steps = int(read_yaml(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
+    steps = int(read_recorded(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
     recent = [float(row["seconds"]) for row in rows if row.get("seconds")]
     each = sum(recent) / len(recent) if recent else 0.0
     step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime

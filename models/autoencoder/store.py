@@ -17,6 +17,7 @@ from torch import Tensor
 from core import files
 from core.config.values import any_of
 from core.errors import UserError, WorkError
+from core.files import open_regular
 from core.run.folder import AUTOENCODER
 from models.autoencoder.interface import FIRST, AutoencoderConfig, TrainedHere, fingerprint_of
 from models.autoencoder.kinds import KINDS
@@ -45,7 +46,7 @@ def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | Non
     try:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS)
-        with open(temporary / WEIGHTS, "rb") as file:
+        with open_regular(temporary / WEIGHTS) as file:
             os.fsync(file.fileno())
         if scores is not None:
             files.write_json(temporary / SCORES, dict(scores))

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
-from core.files import fingerprint, instead
+from core.files import fingerprint, instead, read_bytes
 from models import weights
 
 CONFIG = "config.json"
@@ -108,7 +108,7 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
         raise UserError("text_tokens", tokens, what)
     digest = hashlib.sha256()
     for file in files:
-        content = file.read_bytes()
+        content = read_bytes(file)
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return TextEncoder(network, tokenizer, digest.hexdigest(), tokens or limit)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core import record_writer
+from core import record_writer, records
 from core.errors import WorkError
 from core.record_writer import RecordWriter
 from core.records import append_shared, encode, lines_from_end, publish, read_from, read_last, read_rows
@@ -263,3 +263,19 @@ def test_several_processes_may_append_and_a_torn_line_is_ended(tmp_path: Path) -
     append_shared(path, {"id": "b"})
     assert read_from(path, end) == ([{"id": "b"}], path.stat().st_size)
     assert [json.loads(line) for line in path.read_text().splitlines()[::2]] == [{"id": "a"}, {"id": "b"}]
+
+
+def test_a_line_without_end_is_passed_over_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "BLOCK", 16)
+    monkeypatch.setattr(records, "LONGEST", 64)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"a": 1}\n' + b"x" * 1000 + b'\n{"a": 2}\n' + b'{"b": "' + b"y" * 300 + b'"}\n{"a": 3}\n'
+    )
+    rows = [{"a": 1}, {"a": 2}, {"a": 3}]
+    assert records.read_rows(path) == rows
+    assert records.read_last(path, 9) == rows
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 1000)
+    assert records.read_rows(path) == records.read_last(path, 9) == [{"a": 1}]

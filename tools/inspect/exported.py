@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from core.checkpoint import exported, format
 from core.checkpoint.format import DamagedCheckpoint
-from core.config.loading import read_yaml
+from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.files import instead
 from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
@@ -35,7 +35,7 @@ def run(config: Config) -> None:
     lines = [str(folder), *_head(result)]
     if result["damaged"]:
         tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
-    result["config"] = read_yaml(folder / CONFIG)
+    result["config"] = read_recorded(folder / CONFIG)
     result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
     lines += _network(result["config"]["model"], result["tensors"], result["trained"])
     tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])

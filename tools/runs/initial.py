@@ -19,7 +19,8 @@ from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
 from core.checkpoint.weights import load_weights
-from core.config.loading import read_yaml, to_dict
+from core.config.loading import to_dict
+from core.config.yaml_files import read_recorded
 from core.errors import UserError, WorkError
 from core.files import instead
 from core.run.claim import JobConfig, job_of
@@ -107,7 +108,7 @@ def find_initial(text: str, job: str, output: Path, *, anew: bool = False) -> In
         return _of_autoencoder(text, place, weights)
     run, chosen = _locate(text, place, None if anew else read_record(output))
     _require_job(text, run, job)
-    recorded = read_yaml(run / CONFIG)
+    recorded = read_recorded(run / CONFIG)
     if exported.is_export(chosen):
         return _of_export(text, run, weights, recorded)
     return _of_checkpoint(text, run, chosen, weights, recorded)

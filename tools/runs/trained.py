@@ -12,7 +12,8 @@ import torch
 
 from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
-from core.config.loading import from_dict, read_yaml
+from core.config.loading import from_dict
+from core.config.yaml_files import read_recorded
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError, below
@@ -115,7 +116,7 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    recorded = read_yaml(folder / CONFIG)["model"]
+    recorded = read_recorded(folder / CONFIG)["model"]
     with below("model"):
         network = from_dict(config_class(recorded), recorded)
     model = network.build()

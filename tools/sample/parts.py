@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import WorkError
-from core.files import atomic_file, published
+from core.files import atomic_file, open_regular, published
 
 FOLDER = "parts"
 _NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.npz")
@@ -54,7 +54,7 @@ class Parts:
     def read(self, rows: range) -> NDArray[np.uint8]:
         """The pixels of a part, (n, *shape); DamagedPart where it is not what this job wrote."""
         try:
-            with open(self.path(rows), "rb") as file, zipfile.ZipFile(file) as archive:
+            with open_regular(self.path(rows)) as file, zipfile.ZipFile(file) as archive:
                 made_from = str(_member(archive, "made_from", _SLACK))
                 if made_from != self.made_from:
                     raise DamagedPart(f"it was made from {made_from[:12]!r}, not {self.made_from[:12]!r}")

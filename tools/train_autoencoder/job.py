@@ -114,7 +114,7 @@ def run(config: Config) -> None:
 def open_checked(config: Config) -> Dataset:
     """The data; UserError for a tracker that is not installed."""
     require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
-    return Dataset(Path(config.source))
+    return open_source(config)
 
 
 def train(config: Config, dataset: Dataset, world: World) -> None:
@@ -188,6 +188,11 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     save(autoencoder, output / AUTOENCODER, result)
     told = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
     say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
+
+
+def open_source(config: Config) -> Dataset:
+    """The raw dataset that is learned from."""
+    return Dataset(Path(config.source), check=config.data.verify != "off")
 
 
 def make_loader(

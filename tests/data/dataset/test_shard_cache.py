@@ -13,6 +13,7 @@ from typing import IO
 import pytest
 
 from core.errors import UserError, WorkError
+from core.files import temporary_name
 from data.dataset.shard_cache import ShardCache
 from tests.data.conftest import copies
 
@@ -101,8 +102,10 @@ def test_a_failed_download_leaves_nothing(tmp_path: Path) -> None:
 def test_debris_of_the_killed_goes_and_a_download_under_way_stays(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "shards", 10000)
     fetch(cache, 1)
-    debris = cache.folder / f".tmp-{blob(2)[0]}"
-    debris.write_bytes(b"half")
+    debris = temporary_name(cache.folder / blob(2)[0])
+    earlier = cache.folder / f".tmp-{blob(2)[0]}"  # as an earlier version named it
+    for path in (debris, earlier):
+        path.write_bytes(b"half")
     under_way, go_on = threading.Event(), threading.Event()
     digest, data = blob(3)
 
@@ -118,11 +121,37 @@ def test_debris_of_the_killed_goes_and_a_download_under_way_stays(tmp_path: Path
     names = {path.name for path in cache.folder.iterdir()}
     go_on.set()
     thread.join()
-    assert f".tmp-{digest}" in names
-    assert debris.name not in names
+    assert [name for name in names if name.startswith(".tmp-") and name.endswith(digest)]
+    assert not {debris.name, earlier.name} & names
 
 
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGTAKE_CACHE_BYTES", "64G")
     with pytest.raises(UserError, match="LONGTAKE_CACHE_BYTES=64G: expected a number of bytes"):
         ShardCache.from_environment()
+
+
+def test_a_copy_is_trusted_by_its_hash_and_not_by_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged between two jobs, at the same length; a job hashes each copy once."""
+    digest, data = blob(1)
+    fetch(ShardCache(tmp_path / "shards", 10000), 1)
+    copy = tmp_path / "shards" / digest
+    for damaged in (b"?" + data[1:], data[:-1], data + b"?", b""):
+        copy.write_bytes(damaged)
+        capsys.readouterr()
+        assert fetch(ShardCache(tmp_path / "shards", 10000), 1) == data
+        assert f"{copy} was damaged since it was copied here; x is fetched anew" in capsys.readouterr().err
+        assert copy.read_bytes() == data
+
+
+def test_a_copy_is_hashed_once_by_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(ShardCache(tmp_path / "shards", 10000), 1)
+    hashed: list[int] = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(1) or real(file, name))
+    cache = ShardCache(tmp_path / "shards", 10000)
+    for _ in range(3):
+        assert fetch(cache, 1) == blob(1)[1]
+    assert len(hashed) == 1

@@ -72,8 +72,9 @@ TAKES_ROOT = {
     "tools/sample/job.py": {"look", "take"},
     "tools/sample/sampled_from.py": {"checkpoint_of", "contents", "describe", "require_unchanged"},
     "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
+    "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
     "tools/train/job.py": {"train"},
-    "tools/train_autoencoder/job.py": {"train"},
+    "tools/train_autoencoder/job.py": {"find_beginning", "lines_of", "train"},
 }
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
@@ -81,7 +82,8 @@ OWNERS = {
     "omegaconf": r"core/config/yaml_files\.py",
     "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/\w+\.py",
-    "wandb": r"core/metrics/wandb_view\.py",
+    "wandb": r"core/metrics/trackers/wandb_view\.py",
+    "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
@@ -99,7 +101,8 @@ OWNERS = {
     "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {
-    "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
+    "core/metrics/trackers/showing.py",  # what shows a run costs the view, with the reason told
+    "core/metrics/trackers/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise

@@ -169,6 +169,10 @@ class Incidents:
             f"not trust its machine, nor checkpoints since the check before; see {self.path}"
         )
 
+    def tracker_failed(self, step: int, tracker: str, reason: str) -> None:
+        """Note that what showed the run elsewhere has ended, which was said."""
+        self._record({"kind": "tracker", "step": step, "tracker": tracker, "reason": reason})
+
     def require_rollback(self, step: int) -> None:
         """WorkError unless the run is to go back now."""
         if self.config.on_skipped == "stop":

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,21 +35,43 @@ LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it canno
 class LatentsConfig:
     """What the network sees of latents."""
 
-    normalise: Literal["measured", "encoder"] = setting(
+    normalise: Literal["measured", "encoder", "initial"] = setting(
         "measured",
-        "measured: by mean and deviation over the cache; encoder: as the authors of a public autoencoder do",
+        "measured: by mean and deviation over the cache; encoder: as the authors of a public autoencoder do; "
+        "initial, the default with initial=...: as in that run if its autoencoder is this one, else measured",
     )
 
 
-def choose_normaliser(source: LatentSource, config: LatentsConfig, run: Path, world: World) -> Normaliser:
+def settle_normaliser(config: LatentsConfig, run: Path, initial: Normaliser | None) -> LatentsConfig:
+    """The settings with what `initial` comes to (collective: all ranks).
+
+    initial: the normaliser of the run whose weights this one begins from; None where it cannot be kept, and
+    where the run continues, whose own record holds then.
+    """
+    if config.normalise != "initial":
+        return config
+    kept = ranks.on_first_rank(lambda: _kept(run, ("normalise",)))
+    usual: Literal["measured", "initial"] = "initial" if initial is not None else "measured"
+    return replace(config, normalise=kept["normalise"] if kept else usual)
+
+
+def choose_normaliser(
+    source: LatentSource, config: LatentsConfig, run: Path, world: World, initial: Normaliser | None = None
+) -> Normaliser:
     """How latents are brought to unit scale (collective: all ranks).
 
-    run: the run's folder, whose statistics are kept where they would have to be measured again.
+    config: as `settle_normaliser` gives it.  run: the run's folder, whose statistics are kept where they
+    would have to be measured again.  initial: the normaliser of the run that this one begins from.
     UserError where they are the encoder's and it has none.
     """
     if config.normalise == "encoder":
         return encoders_own(source.facts)
-    kept = ranks.on_first_rank(lambda: _kept_statistics(run))
+    kept = ranks.on_first_rank(lambda: _kept(run, ("mean", "std")))
+    if config.normalise == "initial":
+        if kept is not None:
+            return Normaliser.from_dict(kept)
+        if initial is not None:
+            return initial
     return Normaliser.from_dict(source.statistics(kept, world))
 
 
@@ -60,22 +83,27 @@ def encoders_own(facts: LatentFacts) -> Normaliser:
         expected = f"measured, since the autoencoder of {facts.place} has no normalisation of its own"
         raise UserError(field, given, expected)
     normaliser = Normaliser.from_dict(own)
-    longest = max(frames for _, frames, _, _ in facts.latent_shapes)
-    if 0 < normaliser.frames < longest:
-        expected = f"measured: the autoencoder's own is for {normaliser.frames} latent frames, not {longest}"
-        raise UserError(field, given, expected)
+    require_frames(normaliser, facts, given, "the autoencoder's own")
     return normaliser
 
 
-def _kept_statistics(run: Path) -> dict[str, Any] | None:
-    """Mean and standard deviation that the run was begun with; None before it has begun."""
+def require_frames(normaliser: Normaliser, facts: LatentFacts, given: str, whose: str) -> None:
+    """UserError where a normaliser is for fewer latent frames than clips have."""
+    longest = max(frames for _, frames, _, _ in facts.latent_shapes)
+    if 0 < normaliser.frames < longest:
+        expected = f"measured: {whose} is for {normaliser.frames} latent frames, not {longest}"
+        raise UserError("latents.normalise", given, expected)
+
+
+def _kept(run: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """What the run was begun with, by the names in its record; None before it has begun."""
     path = run / LATENTS
     if not path.exists():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kept[name] for name in ("mean", "std")}
-    except (ValueError, KeyError) as error:
+        kept = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
+        return {name: kept[name] for name in names}
+    except (ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 

@@ -25,6 +25,7 @@ from core.errors import WorkError
 from core.files import regular
 
 _LONGEST = 1 << 16  # bytes of a header
+_PIECE = 1 << 20  # bytes
 _TYPE = r"'[<|][a-zA-Z?]\d{1,4}'"
 _FIELD = rf"\('\w{{1,64}}', {_TYPE}\)"
 _HEADER = re.compile(
@@ -96,8 +97,8 @@ def mapped(path: Path) -> np.ndarray:
     return np.memmap(path, header.dtype, "r", header.offset, header.shape)
 
 
-def parse(data: bytes) -> NDArray[Any]:
-    """Return the array that these bytes of a `.npy` file hold, read-only; ValueError where it is not whole."""
+def parse(data: bytearray) -> NDArray[Any]:
+    """Return the array that the bytes of a `.npy` file hold, without a copy; ValueError where it is damaged."""
     header = read_header(io.BytesIO(data))
     if len(data) != header.offset + header.nbytes:
         raise ValueError(f"{len(data)} bytes are not what {header.dtype} {header.shape} takes")
@@ -111,17 +112,23 @@ class Archive:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
 
-    def read(self, name: str, most: int | None = None) -> NDArray[Any]:
+    def read(self, name: str, most: int) -> NDArray[Any]:
         """Return an array, its CRC compared before its header is believed; within `open_archive`.
 
-        most: bytes that it may take, with its header.
+        most: bytes that its numbers may take.
         """
         info = self._archive.getinfo(f"{name}.npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{name} is compressed in a way that NumPy does not write")
-        if most is not None and info.file_size > most:
+        if info.file_size > most + _LONGEST:
             raise ValueError(f"{name} has {info.file_size} bytes, at most {most} are expected")
-        return parse(self._archive.read(info))
+        data = bytearray(info.file_size)
+        with memoryview(data) as view, self._archive.open(info) as member:
+            start = 0
+            while piece := member.read(_PIECE):  # the last read compares the CRC
+                view[start : start + len(piece)] = piece
+                start += len(piece)
+        return parse(data)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """JSON files, believed as far as they fit a schema: parsed, checked, and returned as the types it names.
 
-A schema is a type: `Any`, bool, int, float, str, None, `Literal`, a union of these, `list[X]`, `dict[str, X]`,
-a `TypedDict` (further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
-`tuple[X, ...]`, `tuple[X, Y]` or a `NamedTuple`. `Annotated[X, Range(...)]` and `Annotated[str, Pattern(...)]`
-narrow a number and a text. A float is finite; an int is no float and no bool and fits 64 bits; a text has a
-UTF-8 form, which a lone surrogate has not.
+A schema is a type: `Any`, bool, int, float, str, None, `Literal`, a union, `list[X]`, `dict[str, X]`, a
+`TypedDict` (further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
+`tuple[X, ...]`, `tuple[X, Y]` or a `NamedTuple`. `Annotated[X, Range(...)]` narrows a number, and
+`Annotated[str, Pattern(...)]` a text. A float is finite; an int is no float and no bool and fits 64 bits; a
+text has a UTF-8 form, which a lone surrogate has not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
@@ -49,9 +49,15 @@ class Pattern:
     meaning: str
 
 
-Count = Annotated[int, Range(0)]
+Count = Annotated[int, Range(0, 2**63 - 1)]
+U16 = Annotated[int, Range(0, 2**16 - 1)]
+U32 = Annotated[int, Range(0, 2**32 - 1)]
+U64 = Annotated[int, Range(0, 2**64 - 1)]
+I32 = Annotated[int, Range(-(2**31), 2**31 - 1)]
 Hash = Annotated[str, Pattern("[0-9a-f]{64}", "64 hexadecimal digits")]
 FileName = Annotated[str, Pattern(r"(?!\.{1,2}$)[^/\0]+", "a plain file name")]
+_PART = r"(?!\.{1,2}(/|$))[^/\0]+"
+BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file in this folder or below it")]
 
 
 def read(path: Path, schema: type[T]) -> T:
@@ -71,25 +77,31 @@ def parse(data: bytes, schema: type[T], source: Path | str) -> T:
 def checked(value: Any, schema: type[T], source: Path | str) -> T:
     """Read a value that JSON gave by its schema; Malformed as `read`."""
     try:
-        return cast(T, _reader(schema)(value))
+        return cast(T, _reader(cast(Hashable, schema))(value))
     except _Wrong as wrong:
         raise Malformed(f"{source}: {wrong.told()}") from None
 
 
 def loaded(data: bytes, source: Path | str) -> Any:
-    """Parse JSON whose content is not known; Malformed where it is none, or a text in it has no UTF-8 form."""
+    """Parse JSON whose content is not known; Malformed where it is none, or a text has no UTF-8 form."""
     try:
         text = data.decode("utf-8")
         value = json.loads(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Malformed(f"{source}: not readable as JSON: a text in it has a lone surrogate") from None
+            require_utf8(value)
     except RecursionError:
         raise Malformed(f"{source}: not readable as JSON: nested too deeply") from None
     except ValueError as error:
         raise Malformed(f"{source}: not readable as JSON: {error}") from None
     return value
+
+
+def require_utf8(value: Any) -> None:
+    """ValueError where a text in a JSON value has no UTF-8 form: it has half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in it has a lone surrogate, which is no character") from None
 
 
 def plain(value: Any) -> Any:
@@ -143,17 +155,20 @@ def _reader(schema: Any) -> Reader:
     if origin is tuple:
         return _fixed([_reader(kind) for kind in arguments], lambda parts: tuple(parts))
     if origin in (dict, Mapping):
-        return _mapping(_reader(arguments[1]))
+        return _mapping(_reader(arguments[0]), _reader(arguments[1]))
     return _record(schema)
 
 
 def _record(schema: Any) -> Reader:
     """The function for a class with named fields."""
-    hints = typing.get_type_hints(schema, include_extras=True)
+    hints: dict[str, Any] = typing.get_type_hints(schema, include_extras=True)
+    make: Callable[..., Any] = schema
     if hasattr(schema, "_fields"):
-        return _fixed([_reader(hints[name]) for name in schema._fields], lambda parts: schema(*parts))
+        return _fixed([_reader(hints[name]) for name in schema._fields], lambda parts: make(*parts))
     if typing.is_typeddict(schema):
-        optional = set(schema.__optional_keys__)
+        # Where annotations are text (`from __future__ import annotations`), the class does not know of these.
+        optional = {name for name, kind in hints.items() if typing.get_origin(kind) is NotRequired}
+        optional |= schema.__optional_keys__
         return _object({name: _reader(kind) for name, kind in hints.items()}, optional, keep=True)
     if not dataclasses.is_dataclass(schema):
         raise TypeError(f"{schema} is no schema of JSON")
@@ -165,7 +180,7 @@ def _record(schema: Any) -> Reader:
     def read(value: Any) -> Any:
         found = inner(value)
         try:
-            return schema(**found)
+            return make(**found)
         except ValueError as error:  # of its own checks
             raise _Wrong(str(error)) from None
 
@@ -192,11 +207,11 @@ def _named(names: set[str]) -> str:
     return f"{shown} {'is' if len(names) == 1 else 'are'}"
 
 
-def _mapping(part: Reader) -> Reader:
+def _mapping(name: Reader, part: Reader) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _Wrong("an object", value)
-        return {name: _inside(part, item, f".{name}") for name, item in value.items()}
+        return {name(key): _inside(part, item, f".{key}") for key, item in value.items()}
 
     return read
 

@@ -32,6 +32,7 @@ from core.config.fields import (
 from core.config.values import Typed
 from core.errors import UserError
 from core.files import write_text
+from core.json_files import require_utf8
 
 __all__ = [
     "FieldHelp",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+MOST_NODES = 100_000  # values of a config file, those that its aliases repeat included
 
 
 def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
@@ -121,15 +123,45 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     try:
+        _require_plain(text)
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
+        require_utf8(values)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, RecursionError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, RecursionError, ValueError, TypeError) as error:
         raise UserError(f"{file}: not a valid config file: {_first_line(error)}") from None
     if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
         raise UserError(f"{file}: expected fields (name: value) at the top")
     return typing.cast(dict[str, Any], values)
+
+
+def _require_plain(text: str) -> None:
+    """YAMLError for more than text, numbers, lists and mappings: tags, and aliases beyond all measure.
+
+    A tag asks for a type that the field has anyway, and PyYAML's constructors of some raise whatever they
+    meet. An alias stands for a whole tree, so a few lines of them can stand for more than fits in memory.
+    """
+    sizes: dict[str, int] = {}
+    open_nodes: list[list[Any]] = [["", 0]]  # anchor, nodes with those that aliases stand for
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if getattr(event, "tag", None) is not None and event.tag != "!":
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.MarkedYAMLError(problem=f"tags are not read: {tag}", problem_mark=event.start_mark)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append([event.anchor, 1])
+        elif isinstance(event, (yaml.CollectionEndEvent, yaml.ScalarEvent, yaml.AliasEvent)):
+            is_end = isinstance(event, yaml.CollectionEndEvent)
+            anchor, size = open_nodes.pop() if is_end else (event.anchor, 1)
+            if isinstance(event, yaml.AliasEvent):
+                size = sizes.get(anchor, 1)
+            elif anchor:
+                sizes[anchor] = size
+            open_nodes[-1][1] += size
+            if open_nodes[-1][1] > MOST_NODES:
+                raise yaml.MarkedYAMLError(
+                    problem=f"more than {MOST_NODES:,} values", problem_mark=event.start_mark
+                )
 
 
 def _nested(override: str) -> dict[str, Any]:
@@ -150,8 +182,9 @@ def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[st
             result[name] = _inlined(value, typing.cast(type, sections[name]), f"{where}.")
         elif value.strip().startswith("{"):
             try:
+                _require_plain(value)
                 result[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError, RecursionError):
                 expected = "fields as in YAML, {name: value, name: value}"
                 raise UserError(where, value, expected) from None
     return result

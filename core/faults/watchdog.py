@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypedDict
 
 import torch
 
-from core import terminal
+from core import json_files, terminal
 from core.distributed.ranks import World
-from core.errors import CONTINUABLE
+from core.errors import CONTINUABLE, WorkError
 from core.files import temporary_name
 from core.metrics.phases import Phases
 from core.run import ends
@@ -31,6 +32,16 @@ from core.run import ends
 EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
 PERIOD_S = 5.0
 GROUP_SHARE = 0.75  # of the process groups' timeout is the longest that the watchdog waits
+
+
+class _Beat(TypedDict):
+    """What a heartbeat says.  since_s: in this phase.  ids: of the first samples of the micro-batch."""
+
+    step: int
+    phase: str
+    since_s: float
+    ids: list[int]
+    time: float
 
 
 class Watchdog:
@@ -122,7 +133,7 @@ def dump_collectives(logs: Path, rank: int) -> None:
     for name, function in {"nccl-": "_dump_nccl_trace_json", "": "_dump_fr_trace_json"}.items():
         recorder = getattr(torch._C._distributed_c10d, function, None)
         text = recorder() if recorder else b""
-        if text and json.loads(text).get("entries"):
+        if text and json_files.loaded(text, "the flight recorder").get("entries"):
             (logs / f"collectives-{name}rank-{rank}.json").write_bytes(text)
 
 
@@ -134,8 +145,8 @@ def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[
     lines = []
     for rank in range(ranks):
         try:
-            beat = json.loads(_heartbeat(logs, rank).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            beat = json_files.read(_heartbeat(logs, rank), _Beat)
+        except (OSError, WorkError):
             lines.append((-1, 0.0, f"rank {rank} has left no heartbeat"))
             continue
         ago = now - beat["time"]

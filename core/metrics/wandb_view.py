@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
+from core import json_files
 from core.files import atomic_file
 from core.progress import say
 from core.root import import_path
@@ -27,6 +28,10 @@ WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
 LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
+
+
+class _Identity(TypedDict):
+    id: str
 
 
 class WandbView:
@@ -125,7 +130,7 @@ def main(folder: Path, project: str, messages: IO[str]) -> int:
     threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     did = "could not start"
     try:
-        run = _start(folder, project, json.loads(messages.readline()))
+        run = _start(folder, project, json_files.loaded(messages.readline().encode(), "a message"))
         did = "failed and is off from here on"
         _show_all(run, messages)
     except ModuleNotFoundError as error:
@@ -146,7 +151,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
         with atomic_file(identity, "w") as file:
             json.dump({"id": secrets.token_hex(4)}, file)
     project = os.environ.get("WANDB_PROJECT", project)
-    name = json.loads(identity.read_text(encoding="utf-8"))["id"]
+    name = json_files.read(identity, _Identity)["id"]
     watched = wandb.Settings(x_stats_pid=os.getppid())  # whose memory and processor time it shows
     return wandb.init(
         project=project, id=name, resume="allow", dir=folder, config=dict(run_config), settings=watched
@@ -157,7 +162,7 @@ def _show_all(run: Any, messages: Iterable[str]) -> None:
     """Each step's metrics once, and what belongs to the step shown last; wandb takes no earlier ones."""
     shown, kind = int(run.step) - 1, ""  # wandb's is the step that comes next
     for line in messages:
-        kind, step, values = json.loads(line)
+        kind, step, values = json_files.loaded(line.encode(), "a message")
         if (kind == "metrics" and step > shown) or (kind == "beside" and step == shown):
             run.log(values, step=step)
             shown = step

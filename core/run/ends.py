@@ -13,9 +13,9 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from core import environment
+from core import environment, json_files
 from core.errors import EndedEarly, UserError, WorkError
 from core.files import temporary_name
 
@@ -25,6 +25,11 @@ ASKED = "end-asked.json"  # in it: the run is to end after the step under way
 Kind = Literal["running", "done", "asked", "refused", "work", "memory", "peer", "device", "hang", "error"]
 """How a rank ended.  asked: early, on request.  refused: a mistake of the person's.  work: WorkError.
 memory: the device's was too small.  peer: only because another rank did.  error: a bug."""
+
+
+class _Asked(TypedDict):
+    why: str
+
 
 _OF_PEERS = re.compile(
     r"gloo|Connection (closed|reset) by peer|Socket (closed|Timeout)|[Tt]imed out|NCCL|ProcessGroup|TCPStore"
@@ -75,8 +80,8 @@ def end_asked() -> str:
     place = folder()
     if place is None or not (place / ASKED).exists():
         return ""
-    with contextlib.suppress(OSError, ValueError):
-        return str(json.loads((place / ASKED).read_text(encoding="utf-8"))["why"])
+    with contextlib.suppress(OSError, WorkError):
+        return json_files.read(place / ASKED, _Asked)["why"]
     return "the supervisor"
 
 

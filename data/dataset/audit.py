@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core import array_files
+from core.array_files import DamagedArray
 from core.errors import WorkError
 from core.files import published, sha256_file
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
@@ -68,9 +70,9 @@ def _shard_problem(path: Path, record: ShardRecord) -> str:
 
 def _index_problem(path: Path, manifest: DatasetManifest) -> str:
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        return f"is not readable ({error})"
+        index = array_files.mapped(path)
+    except DamagedArray as error:
+        return f"is {str(error).removeprefix(f'{path}: ')}"
     if index.dtype != INDEX_DTYPE or index.shape != (manifest.samples,):
         return f"does not fit the {manifest.samples} samples of {MANIFEST}"
     sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)

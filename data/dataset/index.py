@@ -12,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from core import array_files
 from core.errors import WorkError
 from core.files import published, regular
 from core.progress import counted
@@ -114,10 +115,7 @@ class Dataset:
 
     def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
         path = self.folder / name
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise WorkError(f"{path}: not a readable index ({error})") from None
+        array = array_files.mapped(path)
         if array.dtype != dtype or array.shape != (self.manifest.samples,):
             shape = f"{array.dtype} {array.shape}"
             raise WorkError(f"{path}: {shape} does not fit the {self.manifest.samples} samples of {MANIFEST}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
+from core import array_files, json_files
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
+from core.json_files import U16, U32, Count, FileName
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
@@ -49,15 +50,63 @@ FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 class ShardRecord:
     """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
 
-    name: str
-    samples: int
-    bytes: int
+    name: FileName
+    samples: U32
+    bytes: Count
     sha256: str
 
     @classmethod
     def of(cls, path: Path, samples: int) -> Self:
         """Of a tar that is there, which is hashed."""
         return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+_LatentShape = tuple[U16, U32, U32, U32, U32]  # M, C, T, H, W
+
+
+class Statistics(TypedDict):
+    """Mean and standard deviation of each channel of latents, or of each channel in each latent frame."""
+
+    mean: list[float | list[float]]
+    std: list[float | list[float]]
+
+
+class _TextOrigin(TypedDict):
+    encoder: str
+    tokens: U16
+    width: U32
+
+
+class _MadeFrom(TypedDict):
+    """What any reader of a cache's origin needs; it is compared as a whole."""
+
+    encoder: str
+    encoder_config: NotRequired[dict[str, Any]]
+    normalisation: NotRequired[Statistics | None]
+    text: NotRequired[_TextOrigin | None]
+    computation: NotRequired[dict[str, Any]]
+
+
+class _RawExtra(TypedDict):
+    counts: NotRequired[dict[str, U32]]
+    texts: NotRequired[U32]
+
+
+class _LatentExtra(TypedDict):
+    made_from: _MadeFrom
+    statistics: Statistics
+    bucket_counts: NotRequired[list[list[U32]]]
+    longest_text: NotRequired[U16]
+
+
+class _Raw(TypedDict):
+    buckets: list[str]
+    extra: _RawExtra
+
+
+class _Latent(TypedDict):
+    buckets: list[_LatentShape]
+    extra: _LatentExtra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +126,7 @@ class DatasetManifest:
     shards: tuple[ShardRecord, ...]
     classes: tuple[str, ...] = ()
     buckets: tuple[Any, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[FileName, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -104,11 +153,9 @@ class DatasetManifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            version = raw.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise WorkError(f"{path}: not a dataset manifest ({type(error).__name__}: {error})") from None
+        raw = json_files.read(path, dict[str, Any])
+        if (version := raw.pop("format_version", None)) is None:
+            raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
         if version != FORMAT_VERSION:
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
             raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION}{newer}")
@@ -117,23 +164,12 @@ class DatasetManifest:
     @classmethod
     def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
         totals = raw.pop("totals", None)
-        names = {f.name for f in fields(cls)}
-        if raw.keys() != names:
-            wrong = ", ".join(sorted(raw.keys() ^ names))
-            raise WorkError(f"{path}: missing or unknown entries: {wrong}")
-        if raw["kind"] not in ("raw", "latent"):
-            raise WorkError(f"{path}: kind={raw['kind']!r}: expected raw or latent")
-        try:
-            shards = tuple(ShardRecord(**shard) for shard in raw.pop("shards"))
-            classes, buckets = tuple(raw.pop("classes")), tuple(raw.pop("buckets"))
-        except TypeError as error:
-            raise WorkError(f"{path}: {error}") from None
-        for shard in shards:
-            if Path(shard.name).name != shard.name or shard.name in ("", ".", ".."):
-                raise WorkError(f"{path}: shard name {shard.name!r} is not a plain file name")
-        manifest = cls(shards=shards, classes=classes, buckets=buckets, **raw)
-        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(shards)}:
-            raise WorkError(f"{path}: totals {totals} do not match the shards it lists")
+        if missing := {f.name for f in fields(cls)} - raw.keys():
+            raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
+        manifest = json_files.checked(raw, cls, path)
+        json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
+        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
+            raise WorkError(f"{path}: totals do not match the shards it lists")
         return manifest
 
 
@@ -180,10 +216,7 @@ def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> np.n
 
     WorkError if it is missing, damaged, or of other rows.
     """
-    try:
-        rows = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise WorkError(f"{path}: not readable ({error})") from None
+    rows = np.asarray(array_files.mapped(path))
     if rows.dtype != dtype or rows.shape != (manifest.samples,):
         raise WorkError(f"{path}: {rows.dtype} {rows.shape} does not fit {manifest.samples} samples")
     return rows

@@ -20,7 +20,15 @@ from core.run import ends, signals
 from core.run.folder import LOGS, METRICS
 from core.run.last_line import TOLD
 from launch.cluster.config import ClusterConfig
-from launch.cluster.records import JOB_FILE, Submission, read_record
+from launch.cluster.records import (
+    ATTEMPT_FILE,
+    JOB_FILE,
+    RankEnd,
+    Started,
+    Submission,
+    Told,
+    read_record,
+)
 from launch.cluster.verdict import Verdict, in_vain, judge
 from launch.jobs import find
 
@@ -51,9 +59,7 @@ class Asked:
 class Attempt:
     """One start of the job."""
 
-    def __init__(
-        self, submission: Submission, config: ClusterConfig, told: dict[str, Any], asked: Asked
-    ) -> None:
+    def __init__(self, submission: Submission, config: ClusterConfig, told: Told, asked: Asked) -> None:
         self.submission, self.config, self.told, self.asked = submission, config, told, asked
         self.job = find(told["job"])
         before = submission.attempts()
@@ -92,7 +98,11 @@ class Attempt:
         if self.asked.word:
             self.ask()
         status = self.watch(self.child)
-        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
+        records = [
+            end
+            for path in published(self.folder, "rank-*.json")
+            if (end := read_record(path, RankEnd)) is not None
+        ]
         verdict = judge(records, status, self.config.world_size, self.asked.word)
         self.write(
             ended=time.time(),
@@ -123,7 +133,8 @@ class Attempt:
 
     def started(self) -> float:
         """When this start began."""
-        return float((read_record(self.folder / "attempt.json") or {}).get("started", 0.0))
+        found = read_record(self.folder / ATTEMPT_FILE, Started)
+        return found.get("started", 0.0) if found else 0.0
 
     def ask(self) -> None:
         """Leave word that the run is to end, and pass the signal on."""
@@ -178,8 +189,8 @@ class Attempt:
 
     def write(self, **fields: Any) -> None:
         """Add to the record of this start."""
-        path = self.folder / "attempt.json"
-        write_json(path, {**(read_record(path) or {}), "name": self.folder.name, **fields})
+        path = self.folder / ATTEMPT_FILE
+        write_json(path, {**(read_record(path, Started) or {}), "name": self.folder.name, **fields})
 
 
 def progress(output: Path) -> int:

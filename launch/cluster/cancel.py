@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.progress import say
 from launch.cluster import records, slurm
 from launch.cluster.listing import state_of
-from launch.cluster.records import ENDED
+from launch.cluster.records import ENDED, Started
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,17 +27,18 @@ def main(words: Sequence[str]) -> int:
     if state in (*ENDED, "lost"):
         say(f"{output}: {state} before")
         return 0
-    if told["cluster"]["kind"] == "slurm":
+    if told["cluster"].get("kind") == "slurm":
         found = {str(told.get("slurm_job", "")), *slurm.jobs_named(told["name"])} - {""}
         for job in sorted(found):
             slurm.cancel(job)
         say(f"{output}: cancelled job {', '.join(sorted(found))}")
         return 0
-    attempt = (submission.attempt_records() or [{}])[-1]
-    if attempt.get("node") != environment.node():
+    attempts = submission.attempt_records()
+    attempt: Started = attempts[-1] if attempts else {}
+    if attempt.get("node") != environment.node() or not attempt.get("pid"):
         raise UserError(
             "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
         )
-    os.kill(int(attempt["pid"]), signal.SIGTERM)
+    os.kill(attempt["pid"], signal.SIGTERM)
     say(f"{output}: cancelled process {attempt['pid']}")
     return 0

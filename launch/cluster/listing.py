@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core import environment, terminal
 from core.config.loading import read_yaml
@@ -14,7 +13,7 @@ from core.progress import duration
 from core.records import read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
-from launch.cluster.records import ENDED, JOB_FILE, Submission
+from launch.cluster.records import ENDED, JOB_FILE, Started, Submission
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
 
@@ -42,13 +41,13 @@ def main(words: Sequence[str]) -> int:
 def state_of(submission: Submission) -> tuple[str, str]:
     """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows."""
     told, attempts = submission.read(), submission.attempt_records()
-    last: dict[str, Any] = attempts[-1] if attempts else {}
-    state, reason = str(last.get("state", "queued")), str(last.get("reason", ""))
+    last: Started = attempts[-1] if attempts else {}
+    state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
         return state, reason
-    if told.get("cluster", {}).get("kind") != "slurm":
+    if told["cluster"].get("kind") != "slurm":
         is_here = last.get("node") in (None, environment.node())
-        if state == "running" and is_here and not records.lives(int(last.get("pid", 0))):
+        if state == "running" and is_here and not records.lives(last.get("pid", 0)):
             return "lost", "its supervisor was killed; submit it again to continue"
         return state, reason
     if not (job := told.get("slurm_job")):
@@ -68,7 +67,7 @@ def _row(output: Path) -> tuple[str, ...]:
     submission = records.latest(output)
     attempts = submission.attempt_records()
     state, reason = state_of(submission)
-    nodes = str(attempts[-1].get("nodes", "")) if attempts else ""
+    nodes = attempts[-1].get("nodes", "") if attempts else ""
     step, rate, left = _pace(output, submission)
     return str(output), state, str(len(attempts)), nodes, step, rate, left, " ".join(reason.split())
 

@@ -131,7 +131,7 @@ def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
     if not text.isdigit() and Path(text).absolute() == output:
         raise UserError("after", text, "another output than the job's own")
     if cluster.kind != "slurm":
-        if text.isdigit() or records.latest(Path(text)).read()["cluster"]["kind"] == "slurm":
+        if text.isdigit() or records.latest(Path(text)).read()["cluster"].get("kind") == "slurm":
             expected = f"the output of a job submitted to this machine with cluster.kind={cluster.kind}"
             raise UserError("after", text, expected)
         return []
@@ -175,8 +175,9 @@ def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
         while slurm.jobs_named(_name(output)):
             time.sleep(POLL_S)
     for submission in records.submissions(output):
-        attempt = (submission.attempt_records() or [{}])[-1]
-        is_local = submission.read().get("cluster", {}).get("kind") in ("local", "inline")
+        attempts = submission.attempt_records()
+        attempt: records.Started = attempts[-1] if attempts else {}
+        is_local = bool(attempts) and submission.read()["cluster"].get("kind") in ("local", "inline")
         if is_local and attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
             raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
 

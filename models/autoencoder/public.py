@@ -19,6 +19,7 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from core import json_files
 from core.errors import UserError, WorkError
 from core.files import fingerprint
 from models import weights
@@ -186,7 +187,7 @@ def load(folder: Path) -> PublicAutoencoder:
 
     UserError for a class that is not known, or where diffusers is missing; WorkError for damaged weights.
     """
-    kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
+    kind = json_files.read(folder / CONFIG, dict[str, Any]).get("_class_name")
     if kind not in IMAGE_CLASSES + VIDEO_CLASSES:
         raise UserError("autoencoder", kind, f"one of {', '.join(IMAGE_CLASSES + VIDEO_CLASSES)}")
     try:

@@ -76,13 +76,21 @@ CASES = (
     Case("inspect export", ("export",), EXPORT, ("export/model.safetensors",), ("none",)),
     Case(f"{AUTOENCODER}out", ("raw",), _of("raw")),
     Case(f"{AUTOENCODER}autoencoder", ("raw", "autoencoder"), ("autoencoder/*", "autoencoder/*/*")),
-    Case(f"{ENCODE}out", ("raw", "autoencoder"), (*_of("raw"), *AE), ("autoencoder/autoencoder/w*",), ("out/*.tar",)),
+    Case(
+        f"{ENCODE}out",
+        ("raw", "autoencoder"),
+        (*_of("raw"), *AE),
+        ("autoencoder/autoencoder/w*",),
+        ("out/*.tar",),
+    ),
     Case(
         f"{ENCODE}encoding",
         ("raw", "autoencoder", "encoding"),
         ("encoding/.receipts/*", "encoding/.leases/*", "encoding/config.yaml", "encoding/*.tar"),
     ),
-    Case(f"{ENCODE}encoding action=status", ("raw", "encoding"), ("encoding/.receipts/*", "encoding/.leases/*")),
+    Case(
+        f"{ENCODE}encoding action=status", ("raw", "encoding"), ("encoding/.receipts/*", "encoding/.leases/*")
+    ),
     Case(f"{ENCODE}encoding action=verify", ("raw", "encoding"), ("encoding/.receipts/*", "encoding/*.tar")),
     Case(
         f"{ENCODE}encoding action=repair",
@@ -139,7 +147,9 @@ def copy(case: Case, material: Path, folder: Path) -> None:
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """The names of the files of these patterns, sorted."""
-    found = {p.relative_to(folder).as_posix() for pattern in patterns for p in folder.glob(pattern) if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix() for pattern in patterns for p in folder.glob(pattern) if p.is_file()
+    }
     return sorted(found)
 
 

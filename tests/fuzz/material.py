@@ -66,7 +66,9 @@ def make(folder: Path, run: Run) -> None:
     for command, fault, status in COMMANDS:
         ended = run(command, fault)
         assert ended.status == status, (command, ended)
-    shutil.copytree(folder / "raw", folder / "tars", ignore=shutil.ignore_patterns("*.json", "*.npy", "*.yaml"))
+    shutil.copytree(
+        folder / "raw", folder / "tars", ignore=shutil.ignore_patterns("*.json", "*.npy", "*.yaml")
+    )
     _leave_unfinished(folder)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from core.checkpoint import exported, format
 from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.tensor_file import open_tensors
 from core.config.loading import read_yaml
 from core.errors import UserError
 from core.files import instead
@@ -90,7 +90,7 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
 def _tensors(path: Path) -> list[dict[str, Any]]:
     """Name, shape, type and Euclidean norm of each."""
     tensors = []
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name)
             facts = {"name": name, "shape": list(tensor.shape), "numbers": tensor.numel()}

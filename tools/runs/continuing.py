@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from core.run.folder import CHECKPOINTS, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
-from tools.runs.latent_space import ADDED_LATER
+from tools.runs.latent_space import ADDED_LATER, read_space
 
 
 def steps_made(run: Path) -> str:
@@ -42,7 +41,7 @@ def latent_contents(run: Path, facts: LatentFacts) -> Contents:
         found = {name: found[name] for name in names}
         if not (run / LATENTS).is_file():
             return None, found
-        kept = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        kept = ADDED_LATER | read_space(run)
         begun = kept["cache"]
         kept["cache"] = sorted(begun.values()) if isinstance(begun, dict) else [begun]
         return {name: kept[name] for name in names}, found

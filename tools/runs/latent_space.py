@@ -5,19 +5,22 @@ A run folder can so be moved to another machine without the cache it was trained
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from core import json_files
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.paths import PathName
+from core.diffusion.predictions import Prediction
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
+from core.json_files import Range
 from core.run.folder import AUTOENCODER, LATENTS
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
@@ -28,6 +31,52 @@ from models.autoencoder.opening import files, identify_saved
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
+
+
+_Side = Annotated[int, Range(1, 1 << 31)]
+
+
+class _NullShare(TypedDict):
+    label: float | None
+    text: float | None
+
+
+class _Text(TypedDict):
+    """What embedded the captions, as far as it is not only compared."""
+
+    tokens: json_files.U16
+    width: json_files.U32
+    precision: Literal["fp32", "bf16"]
+
+
+class _Space(TypedDict):
+    """What `latents.json` says."""
+
+    mean: list[float | list[float]]
+    std: list[float | list[float]]
+    cache: str | dict[str, str]
+    encoder: str
+    classes: list[str]
+    shapes: list[tuple[_Side, _Side, _Side, _Side]]
+    path: PathName
+    prediction: Prediction
+    learned_sigma: bool
+    normalise: NotRequired[str]
+    text: NotRequired[_Text | None]
+    text_folder: NotRequired[str]
+    null_share: NotRequired[_NullShare | None]
+    untrained_classes: NotRequired[list[str]]
+
+
+def read_space(run: Path) -> dict[str, Any]:
+    """Read the `latents.json` of a run or an export; WorkError where it is damaged."""
+    path = run / LATENTS
+    content = json_files.read(path, dict[str, Any])
+    space = json_files.checked(content, _Space, path)
+    channels = {len(space["mean"]), len(space["std"])} | {shape[0] for shape in space["shapes"]}
+    if len(channels) != 1 or not space["shapes"]:
+        raise WorkError(f"{path}: mean, std and shapes are of different numbers of channels")
+    return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +121,8 @@ def _kept_statistics(run: Path) -> dict[str, Any] | None:
     path = run / LATENTS
     if not path.exists():
         return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kept[name] for name in ("mean", "std")}
-    except (ValueError, KeyError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    kept = read_space(run)
+    return {name: kept[name] for name in ("mean", "std")}
 
 
 def keep_latent_space(
@@ -96,7 +142,7 @@ def keep_latent_space(
     """
     record = describe(source, objective, normaliser, latents, text=text)
     if (run / LATENTS).exists():
-        before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        before = ADDED_LATER | read_space(run)
         before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
         if _are_moved(before["cache"], record["cache"]):
             before["cache"] = record["cache"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +23,7 @@ from models.autoencoder.opening import identify, open_autoencoder
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
-from tools.runs.latent_space import ADDED_LATER, LEARNT, space_file
+from tools.runs.latent_space import ADDED_LATER, LEARNT, read_space, space_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +57,13 @@ class LatentSpace:
     @classmethod
     def read(cls, run: Path) -> Self:
         """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
-        path = space_file(run)
-        try:
-            record: dict[str, Any] = ADDED_LATER | LEARNT | json.loads(path.read_text(encoding="utf-8"))
-            normaliser = Normaliser.from_dict(record)
-            record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
-            record["untrained_classes"] = tuple(record["untrained_classes"])
-            record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
-            return cls(**{field.name: record[field.name] for field in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+        space_file(run)
+        record = ADDED_LATER | LEARNT | read_space(run)
+        normaliser = Normaliser.from_dict(record)
+        record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
+        record["untrained_classes"] = tuple(record["untrained_classes"])
+        record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

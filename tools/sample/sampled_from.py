@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core import json_files
 from core.checkpoint import exported
 from core.checkpoint.format import sealed
 from core.checkpoint.weights import choose
@@ -69,7 +69,7 @@ def describe(
         "frames": config.frames,
         "shape": list(shape),
     }
-    return sealed(json.loads(json.dumps(record)))  # as JSON gives it back: tuples are lists
+    return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
 def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import regular
+from core.json_files import require_utf8
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
@@ -39,6 +40,8 @@ def read_whole(path: Path, encoding: Encoding) -> Table | None:
     name = encoding_of(data, encoding)
     try:
         content = json.loads(data.decode(name))
+        if b"\\u" in data:
+            require_utf8(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON in {name}: {error}") from None
     del data
@@ -68,6 +71,8 @@ def _row(number: int, line: str) -> Row:
         fields = json.loads(line, object_pairs_hook=_without_repetition)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
+        if "\\u" in line:
+            require_utf8(fields)
     except (ValueError, RecursionError) as error:
         return Row(number, {}, f"bad row: {error}")
     return Row(number, fields)

@@ -98,7 +98,7 @@ def mapped(path: Path) -> np.ndarray:
 
 
 def parse(data: bytearray) -> NDArray[Any]:
-    """Return the array that the bytes of a `.npy` file hold, without a copy; ValueError where it is damaged."""
+    """Return the array that a `.npy` file of these bytes holds, uncopied; ValueError where it is damaged."""
     header = read_header(io.BytesIO(data))
     if len(data) != header.offset + header.nbytes:
         raise ValueError(f"{len(data)} bytes are not what {header.dtype} {header.shape} takes")

@@ -126,7 +126,7 @@ class _Wrong(Exception):
 
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     try:
         text = json.dumps(value, ensure_ascii=False)
     except ValueError:  # an integer of thousands of digits
@@ -228,8 +228,7 @@ def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Re
 def _fixed(parts: Sequence[Reader], make: Callable[[list[Any]], Any]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list) or len(value) != len(parts):
-            found = f"a list of {len(value)}" if isinstance(value, list) else _shown(value)
-            raise _Wrong(f"a list of {len(parts)} expected, not {found}")
+            raise _Wrong(f"a list of {len(parts)}", value)
         pairs = zip(parts, value, strict=True)
         return make([_inside(part, item, f"[{n}]") for n, (part, item) in enumerate(pairs)])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class PublicAutoencoder(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.kind, self.tiling = type(network).__name__, TilingConfig()
-        settings = json.loads(network.to_json_string())
+        settings = json_files.loaded(network.to_json_string().encode(), self.kind)
         self.settings = {
             "class": self.kind,
             **{name: value for name, value in settings.items() if not name.startswith("_")},

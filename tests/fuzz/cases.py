@@ -12,9 +12,9 @@ from tests.fuzz.damage import Damage, apply
 from tests.fuzz.forking import LIMIT_BYTES, TIMED_OUT, Ended
 from tests.fuzz.material import AUTOENCODER, ENCODE, EVALUATE, SAMPLE, SHARD, SURVEYED, TRAIN
 
+REFUSED = ("nothing",)  # results of a job that has to refuse damage to files whose hash is recorded
 STATUSES = (0, 1, 2, 75)
 CHECKPOINT = "run/checkpoints/*/*"
-MEMORY_OF_IMPORTS = 300 << 20  # bytes that a process has before it reads anything
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ CASES = (
     Case(f"{SURVEYED}sharding", ("files", "sharding"), ("sharding/.receipts/*", "sharding/config.yaml")),
     Case("inspect raw", ("raw",), _of("raw")),
     Case("inspect raw sheet=sheet.png", ("raw",), _of("raw")),
-    Case("inspect raw action=verify", ("raw",), _of("raw"), _of("raw", ("*.npy", "*.tar")), ("none",)),
+    Case("inspect raw action=verify", ("raw",), _of("raw"), _of("raw", ("*.npy", "*.tar")), REFUSED),
     Case("inspect latents", ("latents",), _of("latents")),
     Case(
         "inspect latents action=verify",
         ("latents",),
         _of("latents"),
         _of("latents", ("*.npy", "*.tar")),
-        ("none",),
+        REFUSED,
     ),
     Case("inspect latents action=reindex", ("latents", "raw"), _of("latents")),
     Case("inspect raw action=reindex", ("raw",), _of("raw")),
     Case("inspect run", ("run",), RUN),
-    Case("inspect run action=verify", ("run",), RUN, (CHECKPOINT,), ("none",)),
-    Case("inspect export", ("export",), EXPORT, ("export/model.safetensors",), ("none",)),
+    Case("inspect run action=verify", ("run",), RUN, (CHECKPOINT,), REFUSED),
+    Case("inspect export", ("export",), EXPORT, ("export/model.safetensors",), REFUSED),
     Case(f"{AUTOENCODER}out", ("raw",), _of("raw")),
     Case(f"{AUTOENCODER}autoencoder", ("raw", "autoencoder"), ("autoencoder/*", "autoencoder/*/*")),
     Case(
@@ -184,7 +184,7 @@ def problem(case: Case, name: str, ended: Ended, folder: Path, expected: dict[st
     if ended.status and (len(told) != 1 or ended.stderr.splitlines()[-1] != told[0]):
         return f"not one line that tells why, at the end: {told}"
     if not ended.status and name in matching(folder, case.recorded):
-        if case.results == ("none",):
+        if case.results == REFUSED:
             return "a damaged file whose hash is recorded was taken for whole"
         if results(case, folder) != expected:
             return "a damaged file whose hash is recorded gave another result"

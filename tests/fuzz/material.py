@@ -31,8 +31,8 @@ ENCODE = (
     " queue.timeout_s=1 queue.heartbeat_s=0.2 output="
 )
 TRAIN = (
-    f"train latents {SMALL} data.groups_per_step=2 data.shuffle_shards=1 model.input_channels=2 model.width=16"
-    " model.depth=1 model.heads=2 model.mlp_ratio=2 model.num_classes=2 optimizer.lr=1e-2"
+    f"train latents {SMALL} data.groups_per_step=2 data.shuffle_shards=1 model.input_channels=2"
+    " model.width=16 model.depth=1 model.heads=2 model.mlp_ratio=2 model.num_classes=2 optimizer.lr=1e-2"
     " optimizer.warmup_steps=1 ema.decay=0.9 ema.power_widths=[0.05,0.1] ema.snapshot_every=2 trainer.steps=4"
     " trainer.save_every=2 metrics.log_every=1 validation.every=2 validation.samples=8 validation.strata=2"
     " output="

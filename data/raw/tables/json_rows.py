@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,12 @@ def read_whole(path: Path, encoding: Encoding) -> Table | None:
 
 
 def _table(path: Path, rows: Any, how: str) -> Table:
-    first: Iterable[Row] = itertools.islice(rows(), HEAD)
+    first: list[Row] = list(itertools.islice(rows(), HEAD))
     head = tuple(row.fields for row in first if not row.problem)
+    if first and not head:
+        raise UserError(
+            f"{path}: none of its first rows can be read; row {first[0].number}: {first[0].problem}"
+        )
     columns = tuple(dict.fromkeys(name for fields in head for name in fields))
     return Table(path, columns, rows, head, how)
 

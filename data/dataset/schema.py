@@ -168,9 +168,31 @@ class DatasetManifest:
             raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
         manifest = json_files.checked(raw, cls, path)
         json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
+        if manifest.kind == "latent":
+            manifest._require_consistent(path)
         if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
             raise WorkError(f"{path}: totals do not match the shards it lists")
         return manifest
+
+    def _require_consistent(self, path: Path) -> None:
+        """WorkError unless the parts of a cache's manifest are of as many shards, shapes and channels."""
+        counts = self.extra.get("bucket_counts")
+        table = (len(self.shards), len(self.buckets))
+        if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
+            raise WorkError(
+                f"{path}: extra.bucket_counts is no table of {table[0]} shards by {table[1]} shapes"
+            )
+        channels = {shape[1] for shape in self.buckets} | {
+            len(self.extra["statistics"][name]) for name in ("mean", "std")
+        }
+        if len(channels) > 1:
+            raise WorkError(f"{path}: buckets and extra.statistics are of different numbers of channels")
+
+    def require_labels(self, labels: np.ndarray, place: object) -> None:
+        """WorkError where one of these labels of an index stands for no class.  place: of the dataset."""
+        if self.classes and labels.max(initial=-1) >= len(self.classes):
+            known = f"{len(self.classes)} classes"
+            raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
 
 
 def content_fingerprint(

@@ -22,6 +22,7 @@ from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
 from core.json_files import Range
 from core.run.folder import AUTOENCODER, LATENTS
+from data.dataset.schema import Statistics
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
@@ -121,8 +122,8 @@ def _kept_statistics(run: Path) -> dict[str, Any] | None:
     path = run / LATENTS
     if not path.exists():
         return None
-    kept = read_space(run)
-    return {name: kept[name] for name in ("mean", "std")}
+    kept = json_files.read(path, Statistics)
+    return {"mean": kept["mean"], "std": kept["std"]}
 
 
 def keep_latent_space(

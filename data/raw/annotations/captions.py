@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from core.json_files import require_utf8
 from data.dataset.tars import TarSample, read_member
 from data.raw.annotations.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
 from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
@@ -120,8 +119,6 @@ def _json_object(text: str) -> dict[str, Any]:
     fields = json.loads(text)
     if not isinstance(fields, dict):
         raise ValueError("JSON is not an object")
-    if "\\u" in text:
-        require_utf8(fields)
     return fields
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.files import regular
-from core.json_files import require_utf8
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
@@ -40,8 +39,6 @@ def read_whole(path: Path, encoding: Encoding) -> Table | None:
     name = encoding_of(data, encoding)
     try:
         content = json.loads(data.decode(name))
-        if b"\\u" in data:
-            require_utf8(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON in {name}: {error}") from None
     del data
@@ -60,12 +57,8 @@ def read_whole(path: Path, encoding: Encoding) -> Table | None:
 
 
 def _table(path: Path, rows: Any, how: str) -> Table:
-    first: list[Row] = list(itertools.islice(rows(), HEAD))
+    first: Iterable[Row] = itertools.islice(rows(), HEAD)
     head = tuple(row.fields for row in first if not row.problem)
-    if first and not head:
-        raise UserError(
-            f"{path}: none of its first rows can be read; row {first[0].number}: {first[0].problem}"
-        )
     columns = tuple(dict.fromkeys(name for fields in head for name in fields))
     return Table(path, columns, rows, head, how)
 
@@ -75,8 +68,6 @@ def _row(number: int, line: str) -> Row:
         fields = json.loads(line, object_pairs_hook=_without_repetition)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
-        if "\\u" in line:
-            require_utf8(fields)
     except (ValueError, RecursionError) as error:
         return Row(number, {}, f"bad row: {error}")
     return Row(number, fields)

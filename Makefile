@@ -15,7 +15,7 @@ RELEASES := pyproject.toml constraints.txt
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/.installed-demo  ## from files to generated digits and clips, in about ten minutes; see runs/demo
+demo: .venv/.installed-demo  ## from files to generated digits and clips, in about 12 minutes; see runs/demo
 	$(BIN)/longtake demo
 
 test: .venv/.installed-dev  ## the tests, in a few minutes

@@ -1,8 +1,9 @@
-"""Keyed random draws: a function of (seed, purpose, sample id, step, position), never of rank or call order.
+"""Keyed random draws: a function of (seed, purpose, sample id, step index, position), never of rank or
+call order.
 
 The generator is counter-based: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011). A first call per sample mixes (id, step, position) under a key made from (seed, purpose); its 128
-bits become the key and the upper half of the counter of that sample's own stream, whose lower half counts
+SC 2011). A first call per sample mixes (id, step_index, position) under a key made from (seed, purpose); its
+128 bits become the key and the upper half of the counter of that sample's own stream, whose lower half counts
 blocks of four words. So a draw does not depend on what else is in the batch, and a longer draw begins with
 the shorter one.
 
@@ -36,20 +37,20 @@ TOGETHER = ("posterior", "condition_dropout", "time", "noise")  # what a trainin
 class Draws:
     """The draws of B samples at one optimizer step.
 
-    seed: the job's seed.  step: optimizer step, 0 <= step < 2^32.
+    seed: the job's seed.  step_index: 0 <= step_index < 2^32.
     id: (B,) int64 sample id.  position: (B,) int64 place of the sample in the step, 0 <= position < 2^32.
     Results live on the device of `id`.
     """
 
     seed: int
-    step: int
+    step_index: int
     id: Tensor
     position: Tensor
     _streams: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.step <= _MASK:
-            raise ValueError(f"step {self.step} does not fit the generator's 32-bit counter word")
+        if not 0 <= self.step_index <= _MASK:
+            raise ValueError(f"step_index {self.step_index} does not fit the generator's 32-bit counter word")
 
     def to(self, device: torch.device) -> Draws:
         """The same draws, made on `device`."""
@@ -96,7 +97,7 @@ class Draws:
         number, position = _words_of(self.id), _words_of(self.position)
         zero = number & 0
         mixed = _philox(
-            (number & _MASK, (number >> 32) & _MASK, zero + self.step, position & _MASK), (k0, k1)
+            (number & _MASK, (number >> 32) & _MASK, zero + self.step_index, position & _MASK), (k0, k1)
         )
         first = _philox((zero, zero, *mixed[2:]), mixed[:2])
         for row, purpose in enumerate(purposes):

@@ -19,6 +19,7 @@ from core.errors import UserError
 
 PARENT = "LONGTAKE_PARENT"  # process id of our launcher, for its ranks
 RESTARTS = "LONGTAKE_RESTARTS"  # how often our supervisor has started the ranks again, where SLURM does not
+PREFLIGHT = "LONGTAKE_PREFLIGHT"  # set where our supervisor wants nodes to be looked over before training
 END_TIME = "LONGTAKE_END_TIME"  # when the scheduler will end the job, in seconds since 1970
 
 Starter = Literal["alone", "local", "torchrun", "srun", "submitit", "by hand"]
@@ -137,6 +138,11 @@ def end_time() -> float | None:
         if text := os.environ.get(name):
             return float(text)
     return None
+
+
+def wants_preflight() -> bool:
+    """Whether our supervisor wants the nodes to be looked over before training."""
+    return bool(os.environ.get(PREFLIGHT))
 
 
 def threads() -> int:

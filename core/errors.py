@@ -41,6 +41,15 @@ def below(section: str) -> Iterator[None]:
         raise UserError(f"{section}.{error.field}", error.value, error.expected) from None
 
 
+def require_all(*problems: tuple[str, object, str] | None) -> None:
+    """Raise one UserError that names every (field, value, expected) given; None is no problem."""
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        (field, value, expected), *others = found
+        also = "".join(f"; and {name}={given}: expected {wanted}" for name, given, wanted in others)
+        raise UserError(field, value, expected + also)
+
+
 class WorkError(RuntimeError):
     """The work itself failed (disk, damaged data over the budget, a dead rank); exit status 1."""
 

@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -38,8 +39,16 @@ def temporary_name(path: Path) -> Path:
 def instead(path: Path) -> str:
     """What to add to an error about a folder: nothing, a file or an empty folder is there; else ''."""
     if not path.is_dir():
-        return "; this is a file" if path.exists() else "; nothing is there"
+        return "; this is a file" if path.exists() else f"; nothing is there{_hub_hint(path)}"
     return "" if published(path) else "; this folder is empty"
+
+
+def _hub_hint(path: Path) -> str:
+    """Say how to get the folder where `path` looks like a name on the Hugging Face hub (`owner/model`)."""
+    name = str(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) or path.parent.is_dir():
+        return ""
+    return f", and nothing is downloaded: `hf download {name} --local-dir FOLDER` makes a folder to give"
 
 
 def published(folder: Path, pattern: str = "*") -> list[Path]:

@@ -29,16 +29,15 @@ ROOMS = {
         {"averages", "diffusion", "metrics", "optim"},
         {"engine"},
         {"faults"},
-        {"checkpoint", "queue"},
+        {"checkpoint", "preflight", "queue"},
         {"train"},
     ],
     "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "text"}],
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"runs"},
-        {"encode"},
-        {".", "evaluate", "inspect", "sample", "train"},
-        {"bench", "train_autoencoder"},
+        {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
+        {"bench"},
     ],
     "launch": [{"."}, {"cluster", "demo"}],
 }
@@ -66,7 +65,7 @@ OWNERS = {
     "flash_attn_interface": r"models/attention/backends\.py",
     "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/pictures\.py",
+    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/lettering\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from core.config.fields import (
@@ -19,7 +20,7 @@ from core.config.fields import (
     to_dict,
 )
 from core.config.settings import REQUIRED
-from core.config.values import any_of, read_value
+from core.config.values import any_of, expanded, read_value
 from core.errors import UserError
 
 T = TypeVar("T")
@@ -61,7 +62,9 @@ def check(
         elif isinstance(value, Mapping):
             raise UserError(f"{where}.{next(iter(value), '')}: no such field; {where} holds one value")
         else:
-            checked[name] = value if value == REQUIRED else read_value(value, kind, where, low, high)
+            read = value if value == REQUIRED else read_value(value, kind, where, low, high)
+            is_path = kind is Path or "path" in field.metadata.get("shown", "")
+            checked[name] = expanded(read, where) if is_path else read
     return checked
 
 

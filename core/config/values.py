@@ -12,6 +12,7 @@ from typing import Any, Literal
 from core.errors import UserError
 
 YES, NO = ("true", "yes", "on"), ("false", "no", "off")
+QUOTES = "'\""  # an item of a list that starts with one ends with the same
 
 
 class Typed(str):
@@ -43,8 +44,15 @@ def read_value(value: Any, kind: Any, path: str, low: float | None = None, high:
 
 
 def _read_tuple(value: Any, kind: Any, path: str, low: float | None, high: float | None) -> tuple[Any, ...]:
-    items = _split(value) if isinstance(value, str) else value
     kinds = typing.get_args(kind)
+    if isinstance(value, str) and kinds[0] is str and ", " in value and value.strip()[0] not in f"[{QUOTES}":
+        expected = f"{path}='[\"{value}\"]' for one text, or {path}='[{value}]' for several"
+        raise UserError(path, value, expected)
+    try:
+        items = _split(value) if isinstance(value, str) else value
+    except ValueError:
+        expected = f"{accepted(kind, low, high)}; a quote that starts an item ends it"
+        raise UserError(path, value, expected) from None
     if not isinstance(items, list | tuple):
         raise UserError(path, value, accepted(kind, low, high))
     if kinds[-1] is Ellipsis:
@@ -56,22 +64,40 @@ def _read_tuple(value: Any, kind: Any, path: str, low: float | None, high: float
 
 
 def _split(text: str) -> list[str]:
-    """Split "[1,2]", "1, 2" or "[[1,2],[3,4]]" at its outermost commas; "[]" and "" are empty."""
+    """Split "[1,2]", "1, 2" or "[[1,2],[3,4]]" at its outermost commas; "[]" and "" are empty.
+
+    An item in single or double quotes keeps its commas and brackets: ["a fox, running", cats].
+    Raises ValueError for a quote that is not closed, or text behind a closing one.
+    """
     parts = _at_commas(text.strip())
     if len(parts) == 1 and parts[0][:1] == "[" and parts[0][-1:] == "]":
         parts = _at_commas(parts[0][1:-1])
-    return [] if parts == [""] else [Typed(part.strip()) for part in parts]
+    return [] if parts == [""] else [Typed(_unquoted(part.strip())) for part in parts]
 
 
 def _at_commas(text: str) -> list[str]:
-    parts, depth = [""], 0
+    parts, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character == "[") - (character == "]")
-        if character == "," and depth == 0:
+        if quote:
+            quote = "" if character == quote and parts[-1][-1] != "\\" else quote
+        elif character in QUOTES and parts[-1].strip("[ ") == "":
+            quote = character
+        depth += not quote and (character == "[") - (character == "]")
+        if character == "," and depth == 0 and not quote:
             parts.append("")
         else:
             parts[-1] += character
     return parts
+
+
+def _unquoted(item: str) -> str:
+    quote = item[:1]
+    if not quote or quote not in QUOTES:
+        return item
+    inner = item[1:-1].replace(f"\\{quote}", "\0")
+    if len(item) < 2 or item[-1] != quote or quote in inner:
+        raise ValueError
+    return inner.replace("\0", quote)
 
 
 def _read_literal(value: Any, kind: Any) -> Any:
@@ -94,7 +120,19 @@ def _read_path(value: Any) -> Path:
         return value
     if not _read_str(value) or "\0" in value:
         raise ValueError
-    return Path(value).expanduser()
+    return Path(value)
+
+
+def expanded(value: Any, path: str) -> Any:
+    """Replace a leading `~` of a path, or of each path of a tuple, by the home folder that it names."""
+    if isinstance(value, tuple):
+        return tuple(expanded(item, path) for item in value)
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    try:
+        return type(value)(Path(value).expanduser())
+    except RuntimeError:
+        raise UserError(path, value, "a path; no such user, and ./~ is a folder of that name") from None
 
 
 def _read_bool(value: Any) -> bool:

@@ -19,7 +19,7 @@ _MODULUS = 1 << 12  # keeps the sums of squares exact for any number of ranks
 _HASHES = 1 << 40  # and this the sum of hashes, in float64, for up to 2^13 of them
 
 
-def order_hash(step: int, ids: np.ndarray, positions: np.ndarray) -> int:
+def order_hash(step_index: int, ids: np.ndarray, positions: np.ndarray) -> int:
     """A hash of which samples stand where in a step: ids and positions (n,) integers -> [0, 2^40).
 
     The hashes of parts of a step add up, modulo 2^40, to that of the whole, in any order. Of each sample it
@@ -27,14 +27,14 @@ def order_hash(step: int, ids: np.ndarray, positions: np.ndarray) -> int:
     """
     z = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
-    z += np.uint64((step + 1) * 0x8CB92BA72F3D8DD7 % (1 << 64))
+    z += np.uint64((step_index + 1) * 0x8CB92BA72F3D8DD7 % (1 << 64))
     return int((scrambled(z) >> np.uint64(24)).sum()) % _HASHES
 
 
-def tally(step: int, batch: Batch) -> Tally:
+def tally(step_index: int, batch: Batch) -> Tally:
     """Of a micro-batch of a step, in host memory."""
     weight = float(batch.weight.numpy().sum())
-    return Tally(weight, order_hash(step, batch.id.numpy(), batch.position.numpy()))
+    return Tally(weight, order_hash(step_index, batch.id.numpy(), batch.position.numpy()))
 
 
 class StepAgreement:
@@ -42,26 +42,33 @@ class StepAgreement:
     hold together the samples that every one of them believes to make it up.
 
     A rank that has left out or repeated a step would go on unnoticed, since its collectives still match those
-    of the others. Along with the weights the ranks add up k and k^2 (k: the step): the mean of the squares is
-    the square of the mean only if all k are equal. They also add up the hashes of the samples they hold; each
-    compares the sum with the hash of the whole step that its own loader gave it (`Batch.order_hash`), so a
-    sample missing, doubled or in another place, and a rank with another index or seed, cannot pass.
+    of the others. Along with the weights the ranks add up k and k^2 (k: the step's index): the mean of the
+    squares is the square of the mean only if all k are equal. They also add up the hashes of the samples they
+    hold; each compares the sum with the hash of the whole step that its own loader gave it
+    (`Batch.order_hash`), so a sample missing, doubled or in another place, and a rank with another index or
+    seed, cannot pass.
     all_count: whether every sample of this rank has weight 1.
     """
 
     def __init__(
-        self, step: int, micro_batches: Sequence[Batch], world: World, peers: int = 1, *, ends: bool = False
+        self,
+        step_index: int,
+        micro_batches: Sequence[Batch],
+        world: World,
+        peers: int = 1,
+        *,
+        ends: bool = False,
     ) -> None:
         """Start to sum (collective: all ranks).
 
         peers: how many ranks hold the same samples.  ends: whether this rank was asked to end the run.
         """
-        self._step, self._k, self._ranks = step, step % _MODULUS, world.size
+        self._step, self._k, self._ranks = step_index + 1, step_index % _MODULUS, world.size
         whole = micro_batches[0].order_hash
         self._expected = None if whole is None else whole * peers % _HASHES
         weight, hashes, samples = 0.0, 0, 0
         for batch in micro_batches:
-            one = batch.tally or tally(step, batch)
+            one = batch.tally or tally(step_index, batch)
             weight, hashes, samples = weight + one.weight, hashes + one.hash, samples + len(batch)
         self.all_count = weight == samples
         self._numbers = [weight, self._k, self._k**2, hashes % _HASHES, float(ends)]
@@ -81,10 +88,10 @@ class StepAgreement:
         """
         _, total, squares, hashes, ends = self._sum.wait().tolist() if self._sum else self._numbers
         if (total, squares) != (self._ranks * self._k, self._ranks * self._k**2):
-            raise WorkError(f"rank in step {self._step + 1} while others are in another one; the run ends")
+            raise WorkError(f"rank in step {self._step} while others are in another one; the run ends")
         if self._expected not in (None, int(hashes) % _HASHES):
             raise WorkError(
-                f"the samples that all ranks hold in step {self._step + 1} are not those that make it up "
+                f"the samples that all ranks hold in step {self._step} are not those that make it up "
                 "here: not every rank reads the same data with the same settings; the run ends"
             )
         return ends > 0

@@ -1,9 +1,11 @@
 """Named places where a test, or a person who wants to see recovery work, can make something go wrong.
 
 `LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
-variable a failpoint is one truth test. Conditions may be left out. Actions: `kill` (SIGKILL), `stop`
-(SIGSTOP), `abort`, `term`, `usr2`, `int` (the signals), `sleep=30` (seconds), `raise` (WorkError),
-`enospc` (a full disk), `oom` (a GPU out of memory), `nan` (the value that passes through is turned to NaN).
+variable a failpoint is one truth test. Conditions may be left out. `step` counts as files and messages do,
+from 1; the save after a step belongs to it. In `shard` it is the number of the tar, as in the tar's name.
+Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `abort`, `term`, `usr2`, `int` (the signals), `sleep=30`
+(seconds), `raise` (WorkError), `enospc` (a full disk), `oom` (a GPU out of memory), `nan` (the value that
+passes through is turned to NaN).
 """
 
 from __future__ import annotations
@@ -82,13 +84,13 @@ def arm(text: str) -> None:
 
 
 def set_step(step: int) -> None:
-    """Tell the failpoints which optimizer step the process is in."""
+    """Tell the failpoints which step the process is in, from 1 on, or which tar `shard` writes."""
     global _step
     _step = step
 
 
 def current_step() -> int | None:
-    """The optimizer step that this thread is in."""
+    """The step that this thread is in."""
     return getattr(_thread, "step", _step)
 
 

@@ -103,7 +103,7 @@ class Watchdog:
         """One line on standard error, returned too; in `logs/` also every rank's place and our stacks."""
         rank, phases = self._world.rank, self._phases
         line = (
-            f"rank {rank}: nothing has moved for {phases.silence():.0f} s in step {phases.step + 1} "
+            f"rank {rank}: nothing has moved for {phases.silence():.0f} s in step {phases.step} "
             f"({phases.phase}); the process ends with status {EXIT_STATUS}"
         )
         places = describe_ranks(self._logs, self._world.size, time.time(), 3 * self._period_s)
@@ -151,7 +151,7 @@ def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[
             continue
         ago = now - beat["time"]
         samples = ", ".join(map(str, beat["ids"]))
-        text = f"rank {rank}: step {beat['step'] + 1}, {beat['phase']} for {beat['since_s']:.0f} s"
+        text = f"rank {rank}: step {beat['step']}, {beat['phase']} for {beat['since_s']:.0f} s"
         silent = f"; no heartbeat for {ago:.0f} s" if ago > silent_s else ""
         lines.append((beat["step"], -ago, f"{text}{silent}; samples {samples}"))
     return [text for _, _, text in sorted(lines)]

@@ -17,7 +17,8 @@ MEASURED = (*PHASES, "computing")
 class Phases:
     """A stopwatch that is always in one phase; seconds are the host's.
 
-    step: the step under way, counted from 0.  phase: what it is in, since `since`.  ids: samples in it.
+    step: the step under way, or else the last one: 1, 2, ...  phase: what it is in, since `since`.
+    ids: samples in it.
     own_clock: stands still while the thread waits, as `time.thread_time` does; None counts nothing.
     """
 
@@ -27,7 +28,7 @@ class Phases:
         own_clock: Callable[[], float] | None = None,
     ) -> None:
         self._clock, self._own_clock = clock, own_clock
-        self.step, self.phase, self.since = 0, "other", clock()
+        self.step, self.phase, self.since = 1, "other", clock()
         self.ids: Sequence[Any] | Tensor = []
         self._spent = dict.fromkeys(PHASES, 0.0)
         self._computed, self._own_since = 0.0, own_clock() if own_clock else 0.0

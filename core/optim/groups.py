@@ -55,13 +55,13 @@ def require_rise(config: OptimizerConfig, steps: int) -> None:
         raise UserError("warmup_steps", config.warmup_steps, expected)
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of optimizer step `step` (0-based) in a run of `steps` steps."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+def learning_rate(config: OptimizerConfig, step_index: int, steps: int) -> float:
+    """The learning rate of step `step_index` in a run of `steps` steps."""
+    if step_index < config.warmup_steps:
+        return config.lr * (step_index + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
-    progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
+    progress = min(1.0, (step_index - config.warmup_steps) / max(1, steps - config.warmup_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.lr * (config.final_lr_fraction + (1.0 - config.final_lr_fraction) * cosine)
 

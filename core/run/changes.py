@@ -52,8 +52,9 @@ def unlike(change: Change, contents: Contents, output: Path) -> str:
         return f"{change.before}, with which {output} was made; nothing in it says what lay there"
     if not (differs := difference(recorded, found)):
         return ""
-    name, was, now = differs[0]
-    return f"what {output} was made from, with {name}={_short(was)}; there it is {_short(now)}"
+    was = ", ".join(f"{name}={_short(before)}" for name, before, _ in differs)
+    now = ", ".join(_short(value) for *_, value in differs)
+    return f"what {output} was made from, with {was}; there it is {now}"
 
 
 def _is_one_place(before: Any, now: Any) -> bool:

@@ -44,10 +44,10 @@ class EarlyEnd:
         self.limit = TimeLimit(environment.end_time())
         self._world, self._end = world, end
         self._lock = threading.Lock()
-        self._got: list[str] = []  # by the handler; its flag went into the reduction of step `_carried`
+        self._got: list[str] = []  # by the handler; its flag went into the reduction of step index `_carried`
         self._carried: int | None = None
         self._heard: list[signal.Signals] = []  # by the thread
-        self._next: int | None = None  # the step whose reduction is the first to carry a flag raised now
+        self._next: int | None = None  # index of the first step whose reduction carries a flag raised now
         self._steps = 0
         self._is_over = False
 
@@ -65,18 +65,18 @@ class EarlyEnd:
                 if self._is_over:
                     signals.settle()
 
-    def begin(self, step: int, steps: int) -> None:
-        """From now on a signal means: save first. The next step is `step`, of `steps`."""
+    def begin(self, step_index: int, steps: int) -> None:
+        """From now on a signal means: save first. The next step is `step_index`, of `steps`."""
         with self._lock:
-            self._next, self._steps = step, steps
+            self._next, self._steps = step_index, steps
 
-    def flag(self, step: int) -> bool:
-        """Whether this rank was asked to end, for the reduction of `step`."""
+    def flag(self, step_index: int) -> bool:
+        """Whether this rank was asked to end, for the reduction of step `step_index`."""
         with self._lock:
-            self._next = step + 1
+            self._next = step_index + 1
             if self.limit.is_near() and not self._got:
                 self._got.append("the time limit")
-            return self._carry(step)
+            return self._carry(step_index)
 
     def asked(self, done: int, *, again: bool = True) -> bool:
         """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
@@ -113,23 +113,23 @@ class EarlyEnd:
         with self._lock:
             is_first, is_second_interrupt = not self._heard, got == signal.SIGINT and got in self._heard
             self._heard.append(got)
-            step = self._next if self._carried is None else self._carried
+            step_index = self._next if self._carried is None else self._carried
             is_late = self.agreed and self._carried is None  # the others asked; we end already
         if is_second_interrupt:
             self._tell(f"{got.name} again: ending at once; the steps since the last checkpoint are lost")
             ends.record("asked", INTERRUPTED, f"{got.name} again")
             self._end(INTERRUPTED)
-        elif step is None:
+        elif step_index is None:
             tell(f"{got.name}: ending before the first step; the same command continues the run")
             ends.record("asked", CONTINUABLE, f"{got.name}: before the first step")
             self._end(CONTINUABLE)
         elif is_first and not is_late:
             # Earlier if another rank was asked before, or where work after a step is broken off.
-            end = f"ending after step {step + 1} at the latest…"
-            self._tell(f"{got.name}: {end if step < self._steps else 'all steps are done…'}")
+            end = f"ending after step {step_index + 1} at the latest…"
+            self._tell(f"{got.name}: {end if step_index < self._steps else 'all steps are done…'}")
 
-    def _carry(self, step: int) -> bool:
-        """Whether this rank was asked to end; from then on a signal leads to a save after `step`.
+    def _carry(self, step_index: int) -> bool:
+        """Whether this rank was asked to end; from then on a signal leads to a save after step `step_index`.
 
         The first rank also looks for word of the supervisor, which reaches a job where signals do not.
         """
@@ -137,7 +137,7 @@ class EarlyEnd:
             self._got.append(why)
         asked = bool(self._got)
         if asked and self._carried is None:
-            self._carried = step
+            self._carried = step_index
         return asked
 
     def _tell(self, text: str) -> None:

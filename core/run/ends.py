@@ -22,9 +22,12 @@ from core.files import temporary_name
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
 ASKED = "end-asked.json"  # in it: the run is to end after the step under way
 
-Kind = Literal["running", "done", "asked", "refused", "work", "memory", "peer", "device", "hang", "error"]
+Kind = Literal[
+    "running", "done", "asked", "refused", "work", "memory", "peer", "device", "node", "hang", "error"
+]
 """How a rank ended.  asked: early, on request.  refused: a mistake of the person's.  work: WorkError.
-memory: the device's was too small.  peer: only because another rank did.  error: a bug."""
+memory: the device's was too small.  node: found unfit before the first step.  peer: only because another rank
+did.  error: a bug."""
 
 
 class _Asked(TypedDict):

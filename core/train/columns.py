@@ -13,10 +13,10 @@ from core.engine.network import Networks
 from core.optim.groups import learning_rate
 
 
-def learning_rates(networks: Networks, index: int, steps: int) -> dict[str, float]:
-    """Of step `index` (from 0) of `steps`, whether a network is updated in it or not."""
+def learning_rates(networks: Networks, step_index: int, steps: int) -> dict[str, float]:
+    """Of step `step_index` of `steps`, whether a network is updated in it or not."""
     optimizers = {name: network.engine.optimizer for name, network in networks.items()}
-    return {_column(name, "lr"): learning_rate(one, index, steps) for name, one in optimizers.items()}
+    return {_column(name, "lr"): learning_rate(one, step_index, steps) for name, one in optimizers.items()}
 
 
 def outcome(results: Mapping[str, StepResult]) -> dict[str, Any]:

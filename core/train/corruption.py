@@ -56,15 +56,15 @@ class CorruptionConfig:
 
 
 class CorruptionCheck:
-    """The checks of one rank of a run; steps are counted from 0."""
+    """The checks of one rank of a run."""
 
     def __init__(self, runner: StepRunner, config: CorruptionConfig) -> None:
         self._runner, self._networks, self._config = runner, runner.networks, config
         self._at_rest: dict[str, int] = {}
 
-    def due(self, step: int) -> bool:
-        """Whether step `step` is to be checked before its update."""
-        return self._config.check_every > 0 and (step + 1) % self._config.check_every == 0
+    def due(self, step_index: int) -> bool:
+        """Whether step `step_index` is to be checked before its update."""
+        return self._config.check_every > 0 and (step_index + 1) % self._config.check_every == 0
 
     def remember(self) -> None:
         """Take the checksums of what this rank holds, right after an update that a check follows."""
@@ -74,7 +74,7 @@ class CorruptionCheck:
         """The state is about to be replaced by a checkpoint's."""
         self._at_rest = {}
 
-    def find(self, step: int, batch: Batch) -> list[dict[str, Any]]:
+    def find(self, step_index: int, batch: Batch) -> list[dict[str, Any]]:
         """Check; returns an entry for each corrupt rank, the same on all ranks: rank, what, how (collective).
 
         batch: of this rank, on its device. Everything is left as it was.
@@ -83,8 +83,8 @@ class CorruptionCheck:
         mine = []
         if changed := [name for name, value in self._at_rest.items() if sums[name] != value]:
             mine.append({"rank": rank, "what": changed[:4], "how": "changed between two updates"})
-        for number, turn in enumerate(self._runner.stepper.turns(step)):
-            if differing := self._repeat(step, number, turn, batch):
+        for number, turn in enumerate(self._runner.stepper.turns(step_index)):
+            if differing := self._repeat(step_index, number, turn, batch):
                 named = [of_network(turn.network, name) for name in differing]
                 mine.append({"rank": rank, "what": named, "how": DIFFERS})
         found = [entry for entries in ranks.gather_objects(mine) for entry in entries]
@@ -123,7 +123,7 @@ class CorruptionCheck:
                 found.append({"rank": rank, "what": what[:4], "how": how})
         return found
 
-    def _repeat(self, step: int, number: int, turn: Turn, batch: Batch) -> list[str]:
+    def _repeat(self, step_index: int, number: int, turn: Turn, batch: Batch) -> list[str]:
         """Compute turn `number` of the batch twice; returns what came out differently (collective)."""
         norms: list[dict[str, Tensor]] = [{}, {}]
         losses: list[Tensor] = []
@@ -133,8 +133,8 @@ class CorruptionCheck:
         handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
         with self._runner.trying(turn), discarded(engine):
             for given in (batch, replace(batch, prepared=None)):
-                self._runner.randomness.seed_torch(step, number)
-                loss = self._runner.loss(turn, step, given).loss
+                self._runner.randomness.seed_torch(step_index, number)
+                loss = self._runner.loss(turn, step_index, given).loss
                 losses.append(loss.detach())
                 engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
         for handle in handles:

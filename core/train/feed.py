@@ -14,10 +14,10 @@ from core.metrics.shape_times import ShapeTimes
 class Feed:
     """What a run learns from, on this rank.
 
-    batches: from the first step on, the micro-batches of each step.  largest: micro-batches as large as any
-    that will come, tried before the first step; [] where all are alike.  validation: samples to validate
-    on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and backward
-    pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
+    batches: the micro-batches of step `step_index` and of each that follows.  largest: micro-batches as large
+    as any that will come, tried before the first step; [] where all are alike.  validation: samples to
+    validate on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and
+    backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
     """
 
     batches: Callable[[int], Iterator[list[Batch]]]

@@ -23,17 +23,17 @@ class Randomness:
         digest = hashlib.blake2b(f"torch {seed} {world.rank}".encode(), digest_size=8).digest()
         self._torch_seed = int.from_bytes(digest, "little")
 
-    def draws(self, index: int, batch: Batch) -> Draws:
-        """The draws of a batch, on its device, in step `index`."""
-        return Draws(self.seed, index, batch.id, batch.position)
+    def draws(self, step_index: int, batch: Batch) -> Draws:
+        """The draws of a batch, on its device, in step `step_index`."""
+        return Draws(self.seed, step_index, batch.id, batch.position)
 
-    def seed_torch(self, index: int, turn: int = 0) -> None:
+    def seed_torch(self, step_index: int, turn: int = 0) -> None:
         """For randomness inside networks (dropout): a function of step, turn and rank, not of the past.
 
         The generators of this rank alone: `torch.manual_seed` goes through all devices, in half a
         millisecond.
         """
-        number = (self._torch_seed + index * _WEYL + turn * _TURN) % 2**63
+        number = (self._torch_seed + step_index * _WEYL + turn * _TURN) % 2**63
         torch.default_generator.manual_seed(number)
         if self._on_cuda:
             torch.cuda.manual_seed(number)

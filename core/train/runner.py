@@ -48,14 +48,14 @@ class StepRunner:
         self.early_end, self.randomness = EarlyEnd(self.world), Randomness(seed, self.world)
 
     def run(
-        self, index: int, micro_batches: Sequence[Batch], clipping: Mapping[str, float], sums: StepSums
+        self, step_index: int, micro_batches: Sequence[Batch], clipping: Mapping[str, float], sums: StepSums
     ) -> Mapping[str, StepResult]:
-        """Do step `index` and average; returns the results of its updates, by network (collective)."""
-        peers, ends = self._engine.config.sequence_parallel, self.early_end.flag(index)
-        agreement = StepAgreement(index, micro_batches, self.world, peers, ends=ends)
-        turns = self._turns = self.stepper.turns(index)
+        """Do step `step_index` and average; returns the results of its updates, by network (collective)."""
+        peers, ends = self._engine.config.sequence_parallel, self.early_end.flag(step_index)
+        agreement = StepAgreement(step_index, micro_batches, self.world, peers, ends=ends)
+        turns = self._turns = self.stepper.turns(step_index)
         step = Step(
-            index,
+            step_index,
             self._steps,
             turns,
             micro_batches,
@@ -70,7 +70,9 @@ class StepRunner:
         self.stepper.update(step)
         planned = [turn.network for turn in turns]
         if list(step.results) != planned:
-            raise RuntimeError(f"step {index + 1} updated {list(step.results)}, and its turns are {planned}")
+            raise RuntimeError(
+                f"step {step_index + 1} updated {list(step.results)}, and its turns are {planned}"
+            )
         self.early_end.agreed = agreement.require()
         for name, result in step.results.items():
             engine, ema = self.networks[name].engine, self.networks[name].ema
@@ -79,44 +81,44 @@ class StepRunner:
                 ema.update(engine.flats, engine.updates)
         return step.results
 
-    def rehearse(self, index: int, batches: Sequence[Batch]) -> None:
-        """Forward and backward of each batch as in step `index`, and nothing of it remains (collective).
+    def rehearse(self, step_index: int, batches: Sequence[Batch]) -> None:
+        """Forward and backward of each batch as in step `step_index`, and nothing of it remains (collective).
 
         For the largest ones before the first step, so that memory runs out in the first minute or never.
         """
         if not batches:
             return
         where = "a micro-batch as large as any, tried before the first step"
-        for number, turn in enumerate(self.stepper.rehearsed(index)):
+        for number, turn in enumerate(self.stepper.rehearsed(step_index)):
             engine = self.networks[turn.network].engine
             with self.trying(turn), discarded(engine):
                 for batch in batches:
-                    self.randomness.seed_torch(index, number)
+                    self.randomness.seed_torch(step_index, number)
                     self.phases.enter("other")
                     with naming_what_does_not_fit(where, self.world.rank, batch):
-                        losses = self.loss(turn, index, batch.to(self.world.device))
+                        losses = self.loss(turn, step_index, batch.to(self.world.device))
                         engine.backward(losses.loss.mean())
                         failpoint("rehearsal")
 
     def culprits(
-        self, index: int, micro_batches: Sequence[Batch], skipped: Collection[str]
+        self, step_index: int, micro_batches: Sequence[Batch], skipped: Collection[str]
     ) -> list[dict[str, Any]]:
         """Which samples and modules made updates of the last step, the `skipped`, not finite (collective)."""
         on_device = [batch.to(self.world.device) for batch in micro_batches]
         found: list[dict[str, Any]] = []
         for number, turn in enumerate(self._turns):
             if turn.network in skipped:
-                self.randomness.seed_torch(index, number)
+                self.randomness.seed_torch(step_index, number)
                 name = {"network": turn.network} if turn.network else {}
                 with self.trying(turn):
                     engine = self.networks[turn.network].engine
-                    one = find_culprits(engine, partial(self.loss, turn, index), on_device)
+                    one = find_culprits(engine, partial(self.loss, turn, step_index), on_device)
                 found += [entry | name for entry in one]
         return found
 
-    def loss(self, turn: Turn, index: int, batch: Batch) -> Losses:
-        """A turn's losses of a batch on the device, under its draws of step `index`."""
-        return turn.loss(batch, self.randomness.draws(index, batch))
+    def loss(self, turn: Turn, step_index: int, batch: Batch) -> Losses:
+        """A turn's losses of a batch on the device, under its draws of step `step_index`."""
+        return turn.loss(batch, self.randomness.draws(step_index, batch))
 
     @contextlib.contextmanager
     def trying(self, turn: Turn) -> Iterator[None]:

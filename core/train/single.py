@@ -24,6 +24,6 @@ class SingleStepper(Stepper):
         """Validation takes the loss that is minimised."""
         return self.objective
 
-    def turns(self, index: int) -> Sequence[Turn]:
+    def turns(self, step_index: int) -> Sequence[Turn]:
         """The same in every step."""
         return (Turn(MAIN, partial(self.objective.loss, self.engine)),)

@@ -55,13 +55,13 @@ class Stepper(Protocol):
     networks: Networks
     validated: Objective | None
 
-    def turns(self, index: int) -> Sequence[Turn]:
-        """The updates of step `index` (from 0), in order; each network at most once."""
+    def turns(self, step_index: int) -> Sequence[Turn]:
+        """The updates of step `step_index`, in order; each network at most once."""
         ...
 
-    def rehearsed(self, index: int) -> Sequence[Turn]:
-        """The turns to try with the largest batches before step `index`, the first: all kinds that come."""
-        return self.turns(index)
+    def rehearsed(self, step_index: int) -> Sequence[Turn]:
+        """The turns to try with the largest batches before step `step_index`, one of each kind."""
+        return self.turns(step_index)
 
     def update(self, step: Step) -> None:
         """Do the updates of `step.turns`, and what belongs around them.
@@ -85,11 +85,11 @@ class Stepper(Protocol):
 class Step:
     """One step under way, on one rank.
 
-    index: counted from 0, of `steps`.  turns: of the stepper.  clipping: the largest gradient norm of each
-    network, 0 is any.  sums: collects losses.  results: of the updates so far, by network.
+    step_index: counted from 0, of `steps`.  turns: of the stepper.  clipping: the largest gradient norm of
+    each network, 0 is any.  sums: collects losses.  results: of the updates so far, by network.
     """
 
-    index: int
+    step_index: int
     steps: int
     turns: Sequence[Turn]
     micro_batches: Sequence[Batch]
@@ -111,7 +111,7 @@ class Step:
         """
         engine, number = self.networks[turn.network].engine, len(self.results)
         timed = None if number else self.shape_times  # a group's cost is told by the first turn
-        self.randomness.seed_torch(self.index, number)
+        self.randomness.seed_torch(self.step_index, number)
         with constant(others(self.networks, turn.network)):
             for place, batch in enumerate(self.micro_batches, 1):
                 if timed:
@@ -121,7 +121,7 @@ class Step:
                     # Nothing else refers to the loss: its graph goes before the next one is made.
                     engine.backward(self._share_of_loss(turn, batch))
                 except torch.OutOfMemoryError as error:
-                    where = f"step {self.index + 1}, micro-batch {place} of {len(self.micro_batches)}"
+                    where = f"step {self.step_index + 1}, micro-batch {place} of {len(self.micro_batches)}"
                     raise out_of_memory(error, where, engine.world.rank, batch) from error
         if timed:
             timed.end()
@@ -133,14 +133,16 @@ class Step:
             raise ValueError(f"network {network!r}: expected one update in a step")
         self.enter("update")
         engine = self.networks[network].engine
-        result = engine.step(learning_rate(engine.optimizer, self.index, self.steps), self.clipping[network])
+        result = engine.step(
+            learning_rate(engine.optimizer, self.step_index, self.steps), self.clipping[network]
+        )
         self.results[network] = result
         return result
 
     def _share_of_loss(self, turn: Turn, batch: Batch) -> Tensor:
         """What a batch on the device adds to the turn's mean loss; its losses are noted in `sums`."""
         self.enter("forward")
-        losses = turn.loss(batch, self.randomness.draws(self.index, batch))
+        losses = turn.loss(batch, self.randomness.draws(self.step_index, batch))
         self.sums.add(losses, batch.weight, turn.network)
         kept = losses.loss
         if not self.agreement.all_count:

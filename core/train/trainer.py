@@ -146,6 +146,7 @@ class Trainer:
         if state is not None:
             self._load(state)
             say(f"continuing after step {self.step} of {self.config.steps}")
+        self.phases.step = self.step + 1
         self.metrics.start(self.step)
         if self.validation:
             self.validation.start(self.step)
@@ -235,13 +236,13 @@ class Trainer:
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:
         """Wait for data, update, record (collective)."""
-        failpoints.set_step(self.step)
+        failpoints.set_step(self.step + 1)
         started = time.perf_counter()
-        self.phases.step, self.phases.ids = self.step, []
+        self.phases.step, self.phases.ids = self.step + 1, []
         self.runner.enter("data")
         micro_batches = next(stream, None)
         if not micro_batches:
-            raise WorkError(f"the data ended before step {self.step} of {self.config.steps}")
+            raise WorkError(f"the data ended before step {self.step + 1} of {self.config.steps}")
         waited = time.perf_counter() - started
         self.phases.ids = micro_batches[0].id
         if self.corruption.due(self.step):

@@ -33,7 +33,7 @@ from core.record_writer import RecordWriter
 from core.run.folder import VALIDATION
 
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared
-_STEP = 0xFFFFFFFF  # of the draws: no training step has it
+_STEP_INDEX = 0xFFFFFFFF  # of the draws: no training step has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Validation:
         By the place, so that a sample which comes again, as in a set of fewer than `samples`, brings news.
         """
         position = batch.position * self.config.strata + stratum
-        return StratifiedDraws(self._seed, _STEP, batch.id, position, stratum, self.config.strata)
+        return StratifiedDraws(self._seed, _STEP_INDEX, batch.id, position, stratum, self.config.strata)
 
 
 def make_validation(
@@ -184,10 +184,10 @@ def whole_steps(load: Callable[[int], list[Batch]], samples: int, ranks: int) ->
 
     Whole steps, so that any number of ranks takes the same samples; positions count on from step to step.
     """
-    taken = step = 0
+    taken = step_index = 0
     while taken < samples:
         before = taken
-        for batch in load(step):
+        for batch in load(step_index):
             taken += ranks * len(batch)
             yield replace(batch, position=batch.position + before)
-        step += 1
+        step_index += 1

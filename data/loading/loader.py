@@ -82,15 +82,15 @@ class LatentLoader:
             mix=mix,
         )
 
-    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread."""
-        return read_ahead(self.load, first_step, self.config.prefetch)
+    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps step_index, step_index + 1, ... without end, read ahead by a thread."""
+        return read_ahead(self.load, step_index, self.config.prefetch)
 
-    def load(self, step: int) -> list[Batch]:
+    def load(self, step_index: int) -> list[Batch]:
         """The micro-batches of one step; safe from several threads, one of which works at a time."""
         with self._lock:
-            whole = self.plan.order_hash(step, self._ids)
-            return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+            whole = self.plan.order_hash(step_index, self._ids)
+            return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
 
     def largest(self) -> list[Batch]:
         """Micro-batches that take as much memory as any; none where all are of one shape."""
@@ -110,7 +110,7 @@ class LatentLoader:
         number = self.plan.stocks[stock].dataset
         return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
 
-    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
+    def _batch(self, step_index: int, share: Share, order_hash: int | None = None) -> Batch:
         stock = self.plan.stocks[share.stock]
         number, rows = stock.dataset, share.rows
         dataset = self.caches[number]
@@ -118,7 +118,7 @@ class LatentLoader:
         entries = reader.entries(rows)
         ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
         positions = torch.from_numpy(share.positions)
-        flipped = draw_flips(Draws(self.seed, step, ids, positions)) if reader.has_flips else None
+        flipped = draw_flips(Draws(self.seed, step_index, ids, positions)) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)
         finite = are_finite(x).numpy()
         if not finite.all():
@@ -134,7 +134,7 @@ class LatentLoader:
             source=stock.source,
             order_hash=order_hash,
         )
-        return replace(batch, tally=tally(step, batch))
+        return replace(batch, tally=tally(step_index, batch))
 
     def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:
         self.caches[number].manifest.require_labels(entries["label"], self.caches[number].place)

@@ -125,14 +125,14 @@ class PixelLoader:
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
-    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first_step, first_step + 1, ... without end, read ahead by a thread."""
-        return read_ahead(self.load, first_step, self.config.prefetch)
+    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps step_index, step_index + 1, ... without end, read ahead by a thread."""
+        return read_ahead(self.load, step_index, self.config.prefetch)
 
-    def load(self, step: int) -> list[Batch]:
+    def load(self, step_index: int) -> list[Batch]:
         """The micro-batches of one step."""
-        whole = self.plan.order_hash(step, lambda _, rows: self.dataset.index["id"][rows])
-        return [self._batch(step, share, whole) for share in self.plan.shares(step)]
+        whole = self.plan.order_hash(step_index, lambda _, rows: self.dataset.index["id"][rows])
+        return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
 
     def largest(self) -> list[Batch]:
         """Micro-batches that take as much memory as any; none where all are of one shape."""
@@ -143,10 +143,10 @@ class PixelLoader:
         extra = f"{self.without_bucket} samples fit no bucket and are left out"
         return self.plan.report() + ([extra] if self.without_bucket else [])
 
-    def _batch(self, step: int, share: Share, order_hash: int | None = None) -> Batch:
+    def _batch(self, step_index: int, share: Share, order_hash: int | None = None) -> Batch:
         entries = np.asarray(self.dataset.index[share.rows])
         ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
-        draws = Draws(self.seed, step, ids, positions)
+        draws = Draws(self.seed, step_index, ids, positions)
         where = draws.uniform("clip").tolist() if self.config.clip == "random" else [0.5] * len(ids)
         flips = draw_flips(draws).tolist() if self.config.flip else [False] * len(ids)
         bucket = self.buckets[share.stock]
@@ -171,7 +171,7 @@ class PixelLoader:
             bucket=self.plan.stocks[share.stock].name,
             order_hash=order_hash,
         )
-        return replace(batch, tally=tally(step, batch))
+        return replace(batch, tally=tally(step_index, batch))
 
     def _condition(
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]

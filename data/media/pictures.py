@@ -10,12 +10,12 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from core.files import atomic_file
+from data.media import lettering
 from data.media.images import encode_mp4, encode_png
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between pictures
-LABEL_SIZE = 22  # pixels
-PAPER, INK = 24, (225, 225, 225)  # dark page, light writing
+PAPER = 24  # a dark page
 
 
 def choose_rows(labels: NDArray[np.int64], rows: int, columns: int) -> list[tuple[int, list[int]]]:
@@ -38,7 +38,7 @@ def image_grid(
     scale = enlargement(images.shape[1], 80)
     chosen = choose_rows(labels, rows, columns)
     cells = [[enlarge(images[i], scale) for i in numbers] for _, numbers in chosen]
-    return page(cells, [class_name(label, names) for label, _ in chosen])
+    return page(cells, [lettering.written_name(label, names) for label, _ in chosen])
 
 
 def contact_sheet(clips: Pixels, labels: NDArray[np.int64], names: Sequence[str], rows: int = 10) -> Pixels:
@@ -47,7 +47,7 @@ def contact_sheet(clips: Pixels, labels: NDArray[np.int64], names: Sequence[str]
     times = np.linspace(0, clips.shape[1] - 1, min(17, clips.shape[1])).round().astype(int)
     numbers = first_of_classes(labels, rows)
     cells = [[enlarge(frame, scale) for frame in clips[i, times]] for i in numbers]
-    return page(cells, [class_name(int(labels[i]), names) for i in numbers])
+    return page(cells, [lettering.written_name(int(labels[i]), names) for i in numbers])
 
 
 def write_clips(
@@ -64,7 +64,7 @@ def write_clips(
     numbers = first_of_classes(labels, count)
     columns = min(columns, len(numbers))
     blank = np.full((scale * clips.shape[2], scale * clips.shape[3], 3), PAPER, np.uint8)
-    captions = [_caption(class_name(int(labels[i]), names), blank.shape[1]) for i in numbers]
+    captions = [_caption(lettering.written_name(int(labels[i]), names), blank.shape[1]) for i in numbers]
     frames = []
     for time in range(clips.shape[1]):
         tiles = [
@@ -88,13 +88,6 @@ def first_of_classes(labels: NDArray[np.int64], count: int) -> list[int]:
     return [int(i) for i in np.lexsort((labels, rank))[:count]]
 
 
-def class_name(label: int, names: Sequence[str]) -> str:
-    """Return the name of class `label`, its number if it has none, and nothing for no class (-1)."""
-    if label < 0:
-        return ""
-    return names[label] if label < len(names) else str(label)
-
-
 def enlargement(side: int, wanted: int) -> int:
     """Return the whole factor that brings `side` closest to `wanted` pixels."""
     return max(1, round(wanted / side))
@@ -116,29 +109,12 @@ def page(cells: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
     )
     if not any(names):
         return sheet
-    margin = max(_text_width(name) for name in names) + 4 * GAP
+    margin = max(lettering.width(name) for name in names) + 4 * GAP
     sheet = np.pad(sheet, ((0, 0), (margin, 0), (0, 0)), constant_values=PAPER)
     places = [(margin // 2, GAP + row * (height + GAP) + height // 2) for row in range(len(names))]
-    return _write(sheet, list(zip(places, names, strict=True)))
+    return lettering.write(sheet, list(zip(places, names, strict=True)))
 
 
 def _caption(text: str, width: int) -> Pixels:
-    strip = np.full((LABEL_SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
-    return _write(strip, [((width // 2, strip.shape[0] // 2), text)])
-
-
-def _text_width(text: str) -> int:
-    from PIL import ImageFont
-
-    return int(ImageFont.load_default(LABEL_SIZE).getlength(text))
-
-
-def _write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels:
-    """Write each text centred on its place (x, y)."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    picture = Image.fromarray(sheet)
-    pen = ImageDraw.Draw(picture)
-    for place, text in texts:
-        pen.text(place, text, fill=INK, font=ImageFont.load_default(LABEL_SIZE), anchor="mm")
-    return np.asarray(picture)
+    strip = np.full((lettering.SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
+    return lettering.write(strip, [((width // 2, strip.shape[0] // 2), text)])

@@ -1,10 +1,10 @@
-"""Order is arithmetic: which samples make up step k, a pure function of (index, config, seed, k).
+"""Order is arithmetic: which samples make up a step, a pure function of (index, config, seed, step_index).
 
 A worked example: two buckets, images and clips, with groups of n = 64 and 8 samples and shares 2 : 1, two
-groups a step. The periodic table is [image, clip, image]. Step 5 takes groups 10 and 11 of the run. Group
-10 is slot 1 of period 3: a clip group, after 3 periods with one clip group each, so the 4th of its bucket:
-places 24 to 31 of the clips' endless stream. With 20 clips that is epoch 1, places 4 to 11 of its
-permutation. Nothing was replayed, no rank or micro-batch was mentioned; a rank takes its slice of the 8
+groups a step. The periodic table is [image, clip, image]. The sixth step, index 5, takes groups 10 and 11
+of the run. Group 10 is slot 1 of period 3: a clip group, after 3 periods with one clip group each, so the 4th
+of its bucket: places 24 to 31 of the clips' endless stream. With 20 clips that is epoch 1, places 4 to 11 of
+its permutation. Nothing was replayed, no rank or micro-batch was mentioned; a rank takes its slice of the 8
 rows (`data.loading.loader`).
 
 Each epoch of a bucket permutes its shards, then shuffles the samples of `block` neighbouring shards
@@ -152,10 +152,10 @@ class Order:
         taken = np.eye(len(buckets), dtype=np.int64)[self.table]
         self._before = np.concatenate([np.zeros((1, len(buckets)), np.int64), taken.cumsum(0)])
 
-    def step(self, k: int) -> list[Group]:
-        """The groups of optimizer step k >= 0; costs O(shards), whatever k is."""
+    def step(self, step_index: int) -> list[Group]:
+        """The groups of step `step_index`; costs O(shards), whatever the index is."""
         groups, offset = [], 0
-        for number in range(k * self.groups_per_step, (k + 1) * self.groups_per_step):
+        for number in range(step_index * self.groups_per_step, (step_index + 1) * self.groups_per_step):
             bucket, ordinal = self._locate(number)
             size = self.group_sizes[bucket]
             rows, epochs = self._streams[bucket].take(ordinal * size, size)

@@ -91,10 +91,10 @@ class StepPlan:
         )
         self._lock = Lock()
 
-    def shares(self, step: int) -> list[Share]:
-        """This rank's micro-batches of optimizer step `step`, in order; safe from several threads."""
+    def shares(self, step_index: int) -> list[Share]:
+        """This rank's micro-batches of step `step_index`, in order; safe from several threads."""
         with self._lock:  # the order remembers permutations
-            groups = self.order.step(step)
+            groups = self.order.step(step_index)
         shares = []
         for group in groups:
             start = self.rank * (len(group.rows) // self.ranks)
@@ -112,15 +112,15 @@ class StepPlan:
         most = self.micro_batch or share
         return [min(most, share - first) for first in range(0, share, most)]
 
-    def order_hash(self, step: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
+    def order_hash(self, step_index: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
         """`core.distributed.agreement.order_hash` of the whole step.
 
         ids: of the number of a stock and rows (n,), the samples' ids (n,).
         """
         with self._lock:
-            groups = self.order.step(step)
+            groups = self.order.step(step_index)
         places = np.concatenate([group.offset + np.arange(len(group.rows)) for group in groups])
-        return order_hash(step, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
+        return order_hash(step_index, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
 
     def largest(self) -> list[Share]:
         """Micro-batches that take as much memory as any: of most tokens, and of most where a kept score of

@@ -180,6 +180,8 @@ class Attempt:
             ends.FOLDER: str(self.folder),
             TOLD: str(self.folder / "told"),
         }
+        if self.config.preflight:
+            found[environment.PREFLIGHT] = "1"
         if self.config.kind == "slurm":
             found[environment.END_TIME] = str(end)
         else:

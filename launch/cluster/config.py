@@ -57,6 +57,9 @@ class ClusterConfig:
     python: str = setting(
         "", "Python of the ranks, in a container perhaps another; '' is this one", shown="path"
     )
+    preflight: bool = setting(
+        True, "measure every node before training, and go on without those that are not fit; at most 10 s"
+    )
     attempts: int = setting(3, "starts in a row without a new step after which the job is given up", low=1)
 
     def __post_init__(self) -> None:

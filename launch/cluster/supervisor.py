@@ -11,8 +11,10 @@ No torch here: this process must be light, and survive what brings ranks down.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +67,10 @@ _STATES = {"done": "done", "failed": "failed", "cancelled": "cancelled", "again"
 
 
 def _requeue(attempt: Attempt, verdict: Verdict) -> int:
-    """Have SLURM start the job again, without a node on which it failed first twice."""
+    """Have SLURM start the job again, without the nodes that let it down."""
     assert attempt.slurm_job is not None
-    failed = [record.get("failed_node") for record in attempt.submission.attempt_records()]
-    exclude = verdict.node if verdict.node and failed.count(verdict.node) >= 2 else ""
+    records = attempt.submission.attempt_records()
+    exclude = excluded(records, verdict, attempt.config.exclude)
     attempt.write(state="requeued", reason=verdict.reason, excluded=exclude)
     try:
         slurm.requeue(attempt.slurm_job, exclude)
@@ -77,6 +79,26 @@ def _requeue(attempt: Attempt, verdict: Verdict) -> int:
         return 1
     signal.pause()  # SLURM ends this process, and starts it again elsewhere
     return CONTINUABLE
+
+
+def excluded(records: Sequence[dict[str, Any]], verdict: Verdict, asked: str) -> str:
+    """Name the nodes that the next start goes without; '' leaves SLURM's list as it is.
+
+    Those that were found unfit before the first step, those on which the job failed first twice, and those
+    left out before.  records: of all starts, this one included.  asked: `cluster.exclude`.
+    """
+    failed = [record.get("failed_node") for record in records]
+    twice = [verdict.node] if verdict.node and failed.count(verdict.node) >= 2 else []
+    before = [str(record["excluded"]) for record in records if record.get("excluded")]
+    if not (found := [*verdict.unfit, *twice]):
+        return ""
+    names = [name for text in (asked, *before, *found) for name in _names(text)]
+    return ",".join(dict.fromkeys(names))
+
+
+def _names(text: str) -> list[str]:
+    """Take SLURM's `n[1,3-4],m` apart at its outer commas."""
+    return [name for name in re.split(r",(?![^\[]*\])", text) if name]
 
 
 def _wait_for(output: str, asked: Asked) -> None:

@@ -12,7 +12,6 @@ from launch.cluster.records import RankEnd, Started
 Outcome = Literal["done", "again", "failed", "cancelled"]
 # The first of these that a rank told, by time, is the cause; what peers tell follows from it.
 _FINAL = ("refused", "work", "memory")
-_PASSING = ("device", "hang")
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,14 @@ class Verdict:
     """outcome: what becomes of the job.  reason: the first error, for a person.
 
     node: where it failed first, '' where nothing points to a node.  asked: whether it ended on request.
+    unfit: nodes that were found unfit before the first step.
     """
 
     outcome: Outcome
     reason: str
     node: str = ""
     asked: bool = False
+    unfit: tuple[str, ...] = ()
 
 
 def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdict:
@@ -49,7 +50,8 @@ def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdic
     if bugs and len(bugs) >= size:
         return Verdict("failed", f"every rank: {_said(bugs[0])}")
     if causes:
-        return Verdict("again", _said(causes[0]), causes[0]["node"])
+        unfit = {end["node"] for end in causes if end["kind"] == "node"}
+        return Verdict("again", _said(causes[0]), causes[0]["node"], unfit=tuple(sorted(unfit)))
     if asked or any(end["kind"] == "asked" for end in told) or (not told and status == CONTINUABLE):
         return Verdict("again", "ended early, and continues", asked=True)
     if silent:

@@ -140,3 +140,14 @@ def test_a_listing_leaves_out_temporary_files_whatever_their_names_end_with(tmp_
     assert temporaries(tmp_path) == temporaries(tmp_path, "a.json") == [left]
     assert temporaries(tmp_path, "b.json") == []
     assert published(tmp_path / "nothing") == published(tmp_path / "c.txt") == []
+
+
+def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hint = instead(Path("stabilityai/sd-vae-ft-mse"))
+    assert "`hf download stabilityai/sd-vae-ft-mse --local-dir FOLDER`" in hint
+    (tmp_path / "runs").mkdir()
+    for place in ("runs/vae", "vae", "a/b/c", "../a", "/a/b"):
+        assert instead(Path(place)) == "; nothing is there"

@@ -53,7 +53,7 @@ def test_a_mixed_run_keeps_the_shares_and_continues_exactly(caches: tuple[Path, 
     run(whole)
     tokens = [row["tokens"] for row in rows(Path(whole.output))]
     assert [tokens[k] + tokens[k + 1] for k in range(0, 8, 2)] == [3 * IMAGES + CLIPS] * 4
-    failpoints.arm("step.backward@step=5:raise")
+    failpoints.arm("step.backward@step=6:raise")
     with pytest.raises(WorkError, match="failpoint"):
         run(stopped)
     failpoints.arm("")

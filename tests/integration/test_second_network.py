@@ -61,7 +61,7 @@ def test_killed_it_continues_bit_for_bit(
     cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    status = train(cache, run, tmp_path / "first", monkeypatch, "step.backward@rank=1,step=5:kill")
+    status = train(cache, run, tmp_path / "first", monkeypatch, "step.backward@rank=1,step=6:kill")
     assert status == 128 + 9
     assert len(rows(run)) < 8
     assert train(cache, run, tmp_path / "second", monkeypatch) == 0

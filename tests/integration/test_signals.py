@@ -94,7 +94,7 @@ def from_the_first_step_on(cache: Path, folder: Path) -> None:
 
 
 def second_ctrl_c(cache: Path, folder: Path) -> None:
-    run = launch(command(cache, folder / "stuck", *FIELDS), LONGTAKE_FAULT="step.end@step=1:sleep=100")
+    run = launch(command(cache, folder / "stuck", *FIELDS), LONGTAKE_FAULT="step.end@step=2:sleep=100")
     metrics = folder / "stuck" / "metrics.jsonl"
     until(run, lambda: metrics.exists() and metrics.read_text())
     assert run.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_a_preempted_job_saves_and_is_requeued(run: Run, undisturbed: Run) -> No
     assert (first["state"], first["asked"], second["state"]) == ("requeued", True, "done")
     assert second["progress_before"] == first["progress"] < STEPS
     require_equal(run, undisturbed)
+
+
+def test_nodes_are_looked_over_before_training(undisturbed: Run) -> None:
+    record = json.loads((undisturbed.output / "logs" / "preflight.json").read_text())
+    assert [facts["node"] for facts in record["ranks"]] == ["n0", "n1"]
+    assert all(facts["is_right"] and facts["links"]["all_reduce"] > 0 for facts in record["ranks"])
+    assert record["unfit"] == {}
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled(run: Run) -> None:

@@ -29,7 +29,7 @@ def finished(run: Run, undisturbed: Run, starts: int = 2) -> None:
     require_equal(run, undisturbed)
 
 
-@pytest.mark.parametrize("place", ["step.end@step=4", "save.receipt@step=10", "save.manifest"])
+@pytest.mark.parametrize("place", ["step.end@step=5", "save.receipt@step=11", "save.manifest"])
 def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, undisturbed: Run, place: str) -> None:
     """As `scancel` does without --batch: the ranks get it, and the supervisor nothing."""
     run.variables = {"LONGTAKE_FAULT": f"{SLOW['LONGTAKE_FAULT']};{place}:sleep=1"}
@@ -110,7 +110,7 @@ def test_a_run_moves_from_two_nodes_to_one_and_back(run: Run, undisturbed: Run) 
 
 def test_a_time_limit_is_kept_without_a_signal(run: Run, undisturbed: Run) -> None:
     """SLURM would signal only when it is too late."""
-    run.variables = {"LONGTAKE_FAULT": "step.end@step=14:sleep=70"}
+    run.variables = {"LONGTAKE_FAULT": "step.end@step=15:sleep=70"}
     run.submit(*FIELDS, "cluster.minutes=2", "cluster.signal_s=1")
     run.until(lambda: run.attempts and run.attempts[0]["state"] == "requeued")
     assert "ended early on the time limit" in run.last_words(0)

@@ -94,7 +94,7 @@ def test_a_killed_run_continues_on_ranks_that_share_tokens(
 ) -> None:
     saves = ("trainer.save_every=2", "trainer.save_async=false")  # a save under way would be killed too
     words = command(cache, tmp_path / "run", *FIELDS, *saves, "engine.zero_stage=1")
-    status, output = finish(words, LONGTAKE_FAULT="step.backward@rank=0,step=3:kill")
+    status, output = finish(words, LONGTAKE_FAULT="step.backward@rank=0,step=4:kill")
     assert status == -9, output  # one rank is the command itself
     fields = (*saves, "processes=2", "engine.sequence_parallel=2", "engine.zero_stage=3")
     run, output = trained(cache, tmp_path / "run", *fields)

@@ -23,6 +23,7 @@ from core.root import ROOT
 from launch.cluster import records, slurm, submit
 from launch.cluster.attempt import Asked, progress
 from launch.cluster.config import ClusterConfig
+from launch.cluster.supervisor import excluded
 from launch.cluster.verdict import in_vain, judge
 
 
@@ -73,6 +74,16 @@ def test_what_becomes_of_a_job(
 ) -> None:
     verdict = judge(ends, status, 2, asked)
     assert (verdict.outcome, verdict.reason, verdict.node) == expected
+
+
+def test_unfit_nodes_are_left_out_at_once_and_those_that_fail_first_twice() -> None:
+    verdict = judge([end(0, "peer", "", 1), end(1, "node", "slow", 2)], 76, 2, "")
+    assert (verdict.outcome, verdict.node, verdict.unfit) == ("again", "n1", ("n1",))
+    assert excluded([{"failed_node": "n1"}], verdict, "") == "n1"
+    assert excluded([{"excluded": "n7"}, {"failed_node": "n1"}], verdict, "m[1,3-4],k") == "m[1,3-4],k,n7,n1"
+    died = judge([end(0, "device", "ECC", 1)], 1, 2, "")
+    assert excluded([{"failed_node": "n0"}], died, "k") == ""
+    assert excluded([{"failed_node": "n0"}, {"failed_node": "n0"}], died, "k") == "k,n0"
 
 
 def start_of(progress: int, asked: bool = False, before: int = 0) -> dict[str, Any]:

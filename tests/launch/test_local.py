@@ -215,7 +215,7 @@ def test_an_abort_after_the_end_marker_is_no_failure(
         command = [sys.executable, TRAIN, f"--run={tmp_path}", "steps=3", *fault]
         return local.start(command, 1, tmp_path, "job", done)
 
-    assert train("fault=step.end@rank=0,step=2:abort") == 128 + signal.SIGABRT
+    assert train("fault=step.end@rank=0,step=3:abort") == 128 + signal.SIGABRT
     assert not done.exists()
     assert train("fault=run.finished@rank=0:abort") == 0
     said = capfd.readouterr().err

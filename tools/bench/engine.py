@@ -128,7 +128,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
         "our ms a step, mean": 1e3 * statistics.fmean(own),
         "our ms a step, least": 1e3 * min(own),
         "draws and the network's input, ms, least, by themselves": 1e3
-        * min(_preparing_s(step) for step in range(50)),
+        * min(_preparing_s(step_index) for step_index in range(50)),
     }
     share = statistics.median(own) / statistics.median(steps)
     row.floors = [
@@ -138,11 +138,11 @@ def rows(config: Config, folder: Path) -> list[Row]:
     return [row]
 
 
-def _preparing_s(step: int) -> float:
+def _preparing_s(step_index: int) -> float:
     """Seconds for what the thread that reads ahead makes of one batch."""
-    (batch,) = _load(step)
+    (batch,) = _load(step_index)
     started = time.perf_counter()
-    _objective().prepare(batch, Draws(0, step, batch.id, batch.position))
+    _objective().prepare(batch, Draws(0, step_index, batch.id, batch.position))
     return time.perf_counter() - started
 
 
@@ -185,12 +185,12 @@ def _objective() -> LatentObjective:
     return LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False)
 
 
-def _load(step: int) -> list[Batch]:
+def _load(step_index: int) -> list[Batch]:
     number = SHAPE[0]
-    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(step)).half()
+    moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(step_index)).half()
     position, weight = torch.arange(number), torch.ones(number)
-    ids = position + number * step
-    whole = order_hash(step, ids.numpy(), position.numpy())
+    ids = position + number * step_index
+    whole = order_hash(step_index, ids.numpy(), position.numpy())
     condition = Condition(label=position % NETWORK.num_classes)
     batch = Batch(moments, ids, position, weight, condition, order_hash=whole)
-    return [replace(batch, tally=tally(step, batch))]
+    return [replace(batch, tally=tally(step_index, batch))]

@@ -27,7 +27,7 @@ from data.latent.reading import compare
 from data.media.scaling import RESIZE
 from data.order.buckets import NO_BUCKET, assign, make_buckets
 from data.raw.writing import drop_receipts
-from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:
     from tools.encode.config import Config

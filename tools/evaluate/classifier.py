@@ -81,12 +81,14 @@ def train_classifier(
     )
     model.train()
     with Progress(training.steps, "train classifier", unit="steps") as progress:
-        for step in range(training.steps):
-            rows = torch.from_numpy(_batch_rows(len(y), step, training.batch, seed))
-            draws = Draws(seed, step, rows, torch.arange(len(rows)))
+        for step_index in range(training.steps):
+            rows = torch.from_numpy(_batch_rows(len(y), step_index, training.batch, seed))
+            draws = Draws(seed, step_index, rows, torch.arange(len(rows)))
             loss = functional.cross_entropy(model(augment(x[rows], draws)), y[rows], label_smoothing=0.05)
             for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * min(1, (step + 1) / 50, 1 - step / training.steps)
+                group["lr"] = training.learning_rate * min(
+                    1, (step_index + 1) / 50, 1 - step_index / training.steps
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -94,11 +96,11 @@ def train_classifier(
     return model.eval()
 
 
-def _batch_rows(size: int, step: int, batch: int, seed: int) -> NDArray[np.int64]:
-    """Return rows of batch `step` of an endless stream of per-epoch permutations."""
-    epochs = range(step * batch // size, ((step + 1) * batch - 1) // size + 1)
+def _batch_rows(size: int, step_index: int, batch: int, seed: int) -> NDArray[np.int64]:
+    """Return rows of batch `step_index` of an endless stream of per-epoch permutations."""
+    epochs = range(step_index * batch // size, ((step_index + 1) * batch - 1) // size + 1)
     stream = np.concatenate([permutation(seed, "classifier rows", (epoch,), size) for epoch in epochs])
-    start = step * batch - epochs[0] * size
+    start = step_index * batch - epochs[0] * size
     return stream[start : start + batch]
 
 

@@ -165,7 +165,7 @@ def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> fl
 
     from data.media.images import from_tensor, to_tensor
     from models.autoencoder.opening import open_autoencoder
-    from tools.evaluate.measures import psnr
+    from models.autoencoder.psnr import psnr
 
     autoencoder = open_autoencoder(folder)
     copies = []

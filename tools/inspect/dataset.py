@@ -24,10 +24,10 @@ from data.dataset.tars import read_range
 from data.latent.packs import LATENT_DTYPE
 from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
+from data.media.lettering import legend, written_name
 from data.media.pictures import (
     PAPER,
     choose_rows,
-    class_name,
     enlarge,
     enlargement,
     page,
@@ -59,6 +59,8 @@ def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
         sheet, damaged = contact_sheet(dataset, config.rows, config.columns)
         write_png(Path(config.sheet), sheet)
         lines += ["", f"contact sheet: {config.sheet}"]
+        by_number = legend(np.unique(dataset.index["label"]), dataset.manifest.classes)
+        lines += [f"  class {shown}, whose letters the font lacks" for shown in by_number]
         lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
         summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
     return summary, lines
@@ -134,7 +136,7 @@ def contact_sheet(
     cells = []
     for _, numbers in chosen:
         cells.append([_cell(dataset, int(row), damaged) for row in numbers])
-    names = [class_name(label, dataset.manifest.classes) for label, _ in chosen]
+    names = [written_name(label, dataset.manifest.classes) for label, _ in chosen]
     return page(_evened(cells), names), damaged
 
 

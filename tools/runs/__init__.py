@@ -1,1 +1,1 @@
-"""A finished run or its samples, as other jobs open them."""
+"""What several jobs share: a finished run or its samples as they open them, and encoders on a device."""

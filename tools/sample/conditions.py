@@ -24,6 +24,13 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
     if guided and not given:
         expected = "1, since samples have neither a class nor a prompt that could be dropped"
         raise UserError("guidance", sampler.guidance, expected)
+    if space.text is not None and "text" not in given:
+        never = shares is not None and shares.get("text") == 0
+        untrained = ", which no sample of the run was (objective.label_dropout=0)" if never else ""
+        warnings.append(
+            f"the run was trained on captions, and samples are made without{untrained}: "
+            "give prompts or prompt_file"
+        )
     for kind in given:
         word, share = WORDS[kind], shares.get(kind) if shares is not None else None
         if share == 1:

@@ -133,6 +133,8 @@ def publish(job: Job, parts: Parts) -> None:
     """Put the parts together, draw the pictures, and write the manifest; then the parts can go."""
     import shutil
 
+    from core.progress import say
+    from data.media.lettering import legend
     from data.media.pictures import contact_sheet, image_grid, write_clips, write_png
 
     config, names, output = job.config, job.trained.space.classes, Path(job.config.output)
@@ -148,6 +150,8 @@ def publish(job: Job, parts: Parts) -> None:
     else:
         write_clips(output / "clips.mp4", pixels, labels, names, config.fps)
         write_png(output / "contact.png", contact_sheet(pixels, labels, names))
+    for shown in legend(labels, names):
+        say(f"in the pictures {shown}, whose letters the font lacks")
     write_json(output / SAMPLES, provenance(job, pixels, parts.made_from))
     shutil.rmtree(parts.folder)
 

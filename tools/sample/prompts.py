@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import UserError
 from data.latent.reading import compare
-from tools.encode.encoders import CaptionEmbedder, Clock
+from tools.runs.encoders import CaptionEmbedder, Clock
 
 LARGEST_FILE = 1 << 26  # bytes
 BATCH = 32  # prompts embedded at once

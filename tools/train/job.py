@@ -12,6 +12,7 @@ from core.config.loading import to_dict
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import below
+from core.preflight.check import look_over_nodes
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import FINISHED
@@ -26,7 +27,14 @@ from tools.train.config import Config
 from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective
-from tools.train.source import autoencoder_of, make_loader, open_held_out, open_source, require_fit
+from tools.train.source import (
+    autoencoder_of,
+    make_loader,
+    open_held_out,
+    open_source,
+    require_fit,
+    unused_text,
+)
 
 
 class Data(NamedTuple):
@@ -57,6 +65,7 @@ def plan(config: Config) -> list[str]:
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
+        *unused_text(source, config.model),
     ]
 
 
@@ -74,6 +83,9 @@ def run(config: Config) -> None:
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
+        look_over_nodes(world, output)
+        for warning in unused_text(source, config.model):
+            say(warning)
         train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         steps = counted(config.trainer.steps, "step")

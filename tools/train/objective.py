@@ -36,7 +36,7 @@ class LatentObjective:
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
         """The loss of every sample of a micro-batch."""
         ready: Prepared | None = batch.prepared
-        if ready is None or (ready.seed, ready.step) != (draws.seed, draws.step):
+        if ready is None or (ready.seed, ready.step_index) != (draws.seed, draws.step_index):
             ready = self.prepare(batch, draws)
         return self._objective.loss_of(model, ready.noised)
 
@@ -45,7 +45,7 @@ class LatentObjective:
         """All of `loss` that comes before the network."""
         moments = batch.x if self._moments is None else self._moments(batch.x)
         latents = self._normaliser.apply(sample_posterior(moments, draws))
-        return Prepared(draws.seed, draws.step, self._objective.noised(latents, batch.condition, draws))
+        return Prepared(draws.seed, draws.step_index, self._objective.noised(latents, batch.condition, draws))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Prepared:
     """A batch as the network will see it under the draws of a seed and step."""
 
     seed: int
-    step: int
+    step_index: int
     noised: Noised
 
 
@@ -66,11 +66,11 @@ def read_prepared(
     For a network on the CPU; a GPU makes the same itself, in less time than it would take to send.
     """
 
-    def prepared(step: int) -> list[Batch]:
-        return [_prepared(step, batch) for batch in load(step)]
+    def prepared(step_index: int) -> list[Batch]:
+        return [_prepared(step_index, batch) for batch in load(step_index)]
 
-    def _prepared(step: int, batch: Batch) -> Batch:
-        draws = Draws(seed, step, batch.id, batch.position)
+    def _prepared(step_index: int, batch: Batch) -> Batch:
+        draws = Draws(seed, step_index, batch.id, batch.position)
         return replace(batch, prepared=objective.prepare(batch, draws))
 
-    return lambda first_step: read_ahead(prepared, first_step, depth)
+    return lambda step_index: read_ahead(prepared, step_index, depth)

@@ -10,7 +10,7 @@ import torch
 from core.distributed.ranks import World
 from core.distributed.sequence import data_world
 from core.engine.config import EngineConfig
-from core.errors import UserError, below
+from core.errors import UserError, below, require_all
 from data.dataset.index import Dataset
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
@@ -18,7 +18,7 @@ from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
-from tools.encode.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
 from tools.train.config import DataConfig, OnlineConfig
 
@@ -67,35 +67,58 @@ def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> P
 
 
 def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
-    """UserError unless latents, classes and text are such as the network takes."""
+    """UserError that names every field by which the network does not take such latents, classes and text."""
     facts = source.facts
-    for channels, frames, height, width in facts.latent_shapes:
-        if channels != model.input_channels:
-            raise UserError(
-                "model.input_channels", model.input_channels, f"{channels}, those of {facts.place}"
-            )
+    require_all(
+        _unlike_channels(facts, model),
+        _unlike_classes(facts, model),
+        _unlike_text(facts, model.text_width, source.text_setting),
+    )
+    for _, frames, height, width in facts.latent_shapes:
         with below("model"):
             model.tokens((frames, height, width))
-    classes = len(facts.classes)
-    if classes > model.num_classes:
-        raise UserError("model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}")
-    if model.text_width:
-        _require_text(facts, model.text_width, source.text_setting)
     if latents.normalise == "encoder":
         encoders_own(facts)
 
 
-def _require_text(facts: LatentFacts, width: int, setting: str) -> None:
-    """UserError unless there is text of this width. setting: what has captions embedded."""
-    found = facts.text_encoder
+def _unlike_channels(facts: LatentFacts, model: DenoiserConfig) -> tuple[str, int, str] | None:
+    others = sorted({shape[0] for shape in facts.latent_shapes} - {model.input_channels})
+    if not others:
+        return None
+    return "model.input_channels", model.input_channels, f"{others[0]}, those of {facts.place}"
+
+
+def _unlike_classes(facts: LatentFacts, model: DenoiserConfig) -> tuple[str, int, str] | None:
+    classes = len(facts.classes)
+    if classes <= model.num_classes:
+        return None
+    return "model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}"
+
+
+def _unlike_text(facts: LatentFacts, width: int, setting: str) -> tuple[str, int, str] | None:
+    """Say why there is no text of this width. setting: what has captions embedded."""
+    found, field = facts.text_encoder, "model.text_width"
+    if not width:
+        return None
     if found is None:
-        raise UserError("model.text_width", width, f"0 for {facts.place}, since it holds no text ({setting})")
+        return field, width, f"0 for {facts.place}, since it holds no text ({setting})"
     if width != found["width"]:
-        expected = f"0 for {facts.place}, or {found['width']}, the width of its text"
-        raise UserError("model.text_width", width, expected)
+        return field, width, f"0 for {facts.place}, or {found['width']}, the width of its text"
     if not facts.longest_text:
-        expected = f"0 for {facts.place}, since none of its samples has a caption"
-        raise UserError("model.text_width", width, expected)
+        return field, width, f"0 for {facts.place}, since none of its samples has a caption"
+    return None
+
+
+def unused_text(source: LatentSource, model: DenoiserConfig) -> list[str]:
+    """Return a warning where there are captions that the network is not conditioned on."""
+    found = source.facts.text_encoder
+    if found is None or not source.facts.longest_text or model.text_width:
+        return []
+    width = found["width"]
+    return [
+        f"warning: the captions of {source.facts.place} are not used, since model.text_width=0; "
+        f"model.text_width={width} trains on them"
+    ]
 
 
 def make_loader(

@@ -18,6 +18,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, below
 from core.losses import Losses
+from core.preflight.check import look_over_nodes
 from core.progress import say
 from core.run.claim import claim_run
 from core.run.folder import AUTOENCODER
@@ -95,6 +96,7 @@ def run(config: Config) -> None:
         return claim_run(output, config, done=done, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
+        look_over_nodes(world, output)
         train(config, dataset, world)
         ranks.on_first_rank(lambda: publish(config, dataset, world))
     ranks.stop(world)

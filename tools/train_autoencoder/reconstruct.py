@@ -18,6 +18,7 @@ from data.media.images import from_tensor, to_tensor
 from data.order.buckets import Bucket, assign, make_buckets
 from data.raw.decoding import in_part, read_pixels
 from models.autoencoder.interface import TrainedHere
+from models.autoencoder.psnr import psnr
 
 Pixels = NDArray[np.uint8]
 COLUMNS = 16
@@ -54,8 +55,6 @@ def reconstruct(autoencoder: TrainedHere, dataset: Dataset, config: PixelConfig,
 
 def scores(pairs: Sequence[Pairs]) -> dict[str, Any]:
     """PSNR in dB of the uint8 pictures, the mean over images (clips where there are none) and over clips."""
-    from tools.evaluate.measures import psnr
-
     kinds = {
         "image": [p for p in pairs if p.bucket.frames == 1],
         "clip": [p for p in pairs if p.bucket.frames > 1],

@@ -23,11 +23,11 @@ class Loader(Protocol):
 
     plan: StepPlan
 
-    def __call__(self, first_step: int) -> Iterator[list[Batch]]:
-        """Yield the micro-batches of steps first_step, first_step + 1, ... without end, read ahead."""
+    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of steps step_index, step_index + 1, ... without end, read ahead."""
         ...
 
-    def load(self, step: int) -> list[Batch]:
+    def load(self, step_index: int) -> list[Batch]:
         """Return the micro-batches of one step."""
         ...
 

@@ -107,7 +107,7 @@ def test_power_averages_are_beside_the_others(every: int) -> None:
 def test_a_skipped_update_leaves_the_averages_alone(tmp_path: Path) -> None:
     world, fields = ranks.start("cpu", 60), {"schedule": "constant", "power_widths": (0.1,)}
     toy_trainer(tmp_path / "two", world, steps=2, **fields).fit()
-    failpoints.arm("step.loss@step=2:nan")
+    failpoints.arm("step.loss@step=3:nan")
     toy_trainer(tmp_path / "three", world, steps=3, **fields).fit()
     failpoints.arm("")
     for which in ("raw", "0.9", "0.5", "sigma-0.1"):

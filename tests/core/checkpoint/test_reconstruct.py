@@ -106,7 +106,7 @@ def test_touching_every_eighth_update_stays_within_a_percent(
 def test_copies_are_small_and_survive_a_failure_exactly(world: World, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     toy_trainer(whole, world, **SHORT).fit()
-    failpoints.arm("step.update@step=7:raise")
+    failpoints.arm("step.update@step=8:raise")
     with pytest.raises(WorkError, match="failpoint"):
         toy_trainer(broken, world, **SHORT).fit()
     failpoints.arm("")
@@ -127,7 +127,7 @@ def test_updates_that_a_later_attempt_took_back_have_no_part(world: World, tmp_p
     """The first attempt copied step 6, and stopped; the second went back to 4 and passed over 5 to 8."""
     options = {**SHORT, "steps": 9, "max_skipped": 2}
     at_once, stopped = tmp_path / "at_once", tmp_path / "stopped"
-    failpoints.arm("step.loss@step=6:nan;step.loss@step=7:nan")
+    failpoints.arm("step.loss@step=7:nan;step.loss@step=8:nan")
     toy_trainer(at_once, world, on_skipped="rollback", **options).fit()
     with pytest.raises(WorkError, match="non-finite"):
         toy_trainer(stopped, world, **options).fit()

@@ -85,7 +85,7 @@ def test_who_waits_for_a_save_hurries_it(
     monkeypatch.setattr(save_thread, "Pace", Slow)
     toy_trainer(tmp_path / "whole", world, steps=8).fit()
     assert sorted(checkpoints(tmp_path / "whole")) == [6, 8]
-    failpoints.arm("step.data@step=3:raise")
+    failpoints.arm("step.data@step=4:raise")
     with pytest.raises(WorkError, match=r"step\.data"):
         toy_trainer(tmp_path / "failed", world).fit()
     assert sorted(checkpoints(tmp_path / "failed")) == [3]
@@ -105,7 +105,7 @@ def test_an_error_of_the_thread_ends_the_run_at_the_next_save(
 
 
 def test_a_save_under_way_is_finished_when_training_fails(world: World, tmp_path: Path) -> None:
-    failpoints.arm("save.flush@step=2:sleep=0.5;step.data@step=3:raise")
+    failpoints.arm("save.flush@step=3:sleep=0.5;step.data@step=4:raise")
     with pytest.raises(WorkError, match=r"step\.data"):
         toy_trainer(tmp_path, world).fit()
     assert list(checkpoints(tmp_path)) == [3]
@@ -115,7 +115,7 @@ def test_a_save_under_way_is_finished_when_training_fails(world: World, tmp_path
 def test_a_failed_save_under_way_is_told_when_training_fails(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failpoints.arm("save.flush@step=2:enospc;step.data@step=3:raise")
+    failpoints.arm("save.flush@step=3:enospc;step.data@step=4:raise")
     with pytest.raises(WorkError, match=r"step\.data"):
         toy_trainer(tmp_path, world).fit()
     assert (

@@ -51,6 +51,9 @@ class Job:
     rate: float = setting(0.1, "learning rate")
     shuffle: bool = setting(True, "shuffle")
     sizes: tuple[int, ...] = setting((), "sizes")
+    texts: tuple[str, ...] = setting((), "texts")
+    places: tuple[str, ...] = setting((), "places", shown="[path or URL, ...]")
+    folder: str = setting("", "a folder", shown="path")
     table: tuple[tuple[int, int], ...] = setting(((8, 8),), "shapes")
     engine: Engine = setting(Engine(), "the engine")
     model: Model = setting(Model(), "the network")
@@ -314,3 +317,40 @@ def test_difference_names_the_leaves_that_differ() -> None:
     assert loading.difference(a, b) == [("steps", 100, 3), ("engine.zero_stage", 1, 2)]
     assert loading.difference({"a": {"x": 1}}, {"b": 2}) == [("a.x", 1, None), ("b", None, 2)]
     assert loading.difference(a, a) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "texts"),
+    [
+        ("[a fox, a cat]", ("a fox", "a cat")),
+        ('["a fox, running", a cat]', ("a fox, running", "a cat")),
+        ("['a fox [2], running']", ("a fox [2], running",)),
+        ('"a fox, running",cat', ("a fox, running", "cat")),
+        ('["the \\"fox\\", running"]', ('the "fox", running',)),
+        ("[it's a fox, a cat]", ("it's a fox", "a cat")),
+        ("a fox", ("a fox",)),
+        ("fox,cat", ("fox", "cat")),
+    ],
+)
+def test_an_item_in_quotes_keeps_its_commas(typed: str, texts: tuple[str, ...]) -> None:
+    assert read("source=x", f"texts={typed}").texts == texts
+
+
+@pytest.mark.parametrize("typed", ['["a fox, running]', '["a fox" running]', "['a', \"b]"])
+def test_a_quote_that_is_not_closed_is_refused(typed: str) -> None:
+    with pytest.raises(UserError, match=r"texts=.*a quote that starts an item ends it"):
+        read("source=x", f"texts={typed}")
+
+
+def test_a_sentence_with_a_comma_is_not_cut_in_two() -> None:
+    with pytest.raises(UserError, match=r"texts='\[\"a fox, running\"\]' for one text"):
+        read("source=x", "texts=a fox, running")
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    job = read("source=~/a", "folder=~/b", "places=[~/c,s3://d/~e]", "name=~/f")
+    assert (job.source, job.folder) == (Path("/home/x/a"), "/home/x/b")
+    assert (job.places, job.name) == (("/home/x/c", "s3://d/~e"), "~/f")
+    with pytest.raises(UserError, match=r"folder=~nobody-of-this-name/x: expected a path; no such user"):
+        read("source=x", "folder=~nobody-of-this-name/x")

@@ -98,7 +98,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """At once: a run with validation, whose rank 1 is late for data once, one with a poisoned sample, one
     that goes on where one rank has left it, and one to be left to one rank."""
     folder = tmp_path_factory.mktemp("faults")
-    fault = "fault=step.data@rank=1,step=3:sleep=3"
+    fault = "fault=step.data@rank=1,step=4:sleep=3"
     late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 micro_batch=2 bad=1 {fault}"
     poisoned = f"--run={folder}/poisoned steps=3 poison=14 zero_stage=3"
     toy_trainer(folder / "grown", start("cpu", 60), steps=5, zero_stage=1, **MOVED).fit()
@@ -133,7 +133,7 @@ def test_a_run_continues_on_another_number_of_ranks(two_ranks: Path, tmp_path: P
 def test_a_straggler_is_reported_and_training_goes_on(two_ranks: Path) -> None:
     rows = read_rows(two_ranks / "late" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    late = rows[3]["ranks"]  # steps are counted from 0 by failpoints
+    late = rows[3]["ranks"]
     assert (late["slowest"]["rank"], late["fastest"]["rank"]) == (1, 0)
     assert (late["straggler"]["rank"], late["straggler"]["phase"]) == (1, "data")
     assert late["straggler"]["behind_s"] > 2
@@ -189,7 +189,7 @@ def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
 def test_nothing_is_published_before_every_rank_has_written(tmp_path: Path) -> None:
     """Rank 1 is stopped while it writes the second checkpoint; rank 0 has long left its receipt."""
     run = f"--run={tmp_path} steps=8 save_every=3"
-    ranks = start_ranks(2, PROGRAM, *f"{run} fault=save.flush@rank=1,step=5:stop".split())
+    ranks = start_ranks(2, PROGRAM, *f"{run} fault=save.flush@rank=1,step=6:stop".split())
     deadline = time.monotonic() + 120
     while not (receipts := list(tmp_path.glob("checkpoints/step-00000006.*/rank-00000.json"))):
         assert time.monotonic() < deadline
@@ -205,7 +205,7 @@ def test_nothing_is_published_before_every_rank_has_written(tmp_path: Path) -> N
 
 @pytest.mark.multiprocess
 def test_a_read_that_hangs_ends_the_run(tmp_path: Path) -> None:
-    run = f"--run={tmp_path} steps=5 watchdog_s=1 fault=step.data@step=2:sleep=1000"
+    run = f"--run={tmp_path} steps=5 watchdog_s=1 fault=step.data@step=3:sleep=1000"
     ((status, text),) = finish(start_ranks(1, PROGRAM, *run.split()))
     assert status == EXIT_STATUS
     assert "nothing has moved for 1 s in step 3 (data)" in text
@@ -215,7 +215,7 @@ def test_a_read_that_hangs_ends_the_run(tmp_path: Path) -> None:
 def wait_until_stuck(folder: Path) -> None:
     """Until rank 0 has been in its fourth step's update for a while."""
     beat, deadline = {"step": 0, "phase": "", "since_s": 0.0}, time.monotonic() + 120
-    while (beat["step"], beat["phase"]) != (3, "update") or beat["since_s"] < 0.5:
+    while (beat["step"], beat["phase"]) != (4, "update") or beat["since_s"] < 0.5:
         assert time.monotonic() < deadline
         time.sleep(0.02)
         with contextlib.suppress(FileNotFoundError):
@@ -224,7 +224,7 @@ def wait_until_stuck(folder: Path) -> None:
 
 def stop_a_rank(folder: Path, stage: int) -> None:
     arguments = f"--run={folder} steps=50 save_every=50 zero_stage={stage} watchdog_s=4"
-    words = f"{arguments} fault=step.update@rank=1,step=3:stop".split()
+    words = f"{arguments} fault=step.update@rank=1,step=4:stop".split()
     ranks = start_ranks(2, PROGRAM, *words, environment={"TORCH_FR_BUFFER_SIZE": "100"})
     started = time.monotonic()
     try:
@@ -255,7 +255,7 @@ def test_a_stopped_rank_ends_the_run_with_a_report(tmp_path: Path) -> None:
 @pytest.mark.multiprocess
 def test_a_failed_rank_does_not_wait_for_the_save_of_a_stopped_one(tmp_path: Path) -> None:
     """Its thread waits for that rank's part of the save, and would for the group's whole timeout."""
-    faults = "fault=save.flush@rank=1,step=2:stop;step.data@rank=0,step=3:raise"
+    faults = "fault=save.flush@rank=1,step=3:stop;step.data@rank=0,step=4:raise"
     ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", "timeout_s=1000.0", "watchdog_s=0", faults)
     try:
         assert ranks[0].wait(120) == 1
@@ -269,7 +269,7 @@ def test_a_failed_rank_does_not_wait_for_the_save_of_a_stopped_one(tmp_path: Pat
 
 @pytest.mark.multiprocess
 def test_ranks_that_fail_alike_finish_the_save_first(tmp_path: Path) -> None:
-    faults = "fault=save.flush@rank=1,step=2:sleep=1;step.data@step=3:raise"
+    faults = "fault=save.flush@rank=1,step=3:sleep=1;step.data@step=4:raise"
     for code, text in finish(start_ranks(2, PROGRAM, f"--run={tmp_path}", faults)):
         assert code == 1
         assert "failpoint step.data raised" in text

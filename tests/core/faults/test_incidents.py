@@ -21,7 +21,7 @@ from core.records import read_rows
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows
 
-BAD_STEPS = "step.loss@step=4:nan;step.loss@step=5:nan"  # the 5th and the 6th
+BAD_STEPS = "step.loss@step=5:nan;step.loss@step=6:nan"
 
 
 def incidents(folder: Path) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def test_looking_for_the_culprit_changes_nothing(world: World, tmp_path: Path) -
 def test_a_bad_gradient_behind_finite_losses_is_said_to_be_one(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failpoints.arm("step.loss@step=1:nan")
+    failpoints.arm("step.loss@step=2:nan")
     toy_trainer(tmp_path, world, steps=2).fit()
     assert f"(but were when it was repeated; its samples are in {tmp_path}" in capsys.readouterr().err
     (row,) = incidents(tmp_path)
@@ -77,7 +77,7 @@ def test_a_run_rolls_back_passes_over_and_goes_on(world: World, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "place", ["rollback.recorded@step=5", "step.end@step=7", "step.forward@step=6", "save.commit@step=8"]
+    "place", ["rollback.recorded@step=6", "step.end@step=8", "step.forward@step=7", "save.commit@step=9"]
 )
 def test_a_run_that_rolled_back_continues_exactly(world: World, tmp_path: Path, place: str) -> None:
     options: dict[str, Any] = {"steps": 9, "max_skipped": 2, "on_skipped": "rollback", "zero_stage": 2}
@@ -97,11 +97,11 @@ def test_a_run_that_rolled_back_continues_exactly(world: World, tmp_path: Path, 
 def test_a_checkpoint_alone_tells_what_is_still_to_be_passed_over(world: World, tmp_path: Path) -> None:
     """Bad from the 6th to the 8th step: back to 3, and 6 is saved amid the steps that are left out."""
     options: dict[str, Any] = {"steps": 11, "max_skipped": 3, "on_skipped": "rollback"}
-    bad = ";".join(f"step.loss@step={step}:nan" for step in (5, 6, 7))
+    bad = ";".join(f"step.loss@step={step}:nan" for step in (6, 7, 8))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     failpoints.arm(bad)
     toy_trainer(whole, world, **options).fit()
-    failpoints.arm(f"{bad};step.end@step=8:raise")
+    failpoints.arm(f"{bad};step.end@step=9:raise")
     with pytest.raises(WorkError, match="failpoint"):
         toy_trainer(broken, world, **options).fit()
     state = newest_state(broken)
@@ -113,7 +113,7 @@ def test_a_checkpoint_alone_tells_what_is_still_to_be_passed_over(world: World, 
 
 
 def test_rollbacks_are_limited(world: World, tmp_path: Path) -> None:
-    failpoints.arm(";".join(f"step.loss@step={step}:nan" for step in range(4, 40)))
+    failpoints.arm(";".join(f"step.loss@step={step}:nan" for step in range(5, 41)))
     trainer = toy_trainer(tmp_path, world, steps=30, max_skipped=2, on_skipped="rollback", max_rollbacks=2)
     with pytest.raises(WorkError, match=r"2 steps in a row .* up to 10 after 2 rollbacks; see .*incidents"):
         trainer.fit()
@@ -127,11 +127,11 @@ def test_without_a_checkpoint_there_is_no_way_back(world: World, tmp_path: Path)
 
 
 def test_incidents_of_repeated_steps_are_recorded_once(world: World, tmp_path: Path) -> None:
-    failpoints.arm("step.loss@step=4:nan;step.end@step=4:raise")
+    failpoints.arm("step.loss@step=5:nan;step.end@step=5:raise")
     with pytest.raises(WorkError):
         toy_trainer(tmp_path, world, steps=6).fit()
     assert [r["step"] for r in incidents(tmp_path)] == [5]
-    failpoints.arm("step.loss@step=4:nan")
+    failpoints.arm("step.loss@step=5:nan")
     toy_trainer(tmp_path, world, steps=6).fit()
     assert [r["step"] for r in incidents(tmp_path)] == [5]
 

@@ -43,10 +43,10 @@ def hang_here(ends: Ends) -> None:
 def test_a_hang_ends_the_process_with_stacks_and_places(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beat = {"step": 2, "phase": "data", "since_s": 70.0, "ids": [31, 32], "time": time.time() - 60}
+    beat = {"step": 3, "phase": "data", "since_s": 70.0, "ids": [31, 32], "time": time.time() - 60}
     (tmp_path / "heartbeat-rank-0.json").write_text(json.dumps(beat))
     phases, ends = Phases(), Ends()
-    phases.step, phases.ids = 3, [40]
+    phases.step, phases.ids = 4, [40]
     phases.enter("update")
     with Watchdog(tmp_path, phases, WORLD, 0.2, ends):
         hang_here(ends)
@@ -74,7 +74,7 @@ def test_the_rank_that_is_behind_comes_first(tmp_path: Path) -> None:
     for rank, step in enumerate([5, 4, 5]):
         beat = {"step": step, "phase": "update", "since_s": 1.0, "ids": [], "time": 100.0}
         (tmp_path / f"heartbeat-rank-{rank}.json").write_text(json.dumps(beat))
-    assert describe_ranks(tmp_path, 3, 101.0, 15.0)[0].startswith("rank 1: step 5, update")
+    assert describe_ranks(tmp_path, 3, 101.0, 15.0)[0].startswith("rank 1: step 4, update")
 
 
 def test_phases_add_up() -> None:

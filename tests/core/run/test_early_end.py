@@ -72,10 +72,10 @@ def until(condition: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("fault", "step"),
     [
-        ("step.data@step=4:term", 5),
-        ("step.backward@step=4:usr2", 5),
-        ("step.end@step=4:int", 5),
-        ("save.flush@step=2:term", 4),
+        ("step.data@step=5:term", 5),
+        ("step.backward@step=5:usr2", 5),
+        ("step.end@step=5:int", 5),
+        ("save.flush@step=3:term", 4),
     ],
 )
 def test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly(
@@ -141,15 +141,15 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_there(
 
 
 def test_an_early_end_waits_for_the_save_under_way(world: World, tmp_path: Path) -> None:
-    at = ended(tmp_path, world, "save.flush@step=2:sleep=1;step.data@step=3:term")
+    at = ended(tmp_path, world, "save.flush@step=3:sleep=1;step.data@step=4:term")
     assert steps_kept(tmp_path) == [3, at]
     for entry in CheckpointStore(tmp_path / "checkpoints").complete():
         CheckpointReader(entry.path).verify()
 
 
 def test_several_signals_are_one(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    in_steps = "step.data@step=4:usr2;step.forward@step=4:term;step.update@step=4:usr2;step.end@step=4:int"
-    in_save = "save.receipt@step=4:term;save.receipt@step=5:term"
+    in_steps = "step.data@step=5:usr2;step.forward@step=5:term;step.update@step=5:usr2;step.end@step=5:int"
+    in_save = "save.receipt@step=5:term;save.receipt@step=6:term"
     at = ended(tmp_path, world, f"{in_steps};{in_save}")
     assert steps_kept(tmp_path) == [3, at]
     assert re.findall(r"SIG\w+: .*…", capsys.readouterr().err) == [
@@ -158,7 +158,7 @@ def test_several_signals_are_one(world: World, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_signal_after_the_last_step_changes_nothing(world: World, tmp_path: Path, whole: Path) -> None:
-    failpoints.arm("step.end@step=7:term")
+    failpoints.arm("step.end@step=8:term")
     toy_trainer(tmp_path, world, **OPTIONS).fit()
     assert (tmp_path / "finished.json").exists()
     assert_equal_runs(whole, tmp_path)
@@ -166,11 +166,11 @@ def test_a_signal_after_the_last_step_changes_nothing(world: World, tmp_path: Pa
 
 def test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made(world: World, tmp_path: Path) -> None:
     """The rollback would go there, and not to where the uninterrupted run goes."""
-    bad = "step.loss@step=4:nan;step.loss@step=5:nan;step.loss@step=6:nan"
+    bad = "step.loss@step=5:nan;step.loss@step=6:nan;step.loss@step=7:nan"
     options: dict[str, Any] = {"max_skipped": 3, "on_skipped": "rollback", "zero_stage": 2}
     failpoints.arm(bad)
     toy_trainer(tmp_path / "whole", world, **options).fit()
-    failpoints.arm(f"{bad};step.data@step=4:term")
+    failpoints.arm(f"{bad};step.data@step=5:term")
     with pytest.raises(EndedEarly, match=r"SIGTERM, after step 5 of 8; .* are repeated then \(exit"):
         toy_trainer(tmp_path / "ended", world, **options).fit()
     assert steps_kept(tmp_path / "ended") == [3]
@@ -182,7 +182,7 @@ def test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made(world: Worl
 @pytest.mark.multiprocess
 def test_one_rank_of_two_is_asked_and_both_end_alike(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    fault = "fault=step.backward@rank=1,step=3:usr2"
+    fault = "fault=step.backward@rank=1,step=4:usr2"
     words = ["zero_stage=2", "dropout=0.2", "validate_every=3"]
     ranks = start_ranks(2, PROGRAM, f"--run={whole}", *words, f"--run={run}", *words, fault)
     (code_0, text_0), (code_1, text_1) = finish(ranks)

@@ -57,7 +57,7 @@ class Net(nn.Module):
 class Adversarial(Stepper):
     """A critic in every step, and the generator in two of three, which minds how the critic fared.
 
-    poison: the step in which the critic's loss is NaN.
+    poison: the step_index in which the critic's loss is NaN.
     """
 
     validated = None
@@ -68,11 +68,11 @@ class Adversarial(Stepper):
         self.networks = {MAIN: Network(generator, emas[0]), "critic": Network(critic, emas[1])}
         self.balance, self._poison = 1.0, poison
 
-    def turns(self, index: int) -> Sequence[Turn]:
-        critic = Turn("critic", self.bad_loss if index == self._poison else self.critic_loss)
-        return (critic, Turn(MAIN, self.generator_loss)) if index % 3 else (critic,)
+    def turns(self, step_index: int) -> Sequence[Turn]:
+        critic = Turn("critic", self.bad_loss if step_index == self._poison else self.critic_loss)
+        return (critic, Turn(MAIN, self.generator_loss)) if step_index % 3 else (critic,)
 
-    def rehearsed(self, index: int) -> Sequence[Turn]:
+    def rehearsed(self, step_index: int) -> Sequence[Turn]:
         return self.turns(1)
 
     def update(self, step: Step) -> None:

@@ -28,7 +28,7 @@ def flip(tensor: Tensor, bit: int = 0) -> None:
 
 
 def before_step(trainer: Trainer, step: int, act: Callable[[], object]) -> None:
-    """Do something between the update before `step` (from 0) and its own."""
+    """Do something between the update before `step_index` and its own."""
     batches = trainer.feed.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:

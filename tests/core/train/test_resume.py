@@ -21,12 +21,12 @@ EVERY = 3  # steps between saves of the toy's runs
 # Stage; moment: in a step, in a rank's file, in a receipt, before and after the manifest; which save is under
 # way in that moment for certain (the one before is whole then), or was just published.
 KILLS = [
-    (1, "step.update@rank=1,step=4:kill", ""),
-    (2, "save.flush@rank=1,step=5:kill", "writes 6"),
-    (3, "save.commit@rank=0,step=5:kill", "writes 6"),
-    (0, "save.receipt@rank=0,step=2:kill", "writes 3"),
-    (1, "step.ema@rank=0,step=5:kill", ""),
-    (2, "save.purge@rank=0,step=5:kill", "wrote 6"),
+    (1, "step.update@rank=1,step=5:kill", ""),
+    (2, "save.flush@rank=1,step=6:kill", "writes 6"),
+    (3, "save.commit@rank=0,step=6:kill", "writes 6"),
+    (0, "save.receipt@rank=0,step=3:kill", "writes 3"),
+    (1, "step.ema@rank=0,step=6:kill", ""),
+    (2, "save.purge@rank=0,step=6:kill", "wrote 6"),
 ]
 PLACES = [
     *("step.data", "step.check", "step.forward", "step.loss", "step.backward", "step.update", "step.ema"),
@@ -34,7 +34,7 @@ PLACES = [
     *("save.begin", "save.tensor", "save.flush", "save.tensors_written", "save.receipt"),
     *("save.receipt_written", "save.state", "save.commit", "save.committed", "save.purge", "save.purging"),
 ]
-SAVES = {  # in a kill's step 5: what is for certain
+SAVES = {  # in a kill's step 6: what is for certain
     **dict.fromkeys((p for p in PLACES if p.startswith("save.")), "writes 6"),
     **dict.fromkeys(("save.committed", "save.purge", "save.purging"), "wrote 6"),
 }
@@ -93,7 +93,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     run_to_the_end(tmp_path / f"out-{len(KILLS)}", [*finished, *whole])
     for number, (stage, fault, save) in enumerate(KILLS):
         assert_equal_runs(tmp_path / f"whole-{stage}", tmp_path / f"killed-{number}")
-        done = int(re.findall(r"step=(\d)", fault)[0]) + 1  # at least: a save's thread is not waited for
+        done = int(re.findall(r"step=(\d)", fault)[0])  # at least: a save's thread is not waited for
         assert_few_are_redone(done, continued_after(tmp_path / f"out-{number + 1}"), save)
 
 
@@ -163,7 +163,7 @@ def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
     """In the sixth step and the save after it; and where copies of averages are written, after the fifth."""
     whole = tmp_path / "whole"
     run_to_the_end(tmp_path / "out-whole", command(whole, 2, "", *EVERYTHING))
-    kills = [*((place, 5) for place in PLACES), *((place, 4) for place in COPIES)]
+    kills = [*((place, 6) for place in PLACES), *((place, 5) for place in COPIES)]
     kills = [(place, step) for place, step in kills if rank == 0 or place not in OF_RANK_0]
     finished: list[str] = []
     for number, (place, step) in enumerate(kills):
@@ -174,7 +174,7 @@ def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
     for number, (place, step) in enumerate(kills):
         assert_equal_runs(whole, tmp_path / str(number))
         continued = continued_after(tmp_path / f"out-{number + 1}")
-        assert_few_are_redone(step + 1, continued, "" if step == 4 else SAVES.get(place, ""))
+        assert_few_are_redone(step, continued, "" if step == 5 else SAVES.get(place, ""))
 
 
 @pytest.mark.multiprocess
@@ -182,7 +182,7 @@ def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_stopped_rank_ends_the_others_within_the_timeout(tmp_path: Path, stage: int) -> None:
     """DeepSpeed's own groups ignore the timeout given at the start; ours is set on all of them."""
-    fault = "fault=step.update@rank=1,step=3:stop"
+    fault = "fault=step.update@rank=1,step=4:stop"
     fields = [f"zero_stage={stage}", "timeout_s=5.0", "watchdog_s=0", fault]
     ranks = fork_ranks(2, tmp_path / "out", f"--run={tmp_path / 'run'}", *fields)
     try:

@@ -115,7 +115,7 @@ def test_saves_that_fail_for_rows_end_the_run_at_the_limit_and_at_the_end(
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_torn_line_of_any_record_blocks_no_start(world: World, tmp_path: Path, name: str) -> None:
-    for steps, bad in (6, 3), (9, 7), (12, 10):
+    for steps, bad in (6, 4), (9, 8), (12, 11):
         failpoints.arm(f"step.loss@step={bad}:nan")
         toy_trainer(tmp_path, world, steps=steps, validate_every=3).fit()
         (tmp_path / "finished.json").unlink()
@@ -131,7 +131,7 @@ def test_incidents_with_a_row_on_top_of_a_torn_one_are_read(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As an earlier version left them."""
-    failpoints.arm("step.loss@step=1:nan")
+    failpoints.arm("step.loss@step=2:nan")
     toy_trainer(tmp_path, world, steps=3).fit()
     path = tmp_path / "incidents.jsonl"
     first = path.read_bytes()
@@ -151,7 +151,7 @@ def test_a_start_reads_the_ends_of_the_records_alone(
     monkeypatch.setattr(os, "pread", lambda *place: sizes.append(place[1]) or real(*place))
     for noted in (True, False):
         run = tmp_path / str(noted)
-        failpoints.arm("step.loss@step=1:nan")
+        failpoints.arm("step.loss@step=2:nan")
         toy_trainer(run, world, steps=6, validate_every=3).fit()
         failpoints.arm("")
         state = CheckpointStore(run / "checkpoints").complete()[0].path / "state.json"

@@ -61,7 +61,7 @@ def test_the_largest_micro_batch_is_tried_before_the_first_step(world: World, tm
 
 
 def test_running_out_of_memory_names_step_micro_batch_and_bucket(world: World, tmp_path: Path) -> None:
-    failpoints.arm("step.backward@step=1:oom")
+    failpoints.arm("step.backward@step=2:oom")
     says = r"on rank 0 in step 2, micro-batch 1 of 2, 4 samples of toys 33 "
     with pytest.raises(WorkError, match=says):
         toy_trainer(tmp_path, world, steps=3, micro_batch=4).fit()

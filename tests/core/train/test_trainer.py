@@ -62,7 +62,7 @@ def test_a_finished_run_is_left_alone_however_its_process_ended(world: World, tm
     assert CheckpointStore(tmp_path / "checkpoints").latest() == newest
 
 
-@pytest.mark.parametrize("place", ["step.forward@step=4", "save.commit@step=5", "save.purge@step=5"])
+@pytest.mark.parametrize("place", ["step.forward@step=5", "save.commit@step=6", "save.purge@step=6"])
 def test_a_run_that_failed_anywhere_continues_exactly(world: World, tmp_path: Path, place: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     toy_trainer(whole, world, dropout=0.3, zero_stage=2).fit()
@@ -77,7 +77,7 @@ def test_a_run_that_failed_anywhere_continues_exactly(world: World, tmp_path: Pa
 def test_a_full_disk_is_survived_until_it_is_not(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failpoints.arm("save.tensor@step=2:enospc")
+    failpoints.arm("save.tensor@step=3:enospc")
     toy_trainer(tmp_path, world, steps=6, save_every=3).fit()
     assert "No space left on device" in capsys.readouterr().err
     assert [entry.step for entry in CheckpointStore(tmp_path / "checkpoints").complete()] == [6]
@@ -85,6 +85,25 @@ def test_a_full_disk_is_survived_until_it_is_not(
     with pytest.raises(WorkError, match="No space left"):
         toy_trainer(tmp_path / "again", world, steps=6, save_every=3).fit()
     assert not list((tmp_path / "again" / "checkpoints").glob("step-*"))
+
+
+def test_a_step_has_one_number_everywhere(world: World, tmp_path: Path) -> None:
+    """The second step is 2 to a failpoint in it and in its save, a heartbeat, a row and a checkpoint."""
+    failpoints.arm("step.end@step=2:raise")
+    trainer = toy_trainer(tmp_path, world, steps=3, save_every=1)
+    with pytest.raises(WorkError, match="failpoint"):
+        trainer.fit()
+    assert (trainer.step, trainer.phases.step) == (2, 2)
+    failpoints.arm("save.receipt@step=2:raise")
+    with pytest.raises(WorkError, match="failpoint"):
+        toy_trainer(tmp_path, world, steps=3, save_every=1, max_failed_saves=1).fit()
+    assert [row["step"] for row in rows(tmp_path)][:2] == [1, 2]
+    assert [entry.step for entry in CheckpointStore(tmp_path / "checkpoints").complete()] == [1]
+    failpoints.arm("step.validate@step=2:raise")
+    trainer = toy_trainer(tmp_path, world, steps=3, validate_every=1)
+    with pytest.raises(WorkError, match="failpoint"):
+        trainer.fit()
+    assert trainer.phases.step == 2
 
 
 def test_samples_of_weight_zero_count_for_nothing(world: World, tmp_path: Path) -> None:
@@ -99,7 +118,7 @@ def test_samples_of_weight_zero_count_for_nothing(world: World, tmp_path: Path) 
 
 
 def test_a_skipped_step_is_recorded_and_too_many_end_the_run(world: World, tmp_path: Path) -> None:
-    failpoints.arm("step.loss@step=1:nan")
+    failpoints.arm("step.loss@step=2:nan")
     toy_trainer(tmp_path / "one", world, steps=3).fit()
     written = rows(tmp_path / "one")
     assert [r["applied"] for r in written] == [True, False, True]
@@ -142,14 +161,14 @@ def test_data_that_ends_early_is_an_error(world: World, tmp_path: Path) -> None:
         return (parts for _, parts in zip(range(2), endless(first), strict=False))
 
     trainer.feed = replace(trainer.feed, batches=two)
-    with pytest.raises(WorkError, match="the data ended before step 2 of 9"):
+    with pytest.raises(WorkError, match="the data ended before step 3 of 9"):
         trainer.fit()
 
 
 def test_continuing_on_another_stage_follows_the_same_curve(world: World, tmp_path: Path) -> None:
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     toy_trainer(whole, world, precision="fp32", zero_stage=1).fit()
-    failpoints.arm("step.end@step=6:raise")
+    failpoints.arm("step.end@step=7:raise")
     with pytest.raises(WorkError):
         toy_trainer(moved, world, precision="fp32", zero_stage=1).fit()
     failpoints.arm("")

@@ -77,9 +77,9 @@ def test_a_killed_run_of_two_networks_is_continued_exactly(tmp_path: Path) -> No
     plain = ["precision=fp32", "dropout=0.0"]
     wholes = run(tmp_path / "whole"), run(tmp_path / "whole-fp32", *plain)
     starts = [
-        (2, run(exact, fault="save.flush@rank=1,step=5:kill")),
+        (2, run(exact, fault="save.flush@rank=1,step=6:kill")),
         (2, [*run(exact), *wholes[0], *wholes[1]]),
-        (2, run(fewer, *plain, fault="save.commit@rank=0,step=5:kill")),
+        (2, run(fewer, *plain, fault="save.commit@rank=0,step=6:kill")),
         (1, run(fewer, *plain)),
     ]
     for number, (count, words) in enumerate(starts):

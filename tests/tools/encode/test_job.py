@@ -256,7 +256,7 @@ def test_the_budget_stops_the_job(damaged):
 
 
 def test_latents_that_are_not_finite_are_set_aside(config, monkeypatch):
-    from tools.encode.encoders import AutoencoderEncoder
+    from tools.runs.encoders import AutoencoderEncoder
 
     plain = AutoencoderEncoder.encode
 

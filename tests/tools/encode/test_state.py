@@ -154,7 +154,7 @@ def test_verify_names_every_damaged_file_and_repair_brings_the_same_bytes_back(
 def test_a_part_that_comes_out_otherwise_is_not_put_in_place(
     copied: encode.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tools.encode.encoders import AutoencoderEncoder
+    from tools.runs.encoders import AutoencoderEncoder
 
     plain = AutoencoderEncoder.encode
     monkeypatch.setattr(AutoencoderEncoder, "encode", lambda self, pixels: plain(self, pixels) * 1.01)

@@ -32,8 +32,8 @@ from tests.tools.encode.encode_runs import (
 )
 from tools.encode import job as encode
 from tools.encode import workers as encode_workers
-from tools.encode.encoders import AutoencoderEncoder
 from tools.encode.setup import LEASES
+from tools.runs.encoders import AutoencoderEncoder
 
 DAY = 86400.0
 

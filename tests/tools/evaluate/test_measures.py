@@ -72,13 +72,6 @@ def test_motion_of_a_ramp_has_no_jerk_and_of_an_alternation_twice_its_speed() ->
     assert measures.motion(flicker) == measures.Motion(8, 2)
 
 
-def test_psnr_of_a_known_error() -> None:
-    original = np.zeros((2, 4, 4, 3), np.uint8)
-    assert measures.psnr(original, original + np.uint8(255)) == pytest.approx(0)
-    assert measures.psnr(original, original + np.uint8(1)) == pytest.approx(20 * np.log10(255))
-    assert measures.psnr(original, original) == pytest.approx(100)
-
-
 def test_subsets_are_repeatable_and_differ() -> None:
     first, again, other = (measures.subset(50, 20, (draw,), seed=1, purpose="test") for draw in (0, 0, 1))
     assert np.array_equal(first, again)

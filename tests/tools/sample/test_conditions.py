@@ -96,3 +96,12 @@ def test_a_refused_job_leaves_nothing(run: Path) -> None:
         with pytest.raises(UserError, match=r"sampler\.guidance"):
             refused(config)  # type: ignore[operator]
     assert not output.exists()
+
+
+def test_a_run_with_text_that_is_sampled_without_is_warned_of(run: Path) -> None:
+    text = space(run, text={"width": 8}, null_share=shares())
+    (warning,) = require_trained(text, PLAIN, ["label"])
+    assert warning.endswith("and samples are made without: give prompts or prompt_file")
+    (warning,) = require_trained(replace(text, null_share=shares(text=0.0)), PLAIN, ["label"])
+    assert "without, which no sample of the run was (objective.label_dropout=0)" in warning
+    assert require_trained(text, PLAIN, ["label", "text"]) == []

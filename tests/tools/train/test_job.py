@@ -163,6 +163,13 @@ def test_a_network_that_does_not_fit_the_cache_is_refused(cache: Path, field: st
         open_checked(config(cache, field))
 
 
+def test_a_refusal_names_every_field_that_does_not_fit(cache: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        open_checked(config(cache, "model.input_channels=4", "model.num_classes=9", "model.text_width=8"))
+    named = ("model.input_channels=4: expected 3", "model.num_classes=9: expected", "model.text_width=8: exp")
+    assert all(problem in str(refusal.value) for problem in named)
+
+
 def test_training_a_variance_the_network_does_not_predict_is_refused(cache: Path) -> None:
     fields = ("objective.learned_sigma=true", "objective.path=ddpm_linear", "objective.prediction=noise")
     with pytest.raises(UserError, match=r"model.learned_sigma=False: expected true"):

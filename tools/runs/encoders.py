@@ -1,4 +1,4 @@
-"""Encoders for the latent cache: what turns pixels into latents and captions into embeddings."""
+"""An autoencoder and a text encoder on a device, for a cache, online encoding, and prompts."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "core": [
         {"."},
+        {"reading"},
         {"config"},
         {"distributed"},
         {"run"},
@@ -84,15 +85,15 @@ MAY_CATCH_ALL = {
 # What parses a file, by the modules that may: they check what comes out, and refuse it in one line.
 READERS = {
     r"json\.loads?": {
-        "core/json_files.py",
+        "core/reading/json_files.py",
         "core/records.py",  # rows of records, line by line
         "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
         "data/raw/annotations/captions.py",  # likewise of files beside pictures
     },
     r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
-        "core/array_files.py"
+        "core/reading/array_files.py"
     },
-    r"(zipfile\.)?ZipFile": {"core/array_files.py"},
+    r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
     r"torch\.load": set(),
     r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/loading.py"},
     r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},

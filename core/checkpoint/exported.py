@@ -13,12 +13,13 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from core import json_files
 from core.checkpoint.format import DamagedCheckpoint, FileRecord, Recorded, require_as_written, sealed
 from core.checkpoint.tensor_file import load_tensors, write_tensors
 from core.errors import WorkError
 from core.files import published_below, sha256_file, write_json
-from core.json_files import BelowName, Count, Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
 VERSION = 2  # 1 listed the weights alone

@@ -27,7 +27,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from core.errors import WorkError
 from core.files import fingerprint, sha256_file
-from core.json_files import Count, FileName, Range
+from core.reading.json_schema import Count, FileName, Range
 
 VERSION = 2
 MANIFEST = "manifest.json"

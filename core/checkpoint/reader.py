@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from core import json_files
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.tensor_file import open_tensors
 from core.engine.network import MAIN
 from core.errors import UserError, WorkError
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 T = TypeVar("T")
 

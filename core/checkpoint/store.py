@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from core import json_files
 from core.checkpoint import format
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import fsync_folder, published, write_json
-from core.json_files import Malformed
 from core.progress import say
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 HINT = "latest.json"
 DAMAGED = "damaged-"

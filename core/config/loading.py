@@ -32,7 +32,7 @@ from core.config.fields import (
 from core.config.values import Typed
 from core.errors import UserError
 from core.files import write_text
-from core.json_files import require_utf8
+from core.reading.json_files import require_utf8
 
 __all__ = [
     "FieldHelp",

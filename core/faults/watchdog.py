@@ -22,11 +22,12 @@ from typing import TypedDict
 
 import torch
 
-from core import json_files, terminal
+from core import terminal
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, WorkError
 from core.files import temporary_name
 from core.metrics.phases import Phases
+from core.reading import json_files
 from core.run import ends
 
 EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again

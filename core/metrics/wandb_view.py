@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
-from core import json_files
 from core.files import atomic_file
 from core.progress import say
+from core.reading import json_files
 from core.root import import_path
 from core.run.folder import WANDB
 

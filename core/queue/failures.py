@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from core import json_files
 from core.files import published, write_json
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 SUFFIX = ".failure.json"
 

@@ -26,10 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import environment, json_files
+from core import environment
 from core.faults.failpoints import failpoint
 from core.files import published, write_text
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 SUFFIX = ".lease"
 START = "start"  # the mark of the last start of the command

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from core import environment, json_files
+from core import environment
 from core.errors import EndedEarly, UserError, WorkError
 from core.files import temporary_name
+from core.reading import json_files
 
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
 ASKED = "end-asked.json"  # in it: the run is to end after the step under way

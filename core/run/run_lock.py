@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from core import environment, json_files
+from core import environment
 from core.errors import WorkError
 from core.files import write_json
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import Count
 from core.run.folder import LOCK
 
 UNKNOWN = ""  # which launcher began a run
@@ -25,7 +27,7 @@ class Owner(TypedDict):
     pid: int
     started: str
     attempt: str
-    number: json_files.Count
+    number: Count
     token: str
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core import array_files
-from core.array_files import DamagedArray
 from core.errors import WorkError
 from core.files import published, sha256_file
+from core.reading import array_files
+from core.reading.array_files import DamagedArray
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
 from data.dataset.tars import samples
 

@@ -12,10 +12,10 @@ from typing import IO
 
 import numpy as np
 
-from core import array_files
 from core.errors import WorkError
 from core.files import published, regular
 from core.progress import counted
+from core.reading import array_files
 from data.dataset.audit import Finding, audit
 from data.dataset.remote import RemoteFolder, url_of
 from data.dataset.schema import (

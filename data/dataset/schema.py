@@ -9,10 +9,10 @@ from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from core import array_files, json_files
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
-from core.json_files import U16, U32, Count, FileName
+from core.reading import array_files, json_files
+from core.reading.json_schema import U16, U32, Count, FileName
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"

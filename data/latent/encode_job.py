@@ -12,11 +12,12 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from torch import Tensor
 
-from core import json_files
 from core.errors import UserError
 from core.files import published, write_json_once
-from core.json_files import I32, U16, U32, U64, Malformed
 from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import I32, U16, U32, U64
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine, QuarantineEntry

@@ -10,8 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from core.array_files import read_header
 from core.errors import WorkError
+from core.reading.array_files import read_header
 from data.dataset.tars import Member
 
 _PIECE = 1 << 17  # values, 256 KiB

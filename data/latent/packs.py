@@ -24,10 +24,10 @@ from typing import IO, TypedDict
 
 import numpy as np
 
-from core import json_files
 from core.errors import WorkError
 from core.files import atomic_file, regular
-from core.json_files import I32, U32, U64
+from core.reading import json_files
+from core.reading.json_schema import I32, U32, U64
 from data.dataset.tars import Member, samples
 from data.latent.members import (
     array_place,

@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from core import json_files
 from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import write_text
-from core.json_files import U64, Malformed
 from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import U64
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
 from data.media.formats import Media, MediaLimits

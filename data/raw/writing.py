@@ -18,7 +18,6 @@ from typing import IO, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from core import json_files
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint, set_step
 from core.files import (
@@ -28,8 +27,10 @@ from core.files import (
     write_json,
     write_text,
 )
-from core.json_files import I32, U32, U64, Count, Malformed
 from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import I32, U32, U64, Count
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry

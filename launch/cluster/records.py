@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
-from core import environment, json_files
+from core import environment
 from core.errors import UserError, WorkError
 from core.files import cache_folder, published, write_json
-from core.json_files import Count, Range
+from core.reading import json_files
+from core.reading.json_schema import Count, Range
 from core.run.claim import SUBMISSIONS
 from core.run.ends import Kind
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, TypedDict
 
-from core import json_files
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
+from core.reading import json_files
 from core.records import iterate
 from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves

@@ -21,13 +21,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from core import json_files
 from core.distributed import ranks
 from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
-from core.json_files import Malformed
 from core.metrics.hardware import device_name
 from core.progress import say
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.folder import ATTENTION
 from models.attention.backends import releases
 from models.attention.by_heads import by_ring

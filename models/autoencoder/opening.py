@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core import json_files
 from core.files import published
+from core.reading import json_files
 from models.autoencoder import public, store
 from models.autoencoder.interface import AnyAutoencoder, settings_of
 

@@ -18,9 +18,9 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from core import json_files
 from core.errors import UserError, WorkError
 from core.files import fingerprint
+from core.reading import json_files
 from models import weights
 from models.autoencoder.kl import PIXEL_CHANNELS
 from models.autoencoder.tiling_config import TilingConfig

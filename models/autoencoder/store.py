@@ -12,12 +12,13 @@ from typing import Any, NotRequired, TypedDict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core import files, json_files
+from core import files
 from core.checkpoint.tensor_file import load_tensors
 from core.config.loading import from_dict
 from core.config.values import any_of
 from core.errors import UserError, WorkError
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.folder import AUTOENCODER
 from models.autoencoder.interface import FIRST, AutoencoderConfig, TrainedHere, fingerprint_of
 from models.autoencoder.kinds import KINDS

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from core import json_files
 from core.errors import UserError, WorkError
 from core.files import fingerprint, instead
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from models import weights
 
 CONFIG = "config.json"

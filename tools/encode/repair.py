@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import WorkError
 from core.files import fsync_folder, published, sha256_file
-from core.json_files import Malformed
 from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
+from core.reading.json_files import Malformed
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
 from data.latent.assembly import index_from_parts, views_from_parts

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from core import json_files
 from core.config.loading import difference
 from core.errors import UserError
+from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from core import json_files
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths import PathName
@@ -20,7 +19,8 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import fsync_folder, instead, temporary_name, write_json
-from core.json_files import Range
+from core.reading import json_files
+from core.reading.json_schema import U16, U32, Range
 from core.run.folder import AUTOENCODER, LATENTS
 from data.dataset.schema import Statistics
 from data.latent.normalising import Normaliser
@@ -45,8 +45,8 @@ class _NullShare(TypedDict):
 class _Text(TypedDict):
     """What embedded the captions, as far as it is not only compared."""
 
-    tokens: json_files.U16
-    width: json_files.U32
+    tokens: U16
+    width: U32
     precision: Literal["fp32", "bf16"]
 
 

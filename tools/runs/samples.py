@@ -15,13 +15,14 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from core import json_files
-from core.array_files import DamagedArray, open_archive
 from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
 from core.files import instead, published, sha256_file
-from core.json_files import Malformed, Range
 from core.progress import counted
+from core.reading import json_files
+from core.reading.array_files import DamagedArray, open_archive
+from core.reading.json_files import Malformed
+from core.reading.json_schema import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
 

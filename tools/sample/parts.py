@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.array_files import DamagedArray, open_archive
 from core.errors import WorkError
 from core.files import atomic_file, published
+from core.reading.array_files import DamagedArray, open_archive
 
 FOLDER = "parts"
 _NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.npz")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import json_files
 from core.checkpoint import exported
 from core.checkpoint.format import sealed
 from core.checkpoint.weights import choose
@@ -15,6 +14,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
+from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.denoisers.kinds import config_class

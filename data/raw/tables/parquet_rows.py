@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core import json_files
 from core.errors import UserError
-from core.json_files import Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from data.media.formats import MediaError
 from data.raw.annotations.text_encoding import Encoding
 from data.raw.tables.rows import HEAD, UNDECODED, Embedded, Row, Table

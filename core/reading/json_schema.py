@@ -1,10 +1,9 @@
-"""JSON files, believed as far as they fit a schema: parsed, checked, and returned as the types it names.
+"""Schemas of JSON: a type is made into a function that checks values, and converts them into that type.
 
-A schema is a type: `Any`, bool, int, float, str, None, `Literal`, a union, `list[X]`, `dict[str, X]`, a
-`TypedDict` (further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
+A schema is `Any`, bool, int, float, str, None, `Literal`, a union, `list[X]`, `dict[str, X]`, a `TypedDict`
+(further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
 `tuple[X, ...]`, `tuple[X, Y]` or a `NamedTuple`. `Annotated[X, Range(...)]` narrows a number, and
-`Annotated[str, Pattern(...)]` a text. A float is finite; an int is no float and no bool and fits 64 bits; a
-text has a UTF-8 form, which a lone surrogate has not.
+`Annotated[str, Pattern(...)]` a text. A float is finite; an int is no float and no bool and fits 64 bits.
 """
 
 from __future__ import annotations
@@ -16,21 +15,12 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
 
-from core.errors import WorkError
-from core.files import regular
-
-T = TypeVar("T")
 Reader = Callable[[Any], Any]
 _SHOWN = 60  # characters of a wrong value in a message
 _NONE = object()
-
-
-class Malformed(WorkError):
-    """A file does not hold what is read from it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,56 +50,7 @@ _PART = r"(?!\.{1,2}(/|$))[^/\0]+"
 BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file in this folder or below it")]
 
 
-def read(path: Path, schema: type[T]) -> T:
-    """Read a file by its schema.
-
-    Malformed names the file, the place in it and what is expected there; OSError where it cannot be read.
-    """
-    with open(path, "rb", opener=regular) as file:
-        return parse(file.read(), schema, path)
-
-
-def parse(data: bytes, schema: type[T], source: Path | str) -> T:
-    """Read bytes by their schema.  source: what a refusal calls them."""
-    return checked(loaded(data, source), schema, source)
-
-
-def checked(value: Any, schema: type[T], source: Path | str) -> T:
-    """Read a value that JSON gave by its schema; Malformed as `read`."""
-    try:
-        return cast(T, _reader(cast(Hashable, schema))(value))
-    except _Wrong as wrong:
-        raise Malformed(f"{source}: {wrong.told()}") from None
-
-
-def loaded(data: bytes, source: Path | str) -> Any:
-    """Parse JSON whose content is not known; Malformed where it is none, or a text has no UTF-8 form."""
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text)
-        if "\\u" in text:
-            require_utf8(value)
-    except RecursionError:
-        raise Malformed(f"{source}: not readable as JSON: nested too deeply") from None
-    except ValueError as error:
-        raise Malformed(f"{source}: not readable as JSON: {error}") from None
-    return value
-
-
-def require_utf8(value: Any) -> None:
-    """ValueError where a text in a JSON value has no UTF-8 form: it has half of a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text in it has a lone surrogate, which is no character") from None
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON gives it back: tuples become lists, keys texts."""
-    return json.loads(json.dumps(value))
-
-
-class _Wrong(Exception):
+class Wrong(Exception):
     """A value that does not fit. place: the way to it, the innermost part first."""
 
     def __init__(self, expected: str, value: Any = _NONE) -> None:
@@ -135,27 +76,27 @@ def _shown(value: Any) -> str:
 
 
 @functools.cache
-def _reader(schema: Any) -> Reader:
-    """Make the function that checks and converts values of a schema."""
+def reader_of(schema: Any) -> Reader:
+    """Make the function that checks and converts values of a schema; it raises Wrong."""
     origin, arguments = typing.get_origin(schema), typing.get_args(schema)
     if schema in _SCALARS:
         return _SCALARS[schema]
     if origin is Annotated:
-        return _narrowed(_reader(arguments[0]), arguments[1:])
+        return _narrowed(reader_of(arguments[0]), arguments[1:])
     if origin is NotRequired:
-        return _reader(arguments[0])
+        return reader_of(arguments[0])
     if origin is Literal:
         return _literal(arguments)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments)
     if origin is list:
-        return _sequence(_reader(arguments[0]), list)
+        return _sequence(reader_of(arguments[0]), list)
     if origin is tuple and arguments[-1] is Ellipsis:
-        return _sequence(_reader(arguments[0]), tuple)
+        return _sequence(reader_of(arguments[0]), tuple)
     if origin is tuple:
-        return _fixed([_reader(kind) for kind in arguments], lambda parts: tuple(parts))
+        return _fixed([reader_of(kind) for kind in arguments], lambda parts: tuple(parts))
     if origin in (dict, Mapping):
-        return _mapping(_reader(arguments[0]), _reader(arguments[1]))
+        return _mapping(reader_of(arguments[0]), reader_of(arguments[1]))
     return _record(schema)
 
 
@@ -164,25 +105,25 @@ def _record(schema: Any) -> Reader:
     hints: dict[str, Any] = typing.get_type_hints(schema, include_extras=True)
     make: Callable[..., Any] = schema
     if hasattr(schema, "_fields"):
-        return _fixed([_reader(hints[name]) for name in schema._fields], lambda parts: make(*parts))
+        return _fixed([reader_of(hints[name]) for name in schema._fields], lambda parts: make(*parts))
     if typing.is_typeddict(schema):
         # Where annotations are text (`from __future__ import annotations`), the class does not know of these.
         optional = {name for name, kind in hints.items() if typing.get_origin(kind) is NotRequired}
         optional |= schema.__optional_keys__
-        return _object({name: _reader(kind) for name, kind in hints.items()}, optional, keep=True)
+        return _object({name: reader_of(kind) for name, kind in hints.items()}, optional, keep=True)
     if not dataclasses.is_dataclass(schema):
         raise TypeError(f"{schema} is no schema of JSON")
     fields = [field for field in dataclasses.fields(schema) if field.init]
     missing = dataclasses.MISSING
     optional = {f.name for f in fields if f.default is not missing or f.default_factory is not missing}
-    inner = _object({field.name: _reader(hints[field.name]) for field in fields}, optional, keep=False)
+    inner = _object({field.name: reader_of(hints[field.name]) for field in fields}, optional, keep=False)
 
     def read(value: Any) -> Any:
         found = inner(value)
         try:
             return make(**found)
         except ValueError as error:  # of its own checks
-            raise _Wrong(str(error)) from None
+            raise Wrong(str(error)) from None
 
     return read
 
@@ -190,11 +131,11 @@ def _record(schema: Any) -> Reader:
 def _object(readers: Mapping[str, Reader], optional: set[str], *, keep: bool) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong("an object", value)
+            raise Wrong("an object", value)
         if lacking := readers.keys() - value.keys() - optional:
-            raise _Wrong(f"{_named(lacking)} missing")
+            raise Wrong(f"{_named(lacking)} missing")
         if not keep and (unknown := value.keys() - readers.keys()):
-            raise _Wrong(f"{_named(unknown)} not known")
+            raise Wrong(f"{_named(unknown)} not known")
         return value | {
             name: _inside(part, value[name], f".{name}") for name, part in readers.items() if name in value
         }
@@ -210,7 +151,7 @@ def _named(names: set[str]) -> str:
 def _mapping(name: Reader, part: Reader) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise _Wrong("an object", value)
+            raise Wrong("an object", value)
         return {name(key): _inside(part, item, f".{key}") for key, item in value.items()}
 
     return read
@@ -219,7 +160,7 @@ def _mapping(name: Reader, part: Reader) -> Reader:
 def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list):
-            raise _Wrong("a list", value)
+            raise Wrong("a list", value)
         return kind(_inside(part, item, f"[{number}]") for number, item in enumerate(value))
 
     return read
@@ -228,7 +169,7 @@ def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Re
 def _fixed(parts: Sequence[Reader], make: Callable[[list[Any]], Any]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list) or len(value) != len(parts):
-            raise _Wrong(f"a list of {len(parts)}", value)
+            raise Wrong(f"a list of {len(parts)}", value)
         pairs = zip(parts, value, strict=True)
         return make([_inside(part, item, f"[{n}]") for n, (part, item) in enumerate(pairs)])
 
@@ -238,25 +179,25 @@ def _fixed(parts: Sequence[Reader], make: Callable[[list[Any]], Any]) -> Reader:
 def _inside(part: Reader, value: Any, place: str) -> Any:
     try:
         return part(value)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         wrong.place.append(place)
         raise
 
 
 def _union(kinds: Sequence[Any]) -> Reader:
-    readers = [_reader(kind) for kind in kinds]
+    readers = [reader_of(kind) for kind in kinds]
 
     def read(value: Any) -> Any:
         problems = []
         for part in readers:
             try:
                 return part(value)
-            except _Wrong as wrong:
+            except Wrong as wrong:
                 problems.append(wrong)
         deepest = max(problems, key=lambda wrong: len(wrong.place))
         if deepest.place:
             raise deepest
-        raise _Wrong(" or ".join(dict.fromkeys(problem.expected for problem in problems)), value)
+        raise Wrong(" or ".join(dict.fromkeys(problem.expected for problem in problems)), value)
 
     return read
 
@@ -266,7 +207,7 @@ def _literal(choices: Sequence[Any]) -> Reader:
         for choice in choices:
             if type(value) is type(choice) and value == choice:
                 return value
-        raise _Wrong(" or ".join(map(str, choices)), value)
+        raise Wrong(" or ".join(map(str, choices)), value)
 
     return read
 
@@ -277,9 +218,9 @@ def _narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
         for limit in limits:
             if isinstance(limit, Range) and not limit.low <= found <= limit.high:
                 upper = "" if limit.high == math.inf else f" to {limit.high}"
-                raise _Wrong(f"a number from {limit.low}{upper}", value)
+                raise Wrong(f"a number from {limit.low}{upper}", value)
             if isinstance(limit, Pattern) and not re.fullmatch(limit.expression, found):
-                raise _Wrong(limit.meaning, value)
+                raise Wrong(limit.meaning, value)
         return found
 
     return read
@@ -287,28 +228,28 @@ def _narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
 
 def _int(value: Any) -> int:
     if type(value) is not int:
-        raise _Wrong("an integer", value)
+        raise Wrong("an integer", value)
     if not -(2**63) <= value < 2**64:
-        raise _Wrong("an integer of 64 bits", value)
+        raise Wrong("an integer of 64 bits", value)
     return value
 
 
 def _float(value: Any) -> float:
     if type(value) not in (int, float):
-        raise _Wrong("a number", value)
+        raise Wrong("a number", value)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise _Wrong("a finite number", value)
+        raise Wrong("a finite number", value)
     return number
 
 
 def _of_type(kind: type, expected: str) -> Reader:
     def read(value: Any) -> Any:
         if type(value) is not kind:
-            raise _Wrong(expected, value)
+            raise Wrong(expected, value)
         return value
 
     return read

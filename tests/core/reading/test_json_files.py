@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import json_files
-from core.json_files import BelowName, Count, FileName, Malformed
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import BelowName, Count, FileName
 
 
 class Pair(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.array_files import DamagedArray, mapped, open_archive, parse
+from core.reading.array_files import DamagedArray, mapped, open_archive, parse
 from data.dataset.schema import INDEX_DTYPE
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "from_dict",
     "help_of",
     "load",
+    "read_section",
     "read_yaml",
     "save",
     "to_dict",
@@ -134,6 +135,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
         raise UserError(f"{file}: expected fields (name: value) at the top")
     return typing.cast(dict[str, Any], values)
+
+
+def read_section(file: Path, name: str) -> dict[str, Any]:
+    """Read one section of a recorded config; UserError as `read_yaml`, and where there is no such section."""
+    section = read_yaml(file).get(name)
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: {name}", section, "a section with fields")
+    return section
 
 
 def _require_plain(text: str) -> None:

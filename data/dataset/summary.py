@@ -189,7 +189,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
+    return dict(Counter(str(row.get("reason", "")) for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -199,5 +199,5 @@ def progress(output: Path) -> int:
     """How far a job is: the last step of training, else how many parts of its work are finished."""
     with contextlib.suppress(OSError):
         for row in read_last(output / METRICS, 1):
-            return int(row["step"])
+            return int(row.get("step", 0))
     return sum(len(published(output / name)) for name in (".receipts", "parts"))

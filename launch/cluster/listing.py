@@ -10,7 +10,7 @@ from core import environment, terminal
 from core.config.loading import read_yaml
 from core.errors import UserError
 from core.progress import duration
-from core.records import read_last
+from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
 from launch.cluster.records import ENDED, JOB_FILE, Started, Submission
@@ -77,9 +77,11 @@ def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""
-    steps = int(read_yaml(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
-    recent = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    trainer = read_yaml(submission.folder / JOB_FILE).get("trainer")
+    steps = trainer.get("steps") if isinstance(trainer, dict) else 0
+    steps = steps if isinstance(steps, int) else 0
+    recent = [seconds for row in rows if (seconds := number(row, "seconds"))]
     each = sum(recent) / len(recent) if recent else 0.0
-    step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime
+    step, age = rows[-1].get("step", 0), time.time() - path.stat().st_mtime
     left = duration(each * (steps - step)) if steps > step and each and age < 3600 else ""
     return f"{step}/{steps}", f"{1 / each:.3g}/s" if each else "", left

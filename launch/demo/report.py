@@ -14,7 +14,7 @@ from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead, write_text
 from core.reading import json_files
-from core.records import iterate
+from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
 
@@ -224,8 +224,9 @@ def read_curve(path: Path, key: str) -> Points:
     """Return (step, value) from a metrics.jsonl; rows without the key are passed over."""
     points: dict[int, float] = {}
     for row in iterate(path):
-        if isinstance(row.get(key), (int, float)) and "step" in row:
-            points[int(row["step"])] = float(row[key])  # an early version may have a step twice
+        value = number(row, key)
+        if value is not None and "step" in row:
+            points[row["step"]] = value  # an early version may have a step twice
     return sorted(points.items())
 
 

@@ -9,7 +9,7 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
 from core.progress import counted, duration
-from core.records import read_rows
+from core.records import number, read_rows
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS, LATENTS, METRICS
 from core.run.ways_out import holds
@@ -23,8 +23,8 @@ def steps_made(run: Path) -> str:
     rows = read_rows(run / METRICS)
     if not rows:
         return holds(run)
-    seconds = sum(row.get("seconds") or 0.0 for row in rows)
-    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
+    seconds = sum(number(row, "seconds") or 0.0 for row in rows)
+    return f"{counted(rows[-1].get('step', len(rows)), 'step')} of training, {duration(seconds)} by {METRICS}"
 
 
 def latent_contents(run: Path, facts: LatentFacts) -> Contents:

@@ -11,7 +11,7 @@ import torch
 
 from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
-from core.config.loading import from_dict, read_yaml
+from core.config.loading import from_dict, read_section
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError, below
@@ -111,7 +111,7 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    recorded = read_yaml(folder / CONFIG)["model"]
+    recorded = read_section(folder / CONFIG, "model")
     with below("model"):
         network = from_dict(config_class(recorded), recorded)
     model = network.build()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
@@ -20,6 +19,7 @@ from core.files import fingerprint, instead
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from models import weights
+from models.foreign import read_by_library
 
 CONFIG = "config.json"
 # What a config may name, and the class that holds its text encoder.
@@ -126,7 +126,7 @@ def _network(folder: Path, kind: str) -> Any:
             f"{folder} holds a {kind} of transformers, which is not installed: pip install 'longtake[public]'"
         ) from None
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with read_by_library(folder, kind):
         network, loading = getattr(transformers, kind).from_pretrained(
             str(folder),
             local_files_only=True,
@@ -134,8 +134,6 @@ def _network(folder: Path, kind: str) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise WorkError(f"{folder} holds no readable {kind}: {' '.join(str(error).split())}") from None
     if missing := loading["missing_keys"]:
         raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
     return network
@@ -152,10 +150,8 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _tokenizer(folder: Path) -> Any:
     import transformers
 
-    try:
+    with read_by_library(folder, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise WorkError(f"{folder} holds no readable tokenizer: {' '.join(str(error).split())}") from None
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core import record_writer
+from core import record_writer, records
 from core.errors import WorkError
 from core.record_writer import RecordWriter
 from core.records import append_shared, encode, lines_from_end, publish, read_from, read_last, read_rows
@@ -263,3 +263,38 @@ def test_several_processes_may_append_and_a_torn_line_is_ended(tmp_path: Path) -
     append_shared(path, {"id": "b"})
     assert read_from(path, end) == ([{"id": "b"}], path.stat().st_size)
     assert [json.loads(line) for line in path.read_text().splitlines()[::2]] == [{"id": "a"}, {"id": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        (b'{"step": 3, "loss": 1}', {"step": 3, "loss": 1}),
+        (b'{"reason": "small"}', {"reason": "small"}),
+        (b'{"step": "3"}', None),
+        (b'{"step": 3.0}', None),
+        (b'{"step": -1}', None),
+        (b'{"step": true}', None),
+        (b'{"step": 99999999999999999999}', None),
+        (b"[1]", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_a_line_is_a_row_only_with_a_step_that_is_one(line: bytes, row: object) -> None:
+    assert records.decode(line) == row
+
+
+def test_a_number_of_a_row_is_finite_or_absent() -> None:
+    row = {
+        "a": 2,
+        "b": 0.5,
+        "text": "1",
+        "list": [],
+        "huge": 10**400,
+        "inf": float("inf"),
+        "nan": float("nan"),
+    }
+    assert {name: value for name in [*row, "none"] if (value := records.number(row, name)) is not None} == {
+        "a": 2.0,
+        "b": 0.5,
+    }

@@ -88,6 +88,7 @@ READERS = {
     r"json\.loads?": {
         "core/reading/json_files.py",
         "core/records.py",  # rows of records, line by line
+        "core/metrics/wandb_view.py",  # what the run's own process sends it
         "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
         "data/raw/annotations/captions.py",  # likewise of files beside pictures
     },

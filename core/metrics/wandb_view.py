@@ -130,7 +130,7 @@ def main(folder: Path, project: str, messages: IO[str]) -> int:
     threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     did = "could not start"
     try:
-        run = _start(folder, project, json_files.loaded(messages.readline().encode(), "a message"))
+        run = _start(folder, project, json.loads(messages.readline()))
         did = "failed and is off from here on"
         _show_all(run, messages)
     except ModuleNotFoundError as error:
@@ -162,7 +162,7 @@ def _show_all(run: Any, messages: Iterable[str]) -> None:
     """Each step's metrics once, and what belongs to the step shown last; wandb takes no earlier ones."""
     shown, kind = int(run.step) - 1, ""  # wandb's is the step that comes next
     for line in messages:
-        kind, step, values = json_files.loaded(line.encode(), "a message")
+        kind, step, values = json.loads(line)
         if (kind == "metrics" and step > shown) or (kind == "beside" and step == shown):
             run.log(values, step=step)
             shown = step

@@ -26,7 +26,7 @@ from core.files import regular
 
 _LONGEST = 1 << 16  # bytes of a header
 _PIECE = 1 << 20  # bytes
-_TYPE = r"'[<|][a-zA-Z?]\d{1,4}'"
+_TYPE = r"'[<>|][a-zA-Z?]\d{0,4}'"
 _FIELD = rf"\('\w{{1,64}}', {_TYPE}\)"
 _HEADER = re.compile(
     rf"\{{'descr': (?P<descr>{_TYPE}|\[{_FIELD}(?:, {_FIELD}){{0,63}}\]), "

@@ -7,6 +7,7 @@ not.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -48,13 +49,20 @@ def loaded(data: bytes, source: Path | str) -> Any:
     """Parse JSON whose content is not known; Malformed where it is none, or a text has no UTF-8 form."""
     try:
         text = data.decode("utf-8")
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
         if "\\u" in text:
             require_utf8(value)
     except RecursionError:
         raise Malformed(f"{source}: not readable as JSON: nested too deeply") from None
     except ValueError as error:
         raise Malformed(f"{source}: not readable as JSON: {error}") from None
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
     return value
 
 

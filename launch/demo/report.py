@@ -27,7 +27,7 @@ class StageRecord(TypedDict):
 
     name: str
     commands: list[str]
-    identity: str
+    identity: NotRequired[str]
     seconds: float
     inputs: NotRequired[list[str]]
     outcome: NotRequired[list[str]]

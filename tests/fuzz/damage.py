@@ -85,7 +85,7 @@ def apply(damage: Damage, path: Path) -> None:
     data = path.read_bytes()
     try:
         changed = _KINDS[damage.kind](data, damage)
-    except (ValueError, LookupError, ZeroDivisionError):
+    except (ValueError, LookupError, ZeroDivisionError, RecursionError):
         changed = data[: len(data) // 2]
     path.write_bytes(changed)
 

@@ -120,7 +120,7 @@ class Samples:
                 )
         except DamagedArray as error:
             raise WorkError(f"{path} is {error}") from None
-        are_numbers = pixels.dtype == np.uint8 and labels.dtype.kind in "iu"
+        are_numbers = pixels.dtype == np.uint8 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
         if pixels.shape != expected or not are_numbers or labels.shape != expected[:1]:
             found = f"{pixels.dtype} {pixels.shape} with labels {labels.shape}"
             raise WorkError(f"{path} holds {found}, and {SAMPLES} tells of uint8 {expected}")

@@ -50,6 +50,9 @@ class CheckpointReader:
         layout = layouts[network]
         self.kinds: list[str] = layout["kinds"]
         self.shapes = {name: tuple(shape) for name, shape in layout["shapes"].items()}
+        numbers = sum(math.prod(shape) for shape in self.shapes.values())
+        if 4 * numbers > (size := sum(file["size"] for file in found["files"].values())):  # float32
+            raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
         self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
@@ -62,6 +65,8 @@ class CheckpointReader:
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Compare files (default: all) with the manifest; DamagedCheckpoint names the first that differs."""
         for name in self.files if names is None else names:
+            if name not in self.manifest["files"]:
+                raise DamagedCheckpoint(f"{self.folder / format.MANIFEST} does not list {name}")
             format.require_as_written(self.folder / name, self.manifest["files"][name])
 
     def state(self) -> dict[str, Any]:

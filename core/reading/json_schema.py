@@ -44,7 +44,6 @@ U16 = Annotated[int, Range(0, 2**16 - 1)]
 U32 = Annotated[int, Range(0, 2**32 - 1)]
 U64 = Annotated[int, Range(0, 2**64 - 1)]
 I32 = Annotated[int, Range(-(2**31), 2**31 - 1)]
-Hash = Annotated[str, Pattern("[0-9a-f]{64}", "64 hexadecimal digits")]
 FileName = Annotated[str, Pattern(r"(?!\.{1,2}$)[^/\0]+", "a plain file name")]
 _PART = r"(?!\.{1,2}(/|$))[^/\0]+"
 BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file in this folder or below it")]

@@ -22,6 +22,9 @@ EXAMPLES = settings(
 )
 
 
+ONE_WORKER = pytest.mark.xdist_group("fuzz")  # makes the material once
+
+
 class Bench:
     """The material, and the process that runs jobs over copies of it."""
 
@@ -73,6 +76,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(tmp_path_factory.mktemp("fuzz"), server)
 
 
+@ONE_WORKER
 def test_every_case_has_files(bench: Bench) -> None:
     assert [case.words for case in CASES if not bench.names(case)] == []
 
@@ -85,12 +89,14 @@ def test_every_case_works_without_damage(bench: Bench) -> None:
             assert bench.expected(case), case.words
 
 
+@ONE_WORKER
 @EXAMPLES
 @given(case=st.sampled_from(CASES), data=st.data())
 def test_a_damaged_file_costs_one_line(bench: Bench, case: Case, data: st.DataObject) -> None:
     bench.check(case, data, alone=False)
 
 
+@ONE_WORKER
 @settings(EXAMPLES, max_examples=10)
 @given(case=st.sampled_from(LIGHT), data=st.data())
 def test_a_process_of_its_own_ends_in_the_same_way(bench: Bench, case: Case, data: st.DataObject) -> None:
@@ -106,7 +112,7 @@ def test_many_damaged_files_cost_one_line_each(bench: Bench, case: Case, data: s
 
 @pytest.mark.full
 @settings(EXAMPLES, max_examples=200)
-@given(case=st.sampled_from(CASES), data=st.data())
+@given(case=st.sampled_from((*LIGHT, *LIGHT, *CASES)), data=st.data())
 def test_many_processes_of_their_own_end_in_the_same_way(
     bench: Bench, case: Case, data: st.DataObject
 ) -> None:

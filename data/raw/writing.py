@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NotRequired, TypedDict
+from typing import IO, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from core.files import (
 from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import I32, U32, U64, Count
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
@@ -43,7 +42,7 @@ from data.media import images
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.item import Item
 from data.raw.item_store import sizes_of
-from data.raw.raw_index import index_rows, raw_manifest
+from data.raw.raw_index import Receipt, index_rows, raw_manifest
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
 LISTING = "listing.json"
@@ -52,19 +51,6 @@ Check = Literal["decode", "header"]
 
 class _Listing(TypedDict):
     fingerprint: str
-
-
-# Offset, size, label, width, height, frames, fps.
-Row = tuple[U64, U32, I32, U32, U32, U32, float]
-
-
-class Receipt(TypedDict):
-    """What a finished shard leaves: rows as of `index_rows`, and what was set aside."""
-
-    record: ShardRecord
-    rows: list[Row]
-    texts: NotRequired[Count]
-    refused: list[QuarantineEntry]
 
 
 @dataclass(frozen=True, kw_only=True)

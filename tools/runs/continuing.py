@@ -15,7 +15,8 @@ from core.run.folder import CHECKPOINTS, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
-from tools.runs.latent_space import ADDED_LATER, read_space
+from tools.runs.latent_space import ADDED_LATER
+from tools.runs.space_record import read_space
 
 
 def steps_made(run: Path) -> str:

@@ -9,18 +9,15 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal
 
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
-from core.diffusion.paths import PathName
-from core.diffusion.predictions import Prediction
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from core.files import fsync_folder, instead, temporary_name, write_json
 from core.reading import json_files
-from core.reading.json_schema import U16, U32, Range
 from core.run.folder import AUTOENCODER, LATENTS
 from data.dataset.schema import Statistics
 from data.latent.normalising import Normaliser
@@ -28,56 +25,11 @@ from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
+from tools.runs.space_record import read_space
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
-
-
-_Side = Annotated[int, Range(1, 1 << 31)]
-
-
-class _NullShare(TypedDict):
-    label: float | None
-    text: float | None
-
-
-class _Text(TypedDict):
-    """What embedded the captions, as far as it is not only compared."""
-
-    tokens: U16
-    width: U32
-    precision: Literal["fp32", "bf16"]
-
-
-class _Space(TypedDict):
-    """What `latents.json` says."""
-
-    mean: list[float | list[float]]
-    std: list[float | list[float]]
-    cache: str | dict[str, str]
-    encoder: str
-    classes: list[str]
-    shapes: list[tuple[_Side, _Side, _Side, _Side]]
-    path: PathName
-    prediction: Prediction
-    learned_sigma: bool
-    normalise: NotRequired[str]
-    text: NotRequired[_Text | None]
-    text_folder: NotRequired[str]
-    null_share: NotRequired[_NullShare | None]
-    untrained_classes: NotRequired[list[str]]
-
-
-def read_space(run: Path) -> dict[str, Any]:
-    """Read the `latents.json` of a run or an export; WorkError where it is damaged."""
-    path = run / LATENTS
-    content = json_files.read(path, dict[str, Any])
-    space = json_files.checked(content, _Space, path)
-    channels = {len(space["mean"]), len(space["std"])} | {shape[0] for shape in space["shapes"]}
-    if len(channels) != 1 or not space["shapes"]:
-        raise WorkError(f"{path}: mean, std and shapes are of different numbers of channels")
-    return content
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from tests.fuzz.cases import CASES, Case
 from tests.fuzz.damage import damages
 from tests.fuzz.forking import ForkServer, run_alone
 
-LIGHT = tuple(case for case in CASES if case.words.startswith(("inspect", "shard")))
-"""Jobs that start within a second as processes of their own."""
+LIGHT = tuple(case for case in CASES if case.words.startswith("shard"))
+"""Jobs without torch, which start within a second as processes of their own."""
 EXAMPLES = settings(
     max_examples=90, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
 )

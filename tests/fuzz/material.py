@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 
+from core.files import write_json
 from core.queue.failures import Failure, Failures
 from core.queue.leases import Leases
 from core.root import ROOT
@@ -70,6 +73,29 @@ def make(folder: Path, run: Run) -> None:
         folder / "raw", folder / "tars", ignore=shutil.ignore_patterns("*.json", "*.npy", "*.yaml")
     )
     _leave_unfinished(folder)
+    _write_demo(folder)
+    _write_submission(folder)
+
+
+def _write_demo(folder: Path) -> None:
+    """What `report` reads of a demo."""
+    stages = [{"name": "train", "commands": ["longtake train"], "identity": "a", "seconds": 1.5}]
+    write_json(folder / "demo" / "stages.json", {"digits": True, "stages": stages})
+    shutil.copytree(folder / "scores", folder / "demo" / "scores")
+    for name in ("autoencoder", "run"):
+        (folder / "demo" / name).mkdir()
+        shutil.copyfile(folder / name / "metrics.jsonl", folder / "demo" / name / "metrics.jsonl")
+
+
+def _write_submission(folder: Path) -> None:
+    """What `jobs` reads of a job that was submitted to this machine."""
+    place = folder / "submitted" / "submissions" / "0001"
+    told = {"job": "train", "cluster": {"kind": "local"}, "cwd": ".", "after_output": "", "name": "submitted"}
+    write_json(place / "submission.json", told)
+    shutil.copyfile(folder / "run" / "config.yaml", place / "job.yaml")
+    started = {"state": "failed", "reason": "lost", "started": 1.5, "node": "a", "pid": 0, "nodes": "a"}
+    write_json(place / "attempts" / "local.0" / "attempt.json", started)
+    shutil.copyfile(folder / "run" / "metrics.jsonl", folder / "submitted" / "metrics.jsonl")
 
 
 def _leave_unfinished(folder: Path) -> None:
@@ -101,6 +127,7 @@ def _write_tables(folder: Path) -> None:
         writer.writerows(rows)
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (folder / "rows.json").write_text(json.dumps(rows))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
 
 
 def _write_annotated(folder: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import io
 import json
 import os
 import re
@@ -88,12 +89,45 @@ def _is_folder(path: Path) -> bool:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` for `open`: OSError for a pipe or device, of which a plain open may never return."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", path)
+    """An `opener` for `open`: OSError for a pipe, device or socket, which a plain open may wait for."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading bytes; OSError for what is none, at once."""
+    return open(path, "rb", opener=regular)
+
+
+def require_regular(path: Path) -> None:
+    """OSError unless a library can open `path` without waiting: for those that take names alone."""
+    _require_regular(os.stat(path), str(path))
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Read a regular file; OSError for what is none, or has more than `most` bytes, which are not read."""
+    with open_regular(path) as file:
+        data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise OSError(errno.EFBIG, f"larger than {most} bytes, the most for such a file", str(path))
+    return data
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as of `read_bytes`."""
+    return io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8").read()
 
 
 def fsync_folder(folder: Path) -> None:
@@ -111,7 +145,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # "x": whoever foresaw the name could have put a link there
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -146,7 +181,7 @@ def write_json_once(path: Path, value: Any) -> None:
 
 def sha256_file(path: Path) -> str:
     """The file's SHA-256 as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from types import TracebackType
 
 from core import environment, terminal
+from core.escaping import escaped_line
 
 TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
-CLEAR_LINE = "\r\x1b[K"
 
 
 def say(text: str) -> None:
     """Print a plain line on standard error; only rank 0 speaks."""
     if _speaks():
-        terminal.tell(f"{CLEAR_LINE if terminal.is_terminal() else ''}{text}")
+        terminal.tell(escaped_line(text), clear=terminal.is_terminal())
 
 
 class Progress:
@@ -89,13 +89,13 @@ class Progress:
     def _show(self, make: Callable[[], str], end: str) -> None:
         """Show a line; one that cannot be made or shown is left out, whatever is wrong with it."""
         try:
-            line = make()
+            line = escaped_line(make())
             if self._on_terminal:
-                line = CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+                line = line[: shutil.get_terminal_size().columns - 1]
         except Exception as error:
             terminal.lost(self.what, f"the progress of {self.what} could not be told: {error}")
         else:
-            terminal.tell(line, end=end)
+            terminal.tell(line, end=end, clear=self._on_terminal)
 
 
 def counted(n: int, thing: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from core.files import atomic_file
+from core.files import atomic_file, open_regular
 from core.progress import counted, say
 from core.records import ATTEMPT, Row, decode, encode, end_of_lines, iterate, lines_from_end
 
@@ -72,7 +72,7 @@ class RecordWriter:
         self._write()
         if not self._problem and self._end:
             try:
-                with open(self.path, "rb") as file:
+                with open_regular(self.path) as file:
                     os.fsync(file.fileno())
             except OSError as error:
                 self._failed(error)
@@ -87,7 +87,7 @@ class RecordWriter:
             return row.get("step") if row else None
         if not self.path.exists():
             return None
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             lines = lines_from_end(file, os.fstat(file.fileno()).st_size)
             return next((line.row["step"] for line in lines if line.row and "step" in line.row), None)
 
@@ -125,7 +125,7 @@ class RecordWriter:
         """Return where the rows of the first `step` steps end in the file."""
         if step <= 0 or not self.path.exists():
             return 0
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if self.vouched is not None and self.vouched > size:
                 say(f"warning: {self.path} has lost {self.vouched - size} bytes since its run was last saved")

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from core.files import atomic_file
+from core.files import atomic_file, open_regular
 from core.progress import counted, say
 
 ATTEMPT = "attempt"  # of a row: the attempt at the run that wrote it
 BLOCK = 1 << 16  # bytes read at a time, from the end
+LONGEST = 1 << 22  # bytes of a line; a longer one counts as one that is no JSON object
 
 Row = dict[str, Any]
 
@@ -73,11 +74,13 @@ def iterate(path: Path, start: int = 0) -> Iterator[Row]:
         return
     attempt, before = "", set[str]()
     broken = foreign = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
-        for line in file:
+        while line := file.readline(LONGEST):
             if not line.endswith(b"\n"):
-                break
+                if not _skip_line(file):
+                    break
+                line = b""
             if (row := decode(line)) is None:
                 broken += 1
                 continue
@@ -106,7 +109,7 @@ def read_from(path: Path, start: int) -> tuple[list[Row], int]:
     """
     if not path.exists():
         return [], start
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
         whole, _, _ = file.read().rpartition(b"\n")
     if not whole:
@@ -121,6 +124,11 @@ def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:
     begin, text = stop, b""  # of the piece of the file that is in memory; it ends at `stop`
     while stop > 0:
         newline = text.rfind(b"\n", 0, len(text) - 1)
+        if newline < 0 and len(text) > LONGEST:
+            start = end_of_lines(file, begin)
+            yield Line(start, stop, None)
+            stop, begin, text = start, start, b""
+            continue
         if newline < 0 and begin > 0:
             size = min(BLOCK, begin)
             begin -= size
@@ -134,7 +142,7 @@ def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:
 def read_last(path: Path, count: int) -> list[Row]:
     """Return the last rows of a record, at most `count`, reading its end alone; [] without a file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             lines = lines_from_end(file, os.fstat(file.fileno()).st_size)
             found = list(itertools.islice((line.row for line in lines if line.row is not None), count))
     except FileNotFoundError:
@@ -153,6 +161,14 @@ def end_of_lines(file: IO[bytes], stop: int) -> int:
             return begin + newline + 1
         stop = begin
     return 0
+
+
+def _skip_line(file: IO[bytes]) -> bool:
+    """Read on to the end of a line; whether it has one."""
+    while piece := file.readline(LONGEST):
+        if piece.endswith(b"\n"):
+            return True
+    return False
 
 
 def publish(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 Whoever reads what a job says may go away: a terminal closes, a pipe's reader ends or stops reading, the disk
 of a log file fills up. The job's own files are its record, so it goes on; what nobody could take is counted,
 and said where it is missing once something gets through again.
+
+Texts may hold what others wrote, so their control characters are spelled out (`core.escaping`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ import select
 import stat
 import sys
 import time
+import traceback
+from types import TracebackType
 from typing import IO, Any, Literal
 
+from core.escaping import escaped
+
 PATIENCE_S = 1.0  # for a reader that has stopped reading; from then on nothing waits until it reads again
+CLEAR_LINE = "\r\x1b[K"
 PIECE = 4096  # bytes that a pipe takes without waiting once it is ready: PIPE_BUF of Linux
 
 Name = Literal["stdout", "stderr"]
@@ -80,9 +87,12 @@ class _Output:
 _OUTPUTS: dict[Name, _Output] = {"stdout": _Output(), "stderr": _Output()}
 
 
-def tell(text: str, *, to: Name = "stderr", end: str = "\n") -> bool:
-    """Write a line that matters less than the work that it tells of; whether it got through."""
-    return _OUTPUTS[to].write(getattr(sys, to), text + end)
+def tell(text: str, *, to: Name = "stderr", end: str = "\n", clear: bool = False) -> bool:
+    """Write a line that matters less than the work that it tells of; whether it got through.
+
+    clear: wipe the line of a terminal first.
+    """
+    return _OUTPUTS[to].write(getattr(sys, to), (CLEAR_LINE if clear else "") + escaped(text) + end)
 
 
 def deliver(text: str, *, end: str = "\n") -> None:
@@ -93,6 +103,7 @@ def deliver(text: str, *, end: str = "\n") -> None:
     stream = sys.stdout
     if stream is None:
         raise OSError(errno.EBADF, "standard output is closed")
+    text = escaped(text)
     descriptor = _descriptor(stream)
     if descriptor is None:
         stream.write(text + end)
@@ -135,6 +146,11 @@ def survive() -> None:
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (it stays)
     sys.stderr = _surviving("stderr", sys.stderr)
+    sys.excepthook = _tell_traceback
+
+
+def _tell_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    tell("".join(traceback.format_exception(kind, error, trace)), end="")
 
 
 def survive_output() -> None:

@@ -133,12 +133,13 @@ def _execute(words: Sequence[str]) -> int:
         terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
     from core.config import loading
+    from core.escaping import escaped_line
 
     module = job.load()
     settings = loading.load(module.Config, typed.files, typed.overrides)
     if typed.dry_run:
         terminal.deliver(loading.dump(settings), end="")
-        terminal.deliver("\n".join(f"# {line}" for line in module.plan(settings)))
+        terminal.deliver("\n".join(escaped_line(f"# {line}") for line in module.plan(settings)))
         return 0
     if place.size > 1 and not (job.on_ranks or job.shares):
         expected = f"1, since {job.name} runs in one process" + (

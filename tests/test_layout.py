@@ -54,8 +54,8 @@ OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "du
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
-    "omegaconf": r"core/config/loading\.py",
-    "yaml": r"core/config/loading\.py",
+    "omegaconf": r"core/config/yaml_files\.py",
+    "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/\w+\.py",
     "wandb": r"core/metrics/wandb_view\.py",
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
@@ -97,7 +97,7 @@ READERS = {
     },
     r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
     r"torch\.load": set(),
-    r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/loading.py"},
+    r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
     r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},
     r"tarfile\.(open|TarFile)|TarFile\.open": {"data/dataset/tars.py"},
     r"csv\.(reader|DictReader)": {"data/raw/tables/delimited.py"},

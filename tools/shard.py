@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from core.config.loading import read_yaml
 from core.config.settings import REQUIRED, setting
+from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.progress import Progress, counted, say
 from core.queue.pool import each
@@ -166,7 +166,7 @@ def _as_begun(config: Config) -> Config:
     """The config by which an earlier version began this output, where `classes` was true if not given."""
     record = Path(config.output) / CONFIG
     begun = record.is_file() and not config.overwrite
-    if config.classes is None and begun and read_yaml(record).get("classes") is True:
+    if config.classes is None and begun and read_recorded(record).get("classes") is True:
         return replace(config, classes=True)
     return config
 

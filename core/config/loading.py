@@ -1,24 +1,18 @@
-"""Config files and overrides into frozen dataclasses, and back; the only user of OmegaConf.
+"""Config files and overrides into frozen dataclasses, and back.
 
 A config is a tree of frozen dataclasses, each beside the code that reads it, its fields made by
-`core.config.settings.setting`. Later files and overrides win. In a file, `${...}` is resolved when that file
-is read; everywhere else it is plain text.
+`core.config.settings.setting`. Later files and overrides win. In a file that a person wrote, `${...}` is
+resolved when that file is read; everywhere else it is plain text.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from core.config.building import assemble, check, merge, over, under
 from core.config.fields import (
@@ -30,9 +24,9 @@ from core.config.fields import (
     to_dict,
 )
 from core.config.values import Typed
+from core.config.yaml_files import as_yaml, read_inline, read_yaml
 from core.errors import UserError
 from core.files import write_text
-from core.reading.json_files import require_utf8
 
 __all__ = [
     "FieldHelp",
@@ -42,15 +36,12 @@ __all__ = [
     "from_dict",
     "help_of",
     "load",
-    "read_section",
-    "read_yaml",
     "save",
     "to_dict",
     "with_defaults",
 ]
 
 T = TypeVar("T")
-MOST_NODES = 100_000  # values of a config file, those that its aliases repeat included
 
 
 def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
@@ -88,7 +79,7 @@ def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
 
 def dump(config: Any) -> str:
     """Write as YAML that `load` reads back as an equal config."""
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_dict(config))))
+    return as_yaml(to_dict(config))
 
 
 def save(config: Any, path: Path) -> None:
@@ -106,71 +97,6 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, An
 def with_defaults(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
     """What `values` would be, had all fields of `schema` been given: an earlier version knew fewer."""
     return over(defaults_of(schema, values), values)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping with `${...}` resolved; a key given twice is refused, and so are tags of objects.
-
-    Raises UserError for a missing or unreadable file and for what is no YAML mapping.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{file}: a folder, where a YAML file is expected") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    try:
-        _require_plain(text)
-        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
-        require_utf8(values)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{file}: not a valid config file: {_first_line(error)}") from None
-    if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
-        raise UserError(f"{file}: expected fields (name: value) at the top")
-    return typing.cast(dict[str, Any], values)
-
-
-def read_section(file: Path, name: str) -> dict[str, Any]:
-    """Read one section of a recorded config; UserError as `read_yaml`, and where there is no such section."""
-    section = read_yaml(file).get(name)
-    if not isinstance(section, dict):
-        raise UserError(f"{file}: {name}", section, "a section with fields")
-    return section
-
-
-def _require_plain(text: str) -> None:
-    """YAMLError for more than text, numbers, lists and mappings: tags, and aliases beyond all measure.
-
-    A tag asks for a type that the field has anyway, and PyYAML's constructors of some raise whatever they
-    meet. An alias stands for a whole tree, so a few lines of them can stand for more than fits in memory.
-    """
-    sizes: dict[str, int] = {}
-    open_nodes: list[list[Any]] = [["", 0]]  # anchor, nodes with those that aliases stand for
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if getattr(event, "tag", None) is not None and event.tag != "!":
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.MarkedYAMLError(problem=f"tags are not read: {tag}", problem_mark=event.start_mark)
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append([event.anchor, 1])
-        elif isinstance(event, (yaml.CollectionEndEvent, yaml.ScalarEvent, yaml.AliasEvent)):
-            is_end = isinstance(event, yaml.CollectionEndEvent)
-            anchor, size = open_nodes.pop() if is_end else (event.anchor, 1)
-            if isinstance(event, yaml.AliasEvent):
-                size = sizes.get(anchor, 1)
-            elif anchor:
-                sizes[anchor] = size
-            open_nodes[-1][1] += size
-            if open_nodes[-1][1] > MOST_NODES:
-                raise yaml.MarkedYAMLError(
-                    problem=f"more than {MOST_NODES:,} values", problem_mark=event.start_mark
-                )
 
 
 def _nested(override: str) -> dict[str, Any]:
@@ -191,9 +117,8 @@ def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[st
             result[name] = _inlined(value, typing.cast(type, sections[name]), f"{where}.")
         elif value.strip().startswith("{"):
             try:
-                _require_plain(value)
-                result[name] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError, RecursionError):
+                result[name] = read_inline(value)
+            except ValueError:
                 expected = "fields as in YAML, {name: value, name: value}"
                 raise UserError(where, value, expected) from None
     return result
@@ -210,22 +135,9 @@ def _named_in_refusals(file: Path) -> Iterator[None]:
         raise UserError(error.field, error.value, f"{error.expected} (in {file})") from None
 
 
-def _escaped(value: Any) -> Any:
-    r"""Write `${` as `\${`, with backslashes before it doubled, which OmegaConf takes as text."""
-    if isinstance(value, dict):
-        return {name: _escaped(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -18,7 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in i
 from core import environment
 from core.environment import Place
 from core.errors import UserError, WorkError
-from core.files import MEETING_PREFIX, write_text
+from core.files import MEETING_PREFIX, read_text, write_text
 
 WAIT_S = 300.0  # for the first rank's address: nodes may start their tasks minutes apart
 POLL_S = 0.1
@@ -78,7 +78,7 @@ def _read(path: Path, wait_s: float) -> tuple[str, int]:
     limit = time.monotonic() + wait_s
     while True:
         try:
-            host, _, port = path.read_text(encoding="utf-8").strip().rpartition(":")
+            host, _, port = read_text(path).strip().rpartition(":")
             return host, int(port)
         except (FileNotFoundError, NotADirectoryError):
             if time.monotonic() > limit:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from core.files import published, write_json
+from core.files import published, read_bytes, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
 
@@ -50,7 +50,7 @@ class Failures:
         """
         path = self._path(unit)
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(path).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         return _parsed(unit, text) or Failure(unit, (f"{path} is damaged: what failed is not known",), False)

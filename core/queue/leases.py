@@ -28,7 +28,7 @@ from typing import Any
 
 from core import environment
 from core.faults.failpoints import failpoint
-from core.files import published, write_text
+from core.files import published, read_bytes, regular, write_text
 from core.reading import json_files
 from core.reading.json_files import Malformed
 
@@ -121,7 +121,7 @@ class Leases:
     def state(self, unit: str, generation: int) -> LeaseState:
         """One lease; FileNotFoundError if it is there no more."""
         path = lease_path(self.folder, unit, generation)
-        with open(path, encoding="utf-8", errors="replace") as file:  # NFS refreshes on open
+        with open(path, encoding="utf-8", errors="replace", opener=regular) as file:  # NFS refreshes on open
             stamp, note = os.fstat(file.fileno()).st_mtime, _read_note(file.read())
         age = self._server_now() - stamp
         expired, losses = age > self.timeout_s, Losses()
@@ -151,7 +151,7 @@ class Leases:
 
     def _read_start(self) -> str:
         try:
-            return (self.folder / START).read_text(encoding="utf-8", errors="replace")
+            return read_bytes(self.folder / START).decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
 
@@ -159,7 +159,7 @@ class Leases:
         path = lease_path(self.folder, unit, generation)
         note = {"owner": self.owner, "token": self.token, "start": self._start, "finished": self.finished}
         note |= {"lost": losses.workers, "proven": losses.proven}
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             os.write(descriptor, json.dumps(note).encode())
             failpoint("lease.written")
@@ -187,7 +187,7 @@ class Lease:
         if lease_path(self.folder, self.unit, self.generation + 1).exists():
             return False
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(self.path).decode("utf-8", "replace")
         except FileNotFoundError:
             return False
         return bool(_read_note(text).get("token") == self.token)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
-from core.config.loading import dump, read_yaml
+from core.config.loading import dump
+from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
-from core.files import MEETING_PREFIX, published, temporaries, write_text
+from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -20,7 +21,6 @@ from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
-HEADER = "# longtake: the resolved config of "  # and then the job's name
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
     "tools.shard": "shard",
@@ -70,7 +70,7 @@ def claim(
     if overwrite:
         _remove_contents(output, done)
         return _start(output, config)
-    found = changes(read_yaml(output / CONFIG), config)
+    found = changes(read_recorded(output / CONFIG), config)
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
@@ -146,7 +146,7 @@ def _is_launchers(entry: Path) -> bool:
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
     recorded = output / CONFIG
-    text = recorded.read_text(encoding="utf-8", errors="replace") if recorded.is_file() else ""
+    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
     if not first.startswith(HEADER):
         raise UserError("output", output, "a new or empty folder, or an earlier output of this job")

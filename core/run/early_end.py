@@ -24,7 +24,6 @@ from core import environment, terminal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
-from core.progress import CLEAR_LINE
 from core.run import ends, signals
 from core.run.last_line import tell
 from core.run.signals import INTERRUPTED
@@ -142,6 +141,5 @@ class EarlyEnd:
 
     def _tell(self, text: str) -> None:
         """Every rank speaks, since perhaps nobody else got the signal."""
-        clear = CLEAR_LINE if terminal.is_terminal() else ""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
-        terminal.tell(f"{clear}{who}{text}")
+        terminal.tell(f"{who}{text}", clear=terminal.is_terminal())

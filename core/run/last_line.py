@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from core import environment, terminal
+from core.escaping import escaped_line
 
 TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
 
@@ -50,7 +51,7 @@ def repeat_after_torchrun(line: str) -> None:
         return
     with contextlib.suppress(OSError):
         subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _REPEAT, str(os.getppid()), line],
+            [sys.executable, "-I", "-S", "-c", _REPEAT, str(os.getppid()), escaped_line(line)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # torchrun signals the groups of its ranks

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import UserError, WorkError
-from core.files import TEMPORARY_PREFIX, cache_folder, fsync_folder, published, sha256_file, temporaries
+from core.files import (
+    TEMPORARY_PREFIX,
+    cache_folder,
+    fsync_folder,
+    published,
+    regular,
+    sha256_file,
+    temporaries,
+    temporary_name,
+)
 from data.dataset.schema import MANIFEST
 
 LOCKS = 64  # files; two shards that share one are fetched one after the other
@@ -48,7 +57,7 @@ class ShardCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self._lock(sha256)):
             with contextlib.suppress(FileNotFoundError):
-                file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+                file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
                 if os.fstat(file.fileno()).st_size == size:
                     os.utime(path)  # the time of last use
                     return file
@@ -58,12 +67,12 @@ class ShardCache:
             return self._fetched(path, sha256, size, name, download)
 
     def _fetched(self, path: Path, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{sha256}")  # the lock is held: nobody else's
+        temporary = temporary_name(path)
         try:
-            with open(temporary, "wb") as new:
+            with open(temporary, "xb") as new:
                 download_checked(new, sha256, name, download)
                 os.fsync(new.fileno())
-            file = open(temporary, "rb", buffering=0)  # noqa: SIM115 (the caller's)
+            file = open(temporary, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
             with locked(self.folder / "lock-room"):  # taken last, so nobody waits in a circle
                 self._make_room(size)
                 os.replace(temporary, path)
@@ -76,9 +85,12 @@ class ShardCache:
         """Remove what killed processes left, then the copies unused for the longest time."""
         copies: list[tuple[float, int, Path]] = []
         for entry in (*published(self.folder), *temporaries(self.folder)):
-            name = entry.name.removeprefix(TEMPORARY_PREFIX)
-            if not re.fullmatch("[0-9a-f]{64}", name):
+            found = re.fullmatch(
+                f"(?:{re.escape(TEMPORARY_PREFIX)}(?:[0-9a-f]{{12}}-)?)?([0-9a-f]{{64}})", entry.name
+            )
+            if not found:
                 continue
+            name = found[1]
             with contextlib.suppress(FileNotFoundError):
                 if name != entry.name:
                     self._remove_debris(entry, name)

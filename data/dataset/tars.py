@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from core.errors import WorkError
-from core.files import regular
+from core.files import open_regular
+from data.dataset.tar_headers import BLOCK, Read, TarHeaders
 
-BLOCK = tarfile.BLOCKSIZE
 APART = "its members do not lie side by side"
 
 
@@ -72,17 +72,39 @@ def members(path: Path) -> Iterator[Member]:
     WorkError if the archive is damaged anywhere: nothing is dropped in silence.
     """
     try:
-        with open(path, "rb", opener=regular) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            reader = _Headers(file, lambda at, count: read_range(file.fileno(), count, at))
+            for info in reader:
+                if info.offset_data + info.size > size and not info.issparse():
+                    raise tarfile.ReadError(f"unexpected end of data within {info.name!r}")
+                if not info.isdir():
+                    yield Member(info.name, info.offset, info.offset_data, info.size, _refusal(info))
+    except _DAMAGE as error:
+        raise WorkError(f"{path}: damaged tar: {error}") from None
+    _check_end(path, reader.end)
+
+
+# The latter three are what `tarfile` meets in headers that contradict themselves.
+_DAMAGE = (tarfile.TarError, ValueError, EOFError, IndexError, OverflowError)
+
+
+class _Headers:
+    """Iterates over the members of an archive, each header bounded first. end: behind the last one."""
+
+    def __init__(self, file: IO[bytes], read: Read) -> None:
+        self._file, self._bounds, self.end = file, TarHeaders(read), 0
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        self._bounds.require_bounded(0)
+        with tarfile.open(fileobj=self._file, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
                 if info.size < 0:
                     raise tarfile.ReadError(f"member {info.name!r} has a negative size")
-                if not info.isdir():
-                    yield Member(info.name, info.offset, info.offset_data, info.size, _refusal(info))
-            end = tar.offset
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        raise WorkError(f"{path}: damaged tar: {error}") from None
-    _check_end(path, end)
+                yield info
+                self.end = tar.offset
+                self._bounds.require_bounded(self.end)
 
 
 def _refusal(info: tarfile.TarInfo) -> str:
@@ -98,7 +120,7 @@ def _check_end(path: Path, end: int) -> None:
     size = path.stat().st_size
     if size < end + 2 * BLOCK:
         raise WorkError(f"{path}: truncated tar: no end marker at byte {end} of {size}")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(end)
         while block := file.read(1 << 20):
             if block.count(0) != len(block):
@@ -172,15 +194,14 @@ def parse_sample(data: bytes) -> tuple[str, dict[str, bytes]]:
     keys = set()
     end = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for info in tar:
-                key, suffix = split_name(info.name)
-                end = info.offset_data + -(-info.size // BLOCK) * BLOCK
-                if not info.isreg() or info.size < 0 or suffix in contents or end > len(data):
-                    raise ValueError(f"bad member {info.name!r}")
-                contents[suffix] = data[info.offset_data : info.offset_data + info.size]
-                keys.add(key)
-    except tarfile.TarError as error:
+        for info in _Headers(io.BytesIO(data), lambda at, count: data[at : at + count]):
+            key, suffix = split_name(info.name)
+            end = info.offset_data + -(-info.size // BLOCK) * BLOCK
+            if not info.isreg() or suffix in contents or end > len(data):
+                raise ValueError(f"bad member {info.name!r}")
+            contents[suffix] = data[info.offset_data : info.offset_data + info.size]
+            keys.add(key)
+    except _DAMAGE as error:
         raise ValueError(str(error)) from None
     if end != len(data) or len(keys) != 1:
         raise ValueError(f"members of {len(keys)} samples in {end} of {len(data)} bytes")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.files import regular
 from data.dataset.retry import is_of_storage
 from data.dataset.tars import MemberFile
 from data.media.clips import Clip
 from data.media.formats import MediaError, MediaLimits
+from data.raw.opening import open_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Item:
     label: position in the listing's classes, -1 for none.  refused: (stage, reason) if it must not be used.
     clip: the part of the video that the sample is, None for all of it.
     more: what else is recorded in the sample's JSON, such as further captions.
+    within: the folder out of which no link may lead, "" for anywhere.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Item:
     clip: Clip | None = None
     column: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+    within: str = ""
 
     @property
     def packed(self) -> int:
@@ -62,7 +64,7 @@ class Item:
             data = self._read_cell()
         else:
             in_tar = self.path.suffix.lower() == ".tar"
-            with open(self.path, "rb", opener=regular) as file:
+            with open_within(self.path, self.within) as file:
                 file.seek(self.offset)
                 data = file.read(self.size if in_tar else self.size + 1)
         if len(data) != self.size:
@@ -72,14 +74,14 @@ class Item:
     def _read_cell(self) -> bytes:
         from data.raw.tables.parquet_rows import read_cell
 
-        return read_cell(self.path, self.column, self.offset)
+        return read_cell(self.path, self.column, self.offset, self.within)
 
     def _read_clip(self, clip: Clip, limits: MediaLimits) -> bytes:
         from data.media.remux import copy_clip
 
         if self.column:
             return copy_clip(io.BytesIO(self._read_whole(limits)), clip, limits)
-        with open(self.path, "rb", buffering=0, opener=regular) as file:
+        with open_within(self.path, self.within, buffering=0) as file:
             return copy_clip(MemberFile(file, self.offset, self.size), clip, limits)
 
 

@@ -66,9 +66,11 @@ class ItemStore(Sequence[Item]):
             yield from map(self._item, marshal.loads(zlib.decompress(block)))
 
     def _item(self, row: Any) -> Item:
-        name, path, offset, size, label, class_name, text, refused, column, more = row
+        name, path, offset, size, label, class_name, text, refused, column, more, within = row
         label, class_name = self._labels(label, class_name)
-        return Item(name, Path(path), offset, size, label, class_name, text, refused, None, column, more)
+        return Item(
+            name, Path(path), offset, size, label, class_name, text, refused, None, column, more, within
+        )
 
 
 class Selection(Sequence[Item]):
@@ -109,7 +111,7 @@ def sizes_of(items: Sequence[Item]) -> Iterable[int]:
 def _row(item: Item) -> tuple[Any, ...]:
     return (
         *(item.name, str(item.path), item.offset, item.size, item.label, item.class_name, item.text),
-        *(item.refused, item.column, dict(item.more)),
+        *(item.refused, item.column, dict(item.more), item.within),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.raw.findings import Findings
 from data.raw.ignored import ignored_as
+from data.raw.opening import is_within
 from data.raw.rules import Links
 
 OUTSIDE = "links out of the source (links=follow reads them)"
@@ -35,7 +36,7 @@ def walk(source: Path, links: Links, findings: Findings) -> list[str]:
             name = (relative / file).as_posix()
             if kind := ignored_as(name):
                 findings.ignored[kind] += 1
-            elif links == "inside" and _leaves(os.path.join(folder, file), root):
+            elif links == "inside" and _leaves(os.path.join(folder, file), str(source)):
                 findings.ignored[OUTSIDE] += 1
             else:
                 names.append(name)
@@ -63,4 +64,4 @@ def _leaves(path: str, root: str) -> bool:
     """Whether a file is a link to what lies outside; a broken link inside is met where it is read."""
     if not os.path.islink(path):
         return False
-    return not Path(os.path.realpath(path)).is_relative_to(root)
+    return not is_within(path, root)

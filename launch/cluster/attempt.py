@@ -59,14 +59,24 @@ class Asked:
 class Attempt:
     """One start of the job."""
 
-    def __init__(self, submission: Submission, config: ClusterConfig, told: Told, asked: Asked) -> None:
+    def __init__(
+        self,
+        submission: Submission,
+        config: ClusterConfig,
+        told: Told,
+        asked: Asked,
+        task: int = 0,
+    ) -> None:
+        """task: of a job array; each goes on and is given up by itself."""
+        self.task = task
         self.submission, self.config, self.told, self.asked = submission, config, told, asked
         self.job = find(told["job"])
-        before = submission.attempts()
         self.slurm_job = environment.slurm_job() if config.kind == "slurm" else None
         name = environment.attempt() if self.slurm_job else None
-        self.folder = submission.folder / "attempts" / (name or f"{config.kind}.{len(before)}")
-        self.number = len([path for path in before if path != self.folder])
+        before = [record["name"] for record in submission.attempt_records(task)]
+        local = f"{config.kind}.{task}" if config.array else config.kind
+        self.folder = submission.folder / "attempts" / (name or f"{local}.{len(before)}")
+        self.number = len([earlier for earlier in before if earlier != self.folder.name])
         self.child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Verdict:
@@ -75,6 +85,7 @@ class Attempt:
         started = time.time()
         self.write(
             state="running",
+            task=self.task,
             started=started,
             node=environment.node(),
             pid=os.getpid(),
@@ -113,7 +124,7 @@ class Attempt:
             progress=progress(self.submission.output),
         )
         if verdict.outcome == "again" and (
-            why := in_vain(self.submission.attempt_records(), self.config.attempts)
+            why := in_vain(self.submission.attempt_records(self.task), self.config.attempts)
         ):
             return Verdict("failed", why)
         return verdict

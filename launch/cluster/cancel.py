@@ -33,12 +33,13 @@ def main(words: Sequence[str]) -> int:
             slurm.cancel(job)
         say(f"{output}: cancelled job {', '.join(sorted(found))}")
         return 0
-    attempts = submission.attempt_records()
-    attempt: Started = attempts[-1] if attempts else {}
-    if attempt.get("node") != environment.node() or not attempt.get("pid"):
-        raise UserError(
-            "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
-        )
-    os.kill(attempt["pid"], signal.SIGTERM)
-    say(f"{output}: cancelled process {attempt['pid']}")
+    running = [record for record in submission.latest_records() if record.get("state") not in ENDED]
+    nowhere: Started = {}
+    for attempt in running or [nowhere]:
+        if attempt.get("node") != environment.node() or not attempt.get("pid"):
+            raise UserError(
+                "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
+            )
+        os.kill(attempt["pid"], signal.SIGTERM)
+        say(f"{output}: cancelled process {attempt['pid']}")
     return 0

@@ -10,6 +10,7 @@ from typing import Literal
 
 from core.config.settings import setting
 from core.errors import UserError
+from core.files import read_bytes
 
 _CLOCK = re.compile(r"^\s*minutes\s*:\s*(\d+:[\d:]+)", re.M)
 
@@ -24,6 +25,12 @@ class ClusterConfig:
     )
     nodes: int = setting(1, "nodes of the job", low=1)
     tasks_per_node: int = setting(1, "ranks on each node, one for each GPU", low=1)
+    array: int = setting(
+        0,
+        "tasks of a job array, each such a job, that share the work of `encode` or `sample`; 0 is one job",
+        low=0,
+    )
+    array_limit: int = setting(0, "tasks of the array that run at once; 0 is no limit", low=0)
     cpus_per_task: int | None = setting(None, "CPUs of each rank; null is SLURM's default", low=1)
     minutes: int = setting(60, "time limit of one start; the job is requeued at its end", unit="min", low=1)
     signal_s: int = setting(
@@ -73,6 +80,10 @@ class ClusterConfig:
             raise UserError("apptainer_image", self.apptainer_image, "'' with container_image")
         if self.kind != "slurm" and self.nodes > 1:
             raise UserError("nodes", self.nodes, f"1 with kind={self.kind}")
+        if self.kind == "inline" and self.array:
+            raise UserError("array", self.array, "0 with kind=inline")
+        if self.array_limit and not self.array:
+            raise UserError("array_limit", self.array_limit, "0 without array")
 
     @property
     def world_size(self) -> int:
@@ -83,6 +94,6 @@ class ClusterConfig:
 def refuse_clock_times(files: Sequence[Path]) -> None:
     """UserError where a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
     for file in files:
-        if file.is_file() and (found := _CLOCK.search(file.read_text(encoding="utf-8", errors="replace"))):
+        if file.is_file() and (found := _CLOCK.search(read_bytes(file).decode("utf-8", "replace"))):
             expected = f"a whole number of minutes; YAML reads such a time as a number to base 60 (in {file})"
             raise UserError("cluster.minutes", found[1], expected)

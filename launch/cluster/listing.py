@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core import environment, terminal
-from core.config.loading import read_yaml
-from core.errors import UserError
+from core.config.yaml_files import read_recorded
+from core.errors import UserError, WorkError
 from core.progress import duration
 from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
-from launch.cluster.records import ENDED, JOB_FILE, Started, Submission
+from launch.cluster.records import ENDED, JOB_FILE, Started, Submission, Told
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
 
@@ -39,8 +39,32 @@ def main(words: Sequence[str]) -> int:
 
 
 def state_of(submission: Submission) -> tuple[str, str]:
-    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows."""
-    told, attempts = submission.read(), submission.attempt_records()
+    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows.
+
+    An array is at work while any of its tasks is, and done when one is that the others leave nothing to do.
+    """
+    told = submission.read()
+    tasks = told["cluster"].get("array", 0)
+    if not isinstance(tasks, int):
+        raise WorkError(f"{submission.folder}: cluster.array={tasks!r} of what was submitted is no number")
+    if tasks < 2:  # submitit makes no array of one task
+        return _state(submission.attempt_records(), told, str(told.get("slurm_job") or ""))
+    job = told.get("slurm_job")
+    found = [
+        _state(submission.attempt_records(task), told, f"{job}_{task}" if job else "")
+        for task in range(tasks)
+    ]
+    states = [state for state, _ in found]
+    at_work = [state for state in dict.fromkeys(states) if state not in (*ENDED, "lost")]
+    first = ("running", *at_work) if at_work else ("done", *dict.fromkeys(states))
+    state = next(state for state in first if state in states)
+    counts = ", ".join(f"{states.count(each)} {each}" for each in dict.fromkeys(states))
+    reasons = [reason for _, reason in found if reason]
+    return state, "; ".join([f"{tasks} tasks: {counts}", *reasons[:1]])
+
+
+def _state(attempts: Sequence[Started], told: Told, job: str) -> tuple[str, str]:
+    """The same of one task.  job: its number in SLURM, '' where it was not queued."""
     last: Started = attempts[-1] if attempts else {}
     state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
@@ -50,9 +74,9 @@ def state_of(submission: Submission) -> tuple[str, str]:
         if state == "running" and is_here and not records.lives(last.get("pid", 0)):
             return "lost", "its supervisor was killed; submit it again to continue"
         return state, reason
-    if not (job := told.get("slurm_job")):
+    if not job:
         return "not queued", "the submission was interrupted; submit it again"
-    facts = slurm.job_facts(str(job))
+    facts = slurm.job_facts(job)
     now = facts.get("JobState", "")
     if now in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"):
         why = facts.get("Reason", "None")
@@ -67,7 +91,7 @@ def _row(output: Path) -> tuple[str, ...]:
     submission = records.latest(output)
     attempts = submission.attempt_records()
     state, reason = state_of(submission)
-    nodes = attempts[-1].get("nodes", "") if attempts else ""
+    nodes = ",".join(dict.fromkeys(last.get("nodes", "") for last in submission.latest_records()))
     step, rate, left = _pace(output, submission)
     return str(output), state, str(len(attempts)), nodes, step, rate, left, " ".join(reason.split())
 
@@ -77,7 +101,7 @@ def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""
-    trainer = read_yaml(submission.folder / JOB_FILE).get("trainer")
+    trainer = read_recorded(submission.folder / JOB_FILE).get("trainer")
     steps = trainer.get("steps") if isinstance(trainer, dict) else 0
     steps = steps if isinstance(steps, int) else 0
     recent = [seconds for row in rows if (seconds := number(row, "seconds"))]

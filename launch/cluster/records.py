@@ -20,7 +20,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from core import environment
 from core.errors import UserError, WorkError
-from core.files import cache_folder, published, write_json
+from core.files import cache_folder, published, read_text, write_json
 from core.reading import json_files
 from core.reading.json_schema import Count, Range
 from core.run.claim import SUBMISSIONS
@@ -49,6 +49,7 @@ class Started(TypedDict, total=False):
     """What `attempt.json` says of a start of the job, as far as that is known yet."""
 
     name: str
+    task: Count
     state: str
     reason: str
     started: float
@@ -116,10 +117,14 @@ class Submission:
         found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
-    def attempt_records(self) -> list[Started]:
-        """What is known of its starts, oldest first."""
+    def attempt_records(self, task: int | None = None) -> list[Started]:
+        """What is known of its starts, oldest first; of one task of an array, if that is given."""
         records = [read_record(path / ATTEMPT_FILE, Started) for path in self.attempts()]
-        return [record for record in records if record]
+        return [record for record in records if record and task in (None, record.get("task", 0))]
+
+    def latest_records(self) -> list[Started]:
+        """What is known of the last start of each task that has been started."""
+        return list({record.get("task", 0): record for record in self.attempt_records()}.values())
 
 
 def submissions(output: Path) -> list[Submission]:
@@ -166,7 +171,7 @@ def locked(output: Path) -> Any:
     if (held := read_record(path, _Locked)) and held["node"] == owner["node"] and not lives(held["pid"]):
         path.unlink(missing_ok=True)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         held = read_record(path, _Locked)
         who = "another process"
@@ -188,7 +193,7 @@ def remember(output: Path) -> None:
     """Note for `longtake jobs` that this user has submitted something there."""
     path = _register()
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    known = read_text(path).splitlines() if path.exists() else []
     if str(output.resolve()) not in known:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{output.resolve()}\n")
@@ -197,7 +202,7 @@ def remember(output: Path) -> None:
 def remembered() -> list[Path]:
     """Outputs that this user has submitted jobs for, and that are still there."""
     path = _register()
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     return [Path(line) for line in lines if (Path(line) / SUBMISSIONS).is_dir()]
 
 

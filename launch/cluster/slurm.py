@@ -23,7 +23,9 @@ WAITS_S = (
     30.0,
     60.0,
 )  # a controller may be away for minutes, in a restart or a failover
-_GONE = re.compile(r"Invalid job id|already completing or completed|Job/step already completing")
+_GONE = re.compile(
+    r"Invalid job id|Job \S+ not found|already completing or completed|Job/step already completing"
+)
 
 
 def require(config: ClusterConfig) -> None:
@@ -68,9 +70,10 @@ def command(
         else:
             if done.returncode == 0:
                 return done.stdout
-            if _GONE.search(done.stderr):
+            said = done.stderr + done.stdout  # scontrol tells on the latter that a task of an array is gone
+            if _GONE.search(said):
                 return ""
-            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            reason = (said.strip().splitlines() or [f"status {done.returncode}"])[-1]
         sleep(wait_s)
     raise WorkError(f"{' '.join(words)}: {reason}")
 
@@ -135,6 +138,7 @@ def parameters(config: ClusterConfig, name: str, after: Sequence[str], code: Pat
         "stderr_to_stdout": True,
         "setup": setup,
         "use_srun": False,
+        "array_parallelism": config.array_limit or max(1, config.array),
         "additional_parameters": more,
     }
     return found
@@ -153,17 +157,21 @@ def script_text(folder: Path, found: Mapping[str, Any]) -> str:
     return str(_make_sbatch_string(command=start, folder=folder, **found))
 
 
-def submit(function: Callable[[], Any], folder: Path, found: Mapping[str, Any]) -> str:
-    """Queue a job that calls `function`; its number. UserError with sbatch's words where it refuses."""
+def submit(function: Callable[[int], Any], folder: Path, found: Mapping[str, Any], *, tasks: int = 0) -> str:
+    """Queue a job that calls `function(0)`, or an array whose tasks call it with their numbers.
+
+    Returns the job's number, without that of a task.  UserError with sbatch's words where it refuses.
+    """
     import submitit
 
     executor = submitit.SlurmExecutor(folder, python=script_python())
     executor.update_parameters(**found)
     try:
-        return str(executor.submit(function).job_id)
+        jobs = executor.map_array(function, range(tasks)) if tasks > 1 else [executor.submit(function, 0)]
     except submitit.core.utils.FailedJobError as error:
         said = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip().splitlines()[-1]]
         raise UserError(f"sbatch refused the job: {'; '.join(said)}") from None
+    return str(jobs[0].job_id).partition("_")[0]
 
 
 def _quoted(text: str) -> str:

@@ -70,7 +70,8 @@ def main(words: Sequence[str]) -> int:
     if cluster.kind == "slurm":
         slurm.require(cluster)
     with records.locked(output):
-        _make_room(output, cluster, replaces=named != list(words))
+        if not cluster.array:  # tasks of an array join those that are at work
+            _make_room(output, cluster, replaces=named != list(words))
         submission = _prepare(job, config, cluster, output, settings.after)
         return _start(submission, cluster, after)
 
@@ -104,6 +105,9 @@ def _parted(job: Job, settings: Any) -> tuple[Any, ClusterConfig]:
         values["processes"] = cluster.world_size
     elif cluster.world_size > 1 and not job.shares:
         raise UserError("cluster.nodes", cluster.nodes, f"one task, since {job.name} runs in one process")
+    if cluster.array and not job.shares:
+        reason = f"{job.name} does not share its work through its output"
+        raise UserError("cluster.array", cluster.array, f"0, since {reason}")
     return kind(**values), cluster
 
 
@@ -175,11 +179,12 @@ def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
         while slurm.jobs_named(_name(output)):
             time.sleep(POLL_S)
     for submission in records.submissions(output):
-        attempts = submission.attempt_records()
-        attempt: records.Started = attempts[-1] if attempts else {}
-        is_local = bool(attempts) and submission.read()["cluster"].get("kind") in ("local", "inline")
-        if is_local and attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
-            raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
+        latest = submission.latest_records()
+        if not latest or submission.read()["cluster"].get("kind") not in ("local", "inline"):
+            continue
+        for attempt in latest:
+            if attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
+                raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
 
 
 def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str]) -> int:
@@ -195,15 +200,20 @@ def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str])
 
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=cluster.minutes, signal_delay_s=cluster.signal_s)
-        job = str(executor.submit(function).job_id)
-        submission.write(process=job)
-        say(f"{submission.output}: process {job}; logs in {logs}")
+        found = [executor.submit(function, task) for task in range(max(1, cluster.array))]
+        processes = ", ".join(str(job.job_id) for job in found)
+        submission.write(process=processes)
+        say(f"{submission.output}: process {processes}; logs in {logs}")
         return 0
-    found = slurm.parameters(cluster, _name(submission.output), after, submission.code)
-    job = slurm.submit(function, folder, found)
+    parameters = slurm.parameters(cluster, _name(submission.output), after, submission.code)
+    job = slurm.submit(function, folder, parameters, tasks=cluster.array)
     submission.write(slurm_job=job)
-    say(f"{submission.output}: job {job}; logs in {logs}")
+    say(f"{submission.output}: job {job}{_tasks(cluster)}; logs in {logs}")
     return 0
+
+
+def _tasks(cluster: ClusterConfig) -> str:
+    return f", an array of {cluster.array} tasks" if cluster.array else ""
 
 
 def _path_of(submission: Submission) -> str:

@@ -25,6 +25,7 @@ from core.run import signals
 from launch.cluster import slurm
 from launch.cluster.attempt import POLL_S, Asked, Attempt
 from launch.cluster.config import ClusterConfig
+from launch.cluster.listing import state_of
 from launch.cluster.records import ENDED, Submission, latest
 from launch.cluster.verdict import Verdict
 
@@ -35,25 +36,28 @@ class Supervise:
 
     folder: str
 
-    def __call__(self) -> int:
-        return supervise(Submission(Path(self.folder)))
+    def __call__(self, task: int) -> int:
+        return supervise(Submission(Path(self.folder)), task)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self, task: int) -> Any:
         """For a signal before this is running: submitit then has the job started again as it was."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self)
+        return submitit.helpers.DelayedSubmission(self, task)
 
 
-def supervise(submission: Submission) -> int:
-    """Run the job of a submission to its end, or until SLURM starts it again; an exit status."""
+def supervise(submission: Submission, task: int = 0) -> int:
+    """Run the job of a submission to its end, or until SLURM starts it again; an exit status.
+
+    task: of a job array.
+    """
     told = submission.read()
     config = from_dict(ClusterConfig, told["cluster"])
     asked = Asked()
     with signals.answered_by(asked):
         _wait_for(told.get("after_output", ""), asked)
         while True:
-            attempt = Attempt(submission, config, told, asked)
+            attempt = Attempt(submission, config, told, asked, task)
             verdict = attempt.run()
             if verdict.outcome == "again" and config.kind == "slurm":
                 return _requeue(attempt, verdict)
@@ -104,10 +108,9 @@ def _names(text: str) -> list[str]:
 def _wait_for(output: str, asked: Asked) -> None:
     """Where there is no queue: wait until the job with this output is done. WorkError if it fails."""
     while output and not asked.word:
-        records = latest(Path(output)).attempt_records()
-        state = records[-1]["state"] if records else "queued"
+        state, _ = state_of(latest(Path(output)))
         if state == "done":
             return
-        if state in ENDED:
+        if state in (*ENDED, "lost"):
             raise WorkError(f"{output} {state}, and this job was to come after it")
         time.sleep(POLL_S)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
+
+from core.escaping import in_html
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 220, 56, 28  # pixels
 COLOURS = ("#2563eb", "#dc6803", "#059669")
@@ -36,7 +37,7 @@ def curves(title: str, series: Mapping[str, Points], *, logarithmic: bool = Fals
         parts.append(f'<polyline points="{raw}" fill="none" stroke="{colour}" stroke-opacity=".25"/>')
         parts.append(f'<polyline points="{mean}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         row = 22 + 16 * list(kept).index(name)
-        label = f"{html.escape(name)}: {points[-1][1]:.3g}"
+        label = f"{in_html(name)}: {points[-1][1]:.3g}"
         parts.append(
             f'<text x="{WIDTH - 12}" y="{row}" text-anchor="end" style="fill:{colour}">{label}</text>'
         )
@@ -51,11 +52,11 @@ def bars(title: str, values: Mapping[str, float], unit: str) -> str:
     parts = []
     for number, (name, value) in enumerate(values.items()):
         y, length = number * row + 4, 280 * value / top
-        parts.append(f'<text x="136" y="{y + 13}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(f'<text x="136" y="{y + 13}" text-anchor="end">{in_html(name)}</text>')
         parts.append(
             f'<rect x="144" y="{y}" width="{max(1, length):.1f}" height="17" rx="3" fill="{COLOURS[0]}"/>'
         )
-        parts.append(f'<text x="{150 + length:.1f}" y="{y + 13}">{value:.1f} {html.escape(unit)}</text>')
+        parts.append(f'<text x="{150 + length:.1f}" y="{y + 13}">{value:.1f} {in_html(unit)}</text>')
     return _svg(520, row * len(values) + 6, title, parts)
 
 
@@ -73,7 +74,7 @@ def moving_mean(points: Points, share: float = 0.05) -> list[tuple[float, float]
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    name = html.escape(title)
+    name = in_html(title)
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{name}">'
         f"{''.join(parts)}</svg>"
@@ -92,7 +93,7 @@ def _frame(title: str, last: float, low: float, high: float, logarithmic: bool) 
     middle = (LEFT + WIDTH) / 2
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">0</text>')
     parts.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" text-anchor="end">step {last:g}</text>')
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(title)}</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{in_html(title)}</text>')
     return "".join(parts)
 
 

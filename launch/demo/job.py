@@ -73,7 +73,8 @@ def run(config: Config) -> None:
     chain = Chain(config)
     run_stages(chain.stages(), record, output / "logs")
     result = write_result(output, record)
-    say(summary(output, result))
+    for line in summary(output, result).split("\n"):
+        say(line)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Any, ClassVar, NotRequired, TypedDict
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import instead, write_text
+from core.escaping import in_html
+from core.files import instead, read_bytes, write_text
 from core.reading import json_files
 from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
+from launch.demo.page import page
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
 REPORT, STAGES = "report.html", "stages.json"
@@ -155,22 +156,17 @@ def render(folder: Path) -> str:
         _section("Where everything is", _places(folder)),
     ]
     body = "\n".join(section for section in sections if section)
-    title = "longtake demo"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    lead = "<p>From a folder of files to generated images and video, on this machine.</p>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>{lead}\n{body}\n</body></html>\n"
-    )
+    lead = "From a folder of files to generated images and video, on this machine."
+    return page("longtake demo", lead, body)
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{content}</section>" if content else ""
+    return f"<section><h2>{in_html(title)}</h2>{content}</section>" if content else ""
 
 
 def _picture(path: Path) -> str:
     data = _inline(path)
-    return f'<img alt="{html.escape(path.name)}" src="data:image/png;base64,{data}">' if data else ""
+    return f'<img alt="{in_html(path.name)}" src="data:image/png;base64,{data}">' if data else ""
 
 
 def _side_by_side(*paths: Path) -> str:
@@ -185,7 +181,7 @@ def _video(path: Path) -> str:
 
 
 def _inline(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+    return base64.b64encode(read_bytes(path)).decode("ascii") if path.is_file() else ""
 
 
 def _score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
@@ -199,9 +195,9 @@ def _score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
         reached = bar.passed(value, scores)
         mark = ("✓ " if reached else "✗ ") + bar.target if bar.target and with_bars else ""
         cells = [
-            f"<td><b>{bar.key}</b><br><small>{bar.meaning}</small></td>",
+            f"<td><b>{in_html(bar.key)}</b><br><small>{in_html(bar.meaning)}</small></td>",
             f"<td class=n>{value:.3f}</td><td class=n>{'' if real is None else f'{real:.3f}'}</td>",
-            f'<td class="{"yes" if reached else "no"}">{mark}</td>',
+            f'<td class="{"yes" if reached else "no"}">{in_html(mark)}</td>',
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heading = "<tr><th>score<th>generated<th>real<th>bar</tr>"
@@ -232,12 +228,14 @@ def read_curve(path: Path, key: str) -> Points:
 
 def _commands(stages: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"# {stage['name']}\n" + "\n".join(stage["commands"]) for stage in stages]
-    return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
+    return f"<pre>{in_html(chr(10).join(lines))}</pre>"
 
 
 def _places(folder: Path) -> str:
     rows = [(path, meaning) for path, meaning in PLACES.items() if (folder / path).exists()]
-    cells = "".join(f"<tr><td><code>{folder / path}</code><td>{meaning}</tr>" for path, meaning in rows)
+    cells = "".join(
+        f"<tr><td><code>{in_html(folder / path)}</code><td>{in_html(meaning)}</tr>" for path, meaning in rows
+    )
     return f"<table>{cells}</table>"
 
 
@@ -269,19 +267,3 @@ PLACES = {
     "demo.json": "stages, seconds and scores, for programs",
     "logs": "what every stage printed",
 }
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.9rem; margin: 0; } h1 + p { margin: 0 0 2rem; opacity: .75; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem; }
-img, video { max-width: 100%; border-radius: 6px; display: block; }
-.pair { display: flex; gap: 16px; } .pair > div { flex: 1 1 0; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .35rem .6rem; text-align: left; }
-tr + tr td { border-top: 1px solid var(--line); } td.n { font-variant-numeric: tabular-nums; }
-small { opacity: .7; } .yes { color: #059669; } .no { color: #dc2626; font-weight: 600; }
-pre { background: var(--soft); padding: 1rem; border-radius: 6px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; }
-svg { max-width: 100%; height: auto; margin-right: 8px; }
-svg text { font: 12px system-ui; fill: currentColor; }
-"""

@@ -16,8 +16,9 @@ from typing import Any
 
 from core import terminal
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
+from core.escaping import escaped_line
 from core.files import fingerprint, sha256_file, write_json
-from core.progress import CLEAR_LINE, duration, say
+from core.progress import duration, say
 from core.root import import_path
 
 STOP_TIMEOUT_S = 30.0
@@ -160,11 +161,11 @@ def _copy_lines(process: subprocess.Popen[str], label: str, log: Any) -> str:
         last = line.strip() or last
         if on_terminal:
             columns = shutil.get_terminal_size().columns
-            terminal.tell(f"{CLEAR_LINE}{label}: {last}"[: columns + len(CLEAR_LINE) - 1], end="")
+            terminal.tell(escaped_line(f"{label}: {last}")[: columns - 1], end="", clear=True)
         else:
             terminal.tell(f"    {line.rstrip()}")
     if on_terminal:
-        terminal.tell(CLEAR_LINE, end="")
+        terminal.tell("", end="", clear=True)
     return last
 
 

@@ -17,6 +17,7 @@ from core.checkpoint.tensor_file import load_tensors
 from core.config.loading import from_dict
 from core.config.values import any_of
 from core.errors import UserError, WorkError
+from core.files import open_regular
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.run.folder import AUTOENCODER
@@ -47,7 +48,7 @@ def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | Non
     try:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS)
-        with open(temporary / WEIGHTS, "rb") as file:
+        with open_regular(temporary / WEIGHTS) as file:
             os.fsync(file.fileno())
         if scores is not None:
             files.write_json(temporary / SCORES, dict(scores))

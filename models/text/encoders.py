@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
-from core.files import fingerprint, instead
+from core.files import fingerprint, instead, read_bytes
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from models import weights
@@ -113,7 +113,7 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
         raise UserError("text_tokens", tokens, what)
     digest = hashlib.sha256()
     for file in files:
-        content = file.read_bytes()
+        content = read_bytes(file)
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return TextEncoder(network, tokenizer, digest.hexdigest(), tokens or limit)
 

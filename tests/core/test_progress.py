@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from core import progress
+from core import terminal
 from core.progress import Progress, duration, say
 
 
@@ -56,14 +56,14 @@ def test_rate_leaves_out_what_was_done_before(capsys: pytest.CaptureFixture[str]
 
 
 def test_terminal_sees_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "40")
     work(Clock(), 3)
-    shown = terminal.getvalue()
+    shown = screen.getvalue()
     assert shown.count("\n") == 1
-    assert shown.count(progress.CLEAR_LINE) == 4
-    assert all(len(part.rstrip("\n")) < 40 for part in shown.split(progress.CLEAR_LINE))
+    assert shown.count(terminal.CLEAR_LINE) == 4
+    assert all(len(part.rstrip("\n")) < 40 for part in shown.split(terminal.CLEAR_LINE))
 
 
 def test_an_error_ends_the_line_where_the_work_stopped(capsys: pytest.CaptureFixture[str]) -> None:

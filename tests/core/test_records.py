@@ -298,3 +298,19 @@ def test_a_number_of_a_row_is_finite_or_absent() -> None:
         "a": 2.0,
         "b": 0.5,
     }
+
+
+def test_a_line_without_end_is_passed_over_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "BLOCK", 16)
+    monkeypatch.setattr(records, "LONGEST", 64)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"a": 1}\n' + b"x" * 1000 + b'\n{"a": 2}\n' + b'{"b": "' + b"y" * 300 + b'"}\n{"a": 3}\n'
+    )
+    rows = [{"a": 1}, {"a": 2}, {"a": 3}]
+    assert records.read_rows(path) == rows
+    assert records.read_last(path, 9) == rows
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 1000)
+    assert records.read_rows(path) == records.read_last(path, 9) == [{"a": 1}]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from core.config.loading import read_yaml
+from core.config.yaml_files import read_yaml
 from core.run.folder import CONFIG
 from launch import local
 from tests.integration.test_train import state

@@ -14,7 +14,8 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reconstruct import reconstruct
 from core.checkpoint.store import CheckpointStore
 from core.checkpoint.weights import load_weights
-from core.config.loading import from_dict, read_yaml
+from core.config.loading import from_dict
+from core.config.yaml_files import read_yaml
 from core.errors import UserError
 from core.files import sha256_file
 from launch import cli

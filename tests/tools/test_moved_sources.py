@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config.loading import load, read_yaml
+from core.config.loading import load
+from core.config.yaml_files import read_yaml
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints

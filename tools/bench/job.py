@@ -44,9 +44,9 @@ class Config:
 
     job: ClassVar[str] = "bench"
 
-    source: Literal["reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup"] = (
-        setting(REQUIRED, "what is measured")
-    )
+    source: Literal[
+        "reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup", "queue"
+    ] = setting(REQUIRED, "what is measured")
     output: str = setting(
         "runs/bench", "folder that receives results; material lies there meanwhile", shown="path"
     )

@@ -16,6 +16,7 @@ import torch
 
 from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
+from core.files import read_text
 from core.progress import counted, say
 from core.queue.work_queue import WorkQueue
 from core.run import signals
@@ -137,7 +138,7 @@ def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Endin
 def _tell(config: Config) -> None:
     manifest = DatasetManifest.read(config.output)
     path = config.output / QUARANTINE
-    aside = f"; {len(path.read_text().splitlines())} set aside, see {path}" if path.exists() else ""
+    aside = f"; {len(read_text(path).splitlines())} set aside, see {path}" if path.exists() else ""
     contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
     say(f"{config.output}: {contents}{aside}")
     if manifest.extra.get("longest_text") == 0:

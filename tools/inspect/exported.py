@@ -11,7 +11,7 @@ import torch
 from core.checkpoint import exported, format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.tensor_file import open_tensors
-from core.config.loading import read_section, read_yaml
+from core.config.yaml_files import read_recorded, read_section
 from core.errors import UserError, WorkError
 from core.files import instead
 from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
@@ -35,7 +35,7 @@ def run(config: Config) -> None:
     lines = [str(folder), *_head(result)]
     if result["damaged"]:
         tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
-    result["config"] = read_yaml(folder / CONFIG)
+    result["config"] = read_recorded(folder / CONFIG)
     result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
     lines += _network(read_section(folder / CONFIG, "model"), result["tensors"], result["trained"])
     tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import terminal
 from core.errors import UserError, WorkError
+from core.escaping import escaped_line
 from core.files import write_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:
     if config.format == "json":
         terminal.deliver(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        terminal.deliver("\n".join(lines))
+        terminal.deliver("\n".join(map(escaped_line, lines)))
     if damaged := result.get("damaged"):
         raise WorkError(
             f"{len(damaged)} of {result['files']} files are not as they were written: "

@@ -11,7 +11,8 @@ import torch
 
 from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
-from core.config.loading import from_dict, read_section
+from core.config.loading import from_dict
+from core.config.yaml_files import read_section
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError, below

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import UserError
+from core.files import read_text
 from data.latent.reading import compare
 from tools.runs.encoders import CaptionEmbedder, Clock
 
@@ -41,9 +42,7 @@ def read_prompts(prompts: tuple[str, ...], file: str) -> tuple[str, ...]:
     if prompts:
         raise UserError("prompt_file", file, "'', since prompts are given too")
     try:
-        if Path(file).stat().st_size > LARGEST_FILE:
-            raise UserError("prompt_file", file, f"a file of at most {LARGEST_FILE} bytes")
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = read_text(Path(file), LARGEST_FILE).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("prompt_file", file, f"a UTF-8 text file with a prompt a line ({error})") from None
     found = tuple(line.strip() for line in lines if line.strip())

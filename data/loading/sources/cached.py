@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, device
 
-from core.config.loading import read_yaml
+from core.config.yaml_files import read_recorded
 from core.distributed.ranks import World
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
@@ -74,7 +74,7 @@ class CachedLatents(StoredLatents):
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
         config = self.cache.folder / CONFIG
-        return str(read_yaml(config).get(field, "")) if config.is_file() else ""
+        return str(read_recorded(config).get(field, "")) if config.is_file() else ""
 
     def loader(
         self,

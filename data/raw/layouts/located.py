@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from data.raw.annotations.annotation import Annotation
 from data.raw.item import Item
 from data.raw.layouts.tree import BESIDE, Tree, file_item
+from data.raw.opening import LEAVES, is_within
 
 BACKSLASHES = "path with \\, read as /"
 OUTSIDE = "file of a table outside of the table's folder"
@@ -29,8 +30,11 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
         if not relative and not tree.given and tree.rules.links == "inside":
             reason = "lies outside of the source; links=follow reads it"
             annotation = replace(annotation, refused=annotation.refused or ("read", reason))
+    within = tree.within() if relative else ""
+    if _exists(path) and not is_within(path, within):
+        annotation = replace(annotation, refused=annotation.refused or ("read", LEAVES))
     shown = relative or (os.path.basename(text) if os.path.isabs(text) else text)
-    return file_item(Path(path), shown, annotation), relative
+    return file_item(Path(path), shown, annotation, within), relative
 
 
 def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
-from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
 from data.raw.annotations.captions import combined, reads
@@ -41,7 +40,9 @@ def read(tree: Tree) -> Iterable[Item]:
         if annotation.class_name == "" and annotation.label < 0:
             found = (folder[1] if tree.rules.classes else "") if folder else tree.class_of(name)
             annotation = replace(annotation, class_name="" if tree.tables else found)
-        yield replace(file_item(tree.source / name, name, annotation), more=more | _more(annotation))
+        yield replace(
+            file_item(tree.source / name, name, annotation, tree.within(name)), more=more | _more(annotation)
+        )
     _note_unread(tree, beside, used)
     tree.take([*media, *used])
 
@@ -79,7 +80,7 @@ def _annotation(tree: Tree, files: dict[str, str]) -> Annotation:
         if not reads(suffix, tree.rules.captions):
             continue
         try:
-            with open(tree.source / file_name, "rb", opener=regular) as file:
+            with open(tree.source / file_name, "rb", opener=tree.opener(file_name)) as file:
                 contents[suffix] = file.read(LONGEST_BYTES + 1)
         except OSError as error:
             return Annotation(refused=("caption", f"{file_name}: {error.strerror}"))
@@ -97,7 +98,7 @@ def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
 
 def _beginning(tree: Tree, name: str) -> bytes:
     try:
-        with open(tree.source / name, "rb", opener=regular) as file:
+        with open(tree.source / name, "rb", opener=tree.opener(name)) as file:
             return file.read(LOOKED_AT)
     except OSError:
         return b""  # it is not read, so it need not be readable

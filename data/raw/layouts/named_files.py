@@ -36,7 +36,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def _items(tree: Tree, name: str) -> Iterator[Item]:
-    table = open_table(tree.source / name, tree.rules.encoding)
+    table = open_table(tree.source / name, tree.rules.encoding, tree.within(name))
     if table is None:
         if tree.given:
             raise UserError(
@@ -153,6 +153,7 @@ def _embedded_item(
     if annotation.refused and annotation.refused[0] == "columns":
         raise UserError(f"{table.path}: row {row.number}: {annotation.refused[1]}")
     tree.note(annotation)
+    within = tree.within(str(table.path.relative_to(tree.source)))
     shown = f"{name}/{printable(embedded.name)}" if embedded.name else name
-    item = Item(shown, table.path, row.number - 1, embedded.size, column=embedded.column)
+    item = Item(shown, table.path, row.number - 1, embedded.size, column=embedded.column, within=within)
     return with_annotation(item, annotation)

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from core.errors import UserError, WorkError
-from core.files import regular
 from data.dataset.tars import APART, Member, TarSample, read_member, samples
 from data.media.formats import media_names
 from data.raw.annotations.captions import carrier, read_tar_annotation, reads
@@ -88,7 +87,7 @@ def _items(tree: Tree, name: str, class_name: str, splits: tuple[str, ...]) -> I
     tree.findings.ignored.update(ignored)
     tar = _Tar(path, name)
     times = Counter(sample.key for sample in found)  # more than one: its members lie apart
-    with open(path, "rb", opener=regular) as file:
+    with open(path, "rb", opener=tree.opener(name)) as file:
         for sample in found:
             folders = _folders(sample.key)
             if splits and folders and folders[0] not in splits:
@@ -116,7 +115,13 @@ def _item(
         inside = printable(folders[0]) if folders else ""
         annotation = replace(annotation, class_name=outside or class_name or inside)
     tree.note(annotation)
-    item = Item(printable(f"{tar.name}/{media.name}"), tar.path, media.content, media.size)
+    item = Item(
+        printable(f"{tar.name}/{media.name}"),
+        tar.path,
+        media.content,
+        media.size,
+        within=tree.within(tar.name),
+    )
     return with_annotation(item, annotation)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from data.raw.annotations.annotation import Annotation
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
+from data.raw.opening import Opener, opener_within
 from data.raw.rules import SourceRules
 
 BESIDE = ("videos", "images", "video", "image")  # folders where files of a table may lie, beside it
@@ -32,6 +33,14 @@ class Tree:
     skip: int = 0
     left_out: set[str] = field(default_factory=set)
     tables: list[str] = field(default_factory=list)
+
+    def within(self, name: str = "") -> str:
+        """The folder out of which no link may lead, "" for anywhere; the file that is given may be a link."""
+        return "" if self.rules.links == "follow" or (name and name == self.given) else str(self.source)
+
+    def opener(self, name: str) -> Opener:
+        """What opens a file of the source by its name."""
+        return opener_within(self.within(name))
 
     def take(self, names: Iterable[str]) -> None:
         """These files are accounted for."""
@@ -66,11 +75,11 @@ def with_annotation(item: Item, annotation: Annotation) -> Item:
     )
 
 
-def file_item(path: Path, name: str, annotation: Annotation) -> Item:
+def file_item(path: Path, name: str, annotation: Annotation, within: str) -> Item:
     """The item of a file, refused if it is not there."""
     refused, size = annotation.refused, 0
     try:
         size = os.stat(path).st_size
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         refused = refused or ("read", getattr(error, "strerror", None) or str(error))
-    return with_annotation(Item(printable(name), path, 0, size, refused=refused), annotation)
+    return with_annotation(Item(printable(name), path, 0, size, refused=refused, within=within), annotation)

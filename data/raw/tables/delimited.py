@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.roles import role_of
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.opening import LONGEST_LINE, lines_of, open_within, opener_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
@@ -25,17 +25,21 @@ MOST_LINES = 5  # shown of those that are wrong
 
 @dataclass(frozen=True)
 class _Form:
-    """How a table is written. declared: whether its first line is `sep=X`, as Excel reads it."""
+    """How a table is written. declared: whether its first line is `sep=X`, as Excel reads it.
+
+    within: the folder out of which no link may lead to it.
+    """
 
     encoding: str
     delimiter: str
     spaced: bool
     declared: bool
+    within: str
 
 
-def read(path: Path, encoding: Encoding) -> Table:
+def read(path: Path, encoding: Encoding, within: str) -> Table:
     """Open a table; UserError where it is empty, of another encoding, or its lines do not fit each other."""
-    form = _form(path, encoding)
+    form = _form(path, encoding, within)
     columns = next((tuple(fields) for _, fields in _lines(path, form)), ())
     if not columns:
         raise UserError(f"{path}: empty; its first line names the columns")
@@ -50,18 +54,21 @@ def read(path: Path, encoding: Encoding) -> Table:
     return Table(path, tuple(name.strip() for name in columns), rows, head, ", ".join(how))
 
 
-def _form(path: Path, encoding: Encoding) -> _Form:
-    with open(path, "rb", opener=regular) as file:
+def _form(path: Path, encoding: Encoding, within: str) -> _Form:
+    with open_within(path, within) as file:
         name = encoding_of(file.read(LOOKED_AT), encoding)
     try:
-        with open(path, encoding=name, errors=UNDECODED, newline="", opener=regular) as file:
-            first = file.readline().strip("\r\n")
+        with open(path, encoding=name, errors=UNDECODED, newline="", opener=opener_within(within)) as file:
+            first = file.readline(LONGEST_LINE).strip("\r\n")
             declared = first.lower().startswith("sep=") and len(first) == 5
-            header = file.readline().strip("\r\n") if declared else first
+            header = file.readline(LONGEST_LINE).strip("\r\n") if declared else first
     except UnicodeError as error:
         raise UserError(f"{path}: not text in {name}: {error}") from None
-    delimiter = first[4] if declared else _delimiter(path, header)
-    return _Form(name, delimiter, f"{delimiter} " in header, declared)
+    try:
+        delimiter = first[4] if declared else _delimiter(path, header)
+    except csv.Error as error:
+        raise UserError(f"{path}: line 1: {error}; it names the columns") from None
+    return _Form(name, delimiter, f"{delimiter} " in header, declared, within)
 
 
 def _delimiter(path: Path, header: str) -> str:
@@ -77,10 +84,13 @@ def _delimiter(path: Path, header: str) -> str:
 
 def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
     """(number of its last line, fields) of each row that is not blank."""
-    with open(path, encoding=form.encoding, errors=UNDECODED, newline="", opener=regular) as file:
+    opener = opener_within(form.within)
+    with open(path, encoding=form.encoding, errors=UNDECODED, newline="", opener=opener) as file:
         if form.declared:
             file.readline()
-        reader = csv.reader(file, delimiter=form.delimiter, skipinitialspace=form.spaced, strict=True)
+        reader = csv.reader(
+            lines_of(file, path), delimiter=form.delimiter, skipinitialspace=form.spaced, strict=True
+        )
         began = 1
         try:
             for fields in reader:

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import regular
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.opening import lines_of, open_within, opener_within, read_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
 
-def read_lines(path: Path, encoding: Encoding) -> Table:
+def read_lines(path: Path, encoding: Encoding, within: str) -> Table:
     """Open JSON lines. A line that is no object is refused alone."""
-    with open(path, "rb", opener=regular) as file:
+    with open_within(path, within) as file:
         name = encoding_of(file.read(LOOKED_AT), encoding)
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
         try:
-            with open(path, encoding=name, errors=UNDECODED, opener=regular) as file:
-                lines = (line for line in file if line.strip())
+            with open(path, encoding=name, errors=UNDECODED, opener=opener_within(within)) as file:
+                lines = (line for line in lines_of(file, path) if line.strip())
                 yield from (_row(number, line) for number, line in enumerate(lines, 1))
         except UnicodeError as error:
             raise UserError(f"{path}: not text in {name}: {error}") from None
@@ -32,10 +32,9 @@ def read_lines(path: Path, encoding: Encoding) -> Table:
     return _table(path, rows, how)
 
 
-def read_whole(path: Path, encoding: Encoding) -> Table | None:
+def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
     """Open a JSON file: a list of objects, or an object whose keys are media files; None for other JSON."""
-    with open(path, "rb", opener=regular) as file:
-        data = file.read()
+    data = read_within(path, within)
     name = encoding_of(data, encoding)
     try:
         content = json.loads(data.decode(name))

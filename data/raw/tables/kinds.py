@@ -10,7 +10,7 @@ from data.raw.tables import delimited, json_rows, line_pairs, parquet_rows
 from data.raw.tables.rows import Table
 
 # Each opens a table; None where the file is none, though its name allows it.
-READERS: Mapping[str, Callable[[Path, Encoding], Table | None]] = {
+READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".csv": delimited.read,
     ".tsv": delimited.read,
     ".jsonl": json_rows.read_lines,
@@ -21,7 +21,10 @@ READERS: Mapping[str, Callable[[Path, Encoding], Table | None]] = {
 GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # suffixes of a source that is a table
 
 
-def open_table(path: Path, encoding: Encoding) -> Table | None:
-    """The table in a file, None if it holds none; UserError if it cannot be read as what its suffix says."""
+def open_table(path: Path, encoding: Encoding, within: str) -> Table | None:
+    """The table in a file, None if it holds none; UserError if it cannot be read as what its suffix says.
+
+    within: the folder out of which no link may lead, "" for anywhere.
+    """
     reader = READERS.get(path.suffix.lower())
-    return reader(path, encoding) if reader else None
+    return reader(path, encoding, within) if reader else None

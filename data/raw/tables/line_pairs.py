@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import regular
 from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
+from data.raw.opening import read_within
 from data.raw.tables.rows import HEAD, Row, Table
 
 PROMPTS = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt")
 MEDIA_LISTS = ("videos.txt", "video.txt", "images.txt", "image.txt")
 
 
-def read(path: Path, encoding: Encoding) -> Table | None:
+def read(path: Path, encoding: Encoding, within: str) -> Table | None:
     """Open the pair of which `path` is the list of media; None if it is none.
 
     UserError if several lists lie in the folder, or the two do not have equally many lines.
@@ -29,7 +29,7 @@ def read(path: Path, encoding: Encoding) -> Table | None:
         )
     if len(lists) > 1:
         raise UserError(f"{path.parent}: {' and '.join(lists)} beside {texts[0].name}: one list expected")
-    media, prompts = _lines(path, encoding), _lines(texts[0], encoding)
+    media, prompts = _lines(path, encoding, within), _lines(texts[0], encoding, within)
     if len(media) != len(prompts):
         raise UserError(
             f"{texts[0]} has {len(prompts)} lines, {path.name} {len(media)}; line k of one belongs to line k "
@@ -46,10 +46,9 @@ def read(path: Path, encoding: Encoding) -> Table | None:
     )
 
 
-def _lines(path: Path, encoding: Encoding) -> list[str]:
+def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:
     """The lines of a file without blank ones at its end."""
-    with open(path, "rb", opener=regular) as file:
-        data = file.read()
+    data = read_within(path, within)
     try:
         # by "\n" alone: a caption may hold other characters that `splitlines` divides at
         lines = decoded(data, encoding).replace("\r\n", "\n").split("\n")

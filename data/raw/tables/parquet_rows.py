@@ -12,16 +12,17 @@ from core.reading import json_files
 from core.reading.json_files import Malformed
 from data.media.formats import MediaError
 from data.raw.annotations.text_encoding import Encoding
+from data.raw.opening import open_within
 from data.raw.tables.rows import HEAD, UNDECODED, Embedded, Row, Table
 
 BATCH = 64  # rows with pictures read at once
 
 
-def read(path: Path, encoding: Encoding) -> Table:
+def read(path: Path, encoding: Encoding, within: str) -> Table:
     """Open a table; UserError if it is no readable Parquet file, or pyarrow is not installed."""
     parquet, error_type = _pyarrow(path)
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             schema = file.schema_arrow
             head: list[dict[str, Any]] = []
             plain = [name for name in schema.names if not _holds_media(schema.field(name).type)]
@@ -32,36 +33,36 @@ def read(path: Path, encoding: Encoding) -> Table:
         raise _unreadable(path, error) from None
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
-        return _rows(path, [name for name in schema.names if not wanted or name in wanted])
+        return _rows(path, within, [name for name in schema.names if not wanted or name in wanted])
 
     return Table(path, tuple(schema.names), rows, tuple(head), names=_class_names(schema))
 
 
-def read_cell(path: Path, column: str, row: int) -> bytes:
+def read_cell(path: Path, column: str, row: int, within: str) -> bytes:
     """The bytes of the picture in one row; MediaError if they are not there any more."""
-    starts, cells = _group(path, column, row)
+    starts, cells = _group(path, column, row, within)
     data = cells[row - starts].as_py()
     if data is None:
         raise MediaError(f"row {row + 1} of {path.name} has no bytes in {column}")
     return bytes(data)
 
 
-def _group(path: Path, column: str, row: int) -> tuple[int, Any]:
+def _group(path: Path, column: str, row: int, within: str) -> tuple[int, Any]:
     """The first row of the row group that holds `row`, and the cells of its column."""
     begin = 0
-    ends = _group_ends(path, path.stat().st_mtime_ns)
+    ends = _group_ends(path, path.stat().st_mtime_ns, within)
     for number, end in enumerate(ends):
         if row < end:
-            return begin, _cells(path, column, number)
+            return begin, _cells(path, column, number, within)
         begin = end
     raise MediaError(f"{path.name} has no row {row + 1} any more")
 
 
 @functools.lru_cache(maxsize=64)
-def _group_ends(path: Path, changed: int) -> list[int]:
+def _group_ends(path: Path, changed: int, within: str) -> list[int]:
     parquet, error_type = _pyarrow(path)
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
     except error_type as error:
         raise MediaError(f"not a readable Parquet file any more ({_one_line(error)})") from None
@@ -69,21 +70,21 @@ def _group_ends(path: Path, changed: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=2)  # neighbours lie in one row group, which is read as a whole
-def _cells(path: Path, column: str, group: int) -> Any:
+def _cells(path: Path, column: str, group: int, within: str) -> Any:
     parquet, error_type = _pyarrow(path)
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             table = file.read_row_group(group, columns=[column])
     except error_type as error:
         raise MediaError(f"row group {group} of {path.name} is not readable ({_one_line(error)})") from None
     return _bytes_of(table.column(0).combine_chunks())
 
 
-def _rows(path: Path, names: list[str]) -> Iterator[Row]:
+def _rows(path: Path, within: str, names: list[str]) -> Iterator[Row]:
     parquet, error_type = _pyarrow(path)
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             media = any(_holds_media(file.schema_arrow.field(name).type) for name in names)
             for batch in file.iter_batches(BATCH if media else 1 << 14, columns=names):
                 for fields in _dicts(batch, names):

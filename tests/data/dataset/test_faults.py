@@ -146,7 +146,7 @@ def test_storage_that_fails_loses_no_sample(
     source, output = image_folder(tmp_path / "in"), tmp_path / "out"
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     with monkeypatch.context() as patched:
-        patched.setattr(raw_item, "open", raising(error), raising=False)
+        patched.setattr(raw_item, "open_within", raising(error))
         with pytest.raises(OSError, match="Input/output"):
             shard.run(config_of(source, output))
     assert len(waits) == 2

@@ -13,6 +13,7 @@ from typing import IO
 import pytest
 
 from core.errors import UserError, WorkError
+from core.files import temporary_name
 from data.dataset.shard_cache import ShardCache
 from tests.data.conftest import copies
 
@@ -101,8 +102,10 @@ def test_a_failed_download_leaves_nothing(tmp_path: Path) -> None:
 def test_debris_of_the_killed_goes_and_a_download_under_way_stays(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "shards", 10000)
     fetch(cache, 1)
-    debris = cache.folder / f".tmp-{blob(2)[0]}"
-    debris.write_bytes(b"half")
+    debris = temporary_name(cache.folder / blob(2)[0])
+    earlier = cache.folder / f".tmp-{blob(2)[0]}"  # as an earlier version named it
+    for path in (debris, earlier):
+        path.write_bytes(b"half")
     under_way, go_on = threading.Event(), threading.Event()
     digest, data = blob(3)
 
@@ -118,8 +121,8 @@ def test_debris_of_the_killed_goes_and_a_download_under_way_stays(tmp_path: Path
     names = {path.name for path in cache.folder.iterdir()}
     go_on.set()
     thread.join()
-    assert f".tmp-{digest}" in names
-    assert debris.name not in names
+    assert [name for name in names if name.startswith(".tmp-") and name.endswith(digest)]
+    assert not {debris.name, earlier.name} & names
 
 
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch) -> None:

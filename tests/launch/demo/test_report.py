@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,22 @@ import pytest
 
 from core.errors import UserError
 from core.files import write_json
+from core.root import ROOT
 from data.media.images import encode_mp4, encode_png
 from launch.demo import report
+
+
+class Elements(HTMLParser):
+    """Names of the elements of a page, and of all their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
 
 
 @pytest.fixture
@@ -60,6 +75,26 @@ def test_scores_are_marked_against_their_bars(folder: Path) -> None:
 def test_curve_of_a_continued_run_takes_the_last_word_on_a_step(folder: Path) -> None:
     assert report.read_curve(folder / "run/metrics.jsonl", "loss") == [(1, 2.0), (2, 1.0)]
     assert report.read_curve(folder / "absent.jsonl", "loss") == []
+
+
+def test_texts_of_others_do_nothing_in_the_page(tmp_path: Path) -> None:
+    hostile = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\u202e\x1b[2J\"'"
+    folder = tmp_path / "<img src=x onerror=alert(3)>"
+    (folder / "logs").mkdir(parents=True)
+    stage = {"name": hostile, "seconds": 1.0, "commands": [hostile]}
+    write_json(folder / "stages.json", {"digits": True, "stages": [stage]})
+    page = report.render(folder)
+    parser = Elements()
+    parser.feed(page)
+    assert not {"script", "img"} & parser.names
+    assert not [name for name in parser.attributes if name.startswith("on")]
+    assert not {"\u202e", "\x1b"} & set(page)
+    assert "default-src 'none'" in page
+
+
+def test_only_one_function_makes_html_of_texts() -> None:
+    for path in sorted((ROOT / "launch").rglob("*.py")):
+        assert "import html" not in path.read_text(), path
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

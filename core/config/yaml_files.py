@@ -115,7 +115,7 @@ def _require_bounded(text: str) -> None:
         size, anchor = 0, getattr(event, "anchor", None)
         if getattr(event, "tag", None) not in (None, "!"):  # constructors of tags raise whatever they meet
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.MarkedYAMLError(problem=f"tags are not read: {tag}", problem_mark=event.start_mark)
+            raise _Refused(f"tags are not read: {tag}, in line {event.start_mark.line + 1}")
         if isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
                 raise _Refused(f"*{anchor} stands before the end of &{anchor}")

@@ -19,7 +19,7 @@ from core.checkpoint.save_thread import Job, SaveThread
 from core.checkpoint.snapshot import HostMemory, take, take_averages
 from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
-from core.distributed import ranks
+from core.distributed import ranks, waiting
 from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
@@ -123,6 +123,10 @@ class Saver:
         """Whether a save is under way on this rank."""
         return self._thread.is_writing
 
+    def silence(self) -> float | None:
+        """Return the seconds since the save under way last went on here; None where there is none."""
+        return self._thread.silence()
+
     @property
     def longest_s(self) -> float:
         """How long the longest save took on this rank, had somebody waited for it."""
@@ -178,8 +182,8 @@ class Saver:
         if self._attempt is None:
             return
         end = f"end {self._attempt.token}"
-        ranks.arrive(end)
-        if pending and not pending.done() and not ranks.all_arrived(end, LEAVE_S):
+        waiting.arrive(end)
+        if pending and not pending.done() and not waiting.all_arrived(end, LEAVE_S):
             say("warning: the last save is given up, since not all ranks have come to their end")
         elif pending and (problem := pending.exception() or pending.result()):
             say(f"warning: the last save failed: {problem}")

@@ -25,7 +25,7 @@ from core.errors import WorkError, below
 from core.faults import failpoints
 from core.faults.failpoints import failpoint
 from core.faults.incidents import Incidents
-from core.faults.watchdog import Watchdog, earlier_than_groups
+from core.faults.watchdog import Limits, Watchdog, earlier_than_groups
 from core.files import write_json
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
@@ -33,6 +33,7 @@ from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.metrics.watch import Watch
 from core.progress import Progress, say
+from core.run.fence import fenced
 from core.run.folder import FINISHED, LOGS
 from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
@@ -125,8 +126,11 @@ class Trainer:
         for ema in (network.ema for network in self.networks.values() if network.ema):
             for weak in weak_averages(ema.config, self.config.steps):
                 say(f"warning: {weak}")
-        limit = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
-        with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
+        watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
+        limits = Limits(watchdog_s, self.config.save_timeout_s)
+        watchdog = Watchdog(self.folder / LOGS, self.phases, world, limits, self.saver.silence)
+        fence = fenced(self.saver.require_owner) if world.rank == 0 else contextlib.nullcontext()
+        with watchdog, fence, self.profiler.running():
             if self.step < self.config.steps:
                 self.runner.rehearse(self.step, self.feed.largest())
             self._loop()
@@ -134,6 +138,7 @@ class Trainer:
             self.metrics.close()
             raise self.early_end.over(self.folder, self.step, saved=self.incidents.may_save)
         if world.rank == 0:
+            self.saver.require_owner()
             write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
         failpoint("run.finished")
         self.metrics.close()
@@ -150,6 +155,7 @@ class Trainer:
         self.metrics.start(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.records.compare()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take on the counters of a checkpoint whose networks are loaded, and the state of the stepper."""
@@ -220,6 +226,7 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint, or end the run (WorkError, on all ranks alike)."""
+        self.phases.enter("save")  # waiting for one, and reading one, has the limit of a save
         self.metrics.flush()
         self.incidents.require_rollback(self.step)
         self.saver.finish()
@@ -233,6 +240,7 @@ class Trainer:
         self.metrics.rewind(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.phases.enter("other")
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:
         """Wait for data, update, record (collective)."""

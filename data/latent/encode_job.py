@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -49,6 +49,7 @@ class Receipt(TypedDict):
     rows: _Columns
     flips: list[U64]
     texts: list[tuple[U64, U16]]
+    crcs: NotRequired[list[list[U32]]]
     sums: LatentSums | None
     refused: list[QuarantineEntry]
 
@@ -58,7 +59,7 @@ def read_receipt(path: Path) -> Receipt:
     receipt = json_files.read(path, Receipt)
     samples, columns = receipt["record"].samples, receipt["rows"]
     lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
-    lengths |= {len(receipt[name]) for name in ("flips", "texts") if receipt[name]}
+    lengths |= {len(rows) for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs")) if rows}
     if lengths != {samples}:
         raise Malformed(f"{path}: its rows are not those of {counted(samples, 'sample')}")
     return receipt

@@ -77,6 +77,13 @@ def test_a_run_goes_on_with_the_steps_it_would_have_done() -> None:
     assert Path("run/finished.json").exists()
 
 
+def test_an_index_made_anew_lets_a_run_go_on_and_compare_every_sample() -> None:
+    assert not Path("latents/crc.npy").exists()
+    run("inspect latents action=reindex")
+    run(COMMANDS["train"] + " data.verify=samples")
+    require_expected_steps(Path("run"))
+
+
 def test_a_run_begun_anew_does_the_same_steps() -> None:
     run(COMMANDS["train"].replace("output=run", "output=anew"))
     require_expected_steps(Path("anew"))

@@ -67,7 +67,7 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
-    dataset = Dataset(Path(config.source))
+    dataset = open_source(config)
     loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
     with shapes_only():
         parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
@@ -83,7 +83,7 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset = Dataset(Path(config.source))
+    dataset = open_source(config)
     make_loader(
         config, dataset, World(0, 1, 0, torch.device("cpu"))
     )  # what is wrong fails before any rank waits
@@ -146,6 +146,11 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     save(autoencoder, output / AUTOENCODER, result)
     told = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
     say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
+
+
+def open_source(config: Config) -> Dataset:
+    """The raw dataset that is learned from."""
+    return Dataset(Path(config.source), check=config.data.verify != "off")
 
 
 def make_loader(

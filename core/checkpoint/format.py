@@ -79,7 +79,7 @@ class State(TypedDict):
     samples_seen: NotRequired[Count]
     skipped: NotRequired[Count]
     passed_over: NotRequired[list[int]]
-    records: NotRequired[dict[str, Count]]
+    records: NotRequired[dict[str, Any]]
     identity: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, Any]]
     networks: NotRequired[dict[str, dict[str, Any]]]

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from core import environment, terminal
+from core.errors import WorkError
 from core.files import published, write_json
 from core.records import read_last
 from core.run import ends, signals
@@ -39,6 +40,12 @@ SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some
 OUT_OF_TIME = (
     "its time limit came before its ranks had ended; a larger cluster.signal_s gives the last save more time"
 )
+
+
+class _Beat(TypedDict):
+    """Of a heartbeat, how long a rank may stay at what it is at; 0 is no limit."""
+
+    limit_s: NotRequired[float]
 
 
 @dataclass
@@ -179,7 +186,7 @@ class Attempt:
         if silent_s <= SILENT_S or newest <= self.started():
             return 0.0
         # A phase may take longer: storage that holds up a save holds up heartbeats too. 0 is no limit.
-        limits = [float((read_record(path) or {}).get("limit_s", SILENT_S)) for path in found]
+        limits = [_limit_of(path) for path in found]
         return silent_s if 0 not in limits and silent_s > max(limits, default=SILENT_S) else 0.0
 
     def started(self) -> float:
@@ -252,3 +259,12 @@ def progress(output: Path) -> int:
         for row in read_last(output / METRICS, 1):
             return int(row.get("step", 0))
     return sum(len(published(output / name)) for name in (".receipts", "parts"))
+
+
+def _limit_of(heartbeat: Path) -> float:
+    """How long a rank may stay at what it is at. One that is damaged does not end the supervisor."""
+    try:
+        beat = read_record(heartbeat, _Beat)
+    except WorkError:
+        return SILENT_S
+    return beat.get("limit_s", SILENT_S) if beat else SILENT_S

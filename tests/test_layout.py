@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "core": [
         {"."},
+        {"reading"},
         {"config"},
         {"distributed"},
         {"run"},
@@ -107,7 +108,27 @@ MAY_CATCH_ALL = {
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
     "core/progress.py",  # a line that cannot be made never ends the work it tells of
+    "models/foreign.py",  # what a library makes of somebody else's folder ends a job in one line
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
+}
+# What parses a file, by the modules that may: they check what comes out, and refuse it in one line.
+READERS = {
+    r"json\.loads?": {
+        "core/reading/json_files.py",
+        "core/records.py",  # rows of records, line by line
+        "core/metrics/trackers/wandb_view.py",  # what the run's own process sends it
+        "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
+        "data/raw/annotations/captions.py",  # likewise of files beside pictures
+    },
+    r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
+        "core/reading/array_files.py"
+    },
+    r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
+    r"torch\.load": set(),
+    r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
+    r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},
+    r"tarfile\.(open|TarFile)|TarFile\.open": {"data/dataset/tars.py"},
+    r"csv\.(reader|DictReader)": {"data/raw/tables/delimited.py"},
 }
 LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk"}
 MAY_LIST = {
@@ -372,6 +393,45 @@ def test_folders_are_listed_without_temporary_files() -> None:
 )
 def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
     assert listings(ast.parse(code)) == expected
+
+
+def parsers(tree: ast.Module) -> dict[str, list[str]]:
+    """Name what a file calls of READERS, by their patterns."""
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = {pattern: [name for name in called if re.fullmatch(pattern, name)] for pattern in READERS}
+    return {pattern: names for pattern, names in found.items() if names}
+
+
+def test_files_are_parsed_by_their_readers() -> None:
+    """A parser takes whatever stands in a file, and its own exceptions name neither file nor place."""
+    found = {name_of(s): parsers(tree_of(s)) for s in SOURCES if "bench" not in s.parts}
+    bare = {
+        name: calls
+        for name, used in found.items()
+        for pattern, calls in used.items()
+        if name not in READERS[pattern]
+    }
+    assert bare == {}
+    readers = {name for names in READERS.values() for name in names}
+    assert {name for name in readers if not found[name]} == set()  # no reason outlives its module
+
+
+@pytest.mark.parametrize(
+    ("code", "is_noticed"),
+    [
+        ("json.loads(path.read_text())", True),
+        ("with open(p) as f: json.load(f)", True),
+        ("np.load(path, allow_pickle=False)", True),
+        ("np.lib.format.read_array(file)", True),
+        ("yaml.safe_load(text)", True),
+        ("safe_open(path, 'pt')", True),
+        ("tarfile.open(path)", True),
+        ("json_files.read(path, Row)", False),
+        ("json.dumps(row)", False),
+    ],
+)
+def test_a_bare_parser_is_noticed(code: str, is_noticed: bool) -> None:
+    assert bool(parsers(ast.parse(code))) == is_noticed
 
 
 def test_launchers_are_known_in_one_place() -> None:

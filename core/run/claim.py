@@ -161,6 +161,10 @@ def _require_ours(output: Path, config: JobConfig) -> None:
         raise UserError("output", output, f"an output of {config.job}, and this is one of {job}")
 
 
+def _has_grown(change: Change) -> bool:
+    return isinstance(change.before, (int, float)) and change.now > change.before
+
+
 def _require_same(
     output: Path,
     found: Sequence[Change],
@@ -174,7 +178,7 @@ def _require_same(
         if change.role == "place" and change.path != OUTPUT:
             if reason := unlike(change, contents, output):
                 refused.append((change, reason))
-        elif change.role == "result" and not (change.path in may_grow and change.now > change.before):
+        elif change.role == "result" and not (change.path in may_grow and _has_grown(change)):
             least = " or more" if change.path in may_grow else ""
             refused.append((change, f"{change.before}{least}, with which {output} was made"))
     if not refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from core.errors import WorkError, below
 from core.metrics.rows import MetricsConfig
 from core.metrics.trackers.kinds import require_installed
 from core.progress import counted, duration
-from core.records import read_rows
+from core.records import number, read_rows
 from core.run.changes import Content, Contents
 from core.run.claim import has_begun
 from core.run.folder import CHECKPOINTS, FINISHED, LATENTS, METRICS
@@ -23,6 +22,7 @@ from data.loading.sources.kinds import LatentFacts
 from tools.runs.begun import initial_content
 from tools.runs.initial import FIELD
 from tools.runs.latent_space import ADDED_LATER
+from tools.runs.space_record import read_space
 
 
 def steps_made(run: Path) -> str:
@@ -30,8 +30,8 @@ def steps_made(run: Path) -> str:
     rows = read_rows(run / METRICS)
     if not rows:
         return holds(run)
-    seconds = sum(row.get("seconds") or 0.0 for row in rows)
-    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
+    seconds = sum(number(row, "seconds") or 0.0 for row in rows)
+    return f"{counted(rows[-1].get('step', len(rows)), 'step')} of training, {duration(seconds)} by {METRICS}"
 
 
 def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, done: str = FINISHED) -> None:
@@ -63,7 +63,7 @@ def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Content
         found = {name: found[name] for name in names}
         if not (run / LATENTS).is_file():
             return None, found
-        kept = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        kept = ADDED_LATER | read_space(run)
         begun = kept["cache"]
         kept["cache"] = sorted(begun.values()) if isinstance(begun, dict) else [begun]
         return {name: kept[name] for name in names}, found

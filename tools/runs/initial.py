@@ -6,11 +6,10 @@ first checkpoint reads the same weights again, which the record knows by their h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from core.config.loading import to_dict
 from core.config.yaml_files import read_recorded
 from core.errors import UserError, WorkError
 from core.files import instead
+from core.reading import json_files
 from core.run.claim import JobConfig, job_of
 from core.run.folder import CHECKPOINTS, CONFIG, INITIAL
 from models.autoencoder import store
@@ -192,15 +192,17 @@ def has_checkpoint(output: Path) -> bool:
     return bool(CheckpointStore(output / CHECKPOINTS).complete())
 
 
+class _Record(TypedDict):
+    sha256: str
+    checkpoint: str
+    weights: str
+
+
 def read_record(output: Path) -> dict[str, Any] | None:
     """What a run records of its beginning, None for a random one; WorkError where it is damaged."""
     path = output / INITIAL
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(record[name], str) for name in ("sha256", "checkpoint", "weights")):
-            return dict(record)
-        raise TypeError("a name is no text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    record = json_files.read(path, dict[str, Any])
+    json_files.checked(record, _Record, path)
+    return record

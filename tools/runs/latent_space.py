@@ -5,30 +5,36 @@ A run folder can so be moved to another machine without the cache it was trained
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from core.files import fsync_folder, instead, temporary_name, write_json
+from core.reading import json_files
 from core.run.folder import AUTOENCODER, LATENTS
+from data.dataset.schema import Statistics
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
+from tools.runs.space_record import read_space
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
+
+
+class _Kept(Statistics):
+    normalise: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +106,8 @@ def _kept(run: Path, names: Sequence[str]) -> dict[str, Any] | None:
     path = run / LATENTS
     if not path.exists():
         return None
-    try:
-        kept = ADDED_LATER | json.loads(path.read_text(encoding="utf-8"))
-        return {name: kept[name] for name in names}
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    kept = ADDED_LATER | json_files.read(path, _Kept)
+    return {name: kept[name] for name in names}
 
 
 def keep_latent_space(
@@ -124,7 +127,7 @@ def keep_latent_space(
     """
     record = describe(source, objective, normaliser, latents, text=text)
     if (run / LATENTS).exists():
-        before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        before = ADDED_LATER | read_space(run)
         before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
         if _are_moved(before["cache"], record["cache"]):
             before["cache"] = record["cache"]

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from core.files import atomic_file
 from core.progress import say
+from core.reading import json_files
 from core.root import import_path
 from core.run.folder import WANDB
 
@@ -27,6 +28,10 @@ WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
 LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
+
+
+class _Identity(TypedDict):
+    id: str
 
 
 class WandbView:
@@ -159,7 +164,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
         with atomic_file(identity, "w") as file:
             json.dump({"id": secrets.token_hex(4)}, file)
     project = os.environ.get("WANDB_PROJECT", project)
-    name = json.loads(identity.read_text(encoding="utf-8"))["id"]
+    name = json_files.read(identity, _Identity)["id"]
     watched = wandb.Settings(x_stats_pid=os.getppid())  # whose memory and processor time it shows
     return wandb.init(
         project=project, id=name, resume="allow", dir=folder, config=dict(run_config), settings=watched

@@ -1,4 +1,4 @@
-"""Is every file of a dataset as it was written? Told by hash, and by the structure of its tars."""
+"""Check that every file of a dataset is as it was written, by its hash and by the structure of its tars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 def audit(
     folder: Path, manifest: DatasetManifest, advance: Callable[[], None] = lambda: None
 ) -> Iterator[Finding]:
-    """Hash every file that the manifest names; yields all that are not as they were written.
+    """Hash every file that the manifest names; yield a finding for each that is not as it was written.
 
     advance: called after every file.
     """
@@ -52,7 +52,7 @@ def audit(
 
 
 def _shard_problem(path: Path, record: ShardRecord) -> str:
-    """ "" for the tar that was indexed, else what it is instead."""
+    """Return "" for the tar that was indexed, else what the file is instead."""
     if not path.is_file():
         return "is missing"
     if sha256_file(path) == record.sha256:

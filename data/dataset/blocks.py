@@ -90,12 +90,12 @@ class Table(NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a row."""
+        """The dtype of a row."""
         return self._values.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows,)."""
+        """The shape, (rows,)."""
         return self._values.shape
 
     def __len__(self) -> int:
@@ -139,7 +139,9 @@ class Table(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*arrays, **options)
 
     def _span(self, key: Any) -> tuple[np.ndarray, np.ndarray]:
-        """First and last rows that a key names, in pairs; numbers outside of the table are left to NumPy."""
+        """Return the first and last rows that a key names, in pairs; numbers outside the table are left to
+        NumPy.
+        """
         if isinstance(key, slice):
             ends = sorted({*(named := range(len(self))[key])[:1], *named[-1:]})
             return np.array(ends[:1], np.int64), np.array(ends[-1:], np.int64)

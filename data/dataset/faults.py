@@ -63,7 +63,7 @@ def keep_traceback(output: Path, id: int | str, fault: Fault) -> None:
 
 
 def require_no_program_errors(output: Path) -> None:
-    """WorkError if a sample in the list of those set aside was lost to an error of this program."""
+    """Raise WorkError if a sample in the list of those set aside was lost to an error of this program."""
     lost = [e for e in read_quarantine(output) if e.error.startswith(PROGRAM_ERROR)]
     if lost:
         raise WorkError(

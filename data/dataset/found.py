@@ -27,7 +27,7 @@ WORDS = {
 
 
 def found_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A line for each property that samples have: how many have which value, and what is done.
+    """Return a line for each property that samples have: how many have which value, and what is done.
 
     found: {property: {value: samples}}.
     """

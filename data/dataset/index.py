@@ -95,11 +95,11 @@ class Dataset:
         return mode
 
     def shard_path(self, shard: int) -> Path:
-        """The tar with this number, of a local dataset."""
+        """Return the path of the tar with this number, in a local dataset."""
         return self.folder / self.manifest.shards[shard].name
 
     def open_shard(self, shard: int) -> IO[bytes]:
-        """The tar with this number, open for reading and unbuffered; fetched first if it is remote.
+        """Open the tar with this number for reading, unbuffered; it is fetched first if it is remote.
 
         WorkError if it is not as long as when it was indexed.
         """
@@ -117,7 +117,7 @@ class Dataset:
         return file
 
     def read(self, row: int) -> dict[str, bytes]:
-        """{suffix: content} of the members of a raw sample; safe from several threads.
+        """Return {suffix: content} of the members of a raw sample. Safe from several threads.
 
         WorkError if the shard is not as long as it was, or the index points at something else than a sample.
         """
@@ -125,7 +125,7 @@ class Dataset:
         shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
         if shard >= len(self.manifest.shards) or offset + size > self.manifest.shards[shard].bytes:
             raise WorkError(f"{self.folder / INDEX}: row {row} points outside of the shards")
-        file = self._open(shard)  # held until the bytes are read: others may let go of it meanwhile
+        file = self._open(shard)  # held until the bytes are read: other threads may drop it in between
         data = read_range(file.fileno(), size, offset)
         try:
             return parse_sample(data)[1]
@@ -135,7 +135,9 @@ class Dataset:
             ) from None
 
     def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
-        """Hash every file again, where it lies; yields all that differ. `advance` is called per file."""
+        """Hash every file again, where it lies; yield a finding for each that differs. `advance` is called
+        per file.
+        """
         return self._remote.audit(advance) if self._remote else audit(self.folder, self.manifest, advance)
 
     def verify(self, advance: Callable[[], None] = lambda: None) -> None:
@@ -145,7 +147,7 @@ class Dataset:
             raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
 
     def _open(self, shard: int) -> IO[bytes]:
-        """The open file of a shard; the least recently used one is let go when there are too many."""
+        """Return the open file of a shard; close the least recently used one when too many are open."""
         with self._lock:
             file = self._files.pop(shard, None)
             if file is None:
@@ -157,5 +159,5 @@ class Dataset:
 
 
 def shard_starts(dataset: Dataset) -> np.ndarray:
-    """(shards + 1,) the first row of every shard, and the number of rows."""
+    """Return the first row of every shard, and the number of rows at the end: (shards + 1,)."""
     return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])

@@ -1,4 +1,4 @@
-"""Rows of `media.npy`: made of what was measured, and of those that earlier versions wrote."""
+"""Rows of `media.npy`: built from what was measured, or upgraded from those of earlier versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST = 2**32 - 1  # of the parts of a rate
 
 
 def media_row(media: Media) -> list[Any]:
-    """The values of MEDIA_DTYPE, in its order."""
+    """Return the values of one row of MEDIA_DTYPE, in its order."""
     rate = media.rate
     if max(rate.numerator, rate.denominator) > _MOST:
         rate = rate.limit_denominator(1 << 16)
@@ -28,12 +28,15 @@ def media_row(media: Media) -> list[Any]:
 
 
 def media_table(rows: Sequence[Media]) -> np.ndarray:
-    """(rows,) MEDIA_DTYPE."""
+    """Build the table of media facts, (rows,) MEDIA_DTYPE."""
     return np.array([tuple(media_row(media)) for media in rows], MEDIA_DTYPE)
 
 
 def upgraded(old: np.ndarray) -> np.ndarray:
-    """(samples,) MEDIA_DTYPE of OLD_MEDIA_DTYPE; duration is the number of frames over the mean rate."""
+    """Convert (samples,) OLD_MEDIA_DTYPE to MEDIA_DTYPE.
+
+    Duration is the number of frames over the mean rate.
+    """
     rows = np.zeros(len(old), MEDIA_DTYPE)
     for name in OLD_MEDIA_DTYPE.names or ():
         rows[name] = old[name]
@@ -47,5 +50,7 @@ def upgraded(old: np.ndarray) -> np.ndarray:
 
 
 def seconds(media: np.ndarray) -> np.ndarray:
-    """(samples,) float64: how long each lasts; 0 for images.  media: (samples,) MEDIA_DTYPE."""
+    """Return the duration of each sample in seconds, (samples,) float64; 0 for images. media: (samples,)
+    MEDIA_DTYPE.
+    """
     return media["duration_num"] / np.maximum(media["duration_den"], 1)

@@ -68,7 +68,9 @@ class Quarantine:
         return entry
 
     def rewrite(self, entries: Sequence[QuarantineEntry]) -> None:
-        """Publish exactly `entries`, in this order; that of appending depends on which process was first."""
+        """Publish exactly `entries`, in this order; the order of appending depends on which process was
+        first.
+        """
         if entries:
             publish(self.path, map(asdict, entries))
         else:
@@ -77,11 +79,11 @@ class Quarantine:
         self._catch_up()
 
     def check(self) -> None:
-        """BudgetError if there are more than `beyond` over the budget, by this process or another."""
+        """Raise BudgetError if more than `beyond` samples over the budget were set aside, by any process."""
         self._require_at_most(self.allowed + self.beyond)
 
     def require_within_budget(self) -> None:
-        """BudgetError if the budget is exceeded, with the kinds of faults and how often each was met."""
+        """Raise BudgetError if the budget is exceeded, with the number of faults of each kind."""
         self._require_at_most(self.allowed)
 
     def _require_at_most(self, count: int) -> None:
@@ -107,7 +109,9 @@ class Quarantine:
 
 
 def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
-    """How often each kind of fault was met, in words; those are one kind that differ in numbers alone."""
+    """Return how often each kind of fault was met, in words; faults that differ in numbers alone are one
+    kind.
+    """
     counts = Counter(f"{entry.stage}: {re.sub(r'[0-9.]*[0-9]', 'N', entry.error)}" for entry in entries)
     shown = [f"{count} x {kind}" for kind, count in counts.most_common(MOST_KINDS)]
     if rest := len(entries) - sum(count for _, count in counts.most_common(MOST_KINDS)):
@@ -116,7 +120,8 @@ def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
 
 
 def allowed_losses(budget: float, total: int) -> int:
-    """How many of `total` samples may be set aside: a number from 1 on, below 1 a fraction.
+    """Return how many of `total` samples may be set aside; a budget below 1 is a fraction, any other a
+    number.
 
     A fraction above 0 allows one of several: one bad file in a small folder is no reason to stop.
     """
@@ -126,5 +131,5 @@ def allowed_losses(budget: float, total: int) -> int:
 
 
 def read_quarantine(folder: Path) -> list[QuarantineEntry]:
-    """The entries of a dataset's `quarantine.jsonl`; an absent file is an empty list."""
+    """Read the entries of a dataset's `quarantine.jsonl`; an absent file is an empty list."""
     return Quarantine(folder / QUARANTINE, total=0, budget=0).entries

@@ -31,7 +31,7 @@ RETRY = Retry()
 
 
 def url_of(source: str | Path, field: str = "source") -> str | None:
-    """The URL that `source` is, None for a path; UserError for a scheme that is not accepted.
+    """Return the URL in `source`, None for a path; UserError for a scheme that is not accepted.
 
     `Path("s3://a/b")` loses a slash; it is put back.  field: of a config, which named it.
     """
@@ -71,18 +71,18 @@ class RemoteFolder:
                     self._get(name, file)
 
     def open_shard(self, record: ShardRecord) -> IO[bytes]:
-        """A shard, open for reading; WorkError if it is not there, or not what the manifest says."""
+        """Open a shard for reading; WorkError if it is missing, or not what the manifest says."""
         name = f"{self.url}/{record.name}"
         return self.cache.open(record.sha256, record.bytes, name, lambda file: self._get(record.name, file))
 
     @cached_property
     def names(self) -> dict[str, int]:
-        """File name -> bytes of all that lies beside the manifest, by one listing."""
+        """Return {file name: bytes} of all files beside the manifest, by one listing."""
         entries = RETRY.call(self.url, lambda: self._system.ls(self._path, detail=True))
         return {entry["name"].rpartition("/")[2]: int(entry["size"] or 0) for entry in entries}
 
     def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
-        """Read and hash every file where it lies; yields those that are not as they were written."""
+        """Read and hash every file where it lies; yield a finding for each that is not as it was written."""
         expected = {shard.name: shard.sha256 for shard in self.manifest.shards} | dict(self.manifest.files)
         for name, digest in expected.items():
             try:
@@ -124,7 +124,10 @@ class RemoteFolder:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for the URL, and the path in it; UserError if a package for it is missing."""
+    """Return fsspec's file system for the URL, and the path in it.
+
+    UserError if a package for it is missing.
+    """
     try:
         import fsspec
 

@@ -1,4 +1,4 @@
-"""Reading from storage that fails for a moment: again, after waits that double, until patience ends."""
+"""Retry reads from storage that fails for a moment, with waits that double, until attempts are used up."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LASTING_CODES = (400, 401, 403, 404, 405, 410)  # of HTTP
 
 @dataclass(frozen=True)
 class Retry:
-    """attempts: in a row and without progress, until it is given up.  first_s: the longest first wait.
+    """attempts: failures in a row, without progress, after which to give up. first_s: the longest first wait.
 
     sleep: waits so many seconds.
     """
@@ -51,7 +51,7 @@ class Retry:
     sleep: Callable[[float], None] = time.sleep
 
     def call(self, name: str, work: Callable[[], T]) -> T:
-        """What `work` returns. StorageError, naming `name`, when it has failed `attempts` times.
+        """Return what `work` returns; raise StorageError, naming `name`, when it has failed `attempts` times.
 
         What will not pass by waiting (missing, forbidden) is raised as it is, at once.
         """
@@ -67,7 +67,7 @@ class Retry:
         raise StorageError(f"{name}: cannot be read, tried {self.attempts} times: {reason}")
 
     def storage(self, name: str, work: Callable[[], T]) -> T:
-        """What `work` returns, tried again where storage or memory fails; at last its error as it is.
+        """Return what `work` returns, retried where storage or memory fails; raise its last error unchanged.
 
         Other errors are raised at once.
         """
@@ -87,13 +87,14 @@ class Retry:
         self.sleep(wait)
 
     def chunks(self, name: str, open_file: Callable[[], IO[bytes]]) -> Iterator[bytes]:
-        """The bytes of a file; after a failure it is opened anew, and read on from where it stopped."""
+        """Yield the bytes of a file; after a failure, reopen it and read on from where it stopped."""
         with contextlib.closing(_Source(open_file)) as source:
             while chunk := self.call(name, source.read):
                 yield chunk
 
     def wait_s(self, name: str, failed: int) -> float:
-        """Seconds after the failure with this number, from 1: twice as long each time, less up to a half.
+        """Return the wait in seconds after failure number `failed`, from 1: doubled each time, less up to a
+        half.
 
         How much less is a hash of name, number and rank, so that not all come back at the same moment.
         """
@@ -102,18 +103,18 @@ class Retry:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether the same would come of trying again."""
+    """Return whether a retry would fail the same way."""
     named = type(error).__name__ in _LASTING_NAMES
     return isinstance(error, _LASTING) or named or getattr(error, "code", None) in _LASTING_CODES
 
 
 def is_of_storage(error: BaseException) -> bool:
-    """Whether storage or memory failed, rather than the one file that was asked for."""
+    """Return whether storage or memory failed, rather than the one file that was asked for."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_STORAGE)
 
 
 class _Source:
-    """A file read in order, and opened where it stopped after a read that raised."""
+    """A file that is read in order, and reopened where it stopped after a read that raised."""
 
     def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
         self._open, self._place = open_file, 0
@@ -138,6 +139,6 @@ class _Source:
 
 
 def _errors_of_reading() -> tuple[type[BaseException], ...]:
-    """Of the system, and of those drivers that are imported."""
+    """Return the errors of reading: the system's, and those of the storage drivers that are imported."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in _OF_DRIVERS)
     return (OSError, *(kind for kind in found if kind is not None))

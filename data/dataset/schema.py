@@ -1,4 +1,4 @@
-"""What a dataset folder holds: dtypes of the index, the manifest `dataset.json`."""
+"""The contents of a dataset folder: dtypes of the index, and the manifest `dataset.json`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ShardRecord:
 
     @classmethod
     def of(cls, path: Path, samples: int) -> Self:
-        """Of a tar that is there, which is hashed."""
+        """Describe a tar that exists; reads all of it to hash it."""
         return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
@@ -90,7 +90,7 @@ class _TextOrigin(TypedDict):
 
 
 class _MadeFrom(TypedDict):
-    """What any reader of a cache's origin needs; it is compared as a whole."""
+    """Fields that any reader of a cache's origin needs; they are compared as a whole."""
 
     encoder: str
     encoder_config: NotRequired[dict[str, Any]]
@@ -193,7 +193,9 @@ class DatasetManifest:
         return manifest
 
     def _require_consistent(self, path: Path) -> None:
-        """WorkError unless the parts of a cache's manifest are of as many shards, shapes and channels."""
+        """Raise WorkError unless the parts of a cache's manifest agree on the number of shards, shapes and
+        channels.
+        """
         counts = self.extra.get("bucket_counts")
         table = (len(self.shards), len(self.buckets))
         if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
@@ -207,7 +209,7 @@ class DatasetManifest:
             raise WorkError(f"{path}: buckets and extra.statistics are of different numbers of channels")
 
     def require_labels(self, labels: np.ndarray, place: object) -> None:
-        """WorkError where one of these labels of an index stands for no class.  place: of the dataset."""
+        """Raise WorkError if one of these labels of an index stands for no class. place: of the dataset."""
         if self.classes and labels.max(initial=-1) >= len(self.classes):
             known = f"{len(self.classes)} classes"
             raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
@@ -216,7 +218,8 @@ class DatasetManifest:
 def content_fingerprint(
     kind: str, shards: Sequence[ShardRecord], files: Mapping[str, str], **more: Any
 ) -> str:
-    """Identity of a dataset's bytes: over the hashes of its tars and index files, and `more` JSON values.
+    """Return the identity of a dataset's bytes: a hash of its tars' and index files' hashes, and of `more`
+    JSON values.
 
     `crc.npy` is left out: it follows from the others, and a dataset that had none is the same without it.
     """

@@ -1,4 +1,4 @@
-"""Copies of shards on this machine, named by SHA-256, within a limit, and trusted by it alone.
+"""A size-limited cache of shards on this machine, named by SHA-256 and trusted by that hash alone.
 
 LONGTAKE_CACHE is the folder of the copies (~/.cache/longtake) and LONGTAKE_CACHE_BYTES what shards may take
 there (64 GiB); beyond it those unused for the longest time go. Processes share the folder, also over nodes.
@@ -50,14 +50,14 @@ class ShardCache:
 
     @classmethod
     def from_environment(cls) -> ShardCache:
-        """As LONGTAKE_CACHE and LONGTAKE_CACHE_BYTES say."""
+        """Create the cache that LONGTAKE_CACHE and LONGTAKE_CACHE_BYTES describe."""
         text = os.environ.get("LONGTAKE_CACHE_BYTES", str(2**36))
         if not re.fullmatch(r"\d+", text):
             raise UserError("LONGTAKE_CACHE_BYTES", text, "a number of bytes")
         return cls(cache_folder() / "shards", int(text))
 
     def open(self, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
-        """The file with this hash, open for reading; downloaded and checked if it is not here yet.
+        """Open the file with this hash for reading; it is downloaded and checked if it is not here yet.
 
         Of several processes one downloads and the others wait for it. The open file stays readable when its
         copy has to make room. A copy that is damaged is fetched anew, with a warning. WorkError, naming
@@ -71,7 +71,7 @@ class ShardCache:
         with locked(self._lock(sha256)):
             if file is not None:
                 self._remove_damaged(path, file, name)
-            if (file := self._copy(path)) is not None:  # another process has fetched it meanwhile
+            if (file := self._copy(path)) is not None:  # another process fetched it in between
                 if self._is_whole(file, sha256):
                     return file
                 self._remove_damaged(path, file, name)
@@ -80,7 +80,7 @@ class ShardCache:
             return self._fetched(path, sha256, size, name, download)
 
     def _copy(self, path: Path) -> IO[bytes] | None:
-        """The copy that lies there, open, and noted as used now."""
+        """Open the copy at `path` and mark it as used now; None if there is none."""
         try:
             file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
         except FileNotFoundError:
@@ -122,7 +122,7 @@ class ShardCache:
             temporary.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Remove what killed processes left, then the copies unused for the longest time."""
+        """Remove what killed processes left, then the least recently used copies."""
         copies: list[tuple[float, int, Path]] = []
         for entry in (*published(self.folder), *temporaries(self.folder)):
             found = re.fullmatch(
@@ -145,7 +145,7 @@ class ShardCache:
             total -= taken
 
     def _remove_debris(self, temporary: Path, sha256: str) -> None:
-        """Whoever writes a file holds its lock, so one that nobody holds is a killed process's."""
+        """Remove unfinished files of killed processes: whoever writes one holds its lock."""
         with contextlib.suppress(BlockingIOError), locked(self._lock(sha256), wait=False):
             temporary.unlink(missing_ok=True)
 
@@ -163,7 +163,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def download_checked(file: IO[bytes], sha256: str, name: str, download: Download) -> None:
-    """Fill `file`; what comes with another hash comes once more, as it may have been hurt on the way."""
+    """Fill `file`; a download with another hash is repeated once, as it may have been damaged on the way."""
     for _ in range(2):
         file.seek(0)
         file.truncate()

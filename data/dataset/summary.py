@@ -1,4 +1,4 @@
-"""What is in a dataset: totals, classes, shapes, sizes, what was set aside; as JSON values and as text."""
+"""Summarise a dataset (totals, classes, shapes, sizes, samples set aside) as JSON values and as text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAR = 24  # characters of the longest bar
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
-    """Everything about the dataset as JSON values; reads index, media facts and lists, but no sample.
+    """Return everything about the dataset as JSON values; reads index, media facts and lists, but no sample.
 
     Ranges are [least, median, most]. shapes: [frames, height, width] of raw samples, [M, C, T, H, W] of
     latents, the most frequent first.
@@ -68,7 +68,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
 
 
 def as_text(summary: dict[str, Any]) -> list[str]:
-    """The lines that a person reads."""
+    """Return the summary as lines for a person to read."""
     totals, aside = summary["totals"], summary["quarantine"]
     lines = [
         f"{summary['folder']}: {summary['kind']} dataset {summary['fingerprint'][:16]}",
@@ -104,7 +104,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
 
 
 def _texts(dataset: Dataset) -> int | None:
-    """Samples with a caption; None of a dataset that was made before they were counted."""
+    """Count samples with a caption; None for a dataset that was made before they were counted."""
     if dataset.manifest.kind == "raw":
         return dataset.manifest.extra.get("texts")
     if TEXT not in dataset.manifest.files:
@@ -113,13 +113,13 @@ def _texts(dataset: Dataset) -> int | None:
 
 
 def _coverage(coverage: dict[str, Any]) -> str:
-    """How many samples say what they show, as text."""
+    """Say how many samples have text and how many a label."""
     texts = "text was not counted yet" if coverage["texts"] is None else f"{coverage['texts']} with text"
     return f"of {counted(coverage['samples'], 'sample')}: {texts}, {coverage['labels']} with a label"
 
 
 def _range(values: Sequence[int] | np.ndarray) -> list[float]:
-    """[least, median, most]; [] of nothing."""
+    """Return [least, median, most]; [] for no values."""
     array = np.asarray(values)
     if not array.size:
         return []
@@ -193,7 +193,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 
 def _left_out(path: Path) -> dict[str, int]:
-    """Reason -> number of samples that `shard` left out."""
+    """Count the samples that `shard` left out: {reason: number}."""
     return dict(Counter(str(row.get("reason", "")) for row in iterate(path)).most_common())
 
 
@@ -202,7 +202,10 @@ def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _bars_of(counts: dict[str, int]) -> list[str]:
-    """A line each: count, share, a bar, the name; the rest in one line where there are too many."""
+    """Draw a line for each count: count, share, bar and name.
+
+    The rest share one line if there are too many.
+    """
     most, total = max(counts.values(), default=1) or 1, sum(counts.values()) or 1
     shown = list(counts.items())[:MOST_LINES]
     lines = [

@@ -1,4 +1,4 @@
-"""Headers of a tar, bounded before `tarfile` reads them: it reads what they claim, in time quadratic in that.
+"""Bound the headers of a tar before `tarfile` reads them: it reads as much as they claim, in quadratic time.
 
 A header of a few bytes can claim a name of gigabytes, a chain of headers without end, or a sparse map as long
 as the archive; a pax header of 2 MB with a long row of digits takes Python hours.
@@ -30,7 +30,7 @@ class TarHeaders:
         self._shared, self._shared_fields = 0, dict[bytes, bytes]()
 
     def require_bounded(self, offset: int) -> None:
-        """`tarfile.ReadError` if the headers of the member at `offset` are more than is read of any.
+        """Raise `tarfile.ReadError` if the headers of the member at `offset` are longer than accepted.
 
         Headers that are no headers pass: `tarfile` says what is wrong with them.
         """
@@ -55,7 +55,7 @@ class TarHeaders:
         raise tarfile.ReadError(f"more than {MOST_IN_ROW} headers in a row before byte {offset}")
 
     def _require_sparse_map(self, header: bytes, offset: int, fields: dict[bytes, bytes]) -> None:
-        """Follow the map of a sparse member, which lies behind its header, as far as it may be long."""
+        """Check the map of a sparse member, which follows its header, up to the longest length accepted."""
         is_long = False
         if header[156:157] == tarfile.GNUTYPE_SPARSE and header[482]:
             blocks = self._read(offset + BLOCK, LARGEST)
@@ -71,13 +71,13 @@ class TarHeaders:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header, as `tarfile` reads it; `tarfile.HeaderError` if it is none."""
+    """Parse a number of a header as `tarfile` does; `tarfile.HeaderError` if it is not a number."""
     number: int = tarfile.nti(field)  # type: ignore[attr-defined]
     return number
 
 
 def _is_header(block: bytes) -> bool:
-    """Whether a block's checksum is right."""
+    """Return whether the checksum of a header block is right."""
     try:
         if len(block) < BLOCK:
             return False
@@ -87,7 +87,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _pax_fields(data: bytes, offset: int) -> dict[bytes, bytes]:
-    """The records `LENGTH KEY=VALUE` of a pax header, which have to lie side by side (POSIX pax, 2008)."""
+    """Parse the records `LENGTH KEY=VALUE` of a pax header, which must be adjacent (POSIX pax, 2008)."""
     fields: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):

@@ -33,7 +33,7 @@ class Member(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next member's header lies."""
+        """The offset of the next member's header."""
         return self.content + -(-self.size // BLOCK) * BLOCK
 
 
@@ -57,7 +57,9 @@ class TarSample:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`a/b.seg.png` -> (`a/b`, `seg.png`), as webdataset groups members; without a dot there is no suffix."""
+    """Split `a/b.seg.png` into (`a/b`, `seg.png`), as webdataset groups members; without a dot there is no
+    suffix.
+    """
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     if not stem and not slash:  # webdataset skips hidden files, but only at the top
@@ -66,7 +68,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """Every member of an uncompressed tar but folders, in order.
+    """Yield every member of an uncompressed tar except folders, in order.
 
     `refused` names links, devices, sparse files and names that lead out of a folder.
     WorkError if the archive is damaged anywhere: nothing is dropped in silence.
@@ -128,7 +130,7 @@ def _check_end(path: Path, end: int) -> None:
 
 
 def samples(path: Path, passed_over: Callable[[str], bool] = lambda name: False) -> Iterator[TarSample]:
-    """The members of a tar grouped by key. WorkError if the tar is damaged.
+    """Yield the members of a tar grouped by key. WorkError if the tar is damaged.
 
     passed_over: tells by its name of a member that belongs to no sample, as if it were not there.
     A sample is refused if a member is, or is there twice, or lies apart from the others of its key.
@@ -154,12 +156,12 @@ def samples(path: Path, passed_over: Callable[[str], bool] = lambda name: False)
 
 
 def arrays(sample: TarSample) -> list[Member]:
-    """The members of a sample that are arrays by their suffix (`npy`, `latent.npy`)."""
+    """Return the members of a sample that are arrays by their suffix (`npy`, `latent.npy`)."""
     return [member for suffix, member in sample.members.items() if suffix.rpartition(".")[2] == "npy"]
 
 
 def read_range(file: int, size: int, offset: int) -> bytes:
-    """`size` bytes at `offset` of an open descriptor, fewer only at the end of the file.
+    """Read `size` bytes at `offset` of an open descriptor, fewer only at the end of the file.
 
     One system call gives 2 GiB at most.
     """
@@ -181,7 +183,9 @@ def read_into(file: int, buffer: memoryview, offset: int) -> int:
 
 
 def read_member(file: int, path: Path, member: Member) -> bytes:
-    """The content of a member by its offset, from the open descriptor `file`; WorkError if it is cut off."""
+    """Read the content of a member by its offset, from the open descriptor `file`; WorkError if it is cut
+    off.
+    """
     data = read_range(file, member.size, member.content)
     if len(data) != member.size:
         raise WorkError(f"{path}: truncated: {member.name!r} ends at byte {member.end}")
@@ -189,7 +193,7 @@ def read_member(file: int, path: Path, member: Member) -> bytes:
 
 
 def parse_sample(data: bytes) -> tuple[str, dict[str, bytes]]:
-    """The key and {suffix: content} of a sample from its range of bytes; ValueError if it is not whole."""
+    """Parse the bytes of a sample into its key and {suffix: content}; ValueError if it is incomplete."""
     contents: dict[str, bytes] = {}
     keys = set()
     end = 0
@@ -215,11 +219,11 @@ class MemberFile(io.RawIOBase):
         self._file, self._offset, self._size, self._at = file, offset, size, 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True: the member can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True: the member can be sought in."""
         return True
 
     def readinto(self, buffer: Any) -> int:

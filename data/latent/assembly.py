@@ -1,4 +1,4 @@
-"""A latent cache made whole: index, statistics and manifest from the receipts of its parts."""
+"""Assemble a latent cache: index, statistics and manifest from the receipts of its parts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
 
 
 def _statistics(job: Job, receipts: Sequence[Receipt], refused: Sequence[QuarantineEntry]) -> dict[str, Any]:
-    """Mean and standard deviation over all parts; WorkError where none holds a sample."""
+    """Compute mean and standard deviation over all parts; WorkError if none holds a sample."""
     sums = [receipt["sums"] for receipt in receipts if receipt["sums"]]
     if not sums:
         raise WorkError(
@@ -90,7 +90,7 @@ def _statistics(job: Job, receipts: Sequence[Receipt], refused: Sequence[Quarant
 def _tables(
     job: Job, receipts: Sequence[Receipt]
 ) -> tuple[np.ndarray, list[Shape], np.ndarray | None, np.ndarray | None]:
-    """Index, table of shapes, and the rows of `flip.npy` and `text.npy`, None for what is not stored."""
+    """Return index, table of shapes, and rows of `flip.npy` and `text.npy` (None for what is not stored)."""
     index = np.array(job.dataset.index)
     for name in ("offset", "size", "bucket", "label"):
         columns = [np.array(receipt["rows"][name], index.dtype[name]) for receipt in receipts]
@@ -105,7 +105,9 @@ def _tables(
 
 
 def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
-    """WorkError names the first receipt that is not of the part of this source that it is called by."""
+    """Raise WorkError naming the first receipt that does not belong to the part of this source it is named
+    after.
+    """
     channels = job.shapes[0][1]
     known = {*range(len(set(job.shapes))), NO_BUCKET}
     for shard, receipt in enumerate(receipts):
@@ -125,7 +127,7 @@ def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
 
 
 def _crcs(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> np.ndarray:
-    """The rows of `crc.npy`; those of a part that an earlier version encoded are made now."""
+    """Return the rows of `crc.npy`; those of a part that an earlier version encoded are computed now."""
     views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
     found = []
     for shard, receipt in enumerate(receipts):
@@ -149,7 +151,7 @@ def _require_whole(folder: Path, record: ShardRecord) -> None:
 
 
 def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, list[Shape]]:
-    """Number the shapes that samples have anew, in ascending order, as an index made from the tars does."""
+    """Renumber the shapes that samples have, in ascending order, as an index rebuilt from the tars does."""
     used = [int(bucket) for bucket in np.unique(column) if bucket != NO_BUCKET]
     numbers = np.full(NO_BUCKET + 1, NO_BUCKET, column.dtype)
     numbers[used] = np.arange(len(used))
@@ -157,14 +159,19 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
 
 
 def longest_text(texts: np.ndarray | None) -> dict[str, int]:
-    """What the manifest says of a cache's text, if it holds any: tokens of the longest caption."""
+    """Return the manifest's entry on captions, the number of tokens of the longest one.
+
+    {} without captions.
+    """
     return {} if texts is None else {"longest_text": int(texts["tokens"].max(initial=0))}
 
 
 def sidecars_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray, made_from: Mapping[str, Any]
 ) -> dict[str, np.ndarray | None]:
-    """The files that stand row by row beside the index, from the tars alone, as `write_index` takes them."""
+    """Rebuild the files that stand row by row beside the index from the tars alone, as `write_index` takes
+    them.
+    """
     flips, texts = views_from_parts(folder, shards, index)
     starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
@@ -178,7 +185,7 @@ def sidecars_from_parts(
 def views_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
+    """Rebuild the contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
     starts = np.cumsum([0, *(shard.samples for shard in shards)])
     flips, texts, found = [], [], False
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
@@ -191,7 +198,8 @@ def views_from_parts(
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:
-    """The index of a cache and its table of shapes from the tars alone, equal to those made while writing.
+    """Rebuild the index of a cache and its table of shapes from the tars alone, equal to those made while
+    writing.
 
     WorkError for a part that is damaged, or does not hold the rows that follow those of the part before.
     """

@@ -19,7 +19,8 @@ from data.latent.packs import LATENT_DTYPE, Place
 
 
 def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collection[str]) -> np.ndarray:
-    """Return what `crc.npy` says of the samples of one part, (samples,) of `crc_dtype`, read from the tar.
+    """Compute the rows of `crc.npy` for the samples of one part, (samples,) of `crc_dtype`, read from the
+    tar.
 
     places: its packs.  rows: INDEX_DTYPE.  views: the files of mirrored views and text that the cache has.
     """
@@ -36,7 +37,7 @@ def range_crcs(
     texts: np.ndarray | None = None,
     width: int = 0,
 ) -> np.ndarray:
-    """Return the same from what `flip.npy` and `text.npy` say of the rows. width: D of a token."""
+    """Compute the same for ranges given by the rows of `flip.npy` and `text.npy`. width: D of a token."""
     sizes = rows["size"].astype(np.int64)
     ranges = {"sample": (rows["offset"], sizes)}
     if flips is not None:

@@ -1,4 +1,4 @@
-"""What encoding a shard needs, and what workers of one cache agree on before they begin."""
+"""What encoding a shard needs, and what the workers of one cache agree on before they begin."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Columns(TypedDict):
 
 
 class Receipt(TypedDict):
-    """What a finished part leaves: its rows of the tables, its sums, and what was set aside."""
+    """The record that a finished part leaves: its rows of the tables, its sums, and the samples set aside."""
 
     record: ShardRecord
     rows: _Columns
@@ -66,19 +66,21 @@ def read_receipt(path: Path) -> Receipt:
 
 
 class Encoder(Protocol):
-    """What turns pixels into latents. busy_s: seconds spent in `encode` so far."""
+    """Turns pixels into latents. busy_s: seconds spent in `encode` so far."""
 
     @property
     def busy_s(self) -> float: ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU: mean, and log-variance if any."""
+        """Encode (B, 3, T, H, W) in [-1, 1] to (B, M, C, T', H', W') on the CPU: mean, and log-variance if
+        any.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that shards have in common.
+    """The state that all shards share.
 
     column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
@@ -100,21 +102,21 @@ class Job:
     captions: CaptionEncoder | None = None
 
     def receipt(self, shard: int) -> Path:
-        """Where the receipt of a finished part lies."""
+        """Return the path of the receipt of a finished part."""
         return self.folder / RECEIPTS / f"{shard:06d}.json"
 
     def is_finished(self, shard: int) -> bool:
-        """Whether the part of one shard is there."""
+        """Return whether the part of one shard is finished."""
         return self.receipt(shard).exists() or (self.folder / MANIFEST).exists()
 
     def finished(self) -> set[int]:
-        """The shards whose parts are there; all of them once the cache is complete."""
+        """Return the shards whose parts are finished; all of them once the cache is complete."""
         found = {int(path.stem) for path in published(self.folder / RECEIPTS, RECEIPT)}
         # The receipts go once the manifest is there, maybe while they were listed.
         return set(range(len(self.dataset.manifest.shards))) if (self.folder / MANIFEST).exists() else found
 
     def rows(self, shard: int) -> range:
-        """The rows of one source shard."""
+        """Return the rows of one source shard."""
         return range(int(self._starts[shard]), int(self._starts[shard + 1]))
 
     @cached_property
@@ -123,7 +125,7 @@ class Job:
 
 
 def part_name(shard: int) -> str:
-    """The file name of a part."""
+    """Return the file name of a part."""
     return f"latents-{shard:06d}.tar"
 
 
@@ -134,7 +136,7 @@ def encoded(job: Job) -> str:
 
 
 def recorded_origin(folder: Path) -> dict[str, Any] | None:
-    """What a cache records that it is made from, finished or not; None where it was never begun."""
+    """Return what a cache, finished or not, records as its source; None if it was never begun."""
     record: dict[str, Any] | None = None
     if (folder / MANIFEST).exists():
         record = DatasetManifest.read(folder).extra.get("made_from")
@@ -145,7 +147,7 @@ def recorded_origin(folder: Path) -> dict[str, Any] | None:
 
 
 def begin(job: Job, made_from: Mapping[str, Any]) -> None:
-    """Note what this cache is made from; of workers that begin at once the first one's note stays.
+    """Record what this cache is made from; of workers that begin at once, the first one's record stays.
 
     UserError if an earlier attempt, or another worker, began with another source or encoder.
     """

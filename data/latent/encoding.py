@@ -1,4 +1,4 @@
-"""From a raw dataset to a latent cache: one source shard becomes one part, published whole, with a receipt.
+"""Encode a raw dataset: one source shard becomes one part, published whole, with a receipt.
 
 A batch of the encoder never holds samples of two shards, so a part is a function of its shard and the
 settings alone: any process may encode any shard, and a killed job that continues ends with the same bytes.
@@ -77,7 +77,10 @@ class _Batch:
 
 
 def decode_ahead(job: Job, batches: Sequence[_Batch]) -> Generator[list[Decoded], None, None]:
-    """Each batch's samples, uint8 (T, H, W, 3), or why there is none; threads decode ahead of their use."""
+    """Yield each batch's samples, uint8 (T, H, W, 3), or the reason why there is none.
+
+    Threads decode ahead.
+    """
     upcoming = iter(batches)
     waiting: deque[list[Future[Decoded]]] = deque()
     pool = ThreadPoolExecutor(job.decode_threads, thread_name_prefix="decode")
@@ -105,7 +108,7 @@ def _read(job: Job, row: int, bucket: int) -> Decoded:
 
 @dataclass
 class _Part:
-    """One part in the making."""
+    """One part that is being encoded."""
 
     job: Job
     shard: int
@@ -118,7 +121,7 @@ class _Part:
         self._texts = ShardTexts(job.dataset, job.captions, job.batch) if job.captions else None
 
     def packs(self, advance: Callable[[int], None]) -> Iterator[Pack]:
-        """The packs of every bucket; the last one carries the absent samples."""
+        """Yield the packs of every bucket; the last one carries the absent samples."""
         rows = np.array(self.job.rows(self.shard))
         buckets = self.job.column[rows]
         for row in rows[buckets == NO_BUCKET].tolist():
@@ -147,7 +150,7 @@ class _Part:
         batches: Iterator[tuple[_Batch, list[Decoded]]],
         advance: Callable[[int], None],
     ) -> Iterator[Pack]:
-        """Encode the batches of one bucket, and cut what comes of them into packs."""
+        """Encode the batches of one bucket, and cut the results into packs."""
         ids, views = np.zeros(0, np.int64), self._no_views(bucket)
         for batch, decoded in batches:
             failpoint("encode.batch")
@@ -161,7 +164,7 @@ class _Part:
             yield self._pack(ids, views)
 
     def _encode(self, batch: _Batch, decoded: list[Decoded]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (n,) of the rows that could be decoded and are finite; their views (V, n, M, C, T, H, W)."""
+        """Return ids (n,) of the rows that decoded and are finite, and their views (V, n, M, C, T, H, W)."""
         shape, ids, pixels = self.job.shapes[batch.bucket], [], []
         for row, result in zip(batch.rows.tolist(), decoded, strict=True):
             if isinstance(result, Fault):
@@ -180,7 +183,7 @@ class _Part:
         return rows[finite], views[:, finite]
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
-        """(n, M, C, T, H, W) float16 of pixels (n, 3, T, H, W)."""
+        """Encode pixels (n, 3, T, H, W) to moments (n, M, C, T, H, W) float16."""
         with torch.inference_mode():
             moments = self.job.encoder.encode(pixels)
         latents: np.ndarray = moments[:, : shape[0]].to(torch.float16).numpy()

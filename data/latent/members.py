@@ -1,4 +1,4 @@
-"""Arrays as members of a tar: plain ustar headers with integer times, `.npy` contents, never a pickle."""
+"""Store arrays as members of a tar: plain ustar headers, integer times, `.npy` contents, never a pickle."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PIECE = 1 << 17  # values, 256 KiB
 
 
 def write_array(file: IO[bytes], name: str, array: np.ndarray, dtype: np.dtype) -> int:
-    """Append an array as a `.npy` member; returns where its first value begins."""
+    """Append an array as a `.npy` member; return where its first value begins."""
     return write_member(file, name, _npy_header(dtype, array.shape), array.astype(dtype, copy=False))
 
 
 def write_member(file: IO[bytes], name: str, head: bytes, body: np.ndarray | None = None) -> int:
-    """Append a member; returns where `body` begins."""
+    """Append a member; return where `body` begins."""
     size = len(head) + (0 if body is None else body.nbytes)
     file.write(tar_header(name, size) + head)
     start = file.tell()
@@ -34,7 +34,7 @@ def write_member(file: IO[bytes], name: str, head: bytes, body: np.ndarray | Non
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The ustar header of a regular file, mode 0644: what `tarfile` makes, at 1/8 of the time."""
+    """Build the ustar header of a regular file, mode 0644: what `tarfile` makes, in 1/8 of the time."""
     encoded = name.encode()
     if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:
         return plain_tar_header(name, size)
@@ -45,7 +45,7 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 def plain_tar_header(name: str, size: int) -> bytes:
-    """The same by `tarfile`."""
+    """Build the same header with `tarfile`."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
@@ -65,7 +65,7 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def read_array(path: Path, name: str, member: Member, file: IO[bytes], dtype: np.dtype) -> np.ndarray:
-    """The array in a member, read-only; WorkError as `array_place`."""
+    """Read the array in a member, read-only; WorkError as `array_place`."""
     shape, offset = array_place(path, name, member, file, dtype)
     file.seek(offset)
     return np.frombuffer(file.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
@@ -74,7 +74,7 @@ def read_array(path: Path, name: str, member: Member, file: IO[bytes], dtype: np
 def array_place(
     path: Path, name: str, member: Member, file: IO[bytes], dtype: np.dtype
 ) -> tuple[tuple[int, ...], int]:
-    """The shape of a `.npy` member and where its values begin.
+    """Return the shape of a `.npy` member and the offset of its first value.
 
     WorkError where it is damaged or not of this dtype; no object is ever unpickled.
     """
@@ -93,7 +93,7 @@ def array_place(
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether all values of a float16 array in C order are finite.
+    """Return whether all values of a float16 array in C order are finite.
 
     As signed integers, the positive values that are not finite are the largest, from 0x7C00 on; as unsigned
     ones the negative ones are, from 0xFC00 on. Two reductions of pieces that stay in a core's cache take 1/30

@@ -1,4 +1,4 @@
-"""Memory for batches that is used again as soon as no tensor looks at it any more."""
+"""Memory for batches that is reused as soon as no tensor refers to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT_BYTES = 128 << 20  # most that is kept for later
 
 
 class BatchMemory:
-    """Hands out uninitialised memory, and takes it back when the last tensor on it is gone.
+    """Hands out uninitialised memory, and takes it back when the last tensor on it is freed.
 
     A fresh block of 18 MB costs 4500 page faults, each of which zeroes a page: more than filling it. A tensor
     may be kept as long as one likes: its memory is free only when its storage is, views included. At most
@@ -29,7 +29,7 @@ class BatchMemory:
         self._returned: deque[mmap.mmap] = deque()  # by whichever thread let go of a tensor
 
     def empty(self, size: int, *, pin: bool = False) -> Tensor:
-        """(size,) uint8 on the CPU, pinned if `pin` (PyTorch itself uses pinned memory again)."""
+        """Allocate (size,) uint8 on the CPU, pinned if `pin` (PyTorch itself reuses pinned memory)."""
         if pin or size < _SMALL:
             return torch.empty(size, dtype=torch.uint8, pin_memory=pin)
         block = self._take(size) or _new_block(size)
@@ -39,7 +39,9 @@ class BatchMemory:
         return torch.from_numpy(view)
 
     def _take(self, size: int) -> mmap.mmap | None:
-        """The smallest free block that holds `size` bytes and is not more than twice as long."""
+        """Take the smallest free block that holds `size` bytes and is not more than twice as long; None if
+        none fits.
+        """
         while self._returned:
             self._free.append(self._returned.popleft())
         fitting = [block for block in self._free if size <= len(block) < 2 * size + _HUGE_PAGE]
@@ -52,7 +54,7 @@ class BatchMemory:
 
 
 def _new_block(size: int) -> mmap.mmap:
-    """Private zeroed memory, in huge pages where the system has them."""
+    """Allocate private zeroed memory, in huge pages where the system has them."""
     block = mmap.mmap(-1, -(-size // _HUGE_PAGE) * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them

@@ -15,7 +15,7 @@ from core.reading.json_schema import Range
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:
-    """Latents drawn from the encoder's posterior, (B, C, T, H, W) float32 (Eq. 10, arXiv:1312.6114).
+    """Draw latents (B, C, T, H, W) float32 from the encoder's posterior (Eq. 10, arXiv:1312.6114).
 
     moments: (B, M, C, T, H, W): mean and log-variance; of M = 1, a stored mean, the mean is what comes back.
     """
@@ -28,7 +28,7 @@ def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentSums:
-    """What mean and standard deviation per channel are made of; parts add up, in float64.
+    """Sums from which mean and standard deviation per channel follow; sums of parts add up, in float64.
 
     count: positions.  total, squares: sums of the posterior's mean and of its square, (C,).
     variance: sum of the posterior's variance, (C,); 0 where only means are stored.
@@ -45,7 +45,7 @@ class LatentSums:
 
     @classmethod
     def of(cls, latents: np.ndarray) -> LatentSums:
-        """latents: (n, M, C, T, H, W), as stored."""
+        """Sum latents as they are stored, (n, M, C, T, H, W)."""
         mean = latents[:, 0].astype(np.float64)
         axes = (0, 2, 3, 4)
         variance = np.exp(latents[:, 1:].astype(np.float64)).sum((0, 1, 3, 4, 5))
@@ -58,7 +58,7 @@ class LatentSums:
         return LatentSums(self.count + other.count, *sums)
 
     def statistics(self) -> dict[str, Any]:
-        """{"mean": [C numbers], "std": [C numbers], "count": positions}, of drawn latents."""
+        """Return {"mean": [C numbers], "std": [C numbers], "count": positions} of drawn latents."""
         mean = np.array(self.total) / self.count
         spread = (np.array(self.squares) + np.array(self.variance)) / self.count - mean**2
         return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(spread, 0)).tolist(), "count": self.count}
@@ -78,22 +78,22 @@ class Normaliser:
     std: Moment
 
     def apply(self, latents: Tensor) -> Tensor:
-        """latents: (B, C, T, H, W)."""
+        """Normalise latents (B, C, T, H, W)."""
         mean, std = self._like(latents)
         return (latents - mean) / std
 
     def undo(self, latents: Tensor) -> Tensor:
-        """latents: (B, C, T, H, W)."""
+        """Undo the normalisation of latents (B, C, T, H, W)."""
         mean, std = self._like(latents)
         return latents * std + mean
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the statistics as JSON values."""
         return {name: np.array(values).tolist() for name, values in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normaliser:
-        """Of what `as_dict` or `LatentSums.statistics` gives."""
+        """Create from what `as_dict` or `LatentSums.statistics` returns."""
         mean, std = (
             tuple(tuple(v) if isinstance(v, list) else float(v) for v in values[name])
             for name in ("mean", "std")
@@ -102,7 +102,7 @@ class Normaliser:
 
     @property
     def frames(self) -> int:
-        """Latent frames that it is for; 0 is any number."""
+        """Number of latent frames that the statistics are for; 0 for any number."""
         return len(self.mean[0]) if isinstance(self.mean[0], tuple) else 0
 
     def _like(self, latents: Tensor) -> tuple[Tensor, Tensor]:

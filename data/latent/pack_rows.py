@@ -1,4 +1,4 @@
-"""What stands in the index, and in the files row by row beside it, of a latent part."""
+"""Rows of the index of a latent part, and of the files row by row beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from data.order.buckets import NO_BUCKET
 def index_rows(
     path: Path, places: Iterable[Place], *, shard: int, first: int, buckets: list[Shape]
 ) -> np.ndarray:
-    """The index rows of one part, (samples,) INDEX_DTYPE in order of id, from id `first` on without a gap.
+    """Build the index rows of one part, (samples,) INDEX_DTYPE in order of id, from id `first` on without a
+    gap.
 
     buckets: the dataset's table of shapes.  Absent samples get offset and size 0. WorkError if an id is
     missing, twice there, or of another part.
@@ -42,7 +43,8 @@ def index_rows(
 
 
 def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
-    """Where the mirrored view of every sample of a part begins in the tar, (samples,) <u8; 0 is nowhere.
+    """Return the offsets in the tar of the mirrored view of every sample of a part, (samples,) <u8; 0 for
+    none.
 
     rows: the part's index rows, as `index_rows` makes them; a mirrored sample has as many bytes as the other.
     """
@@ -55,7 +57,8 @@ def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
 
 
 def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
-    """Where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as `flip_rows`.
+    """Return where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as
+    `flip_rows`.
 
     places: all packs of the part. A caption's tokens lie together in one of them.
     """

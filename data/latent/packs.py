@@ -130,7 +130,7 @@ def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
 
 
 def write_packs(file: IO[bytes], shard: int, packs: Iterable[Pack]) -> list[Place]:
-    """The bytes of a part, into an open file; ValueError as `write_part`."""
+    """Write the packs of a part into an open file and return their places; ValueError as `write_part`."""
     places = []
     for number, pack in enumerate(packs):
         text = None if pack.text is None else pack.text.tokens
@@ -145,7 +145,7 @@ def write_packs(file: IO[bytes], shard: int, packs: Iterable[Pack]) -> list[Plac
 
 
 def read_part(path: Path) -> Iterator[Pack]:
-    """The packs of a part, whole, by `tarfile` and NumPy: the plain twin of
+    """Yield the packs of a part, whole, by `tarfile` and NumPy: the plain twin of
     `data.latent.reading.LatentReader`.
 
     WorkError names the member that is damaged, of another dtype or shape, or not finite.
@@ -165,7 +165,7 @@ def read_part(path: Path) -> Iterator[Pack]:
 
 
 def scan_part(path: Path) -> list[Place]:
-    """Where the packs of a part lie; of the latents only the headers are read."""
+    """Return the places of the packs of a part; of the latents only the headers are read."""
     places = [_place(path, key, members, file) for key, members, file in _packs(path)]
     texts = [place.text for place in places if place.text is not None]
     ends = np.cumsum([text.rows for text in texts])
@@ -198,7 +198,10 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
 
 
 def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
-    """(key, member of each kind, the open file) of every pack; WorkError for any damage to the archive."""
+    """Yield (key, member of each kind, the open file) of every pack.
+
+    WorkError for any damage to the archive.
+    """
     with open(path, "rb", opener=regular) as file:
         for sample in samples(path):
             more = set(sample.members) - set(_KINDS)

@@ -1,4 +1,4 @@
-"""The tars of a latent cache, opened when first needed, and copied from straight into a batch."""
+"""The tars of a latent cache, opened when first needed; ranges are copied from them into a batch."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Parts:
             (self.read if out.shape[1] >= _READ_BYTES else self.select)(parts, offsets, out)
 
     def select(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
-        """`copy` from mapped parts, a gather for each run of ranges of one part: the plain twin of `read`."""
+        """Do what `copy` does by mapped parts, a gather for each run of ranges of one part: the plain twin of
+        `read`.
+        """
         edges = _edges(parts[1:] != parts[:-1], len(parts))
         counts = [stop - start for start, stop in itertools.pairwise(edges)]
         pieces = zip(torch.from_numpy(offsets).split(counts), out.split(counts), strict=True)
@@ -71,7 +73,7 @@ class Parts:
             torch.index_select(self._windows(int(parts[start]), out.shape[1]), 0, here, out=there)
 
     def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
-        """`copy` by system calls: one for each run of ranges that stand side by side in a part."""
+        """Do what `copy` does by system calls: one for each run of ranges that are adjacent in a part."""
         size = out.shape[1]
         buffer = out.numpy().data.cast("B")
         apart = (parts[1:] != parts[:-1]) | (offsets[1:] - offsets[:-1] != size)
@@ -83,7 +85,7 @@ class Parts:
                 raise WorkError(f"{self.folder / name}: cut off since it was opened")
 
     def _windows(self, number: int, size: int) -> Tensor:
-        """(offsets, size): the bytes of a mapped part from every offset on."""
+        """Return a view (offsets, size) of a mapped part: the `size` bytes from every offset on."""
 
         def view(key: tuple[int, int]) -> Tensor:
             mapped = self.mapped(number)
@@ -92,7 +94,7 @@ class Parts:
         return _kept(self._views, (number, size), view)
 
     def mapped(self, number: int) -> Tensor:
-        """The bytes of a part, (bytes,) uint8, mapped; what is read stays in the page cache."""
+        """Map a part, (bytes,) uint8; what is read stays in the page cache."""
         return _kept(self._mapped, number, self._map)
 
     def _file(self, number: int) -> IO[bytes]:
@@ -117,12 +119,12 @@ class Parts:
 
 
 def _edges(breaks: np.ndarray, count: int) -> list[int]:
-    """Where runs begin, and the end: 0, each i for which breaks[i - 1], and `count`."""
+    """Return the starts of runs, and the end: 0, each i for which breaks[i - 1], and `count`."""
     return [0, *(np.flatnonzero(breaks) + 1).tolist(), count]
 
 
 def _kept(kept: OrderedDict[K, T], key: K, make: Callable[[K], T]) -> T:
-    """The one with this key, made if it is not there; the least recently used one goes for it."""
+    """Return the value of this key, made if absent; the least recently used one is dropped for it."""
     if key not in kept:
         kept[key] = make(key)
         if len(kept) > _KEPT_PARTS:

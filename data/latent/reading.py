@@ -1,4 +1,4 @@
-"""The latent cache as training sees it: gathering rows, and what differs between two of them."""
+"""Read a latent cache for training: gather rows, and compare the fingerprints of two caches."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class LatentReader:
         self._memory = BatchMemory()
 
     def entries(self, rows: np.ndarray) -> np.ndarray:
-        """The index entries of `rows`, (n,) INDEX_DTYPE."""
+        """Return the index entries of `rows`, (n,) INDEX_DTYPE."""
         return self._index.take(rows)  # 1/8 of the time of indexing
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
-        """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.
+        """Gather the latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.
 
         flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
         A row without latents (size 0) gives zeros. Fastest where rows are in order.
@@ -92,14 +92,14 @@ class LatentReader:
         out: Tensor,
         flipped: np.ndarray | None,
     ) -> None:
-        """Fill out (n, bytes) from the parts, and compare it where that is asked for."""
+        """Fill out (n, bytes) from the parts, and check its CRC if that is asked for."""
         self.parts.copy(parts, offsets, out)
         if self._crcs is not None:
             self._crcs.require(rows, parts, out, flipped)
 
 
 def one_bucket(entries: np.ndarray) -> int:
-    """The bucket of all of these index entries; ValueError if there are several."""
+    """Return the one bucket of these index entries; ValueError if there are several."""
     buckets = entries["bucket"]
     if (buckets != buckets[0]).any():
         raise ValueError(f"rows of one shape are expected, not of buckets {np.unique(buckets).tolist()}")
@@ -107,18 +107,20 @@ def one_bucket(entries: np.ndarray) -> int:
 
 
 def read_flips(folder: Path, manifest: DatasetManifest) -> Table:
-    """`flip.npy`: (samples,) FLIP_DTYPE, mapped."""
+    """Map `flip.npy`, (samples,) FLIP_DTYPE."""
     return read_sidecar(folder / FLIP, FLIP_DTYPE, manifest)
 
 
 def are_finite(latents: Tensor) -> Tensor:
-    """(n,) bool: whether all values of each sample of float16 (n, ...) on the CPU are finite."""
+    """Return whether all values of each sample of float16 (n, ...) on the CPU are finite, (n,) bool."""
     if is_finite(latents.numpy()):
         return torch.ones(len(latents), dtype=torch.bool)
     return torch.isfinite(latents).flatten(1).all(1)
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first field in which two fingerprints differ, with its value in both; None if they are equal."""
+    """Return the first field in which two fingerprints differ, with its value in both; None if they are
+    equal.
+    """
     differences: Sequence[tuple[str, Any, Any]] = difference(a, b)
     return differences[0] if differences else None

@@ -28,13 +28,13 @@ NOT_FINITE = "its text is not finite in float16"
 
 
 class CaptionEncoder(Protocol):
-    """What turns captions into embeddings of at most `tokens` tokens of width D."""
+    """Embeds captions in at most `tokens` tokens of width D."""
 
     tokens: int
     width: int
 
     def encode_captions(self, captions: list[str]) -> list[Tensor]:
-        """(its tokens, D) float32 on the CPU of each caption."""
+        """Embed captions: for each, (its tokens, D) float32 on the CPU."""
         ...
 
 
@@ -50,7 +50,7 @@ class ShardTexts:
         self._rows = 0
 
     def pack(self, rows: list[int]) -> tuple[Text, dict[int, str]]:
-        """The text of `rows`, and why some of them have none that could be used: {row: reason}.
+        """Return the text of `rows`, and why some of them have no usable text: {row: reason}.
 
         Its tokens are those of the captions that no pack had before.
         """
@@ -82,8 +82,9 @@ class RowTexts:
     def gather(
         self, rows: Sequence[int], *, skip: Collection[int] = (), pin: bool = False
     ) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: reason} of
-        those whose text cannot be used, which have no tokens. skip: rows that are not read and have none."""
+        """Return tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: reason}
+        of those whose text cannot be used, which have no tokens. skip: rows that are not read and have none.
+        """
         captions, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
         shape = (len(rows), self._encoder.tokens, self._encoder.width)
         out, lengths = torch.zeros(shape, dtype=torch.float16, pin_memory=pin), torch.zeros(len(rows)).long()
@@ -102,7 +103,7 @@ class RowTexts:
         return out, lengths, refused
 
     def _embed(self, wanted: list[str]) -> None:
-        """Let all of `wanted` be known, as the newest."""
+        """Embed those of `wanted` that are not known yet, and mark all of them as the newest."""
         new = [text for text in wanted if text not in self._known]
         self._known |= zip(new, embed(self._encoder, new, CAPTIONS), strict=True)
         self._bytes += sum(self._known[text].nbytes for text in new)
@@ -111,7 +112,7 @@ class RowTexts:
 
 
 def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[np.ndarray]:
-    """(its tokens, D) float16 of each caption, `batch` at a time."""
+    """Embed captions, `batch` at a time: for each, (its tokens, D) float16."""
     found: list[Tensor] = []
     for start in range(0, len(captions), batch):
         found += encoder.encode_captions(list(captions[start : start + batch]))
@@ -119,7 +120,7 @@ def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[
 
 
 def read_captions(dataset: Dataset, rows: Sequence[int]) -> tuple[dict[int, str], dict[int, str]]:
-    """The caption of each raw sample, "" for none; and of those that have none of use, why."""
+    """Read the caption of each raw sample, "" for none, and why the captions of some cannot be used."""
     captions, refused = {}, {}
     for row in rows:
         text, problem = read_caption(dataset, row)
@@ -131,7 +132,7 @@ def read_captions(dataset: Dataset, rows: Sequence[int]) -> tuple[dict[int, str]
 
 
 def read_caption(dataset: Dataset, row: int) -> tuple[str, str]:
-    """The caption of a raw sample, "" for none, and what is wrong with it, "" for nothing."""
+    """Read the caption of a raw sample, "" for none, and what is wrong with it, "" for nothing."""
     members = dataset.read(row)
     annotation = combined(
         {suffix: members[suffix] for suffix in members if carrier(suffix) in ("json", "text")}
@@ -163,7 +164,7 @@ class TextReader:
         self._crcs = SampleCrcs(folder, manifest) if verify else None
 
     def gather(self, rows: np.ndarray, shards: np.ndarray, *, pin: bool = False) -> tuple[Tensor, Tensor]:
-        """Tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
+        """Gather tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
 
         shards: (n,) where each row lies. WorkError for text outside of its part or that is not finite.
         """
@@ -189,15 +190,17 @@ class TextReader:
 
 
 def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
-    """(L, D) of the text of each sample in a batch: the longest caption of the cache, width of a token."""
+    """Return (L, D) of the text of each sample in a batch: the longest caption of the cache, the width of a
+    token.
+    """
     return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
 
 
 def has_text(manifest: DatasetManifest) -> bool:
-    """Whether a cache holds embedded captions."""
+    """Return whether a cache holds embedded captions."""
     return TEXT in manifest.files
 
 
 def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
-    """`text.npy`: (samples,) TEXT_DTYPE, mapped."""
+    """Map `text.npy`, (samples,) TEXT_DTYPE."""
     return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)

@@ -1,4 +1,4 @@
-"""Making things ahead of their use, by a thread, with as little as possible left to who uses them.
+"""Make items ahead of their use in a thread, with as little overhead as possible for the consumer.
 
 A step of training pays for what it does between two batches. So the hand-over is two queues without locks of
 Python's own, and the thread lets go of a batch that was used: to free its dozen tensors takes as long as all
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | None = None) -> Iterator[T]:
-    """make(first), make(first + 1), ... up to `stop` (None: endless), `depth` made ahead by one thread.
+    """Yield make(first), make(first + 1), ... up to `stop` (None: endless), `depth` made ahead by one thread.
 
     An error of `make` is raised where its result is due. Closing the iterator waits for the call under way.
     """

@@ -32,7 +32,7 @@ IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at
 
 
 def patches_of_two(shape: tuple[int, int, int]) -> int:
-    """Count patches of 1 x 2 x 2 latent positions, those at the edge too."""
+    """Count patches of 1 x 2 x 2 latent positions, including those at the edge."""
     frames, height, width = shape
     return frames * -(-height // 2) * -(-width // 2)
 
@@ -86,22 +86,24 @@ class LatentLoader:
         )
 
     def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps step_index, step_index + 1, ... without end, read ahead by a thread."""
+        """Return an iterator over the micro-batches of steps step_index, step_index + 1, ..., endless, read
+        ahead.
+        """
         return read_ahead(self.load, step_index, self.config.prefetch)
 
     def load(self, step_index: int) -> list[Batch]:
-        """The micro-batches of one step; safe from several threads, one of which works at a time."""
+        """Load the micro-batches of one step. Safe from several threads, one of which works at a time."""
         with self._lock:
             whole = self.plan.order_hash(step_index, self._ids)
             return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
 
     def largest(self) -> list[Batch]:
-        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        """Return micro-batches that take as much memory as any; none if all are of one shape."""
         with self._lock:
             return [self._batch(0, share) for share in self.plan.largest()]
 
     def _text_readers(self) -> list[TextReader | None]:
-        """One for each cache that holds text; all pad to the longest caption of any."""
+        """Open one text reader for each cache that holds text; all pad to the longest caption of any."""
         manifests = [cache.manifest for cache in self.caches]
         longest = max((text_shape(m)[0] for m in manifests if has_text(m)), default=0)
         return [
@@ -152,12 +154,12 @@ class LatentLoader:
 
 
 def draw_flips(draws: Draws) -> np.ndarray:
-    """(B,) bool: which samples are mirrored left to right, half of them."""
+    """Draw which samples are mirrored left to right, half of them on average: (B,) bool."""
     return (draws.uniform("flip") < 0.5).numpy()
 
 
 def cache_stocks(cache: Dataset, number: int, tokens: TokenCount) -> list[Stock]:
-    """The buckets of a latent cache, which is the `number`th of several."""
+    """Return the stocks of a latent cache, which is number `number` of several."""
     manifest = cache.manifest
     recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
     shapes = [tuple(shape) for shape in manifest.buckets]
@@ -172,7 +174,7 @@ def latent_stocks(
     tokens: TokenCount,
     counts: Sequence[Sequence[int]] | None = None,
 ) -> list[Stock]:
-    """One bucket for each shape (M, C, T, H, W) of latents.
+    """Return one stock for each shape (M, C, T, H, W) of latents.
 
     column: (samples,) number of each sample's shape.  starts: the first row of every shard, and the number of
     rows.  counts: samples of each shape in every shard; None counts them.

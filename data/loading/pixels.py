@@ -70,7 +70,7 @@ class BucketTable:
 
 
 def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
-    """The table of a loader of pixels; 256 of them count as a token."""
+    """Build the table of buckets of a pixel loader; 256 pixels count as a token."""
     media = np.asarray(dataset.media)
     with below("buckets"):
         buckets = make_buckets(media, config.buckets)
@@ -131,20 +131,22 @@ class PixelLoader:
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
     def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps step_index, step_index + 1, ... without end, read ahead by a thread."""
+        """Return an iterator over the micro-batches of steps step_index, step_index + 1, ..., endless, read
+        ahead.
+        """
         return read_ahead(self.load, step_index, self.config.prefetch)
 
     def load(self, step_index: int) -> list[Batch]:
-        """The micro-batches of one step."""
+        """Load the micro-batches of one step."""
         whole = self.plan.order_hash(step_index, lambda _, rows: self.dataset.index["id"][rows])
         return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
 
     def largest(self) -> list[Batch]:
-        """Micro-batches that take as much memory as any; none where all are of one shape."""
+        """Return micro-batches that take as much memory as any; none if all are of one shape."""
         return [self._batch(0, share) for share in self.plan.largest()]
 
     def report(self) -> list[str]:
-        """The plan's lines, and how many samples no bucket takes."""
+        """Return the plan's lines, and how many samples no bucket takes."""
         extra = f"{self.without_bucket} samples fit no bucket and are left out"
         return self.plan.report() + ([extra] if self.without_bucket else [])
 
@@ -181,7 +183,9 @@ class PixelLoader:
     def _condition(
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
     ) -> Condition:
-        """Labels and text; rows whose text cannot be used join the refused ones, {row: (stage, reason)}."""
+        """Return labels and text; add rows whose text cannot be used to the refused ones, {row: (stage,
+        reason)}.
+        """
         self.dataset.manifest.require_labels(entries["label"], self.dataset.folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         if self._texts is None:

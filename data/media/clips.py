@@ -1,4 +1,4 @@
-"""Where long videos are cut: by length and stride, and where the scene changes.
+"""Cut long videos into clips: by length and stride, and at scene changes.
 
 A clip is a run of the video's own packets, copied: no picture is decoded and compressed again, each clip is a
 small file of its own, and so an ordinary sample with one row of the index. For that a clip must start at a
@@ -22,7 +22,7 @@ END = 2**62  # a time after every packet
 
 
 class Packet(NamedTuple):
-    """A compressed picture. time: when it is shown, in units of the stream.  size: bytes.
+    """A compressed picture. time: when it is shown, in units of the stream. size: bytes.
 
     shown: False where the file says that it is not.
     """
@@ -47,7 +47,7 @@ class Clip(NamedTuple):
 
     @property
     def begins(self) -> int:
-        """When the first frame that it shows is shown in the whole video."""
+        """Time in the whole video at which the first frame of the clip is shown."""
         return self.start if self.shown is None else self.shown
 
 
@@ -92,7 +92,7 @@ class ClipConfig:
 def cut_video(
     packets: Sequence[Packet], changes: Sequence[int], config: ClipConfig, unit_s: float
 ) -> list[Clip]:
-    """The clips of a video, in order of their start; the whole video may be one.
+    """Return the clips of a video, in order of their start; the whole video may be one.
 
     packets: in the order of the file (of decoding).  changes: times at which a scene begins, ascending.
     unit_s: seconds of a unit of time.
@@ -121,12 +121,14 @@ def cut_video(
 
 
 def _edges(begin: int, end: int, changes: Sequence[int]) -> list[int]:
-    """Where scenes begin and end between two times."""
+    """Return the boundaries of scenes between two times."""
     return [begin, *(change for change in changes if begin < change < end), end]
 
 
 def _shown_runs(in_time: Sequence[Packet]) -> list[tuple[int, int]]:
-    """(time of the first frame, of what is hidden after the last) of each run of frames that are shown."""
+    """Return (time of the first frame, of what is hidden after the last) of each run of frames that are
+    shown.
+    """
     edges = [
         packet.time
         for packet, before in zip(in_time, [None, *in_time[:-1]], strict=True)
@@ -138,7 +140,7 @@ def _shown_runs(in_time: Sequence[Packet]) -> list[tuple[int, int]]:
 def _clips_of_scene(
     starts: list[int], boundaries: list[int], stop: int, length: float, stride: float
 ) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the clips from the keyframes `starts` of one scene, which ends at `stop`."""
+    """Yield (start, stop) of the clips from the keyframes `starts` of one scene, which ends at `stop`."""
     at: int | None = starts[0] if starts and starts[0] < stop else None
     while at is not None:
         if not length:
@@ -158,7 +160,8 @@ def _first_from(times: list[int], least: float) -> int | None:
 
 
 def cut_points(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
-    """Times at which a clip may stop, ascending, the last being END; and those at which one may start.
+    """Return the times at which a clip may stop, ascending, the last being END; and those at which one may
+    start.
 
     A stop lies where all packets so far are shown before all that follow: pictures refer to earlier packets
     only, so nothing that stays needs what goes. A start is one whose first packet is a keyframe; that of an

@@ -1,4 +1,4 @@
-"""Convert what files say their colours are to what is trained on: BT.709 for films, sRGB for pictures.
+"""Convert the colours that files declare to those of training: BT.709 for films, sRGB for pictures.
 
 Codes are those of ITU-T H.273, as video streams, AVIF, HEIF and PNG (cICP) carry them. 203 cd/m2 is white
 (ITU-R BT.2408); light beyond it, and colours outside of BT.709, are clipped in linear light, channel by
@@ -81,7 +81,7 @@ class Colour(NamedTuple):
 
 
 def colour_of(primaries: int, transfer: int) -> Colour:
-    """What two codes of H.273 say; MediaError if they are unknown.
+    """Return the colour that two codes of H.273 describe; MediaError if they are unknown.
 
     Primaries that are not said are BT.709, of PQ and HLG BT.2020.
     """
@@ -98,7 +98,7 @@ def colour_of(primaries: int, transfer: int) -> Colour:
 
 
 def to_display(rgb: np.ndarray, colour: Colour, display: Display) -> NDArray[np.uint8]:
-    """uint16 codes (..., 3), full range, of `colour` -> uint8 codes of the display."""
+    """Convert uint16 codes (..., 3) of `colour`, full range, to uint8 codes of the display."""
     light = _table(colour.transfer, colour.gamma, display)[rgb]
     if colour.transfer == HLG and not colour.gamma:
         light *= np.maximum(light @ _luminance(colour.primaries), 1e-9)[..., None] ** (HLG_GAMMA - 1)
@@ -122,7 +122,9 @@ _CODES: dict[Display, Callable[[Floats], Floats]] = {"BT.709": _bt1886_code, "sR
 
 @lru_cache(8)
 def _table(transfer: int, gamma: float, display: Display) -> Floats:
-    """(65536,) float32: light of each code, 1 is white; of HLG the scene's, 1 is the camera's most."""
+    """Return the light of each code, (65536,) float32; 1 is white. For HLG it is the scene's; 1 is the
+    camera's most.
+    """
     code = np.arange(65536) / 65535.0
     return np.asarray(code**gamma if gamma else _light(code, transfer, display), np.float32)
 
@@ -157,7 +159,7 @@ def _luminance(primaries: Chromaticities) -> Floats:
 
 @lru_cache(16)
 def to_bt709(primaries: Chromaticities) -> NDArray[np.float64]:
-    """(3, 3): linear light of these primaries -> of BT.709, white to white (Bradford)."""
+    """Return the matrix (3, 3) from linear light of these primaries to BT.709, white to white (Bradford)."""
     white = [np.array([x / y, 1, (1 - x - y) / y]) for x, y in (primaries[3], D65)]
     before, after = (_BRADFORD @ xyz for xyz in white)
     adapt = np.linalg.inv(_BRADFORD) @ np.diag(after / before) @ _BRADFORD
@@ -166,7 +168,7 @@ def to_bt709(primaries: Chromaticities) -> NDArray[np.float64]:
 
 
 def over_white(rgb: NDArray[np.uint8], alpha: np.ndarray) -> NDArray[np.uint8]:
-    """uint8 (..., 3) laid over white by uint8 (...) alpha that is not multiplied in, in codes."""
+    """Lay uint8 (..., 3) over white by straight (not premultiplied) uint8 alpha (...), in codes."""
     opacity = alpha[..., None].astype(np.uint16)
     laid = (rgb * opacity + 255 * (255 - opacity) + 127) // 255
     return laid.astype(np.uint8)

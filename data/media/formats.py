@@ -1,4 +1,4 @@
-"""What media files may be: accepted formats, limits for decoders, the error for one unusable file."""
+"""Accepted media formats, limits for decoders, and the error for one unusable file."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class MediaLimits:
     )
 
     def check_picture(self, width: int, height: int) -> None:
-        """MediaError if a picture of this size is not to be decoded."""
+        """Raise MediaError if a picture of this size must not be decoded."""
         if width < 1 or height < 1 or width * height > self.pixels:
             raise MediaError(f"claims {width}x{height} pixels, the limit is {self.pixels} in all")
 
     def check_bytes(self, size: int, what: str = "file") -> None:
-        """MediaError if a file (or decoded clip) of this size is not to be read."""
+        """Raise MediaError if a file (or decoded clip) of this size must not be read."""
         if size > self.bytes:
             raise MediaError(f"{what} of {size} bytes, the limit is {self.bytes}")
 
@@ -110,7 +110,7 @@ class MediaRecord(TypedDict):
 
 
 class Media(NamedTuple):
-    """What a file shows, as displayed.
+    """The facts of a media file, as displayed.
 
     frames: 1 for an image.  fps: frames a second as a float, 0 for an image.  rate: the same exactly, the
     mean where frames are not evenly spaced.  duration: in seconds, measured; 0 for an image.
@@ -130,11 +130,13 @@ class Media(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it lasts; 0 for an image."""
+        """Duration in seconds; 0 for an image."""
         return float(self.duration) if self.duration else self.frames / self.fps if self.fps else 0.0
 
     def described(self) -> dict[str, Any]:
-        """What a sample's JSON says; exact rate and duration only of videos, `found` where there is any."""
+        """Return the entries for a sample's JSON; exact rate and duration only of videos, `found` if there is
+        any.
+        """
         values = self.to_json()
         absent = (
             {"fields"} | (set() if self.rate else {"rate", "duration"}) | (set() if self.found else {"found"})
@@ -142,13 +144,13 @@ class Media(NamedTuple):
         return {name: value for name, value in values.items() if name not in absent}
 
     def to_json(self) -> dict[str, Any]:
-        """All values as JSON; fractions as `30000/1001`."""
+        """Return all values as JSON; fractions as `30000/1001`."""
         fractions = {"rate": str(self.rate), "duration": str(self.duration)}
         return {**self._asdict(), **fractions, "found": dict(self.found)}
 
     @classmethod
     def from_json(cls, values: MediaRecord) -> Self:
-        """What `to_json` gave; ValueError where a fraction is none."""
+        """Create from what `to_json` returned; ValueError if a fraction is none."""
         try:
             rate, duration = Fraction(values["rate"]), Fraction(values["duration"])
         except ZeroDivisionError:
@@ -163,12 +165,12 @@ DEFAULT_LIMITS = MediaLimits()
 
 
 def media_names(names: Iterable[str]) -> list[str]:
-    """Those of a sample's members, by suffix (`jpg`, `rgb.png`), that are images or videos."""
+    """Return the suffixes (`jpg`, `rgb.png`) of those of a sample's members that are images or videos."""
     return [name for name in names if "." + name.rpartition(".")[2] in MEDIA_SUFFIXES]
 
 
 def media_member(members: Mapping[str, T]) -> T:
-    """The image or video of a sample, whatever bucket the sample is in; MediaError unless it has exactly one.
+    """Return the image or video of a sample, whatever its bucket; MediaError unless it has exactly one.
 
     members: by suffix, as `data.dataset.tars.split_name` gives it. All jobs ask here, so that what `shard`
     packed is what training, evaluation and contact sheets see.
@@ -182,7 +184,7 @@ def media_member(members: Mapping[str, T]) -> T:
 
 
 def suffix_of(head: bytes) -> str:
-    """The canonical suffix of a file by its first `HEAD` bytes (more do no harm).
+    """Return the canonical suffix of a file by its first `HEAD` bytes (more do no harm).
 
     It is one of IMAGE_FORMATS or VIDEO_FORMATS. MediaError names what else the file is.
     """
@@ -209,7 +211,7 @@ def suffix_of(head: bytes) -> str:
 
 
 def _refuse_unread(head: bytes) -> None:
-    """MediaError if the file is of a kind that is known and not read."""
+    """Raise MediaError if the file is of a known kind that is not read."""
     for offset, mark, name, way in _UNREAD:
         if head.startswith(mark, offset):
             raise MediaError(f"is a {name} file, not a {ACCEPTED} file: {way}")
@@ -219,7 +221,7 @@ def _refuse_unread(head: bytes) -> None:
 
 
 def _suffix_of_brands(head: bytes) -> str:
-    """avif, heic or mp4 by the brands of a file's first box (ISO/IEC 14496-12, 4.3; 23008-12, 10)."""
+    """Return avif, heic or mp4 by the brands of a file's first box (ISO/IEC 14496-12, 4.3; 23008-12, 10)."""
     size = int.from_bytes(head[:4], "big")
     major = head[8:12]
     brands = {major, *(head[at : at + 4] for at in range(16, min(size, len(head)) - 3, 4))}
@@ -233,7 +235,7 @@ def _suffix_of_brands(head: bytes) -> str:
 
 
 def read_media(source: bytes | Path, limits: MediaLimits) -> bytes:
-    """The bytes of a file within the limits."""
+    """Read the bytes of a file within the limits."""
     if isinstance(source, bytes):
         limits.check_bytes(len(source))
         return source

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Start(NamedTuple):
-    """A keyframe. number: frames shown before it.  decoded_at: its time of decoding, in stream units."""
+    """A keyframe. number: frames shown before it. decoded_at: its time of decoding, in stream units."""
 
     number: int
     decoded_at: int
@@ -26,7 +26,7 @@ class FrameTable(NamedTuple):
 
 
 def listed_packets(stream: Any, data: bytes) -> int:
-    """How many packets the header of the file `data` promises; 0 if it does not say."""
+    """Return how many packets the header of the file `data` promises; 0 if it does not say."""
     entries, kinds = len(stream.index_entries), stream.container.format.name.split(",")
     if entries and "mp4" in kinds:
         return min(entries, stream.frames)  # fewer than it counts where an edit list shows a part of them
@@ -38,7 +38,7 @@ def listed_packets(stream: Any, data: bytes) -> int:
 
 
 def read_table(stream: Any, data: bytes) -> FrameTable | None:
-    """The table of the file `data`; None if it does not list all frames, or some are cut off."""
+    """Read the table of the file `data`; None if it does not list all frames, or some are cut off."""
     entries = stream.index_entries
     if not 0 < len(entries) == listed_packets(stream, data):
         return None

@@ -43,7 +43,8 @@ def probe(
     fields: bool = False,
     colour: ColourMode = "convert",
 ) -> Media:
-    """Size, frames and rate as displayed; decodes at most one frame. MediaError if it is no usable media.
+    """Return size, frames and rate as displayed; decodes at most one frame. MediaError if it is no usable
+    media.
 
     fields: decode what it takes to see whether a video is interlaced, too.
     colour: what is to be done about colours that are not those of training.
@@ -57,7 +58,7 @@ def probe(
 def check(
     source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert"
 ) -> Media:
-    """What `probe` says, after every pixel of every frame was decoded: what passes is whole."""
+    """Return what `probe` says, after decoding every pixel of every frame: a file that passes is whole."""
     data = read_media(source, limits)
     if suffix_of(data) in IMAGE_FORMATS:
         return probe_still(data, limits, colour, whole=True)
@@ -73,7 +74,7 @@ def decode_media(
     fields: Fields = Fields.WHOLE,
     colour: ColourMode = "convert",
 ) -> np.ndarray:
-    """uint8 (T, H, W, 3): the chosen frames of a video, or an image as its only frame, brought to `size`.
+    """Decode the chosen frames of a video, or an image as its only frame, to `size`: uint8 (T, H, W, 3).
 
     Arguments as of `decode_video`; the content says which of the two it is, and an animated picture is a
     video. A video of one frame is read as an image is, which is how it is put into a bucket
@@ -94,7 +95,8 @@ def decode_media(
 def decode_image(
     data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert"
 ) -> np.ndarray:
-    """uint8 (H, W, 3), turned as EXIF says, over white, in sRGB; of an animation the first picture.
+    """Decode an image, or the first picture of an animation, turned as EXIF says, over white, in sRGB: uint8
+    (H, W, 3).
 
     The claimed size is checked before any pixel is decoded; a truncated file is a MediaError.
     """
@@ -109,7 +111,7 @@ def resize_crop(
     position: tuple[float, float] = (0.5, 0.5),
     flip: bool = False,
 ) -> np.ndarray:
-    """uint8 (H, W, 3) or (T, H, W, 3), resized (antialiased bicubic) to cover height x width, then cropped.
+    """Resize uint8 (H, W, 3) or (T, H, W, 3) to cover height x width (antialiased bicubic), then crop.
 
     position: where in the surplus the crop lies, (vertical, horizontal) in [0, 1]; (0.5, 0.5) is the centre.
     flip: mirror left to right.
@@ -124,7 +126,7 @@ def resize_crop(
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W) -> the bytes of a PNG file."""
+    """Encode uint8 (H, W, 3) or (H, W) as the bytes of a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -133,7 +135,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (..., T, H, W, C) -> float32 (..., C, T, H, W) in [-1, 1]: `pixels / 127.5 - 1`."""
+    """Convert uint8 (..., T, H, W, C) to float32 (..., C, T, H, W) in [-1, 1]: `pixels / 127.5 - 1`."""
     import torch
 
     moved = rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "... t h w c -> ... c t h w")
@@ -141,7 +143,8 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def from_tensor(x: Tensor) -> np.ndarray:
-    """float (..., C, T, H, W) in [-1, 1] -> uint8 (..., T, H, W, C): `clamp(round(127.5 x + 127.5), 0, 255)`.
+    """Convert float (..., C, T, H, W) in [-1, 1] to uint8 (..., T, H, W, C): `clamp(round(127.5 x + 127.5),
+    0, 255)`.
 
     The one rule by which pictures become bytes; undoes `to_tensor` exactly.
     """

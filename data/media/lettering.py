@@ -1,4 +1,4 @@
-"""Write text into pictures: what the font can write, and what stands in for what it cannot."""
+"""Write text into pictures, with a substitute for text that the font cannot write."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def legend(labels: Iterable[int], names: Sequence[str]) -> list[str]:
 
 
 def writable(text: str) -> bool:
-    """True unless the font lacks a letter of `text`."""
+    """Return whether the font has every letter of `text`."""
     return all(_has(letter) for letter in text)
 
 

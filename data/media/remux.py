@@ -18,10 +18,10 @@ _CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no
 
 
 class BinaryFile(Protocol):
-    """What is needed of a file to read."""
+    """The methods that reading from a file needs."""
 
     def read(self, size: int = -1, /) -> bytes | None:
-        """Up to `size` bytes."""
+        """Read up to `size` bytes."""
         ...
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -30,7 +30,8 @@ class BinaryFile(Protocol):
 
 
 def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tuple[Clip, ...] | None, float]:
-    """The clips that a video is cut into (None: it stays whole), and the seconds of their unit of time.
+    """Return the clips that a video is cut into (None: it stays whole), and the seconds of their unit of
+    time.
 
     MediaError if it cannot be cut.
     """
@@ -45,7 +46,7 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
 
 
 def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
-    """A clip of the video in `file` as a file of its own, without sound; equal bytes each time.
+    """Copy a clip of the video in `file` to a file of its own, without sound; equal bytes each time.
 
     MediaError if the video is damaged, or not the one in which the clip was found.
     """
@@ -82,7 +83,7 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
 
 
 def _container(suffix: str, stream: Any) -> str:
-    """FFmpeg's name of the container that a clip is copied into."""
+    """Return FFmpeg's name of the container that a clip is copied into."""
     import av
 
     name = _CONTAINERS[suffix]
@@ -92,7 +93,7 @@ def _container(suffix: str, stream: Any) -> str:
 
 
 def _between(packets: Any, clip: Clip) -> Iterator[Any]:
-    """The packets of the clip; since it starts and stops at boundaries they lie side by side."""
+    """Yield the packets of the clip; since it starts and stops at boundaries they are adjacent."""
     begun = False
     for packet in packets:
         inside = packet.size and packet.pts is not None and clip.start <= packet.pts < clip.stop
@@ -104,7 +105,8 @@ def _between(packets: Any, clip: Clip) -> Iterator[Any]:
 
 
 def _decoding_times(times: list[int]) -> list[int]:
-    """Ascending times, none after its picture is shown: the times of display in order, moved earlier.
+    """Return ascending decoding times, none after its picture is shown: the display times in order, moved
+    earlier.
 
     Matroska stores times of display only.
     """
@@ -114,7 +116,7 @@ def _decoding_times(times: list[int]) -> list[int]:
 
 
 def _packets(video: Video) -> list[Packet]:
-    """All packets in the order of the file; MediaError where one has no time of display."""
+    """Return all packets in the order of the file; MediaError if one has no time of display."""
     if any(packet.time is None for packet in video.packets):
         raise MediaError("cannot be cut: its packets have no times")
     edited = video.suffix == "mp4"  # elsewhere what is not shown is no picture, and harmless

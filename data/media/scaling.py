@@ -1,4 +1,4 @@
-"""From decoded frames to pixels of one size: crop, resize and convert to RGB in one pass of swscale.
+"""Crop, resize and convert decoded frames to RGB pixels of one size, in one pass of swscale.
 
 Frames of videos are planes of luma and of chroma that has fewer samples. To make RGB of a whole frame first
 costs more than to decode it, and resizes twice: chroma to the frame, then everything to the size that is
@@ -29,7 +29,7 @@ PLAIN = Geometry()
 def covering_box(
     source: tuple[float, float], target: tuple[int, int], position: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom): the largest part of `source` that has the shape of `target`.
+    """Return (left, top, right, bottom) of the largest part of `source` that has the shape of `target`.
 
     source, target: (height, width).  position: where in the surplus, (vertical, horizontal) in [0, 1].
     """
@@ -40,7 +40,7 @@ def covering_box(
 
 
 def _span(whole: float, part: float, position: float) -> tuple[float, float]:
-    """(first, last) edge of a part of `whole` pixels; both lie in [0, whole].
+    """Return (first, last) edge of a part of `whole` pixels; both lie in [0, whole].
 
     n * (whole / n) rounds to slightly more than `whole` for 1 to 4 % of sizes (1600 pixels into 352, say), so
     the surplus must be kept from being negative: Pillow refuses a box that begins at -1e-13.
@@ -50,7 +50,7 @@ def _span(whole: float, part: float, position: float) -> tuple[float, float]:
 
 
 def sharp_filter() -> Any:
-    """swscale's flags by which all frames are scaled and become RGB."""
+    """Return swscale's flags with which all frames are scaled and converted to RGB."""
     from av.video.reformatter import Interpolation
 
     return (
@@ -63,7 +63,7 @@ def sharp_filter() -> Any:
 
 
 class Scaler:
-    """Writes frames as RGB of (height, width), as displayed; a part in the centre fills it.
+    """Writes frames as RGB of (height, width), as displayed, cut to a centred part that fills it.
 
     Bicubic with a = -0.6, antialiased. The part begins and ends where chroma samples do, up to a pixel of the
     frame from the exact centre, so that luma and chroma stay registered. Pixels that are not square become
@@ -98,7 +98,7 @@ class Scaler:
             out[..., channel] = turn.apply(values)
 
     def _cropped(self, frame: Any, height: int, width: int) -> Any:
-        """The part to be seen, without a copy: the planes of the frame, from further inside."""
+        """Crop a frame without a copy: its planes are read from further inside."""
         box = grid_box(frame, height, width, self.geometry)
         if box == (0, 0, frame.width, frame.height):
             return frame
@@ -111,12 +111,12 @@ class Scaler:
 
 
 def displayed_size(frame: Any, geometry: Geometry = PLAIN) -> tuple[int, int]:
-    """(height, width) of a frame as it is shown: cut, of square pixels, turned."""
+    """Return (height, width) of a frame as it is shown: cut, of square pixels, turned."""
     return geometry.shown(frame.width, frame.height, turn_of(frame))
 
 
 def grid_box(frame: Any, height: int, width: int, geometry: Geometry = PLAIN) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the part of a decoded frame that covers height x width.
+    """Return (left, top, width, height) of the part of a decoded frame that covers height x width.
 
     It lies on the grid of chroma samples, and within what the container shows of the frame.
     """
@@ -131,12 +131,13 @@ def grid_box(frame: Any, height: int, width: int, geometry: Geometry = PLAIN) ->
 
 
 def _chroma_steps(frame: Any) -> tuple[int, int]:
-    """Pixels from a chroma sample to the next, (across, down)."""
+    """Return the pixels from a chroma sample to the next, (across, down)."""
     return 8 // frame.format.chroma_width(8), 8 // frame.format.chroma_height(8)
 
 
 def _on_grid(part: float, whole: int, step: int) -> tuple[int, int]:
-    """(first, length) of the middle `part` of `whole` pixels, in steps; where that is nearly all, all.
+    """Return (first, length) of the middle `part` of `whole` pixels, in steps; all of them if that is nearly
+    all.
 
     All too where `whole` is less than a step, as in a frame 3 pixels wide whose chroma has a sample for 4.
     """

@@ -1,4 +1,4 @@
-"""Where the scene of a video changes: by the built-in difference of frames, or by PySceneDetect."""
+"""Detect scene changes of a video: by the built-in difference of frames, or by PySceneDetect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ WIDE = 256  # pixels, width of those that PySceneDetect sees, as its own reader 
 
 
 def scene_changes(video: Video, config: ClipConfig) -> list[int]:
-    """Times of the frames that a scene begins with, ascending, in units of the stream; the first is none."""
+    """Return the times of the frames that begin a scene, except the first.
+
+    Ascending, in units of the stream.
+    """
     times: list[int | None] = []
     if config.cuts == "difference":
         places = _by_difference(_pictures(video, times, SMALL, SMALL, "rgb24"), config.scene_threshold)
@@ -32,7 +35,10 @@ def scene_changes(video: Video, config: ClipConfig) -> list[int]:
 def _pictures(
     video: Video, times: list[int | None], width: int, height: int, format: str
 ) -> Iterator[np.ndarray]:
-    """Every frame as uint8 (height, width, 3), its shape given up; `times` receives when each is shown."""
+    """Yield every frame as uint8 (height, width, 3), its shape given up.
+
+    `times` receives when each is shown.
+    """
     from av.video.reformatter import VideoReformatter
 
     small = VideoReformatter()
@@ -42,7 +48,7 @@ def _pictures(
 
 
 def _by_difference(pictures: Iterable[np.ndarray], threshold: float) -> Iterator[int]:
-    """Places of pictures that differ from the one before by `threshold` or more, on average.
+    """Return the places of pictures that differ from the one before by `threshold` or more, on average.
 
     Cuts are found, slow fades are not.
     """
@@ -55,7 +61,9 @@ def _by_difference(pictures: Iterable[np.ndarray], threshold: float) -> Iterator
 
 
 def _by_pyscenedetect(pictures: Iterable[np.ndarray], fps: float, threshold: float) -> Iterator[int]:
-    """The same by its ContentDetector, which compares hue, saturation and luma and passes over flashes."""
+    """Return the same by its ContentDetector, which compares hue, saturation and luma and passes over
+    flashes.
+    """
     from scenedetect import FrameTimecode
     from scenedetect.detectors import ContentDetector
 

@@ -1,4 +1,4 @@
-"""Chosen frames of a video by decoding no more than they need.
+"""Decode chosen frames of a video, and no more than they need.
 
 A frame is known by its number in order of display. The table of an MP4 lists the keyframes, but not when each
 frame is shown; the packets from a keyframe to the frames wanted say that. What lies before a keyframe in the
@@ -37,7 +37,8 @@ class Run(NamedTuple):
 
 
 def chosen_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """(number, decoded frame) of the frames `wanted`, ascending numbers; fewer if some cannot be found so.
+    """Yield (number, decoded frame) of the frames `wanted`, ascending numbers; fewer if some cannot be found
+    so.
 
     A picture that nobody wants and no other picture refers to is not decoded (H.264, whose packets say so).
     """
@@ -66,7 +67,9 @@ def chosen_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
 
 
 def _run_by_table(video: Video, first: int, last: int) -> Run | None:
-    """The packets from the keyframe at or before frame `first` on; None if the table does not say enough."""
+    """Return the packets from the keyframe at or before frame `first` on; None if the table does not say
+    enough.
+    """
     table = video.table
     place = bisect.bisect_right(table.starts, first, key=lambda start: start.number) - 1 if table else -1
     if table is None or place < 0:
@@ -90,7 +93,7 @@ def _run_by_table(video: Video, first: int, last: int) -> Run | None:
 
 
 def _run_by_packets(video: Video, wanted: Sequence[int]) -> Run | None:
-    """The same by the times of all packets; None if times are missing or double."""
+    """Return the same by the times of all packets; None if times are missing or repeated."""
     if (numbers := video.numbers) is None:
         return None
     decoded_at = {packet.time: packet.decoded_at for packet in video.packets}
@@ -114,7 +117,7 @@ def _run_by_packets(video: Video, wanted: Sequence[int]) -> Run | None:
 
 
 def _anchor(video: Video, first: int) -> tuple[int, int] | None:
-    """(where to begin, where to count from): the places of two keyframes before frame `first`, if there are.
+    """Return (where to begin, where to count from): the places of two keyframes before frame `first`, if any.
 
     None too where some packets are hidden, since the decoder does not show them.
     """
@@ -126,7 +129,7 @@ def _anchor(video: Video, first: int) -> tuple[int, int] | None:
 
 
 def _by_count(video: Video, wanted: Sequence[int], begin: int, anchor: int) -> Iterator[tuple[int, Any]]:
-    """The frames `wanted`, counted as they leave the decoder from the keyframe at place `anchor` on.
+    """Yield the frames `wanted`, counted as they leave the decoder from the keyframe at place `anchor` on.
 
     Each packet is one frame, and all packets before a keyframe are shown before it; so are those behind it
     that leave the decoder earlier, which it counts. Decoding begins one keyframe earlier still, so that the
@@ -154,7 +157,10 @@ def _by_count(video: Video, wanted: Sequence[int], begin: int, anchor: int) -> I
 
 
 def _packets_of(video: Video, first: int) -> Iterator[Any]:
-    """The packets from place `first` on, each with its place as `opaque`; none if that cannot be found."""
+    """Yield the packets from place `first` on, each with its place as `opaque`.
+
+    None if that cannot be found.
+    """
     start = video.packets[first]
     times = [time for time in (start.time, start.decoded_at) if time is not None]
     place = first

@@ -39,7 +39,7 @@ def decode_video(
     fields: Fields = Fields.WHOLE,
     colour: ColourMode = "convert",
 ) -> np.ndarray:
-    """uint8 (T, H, W, 3): the chosen frames, as displayed: cut, turned and of square pixels.
+    """Decode the chosen frames as displayed (cut, turned, of square pixels) to uint8 (T, H, W, 3).
 
     frames: (start, count, stride): frames start, start + stride, ... of the file; count None: all there are.
     fps: the rate in which start and stride count; of each time, the frame that is on screen then. None: the
@@ -72,7 +72,7 @@ def decode_video(
 
 
 def _sources(video: Video, numbers: list[int], seek: bool, fields: Fields) -> Iterator[Iterator[Numbered]]:
-    """Where frames come from; what cannot be found by seeking is looked for from the first frame on."""
+    """Yield sources of frames: what cannot be found by seeking is looked for from the first frame on."""
     if fields is Fields.WHOLE:
         yield from (chosen_frames(video, numbers), video.pictures()) if seek else (video.pictures(),)
         return
@@ -84,7 +84,7 @@ def _sources(video: Video, numbers: list[int], seek: bool, fields: Fields) -> It
 def wanted_frames(
     available: int, times: Times | None, frames: tuple[int, int | None, int], fps: float | None
 ) -> list[int]:
-    """Numbers of the frames to take, in the order asked for; frames, fps: as of `decode_video`.
+    """Return the numbers of the frames to take, in the order asked for; frames, fps: as of `decode_video`.
 
     available: frames that the film has.  times: of these; needed with `fps` only.
     """
@@ -95,7 +95,7 @@ def wanted_frames(
 
 
 def frame_numbers(available: int, start: int, count: int | None, stride: int) -> list[int]:
-    """Numbers start, start + stride, ... of frames of a file that has `available`."""
+    """Return the numbers start, start + stride, ... of frames of a file that has `available`."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
         raise ValueError(f"frames=({start}, {count}, {stride}): expected start >= 0, count >= 1, stride >= 1")
     if count is None:

@@ -85,7 +85,7 @@ class Video:
         return self._decoded(seen) if skips else seen
 
     def _is_skipped(self, packet: Any) -> bool:
-        """Whether a packet of MPEG-4 holds no picture."""
+        """Return whether a packet of MPEG-4 holds no picture."""
         if self.context.name != "mpeg4" or packet.size > MOST_SKIPPED:
             return False
         return self._time_bits is not None and is_skipped(bytes(packet), self._time_bits)
@@ -95,7 +95,8 @@ class Video:
         return time_bits(self.context.extradata or b"")
 
     def _decoded(self, seen: list[Seen]) -> list[Seen]:
-        """The packets of MPEG-4, those not shown that only say that the frame before stays (N-VOP).
+        """Return the packets of MPEG-4; not shown are those that only say that the frame before stays
+        (N-VOP).
 
         These can be told from what packed bitstreams fill up with by decoding only.
         """
@@ -139,7 +140,7 @@ class Video:
         return {time: number for number, time in enumerate(shown)}
 
     def ambiguous(self, times: list[int]) -> bool:
-        """Whether times of display, in order of decoding, may be times of decoding in truth.
+        """Return whether times of display, in order of decoding, may be times of decoding in truth.
 
         So they are in copies of AVI files, perhaps all later by as much. They also ascend where an encoder
         might have reordered and did not; only decoding tells that apart (`reordered`).
@@ -150,7 +151,9 @@ class Video:
 
     @cached_property
     def reordered(self) -> bool:
-        """Whether frames leave the decoder in another order than that of their times; may decode them all."""
+        """Return whether frames leave the decoder in another order than that of their times; may decode them
+        all.
+        """
         if self.numbers is not None:
             return False
         times = [frame.pts for _, frame in self.pictures()]
@@ -158,7 +161,8 @@ class Video:
 
     @cached_property
     def display_times(self) -> list[int]:
-        """When the picture of each packet is shown, in order of decoding; that of a hidden one may be near.
+        """Return when the picture of each packet is shown, in order of decoding; that of a hidden one may be
+        near.
 
         Where times do not tell the order of display, the whole film is decoded to find it.
         """
@@ -178,7 +182,7 @@ class Video:
         return [times.get(place, packet.time or 0) for place, packet in enumerate(self.packets)]
 
     def packets_from(self, time: int | None) -> Iterator[Any]:
-        """Packets from where the demuxer lands that is asked for a time of decoding; None: from the first."""
+        """Yield packets from where the demuxer lands for a time of decoding; None: from the first."""
         if time is None:
             self.container.seek(0)
         else:
@@ -187,7 +191,7 @@ class Video:
         return (packet for packet in self.container.demux(self.stream) if packet.size)
 
     def pictures(self) -> Iterator[tuple[int, Any]]:
-        """(number, decoded frame) of all frames, in the order in which the decoder shows them."""
+        """Yield (number, decoded frame) of all frames, in the order in which the decoder shows them."""
         numbers, count = self.numbers, 0
         self.context.skip_frame = "DEFAULT"
         for packet in itertools.chain(self.packets_from(None), [None]):  # None: the decoder's last frames
@@ -197,7 +201,7 @@ class Video:
                 count += 1
 
     def check(self, frame: Any) -> None:
-        """MediaError if a frame is larger than the limits allow.
+        """Raise MediaError if a frame is larger than the limits allow.
 
         What its codec does not say of its colours is completed by what the container says.
         """
@@ -207,7 +211,7 @@ class Video:
 
 @contextlib.contextmanager
 def opened_video(data: bytes, limits: MediaLimits, by_table: bool = False) -> Iterator[Video]:
-    """Open the bytes of a video file; whatever the decoder dislikes until it closes is a MediaError."""
+    """Open the bytes of a video file; every error of the decoder until it closes becomes a MediaError."""
     import av
 
     limits.check_bytes(len(data))

@@ -65,7 +65,7 @@ class GroupSizeError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConfig:
-    """How many samples make a group: groups of all buckets cost about the same, a S + b S^2 a sample.
+    """Sizes of groups: groups of all buckets cost about the same, a S + b S^2 a sample.
 
     For a transformer of width D, b / a = 1 / (6 D): attention against the matrices of its blocks.
     """
@@ -86,20 +86,21 @@ class GroupConfig:
 
 
 def sample_cost(tokens: int, config: GroupConfig) -> float:
-    """a S + b S^2 for a sample of S tokens."""
+    """Return the cost a S + b S^2 of a sample of S tokens."""
     return config.cost_linear * tokens + config.cost_quadratic * tokens**2
 
 
 def group_sizes(tokens: Sequence[int], config: GroupConfig) -> list[int]:
-    """n_b of every bucket, whose samples have `tokens` tokens each: what the group's cost buys, rounded to
-    a multiple of `rank_multiple`, and that at least."""
+    """Return n_b of every bucket, whose samples have `tokens` tokens each: what the group's cost buys,
+    rounded to a multiple of `rank_multiple`, and that at least.
+    """
     costs = [sample_cost(count, config) for count in tokens]
     budget = config.group_cost or config.group_size * min(costs)
     return [max(1, round(budget / cost / config.rank_multiple)) * config.rank_multiple for cost in costs]
 
 
 def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: GroupConfig) -> None:
-    """GroupSizeError with the equation, if the number of data-parallel ranks does not divide every n_b."""
+    """Raise GroupSizeError, with the equation, unless the number of data-parallel ranks divides every n_b."""
     for name, size in zip(names, sizes, strict=True):
         if size % ranks:
             raise GroupSizeError(
@@ -111,12 +112,15 @@ def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: 
 
 
 def is_image(media: np.ndarray) -> np.ndarray:
-    """(samples,) bool of MEDIA_DTYPE: whether it has one frame, be it in a video file; all else is a clip."""
+    """Return whether each sample has one frame, even in a video file; others are clips: (samples,) bool of
+    MEDIA_DTYPE.
+    """
     return media["frames"] <= 1
 
 
 def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
-    """The configured table, or one made from the data: sides in multiples, about resolution^2 pixels each.
+    """Return the configured table, or one made from the data: sides in multiples, about resolution^2 pixels
+    each.
 
     media: (samples,) MEDIA_DTYPE. Of the made buckets only those with samples enough stay.
     """
@@ -135,7 +139,7 @@ def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
 
 
 def _there(media: np.ndarray, config: BucketConfig) -> str:
-    """What the samples have to offer: `that samples have: 1 (10 images), up to 9 (4 videos)`."""
+    """Say how many frames the samples offer: `that samples have: 1 (10 images), up to 9 (4 videos)`."""
     available = available_frames(media, config)
     images, videos = available[is_image(media)], available[~is_image(media)]
     parts = [f"1 ({counted(len(images), 'image')})"] if len(images) else []
@@ -145,7 +149,7 @@ def _there(media: np.ndarray, config: BucketConfig) -> str:
 
 
 def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -> np.ndarray:
-    """The bucket of every sample, (samples,) int64, NO_BUCKET where none fits.
+    """Return the bucket of every sample, (samples,) int64, NO_BUCKET where none fits.
 
     media: (samples,) MEDIA_DTYPE.
     Images (videos of one frame are images too) go to buckets of one frame; a video to those with the most
@@ -163,12 +167,14 @@ def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -
 
 
 def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
-    """(samples,) int64: frames that a clip at the configured rate and stride can have; 1 for an image."""
+    """Return how many frames a clip at the configured rate and stride can have, (samples,) int64; 1 for an
+    image.
+    """
     return (np.maximum(_frames(media, config), 1) - 1) // config.stride + 1
 
 
 def _frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
-    """(samples,) int64: frames at the configured rate, or of the file."""
+    """Return the numbers of frames at the configured rate, or of the file: (samples,) int64."""
     if not config.fps:
         return media["frames"].astype(np.int64)
     kinds, back = np.unique(media[["duration_num", "duration_den"]], return_inverse=True)
@@ -177,7 +183,7 @@ def _frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
 
 
 def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
-    """Number of the first frame of a clip of `count` frames, in frames at the configured rate.
+    """Return the number of the first frame of a clip of `count` frames, in frames at the configured rate.
 
     MediaError if the sample has too few.
     media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
@@ -190,7 +196,9 @@ def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float)
 
 
 def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:
-    """(samples, 4), to compare from left to right: frames, area kept, not enlarged, area; -1 is no fit."""
+    """Return scores (samples, 4), compared from left to right: frames, area kept, not enlarged, area; -1 is
+    no fit.
+    """
     height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
     scale = np.maximum(bucket.height / height, bucket.width / width)
     kept = np.round(bucket.height * bucket.width / (height * width * scale**2), 2)
@@ -205,7 +213,7 @@ def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarr
 
 
 def _first_is_larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(rows,) bool: row of `a` after row of `b` in lexicographic order."""
+    """Return whether each row of `a` follows that of `b` in lexicographic order, (rows,) bool."""
     differs = a != b
     first = differs.argmax(1)
     rows = np.arange(len(a))
@@ -213,7 +221,9 @@ def _first_is_larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _made_shapes(config: BucketConfig) -> list[tuple[int, int]]:
-    """(height, width) of every aspect ratio within max_aspect, in multiples, of about resolution^2 pixels."""
+    """Return (height, width) of every aspect ratio within max_aspect, in multiples, of about resolution^2
+    pixels.
+    """
     widest = math.floor(config.resolution * math.sqrt(config.max_aspect) / config.multiple + 1e-9)
     shapes = {(_side(config.resolution, config.multiple),) * 2}
     for step in range(1, widest + 1):

@@ -68,7 +68,7 @@ class BucketRows:
         return int(self.counts.sum())
 
     def rows(self, shard: int) -> np.ndarray:
-        """The rows in the shard-th shard that has any, (counts[shard],) int64."""
+        """Return the rows in the shard-th shard that has any, (counts[shard],) int64."""
         start, stop = self._starts[self._shards[shard]], self._starts[self._shards[shard] + 1]
         found = np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
         if len(found) != self.counts[shard]:  # the stream would look for the rest without end
@@ -80,7 +80,7 @@ class BucketRows:
 
 
 def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:
-    """(shards, buckets) int64 rows of each bucket in each shard; one pass over all rows."""
+    """Count the rows of each bucket in each shard, (shards, buckets) int64; one pass over all rows."""
     bucket_of_row = np.asarray(column)
     shard = np.repeat(np.arange(len(shard_starts) - 1), np.diff(shard_starts))
     kept = bucket_of_row < buckets
@@ -101,7 +101,7 @@ class Stream:
         self._shuffled: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def take(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places start to start + count of the stream: their rows and epochs, both (count,) int64."""
+        """Return rows and epochs of places start to start + count of the stream, both (count,) int64."""
         rows, epochs = [], []
         while count:
             epoch, place = divmod(start, self.samples)
@@ -124,7 +124,7 @@ class Stream:
         self._ends, self._epoch = ends[last], epoch
 
     def _rows(self, epoch: int, block: int) -> np.ndarray:
-        """The rows of one block of shards, shuffled together."""
+        """Return the rows of one block of shards, shuffled together."""
         key = (epoch, block)
         if key not in self._shuffled:
             shards = self._shards[block * self._block : (block + 1) * self._block]
@@ -163,7 +163,7 @@ class Order:
         self._before = np.concatenate([np.zeros((1, len(buckets)), np.int64), taken.cumsum(0)])
 
     def step(self, step_index: int) -> list[Group]:
-        """The groups of step `step_index`; costs O(shards), whatever the index is."""
+        """Return the groups of step `step_index`; costs O(shards), whatever the index is."""
         groups, offset = [], 0
         for number in range(step_index * self.groups_per_step, (step_index + 1) * self.groups_per_step):
             bucket, ordinal = self._locate(number)
@@ -175,18 +175,18 @@ class Order:
         return groups
 
     def first(self, bucket: int) -> np.ndarray:
-        """(n_b,) int64 rows of the bucket's first group."""
+        """Return the rows of the bucket's first group, (n_b,) int64."""
         return self._streams[bucket].take(0, self.group_sizes[bucket])[0]
 
     def _locate(self, number: int) -> tuple[int, int]:
-        """The bucket of the run's group `number`, and how many groups of that bucket came before it."""
+        """Return the bucket of the run's group `number` and the number of its groups before that one."""
         period, slot = divmod(number, len(self.table))
         bucket = int(self.table[slot])
         return bucket, int(period * self._before[-1, bucket] + self._before[slot, bucket])
 
 
 def periodic_table(weights: Sequence[float], slots: int = 1024) -> np.ndarray:
-    """Which bucket each group of a period belongs to, (period,) int64, every bucket spread evenly.
+    """Return the bucket of each group of a period, (period,) int64, every bucket spread evenly.
 
     The shortest period of up to `slots` groups that gives the shares exactly; where there is none, `slots`
     groups with shares exact to one of them (largest remainder). A bucket with any weight gets one at least.
@@ -202,7 +202,7 @@ def periodic_table(weights: Sequence[float], slots: int = 1024) -> np.ndarray:
 
 
 def _counts(shares: np.ndarray, slots: int) -> np.ndarray:
-    """(buckets,) int64 groups of each bucket in a period."""
+    """Return the number of groups of each bucket in a period, (buckets,) int64."""
     periods = np.arange(1, slots + 1)[:, None] * shares
     whole = (np.abs(periods - periods.round()) < 1e-9) & ((periods > 0.5) | (shares == 0))
     exact = np.flatnonzero(whole.all(1))

@@ -55,7 +55,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes at once: rows (n,) and their positions (n,) in the step, of one stock."""
+    """The samples that one rank takes at once, of one stock: rows (n,) and positions (n,) in the step."""
 
     stock: int
     rows: np.ndarray
@@ -99,7 +99,7 @@ class StepPlan:
         self._lock = Lock()
 
     def shares(self, step_index: int) -> list[Share]:
-        """This rank's micro-batches of step `step_index`, in order; safe from several threads."""
+        """Return this rank's micro-batches of step `step_index`, in order. Safe from several threads."""
         with self._lock:  # the order remembers permutations
             groups = self.order.step(step_index)
         shares = []
@@ -114,13 +114,13 @@ class StepPlan:
         return shares
 
     def micro_batches(self, stock: int) -> list[int]:
-        """How many samples of a group of this stock a rank takes at a time, in order."""
+        """Return how many samples of a group of this stock a rank takes at a time, in order."""
         share = self.group_sizes[stock] // self.ranks
         most = self.micro_batch or share
         return [min(most, share - first) for first in range(0, share, most)]
 
     def order_hash(self, step_index: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
-        """`core.distributed.agreement.order_hash` of the whole step.
+        """Return `core.distributed.agreement.order_hash` of the whole step.
 
         ids: of the number of a stock and rows (n,), the samples' ids (n,).
         """
@@ -130,8 +130,9 @@ class StepPlan:
         return order_hash(step_index, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
 
     def largest(self) -> list[Share]:
-        """Micro-batches that take as much memory as any: of most tokens, and of most where a kept score of
-        every pair of tokens counts. None where all are of one shape."""
+        """Return micro-batches that take as much memory as any: of most tokens, and of most where a kept
+        score of every pair of tokens counts. None where all are of one shape.
+        """
         used = [number for number, weight in enumerate(self.weights) if weight > 0]
         sizes = {n: self.micro_batches(n)[0] for n in used}
         tokens = {n: size * self.stocks[n].tokens for n, size in sizes.items()}
@@ -146,8 +147,9 @@ class StepPlan:
             ]
 
     def report(self) -> list[str]:
-        """One line for each source where there are several, and for each bucket: samples, share, group,
-        micro-batch, predicted cost; then the totals."""
+        """Return one line for each source where there are several, and for each bucket: samples, share,
+        group, micro-batch, predicted cost; then the totals.
+        """
         total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
         lines = self._report_sources(total)
@@ -162,7 +164,8 @@ class StepPlan:
         return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
 
     def report_times(self, seconds: Sequence[float | None]) -> list[str]:
-        """One line for each bucket: time of a group, from `seconds` measured of a sample; then their spread.
+        """Return one line for each bucket: time of a group, from measured `seconds` of a sample; then their
+        spread.
 
         seconds: None for a bucket that was not measured.
         """
@@ -200,7 +203,7 @@ class StepPlan:
         return lines
 
     def _costs(self) -> list[float]:
-        """Predicted cost of a group of every bucket."""
+        """Return the predicted cost of a group of every bucket."""
         pairs = zip(self.stocks, self.group_sizes, strict=True)
         return [sample_cost(stock.tokens, self.config) * size for stock, size in pairs]
 
@@ -208,7 +211,7 @@ class StepPlan:
 def group_shares(
     stocks: Sequence[Stock], sizes: Sequence[int], video_share: float | None, mix: Sequence[float] = ()
 ) -> list[float]:
-    """The share of the groups that each stock gets, summing to 1.
+    """Return the share of the groups that each stock gets, summing to 1.
 
     By default every sample is seen equally often; `mix` sets the shares of datasets, `video_share` that of
     videos against images, and inside of these samples are again seen equally often.
@@ -227,7 +230,9 @@ def group_shares(
 def _scaled(
     weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, given: object
 ) -> np.ndarray:
-    """Scale the weights so that those with part[i] == p sum to wanted[p]; else `given` is refused."""
+    """Scale the weights so that those with part[i] == p sum to wanted[p]; raise UserError on `given` if
+    impossible.
+    """
     sums = np.bincount(part, weights, minlength=len(wanted))
     if len(sums) != len(wanted) or (sums[np.flatnonzero(wanted)] == 0).any() or not any(wanted):
         there = ", ".join(f"{100 * share:.1f} %" for share in sums / sums.sum())

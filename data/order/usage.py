@@ -1,4 +1,4 @@
-"""How much of the videos clips use, and which frame rates they mix, in words."""
+"""Say how much of the videos clips use, and which frame rates they mix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_RATES = 5  # in one line
 def usage_lines(
     media: np.ndarray, column: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig
 ) -> Iterator[str]:
-    """Lines for each bucket of clips: seconds used and not, and the rates if there are several.
+    """Yield lines for each bucket of clips: seconds used and not, and the rates if there are several.
 
     media: (samples,) MEDIA_DTYPE.  column: (samples,) the bucket of each.  Of each video one clip is used,
     the one in the middle.
@@ -39,7 +39,7 @@ def usage_lines(
 
 
 def _mixed(bucket: Bucket, media: np.ndarray) -> Iterator[str]:
-    """A line if the videos of a bucket have several frame rates."""
+    """Yield a line if the videos of a bucket have several frame rates."""
     pairs, counts = np.unique(media[["rate_num", "rate_den"]], return_counts=True)
     if len(pairs) < 2:
         return

@@ -40,7 +40,7 @@ def read_pixels(
     where: float = 0.5,
     flip: bool = False,
 ) -> np.ndarray:
-    """A sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
+    """Read a sample brought to its bucket: uint8 (T, H, W, 3). MediaError if it cannot be read or decoded.
 
     where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
     in the centre.
@@ -54,7 +54,7 @@ def read_pixels(
 
 
 def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:
-    """What pixels depend on besides size and clip, for fingerprints; {} where all is as it always was."""
+    """Return what pixels depend on besides size and clip, for fingerprints; {} where nothing has changed."""
     identity: dict[str, Any] = {}
     found = dataset.manifest.extra.get(FOUND, {})
     if COLOURED & found.keys():
@@ -71,7 +71,7 @@ def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:
 
 
 def _require_unchanged(dataset: Dataset, row: int, data: bytes, by_time: bool) -> None:
-    """UserError if a sample of a dataset from before the media rules would be read otherwise by them."""
+    """Raise UserError if the media rules would change how a sample of an older dataset is read."""
     if what := changed(probe(data), by_time, is_film=suffix_of(data) in VIDEO_FORMATS):
         raise UserError(
             f"{dataset.place}: sample {row}: {what}, which was not read when the dataset was made; "
@@ -80,7 +80,8 @@ def _require_unchanged(dataset: Dataset, row: int, data: bytes, by_time: bool) -
 
 
 def changed(media: Media, by_time: bool, is_film: bool = True) -> str:
-    """What of a file is read since media rules have a version, in words; "" if nothing was read otherwise.
+    """Return in words what of a file is read since media rules have a version; "" if nothing is read
+    differently.
 
     by_time: frames are taken by their times.  is_film: a video file, not a picture.
     """
@@ -97,7 +98,8 @@ def changed(media: Media, by_time: bool, is_film: bool = True) -> str:
 
 
 def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
-    """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one.
+    """Read the bytes of a sample's image or video; MediaError if they cannot be read, or there is not exactly
+    one.
 
     UserError if media rules would change how it is read, and the dataset was made before them.
     by_time: frames are to be taken by their times.
@@ -114,7 +116,7 @@ def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
 
 
 def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:
-    """(samples,) bool: whether each sample belongs to `part`; a pure function of its id.
+    """Return whether each sample belongs to `part`, a pure function of its id: (samples,) bool.
 
     The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
     """

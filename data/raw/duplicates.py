@@ -1,4 +1,4 @@
-"""The same picture twice: equal bytes, or perceptual hashes that differ in few bits."""
+"""Find the same picture twice: equal bytes, or perceptual hashes that differ in few bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class DuplicateConfig:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """The 64 bits of `imagehash.phash` of uint8 (H, W, 3), the first row's first bit being the highest.
+    """Return the 64 bits of `imagehash.phash` of uint8 (H, W, 3), the first row's first bit being the
+    highest.
 
     Which low frequencies of the DCT of a small grey picture are above their median. Copies of a picture in
     other sizes and qualities differ in few bits, other pictures in about 32.
@@ -63,7 +64,7 @@ class NearIndex:
         self._hashes.append(value)
 
     def find(self, value: int) -> int | None:
-        """The least number of a remembered hash within the distance, or None."""
+        """Return the least number of a remembered hash within the distance, or None."""
         found = [
             number
             for (low, mask), seen in zip(self._bands, self._seen, strict=True)
@@ -74,7 +75,7 @@ class NearIndex:
 
 
 def near_duplicates(hashes: Sequence[Sequence[int]], distance: int) -> Iterator[tuple[int, int]]:
-    """Yield (number, number of the earlier one that it repeats) for all that repeat one that stays.
+    """Yield (number, number of the earlier sample that it repeats) for all that repeat one that stays.
 
     hashes: of each file one for every picture looked at; files with other numbers of pictures are not
     compared, and without any are never a repetition.  distance: bits a picture.

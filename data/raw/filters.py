@@ -1,4 +1,4 @@
-"""Which samples are wanted by what they show: size, aspect ratio, duration, frame rate."""
+"""Filter samples by what they show: size, aspect ratio, duration, frame rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.media.formats import Media
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """What is left out although it could be used; 0 turns a filter off. Duration and rate concern videos."""
+    """Filters for samples that could be used; 0 turns one off. Duration and rate concern videos."""
 
     min_side: int = setting(0, "shortest shorter side", unit="pixels", low=0)
     max_side: int = setting(0, "longest longer side", unit="pixels", low=0)
@@ -32,7 +32,10 @@ class FilterConfig:
                 raise UserError(low, least, f"at most {high}={most}")
 
     def reason(self, media: Media) -> str:
-        """Why this is not wanted, in words that are the same for all such samples; "" if it is wanted."""
+        """Return why this is not wanted, in words that are the same for all such samples.
+
+        "" if it is wanted.
+        """
         shorter, longer = sorted((media.width, media.height))
         checks = [
             (shorter < self.min_side, f"shorter side below {self.min_side} pixels"),

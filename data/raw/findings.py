@@ -58,14 +58,14 @@ class Findings:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Keep an error of one file, so that the others are looked at too."""
+        """Keep an error of one file, so that the others are still looked at."""
         try:
             yield
         except (UserError, WorkError, OSError) as error:
             self.errors.append(error)
 
     def raise_errors(self) -> None:
-        """Raise what was met, all of it in one line; WorkError if a tar or a folder is among it."""
+        """Raise the errors that were met, all in one line; WorkError if a tar or a folder is among them."""
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:
@@ -119,7 +119,7 @@ class Findings:
         self.unread[name] = Unread(f"the table {name}", "to unpack the tar", {"text"})
 
     def require_roles(self, rules: SourceRules, texts: int, labels: int) -> None:
-        """UserError if a role is empty that something unread looks like."""
+        """Raise UserError if a role is empty and something unread looks like it."""
         if not texts and rules.captions and rules.wants_text:
             raise UserError(
                 "captions", rules.captions, "none, or the suffix of files beside pictures that hold text"
@@ -139,7 +139,7 @@ class Findings:
             )
 
     def lines(self) -> list[str]:
-        """What is to be said before the work begins."""
+        """Return the lines to say before the work begins."""
         lines = list(dict.fromkeys(self.said))
         lines += [f"{count} x {note}" for note, count in sorted(self.notes.items())]
         if self.unread:
@@ -150,7 +150,7 @@ class Findings:
 
 
 def found_text(ignored: Counter[str]) -> str:
-    """Counts of files by their heading, in words."""
+    """Describe counts of files by their heading, in words."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
 
 
@@ -159,13 +159,13 @@ def _shown(entry: Unread) -> str:
 
 
 def coverage(samples: int, texts: int, labels: int, classes: int) -> str:
-    """How many samples say what they show."""
+    """Say how many samples have text and how many a label."""
     named = "1 class" if classes == 1 else f"{classes} classes"
     return f"{texts} of {counted(samples, 'sample')} with text, {labels} with a label ({named})"
 
 
 def closing_lines(manifest: DatasetManifest, labels: int) -> list[str]:
-    """What is said of a finished raw dataset. labels: samples that have one."""
+    """Return the closing lines of a finished raw dataset. labels: samples that have one."""
     texts = manifest.extra["texts"]
     return [
         coverage(manifest.samples, texts, labels, len(manifest.classes)),

@@ -1,4 +1,4 @@
-"""What is in a source: folders of media, tables that name media, WebDataset tars; listed in a fixed order.
+"""List a source (folders of media, tables that name media, WebDataset tars) in a fixed order.
 
 Listing opens tables, captions and tar headers, but decodes no picture. A sample that is known to be unusable
 (caption that is not UTF-8, link in a tar) stays in the list with the reason, so that it can be counted.
@@ -47,7 +47,7 @@ class Listing:
 
     @property
     def coverage(self) -> str:
-        """How many of the samples say what they show."""
+        """Say how many of the samples have text and how many a label."""
         return coverage(len(self.items), self.texts, self.labels, len(self.classes))
 
 
@@ -98,7 +98,7 @@ def _tree(source: Path, rules: SourceRules) -> Tree:
 
 
 def _wanted(item: Item, rules: SourceRules) -> Item:
-    """The item without what the rules do not want."""
+    """Return the item without what the rules exclude."""
     if not rules.wants_text:
         more = {name: value for name, value in item.more.items() if name != "texts"}
         item = replace(item, text="", more=more)
@@ -107,7 +107,7 @@ def _wanted(item: Item, rules: SourceRules) -> Item:
 
 @dataclass
 class _Counts:
-    """What is summed up while samples are listed. pairs: as `numbering` takes them."""
+    """Totals that are counted while samples are listed. pairs: as `numbering` takes them."""
 
     pairs: dict[Pair, str] = field(default_factory=dict)
     times: Counter[Pair] = field(default_factory=Counter)
@@ -115,7 +115,7 @@ class _Counts:
     unusable: int = 0
 
     def counting(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Yield the items as they are, counted."""
+        """Yield the items unchanged and count them."""
         for item in items:
             if item.refused is None:
                 pair = (item.label, item.class_name)

@@ -43,11 +43,12 @@ class Item:
 
     @property
     def packed(self) -> int:
-        """About how many bytes the sample takes in a shard."""
+        """Approximate number of bytes that the sample takes in a shard."""
         return self.clip.bytes if self.clip else self.size
 
     def read(self, limits: MediaLimits) -> bytes:
-        """The bytes of the picture or clip; MediaError if too many, unreadable or changed meanwhile.
+        """Read the bytes of the picture or clip; MediaError if they are too many, unreadable, or have changed
+        since.
 
         OSError where it is storage that fails, and not this file.
         """
@@ -86,7 +87,7 @@ class Item:
 
 
 def printable(name: str) -> str:
-    """A file name as text: bytes that are not UTF-8 become \\xNN, lone surrogates \\uNNNN."""
+    """Return a file name as text: bytes that are not UTF-8 become \\xNN, lone surrogates \\uNNNN."""
     try:
         return os.fsencode(name).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # from a table; no file is called so

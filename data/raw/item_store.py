@@ -41,7 +41,7 @@ class ItemStore(Sequence[Item]):
             self._blocks.append(_packed(waiting))
 
     def relabel(self, labels: Labels) -> None:
-        """From now on items have the label and class that `labels` makes of their own."""
+        """Give items, from now on, the label and class that `labels` makes of their own."""
         self._labels = labels
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class ItemStore(Sequence[Item]):
 
 
 class Selection(Sequence[Item]):
-    """Some of the items of a store, in an order of their own; sent to another process it is those alone."""
+    """Some of the items of a store, in an order of their own; only these are pickled to another process."""
 
     def __init__(self, items: Sequence[Item], places: Sequence[int] | np.ndarray) -> None:
         self._items, self._places = items, places
@@ -95,14 +95,14 @@ class Selection(Sequence[Item]):
         return Selection, (tuple(self), range(len(self)))
 
     def sizes(self) -> Iterator[int]:
-        """Bytes of each item."""
+        """Return the bytes of each item."""
         if isinstance(self._items, ItemStore):
             return map(self._items.sizes.__getitem__, self._places)
         return (item.packed for item in self)
 
 
 def sizes_of(items: Sequence[Item]) -> Iterable[int]:
-    """Bytes of each item as it is packed, without making items where that can be avoided."""
+    """Return the bytes of each item as packed, without making items where that can be avoided."""
     if isinstance(items, ItemStore):
         return items.sizes
     return items.sizes() if isinstance(items, Selection) else [item.packed for item in items]

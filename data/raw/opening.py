@@ -1,4 +1,4 @@
-"""Opening the files of a source: regular ones alone, and none that links lead out of it."""
+"""Open files of a source: regular files only, and none that links lead out of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Opener = Callable[[str, int], int]
 
 
 def opener_within(folder: str) -> Opener:
-    """An `opener` for `open`: OSError for what is no regular file, or lies outside of `folder` by a link.
+    """Return an `opener` for `open`: OSError for what is not a regular file, or lies outside `folder` by a
+    link.
 
     It is the open file that is looked at, so a link put there since the listing is found too.
     folder: "" is anywhere.
@@ -34,7 +35,7 @@ def open_within(path: Path, folder: str, *, buffering: int = -1) -> IO[bytes]:
 
 
 def lines_of(file: IO[str], path: Path) -> Iterator[str]:
-    """The lines of a text file; UserError for one that is longer than a row of any table."""
+    """Yield the lines of a text file; UserError for one that is longer than a row of any table."""
     for number in itertools.count(1):
         line = file.readline(LONGEST_LINE + 1)
         if not line:
@@ -47,7 +48,7 @@ def lines_of(file: IO[str], path: Path) -> Iterator[str]:
 
 
 def read_within(path: Path, folder: str) -> bytes:
-    """The bytes of a table that has to be in memory as a whole; UserError if that is too large."""
+    """Read a table that must be in memory as a whole; UserError if it is too large."""
     with open_within(path, folder) as file:
         data = file.read(LARGEST_WHOLE + 1)
     if len(data) > LARGEST_WHOLE:
@@ -56,7 +57,7 @@ def read_within(path: Path, folder: str) -> bytes:
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether a file lies in a folder when all links on the way are followed. folder: "" is anywhere."""
+    """Return whether a file lies in a folder once all links are followed. folder: "" is anywhere."""
     return not folder or Path(os.path.realpath(path)).is_relative_to(_real(folder))
 
 

@@ -1,4 +1,4 @@
-"""Index and manifest of a raw dataset, from the rows that were noted while its tars were written or read."""
+"""Build index and manifest of a raw dataset from the rows noted while its tars were written or read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Row = tuple[U64, U32, I32, U32, U32, U32, float, U32, U32, U64, U64, U8]
 
 
 class Receipt(TypedDict):
-    """What a finished shard leaves: rows as of `index_rows`, and what was set aside."""
+    """The record that a finished shard leaves: rows as of `index_rows`, and the samples set aside."""
 
     record: ShardRecord
     rows: list[Row]
@@ -42,7 +42,7 @@ class Receipt(TypedDict):
 
 
 def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """INDEX_DTYPE (ids unset) and MEDIA_DTYPE rows of one shard.
+    """Build the rows of one shard, of INDEX_DTYPE (ids unset) and MEDIA_DTYPE.
 
     rows: (offset, size, label, and what `data.dataset.media_rows.media_row` gives) of each sample.
     """
@@ -66,7 +66,7 @@ def raw_manifest(
     found: Mapping[str, Mapping[str, int]],
     colour: ColourMode = "convert",
 ) -> DatasetManifest:
-    """The manifest of a raw dataset. texts: samples that have a caption.
+    """Build the manifest of a raw dataset. texts: samples that have a caption.
 
     found: how many samples say what of themselves, {property: {value: count}}.
     colour: what is done about colours wherever the dataset is read.
@@ -85,7 +85,7 @@ def raw_manifest(
 
 
 def count_found(founds: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """How often each property has each value, of what samples say of themselves."""
+    """Count how often each property has each value, over what samples say of themselves."""
     counts: dict[str, Counter[str]] = {}
     for found in founds:
         for name, value in found.items():
@@ -94,7 +94,7 @@ def count_found(founds: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]
 
 
 def add_counts(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sum of several such counts."""
+    """Sum several such counts."""
     total: dict[str, Counter[str]] = {}
     for part in parts:
         for name, counts in part.items():
@@ -103,5 +103,5 @@ def add_counts(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, di
 
 
 def sorted_counts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """The same counts in an order that does not depend on how they were added up."""
+    """Return the same counts in an order that does not depend on how they were added up."""
     return {name: dict(sorted(counts[name].items())) for name in sorted(counts)}

@@ -1,4 +1,4 @@
-"""How a source is to be read where that is not plain from its files."""
+"""Rules for reading a source where its files leave a choice."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # of a video's frames, by its perceptual hash
 
 @dataclass(frozen=True, kw_only=True)
 class HygieneConfig:
-    """What is left out of the source, and how its videos are cut."""
+    """Rules for leaving samples out of the source and cutting its videos."""
 
     filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
     duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
@@ -51,7 +51,7 @@ class HygieneConfig:
         return self != HygieneConfig()
 
     def require_installed(self) -> None:
-        """UserError if an optional library that the settings ask for is missing."""
+        """Raise UserError if an optional library that the settings ask for is missing."""
         if self.duplicates.near >= 0 and find_spec("imagehash") is None:
             raise UserError(
                 "duplicates.near", self.duplicates.near, "-1, or: pip install 'longtake[duplicates]'"
@@ -75,7 +75,7 @@ class Facts(NamedTuple):
 
 
 class _Noted(TypedDict):
-    """`Facts` as a note has them."""
+    """`Facts` in the form of a note."""
 
     media: MediaRecord
     sha256: str
@@ -95,7 +95,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some items to look at, where the note of what was found goes, and the output that is to be made."""
+    """Some items to look at, the place of the note on them, and the output to be made."""
 
     note: Path
     output: Path
@@ -105,7 +105,7 @@ class Chunk:
 
 
 def chunks(output: Path, items: Sequence[Item], config: HygieneConfig, limits: MediaLimits) -> list[Chunk]:
-    """The listing in chunks; their notes lie beside the receipts of shards."""
+    """Split the listing into chunks; their notes lie beside the receipts of shards."""
     notes = output / RECEIPTS
     return [
         Chunk(
@@ -127,7 +127,7 @@ def look(chunk: Chunk) -> None:
 
 
 def found(chunk: Chunk) -> list[Facts]:
-    """What `look` noted."""
+    """Read the facts that `look` noted."""
     entries = json_files.read(chunk.note, list[_Noted])
     if len(entries) != len(chunk.items):
         raise Malformed(f"{chunk.note}: {len(entries)} entries for {counted(len(chunk.items), 'file')}")
@@ -158,7 +158,7 @@ def _facts(item: Item, chunk: Chunk) -> Facts:
 
 
 def _shown(data: bytes, config: HygieneConfig, limits: MediaLimits) -> Facts:
-    """What the bytes of a file show; MediaError if they cannot be decoded or cut."""
+    """Return what the bytes of a file show; MediaError if they cannot be decoded or cut."""
     media = probe(data, limits, colour="keep")  # packing refuses what is to be refused
     hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
     clips, unit_s = None, 0.0
@@ -180,7 +180,7 @@ def _hashes(data: bytes, media: Media, limits: MediaLimits) -> tuple[int, ...]:
 def choose(
     items: Sequence[Item], facts: Sequence[Facts], config: HygieneConfig
 ) -> tuple[list[Item], list[LeftOut]]:
-    """The items to pack, in their order, and those left out. Unusable ones stay, to be set aside.
+    """Return the items to pack, in their order, and those left out. Unusable ones stay, to be set aside.
 
     A file is compared with others only if something of it passes the filters; its clips are not compared.
     """
@@ -207,14 +207,14 @@ def choose(
 
 
 def _lost_frames(fact: Facts, config: ClipConfig) -> int:
-    """Frames that no clip has although none was asked to be skipped."""
+    """Count the frames that no clip has although none was asked to be skipped."""
     if fact.clips is None or config.stride_s:
         return 0
     return fact.media.frames - sum(clip.frames for clip in fact.clips)
 
 
 def _parts(item: Item, fact: Facts) -> Iterator[tuple[Item, Media]]:
-    """The samples that a file gives, each with what it shows."""
+    """Yield the samples that a file gives, each with what it shows."""
     if fact.clips is None:
         yield item, fact.media
         return
@@ -229,7 +229,7 @@ def _parts(item: Item, fact: Facts) -> Iterator[tuple[Item, Media]]:
 def _repeated(
     passed: Sequence[tuple[Item, Facts, list[Item]]], config: DuplicateConfig
 ) -> dict[int, tuple[str, str]]:
-    """Position -> (reason, name of the file that stays) for all that repeat another."""
+    """Return {position: (reason, name of the file that stays)} for all that repeat another."""
     repeated: dict[int, tuple[str, str]] = {}
     first: dict[str, int] = {}
     for number, (_, fact, _) in enumerate(passed):

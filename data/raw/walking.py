@@ -1,4 +1,4 @@
-"""The files of a folder: which are looked at, which are passed over, where links lead."""
+"""Walk the files of a folder: which are looked at, which are passed over, where links lead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINKED_FOLDER = "linked folder"
 
 
 def walk(source: Path, links: Links, findings: Findings) -> list[str]:
-    """Names of the files below `source`, relative to it and sorted, but those that are passed over, counted.
+    """List the files below `source`, relative to it and sorted; those passed over are counted instead.
 
     Linked folders are entered with links=follow alone, each real folder once, and files behind links that
     leave the source are read then alone. A folder that cannot be read is kept in `findings.errors`.
@@ -44,7 +44,7 @@ def walk(source: Path, links: Links, findings: Findings) -> list[str]:
 
 
 def _enters(path: str, name: str, links: Links, entered: set[str], findings: Findings) -> bool:
-    """Whether a folder is looked into; counts one that is not."""
+    """Return whether a folder is looked into; count it if it is not."""
     if kind := ignored_as(f"{name}/") or ignored_as(f"{name}/x"):
         findings.ignored[kind] += 1
         return False
@@ -61,7 +61,7 @@ def _enters(path: str, name: str, links: Links, entered: set[str], findings: Fin
 
 
 def _leaves(path: str, root: str) -> bool:
-    """Whether a file is a link to what lies outside; a broken link inside is met where it is read."""
+    """Return whether a file is a link to something outside; a broken link inside is met where it is read."""
     if not os.path.islink(path):
         return False
     return not is_within(path, root)

@@ -1,4 +1,4 @@
-"""Raw shards: samples of a listing into tars through webdataset's writer, one whole shard at a time.
+"""Write raw shards: samples of a listing into tars through webdataset's writer, one whole shard at a time.
 
 Which samples make up a shard follows from the listing alone, so shards can be written by any process in any
 order. A finished shard leaves a receipt with its rows of the index; when all receipts are there, `assemble`
@@ -71,12 +71,12 @@ class ShardTask:
 
     @property
     def receipt(self) -> Path:
-        """Where the receipt of the finished shard lies."""
+        """Path of the receipt of the finished shard."""
         return self.folder / RECEIPTS / f"{self.number:06d}.json"
 
     @property
     def finished(self) -> bool:
-        """Whether the shard is there as its receipt says."""
+        """Whether the shard exists as its receipt says."""
         if not self.receipt.exists():
             return False
         receipt = json_files.read(self.receipt, Receipt)
@@ -101,7 +101,7 @@ def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, i
 
 
 def begin(folder: Path, items: Sequence[Item]) -> None:
-    """Note which listing this output is made of, and remove what killed writers left.
+    """Record which listing this output is made of, and remove what killed writers left.
 
     UserError if an earlier attempt began with another listing: its shards would not fit those to come.
     """
@@ -131,7 +131,10 @@ def listing_fingerprint(items: Iterable[Item]) -> str:
 
 
 def recorded_listing(folder: Path) -> str | None:
-    """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
+    """Return the fingerprint of the listing that an unfinished output is made of.
+
+    None if none was recorded.
+    """
     note = folder / RECEIPTS / LISTING
     return json_files.read(note, _Listing)["fingerprint"] if note.exists() else None
 
@@ -198,7 +201,7 @@ def _tar_writer(file: Any) -> Any:
 
 
 def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, dict[str, Any]]:
-    """What an item shows and the members to write, or why it cannot be used."""
+    """Return what an item shows and the members to write, or why it cannot be used."""
     if item.refused is not None:
         return Fault(*item.refused)
     data = attempt(lambda: item.read(task.limits), "read", item.name)

@@ -1,1 +1,1 @@
-"""The index of a dataset, made again from its tars."""
+"""Rebuild the index of a dataset from its tars."""

@@ -1,4 +1,5 @@
-"""Index and manifest of latents made anew from their tars: packs of ours, or arrays from elsewhere.
+"""Rebuild index and manifest of latents from their tars: packs as `encode` writes them, or arrays from
+elsewhere.
 
 making: the folder that receives the new files.
 """
@@ -45,7 +46,9 @@ def foreign_manifest(
     budget: float,
     advance: Advance,
 ) -> DatasetManifest:
-    """As of a cache of ours; the list of samples set aside is new too."""
+    """Build the manifest of foreign latents as for a cache that `encode` made; the list of samples set aside
+    is new too.
+    """
     found, quarantine = read_foreign(paths, advance), making / QUARANTINE
     making.mkdir(exist_ok=True)
     aside = Quarantine(quarantine, total=len(found.items), budget=budget)
@@ -70,7 +73,7 @@ def foreign_manifest(
 def latent_manifest(
     folder: Path, making: Path, paths: list[Path], before: DatasetManifest, advance: Advance
 ) -> DatasetManifest:
-    """Index, table of shapes and statistics from the parts; every value of them is read."""
+    """Build index, table of shapes and statistics from the parts; every value of them is read."""
     names = {path.name for path in paths}
     if lost := sorted({shard.name for shard in before.shards} - names):
         raise WorkError(f"{folder / lost[0]}: missing; its samples stand in no other part")
@@ -105,7 +108,9 @@ def _cache_manifest(
     quarantine: Path,
     extra: Mapping[str, Any],
 ) -> DatasetManifest:
-    """Of a latent cache with this index; quarantine: its list of samples set aside, if there is one."""
+    """Build the manifest of a latent cache with this index; quarantine: its list of samples set aside, if
+    any.
+    """
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()
     identity = content_fingerprint(

@@ -1,4 +1,4 @@
-"""Latent tars from elsewhere, one `.npy` member a sample: where its values lie, whether they are usable."""
+"""Read latent tars from elsewhere, one `.npy` member a sample: places of values, and which are usable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUMMED = 64  # samples whose sums are taken together
 
 @dataclass
 class ForeignLatents:
-    """What the tars hold. counts: samples of each tar.  items: label and class of every sample.
+    """The contents of the tars. counts: samples of each tar. items: label and class of every sample.
 
     places: (shard, offset, shape) of every sample's values, None for one that cannot be used.
     """
@@ -51,14 +51,18 @@ class ForeignLatents:
         ]
 
     def statistics(self) -> dict[str, Any]:
-        """Mean and deviation per channel, as `LatentSums` gives them; UserError where no sample is usable."""
+        """Return mean and deviation per channel, as `LatentSums` gives them; UserError if no sample is
+        usable.
+        """
         if not self.sums:
             first = self.refused[0].error if self.items else "the tars are empty"
             raise UserError(f"no sample can be used; the first: {first}")
         return functools.reduce(operator.add, self.sums).statistics()
 
     def index(self) -> tuple[np.ndarray, list[Shape], tuple[str, ...]]:
-        """Index, table of shapes, names of classes. A sample set aside has no bytes and fits no bucket."""
+        """Return index, table of shapes, names of classes. A sample set aside has no bytes and fits no
+        bucket.
+        """
         shapes = sorted({place[2] for place in self.places if place})
         labelled, classes = with_labels(self.items)
         index = np.zeros(len(self.items), INDEX_DTYPE)
@@ -94,7 +98,7 @@ def read_foreign(paths: Sequence[Path], advance: Callable[[], None]) -> ForeignL
 
 
 def _usable(file: IO[bytes], path: Path, number: int, found: ForeignLatents) -> Iterator[tuple[Shape, bytes]]:
-    """Note every sample of a tar in `found`; yields shape and values of those that can be used."""
+    """Note every sample of a tar in `found`; yield shape and values of those that can be used."""
     kind = next((place[2][:2] for place in found.places if place), None)
     for sample in samples(path):
         name = f"{path.name}: {sample.key}"
@@ -114,7 +118,9 @@ def _usable(file: IO[bytes], path: Path, number: int, found: ForeignLatents) -> 
 
 
 def _values(file: IO[bytes], path: Path, member: Member, kind: Shape | None) -> tuple[Shape, int, bytes]:
-    """Shape (M, C, T, H, W), offset and bytes of a sample's values; ValueError says why it cannot be used."""
+    """Return shape (M, C, T, H, W), offset and bytes of a sample's values; ValueError says why it cannot be
+    used.
+    """
     try:
         found, offset = array_place(path, member.name, member, file, LATENT_DTYPE)
     except WorkError as error:
@@ -130,7 +136,7 @@ def _values(file: IO[bytes], path: Path, member: Member, kind: Shape | None) -> 
 
 
 def as_latents(shape: Shape) -> Shape:
-    """The shape of an array as (M, C, T, H, W); ValueError where it is none of latents."""
+    """Return the shape of an array as (M, C, T, H, W); ValueError if it cannot be that of latents."""
     full = {3: (1, *shape[:1], 1, *shape[1:]), 4: (1, *shape), 5: shape}.get(len(shape), ())
     if not full or full[0] not in (1, 2) or min(full) < 1 or _bytes(full) >= 1 << 32:
         wanted = "(C, H, W), (C, T, H, W), or (M, C, T, H, W) with M of 1 or 2"
@@ -139,7 +145,7 @@ def as_latents(shape: Shape) -> Shape:
 
 
 def _by_shape(usable: Iterable[tuple[Shape, bytes]]) -> Iterator[tuple[Shape, list[bytes]]]:
-    """Samples of one shape together, some at a time."""
+    """Yield samples grouped by shape, some at a time."""
     waiting: dict[Shape, list[bytes]] = defaultdict(list)
     for shape, values in usable:
         waiting[shape].append(values)
@@ -149,7 +155,7 @@ def _by_shape(usable: Iterable[tuple[Shape, bytes]]) -> Iterator[tuple[Shape, li
 
 
 def _array(sample: TarSample) -> Member:
-    """The sample's array; ValueError unless there is one, and the sample may be used."""
+    """Return the sample's array; ValueError unless there is exactly one, and the sample may be used."""
     found = arrays(sample)
     if sample.refused or len(found) != 1:
         raise ValueError(sample.refused or f"has {len(found)} .npy members, expected 1")
@@ -161,5 +167,5 @@ def _bytes(shape: Shape) -> int:
 
 
 def origin(stated: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the manifest says foreign latents were made from: what is stated now, or else was before."""
+    """Return the origin of foreign latents for the manifest: what is stated now, or else what was before."""
     return {**FOREIGN, **(before or {}), **(stated or {})}

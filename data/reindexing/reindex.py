@@ -1,4 +1,4 @@
-"""Index and manifest made anew from the tars: raw and latent ones, our own and from elsewhere.
+"""Rebuild index and manifest from the tars: raw and latent ones, written here or elsewhere.
 
 The new files are made whole in a folder of their own, then put in place with the manifest last. So a killed
 attempt leaves the old dataset, or an unfinished one that the next attempt completes; never an index that
@@ -34,7 +34,7 @@ Advance = Callable[[], None]
 
 
 class Reindexed(NamedTuple):
-    """The new manifest, and the names of the tars that are not those the old one knew."""
+    """The new manifest, and the names of the tars that differ from those the old one knew."""
 
     manifest: DatasetManifest
     changed: tuple[str, ...]
@@ -48,7 +48,7 @@ def reindex(
     made_from: Mapping[str, Any] | None = None,
     budget: float = 0,
 ) -> Reindexed:
-    """Make `index.npy`, `media.npy` and `dataset.json` anew from the tars; `advance` is called per tar.
+    """Rebuild `index.npy`, `media.npy` and `dataset.json` from the tars; `advance` is called per tar.
 
     Of tars that `shard` or `encode` wrote they come out as they were, byte by byte (names of classes without
     samples come from the old manifest). Raw tars from elsewhere need one image or video a sample, with its
@@ -92,7 +92,7 @@ def reindex(
 
 
 def _manifest_before(folder: Path) -> DatasetManifest | None:
-    """The manifest that is there, or the one a killed attempt was about to put in place."""
+    """Return the manifest that is there, or the one a killed attempt was about to put in place."""
     for place in (folder, folder / MAKING):
         if (place / MANIFEST).exists():
             return DatasetManifest.read(place)
@@ -100,7 +100,9 @@ def _manifest_before(folder: Path) -> DatasetManifest | None:
 
 
 def _put_in_place(folder: Path) -> None:
-    """Without a manifest the folder is no finished dataset; so it goes first and comes last."""
+    """Replace the files; the manifest goes first and comes last, as without it the folder is no finished
+    dataset.
+    """
     making = folder / MAKING
     (folder / MANIFEST).unlink(missing_ok=True)
     failpoint("reindex.publish")
@@ -114,7 +116,9 @@ def _put_in_place(folder: Path) -> None:
 
 
 def _kind(path: Path, before: DatasetManifest | None) -> Literal["raw", "latent", "foreign"]:
-    """What the tars hold, by the manifest, or else by the first tar: media, our packs, or other arrays."""
+    """Return what the tars hold, by the manifest, or else by the first tar: media, latent packs, or other
+    arrays.
+    """
     if before is not None:
         foreign = "tars" in before.extra.get("made_from", {})
         return "foreign" if foreign else before.kind
@@ -159,7 +163,7 @@ def _raw_manifest(
 def _indexed(
     file: int, path: Path, sample: TarSample, limits: MediaLimits, colour: ColourMode
 ) -> tuple[Item, Media]:
-    """Label, class and media facts of one sample in a tar."""
+    """Return label, class and media facts of one sample in a tar."""
     wanted = media_members(sample)
     try:
         if sample.refused or len(wanted) != 1:

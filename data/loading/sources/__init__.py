@@ -1,1 +1,1 @@
-"""Where training gets latents from: one file a kind, and what all of them answer."""
+"""Sources of latents for training: one file a kind, and the protocol that all of them implement."""

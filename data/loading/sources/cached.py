@@ -19,7 +19,7 @@ from data.order.steps import LoaderConfig
 
 
 class StoredLatents:
-    """What sources share whose latents are computed beforehand: there is nothing to do with a batch."""
+    """Base of sources whose latents are computed beforehand: a batch needs no further work."""
 
     gives_latents = True
     text_setting = "text_encoder= of encode"
@@ -55,7 +55,7 @@ class CachedLatents(StoredLatents):
         )
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
-        """Return those that `encode` measured over the whole cache."""
+        """Return the statistics that `encode` measured over the whole cache."""
         found: Mapping[str, Any] = self.cache.manifest.extra["statistics"]
         return found
 

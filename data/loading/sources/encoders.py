@@ -1,4 +1,4 @@
-"""What online encoding asks of an autoencoder and of a text encoder, which lie above this folder."""
+"""Protocols of the autoencoder and the text encoder for online encoding, which lie above this folder."""
 
 from __future__ import annotations
 

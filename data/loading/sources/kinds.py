@@ -1,4 +1,4 @@
-"""What training asks of what gives it latents: a cache, several caches, or raw data encoded online."""
+"""The protocol of a source of latents: a cache, several caches, or raw data encoded online."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFacts:
-    """What is known of a source once it is open.
+    """Facts about a source that are known once it is open.
 
     place: the folders or URLs, as messages name them.  fingerprint: changes with the samples, their latents
     and their order.  parts: {place: fingerprint} of each dataset.  classes: names by label.
@@ -65,7 +65,9 @@ class LatentFacts:
 
     @property
     def text_encoder(self) -> dict[str, Any] | None:
-        """What embedded the captions, as `models.text.encoders` describes it; None where nothing did."""
+        """Description of the text encoder, as `models.text.encoders` gives it; None where captions are not
+        embedded.
+        """
         found: dict[str, Any] | None = self.made_from.get("text")
         return found
 
@@ -84,7 +86,8 @@ class LatentFacts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network can learn of conditions from a source.
+    """What a network can learn of conditions from a source: samples by class, and those without label or
+    caption.
 
     by_class: samples of each class.  unlabelled: samples without a label.
     textless: samples without a caption; None where captions are not read beforehand.
@@ -102,7 +105,7 @@ class Conditions:
         return cls(tuple(by_class), len(labels) - len(known), textless)
 
     def __add__(self, other: Conditions) -> Conditions:
-        """Those of two sources together."""
+        """Return the counts of two sources together."""
         length = max(len(self.by_class), len(other.by_class))
         counts = [np.pad(c.by_class, (0, length - len(c.by_class))) for c in (self, other)]
         known = self.textless is not None and other.textless is not None
@@ -113,7 +116,7 @@ class Conditions:
 
 
 class LatentSource(Protocol):
-    """Gives training its latents.
+    """A source of latents for training.
 
     facts: what is known without further work.  gives_latents: whether batches hold moments when they arrive,
     so that `moments` has nothing to do.  text_setting: what a person sets to have captions embedded.
@@ -124,7 +127,7 @@ class LatentSource(Protocol):
     text_setting: str
 
     def to(self, device: device) -> None:
-        """Let whatever computes latents do so on this device."""
+        """Move whatever computes latents to this device."""
         ...
 
     def moments(self, x: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentF
 
 
 def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation per channel over all caches together, as one cache of all would have them.
+    """Return mean and standard deviation per channel over all caches, as one cache of all samples would have
+    them.
 
     Every latent position counts once, so a cache weighs as its positions do, whatever the mix. Of
     `LatentSums.statistics`: mean = sum n_i mean_i / n, variance = sum n_i (std_i^2 + (mean_i - mean)^2) / n.
@@ -105,7 +106,7 @@ def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def require_one_space(first: Dataset, other: Dataset, *, text: bool) -> None:
-    """UserError unless both are latent caches of one autoencoder, and with `text` of one text encoder."""
+    """Raise UserError unless both are latent caches of one autoencoder (with `text`: of one text encoder)."""
     for cache in (first, other):
         if cache.manifest.kind != "latent":
             raise UserError(f"{cache.place} is a raw dataset, and only latent caches can be mixed")
@@ -115,7 +116,7 @@ def require_one_space(first: Dataset, other: Dataset, *, text: bool) -> None:
 
 
 def require_one_table_of_classes(caches: Sequence[Dataset]) -> None:
-    """UserError unless all have the same classes, but for those without labels."""
+    """Raise UserError unless all have the same classes; caches without labels are not compared."""
     named = [cache for cache in caches if cache.manifest.classes]
     for cache in caches:
         if not named or cache.manifest.classes == named[0].manifest.classes:

@@ -45,7 +45,7 @@ ROUND = 256  # samples measured between two exchanges of ranks, so that none wai
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """What samples are brought to before they are encoded, and what is taken of the encoder."""
+    """How samples are prepared before they are encoded, and which of the encoder's outputs are taken."""
 
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
@@ -126,7 +126,7 @@ class OnlineLatents:
         )
 
     def to(self, device: device) -> None:
-        """Let the encoders compute on a device."""
+        """Move the encoders to a device."""
         self._device = device
         self._encoder.to(device)
         if self._captions:
@@ -139,7 +139,8 @@ class OnlineLatents:
         return moments[:, : self.facts.shapes[0][0]].to(torch.float16)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
-        """Return the kept ones, else measure some samples, shared among the ranks (collective: all ranks).
+        """Return the kept statistics, else measure some samples, shared among the ranks (collective: all
+        ranks).
 
         Sums of samples are added in the order of their rows, so the number of ranks changes no bit.
         """
@@ -173,11 +174,11 @@ class OnlineLatents:
         return Conditions.count(np.asarray(self._raw.index["label"]), len(self.facts.classes), textless)
 
     def encoded_with(self, field: str) -> str:
-        """Return a field that `encode` would be told."""
+        """Return a field of the config that `encode` would be given."""
         return self._made_with.get(field, "")
 
     def latent_grid(self, grid: Grid) -> Grid:
-        """Return latent frames, rows and columns of (T, H, W) pixels."""
+        """Return the shape of the latents of (T, H, W) pixels: frames, rows and columns."""
         return self._encoder.latent_shape(Bucket(*grid))[1:]
 
     def loader(
@@ -221,12 +222,12 @@ class OnlineLatents:
         )
 
     def _sums_of(self, rows: np.ndarray) -> list[LatentSums | None]:
-        """The sums of each row's latents; None for one that cannot be decoded or is not finite."""
+        """Return the sums of each row's latents; None for one that cannot be decoded or is not finite."""
         found = [self._latents(row) for row in rows.tolist()]
         return [None if latents is None else LatentSums.of(latents) for latents in found]
 
     def _latents(self, row: int) -> np.ndarray | None:
-        """(1, M, C, T, H, W) float16 of a sample; None if it cannot be decoded or is not finite."""
+        """Encode a sample to (1, M, C, T, H, W) float16; None if it cannot be decoded or is not finite."""
         config, bucket = self._config, self._buckets[int(self._column[row])]
         read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
         try:

@@ -1,1 +1,1 @@
-"""What a video file says of itself: which stream is the film, how it is shown, when, and of which fields."""
+"""What a video file declares: which stream is the film, how and when frames are shown, their fields."""

@@ -1,4 +1,4 @@
-"""The rectangle that a container says is shown of its pictures: `clap` of MP4, `PixelCrop…` of Matroska.
+"""The rectangle of its pictures that a container declares as shown: `clap` of MP4, `PixelCrop…` of Matroska.
 
 libavformat reads both, but PyAV does not pass on what it finds. Codecs crop too (H.264 and HEVC, to sizes
 that are no multiple of a block); their decoders do that themselves.
@@ -20,7 +20,7 @@ _CROPS = {0x54CC: "left", 0x54BB: "top", 0x54DD: "right", 0x54AA: "bottom"}
 
 
 def container_crop(data: bytes, suffix: str, number: int) -> Crop:
-    """What the container crops of its stream `number`; nothing where it does not say so.
+    """Return what the container crops of its stream `number`; nothing if it does not say so.
 
     suffix: mp4 or mkv, as `data.media.formats.suffix_of` gives it; other containers crop nothing.
     """
@@ -30,7 +30,7 @@ def container_crop(data: bytes, suffix: str, number: int) -> Crop:
 
 
 def _mp4_crops(data: memoryview) -> Iterator[Crop]:
-    """The crop of every track, in the order of the file."""
+    """Yield the crop of every track, in the order of the file."""
     for kind, moov in _boxes(data):
         if kind == b"moov":
             yield from (_track_crop(track) for name, track in _boxes(moov) if name == b"trak")
@@ -49,7 +49,9 @@ def _track_crop(track: memoryview) -> Crop:
 
 
 def _clean_aperture(box: memoryview, width: int, height: int) -> Crop:
-    """(ISO/IEC 14496-12, 12.1.4): four fractions: width, height, and offsets of the centre."""
+    """Parse the clean aperture, four fractions: width, height, and offsets of the centre (ISO/IEC 14496-12,
+    12.1.4).
+    """
     fields = struct.unpack_from(">IIIIiIiI", box)
     if not all(fields[1::2]):
         raise MediaError("its clean aperture has a denominator of 0")
@@ -63,7 +65,7 @@ def _clean_aperture(box: memoryview, width: int, height: int) -> Crop:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """(kind, content) of the boxes that lie in `data`; a damaged length ends them."""
+    """Yield (kind, content) of the boxes in `data`; stop at a damaged length."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
@@ -79,7 +81,7 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _matroska_crops(data: memoryview) -> Iterator[Crop]:
-    """The crop of every track, in the order of the file."""
+    """Yield the crop of every track, in the order of the file."""
     for name, segment in _elements(data):
         if name != _SEGMENT:
             continue
@@ -101,7 +103,9 @@ def _video_crop(track: memoryview) -> Crop:
 
 
 def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(identity, content) of the EBML elements in `data` (RFC 8794); an unknown length reaches to the end."""
+    """Yield (identity, content) of the EBML elements in `data` (RFC 8794); an unknown length reaches to the
+    end.
+    """
     at = 0
     while at < len(data):
         name, at, _ = _number(data, at, marked=True)
@@ -114,7 +118,8 @@ def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _number(data: memoryview, at: int, marked: bool) -> tuple[int, int, bool]:
-    """A number of variable length, where it ends, and whether it says `unknown`; 0 if it is none.
+    """Parse a number of variable length: its value, where it ends, and whether it says `unknown`; 0 if it is
+    none.
 
     marked: keep the bit that says its length, as identities do.
     """

@@ -1,4 +1,4 @@
-"""Which decoder a stream needs: that which FFmpeg takes, or one that also reads its transparency."""
+"""Choose the decoder of a stream: FFmpeg's choice, or one that also reads its transparency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def decoder_of(stream: Any) -> Any:
-    """The codec context by which the packets of a video stream are decoded."""
+    """Return the codec context that decodes the packets of a video stream."""
     context = stream.codec_context
     if not has_side_alpha(stream):
         return context
@@ -22,6 +22,6 @@ def decoder_of(stream: Any) -> Any:
 
 
 def has_side_alpha(stream: Any) -> bool:
-    """Whether alpha lies beside the packets, as WebM has it."""
+    """Return whether alpha is stored beside the packets, as in WebM."""
     tags = {name.lower(): value for name, value in stream.metadata.items()}
     return tags.get("alpha_mode") == "1" and stream.codec_context.name in _WITH_ALPHA

@@ -1,4 +1,4 @@
-"""How a decoded frame is shown: mirrored or turned, cut to a rectangle, of pixels that are not square.
+"""How a decoded frame is shown: mirrored or turned, cut to a rectangle, with pixels that are not square.
 
 The display matrix maps (x, y) of a stored picture to (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2, and
 `libavutil/display.h`). Without its scale it is one of the eight symmetries of a rectangle.
@@ -21,7 +21,7 @@ _MOST_TILT = math.sin(math.radians(1))  # ffmpeg takes a matrix within one degre
 
 
 class Crop(NamedTuple):
-    """Pixels of the decoded picture that the container says are not shown, from each edge."""
+    """Numbers of pixels at each edge of the decoded picture that the container declares as hidden."""
 
     left: int = 0
     top: int = 0
@@ -30,7 +30,7 @@ class Crop(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A symmetry of the rectangle: first swap rows and columns, then mirror what came of it."""
+    """A symmetry of the rectangle: first swap rows and columns, then mirror the result."""
 
     swap: bool = False
     mirror_x: bool = False
@@ -38,11 +38,11 @@ class Turn(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a person calls it; turns are clockwise."""
+        """The name for people; turns are clockwise."""
         return _NAMES[self]
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """A view of (H, W, ...) as it is shown."""
+        """Return a view of (H, W, ...) as it is shown."""
         if self.swap:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
@@ -62,13 +62,16 @@ MIRRORED = {name for turn, name in _NAMES.items() if (turn.swap + turn.mirror_x 
 
 
 def turn_of(frame: Any) -> Turn:
-    """The symmetry that the display matrix of a frame asks for; MediaError if it is none of the eight."""
+    """Return the symmetry that the display matrix of a frame asks for.
+
+    MediaError if it is none of the eight.
+    """
     data = frame.side_data.get("DISPLAYMATRIX")
     return Turn() if data is None else turn_of_matrix(struct.unpack("=9i", bytes(data)))
 
 
 def turn_of_matrix(matrix: Sequence[int]) -> Turn:
-    """The same of nine fixed-point numbers, row by row."""
+    """Return the same for nine fixed-point numbers, row by row."""
     a, b, _, c, d = matrix[:5]
     along, across = min(abs(a), abs(d)), max(abs(b), abs(c))
     swap = along < across
@@ -87,14 +90,16 @@ class Geometry(NamedTuple):
     crop: Crop = Crop()
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(left, top, width, height) of what is shown of a decoded picture; MediaError if it is nothing."""
+        """Return (left, top, width, height) of the shown part of a decoded picture; MediaError if it is
+        empty.
+        """
         left, top, right, bottom = self.crop
         if left + right >= width or top + bottom >= height:
             raise MediaError(f"its cropping {tuple(self.crop)} leaves nothing of {width}x{height} pixels")
         return left, top, width - left - right, height - top - bottom
 
     def shown(self, width: int, height: int, turn: Turn) -> tuple[int, int]:
-        """(height, width) as displayed, of a decoded picture of width x height pixels.
+        """Return (height, width) as displayed of a decoded picture of width x height pixels.
 
         Pixels become square by enlarging the shorter side of each, so that none is lost, as mpv does; the
         matrix applies to what comes of it.
@@ -104,12 +109,12 @@ class Geometry(NamedTuple):
         return size[::-1] if turn.swap else size
 
     def square(self, width: int, height: int) -> tuple[Fraction, Fraction]:
-        """Exact (width, height) in square pixels of what is shown, before it is turned."""
+        """Return the exact (width, height) in square pixels of the shown part, before it is turned."""
         _, _, across, down = self.box(width, height)
         return across * max(SQUARE, self.aspect), down / min(SQUARE, self.aspect)
 
 
 def pixel_aspect(stream: Any) -> Fraction:
-    """The sample aspect ratio that the container states, or else the codec; 1 where neither does."""
+    """Return the sample aspect ratio that the container states, or else the codec; 1 if neither does."""
     aspect = stream.sample_aspect_ratio
     return Fraction(aspect) if aspect else SQUARE

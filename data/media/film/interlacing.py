@@ -17,7 +17,7 @@ LEAST = 3  # frames in which the fields differ, without which a film is not call
 
 
 class Fields(IntEnum):
-    """How the frames of a film are interlaced, and what told so."""
+    """How the frames of a film are interlaced, and what indicated so."""
 
     WHOLE = 0
     FLAGGED = 1
@@ -26,13 +26,13 @@ class Fields(IntEnum):
 
     @property
     def told(self) -> str:
-        """What is recorded of it; "" of whole frames."""
+        """The description to record; "" for whole frames."""
         names = ("", "flagged", "top field first, by idet", "bottom field first, by idet")
         return names[self.value]
 
 
 class FieldWatch:
-    """Judges the first frames that are decoded: by their flags, and without any by `idet`."""
+    """Judges the first decoded frames: by their flags, and by `idet` where there are none."""
 
     def __init__(self) -> None:
         self.frames, self.flagged = 0, 0
@@ -57,7 +57,7 @@ class FieldWatch:
 
     @property
     def is_certain(self) -> bool:
-        """Whether enough frames were judged; more would not be looked at."""
+        """Whether enough frames were judged, so that more would not be looked at."""
         return max(self.flagged, sum(self._votes.values())) >= JUDGED
 
     @property
@@ -72,7 +72,7 @@ class FieldWatch:
 
 
 def deinterlaced(frames: Iterable[tuple[int, Any]], fields: Fields) -> Iterator[tuple[int, Any]]:
-    """(number, whole frame) of each of `frames`, numbered frames in order of display.
+    """Yield (number, whole frame) of each of `frames`, numbered frames in order of display.
 
     A frame is right where both of its neighbours are among them, or are no frames of the film.
     """
@@ -100,7 +100,7 @@ _OPTIONS = {
 
 
 def _rest(graph: Any, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
-    """What a graph still holds when no frame follows."""
+    """Yield the frames that a graph still holds when no frame follows."""
     graph.vpush(None)
     for whole in pulled(graph):
         yield waiting.popleft(), whole
@@ -108,13 +108,13 @@ def _rest(graph: Any, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
 
 
 def with_neighbours(numbers: Iterable[int], frames: int) -> list[int]:
-    """The numbers with those before and after each, of a film of `frames` frames; ascending."""
+    """Return the numbers with those before and after each, in a film of `frames` frames; ascending."""
     wide = {near for number in numbers for near in (number - 1, number, number + 1)}
     return sorted(number for number in wide if 0 <= number < frames)
 
 
 def field_graph(frame: Any, filter: str, options: str | None = None) -> Any:
-    """A graph of one filter for frames such as this one."""
+    """Build a graph of one filter for frames such as this one."""
     from av.filter import Graph
 
     graph = Graph()
@@ -127,7 +127,7 @@ def field_graph(frame: Any, filter: str, options: str | None = None) -> Any:
 
 
 def pulled(graph: Any) -> Iterator[Any]:
-    """The frames that a graph has ready."""
+    """Yield the frames that a graph has ready."""
     import av
 
     while True:

@@ -1,4 +1,4 @@
-"""How decoded frames of films become RGB: by which matrix, at which depth, over what, in which colours."""
+"""Convert decoded frames of films to RGB: which matrix, depth, background and colours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Tags(NamedTuple):
 
     @classmethod
     def of(cls, stream: Any) -> Tags:
-        """Of a stream of which nothing was decoded; MediaError of Dolby Vision that only its players show."""
+        """Read the codes of a stream before decoding.
+
+        MediaError for Dolby Vision that only its players show.
+        """
         context = stream.codec_context
         if context.codec_tag in _DOLBY_VISION and context.color_trc == UNSAID:
             raise MediaError("is Dolby Vision without a base layer in PQ or HLG, which is not converted")
@@ -46,7 +49,7 @@ class Tags(NamedTuple):
 
 
 class Look(NamedTuple):
-    """matrix: swscale's number of what the frame's luma and chroma are made by, None where frames say it.
+    """matrix: swscale's number of the matrix of the frame's luma and chroma, None where frames say it.
 
     convert: whether colours are converted, at 16 bits.  alpha: whether frames are laid over white.
     """
@@ -58,12 +61,17 @@ class Look(NamedTuple):
 
     @property
     def format(self) -> str:
-        """FFmpeg's name of what swscale makes: planes, since packed RGB takes more than twice as long."""
+        """FFmpeg's name of the format that swscale makes: planes, since packed RGB takes more than twice as
+        long.
+        """
         return f"gbr{'a' * self.alpha}p{'16le' * self.convert}"
 
 
 def look_of(frame: Any, mode: ColourMode) -> Look:
-    """What a decoded frame says of its colours, and what is done; MediaError if that cannot be done."""
+    """Return what a decoded frame says of its colours, and what is done.
+
+    MediaError if that cannot be done.
+    """
     has_alpha = has_transparency(frame.format)
     if frame.format.is_rgb or frame.colorspace in _MATRICES:
         matrix = _untagged(frame) if frame.colorspace == UNSAID and not frame.format.is_rgb else None
@@ -76,7 +84,7 @@ def look_of(frame: Any, mode: ColourMode) -> Look:
 
 
 def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
-    """What a frame says of its colours, in words, for `data.media.formats.Media.found`."""
+    """Describe in words what a frame says of its colours, for `data.media.formats.Media.found`."""
     look = look_of(frame, mode)
     kept = ", kept" * (mode == "keep")
     found = {}
@@ -90,12 +98,14 @@ def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
 
 
 def has_transparency(format: Any) -> bool:
-    """Whether frames of this format have alpha; a palette's is left out, which files do not state."""
+    """Return whether frames of this format have alpha; a palette's is left out, which files do not state."""
     return not format.has_palette and any(component.is_alpha for component in format.components)
 
 
 def _untagged(frame: Any) -> int:
-    """The matrix of a film that says none: as its primaries, else BT.709 in HD and BT.601 below."""
+    """Return the matrix of a film that states none: that of its primaries, else BT.709 in HD and BT.601
+    below.
+    """
     if frame.color_primaries == 9:
         return _BT2020
     long, short = max(frame.width, frame.height), min(frame.width, frame.height)
@@ -103,7 +113,7 @@ def _untagged(frame: Any) -> int:
 
 
 def to_rgb(frame: Any, look: Look) -> list[NDArray[np.uint8]]:
-    """A frame in `look.format` -> red, green and blue, uint8 (H, W)."""
+    """Convert a frame in `look.format` to red, green and blue, uint8 (H, W) each."""
     planes = planes_of(frame, look)
     if not look.convert and not look.alpha:
         return planes
@@ -116,7 +126,7 @@ def to_rgb(frame: Any, look: Look) -> list[NDArray[np.uint8]]:
 
 
 def planes_of(frame: Any, look: Look) -> list[np.ndarray]:
-    """(H, W) each: of red, green, blue and, where there is one, alpha."""
+    """Return the planes, (H, W) each: red, green, blue and, where there is one, alpha."""
     order = (2, 0, 1, 3) if look.alpha else (2, 0, 1)
     dtype = np.dtype("<u2" if look.convert else np.uint8)
     found = []

@@ -1,4 +1,4 @@
-"""What a video file shows, and what it says of itself, as `probe` and `check` answer it."""
+"""Measure what a video file shows and says of itself, for `probe` and `check`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = 1  # version of what docs/media.md says; datasets made before it was wri
 def probe_video(
     data: bytes, limits: MediaLimits = DEFAULT_LIMITS, fields: bool = False, colour: ColourMode = "convert"
 ) -> Media:
-    """What a video shows; decodes one frame. MediaError if it cannot be used.
+    """Return what a video shows; decodes one frame. MediaError if it cannot be used.
 
     fields: decode as many frames as it takes to see whether they are interlaced; else one flag tells.
     """
@@ -37,7 +37,7 @@ def probe_video(
 
 
 def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert") -> Media:
-    """The same after every frame was decoded: what passes is whole."""
+    """Return the same after decoding every frame: a video that passes is whole."""
     watch = FieldWatch()
     with opened_video(data, limits) as video:
         decoded, last, shown = 0, -1, set()
@@ -58,7 +58,7 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
 
 
 def _shown(video: Video, frame: Any) -> tuple[int, int, str]:
-    """(height, width, how it is turned) of a frame."""
+    """Return (height, width, turn) of a frame as shown."""
     return *displayed_size(frame, video.geometry), turn_of(frame).name
 
 

@@ -14,14 +14,17 @@ class _Bits:
         self._at = 0
 
     def read(self, count: int) -> int:
-        """The next bits as a number; ValueError behind the last."""
+        """Read the next bits as a number; ValueError past the last."""
         part = self._bits[self._at : self._at + count]
         self._at += count
         return int(part, 2) if count else 0
 
 
 def time_bits(header: bytes) -> int | None:
-    """How many bits tell the time of a picture, by the stream's header (6.2.3); None if there is none."""
+    """Return how many bits hold the time of a picture, by the stream's header (6.2.3).
+
+    None if there is none.
+    """
     for at in _starts(header):
         if header[at + 3] in _VOL:
             try:
@@ -46,7 +49,7 @@ def _time_bits(bits: _Bits) -> int:
 
 
 def is_skipped(packet: bytes, bits_of_time: int) -> bool:
-    """Whether the only picture of a packet is marked as not coded (6.2.5, vop_coded)."""
+    """Return whether the only picture of a packet is marked as not coded (6.2.5, vop_coded)."""
     at = packet.find(_VOP)
     if at < 0 or packet.find(_VOP, at + 1) >= 0:
         return False
@@ -62,7 +65,7 @@ def is_skipped(packet: bytes, bits_of_time: int) -> bool:
 
 
 def _starts(data: bytes) -> Iterator[int]:
-    """Places of start codes."""
+    """Return the places of start codes."""
     at = data.find(b"\0\0\1")
     while 0 <= at < len(data) - 3:
         yield at

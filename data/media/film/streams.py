@@ -1,4 +1,4 @@
-"""Which stream of a file is the film."""
+"""Choose which stream of a file is the film."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from data.media.formats import MediaError
 
 
 class Choice(NamedTuple):
-    """The stream that is taken. place: among all streams of the file.  told: what was chosen among, or ""."""
+    """The chosen stream. place: among all streams of the file. told: what it was chosen among, or ""."""
 
     stream: Any
     told: str
 
 
 def choose_stream(container: Any, most: int) -> Choice:
-    """The film of a file: of the video streams that can be decoded and are no attached picture,
+    """Return the film of a file: of the video streams that can be decoded and are no attached picture,
 
     first those of several frames, then the largest picture, then the most frames, then the one that the file
     calls its default, then the first. MediaError if there is none.
@@ -52,7 +52,7 @@ def _rank(stream: Any, frames: Counter[int]) -> tuple[bool, int, int, bool, int]
 
 
 def _is_attached(stream: Any) -> bool:
-    """Whether it is a cover or a preview, which players do not show as the film."""
+    """Return whether a stream is a cover or a preview, which players do not show as the film."""
     from av.stream import Disposition
 
     kinds = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -60,7 +60,9 @@ def _is_attached(stream: Any) -> bool:
 
 
 def _frames(container: Any, streams: list[Any], most: int) -> Counter[int]:
-    """Frames of each stream, by its place in the file; counted where a header does not say them."""
+    """Return the number of frames of each stream, by its place in the file; counted if a header does not say
+    them.
+    """
     if all(stream.frames for stream in streams):
         return Counter({stream.index: stream.frames for stream in streams})
     frames: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""When the frames of a video are shown: measured from its packets, not from its header.
+"""Times at which the frames of a video are shown, measured from its packets, not from its header.
 
 A frame is on screen from its own time to that of the next; the time of the first one is 0. Containers round
 times (Matroska to milliseconds), so a frame counts as shown up to a millisecond before its time.
@@ -18,7 +18,7 @@ EARLY_S = Fraction(1, 1000)  # how much before its time a frame counts as shown
 
 
 class Seen(NamedTuple):
-    """What is known of a packet without decoding it, times in units of the stream.
+    """Facts about a packet that are known without decoding it; times in units of the stream.
 
     time: of display, None where the file does not say it.  shown: False where an edit list hides it.
     """
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When frames are shown. ticks: of each, ascending.  unit_s: seconds of a tick.  end: of the last frame.
+    """When frames are shown. ticks: of each, ascending. unit_s: seconds of a tick. end: of the last frame.
 
     rate: frames a second, exact where they are evenly spaced, else the mean.  variable: whether they are not.
     """
@@ -46,29 +46,31 @@ class Times(NamedTuple):
 
     @property
     def seconds(self) -> Fraction:
-        """From the first frame to the end of the last."""
+        """Duration in seconds, from the first frame to the end of the last."""
         return (self.end - self.ticks[0]) * self.unit_s
 
     def on_screen(self, at: Fraction) -> int:
-        """Number of the frame shown `at` seconds after the first; MediaError where the film is over."""
+        """Return the number of the frame shown `at` seconds after the first; MediaError after the end of the
+        film.
+        """
         if at >= self.seconds - EARLY_S and at > 0:
             raise MediaError(f"lasts {float(self.seconds):.3f} s, a frame at {float(at):.3f} s is needed")
         tick = self.ticks[0] + (at + EARLY_S) / self.unit_s
         return bisect.bisect_right(self.ticks, tick) - 1
 
     def count_at(self, fps: float) -> int:
-        """How many frames the film has at `fps` frames a second."""
+        """Return how many frames the film has at `fps` frames a second."""
         return frames_at(self.seconds, fps)
 
 
 def frames_at(seconds: Fraction | float, fps: float) -> int:
-    """Frames of a film at times 0, 1 / fps, ...; at least 1."""
+    """Return the frames of a film at times 0, 1 / fps, ...; at least 1."""
     exact = (Fraction(seconds) - EARLY_S) * Fraction(fps)
     return max(1, -(-exact.numerator // exact.denominator))
 
 
 def measure(packets: Sequence[Seen], stream: Any, by_chunk: bool = False) -> Times:
-    """The times of the frames that are shown, in order of display; MediaError where there are none to tell.
+    """Return the times of the frames that are shown, in order of display; MediaError if they cannot be told.
 
     by_chunk: frames are shown at the times of decoding, one after another, which is what AVI means by them.
 
@@ -96,7 +98,7 @@ def _in_time(shown: Sequence[Seen]) -> list[Seen]:
 
 
 def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stream: Any) -> Times:
-    """Rate and end from frames with times."""
+    """Return the rate and the end, from frames with times."""
     stated = [Fraction(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
     gaps = [after - before for before, after in itertools.pairwise(ticks)]
     last = durations[-1] or (gaps[-1] if gaps else 0)
@@ -120,7 +122,7 @@ def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stre
 
 
 def _fits(ticks: Sequence[int], rate: Fraction, unit: Fraction) -> bool:
-    """Whether times are those of a constant rate, rounded to whole ticks."""
+    """Return whether times are those of a constant rate, rounded to whole ticks."""
     step = 1 / (rate * unit)
     slack = min(Fraction(1), step / 4)  # ticks may be as long as frames
     return all(abs(tick - ticks[0] - number * step) <= slack for number, tick in enumerate(ticks))

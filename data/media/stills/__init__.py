@@ -1,1 +1,1 @@
-"""Pictures and animated pictures: opening, what they say of their colours, and their pixels as sRGB."""
+"""Pictures and animated pictures: opening them, the colours they declare, and their pixels as sRGB."""

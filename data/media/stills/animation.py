@@ -1,4 +1,4 @@
-"""Animated pictures (GIF, WebP, APNG, AVIF) are films: each picture has the time that its file gives it."""
+"""Read animated pictures (GIF, WebP, APNG, AVIF) as films; each picture is shown as long as its file says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST_MS, INSTEAD_MS = 10, 100  # delays up to the first count as the second,
 
 
 def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Iterator[tuple[float, Pixels]]:
-    """(milliseconds for which it is shown, uint8 (H, W, 3)) of each picture.
+    """Yield (milliseconds for which it is shown, uint8 (H, W, 3)) of each picture.
 
     What is drawn is the whole picture each time, as the file says that it covers the one before, over white.
     """
@@ -43,7 +43,7 @@ def decode_animation(
     fps: float | None,
     mode: ColourMode,
 ) -> np.ndarray:
-    """uint8 (T, H, W, 3): arguments as of `data.media.video.decode_video`."""
+    """Decode chosen pictures to uint8 (T, H, W, 3); arguments as of `data.media.video.decode_video`."""
     times = _times(still, limits, mode) if fps else None
     numbers = wanted_frames(still.frames, times, frames, fps)
     width, height = still.size
@@ -56,7 +56,7 @@ def decode_animation(
 
 
 def _times(still: Still, limits: MediaLimits, mode: ColourMode) -> Times:
-    """When the pictures are shown, in milliseconds."""
+    """Return when the pictures are shown, in milliseconds."""
     delays = [round(delay) for delay, _ in animation_frames(still, limits, mode)]
     *ticks, end = itertools.accumulate(delays, initial=0)
     return Times(tuple(ticks), Fraction(1, 1000), end, Fraction(1000 * len(delays), end), True)

@@ -1,4 +1,6 @@
-"""Colour codes (nclx) of an AVIF file, which Pillow does not tell, from its boxes (ISO/IEC 23008-12)."""
+"""Read the colour codes (nclx) of an AVIF file, which Pillow does not report, from its boxes (ISO/IEC
+23008-12).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ Codes = tuple[int, int]
 
 
 def nclx(data: bytes) -> Codes | None:
-    """(primaries, transfer) in the codes of H.273 of the primary picture; None if the file does not say."""
+    """Return (primaries, transfer) of the primary picture, in codes of H.273.
+
+    None if the file does not say.
+    """
     try:
         return _primary_codes(data)
     except (struct.error, IndexError):
@@ -37,7 +42,7 @@ def _primary_codes(data: bytes) -> Codes | None:
 
 
 def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, stop) of the content of each box between two places."""
+    """Yield (kind, start, stop) of the content of each box between two places."""
     while start + 8 <= stop:
         size, kind = struct.unpack_from(">I4s", data, start)
         header = 8
@@ -57,7 +62,7 @@ def _primary(data: bytes, start: int, stop: int) -> int:
 
 
 def _associated(data: bytes, start: int) -> dict[int, list[int]]:
-    """Item -> numbers of its properties, from 1 (box ipma)."""
+    """Return {item: numbers of its properties, from 1} (box ipma)."""
     version, wide = data[start], data[start + 3] & 1
     (count,) = struct.unpack_from(">I", data, start + 4)
     at, found = start + 8, {}

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a channel, which Pillow reads as 8: PNG, TIFF and AVIF through PyAV."""
+"""Read pictures of more than 8 bits a channel, which Pillow reads as 8: PNG, TIFF and AVIF through PyAV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
 
 
 def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | None:
-    """uint16 (H, W, C), full range, C being grey, grey and alpha, RGB or RGB and alpha.
+    """Read uint16 (H, W, C), full range, C being grey, grey and alpha, RGB or RGB and alpha.
 
     size: (width, height) that the picture has. None where FFmpeg does not read it, or not as a whole (AVIF of
     tiles). MediaError if it is damaged.
@@ -50,7 +50,7 @@ def _from_packed(frame: Any) -> np.ndarray | None:
 
 
 def _from_planes(frame: Any) -> np.ndarray:
-    """swscale undoes luma and chroma, and nothing else."""
+    """Convert planes to RGB; swscale undoes luma and chroma, and nothing else."""
     from av.video.reformatter import VideoReformatter
 
     look = look_of(frame, "keep")._replace(convert=True, alpha=False)

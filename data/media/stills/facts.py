@@ -1,4 +1,4 @@
-"""What a picture, animated or not, shows and says of itself, as `probe` and `check` answer it."""
+"""Measure what a picture, animated or not, shows and says of itself, for `probe` and `check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DARK = 4095  # the largest code of 12 bits; pictures of 16 bits that do not exce
 
 
 def probe_still(data: bytes, limits: MediaLimits, mode: ColourMode, *, whole: bool) -> Media:
-    """Size, frames and rate as displayed; MediaError if it cannot be used.
+    """Return size, frames and rate as displayed; MediaError if it cannot be used.
 
     whole: decode all of it, else only animations, whose pictures have to be counted, and 16 bits.
     """
@@ -51,7 +51,7 @@ def _film(still: Still, limits: MediaLimits, mode: ColourMode) -> Media:
 
 
 def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
-    """What a picture says of itself, in words, for `data.media.formats.Media.found`."""
+    """Describe in words what a picture says of itself, for `data.media.formats.Media.found`."""
     kept = ", kept" * (mode == "keep")
     found = {}
     if still.suffix not in ("jpg", "png", "webp"):

@@ -1,4 +1,4 @@
-"""What a PNG says beside its pixels, read from its chunks, and the file without them.
+"""Read what a PNG declares beside its pixels from its chunks, and the file without them.
 
 Pillow refuses a whole picture for a text or a profile that is larger than it likes, or a damaged chunk that
 has nothing to do with pixels. So it gets the chunks that make pixels; the rest is read here, within limits.
@@ -70,7 +70,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _profile(content: bytes) -> bytes:
-    """The ICC profile in an iCCP chunk; b"" if it is damaged or larger than any in use."""
+    """Return the ICC profile in an iCCP chunk; b"" if it is damaged or larger than any in use."""
     unpacker = zlib.decompressobj()
     try:
         profile = unpacker.decompress(content[content.index(b"\0") + 2 :], LONGEST_PROFILE)
@@ -80,7 +80,10 @@ def _profile(content: bytes) -> bytes:
 
 
 def _colour(said: dict[bytes, bytes]) -> Colour | None:
-    """What cICP says; else what gAMA and cHRM say, unless sRGB is there (PNG, third edition, 4.3)."""
+    """Return the colour that cICP states.
+
+    Else gAMA and cHRM, unless sRGB is there (PNG, third edition, 4.3).
+    """
     if len(said.get(b"cICP", b"")) == 4:
         return colour_of(said[b"cICP"][0], said[b"cICP"][1])
     if b"sRGB" in said or (len(said.get(b"gAMA", b"")) != 4 and len(said.get(b"cHRM", b"")) != 32):

@@ -25,7 +25,7 @@ class Profile(NamedTuple):
 
 @lru_cache(32)
 def read_profile(data: bytes) -> Profile | None:
-    """The profile in these bytes; None if it is damaged, or for pixels that no picture here has."""
+    """Parse an ICC profile; None if it is damaged, or for pixels that no picture here has."""
     from PIL import Image, ImageCms
 
     try:
@@ -48,7 +48,7 @@ def read_profile(data: bytes) -> Profile | None:
 
 
 def to_srgb(image: Any, profile: Profile) -> Any:
-    """A Pillow image of the profile's mode -> RGB."""
+    """Convert a Pillow image of the profile's mode to RGB."""
     from PIL import ImageCms
 
     if profile.transform is None:
@@ -65,7 +65,7 @@ def _lab() -> Any:
 
 
 def lab_to_srgb(image: Any) -> Any:
-    """A Pillow image of mode LAB (D50, as TIFF has it) -> RGB."""
+    """Convert a Pillow image of mode LAB (D50, as TIFF has it) to RGB."""
     from PIL import ImageCms
 
     return ImageCms.applyTransform(image, _lab())

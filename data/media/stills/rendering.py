@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 
 
 def read_still(still: Still, mode: ColourMode) -> Pixels:
-    """uint8 (H, W, 3), turned; of an animation the first picture."""
+    """Read a picture, or the first one of an animation, as uint8 (H, W, 3), turned."""
     require_wanted(still, mode)
     if (codes := deep_codes(still)) is not None:
         pixels, alpha = _from_codes(still, codes, mode)
@@ -31,7 +31,7 @@ def read_still(still: Still, mode: ColourMode) -> Pixels:
 
 
 def require_wanted(still: Still, mode: ColourMode) -> None:
-    """MediaError if colours had to be converted, and are not to be."""
+    """Raise MediaError if colours would have to be converted and the mode refuses that."""
     if mode != "refuse":
         return
     if not still.colour.is_plain:
@@ -41,7 +41,7 @@ def require_wanted(still: Still, mode: ColourMode) -> None:
 
 
 def require_convertible(still: Still, mode: ColourMode) -> None:
-    """MediaError if a picture's colours are not to be, or cannot be, brought to sRGB."""
+    """Raise MediaError if a picture's colours must not be, or cannot be, brought to sRGB."""
     require_wanted(still, mode)
     cut_off = still.depth > 8 or still.suffix == "avif"  # by Pillow
     if mode == "convert" and is_hdr(still) and cut_off and (still.frames > 1 or deep_codes(still) is None):
@@ -49,12 +49,12 @@ def require_convertible(still: Still, mode: ColourMode) -> None:
 
 
 def is_hdr(still: Still) -> bool:
-    """Whether its light is that of PQ or HLG, for which 8 bits are too few."""
+    """Return whether the transfer is PQ or HLG, for which 8 bits are too few."""
     return still.colour.transfer in (PQ, HLG) and not still.colour.gamma
 
 
 def deep_codes(still: Still) -> np.ndarray | None:
-    """uint16 (H, W, C), full range, of pictures that have more than 8 bits a channel; None of others.
+    """Return uint16 (H, W, C), full range, of pictures with more than 8 bits a channel; None for others.
 
     They are not turned yet. None too where FFmpeg does not read them; of these Pillow reads 8 bits.
     """
@@ -73,13 +73,13 @@ def deep_codes(still: Still) -> np.ndarray | None:
 
 
 def rounded(codes: np.ndarray) -> Pixels:
-    """uint16 -> uint8, to the nearest."""
+    """Round uint16 to the nearest uint8."""
     nearest: Pixels = ((codes.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return nearest
 
 
 def _from_codes(still: Still, codes: np.ndarray, mode: ColourMode) -> tuple[Pixels, Pixels | None]:
-    """RGB, uint8 (H, W, 3), and alpha, if there is any."""
+    """Return RGB, uint8 (H, W, 3), and alpha, if there is any."""
     from PIL import Image
 
     colours, alpha = codes, None
@@ -93,7 +93,7 @@ def _from_codes(still: Still, codes: np.ndarray, mode: ColourMode) -> tuple[Pixe
 
 
 def from_image(still: Still, image: Any, mode: ColourMode) -> tuple[Pixels, Pixels | None]:
-    """RGB, uint8 (H, W, 3), and alpha, if there is any, of a loaded Pillow image."""
+    """Return RGB, uint8 (H, W, 3), and alpha, if there is any, of a loaded Pillow image."""
     from PIL import Image
 
     alpha = None
@@ -108,7 +108,7 @@ def from_image(still: Still, image: Any, mode: ColourMode) -> tuple[Pixels, Pixe
 
 
 def _converted(still: Still, image: Any, mode: ColourMode) -> Pixels:
-    """A Pillow image without alpha -> sRGB, uint8 (H, W, 3)."""
+    """Convert a Pillow image without alpha to sRGB, uint8 (H, W, 3)."""
     if mode == "convert" and still.profile is not None:
         if image.mode != still.profile.mode:
             image = image.convert(still.profile.mode)
@@ -122,7 +122,7 @@ def _converted(still: Still, image: Any, mode: ColourMode) -> Pixels:
 
 
 def turned(picture: Pixels, orientation: int) -> Pixels:
-    """As EXIF says that it is displayed."""
+    """Turn pixels to the orientation that EXIF states."""
     if orientation >= 5:
         picture = picture.transpose(1, 0, 2)
     vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)

@@ -1,4 +1,4 @@
-"""Open a picture by the one decoder that its content names, and gather what it says beside its pixels."""
+"""Open a picture with the decoder that its content names, and gather what it declares beside its pixels."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Still:
 
 @contextlib.contextmanager
 def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
-    """Open a picture; whatever its decoder dislikes until it closes is a MediaError of one line."""
+    """Open a picture; every error of its decoder until it closes becomes a MediaError of one line."""
     from PIL import Image, UnidentifiedImageError
 
     limits.check_bytes(len(data))
@@ -125,7 +125,7 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
 
 
 def _damaged(error: Exception) -> MediaError:
-    """What a decoder disliked, in one line."""
+    """Return a decoder's complaint as a MediaError of one line."""
     return MediaError(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}")
 
 
@@ -142,7 +142,7 @@ def _profiled(still: Still, data: bytes) -> Still:
 
 
 def _oriented(still: Still) -> Still:
-    """With what EXIF says; damaged EXIF is no damage to the picture."""
+    """Add what EXIF says; damaged EXIF is no damage to the picture."""
     try:
         exif = still.image.getexif()
         if not len(exif) and still.image.info.get("exif"):
@@ -159,7 +159,7 @@ def _oriented(still: Still) -> Still:
 
 
 def _says_adobe(exif: Any) -> bool:
-    """Whether EXIF says Adobe RGB: its own way, or that of DCF (interoperability index R03)."""
+    """Return whether EXIF says Adobe RGB: in its own way, or by that of DCF (interoperability index R03)."""
     details = exif.get_ifd(_EXIF_IFD)
     if details.get(_COLOUR_SPACE) == 2:
         return True
@@ -167,7 +167,7 @@ def _says_adobe(exif: Any) -> bool:
 
 
 def _by_kind(still: Still) -> Still:
-    """With what only files of this kind say."""
+    """Add what only files of this kind say."""
     image = still.image
     if still.suffix == "avif":
         codes = nclx(still.data)
@@ -187,7 +187,7 @@ def _by_kind(still: Still) -> Still:
 
 
 def _heif(data: bytes, limits: MediaLimits) -> Still:
-    """The primary picture whole, with grid, rotation and mirroring applied, as libheif reads it."""
+    """Return the primary picture whole, with grid, rotation and mirroring applied, as libheif reads it."""
     try:
         import pillow_heif
     except ImportError:
@@ -214,7 +214,7 @@ def _heif(data: bytes, limits: MediaLimits) -> Still:
 
 
 def _heif_codes(heif: Any, depth: int) -> np.ndarray:
-    """uint16 (H, W, C), full range; colours are not multiplied by alpha."""
+    """Return uint16 (H, W, C), full range; colours are not multiplied by alpha."""
     most = 2**depth - 1
     values = np.asarray(heif).reshape(heif.size[1], heif.size[0], -1).astype(np.uint32)
     if heif.premultiplied_alpha:

@@ -1,1 +1,1 @@
-"""What is known of a sample beside its pixels: texts, labels, and where they are written."""
+"""Annotations of samples: texts and labels, and where they are written."""

@@ -1,4 +1,4 @@
-"""What is known of a sample beside its pixels, read from the fields of a table row or of a JSON object."""
+"""Read what is known of a sample beside its pixels from the fields of a table row or of a JSON object."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Refused(ValueError):
 
 
 def _only(role: str, found: list[tuple[str, Any]]) -> str:
-    """The text that all filled fields of a role agree on, "" if there is none."""
+    """Return the text that all filled fields of a role agree on, "" if there is none."""
     for name, value in found:
         if not isinstance(value, str):
             raise _Refused(f"{name} is not a text but {type(value).__name__}")
@@ -83,7 +83,7 @@ def _only(role: str, found: list[tuple[str, Any]]) -> str:
 
 
 def _texts(found: list[tuple[str, Any]], one_text: bool) -> tuple[str, ...]:
-    """All different captions, the first first."""
+    """Return all different captions, in their order."""
     by_field: dict[str, tuple[str, ...]] = {}
     for name, value in found:
         values = value if isinstance(value, list | tuple) else [value]
@@ -98,7 +98,9 @@ def _texts(found: list[tuple[str, Any]], one_text: bool) -> tuple[str, ...]:
 
 
 def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:
-    """Class number and name. A number alone is the label, whatever its column; a word alone is the name."""
+    """Return class number and name. A number alone is the label, whatever its column; a word alone is the
+    name.
+    """
     for _, value in names:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise _Refused(f"class is not a text but {type(value).__name__}")
@@ -121,7 +123,10 @@ def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple
 
 
 def read_label(value: Any) -> int:
-    """A class number, also as `2.0`, `+2` or `2e0`; -1 for none. ValueError for what is no whole number."""
+    """Parse a class number, also `2.0`, `+2` or `2e0`.
+
+    -1 for none. ValueError if it is not a whole number.
+    """
     if is_nothing(value):
         return -1
     refused = ValueError(f"label {str(value)[:40]!r} is not a whole number")

@@ -1,4 +1,4 @@
-"""Files that say what a picture shows: beside it in a folder, or members of its sample in a tar."""
+"""Read files that say what a picture shows: beside it in a folder, or members of its sample in a tar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ NO_CAPTIONS = "none"  # of `captions`
 
 
 def carrier(suffix: str) -> Literal["text", "json", "cls"] | None:
-    """What a file beside a picture holds, by its suffix (`txt`, `info.json`); None: it is not read."""
+    """Return what a file beside a picture holds, by its suffix (`txt`, `info.json`).
+
+    None if it is not read.
+    """
     last = suffix.rpartition(".")[2]
     if last in TEXT_SUFFIXES:
         return "text"
@@ -43,7 +46,7 @@ def read_tar_annotation(
 
 
 def reads(suffix: str, captions: str = "") -> bool:
-    """Whether a file beside a picture is read. captions: the suffix that is named as text, if any."""
+    """Return whether a file beside a picture is read. captions: the suffix that is named as text, if any."""
     return carrier(suffix) is not None or suffix == captions
 
 
@@ -53,7 +56,7 @@ def combined(
     captions: str = "",
     encoding: Encoding = "auto",
 ) -> Annotation:
-    """One annotation from the bytes of the files beside a picture, by suffix.
+    """Combine the bytes of the files beside a picture, by suffix, into one annotation.
 
     A file of text wins over a field of a JSON file, `cls` over its label; among files of text the first of
     TEXT_SUFFIXES that holds any. captions: the suffix that is taken instead.
@@ -87,7 +90,7 @@ def _chosen(
     captions: str,
     notes: tuple[str, ...],
 ) -> Annotation:
-    """The annotation of JSON `fields` and of `texts` by suffix, of which one is taken."""
+    """Return the annotation of JSON `fields` and of `texts` by suffix, of which one is taken."""
     if "cls" in fields:
         others = {name: v for name, v in fields.items() if role_of(name, columns) != "label"}
         fields = {**others, columns.label or "label": fields["cls"]}
@@ -109,7 +112,7 @@ def _chosen(
 
 
 def _rank(suffix: str) -> tuple[int, int, str]:
-    """Order of the files beside one picture: by TEXT_SUFFIXES, plain suffixes before dotted ones."""
+    """Return the rank of a file beside a picture: by TEXT_SUFFIXES, plain suffixes before dotted ones."""
     last = suffix.rpartition(".")[2]
     place = TEXT_SUFFIXES.index(last) if last in TEXT_SUFFIXES else len(TEXT_SUFFIXES)
     return place, suffix.count("."), suffix

@@ -25,7 +25,7 @@ def with_labels(items: Iterable[Item]) -> tuple[list[Item], tuple[str, ...]]:
 
 
 def pairs_of(items: Iterable[Item]) -> dict[Pair, str]:
-    """The different (label, class name) of samples that can be used -> the first sample that has them."""
+    """Return {(label, class name): first sample that has them} over the samples that can be used."""
     pairs: dict[Pair, str] = {}
     for item in items:
         if item.refused is None:
@@ -34,7 +34,8 @@ def pairs_of(items: Iterable[Item]) -> dict[Pair, str]:
 
 
 def numbering(pairs: Mapping[Pair, str]) -> tuple[Callable[[int, str], Pair], tuple[str, ...]]:
-    """What makes of a sample's label and class name the final ones, and the names of the classes.
+    """Return a function that maps a sample's label and class name to the final ones, and the names of the
+    classes.
 
     Numbers given by the source are kept (a class without a name is called by its number); where there are
     none, names are numbered in sorted order. UserError if a number has two names or a name two numbers.
@@ -58,7 +59,7 @@ def numbering(pairs: Mapping[Pair, str]) -> tuple[Callable[[int, str], Pair], tu
 
 
 def _numbered_names(pairs: Mapping[Pair, str]) -> dict[int, str]:
-    """Label -> name for labels that the source gives, without gaps; {} if it gives none."""
+    """Return {label: name} for labels that the source gives, without gaps; {} if it gives none."""
     given: dict[int, str] = {}
     for (label, name), sample in pairs.items():
         if label >= 0:
@@ -74,7 +75,7 @@ def _numbered_names(pairs: Mapping[Pair, str]) -> dict[int, str]:
 
 
 def known_names(found: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes there were, if those found agree with them; a class without samples shows in no tar."""
+    """Return the previous classes if those found agree with them; a class without samples shows in no tar."""
     agree = len(before) >= len(found) and all(
         name in (before[number], str(number)) for number, name in enumerate(found)
     )

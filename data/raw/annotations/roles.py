@@ -1,4 +1,4 @@
-"""Which column of a table, or field of a JSON file, says where a picture is, what it shows, its class."""
+"""Roles of the columns of a table, or fields of a JSON file: path, text, label."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ColumnsConfig:
     label: str = setting("", "column with class number or name; empty: the usual names", shown="name")
 
     def given(self) -> dict[Role, str]:
-        """The roles whose column is named."""
+        """Return the roles whose column is named."""
         named: dict[Role, str] = {"path": self.path, "text": self.text, "label": self.label}
         return {role: name for role, name in named.items() if name}
 
@@ -54,7 +54,7 @@ USUAL_COLUMNS = ColumnsConfig()
 
 
 def plain(name: str) -> str:
-    """A column's name as it is compared."""
+    """Return a column's name in the form in which names are compared."""
     return re.sub(r"[\s_-]+", "", name.removeprefix("\ufeff")).casefold()
 
 
@@ -64,7 +64,7 @@ _RANK = {plain(name): rank for names in USUAL.values() for rank, name in enumera
 
 @functools.lru_cache(maxsize=4096)  # asked for every field of every row
 def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
-    """The role of a column, None for one that is not read."""
+    """Return the role of a column, None for one that is not read."""
     given = columns.given()
     for role, wanted in given.items():
         if plain(name) == plain(wanted):
@@ -78,7 +78,7 @@ def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
 def by_role(
     fields: Mapping[str, Any], columns: ColumnsConfig = USUAL_COLUMNS
 ) -> dict[Role, list[tuple[str, Any]]]:
-    """(name, value) of the filled fields of each role, the usual names in their order."""
+    """Return (name, value) of the filled fields of each role, the usual names in their order."""
     found: dict[Role, list[tuple[str, Any]]] = {"path": [], "text": [], "label": [], "class": []}
     for name, value in fields.items():
         role = role_of(name, columns)
@@ -90,14 +90,14 @@ def by_role(
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a value stands for none: null, NaN, the empty text, or a word that is written for them."""
+    """Return whether a value stands for none: null, NaN, the empty text, or a word written for them."""
     if value is None or (isinstance(value, float) and value != value):
         return True
     return isinstance(value, str) and (not value.strip() or value.strip() in NOTHING)
 
 
 def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig) -> None:
-    """UserError unless the table has a column for the path and every column that `columns` names."""
+    """Raise UserError unless the table has a column for the path and every column that `columns` names."""
     names = list(names)
     shown = ", ".join(name or "''" for name in names) or "none"
     for role, wanted in columns.given().items():
@@ -114,7 +114,7 @@ def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig)
 
 
 def looks_like(role: Literal["text", "label"], name: str, values: Iterable[Any] = ()) -> bool:
-    """Whether an unread column may be what the role is missing: by its name, or as it holds sentences."""
+    """Return whether an unread column may fill the missing role, by its name or by the sentences in it."""
     if role == "label":
         return bool(_LIKE_LABEL.search(name.casefold()))
     if _LIKE_TEXT.search(name.casefold()):

@@ -17,7 +17,7 @@ LOOKED_AT = 4096  # bytes
 
 
 def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
-    """The name by which Python decodes text that begins with `head`.
+    """Return the name by which Python decodes text that begins with `head`.
 
     A byte-order mark decides; then `encoding`, if it is not `auto`; then text of which every second byte is
     zero is UTF-16; all else is UTF-8. Latin-1 and Windows' code page are never guessed: any bytes are valid
@@ -38,12 +38,14 @@ def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
 
 
 def decoded(data: bytes, encoding: Encoding = "auto") -> str:
-    """The text without its byte-order mark; UnicodeDecodeError where the bytes are of another encoding."""
+    """Decode text without its byte-order mark; UnicodeDecodeError if the bytes are of another encoding."""
     return data.decode(encoding_of(data, encoding))
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file read as text a person wrote: printable, in one of the encodings."""
+    """Return whether the first bytes of a file read as text a person wrote: printable, in one of the
+    encodings.
+    """
     try:
         text = codecs.getincrementaldecoder(encoding_of(head))("strict").decode(head)
     except UnicodeDecodeError:

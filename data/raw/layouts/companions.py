@@ -1,4 +1,4 @@
-"""Files beside tars that repeat or describe them: of img2dataset, video2dataset, webdataset, and our own."""
+"""Files beside tars that repeat or describe them: from img2dataset, video2dataset, webdataset and `shard`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def _is_own(tree: Tree) -> bool:
-    """Whether the source is a dataset that `shard` wrote."""
+    """Return whether the source is a dataset that `shard` wrote."""
     if tree.given or MANIFEST not in tree.left or not all(name in tree.left for name in (INDEX, MEDIA)):
         return False
     return any(name.endswith(".tar") for name in tree.left)

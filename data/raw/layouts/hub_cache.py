@@ -12,7 +12,7 @@ from data.raw.layouts.tree import Tree
 
 
 def read(tree: Tree) -> Iterable[Item]:
-    """UserError that names the snapshot to give; makes no samples."""
+    """Raise a UserError that names the snapshot to give instead; makes no samples."""
     if tree.given:
         return ()
     if all((tree.source / part).is_dir() for part in ("blobs", "snapshots")):
@@ -33,7 +33,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def is_snapshot(source: Path) -> bool:
-    """Whether a folder is a snapshot in a hub cache, or lies in one."""
+    """Return whether a folder is a snapshot in a hub cache, or lies in one."""
     real = source.resolve()
     return any(
         folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()

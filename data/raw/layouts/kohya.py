@@ -14,7 +14,7 @@ _FOLDER = re.compile(r"([1-9]\d*)_(.+)")
 
 
 def repeats(tree: Tree, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """First-level folder -> (N, name); {} unless all media lie in such folders."""
+    """Return {first-level folder: (N, name)}; {} unless all media lie in such folders."""
     folders = Counter(
         PurePosixPath(n).parts[0] if "/" in n else "" for n in names if n.lower().endswith(MEDIA_SUFFIXES)
     )

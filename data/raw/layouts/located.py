@@ -1,4 +1,4 @@
-"""The file that a row of a table names: beside the table, in words that say why where it is not there."""
+"""Locate the file that a row of a table names, or say why it is not there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ OUTSIDE = "file of a table outside of the table's folder"
 
 
 def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]:
-    """The sample of a row with a path, and the file's name relative to the source ("" if it lies outside)."""
+    """Return the sample of a row with a path, and the file's name relative to the source ("" if it lies
+    outside).
+    """
     text, folder = annotation.path, str(table.parent)
     path = os.path.join(folder, text)
     if not _exists(path):
@@ -38,7 +40,9 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
 
 
 def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
-    """Where else the file may be, and why it is not there if that is more than that it does not exist."""
+    """Say where else the file may be, and why it is missing if there is more to say than that it does not
+    exist.
+    """
     path = os.path.join(folder, text)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         return path, "a URL; fetch it first (img2dataset, video2dataset), then name the file"
@@ -59,7 +63,7 @@ def _exists(path: str) -> bool:
 
 
 def _relative(path: str, folder: str) -> str:
-    """The name below a folder, "" for what lies outside of it."""
+    """Return the name relative to a folder, "" for a path outside it."""
     whole, base = os.path.normpath(path), os.path.normpath(folder)
     if base == ".":
         return "" if os.path.isabs(whole) or whole.startswith("..") else whole

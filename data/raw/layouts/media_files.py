@@ -20,7 +20,7 @@ Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file besi
 
 
 def read(tree: Tree) -> Iterable[Item]:
-    """The samples of all media that no table named, in the order of their names."""
+    """Yield the samples of all media that no table named, in the order of their names."""
     if tree.given:
         return
     media = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
@@ -52,7 +52,9 @@ def _more(annotation: Annotation) -> dict[str, list[str]]:
 
 
 def _beside(tree: Tree, media: Iterable[str]) -> Beside:
-    """The files beside each picture, by its name and by its name without suffix: `0.txt`, `0.caption.txt`."""
+    """Return the files beside each picture, by its name and by its name without suffix: `0.txt`,
+    `0.caption.txt`.
+    """
     owners = {owner for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))}
     found: Beside = defaultdict(dict)
     for name in tree.left:
@@ -69,7 +71,7 @@ def _beside(tree: Tree, media: Iterable[str]) -> Beside:
 
 
 def _files_of(name: str, beside: Beside) -> dict[str, str]:
-    """Suffix -> file that says something about a picture."""
+    """Return {suffix: file} of the files that say something about a picture."""
     stem = str(PurePosixPath(name).with_suffix(""))
     return {**beside.get(name, {}), **beside.get(stem, {})}
 
@@ -88,7 +90,7 @@ def _annotation(tree: Tree, files: dict[str, str]) -> Annotation:
 
 
 def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
-    """Note what lies beside pictures and is not read."""
+    """Note the files beside pictures that are not read."""
     for files in beside.values():
         for suffix, name in files.items():
             if not reads(suffix, tree.rules.captions):

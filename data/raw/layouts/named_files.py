@@ -24,7 +24,10 @@ from data.raw.tables.rows import Embedded, Row, Table
 
 
 def read(tree: Tree) -> Iterable[Item]:
-    """The samples of all tables, in the order of their names; takes the tables and the files they name."""
+    """Yield the samples of all tables, in the order of their names.
+
+    Takes the tables and the files they name.
+    """
     media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
     for name in list(tree.left):
         suffix = PurePosixPath(name).suffix.lower()
@@ -70,7 +73,7 @@ def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
 
 
 def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
-    """The samples of a table that names files; those of splits that are not wanted are counted."""
+    """Yield the samples of a table that names files; count those of splits that are not wanted."""
     columns = tree.rules.columns
     split = next((c for c in table.columns if plain(c) == SPLIT and _are_splits(table, c)), None)
     wanted = [c for c in table.columns if role_of(c, columns)] + ([split] if split else [])
@@ -99,7 +102,7 @@ def _are_splits(table: Table, column: str) -> bool:
 
 
 def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) -> Item | None:
-    """The sample of one row; None if its file belongs to a split that is not packed."""
+    """Return the sample of one row; None if its file belongs to a split that is not packed."""
     if row.problem:
         return Item(name, table.path, 0, 0, refused=("list", row.problem))
     fields, embedded = _named_classes(table, row.fields), None
@@ -131,7 +134,7 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
 
 
 def _named_classes(table: Table, fields: Any) -> dict[str, Any]:
-    """The fields with the number of a class accompanied by its name, where the table knows it."""
+    """Return the fields with the number of a class accompanied by its name, where the table knows it."""
     fields = dict(fields)
     for column, names in table.names.items():
         number = fields.get(column)
@@ -147,7 +150,7 @@ def _named_classes(table: Table, fields: Any) -> dict[str, Any]:
 def _embedded_item(
     tree: Tree, table: Table, row: Row, fields: dict[str, Any], embedded: Embedded, name: str
 ) -> Item:
-    """The sample of a picture that lies in the table."""
+    """Return the sample of a picture that is embedded in the table."""
     rest = {n: v for n, v in fields.items() if role_of(n, tree.rules.columns) != "path"}
     annotation = from_fields(rest, tree.rules.columns, one_text=True)
     if annotation.refused and annotation.refused[0] == "columns":

@@ -44,7 +44,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def chosen(counts: Counter[str], rules: SourceRules, unit: str) -> Sequence[str]:
-    """The splits to pack of those there are; UserError unless it is clear which."""
+    """Choose the splits to pack; UserError unless it is clear which."""
     shown = ", ".join(f"{name} ({count} {unit})" for name, count in sorted(counts.items()))
     if unknown := [name for name in rules.splits if name not in counts]:
         raise UserError("split", "+".join(unknown), f"splits of the source: {shown}")
@@ -54,12 +54,12 @@ def chosen(counts: Counter[str], rules: SourceRules, unit: str) -> Sequence[str]
 
 
 def is_split(name: str) -> bool:
-    """Whether a word names a split."""
+    """Return whether a word names a split."""
     return name.lower() in SPLITS
 
 
 def _split_of(name: str, depth: int) -> str:
-    """The split that the first level of a name says, "" if it says none."""
+    """Return the split named by the first level of a name, "" if it names none."""
     parts = PurePosixPath(name).parts[depth:]
     if len(parts) > 1:
         return parts[0] if is_split(parts[0]) else ""
@@ -69,6 +69,6 @@ def _split_of(name: str, depth: int) -> str:
 
 
 def _is_content(name: str) -> bool:
-    """Whether a file can hold samples; what else lies at the first level says nothing of splits."""
+    """Return whether a file can hold samples; other files at the first level say nothing of splits."""
     path = PurePosixPath(name)
     return path.suffix.lower() in (*MEDIA_SUFFIXES, ".tar", ".parquet") or len(path.parts) > 1

@@ -30,7 +30,7 @@ class _Tar(NamedTuple):
 
 
 def read(tree: Tree) -> Iterable[Item]:
-    """The samples of all tars, tar by tar."""
+    """Yield the samples of all tars, tar by tar."""
     names = [name for name in tree.left if name.lower().endswith(".tar")]
     tree.take(names)
     splits, classes = _meaning(tree, names)
@@ -40,7 +40,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
 
 def _meaning(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The splits to pack, () where there are none in the tars; tar -> class, {} where tars are no classes.
+    """Return the splits to pack (() for none in the tars), and {tar: class} ({} if tars are not classes).
 
     Tars are read only as long as either may still be so, which of ordinary shards is the first one.
     """
@@ -126,7 +126,7 @@ def _item(
 
 
 def media_members(sample: TarSample) -> list[Member]:
-    """The members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
+    """Return the members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
     return [sample.members[suffix] for suffix in media_names(sample.members)]
 
 
@@ -139,7 +139,7 @@ def _note_members(tree: Tree, tar: _Tar, file: int, sample: TarSample, media: Me
 
 
 def _is_table(tree: Tree, tar: _Tar, sample: TarSample) -> bool:
-    """Whether a sample without picture is a table, or a tar in a tar, which nothing here reads."""
+    """Return whether a sample without picture is a table, or a tar in a tar, which nothing here reads."""
     for suffix, member in sample.members.items():
         if suffix == "tar":
             raise UserError(f"{tar.path}: holds the tar {member.name}; unpack it first, and give the folder")

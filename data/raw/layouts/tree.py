@@ -35,25 +35,29 @@ class Tree:
     tables: list[str] = field(default_factory=list)
 
     def within(self, name: str = "") -> str:
-        """The folder out of which no link may lead, "" for anywhere; the file that is given may be a link."""
+        """Return the folder that no link may lead out of, "" for anywhere; the file that is given may be a
+        link.
+        """
         return "" if self.rules.links == "follow" or (name and name == self.given) else str(self.source)
 
     def opener(self, name: str) -> Opener:
-        """What opens a file of the source by its name."""
+        """Return an opener for a file of the source."""
         return opener_within(self.within(name))
 
     def take(self, names: Iterable[str]) -> None:
-        """These files are accounted for."""
+        """Take these files out of those left: they are accounted for."""
         for name in names:
             self.left.pop(name, None)
 
     def class_of(self, name: str) -> str:
-        """The class that the folders of a file say: the first one behind those of splits; "" for none."""
+        """Return the class that the folders of a file name: the first one behind those of splits; "" for
+        none.
+        """
         *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
         return printable(folders[0]) if folders else ""
 
     def note(self, annotation: Annotation) -> None:
-        """Count what is remarkable about a sample's annotation."""
+        """Count the notes on a sample's annotation."""
         self.findings.notes.update(annotation.notes)
         if len(annotation.texts) > 1:
             self.findings.notes[
@@ -63,7 +67,7 @@ class Tree:
 
 
 def with_annotation(item: Item, annotation: Annotation) -> Item:
-    """The item with label, class, texts and reason of refusal of an annotation."""
+    """Return the item with an annotation's label, class, texts and reason for refusal."""
     more = {**item.more, "texts": list(annotation.texts)} if len(annotation.texts) > 1 else item.more
     return replace(
         item,
@@ -76,7 +80,7 @@ def with_annotation(item: Item, annotation: Annotation) -> Item:
 
 
 def file_item(path: Path, name: str, annotation: Annotation, within: str) -> Item:
-    """The item of a file, refused if it is not there."""
+    """Return the item of a file, refused if it is missing."""
     refused, size = annotation.refused, 0
     try:
         size = os.stat(path).st_size

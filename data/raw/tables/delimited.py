@@ -1,4 +1,4 @@
-"""CSV and TSV: the delimiter and encoding are found out, quoting and the number of fields are strict.
+"""Read CSV and TSV: delimiter and encoding are detected, quoting and the number of fields are strict.
 
 One stray quote makes the rows that follow part of a caption, and one comma that nobody quoted cuts a caption
 in two; both look well to a lenient reader. So a table with either is refused, with lines and a hint.
@@ -72,7 +72,7 @@ def _form(path: Path, encoding: Encoding, within: str) -> _Form:
 
 
 def _delimiter(path: Path, header: str) -> str:
-    """The delimiter that makes a path column of the header; else the one that makes most columns."""
+    """Return the delimiter that makes a path column of the header; else the one that makes most columns."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     candidates = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
     columns = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in candidates}
@@ -83,7 +83,7 @@ def _delimiter(path: Path, header: str) -> str:
 
 
 def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, fields) of each row that is not blank."""
+    """Yield (number of its last line, fields) of each row that is not blank."""
     opener = opener_within(form.within)
     with open(path, encoding=form.encoding, errors=UNDECODED, newline="", opener=opener) as file:
         if form.declared:
@@ -108,7 +108,7 @@ def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
 
 
 def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
-    """The first rows, as far as they can be read."""
+    """Yield the first rows, as far as they can be read."""
     try:
         for number, (_, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
             yield Row(number, dict(zip(columns, fields, strict=False)))
@@ -117,7 +117,7 @@ def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
-    """All rows; UserError at the end if any has another number of fields, or swallowed those after it."""
+    """Yield all rows; UserError at the end if one has another number of fields, or swallowed the next ones."""
     wrong: list[str] = []
     names = [name.strip() for name in columns]
     for number, (line, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
@@ -140,7 +140,7 @@ def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _swallowed(fields: list[str], delimiter: str) -> bool:
-    """Whether a field of several lines holds one that names a picture beside a delimiter, as a row does."""
+    """Return whether a multi-line field holds a line like a row: a picture's name beside a delimiter."""
     for field in fields:
         for line in field.splitlines()[1:] if "\n" in field or "\r" in field else ():
             pieces = line.split(delimiter)

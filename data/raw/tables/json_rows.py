@@ -80,7 +80,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _by_file(content: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files."""
+    """Return rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files."""
     if not content or not all(name.lower().endswith(MEDIA_SUFFIXES) for name in content):
         return None
     return [

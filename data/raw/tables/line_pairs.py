@@ -47,7 +47,7 @@ def read(path: Path, encoding: Encoding, within: str) -> Table | None:
 
 
 def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:
-    """The lines of a file without blank ones at its end."""
+    """Return the lines of a file without blank ones at its end."""
     data = read_within(path, within)
     try:
         # by "\n" alone: a caption may hold other characters that `splitlines` divides at

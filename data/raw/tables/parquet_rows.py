@@ -39,7 +39,7 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
 
 
 def read_cell(path: Path, column: str, row: int, within: str) -> bytes:
-    """The bytes of the picture in one row; MediaError if they are not there any more."""
+    """Read the bytes of the picture in one row; MediaError if they are not there any more."""
     starts, cells = _group(path, column, row, within)
     data = cells[row - starts].as_py()
     if data is None:
@@ -48,7 +48,7 @@ def read_cell(path: Path, column: str, row: int, within: str) -> bytes:
 
 
 def _group(path: Path, column: str, row: int, within: str) -> tuple[int, Any]:
-    """The first row of the row group that holds `row`, and the cells of its column."""
+    """Return the first row of the row group that holds `row`, and the cells of its column."""
     begin = 0
     ends = _group_ends(path, path.stat().st_mtime_ns, within)
     for number, end in enumerate(ends):
@@ -113,7 +113,7 @@ def _values(column: Any, name: str) -> list[Any]:
 
 
 def _embedded(column: Any, name: str) -> list[Any]:
-    """What is in a column of pictures: `Embedded`, the path of a file beside the table, or None."""
+    """Return the values of a column of pictures: `Embedded`, the path of a file beside the table, or None."""
     import pyarrow
 
     sizes = [None if size is None else int(size) for size in _lengths(_bytes_of(column))]
@@ -140,7 +140,7 @@ def _bytes_of(column: Any) -> Any:
 
 
 def _holds_media(kind: Any) -> bool:
-    """Whether a column may hold pictures: binary, or a struct of `bytes` and `path`."""
+    """Return whether a column may hold pictures: binary, or a struct of `bytes` and `path`."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
@@ -149,7 +149,7 @@ def _holds_media(kind: Any) -> bool:
 
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Names of the classes in columns that Hugging Face's `datasets` wrote as ClassLabel."""
+    """Return the names of the classes in columns that Hugging Face's `datasets` wrote as ClassLabel."""
     try:
         found = json_files.loaded((schema.metadata or {}).get(b"huggingface", b"{}"), "huggingface")
         features = found["info"]["features"]

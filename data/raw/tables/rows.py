@@ -1,4 +1,4 @@
-"""What every reader of a table gives: its columns, and rows of named fields."""
+"""The result of every reader of a table: its columns, and rows of named fields."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table that was opened. rows: reads it from the start, giving the columns it is asked for at least.
+    """An open table. rows: reads it from the start, with at least the columns asked for.
 
     columns: of the first rows where each row has its own.  head: the first rows, to look at.
     how: what was found out about its form, "" if that is the usual one.

@@ -1,4 +1,4 @@
-"""What was typed: one job, YAML files, overrides, at most one bare path, two options."""
+"""Take a command line apart: one job, YAML files, overrides, at most one bare path, two options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELP, DRY_RUN = ("--help", "-h"), "--dry-run"
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line taken apart. job: '' where none was named. overrides: the bare path is `source=path`."""
+    """A parsed command line. job: '' where none was named. overrides: the bare path is `source=path`."""
 
     job: str
     files: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""`longtake JOB ...`: the command line, and how failures look to a person."""
+"""`longtake JOB ...`: the command line, and how failures are shown to a person."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 2 a mistake of the person's; 1 the work failed; 75 the job ended early on a signal, or training
     hung, and the same command continues it; 130 interrupted. Each is one line on standard error; any other
-    exception is a bug of ours and keeps its traceback.
+    exception is a bug of this program and keeps its traceback.
     arguments: None are those of this process, whose signals are answered from here on (docs/signals.md).
     """
     if foreign := foreign_package():
@@ -97,7 +97,10 @@ def _with_lines(words: Sequence[str]) -> int:
 
 
 def foreign_package() -> str | None:
-    """Say which of our top-level packages Python would take from somewhere else; their names are common."""
+    """Report which of this project's top-level packages Python would import from elsewhere.
+
+    Their names are common.
+    """
     # Not core.root, since `core` may be the foreign one.
     house = Path(launch.__file__).resolve().parent.parent
     for name in OURS:

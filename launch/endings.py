@@ -1,4 +1,4 @@
-"""What each job makes of a signal before it knows better, and after: the table of docs/signals.md."""
+"""How each job answers a signal before and after it knows better: the table of docs/signals.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONLY_LOOKS = {"--dry-run", "--help", "-h", "action=status"}
 
 
 def answer_for(words: Sequence[str]) -> EndAtOnce:
-    """The answer from the start of a command line on, until a part of the job has a better one.
+    """Return the answer from the start of a command line on, until a part of the job has a better one.
 
     Training is safe at any moment and ends at once, since ranks may wait for one another. The others get time
     to remove what is half written.

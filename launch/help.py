@@ -19,7 +19,7 @@ CONTINUING = (
 
 
 def overview() -> str:
-    """All jobs, a line each; imports nothing heavy."""
+    """List all jobs, a line each; imports nothing heavy."""
     width = max(len(job.name) for job in JOBS)
     return "\n".join(
         [
@@ -37,7 +37,7 @@ def overview() -> str:
 
 
 def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> str:
-    """Usage, examples, and every field with type, default, unit and meaning.
+    """Describe one job: usage, examples, and every field with type, default, unit and meaning.
 
     files, overrides: name the kinds of sections whose fields are listed.
     """

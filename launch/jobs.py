@@ -153,7 +153,7 @@ JOBS = (
 
 
 class Command(NamedTuple):
-    """A command that is no job.  module: has `main(words) -> int`."""
+    """A command that is not a job. module: has `main(words) -> int`."""
 
     name: str
     module: str
@@ -173,7 +173,7 @@ COMMANDS = (
 
 
 def find(name: str) -> Job:
-    """The job called `name`; UserError with the nearest name where there is none."""
+    """Return the job called `name`; UserError with the nearest name if there is none."""
     for job in JOBS:
         if job.name == name:
             return job

@@ -1,4 +1,4 @@
-"""Several ranks of one job on this machine, and the end of all of them when one fails."""
+"""Run several ranks of one job on this machine, and end all of them when one fails."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str, done:
 
 
 def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | None) -> int:
-    """The run's status, by the end marker first: a library may abort in a rank's exit, after all is done."""
+    """Return the run's status, by the end marker first: a library may abort in a rank's exit, after all is
+    done.
+    """
     now = _stamp(done)
     if status == 0 and now is None:
         terminal.tell(f"longtake {name}: all ranks have ended, but {done} is not there")
@@ -75,7 +77,7 @@ def _by_marker(name: str, status: int, done: Path, before: tuple[int, int] | Non
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """What tells one version of a file from another that replaced it; None where there is none."""
+    """Return what tells one version of a file from another that replaced it; None if there is none."""
     try:
         facts = path.stat() if path is not None else None
     except FileNotFoundError:
@@ -84,7 +86,7 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
 
 
 def follow_parent() -> None:
-    """In a rank of ours on Linux: die when the launcher does, even if it is killed."""
+    """Make this rank die with its launcher, even if the launcher is killed (Linux)."""
     parent = os.environ.get(PARENT)
     if parent is None or sys.platform != "linux":
         return
@@ -95,7 +97,9 @@ def follow_parent() -> None:
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
-    """What a rank's `env://` rendezvous reads, where our code lies, and who has spoken."""
+    """Return a rank's environment: its `env://` rendezvous, the path of this code, and where reports are
+    noted.
+    """
     started = environment.of_local_rank(rank, processes, port)
     return {**started, "PYTHONPATH": import_path(), TOLD: str(folder / "told")}
 
@@ -112,7 +116,7 @@ class _Ranks:
         self._lock = threading.Lock()
 
     def start(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
-        """Start one more, and give it what the others were given before."""
+        """Start one more rank, and pass it the signals that the others received before."""
         with signals.inherited_blocked():
             rank = subprocess.Popen(command, env=variables, process_group=0)
         with self._lock:
@@ -121,7 +125,7 @@ class _Ranks:
                 rank.send_signal(number)
 
     def raise_flag(self, number: int) -> None:
-        """Nothing: `note` sees to it."""
+        """Do nothing: `note` handles the signal."""
 
     def note(self, got: signal.Signals) -> None:
         """Pass a signal on."""
@@ -131,7 +135,7 @@ class _Ranks:
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
-    """Wait for all ranks; the first failure is told and ends the others. Give its code, or 0."""
+    """Wait for all ranks; report the first failure, end the others, and return its code, or 0."""
     ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
         threading.Thread(target=_report_end, args=(number, rank, ended), daemon=True).start()

@@ -1,1 +1,1 @@
-"""A job on a cluster: submitting it, what watches over it there, and what can be asked about it."""
+"""Jobs on a cluster: submission, supervision there, and queries about them."""

@@ -43,24 +43,24 @@ OUT_OF_TIME = (
 
 
 class _Beat(TypedDict):
-    """Of a heartbeat, how long a rank may stay at what it is at; 0 is no limit."""
+    """Time limits of a heartbeat: how long a rank may stay in its present phase; 0 is no limit."""
 
     limit_s: NotRequired[float]
 
 
 @dataclass
 class Asked:
-    """What signals have asked of this process.  word: 'requeue', 'cancel' or ''.  why: the signal's name."""
+    """Signals that this process received. word: 'requeue', 'cancel' or ''. why: the signal's name."""
 
     word: str = ""
     why: str = ""
     tell: Callable[[], None] = field(default=lambda: None)
 
     def raise_flag(self, number: int) -> None:
-        """Nothing: `note` sees to it."""
+        """Do nothing: `note` handles the signal."""
 
     def note(self, got: signal.Signals) -> None:
-        """Remember; a request to end for good is never taken back by one to start again."""
+        """Record a signal; a request to end for good is never replaced by one to start again."""
         word = "cancel" if got in (signal.SIGTERM, signal.SIGINT) else "requeue"
         if self.word != "cancel" and self.word != word:
             self.word, self.why = word, got.name
@@ -78,7 +78,7 @@ class Attempt:
         asked: Asked,
         task: int = 0,
     ) -> None:
-        """task: of a job array; each goes on and is given up by itself."""
+        """Create an attempt. task: of a job array; each continues and is given up by itself."""
         self.task = task
         self.submission, self.config, self.told, self.asked = submission, config, told, asked
         self.job = find(told["job"])
@@ -150,7 +150,7 @@ class Attempt:
         return judge(records, status, self.config.world_size, self.asked.word)
 
     def watch(self, child: subprocess.Popen[bytes]) -> int | None:
-        """Wait for the ranks; end those of a run in which nobody gives a sign of life. Return their status.
+        """Wait for the ranks, end them if none gives a sign of life, and return their status.
 
         None where SLURM ends the job because its time is over: this process and they will be killed within
         seconds, so that there is no time to wait for their end.
@@ -165,7 +165,7 @@ class Attempt:
                 child.kill()
 
     def tell_limit_from_cancel(self) -> bool:
-        """Whether a SIGTERM, which asks to cancel the job, came from SLURM at the end of its time.
+        """Return whether a SIGTERM, which asks to cancel the job, came from SLURM at the end of its time.
 
         The job is then to be started again. Where the controller does not answer, the clock decides.
         """
@@ -179,7 +179,7 @@ class Attempt:
         return is_limit
 
     def silence(self) -> float:
-        """Return for how long no rank has left a heartbeat, where that is too long; else 0."""
+        """Return the seconds since the last heartbeat of any rank where that is too long; else 0."""
         found = published(self.submission.output / LOGS, "heartbeat-rank-*.json")
         newest = max((path.stat().st_mtime for path in found if path.exists()), default=0.0)
         silent_s = time.time() - newest
@@ -190,19 +190,19 @@ class Attempt:
         return silent_s if 0 not in limits and silent_s > max(limits, default=SILENT_S) else 0.0
 
     def started(self) -> float:
-        """When this start began."""
+        """Return when this start began."""
         found = read_record(self.folder / ATTEMPT_FILE, Started)
         return found.get("started", 0.0) if found else 0.0
 
     def ask(self) -> None:
-        """Leave word that the run is to end, and pass the signal on."""
+        """Record that the run is to end, and pass the signal on."""
         with contextlib.suppress(OSError):  # a full disk: the signal remains
             write_json(self.folder / ends.ASKED, {"why": self.asked.why, "word": self.asked.word})
         if self.child is not None:
             self.child.send_signal(signal.SIGUSR2)
 
     def command(self) -> list[str]:
-        """What starts the ranks."""
+        """Return the command that starts the ranks."""
         python, config = self.config.python or sys.executable, self.config
         if config.apptainer_image:
             python_words = ["apptainer", "exec", "--nv", config.apptainer_image, python]
@@ -228,7 +228,9 @@ class Attempt:
         return ["srun", "--unbuffered", *words, *config.srun, *run]
 
     def environment(self, started: float) -> dict[str, str]:
-        """Of the ranks: the code that was submitted, where they tell how they end, and when the job does."""
+        """Return the ranks' environment: the submitted code, where they report how they end, and when the job
+        ends.
+        """
         end = started + 60 * self.config.minutes
         found = {
             **os.environ,
@@ -254,7 +256,7 @@ class Attempt:
 
 
 def progress(output: Path) -> int:
-    """How far a job is: the last step of training, else how many parts of its work are finished."""
+    """Return the progress of a job: the last step of training, else the number of finished parts."""
     with contextlib.suppress(OSError):
         for row in read_last(output / METRICS, 1):
             return int(row.get("step", 0))
@@ -262,7 +264,10 @@ def progress(output: Path) -> int:
 
 
 def _limit_of(heartbeat: Path) -> float:
-    """How long a rank may stay at what it is at. One that is damaged does not end the supervisor."""
+    """Return how long a rank may stay in its present phase.
+
+    A damaged heartbeat does not end the supervisor.
+    """
     try:
         beat = read_record(heartbeat, _Beat)
     except WorkError:

@@ -17,7 +17,7 @@ _CLOCK = re.compile(r"^\s*minutes\s*:\s*(\d+:[\d:]+)", re.M)
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """What SLURM is asked for, and how the ranks are started there."""
+    """Resources requested from SLURM, and how the ranks are started there."""
 
     kind: Literal["slurm", "local", "inline"] = setting(
         "slurm",
@@ -87,12 +87,12 @@ class ClusterConfig:
 
     @property
     def world_size(self) -> int:
-        """Ranks of the job."""
+        """Number of ranks of the job."""
         return self.nodes * self.tasks_per_node
 
 
 def refuse_clock_times(files: Sequence[Path]) -> None:
-    """UserError where a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
+    """Raise UserError if a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
     for file in files:
         if file.is_file() and (found := _CLOCK.search(read_bytes(file).decode("utf-8", "replace"))):
             expected = f"a whole number of minutes; YAML reads such a time as a number to base 60 (in {file})"

@@ -22,7 +22,7 @@ RECENT = 20  # steps that say how fast a run is
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `longtake jobs [RUN ...]`; where none is named, all that this user has submitted."""
+    """Run `longtake jobs [RUN ...]`; without a name, list all that this user has submitted."""
     if any(word.startswith("-") or "=" in word for word in words):
         terminal.deliver("usage: longtake jobs [RUN ...]\n\n" + str(__doc__))
         return 0 if {"--help", "-h"} & set(words) else 2
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def state_of(submission: Submission) -> tuple[str, str]:
-    """The state of a job and the reason for it: what its supervisor wrote, corrected by what SLURM knows.
+    """Return the state of a job and its reason: what its supervisor wrote, corrected by what SLURM knows.
 
     An array is at work while any of its tasks is, and done when one is that the others leave nothing to do.
     """
@@ -64,7 +64,7 @@ def state_of(submission: Submission) -> tuple[str, str]:
 
 
 def _state(attempts: Sequence[Started], told: Told, job: str) -> tuple[str, str]:
-    """The same of one task.  job: its number in SLURM, '' where it was not queued."""
+    """Return the state of one task and its reason. job: its number in SLURM, '' if it was not queued."""
     last: Started = attempts[-1] if attempts else {}
     state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
@@ -97,7 +97,7 @@ def _row(output: Path) -> tuple[str, ...]:
 
 
 def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
-    """The last step of training, how fast it is, and how long it still takes."""
+    """Return the last step of training, its rate, and the time that is left."""
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""

@@ -27,7 +27,7 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # but tab, line fe
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is shown."""
+    """What to show."""
 
     source: str = setting(REQUIRED, "output of the job", shown="path")
     rank: int | None = setting(None, "of this rank alone; null is all of them", low=0)

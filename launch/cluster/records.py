@@ -1,4 +1,4 @@
-"""What is kept of a submission in the output of its job: `submissions/NNNN/`.
+"""Records of a submission, kept in the output of its job: `submissions/NNNN/`.
 
 `submission.json` (the command, the cluster section, SLURM's job), `job.yaml` (the resolved config), `code/`
 (the code that runs, whatever happens to the checkout), `submitit/` (its script and logs), and for each start
@@ -34,7 +34,7 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Told(TypedDict):
-    """What `submission.json` says.  after_output: of the job that has to be done before, "" for none."""
+    """The content of `submission.json`. after_output: of the job that must finish before, "" for none."""
 
     job: str
     cluster: dict[str, Any]
@@ -46,7 +46,7 @@ class Told(TypedDict):
 
 
 class Started(TypedDict, total=False):
-    """What `attempt.json` says of a start of the job, as far as that is known yet."""
+    """The content of `attempt.json` on a start of the job, as far as it is known yet."""
 
     name: str
     task: Count
@@ -66,7 +66,7 @@ class Started(TypedDict, total=False):
 
 
 class RankEnd(TypedDict):
-    """What a rank has told of how it began or ended (`core.run.ends`)."""
+    """What a rank reported of how it began or ended (`core.run.ends`)."""
 
     rank: Count
     node: str
@@ -92,48 +92,48 @@ class Submission:
 
     @property
     def output(self) -> Path:
-        """The job's output."""
+        """The output of the job."""
         return self.folder.parent.parent
 
     @property
     def code(self) -> Path:
-        """The code that it runs."""
+        """The code that the job runs."""
         return self.folder / "code"
 
     def read(self) -> Told:
-        """What was submitted; WorkError where that is damaged or not there yet."""
+        """Read what was submitted; WorkError if it is damaged or not there yet."""
         found = read_record(self.folder / "submission.json", Told)
         if found is None:
             raise WorkError(f"{self.folder} does not say what was submitted; submit it again")
         return found
 
     def write(self, **fields: Any) -> None:
-        """Add to it."""
+        """Add values to `submission.json`."""
         path = self.folder / "submission.json"
         write_json(path, {**(read_record(path, Told) or {}), **fields})
 
     def attempts(self) -> list[Path]:
-        """The folders of its starts, oldest first."""
+        """Return the folders of its starts, oldest first."""
         found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
     def attempt_records(self, task: int | None = None) -> list[Started]:
-        """What is known of its starts, oldest first; of one task of an array, if that is given."""
+        """Return the records of its starts, oldest first; of one task of an array, if that is given."""
         records = [read_record(path / ATTEMPT_FILE, Started) for path in self.attempts()]
         return [record for record in records if record and task in (None, record.get("task", 0))]
 
     def latest_records(self) -> list[Started]:
-        """What is known of the last start of each task that has been started."""
+        """Return the record of the last start of each task that has been started."""
         return list({record.get("task", 0): record for record in self.attempt_records()}.values())
 
 
 def submissions(output: Path) -> list[Submission]:
-    """All submissions of the job with this output, oldest first."""
+    """Return all submissions of the job with this output, oldest first."""
     return [Submission(path) for path in published(output / SUBMISSIONS, "[0-9]*")]
 
 
 def new_submission(output: Path) -> Submission:
-    """A folder for the next submission."""
+    """Create a folder for the next submission."""
     before = submissions(output)
     number = int(before[-1].folder.name) + 1 if before else 1
     folder = output / SUBMISSIONS / f"{number:04d}"
@@ -142,7 +142,7 @@ def new_submission(output: Path) -> Submission:
 
 
 def latest(output: Path) -> Submission:
-    """The newest submission; UserError where there is none."""
+    """Return the newest submission; UserError if there is none."""
     found = submissions(output)
     if not found:
         raise UserError("source", output, "the output of a job that was submitted")
@@ -150,7 +150,7 @@ def latest(output: Path) -> Submission:
 
 
 def read_record(path: Path, schema: type[T]) -> T | None:
-    """A record, None where there is none yet, or its file server does not answer just now.
+    """Read a record; None if there is none yet, or its file server does not answer just now.
 
     WorkError where it is damaged.
     """
@@ -161,7 +161,9 @@ def read_record(path: Path, schema: type[T]) -> T | None:
 
 @contextlib.contextmanager
 def locked(output: Path) -> Any:
-    """Keep other submissions of the same output out; UserError with owner and age while one is at it.
+    """Keep other submissions of the same output out.
+
+    UserError with owner and age while one is under way.
 
     The lock of a submitter that was killed on this node is taken over; one on another node cannot be seen.
     """
@@ -190,7 +192,7 @@ def locked(output: Path) -> Any:
 
 
 def remember(output: Path) -> None:
-    """Note for `longtake jobs` that this user has submitted something there."""
+    """Record for `longtake jobs` that this user has submitted a job with this output."""
     path = _register()
     path.parent.mkdir(parents=True, exist_ok=True)
     known = read_text(path).splitlines() if path.exists() else []
@@ -200,7 +202,7 @@ def remember(output: Path) -> None:
 
 
 def remembered() -> list[Path]:
-    """Outputs that this user has submitted jobs for, and that are still there."""
+    """Return outputs that this user has submitted jobs for, and that still exist."""
     path = _register()
     lines = read_text(path).splitlines() if path.exists() else []
     return [Path(line) for line in lines if (Path(line) / SUBMISSIONS).is_dir()]
@@ -211,7 +213,7 @@ def _register() -> Path:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process of this node exists."""
+    """Return whether a process of this node exists."""
     if pid <= 0:
         return False
     try:

@@ -29,7 +29,7 @@ _GONE = re.compile(
 
 
 def require(config: ClusterConfig) -> None:
-    """UserError where this machine has no SLURM, or SLURM no such partition, or not as many nodes.
+    """Raise UserError if this machine has no SLURM, or SLURM no such partition, or not as many nodes.
 
     Where a site does not enforce limits at submission, sbatch accepts more nodes than there are, and the job
     waits for ever.
@@ -55,7 +55,7 @@ def require(config: ClusterConfig) -> None:
 def command(
     words: Sequence[str], *, waits_s: Sequence[float] = WAITS_S, sleep: Callable[[float], None] = time.sleep
 ) -> str:
-    """What one of SLURM's commands prints; tried again while the controller does not answer.
+    """Return the output of one of SLURM's commands, retried while the controller does not answer.
 
     '' for a job that SLURM does not know (any more). WorkError when it has failed for good.
     """
@@ -79,14 +79,16 @@ def command(
 
 
 def job_facts(job: str) -> dict[str, str]:
-    """What `scontrol show job` says; {} for a job that SLURM does not know (any more)."""
+    """Return what `scontrol show job` says; {} for a job that SLURM does not know (any more)."""
     text = command(["scontrol", "show", "job", "--oneliner", job], waits_s=WAITS_S[:2])
     return dict(re.findall(r"(\w+)=(\S*)", text))
 
 
 def reached_its_limit(job: str) -> bool | None:
-    """Whether SLURM ends the job since its time is over, and not because somebody cancels it; None where the
-    controller does not answer."""
+    """Return whether SLURM ends the job because its time is over, and not because a user cancels it.
+
+    None where the controller does not answer.
+    """
     try:
         return job_facts(job).get("Reason") == "TimeLimit"
     except WorkError:
@@ -94,7 +96,7 @@ def reached_its_limit(job: str) -> bool | None:
 
 
 def jobs_named(name: str) -> list[str]:
-    """The jobs of that name that have not ended."""
+    """Return the jobs of that name that have not ended."""
     return command(["squeue", "--noheader", "--me", "--name", name, "--format", "%i"]).split()
 
 
@@ -111,7 +113,7 @@ def cancel(job: str) -> None:
 
 
 def parameters(config: ClusterConfig, name: str, after: Sequence[str], code: Path) -> dict[str, Any]:
-    """What submitit is to write into the batch script.
+    """Return the settings that submitit is to write into the batch script.
 
     The supervisor takes the shell's place (`exec`, see `script_python`), so that the signal before the end,
     which SLURM sends to the batch script alone (`B:`), reaches it.
@@ -154,12 +156,12 @@ def parameters(config: ClusterConfig, name: str, after: Sequence[str], code: Pat
 
 
 def script_python() -> str:
-    """How the batch script starts Python."""
+    """Return how the batch script starts Python."""
     return f"exec {_quoted(sys.executable)}"
 
 
 def script_text(folder: Path, found: Mapping[str, Any]) -> str:
-    """The batch script as submitit would write it."""
+    """Return the batch script as submitit would write it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     start = f"{script_python()} -u -m submitit.core._submit {_quoted(str(folder))}"

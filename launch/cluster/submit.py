@@ -42,7 +42,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a submission needs beside the job's own fields."""
+    """The fields of a submission beside the job's own."""
 
     cluster: ClusterConfig = setting(ClusterConfig(), "where and how the job runs")
     after: str = setting("", "output of a submitted job, or a SLURM job, that has to end well first")
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _with_job(words: Sequence[str]) -> list[str]:
-    """The words of a submission; `RUN ...` stands for what was submitted with this output before."""
+    """Return the words of a submission; `RUN ...` stands for what was submitted with this output before."""
     bare = next((word for word in words if not word.startswith("-")), "")
     folder = Path(bare)
     if not bare or "=" in bare or not (folder / SUBMISSIONS).is_dir():
@@ -90,13 +90,13 @@ def _with_job(words: Sequence[str]) -> list[str]:
 
 
 def _schema(job: Job) -> type[Any]:
-    """The job's own config, with what a submission needs beside it."""
+    """Return the job's own config, extended by the fields of a submission."""
     bases = (job.load().Config, Target)
     return dataclasses.make_dataclass("Submitted", [], bases=bases, frozen=True, kw_only=True)
 
 
 def _parted(job: Job, settings: Any) -> tuple[Any, ClusterConfig]:
-    """The job's config and the cluster section; ranks are counted by the latter."""
+    """Return the job's config and the cluster section; ranks are counted by the latter."""
     kind, cluster = job.load().Config, settings.cluster
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
     if not values.get("output"):
@@ -112,7 +112,7 @@ def _parted(job: Job, settings: Any) -> tuple[Any, ClusterConfig]:
 
 
 def _plan(job: Job, config: Any, cluster: ClusterConfig, *, wait: bool) -> list[str]:
-    """What the job would do, where that can be known now; disk space in any case."""
+    """Return what the job would do, if that can be known now, and in any case the disk space."""
     place = next(
         path for path in (Path(config.output), *Path(config.output).absolute().parents) if path.exists()
     )
@@ -129,7 +129,7 @@ def _plan(job: Job, config: Any, cluster: ClusterConfig, *, wait: bool) -> list[
 
 
 def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
-    """SLURM's numbers of the jobs that have to end well before."""
+    """Return SLURM's numbers of the jobs that must end well before this one."""
     if not text:
         return []
     if not text.isdigit() and Path(text).absolute() == output:
@@ -146,7 +146,7 @@ def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
 
 
 def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after: str) -> Submission:
-    """Everything that the job needs, in a new folder."""
+    """Prepare everything that the job needs, in a new folder."""
     submission = records.new_submission(output)
     copy_code(submission.code)
     loading.save(config, submission.folder / JOB_FILE)
@@ -221,7 +221,7 @@ def _path_of(submission: Submission) -> str:
 
 
 def _script(output: Path, cluster: ClusterConfig, after: Sequence[str]) -> str:
-    """The batch script of the next submission."""
+    """Return the batch script of the next submission."""
     if cluster.kind != "slurm":
         return f"# cluster.kind={cluster.kind}: no batch script"
     folder = output / SUBMISSIONS / "NNNN"
@@ -230,7 +230,7 @@ def _script(output: Path, cluster: ClusterConfig, after: Sequence[str]) -> str:
 
 
 def _name(output: Path) -> str:
-    """The job's name in the queue: one for each output, by which a submission finds an earlier one."""
+    """Return the job's name in the queue: one for each output, by which a submission finds an earlier one."""
     digest = hashlib.sha256(str(output.resolve()).encode()).hexdigest()
     return f"{output.name}-{digest[:8]}"
 

@@ -1,4 +1,4 @@
-"""Watches over the ranks of a job, on the first node and outside of any container.
+"""Supervise the ranks of a job, on the first node and outside of any container.
 
 It starts the ranks (`srun` as its child, or local ones), and is the only one that has SLURM start the job
 again: ranks in a container have no `scontrol`, and no signal reaches them there. Asked to end (SIGUSR2 before
@@ -32,7 +32,7 @@ from launch.cluster.verdict import Verdict
 
 @dataclass(frozen=True)
 class Supervise:
-    """What submitit runs.  folder: of the submission."""
+    """The callable that submitit runs. folder: of the submission."""
 
     folder: str
 
@@ -40,14 +40,16 @@ class Supervise:
         return supervise(Submission(Path(self.folder)), task)
 
     def checkpoint(self, task: int) -> Any:
-        """For a signal before this is running: submitit then has the job started again as it was."""
+        """Handle a signal before this is running: submitit then has the job started again as it was."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, task)
 
 
 def supervise(submission: Submission, task: int = 0) -> int:
-    """Run the job of a submission to its end, or until SLURM starts it again; an exit status.
+    """Run the job of a submission until it ends or SLURM starts it again.
+
+    Return an exit status.
 
     task: of a job array.
     """
@@ -71,7 +73,7 @@ _STATES = {"done": "done", "failed": "failed", "cancelled": "cancelled", "again"
 
 
 def _requeue(attempt: Attempt, verdict: Verdict) -> int:
-    """Have SLURM start the job again, without the nodes that let it down."""
+    """Have SLURM start the job again, without the nodes that failed it."""
     assert attempt.slurm_job is not None
     records = attempt.submission.attempt_records()
     exclude = excluded(records, verdict, attempt.config.exclude)
@@ -86,7 +88,9 @@ def _requeue(attempt: Attempt, verdict: Verdict) -> int:
 
 
 def excluded(records: Sequence[Started], verdict: Verdict, asked: str) -> str:
-    """Name the nodes that the next start goes without; '' leaves SLURM's list as it is.
+    """Name the nodes that the next start avoids.
+
+    '' leaves SLURM's list as it is.
 
     Those that were found unfit before the first step, those on which the job failed first twice, and those
     left out before.  records: of all starts, this one included.  asked: `cluster.exclude`.
@@ -101,12 +105,12 @@ def excluded(records: Sequence[Started], verdict: Verdict, asked: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-    """Take SLURM's `n[1,3-4],m` apart at its outer commas."""
+    """Split SLURM's `n[1,3-4],m` at its outer commas."""
     return [name for name in re.split(r",(?![^\[]*\])", text) if name]
 
 
 def _wait_for(output: str, asked: Asked) -> None:
-    """Where there is no queue: wait until the job with this output is done. WorkError if it fails."""
+    """Wait, where there is no queue, until the job with this output is done. WorkError if it fails."""
     while output and not asked.word:
         state, _ = state_of(latest(Path(output)))
         if state == "done":

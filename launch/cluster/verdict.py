@@ -1,4 +1,4 @@
-"""What becomes of a job when its ranks have ended: done, started again, or given up, and why."""
+"""Decide what becomes of a job when its ranks have ended (done, started again, or given up), and why."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def _said(end: RankEnd) -> str:
 
 
 def in_vain(attempts: Sequence[Started], most: int) -> str:
-    """Why a job is given up that has ended `most` times in a row without a new step; '' while it is not.
+    """Say why a job is given up that has ended `most` times in a row without a new step.
+
+    '' while it is not.
 
     attempts: the records of all its starts, oldest first. One that was asked to end does not count.
     """

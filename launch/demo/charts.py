@@ -82,7 +82,7 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
 
 
 def _frame(title: str, last: float, low: float, high: float, logarithmic: bool) -> str:
-    """Axes, three horizontal lines with their values, and the title in the lower middle."""
+    """Draw axes, three horizontal lines with their values, and the title in the lower middle."""
     parts = []
     for share in (0, 0.5, 1):
         y = 8 + (HEIGHT - BOTTOM - 8) * (1 - share)

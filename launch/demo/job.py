@@ -1,4 +1,4 @@
-"""The whole chain in one command: files, shards, autoencoder, latents, training, samples, scores, report."""
+"""Run the whole chain in one command: shards, autoencoder, latents, training, samples, scores, report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORTED = tuple(dict.fromkeys(name for bar in BARS for name in (bar.key, bar.be
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the demo runs on, and how large."""
+    """Input and size of the demo."""
 
     job: ClassVar[str] = "demo"
 
@@ -66,7 +66,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Run what is missing of the chain, then write demo.json and say where everything is."""
+    """Run the stages of the chain that are missing, then write demo.json and say where everything is."""
     output = Path(config.output)
     claim(output, config, done=RESULT, overwrite=config.overwrite, made=partial(stages_made, output))
     record = read_record(output, digits=not config.source)
@@ -84,7 +84,7 @@ class Chain:
     config: Config
 
     def stages(self) -> list[Stage]:
-        """The stages in order; the built-in digits are written first where no source is given."""
+        """Return the stages in order; the built-in digits are written first if no source is given."""
         digits = [] if self.config.source else [Stage("digits", self._digits)]
         return [
             *digits,
@@ -98,13 +98,15 @@ class Chain:
         ]
 
     def at(self, name: str) -> Path:
-        """A path inside the output."""
+        """Return a path inside the output."""
         return Path(self.config.output) / name
 
     def command(
         self, job: str, output: str, done: str, fields: Mapping[str, object], recipe: str = ""
     ) -> Command:
-        """A job with its recipe (`configs/demo/RECIPE.yaml`, over it `configs/demo/tiny/…`) and fields."""
+        """Build a job's command with its recipe (`configs/demo/RECIPE.yaml`, over it `configs/demo/tiny/…`)
+        and fields.
+        """
         name = f"{recipe or job}.yaml"
         folders = (RECIPES, RECIPES / "tiny") if self.config.scale == "tiny" else (RECIPES,)
         files = [folder / name for folder in folders if (folder / name).is_file()]
@@ -157,18 +159,24 @@ class Chain:
         return [Command("report", {"source": self.config.output}, self.at(REPORT))]
 
     def _source(self, name: str) -> dict[str, object]:
-        """Where a job reads; several ranks, but where that takes longer than the job itself."""
+        """Return a job's source and number of ranks.
+
+        One rank if several would take longer than the job itself.
+        """
         return {
             "source": self.at(name),
             "processes": 1 if self.config.scale == "tiny" else self.config.processes,
         }
 
     def _shares(self) -> dict[str, object]:
-        """The recipes' share of clips means nothing where there is only one kind."""
+        """Return fields that drop the recipes' share of clips, which means nothing for data of one kind."""
         return {"data.video_share": "null"} if len(self._kinds()) == 1 else {}
 
     def _kinds(self) -> Sequence[str]:
-        """What can be generated: what the data has. The built-in digits have both."""
+        """Return the kinds that can be generated, which are those of the data.
+
+        The built-in digits have both.
+        """
         if not self.config.source:
             return ("images", "clips")
         import numpy as np
@@ -179,14 +187,14 @@ class Chain:
         return [kind for kind, found in (("images", images.any()), ("clips", not images.all())) if found]
 
     def _found(self) -> Dataset:
-        """What `shard` made of the user's folder."""
+        """Open what `shard` made of the user's folder."""
         from data.dataset.index import Dataset
 
         return Dataset(self.at("shards"))
 
 
 def read_record(output: Path, *, digits: bool) -> Record:
-    """What an earlier run of this demo has noted of its stages."""
+    """Read what an earlier run of this demo recorded of its stages."""
     path = output / STAGES
     stages = read_stages(output)["stages"] if path.is_file() else []
     return Record(path, {"digits": digits}, {stage["name"]: dict(stage) for stage in stages})
@@ -200,7 +208,7 @@ def stages_made(output: Path) -> str:
 
 
 def write_result(output: Path, record: Record) -> dict[str, Any]:
-    """Publish demo.json: seconds of each stage and the scores; null is what this data has no answer to."""
+    """Publish demo.json: seconds of each stage and the scores; null where this data has no answer."""
     from core.files import write_json
 
     scores = read_scores(output)
@@ -211,7 +219,7 @@ def write_result(output: Path, record: Record) -> dict[str, Any]:
 
 
 def summary(output: Path, result: dict[str, Any]) -> str:
-    """What a person reads at the end."""
+    """Return the closing lines for a person."""
     seconds = sum(stage["seconds"] for stage in result["stages"])
     scores = [f"  {key:20} {result[key]:.3f}" for key in REPORTED if result[key] is not None]
     places = [

@@ -35,7 +35,7 @@ class StageRecord(TypedDict):
 
 
 class Stages(TypedDict):
-    """What `stages.json` says.  digits: whether the input is the built-in one."""
+    """The content of `stages.json`. digits: whether the input is the built-in one."""
 
     digits: bool
     stages: list[StageRecord]
@@ -43,7 +43,7 @@ class Stages(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which demo folder is reported on."""
+    """The demo folder to report on."""
 
     job: ClassVar[str] = "report"
 
@@ -52,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Bar:
-    """A score with its meaning and what it has to reach; `passed(value, scores)` decides."""
+    """A score with its meaning and the value to reach; `passed(value, scores)` decides."""
 
     key: str
     meaning: str
@@ -126,7 +126,7 @@ def run(config: Config) -> None:
 
 
 def _demo(config: Config) -> Path:
-    """The folder; UserError if it is none of a demo."""
+    """Return the folder; UserError if it is not that of a demo."""
     folder = Path(config.source)
     if not (folder / STAGES).is_file():
         expected = f"the folder of a demo run (with a {STAGES}){instead(folder)}"
@@ -135,7 +135,7 @@ def _demo(config: Config) -> Path:
 
 
 def render(folder: Path) -> str:
-    """Return the page; what a run does not have (clips, classes, …) is left out."""
+    """Return the page; sections for what a run does not have (clips, classes, …) are left out."""
     record = read_stages(folder)
     stages, scores = record["stages"], read_scores(folder)
     total = sum(stage["seconds"] for stage in stages)
@@ -185,7 +185,10 @@ def _inline(path: Path) -> str:
 
 
 def _score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
-    """A row a score; `with_bars` marks what was reached (the bars are those of the built-in digits)."""
+    """Return a table row for each score.
+
+    `with_bars` marks the bars reached (those of the built-in digits).
+    """
     rows = []
     for bar in BARS:
         value = scores.get(bar.key)
@@ -240,12 +243,12 @@ def _places(folder: Path) -> str:
 
 
 def read_stages(folder: Path) -> Stages:
-    """What a demo has noted of its stages; WorkError where that is damaged."""
+    """Read what a demo recorded of its stages; WorkError if that is damaged."""
     return json_files.read(folder / STAGES, Stages)
 
 
 def read_scores(folder: Path) -> dict[str, bool | float | None]:
-    """The scores of a demo by their keys, {} before there are any; WorkError where they are damaged."""
+    """Return the scores of a demo by their keys, {} before there are any; WorkError if they are damaged."""
     path = folder / "scores" / SCORES
     if not path.is_file():
         return {}

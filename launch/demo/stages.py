@@ -1,4 +1,4 @@
-"""Run a chain of jobs, each as a command a person can repeat; finished ones are found and left alone."""
+"""Run a chain of jobs, each as a command a person can repeat; finished ones are found and skipped."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Command:
     files: Sequence[Path] = ()
 
     def arguments(self) -> list[str]:
-        """The words after `python -m launch`."""
+        """Return the words after `python -m launch`."""
         shown = [_shortest(file) for file in self.files]
         return [self.job, *shown, *(f"{name}={value}" for name, value in self.fields.items())]
 
     def text(self) -> str:
-        """The command as one would type it."""
+        """Return the command as one would type it."""
         return shlex.join(["python", "-m", "launch", *self.arguments()])
 
 
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass
 class Record:
-    """What is known of the stages that ran; `save` publishes it after each."""
+    """The record of the stages that ran; `save` publishes it after each."""
 
     path: Path
     header: dict[str, Any]
@@ -107,7 +107,7 @@ def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
 
 
 def _is_as_left(before: Mapping[str, Any], commands: Sequence[Command], inputs: Sequence[str]) -> bool:
-    """Whether a stage's results are there, and they and those before it are the ones that it noted.
+    """Return whether a stage's results exist, and they and those before it are the ones that it recorded.
 
     An earlier version noted none: what is there is taken then.
     """
@@ -181,5 +181,5 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _shortest(path: Path) -> str:
-    """Relative to the current folder where that is inside it, for commands that people read."""
+    """Return the path, relative to the current folder if it lies inside, for commands that people read."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

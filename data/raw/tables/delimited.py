@@ -117,7 +117,7 @@ def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
-    """Yield all rows; UserError at the end if one has another number of fields, or swallowed the next ones."""
+    """Yield all rows; UserError at the end if one has another number of fields, or swallowed the next."""
     wrong: list[str] = []
     names = [name.strip() for name in columns]
     for number, (line, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):

@@ -97,9 +97,7 @@ def follow_parent() -> None:
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
-    """Return a rank's environment: its `env://` rendezvous, the path of this code, and where reports are
-    noted.
-    """
+    """Return a rank's environment: its rendezvous, the path of this code, and the file `TOLD`."""
     started = environment.of_local_rank(rank, processes, port)
     return {**started, "PYTHONPATH": import_path(), TOLD: str(folder / "told")}
 

@@ -64,7 +64,7 @@ PartitionName=debug Nodes=n0,n1 Default=YES MaxTime=INFINITE State=UP OverSubscr
 
 
 def missing() -> list[str]:
-    """The programs of SLURM that are not on this machine, and what else stands in the way."""
+    """Say which programs of SLURM are missing on this machine, and what else prevents a cluster."""
     search = f"{os.environ.get('PATH', '')}:{SYSTEM_FOLDERS}"
     found = [name for name in DAEMONS if shutil.which(name, path=search) is None]
     return found or (["root, who alone may start slurmd"] if os.getuid() else [])
@@ -109,24 +109,24 @@ class Cluster:
             until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)  # type: ignore[misc]
 
     def run(self, *command: str) -> str:
-        """What a command prints; it must succeed."""
+        """Return the output of a command, which must succeed."""
         return subprocess.run(
             command, env=self.environment, check=True, capture_output=True, text=True, timeout=120
         ).stdout
 
     def tell(self, *command: str) -> str:
-        """What a command prints, whether it succeeds or not: a job may have gone meanwhile."""
+        """Return the output of a command, whether it succeeds or not: a job may have ended by then."""
         return subprocess.run(
             command, env=self.environment, check=False, capture_output=True, text=True, timeout=120
         ).stdout
 
     def state(self, job: str) -> str:
-        """The state of a job, such as RUNNING."""
+        """Return the state of a job, such as RUNNING."""
         found = re.search(r"JobState=(\w+)", self.tell("scontrol", "show", "job", job))
         return found[1] if found else "GONE"
 
     def tasks(self, job: str, word: str) -> dict[int, int]:
-        """Process ids of the ranks of a job by rank, whose command line has `word` in it."""
+        """Return {rank: process id} of a job's ranks whose command line contains `word`."""
         found = {}
         for entry in Path("/proc").iterdir():
             variables = _variables(entry) if entry.name.isdigit() else {}

@@ -1,10 +1,10 @@
-"""A GPU that is none: tensors that say they are on `cuda:0`, compute on the CPU, and note who waits.
+"""A stand-in GPU: tensors that report `cuda:0`, compute on the CPU, and record who waits.
 
 torch's own FakeTensorMode cannot do it in a build without CUDA: indexing and every backward pass ask for the
 driver's device guard. Here values are real, so whole steps run and can be compared with the CPU's.
 
 - Tensors of two devices in one operation raise, as on a GPU.
-- What makes the host wait for the device is noted with the line of ours that did it: a value that is read,
+- What makes the host wait for the device is noted with the line of code that did it: a value that is read,
   a copy between the devices that is not `non_blocking`, a result whose size depends on values.
 """
 
@@ -93,7 +93,7 @@ class OnGpu(Tensor):
 
 
 class _Backward(TorchDispatchMode):
-    """Gradients that autograd makes from nothing (zeros for what went unused) are on the device."""
+    """Puts gradients that autograd makes from nothing (zeros for what went unused) on the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -102,7 +102,7 @@ class _Backward(TorchDispatchMode):
 
 
 class _Boundary(TorchFunctionMode):
-    """What goes from host to device or back, or is made on the device from nothing."""
+    """Handles copies between host and device, and tensors made on the device from nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -134,7 +134,7 @@ class _Boundary(TorchFunctionMode):
 
 
 def _moved(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
-    """`Tensor.to`, `cpu` and `cuda`."""
+    """Carry out `Tensor.to`, `cpu` and `cuda`."""
     x, is_here = args[0], isinstance(args[0], OnGpu)
     if name != "to":
         device, dtype, non_blocking = torch.device("cpu" if name == "cpu" else GPU), None, False
@@ -153,7 +153,7 @@ def _moved(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
 
 
 def _wrapped(value: Any, known: dict[int, OnGpu]) -> Any:
-    """What an operation changed in place stays the object that it was."""
+    """Wrap results; what an operation changed in place stays the object that it was."""
     if not isinstance(value, Tensor):
         return value
     return known[id(value)] if id(value) in known else OnGpu(value)
@@ -182,7 +182,7 @@ def _wait(what: str) -> None:
 
 @contextlib.contextmanager
 def gpu() -> Iterator[list[str]]:
-    """Within it `cuda:0` is the stand-in; gives the list of waits, which grows."""
+    """Make `cuda:0` the stand-in within the block; yield the list of waits, which grows."""
     _waits.clear()
     with _Boundary():
         yield _waits

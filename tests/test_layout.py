@@ -1,4 +1,4 @@
-"""The shape of the tree: who imports whom, who owns which library, what is never done."""
+"""The layout of the tree: import directions, owners of libraries, and what is forbidden."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ MAY_CATCH_ALL = {
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
     "core/progress.py",  # a line that cannot be made never ends the work it tells of
-    "models/foreign.py",  # what a library makes of somebody else's folder ends a job in one line
+    "models/foreign.py",  # what a library makes of a foreign folder ends a job in one line
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
 }
 # What parses a file, by the modules that may: they check what comes out, and refuse it in one line.
@@ -118,7 +118,7 @@ READERS = {
         "core/reading/json_files.py",
         "core/records.py",  # rows of records, line by line
         "core/metrics/trackers/wandb_view.py",  # what the run's own process sends it
-        "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
+        "data/raw/tables/json_rows.py",  # foreign tables, whose bad rows are set aside
         "data/raw/annotations/captions.py",  # likewise of files beside pictures
     },
     r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
@@ -135,7 +135,7 @@ LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "wal
 MAY_LIST = {
     "core/files.py",  # says how: its callers see no temporary files
     "core/distributed/rendezvous.py",  # makes an NFS client look for new names; what it lists is not used
-    "data/raw/walking.py",  # a tree of somebody else's media, whose hidden names are passed over and counted
+    "data/raw/walking.py",  # a foreign tree of media, whose hidden names are passed over and counted
 }
 # Whose prints may fail: programs of their own, and what is said before `core` is known to be ours.
 MAY_PRINT = {"core/terminal.py", "launch/cli.py", "tools/bench/startup.py", "tools/bench/bare_start.py"}
@@ -147,7 +147,7 @@ def tree_of(source: Path) -> ast.Module:
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Top-level names of all imports, those inside functions too; relative ones as '.'."""
+    """Yield the top-level names of all imports, also of those inside functions; relative ones as '.'."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -164,7 +164,7 @@ def module_of(source: Path) -> str:
 
 
 def imported_modules(source: Path, known: set[str]) -> Iterator[str]:
-    """Yield modules of ours that a file imports, wherever in it: in functions and for types too."""
+    """Yield this project's modules that a file imports, wherever in it: in functions and for types too."""
     for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -273,7 +273,7 @@ def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
 
 
 def takers_of_root_configs(tree: ast.Module) -> set[str]:
-    """Functions but `plan` and `run`, and classes, that are given the whole config of a job."""
+    """Return functions (except `plan` and `run`) and classes that are given the whole config of a job."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name not in {"plan", "run"}:

@@ -1,4 +1,4 @@
-"""What docs/security.md says, held to its tests. Run: pytest tests/test_security.py"""
+"""Statements of docs/security.md, each held to its tests. Run: pytest tests/test_security.py"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_row_names_a_test_that_exists() -> None:
 
 
 def is_reading(call: ast.Call) -> bool:
-    """Whether a call of `open` may open a file for reading alone."""
+    """Return whether a call of `open` may open a file only for reading."""
     mode = call.args[1] if len(call.args) > 1 else ast.Constant("r")
     return not isinstance(mode, ast.Constant) or not set(str(mode.value)) & set("wax+")
 
@@ -57,7 +57,7 @@ def test_files_are_opened_by_the_helpers(source: Path) -> None:
 
 
 def _is_json(node: ast.AST) -> bool:
-    """`json.loads(...)`, whose files have a reader of their own."""
+    """Return whether this is a call of `json.loads(...)`; JSON files have a reader of their own."""
     return isinstance(node, ast.Call) and ast.unparse(node.func) == "json.loads"
 
 

@@ -21,7 +21,7 @@ IMAGE, CLIP = (2, 3, 1, 4, 4), (2, 3, 3, 4, 4)
 
 @dataclass
 class Cache:
-    """What loaders need of a dataset, held in memory."""
+    """The part of a dataset that loaders need, held in memory."""
 
     folder: Path
     manifest: DatasetManifest
@@ -36,12 +36,12 @@ class Cache:
 
 
 def latents_of(row: int, shape: Shape) -> np.ndarray:
-    """What `make_cache` stores for a row."""
+    """Return the latent that `make_cache` stores for a row."""
     return np.random.default_rng(row).standard_normal(shape).astype(LATENT_DTYPE)
 
 
 def packs_of(first: int, shapes: list[Shape], absent: Iterable[int] = (), size: int = 4) -> list[Pack]:
-    """Packs for rows first, first + 1, ... of the given shapes, labelled row % 10."""
+    """Return packs for rows first, first + 1, ... of the given shapes, labelled row % 10."""
     gone = [Absent(row, row % 10, shapes[row - first]) for row in absent]
     packs = []
     for shape in dict.fromkeys(shapes):
@@ -62,7 +62,7 @@ def make_cache(
     encoder: str = "a",
     counts: bool = False,
 ) -> Cache:
-    """A cache whose shard s holds samples of the given shapes; `absent` rows have no latents."""
+    """Make a cache whose shard s holds samples of the given shapes; `absent` rows have no latents."""
     folder.mkdir(parents=True, exist_ok=True)
     buckets = sorted({shape for shard in shards for shape in shard})
     rows, records, sums, first = [], [], [], 0

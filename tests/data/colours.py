@@ -1,4 +1,4 @@
-"""Pictures and films that say what their colours are: ICC profiles, PNG chunks, codes of H.273."""
+"""Pictures and films that declare their colours: ICC profiles, PNG chunks, codes of H.273."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ BT2020_TO_BT709 = np.array(
 
 
 def pq(light: np.ndarray) -> np.ndarray:
-    """Code in [0, 1] of cd/m2, SMPTE ST 2084."""
+    """Return the code in [0, 1] of cd/m2, SMPTE ST 2084."""
     y = (np.asarray(light, float) / 10000) ** (2610 / 16384)
     return ((3424 / 4096 + 2413 / 128 * y) / (1 + 2392 / 128 * y)) ** (2523 / 32)
 
 
 def hlg_light(code: np.ndarray) -> np.ndarray:
-    """Scene light in [0, 1] of HLG codes, ITU-R BT.2100."""
+    """Return the scene light in [0, 1] of HLG codes, ITU-R BT.2100."""
     e = np.asarray(code, float)
     return np.where(e <= 0.5, e * e / 3, (np.exp((e - 0.55991073) / 0.17883277) + 0.28466892) / 12)
 
 
 def srgb_code(light: np.ndarray) -> np.ndarray:
-    """uint8 as float, of linear light, clipped (IEC 61966-2-1)."""
+    """Return the sRGB code, uint8 as float, of linear light, clipped (IEC 61966-2-1)."""
     clipped = np.clip(light, 0, 1)
     code = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
     return np.round(255 * code)
 
 
 def srgb_light(code: np.ndarray) -> np.ndarray:
-    """Linear light of sRGB codes in [0, 1]."""
+    """Return the linear light of sRGB codes in [0, 1]."""
     code = np.asarray(code, float)
     return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
 
 
 def bt709_code(light: np.ndarray) -> np.ndarray:
-    """uint8 as float, of linear light, clipped, by the inverse of ITU-R BT.1886."""
+    """Return the code, uint8 as float, of linear light, clipped, by the inverse of ITU-R BT.1886."""
     return np.round(255 * np.clip(light, 0, 1) ** (1 / 2.4))
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Return a chunk of a PNG file."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def deep_png(codes: np.ndarray, before: bytes = b"") -> bytes:
-    """uint16 (H, W, C) as a PNG of 16 bits a channel. before: chunks ahead of its pixels."""
+    """Encode uint16 (H, W, C) as a PNG of 16 bits a channel. before: chunks ahead of its pixels."""
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[codes.shape[-1]]
     height, width = codes.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in codes.reshape(height, -1))
@@ -67,13 +67,13 @@ def deep_png(codes: np.ndarray, before: bytes = b"") -> bytes:
 
 
 def with_chunk(png: bytes, added: bytes) -> bytes:
-    """A PNG file with one more chunk ahead of its pixels."""
+    """Insert one more chunk into a PNG file, ahead of its pixels."""
     at = png.index(b"IDAT") - 4
     return png[:at] + added + png[at:]
 
 
 def profile(space: bytes = b"RGB ", gamma: float = 2.2, columns: tuple = P3_D50) -> bytes:
-    """A small ICC profile of version 2: primaries and a gamma, or of b"GRAY" a gamma."""
+    """Return a small ICC profile of version 2: primaries and a gamma, or for b"GRAY" a gamma."""
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
     tags = {
         b"desc": b"desc\0\0\0\0" + struct.pack(">I", 9) + b"measured\0" + bytes(78),
@@ -108,7 +108,7 @@ def coloured_film(
     container: str = "matroska",
     format: str = "yuv444p12le",
 ) -> bytes:
-    """A film of two equal frames with a row of patches of 16 pixels; codes: (N, 3) in [0, 1]."""
+    """Make a film of two equal frames with a row of patches of 16 pixels; codes: (N, 3) in [0, 1]."""
     frame = patches(codes, matrix, format)
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
@@ -127,7 +127,7 @@ def coloured_film(
 
 
 def patches(codes: np.ndarray, matrix: int = 9, format: str = "yuv444p12le") -> av.VideoFrame:
-    """A frame of luma and chroma, limited range, by a matrix that H.273 and swscale number alike."""
+    """Make a frame of luma and chroma, limited range, by a matrix that H.273 and swscale number alike."""
     wide = np.round(np.asarray(codes) * 65535).astype(np.uint16)[None].repeat(32, 0).repeat(16, 1)
     source = av.VideoFrame.from_ndarray(np.ascontiguousarray(wide), format="rgb48le")
     return VideoReformatter().reformat(

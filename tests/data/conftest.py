@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def url(raw_folder: Path, home: Path) -> str:
-    """The dataset in fsspec's file system in memory."""
+    """Return the dataset in fsspec's file system in memory."""
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     for path in raw_folder.iterdir():

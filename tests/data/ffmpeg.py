@@ -1,4 +1,4 @@
-"""What the program ffmpeg makes of a video, to compare with."""
+"""Frames of a video as the program ffmpeg shows them, to compare with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def require_ffmpeg() -> None:
 
 
 def frames_of(path: Path, data: bytes, filters: str = "null", *options: str) -> np.ndarray:
-    """(T, H, W) uint8: the luma of the frames that ffmpeg shows of the bytes, which are written to `path`."""
+    """Return the luma of the frames that ffmpeg shows of the bytes, which are written to `path`: (T, H, W)
+    uint8.
+    """
     path.write_bytes(data)
     command = ["ffmpeg", "-v", "error", *options, "-i", str(path), "-vf", filters, "-vsync", "passthrough"]
     command += ["-pix_fmt", "gray", "-f", "yuv4mpegpipe", "-strict", "-1", "-"]

@@ -10,7 +10,7 @@ from tools.shard import Config, run
 
 
 def make_raw(folder: Path, images: int = 10, clips: int = 4, *, samples_per_shard: int = 4) -> Dataset:
-    """Pictures 16x16 and 24x16 and clips of 9 and 6 frames, in two classes, shuffled over shards."""
+    """Make pictures 16x16 and 24x16 and clips of 9 and 6 frames, in two classes, shuffled over shards."""
     for name in ("a", "b"):
         (folder / "files" / name).mkdir(parents=True, exist_ok=True)
     for number in range(images):

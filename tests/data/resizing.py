@@ -6,14 +6,16 @@ import numpy as np
 
 
 def cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel (1981, equation 4), `a` its free parameter."""
+    """Return Keys' cubic convolution kernel (1981, equation 4), `a` its free parameter."""
     x = np.abs(x)
     near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 def weights(samples: int, size: int, low: float, high: float, a: float) -> np.ndarray:
-    """(size, samples): what each pixel takes of samples that lie at 0.5, 1.5, ...; it shows low to high."""
+    """Return (size, samples), the weights of samples at 0.5, 1.5, ... in each pixel of the shown range, low
+    to high.
+    """
     scale = (high - low) / size
     centres = low + (np.arange(size) + 0.5) * scale
     kernel = cubic((np.arange(samples) + 0.5 - centres[:, None]) / max(scale, 1), a)
@@ -21,7 +23,7 @@ def weights(samples: int, size: int, low: float, high: float, a: float) -> np.nd
 
 
 def planes_of(frame: Any) -> list[np.ndarray]:
-    """uint8 (h, w) of each plane of a planar frame."""
+    """Return each plane of a planar frame, uint8 (h, w)."""
     return [
         np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
         for plane in frame.planes
@@ -31,7 +33,8 @@ def planes_of(frame: Any) -> list[np.ndarray]:
 def resized(
     frame: Any, box: tuple[float, float, float, float], height: int, width: int, a: float = -0.6
 ) -> np.ndarray:
-    """float64 (H, W, 3) of a part (left, top, right, bottom) of a yuv420p frame in BT.601, limited range.
+    """Resize a part (left, top, right, bottom) of a yuv420p frame in BT.601, limited range: float64 (H, W,
+    3).
 
     Chroma lies where MPEG-2, H.264 and HEVC put it: in a row at every second luma sample, between two rows.
     """

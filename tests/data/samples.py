@@ -13,7 +13,7 @@ from data.media.images import encode_mp4
 
 
 def picture(height: int = 12, width: int = 16, seed: int = 0) -> np.ndarray:
-    """uint8 (H, W, 3): a smooth picture with a mark in one corner, so that every turn of it differs."""
+    """Draw a smooth picture with a mark in one corner, so that every turn of it differs: uint8 (H, W, 3)."""
     y, x = np.mgrid[:height, :width]
     channels = [255 * y / height, 255 * x / width, np.full((height, width), 37 * seed % 256)]
     pixels = np.stack(channels, -1).astype(np.uint8)
@@ -28,7 +28,7 @@ def image_bytes(pixels: np.ndarray, format: str = "PNG", **options: object) -> b
 
 
 def clip(frames: int = 9, height: int = 32, width: int = 48) -> np.ndarray:
-    """uint8 (T, H, W, 3): a bright square that moves by 3 pixels a frame."""
+    """Draw a bright square that moves by 3 pixels a frame, uint8 (T, H, W, 3)."""
     pixels = np.full((frames, height, width, 3), 40, np.uint8)
     for number in range(frames):
         left = 3 * number % (width - 10)
@@ -45,7 +45,7 @@ def clip_bytes(folder: Path, frames: int = 9, fps: float = 8.0) -> bytes:
 
 
 def huge_png(width: int = 60000, height: int = 60000) -> bytes:
-    """A PNG of a hundred bytes whose header claims an enormous picture."""
+    """Return a PNG of a hundred bytes whose header claims an enormous picture."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -62,7 +62,7 @@ def huge_png(width: int = 60000, height: int = 60000) -> bytes:
 
 
 def image_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 3) -> Path:
-    """`root/CLASS/N.png`, different pictures."""
+    """Write different pictures as `root/CLASS/N.png`."""
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for k in range(each):
@@ -71,7 +71,7 @@ def image_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: in
 
 
 def tar_bytes(members: list[tuple[str, bytes]], **attributes: object) -> bytes:
-    """A USTAR archive of the members, in order; `attributes` are set on every header."""
+    """Return a USTAR archive of the members, in order; `attributes` are set on every header."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:

@@ -10,7 +10,7 @@ from tests.data.samples import clip
 
 
 def noisy_clip(frames: int = 30, height: int = 32, width: int = 48) -> np.ndarray:
-    """A moving square under grain, so that no two frames are equal."""
+    """Draw a moving square under grain, so that no two frames are equal."""
     grain = np.random.default_rng(0).integers(-20, 20, (frames, height, width, 3))
     return (clip(frames, height, width) + grain).clip(0, 255).astype(np.uint8)
 
@@ -24,7 +24,9 @@ def encoded_video(
     aspect: Fraction | None = None,
     **options: str,
 ) -> bytes:
-    """times: of display, in 80ths of a second; None: 8 frames a second.  options: of the encoder.
+    """Encode a video. times: of display, in 80ths of a second.
+
+    None: 8 frames a second. options: of the encoder.
 
     aspect: width of a pixel over its height.
     """
@@ -44,7 +46,7 @@ def encoded_video(
 
 
 def moved_earlier(data: bytes, frames: int) -> bytes:
-    """The same packets in an MP4 whose edit list passes over what is shown before frame `frames`."""
+    """Copy the packets into an MP4 whose edit list passes over what is shown before frame `frames`."""
     out = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(out, "w", format="mp4") as target:
         stream = source.streams.video[0]

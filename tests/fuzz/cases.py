@@ -1,4 +1,4 @@
-"""Which job reads which files, and what is asked of a job that met a damaged one."""
+"""The cases of fuzzing: which job reads which files, and what is expected of a job that met a damaged one."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def copy(case: Case, material: Path, folder: Path) -> None:
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[str]:
-    """The names of the files of these patterns, sorted."""
+    """Return the names of the files of these patterns, sorted."""
     found = {
         p.relative_to(folder).as_posix() for pattern in patterns for p in folder.glob(pattern) if p.is_file()
     }
@@ -157,13 +157,13 @@ def matching(folder: Path, patterns: tuple[str, ...]) -> list[str]:
 
 
 def results(case: Case, folder: Path) -> dict[str, str]:
-    """SHA-256 of each file that the case compares."""
+    """Return the SHA-256 of each file that the case compares."""
     names = matching(folder, case.results)
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def damaged(folder: Path, name: str, damage: Damage) -> bool:
-    """Damage a file; whether its content is another one now."""
+    """Damage a file; return whether its content has changed."""
     path = folder / name
     before = path.read_bytes()
     apply(damage, path)
@@ -171,7 +171,7 @@ def damaged(folder: Path, name: str, damage: Damage) -> bool:
 
 
 def problem(case: Case, name: str, ended: Ended, folder: Path, expected: dict[str, str]) -> str:
-    """What is wrong with how the job ended; "" for nothing.  expected: `results` without any damage."""
+    """Say what is wrong with how the job ended; "" for nothing. expected: `results` without any damage."""
     if ended.status == TIMED_OUT:
         return "it took more than a minute"
     if ended.status not in STATUSES:

@@ -1,4 +1,4 @@
-"""Damage to the bytes of one file: what decay, a torn write, a foreign program or an attacker leave there.
+"""Damage to the bytes of one file, as decay, a torn write, a foreign program or an attacker cause it.
 
 A `Damage` is a kind and three numbers, from which the place and the value follow for a file of any length, so
 that Hypothesis can make it smaller.
@@ -62,7 +62,7 @@ HEADERS = 160  # bytes from a place where a header begins that damage to headers
 
 @dataclass(frozen=True)
 class Damage:
-    """One damage.  place, amount, value: what they mean is the kind's; each is taken modulo what there is."""
+    """One damage. The kind decides what place, amount and value mean; each is taken modulo what there is."""
 
     kind: str
     place: int
@@ -71,14 +71,14 @@ class Damage:
 
 
 def damages(suffix: str) -> st.SearchStrategy[Damage]:
-    """Strategy of what can happen to a file with this suffix."""
+    """Return the strategy of damages for a file with this suffix."""
     kinds = [*BYTES, *(TEXTS if suffix in TEXT_SUFFIXES else ()), *OF_SUFFIX.get(suffix, ())]
     number = st.integers(0, 2**32 - 1)
     return st.builds(Damage, st.sampled_from(kinds), number, number, number)
 
 
 def apply(damage: Damage, path: Path) -> None:
-    """Damage a file; where the damage fits no such content, it is cut off in the middle."""
+    """Damage a file; if the damage does not fit its content, cut it off in the middle."""
     if damage.kind == "gone":
         path.unlink()
         return
@@ -96,7 +96,7 @@ def _flip(data: bytes, damage: Damage) -> bytes:
 
 
 def _flip_in_header(data: bytes, damage: Damage) -> bytes:
-    """One bit near the beginning of the file or of one of its blocks of 512 bytes, as tars have them."""
+    """Flip one bit near the beginning of the file or of one of its blocks of 512 bytes, as tars have them."""
     start = damage.amount % (len(data) // 512 + 1) * 512 if damage.value & 8 else 0
     place = min(start + damage.place % HEADERS, len(data) - 1)
     return data[:place] + bytes([data[place] ^ (1 << damage.value % 8)]) + data[place + 1 :]
@@ -131,7 +131,7 @@ def _append(data: bytes, damage: Damage) -> bytes:
 
 
 def _digits(data: bytes, damage: Damage) -> bytes:
-    """Another number in place of one that stands there as text."""
+    """Replace a number that is written as text by another."""
     found = list(re.finditer(rb"-?\d+(\.\d+)?", data))
     match = found[damage.place % len(found)]
     number = (b"-1", b"0", b"4294967296", b"9" * 30, b"1e400", b"NaN", b"1.5", b"99999")[damage.value % 8]
@@ -144,12 +144,12 @@ def _insert(data: bytes, damage: Damage) -> bytes:
 
 
 def _json(data: bytes, damage: Damage) -> bytes:
-    """One part of a JSON value replaced, removed, added or renamed."""
+    """Replace, remove, add or rename one part of a JSON value."""
     return _changed(json.loads(data), damage)
 
 
 def _sealed_json(data: bytes, damage: Damage) -> bytes:
-    """The same, in a record that tells its own hash, which is made to fit: somebody else's record."""
+    """Do the same in a record that holds its own hash, and make it fit: a record of another writer."""
     changed = _changed(json.loads(data), damage)
     content = json.loads(changed)
     return json.dumps(sealed(content)).encode() if isinstance(content, dict) else changed
@@ -189,7 +189,7 @@ def _changed(content: Any, damage: Damage) -> bytes:
 
 
 def _places(content: Any, way: tuple[Any, ...]) -> Any:
-    """Every way into a JSON value, the value itself first; of long lists the first parts."""
+    """Return every path into a JSON value, the value itself first; of long lists the first parts."""
     yield way
     if isinstance(content, dict):
         for name, part in content.items():
@@ -200,7 +200,7 @@ def _places(content: Any, way: tuple[Any, ...]) -> Any:
 
 
 def _yaml(data: bytes, damage: Damage) -> bytes:
-    """Another value in a line `name: value`, or such a line more."""
+    """Change the value in a line `name: value`, or add such a line."""
     lines = data.decode().splitlines()
     numbers = [number for number, line in enumerate(lines) if re.match(r" *[\w.]+:", line)]
     number, wrong = numbers[damage.place % len(numbers)], WRONG_YAML[damage.value % len(WRONG_YAML)]

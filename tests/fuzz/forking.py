@@ -66,7 +66,7 @@ class ForkServer:
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process of these tests."""
+    """Return the environment of every process of these tests."""
     one = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     return {**os.environ, **one, "PYTHONPATH": str(ROOT)}
 
@@ -118,7 +118,7 @@ def _serve() -> None:
 
 
 def _become(words: list[str], folder: Path, fault: str) -> None:
-    """Be the process of a command line, in a child; never returns."""
+    """Become the process of a command line, in a child; never returns."""
     status = 1
     try:
         status = _run(words, folder, fault)

@@ -78,7 +78,7 @@ def make(folder: Path, run: Run) -> None:
 
 
 def _write_demo(folder: Path) -> None:
-    """What `report` reads of a demo."""
+    """Write the files of a demo that `report` reads."""
     stages = [{"name": "train", "commands": ["longtake train"], "identity": "a", "seconds": 1.5}]
     write_json(folder / "demo" / "stages.json", {"digits": True, "stages": stages})
     shutil.copytree(folder / "scores", folder / "demo" / "scores")
@@ -88,7 +88,7 @@ def _write_demo(folder: Path) -> None:
 
 
 def _write_submission(folder: Path) -> None:
-    """What `jobs` reads of a job that was submitted to this machine."""
+    """Write the files of a job submitted to this machine that `jobs` reads."""
     place = folder / "submitted" / "submissions" / "0001"
     told = {"job": "train", "cluster": {"kind": "local"}, "cwd": ".", "after_output": "", "name": "submitted"}
     write_json(place / "submission.json", told)
@@ -99,7 +99,9 @@ def _write_submission(folder: Path) -> None:
 
 
 def _leave_unfinished(folder: Path) -> None:
-    """What killed jobs leave: an expired lease and a failure of a cache, and one of two parts of samples."""
+    """Leave what killed jobs leave: an expired lease and a failure of a cache, and one of two parts of
+    samples.
+    """
     (folder / "encoding" / ".receipts" / "000001.json").unlink()
     leases = folder / "encoding" / ".leases"
     Failures(leases).record(Failure("000001", ("it was not there",), final=False))
@@ -118,7 +120,7 @@ def _leave_unfinished(folder: Path) -> None:
 
 
 def _write_tables(folder: Path) -> None:
-    """A table in every form, over pictures beside it."""
+    """Write a table in every form, over pictures beside it."""
     shutil.copytree(FILES / "disc", folder, ignore=shutil.ignore_patterns("*.txt"))
     rows = [{"file_name": f"{n:02}.png", "text": f"a disc, “{n}”", "label": n % 2} for n in range(0, 12, 2)]
     with open(folder / "rows.csv", "w", newline="") as file:
@@ -131,7 +133,7 @@ def _write_tables(folder: Path) -> None:
 
 
 def _write_annotated(folder: Path) -> None:
-    """Pictures with a JSON file or a class file beside them."""
+    """Write pictures with a JSON file or a class file beside them."""
     (folder / "a").mkdir(parents=True)
     for number in range(0, 12, 2):
         name = f"{number:02}"

@@ -38,7 +38,7 @@ class Bench:
         )
 
     def expected(self, case: Case) -> dict[str, str]:
-        """The results of the job over files without any damage."""
+        """Return the results of the job over files without any damage."""
         if case not in self._expected:
             folder = self._copy(case)
             ended = self.server.run(case.words.split(), folder)
@@ -47,7 +47,7 @@ class Bench:
         return self._expected[case]
 
     def names(self, case: Case) -> list[str]:
-        """The files of a case, as they can be damaged."""
+        """Return the names of the files of a case that can be damaged."""
         return cases.matching(self.folder / "material", case.files)
 
     def check(self, case: Case, data: st.DataObject, *, alone: bool) -> None:

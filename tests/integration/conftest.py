@@ -1,4 +1,4 @@
-"""What the integration tests share."""
+"""Fixtures that the integration tests share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.tiny_run import make_autoencoder, make_latents
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny latents; beside it `autoencoder`, which is said to have made them."""
+    """Make a folder of tiny latents; `autoencoder` beside it is recorded as their encoder."""
     folder = tmp_path_factory.mktemp("cache")
     make_autoencoder(folder / "autoencoder")
     return make_latents(folder / "latents", folder / "autoencoder")

@@ -49,7 +49,7 @@ class ParityObjective:
 
 
 def batches(world: World, micro_batch: int) -> Any:
-    """Each step a group of images and one of clips; one sample of each cannot be read."""
+    """Return batches: each step a group of images and one of clips; one sample of each cannot be read."""
 
     def steps(first: int) -> Iterator[list[Batch]]:
         share = GROUP // world.size
@@ -121,7 +121,7 @@ def train(
 
 
 def main() -> None:
-    """One run per `--run=FOLDER field=value ...`."""
+    """Train one run for each `--run=FOLDER field=value ...`."""
     world = ranks.start("cpu", LIMIT_S)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
         folder, *items = run.split()

@@ -73,12 +73,12 @@ class Run:
         return self.submission.attempt_records()
 
     def steps(self) -> int:
-        """Steps in the record."""
+        """Return the steps in the record."""
         path = self.output / "metrics.jsonl"
         return path.read_text().count("\n") if path.exists() else 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """The record without what a clock says."""
+        """Return the record without values that depend on a clock."""
         return rows(self.output)
 
     def until(self, condition: Callable[[], object]) -> None:
@@ -114,7 +114,7 @@ class Run:
         self.until(lambda: self.cluster.state(self.job) == "COMPLETED")
 
     def last_words(self, start: int) -> str:
-        """What the ranks of one start told its supervisor of their ends."""
+        """Return what the ranks of one start reported to its supervisor of their ends."""
         ends = [records.read_record(path) for path in self.submission.attempts()[start].glob("rank-*.json")]
         return "\n".join(str(end["text"]) for end in ends if end)
 
@@ -123,7 +123,7 @@ class Run:
         os.kill(self.cluster.tasks(self.job, "launch")[rank], number)
 
     def tell(self) -> str:
-        """What is known of the job, for a test that fails."""
+        """Describe the job's state, for a test that fails."""
         texts = [path.read_text(errors="replace") for path in self.submission.folder.glob("attempts/*/*.txt")]
         logs = [path.read_text(errors="replace") for path in self.submission.folder.glob("submitit/*.out")]
         state = self.cluster.tell("scontrol", "show", "job", self.job)

@@ -34,7 +34,7 @@ EARLY_END = 7  # the step after which the run was asked to end
 
 @pytest.fixture(autouse=True)
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folders as the current one, since all paths that they record are relative."""
+    """Make a copy of the folders the current folder, since all paths that they record are relative."""
     folder = Path(shutil.copytree(FIXTURE, tmp_path / "copy"))
     monkeypatch.chdir(folder)
     return folder
@@ -91,7 +91,7 @@ def test_a_run_begun_anew_does_the_same_steps() -> None:
 
 
 def require_expected_steps(folder: Path) -> None:
-    """Order, learning rate and counts are equal, losses to the rounding of another machine."""
+    """Require equal order, learning rate and counts, and losses equal to the rounding of another machine."""
     rows = read_rows(folder / "metrics.jsonl")
     assert len(rows) == len(EXPECTED["rows"])
     for row, expected in zip(rows, EXPECTED["rows"], strict=True):

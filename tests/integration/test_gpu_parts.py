@@ -1,4 +1,4 @@
-"""What else must not wait for a GPU, on one that is none. Run: pytest tests/integration/test_gpu_parts.py"""
+"""Other parts that must not wait for a GPU, on a stand-in. Run: pytest tests/integration/test_gpu_parts.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole steps on a GPU that is none: on one device, waiting for it only where that is meant.
+"""Whole steps on a stand-in GPU: on one device, waiting for it only where that is meant.
 
 Every wait costs the time in which the host could have queued the next work. Run: pytest
 tests/integration/test_gpu_steps.py
@@ -69,7 +69,7 @@ OBJECTIVES = {
 
 
 class PlainDeepSpeed:
-    """What the engine uses of DeepSpeed at stage 0, which then does nothing but to pass on."""
+    """The part of DeepSpeed at stage 0 that the engine uses, which only passes calls on."""
 
     def initialize(self, *, model: nn.Module, model_parameters: Any, optimizer: Any, **_: Any) -> Any:
         made = optimizer(model_parameters)
@@ -92,7 +92,7 @@ class _Callable:
 
 
 class Event:
-    """A place in a queue of work, and when it came to be."""
+    """A place in a queue of work, and the time at which it was made."""
 
     recorded: ClassVar[list[Event]] = []
 
@@ -116,7 +116,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def make(config: DiTConfig, device: torch.device, *, precision: Any = "fp32", **optimizer: Any) -> Engine:
-    """The same network on either device."""
+    """Build an engine with the same network on either device."""
     torch.manual_seed(0)
     model = DiT(config)
     for p in model.parameters():
@@ -128,7 +128,7 @@ def make(config: DiTConfig, device: torch.device, *, precision: Any = "fp32", **
 
 
 def batches(config: DiTConfig) -> list[Batch]:
-    """Two micro-batches in host memory, as a loader gives them; one sample could not be read."""
+    """Return two micro-batches in host memory, as a loader gives them; one sample could not be read."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for start in (0, 3):
@@ -150,7 +150,7 @@ def objective_of(model: DiTConfig, config: ObjectiveConfig) -> LatentObjective:
 def steps(
     device: torch.device, case: str, count: int, **fields: Any
 ) -> tuple[Engine, list[StepResult], list[StepSums]]:
-    """Steps as the trainer takes them: update and average."""
+    """Take steps as the trainer does: update and average."""
     model, config = OBJECTIVES[case]
     engine = make(model, device, lr=1e-2, **fields)
     runner = StepRunner(SingleStepper(engine, objective_of(model, config), EmaConfig()), 10, 3, Phases())

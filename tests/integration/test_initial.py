@@ -57,7 +57,7 @@ def train(cache: Path, output: Path, *fields: str) -> Path:
 
 @pytest.fixture(scope="module")
 def donor(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that others begin from."""
+    """Train a run that others begin from."""
     folder = tmp_path_factory.mktemp("donor") / "run"
     return train(cache, folder, *DONOR)
 
@@ -188,7 +188,7 @@ def test_stopped_before_its_first_checkpoint_it_takes_the_same_weights_though_th
 
 
 def other_cache(folder: Path, cache: Path, shape: tuple[int, ...], *classes: str, **text: Any) -> Path:
-    """A cache like the usual one, but of other shapes, or classes."""
+    """Make a cache like the usual one, but of other shapes, or classes."""
     usual = Dataset(cache).manifest
     made = make_cache(folder, [[shape] * 16])
     statistics = {"mean": [0.5] * 3, "std": [2.0] * 3, "count": 1}

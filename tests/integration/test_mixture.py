@@ -38,7 +38,7 @@ def _disarm() -> Iterator[None]:
 
 @pytest.fixture
 def caches(tmp_path: Path) -> tuple[Path, Path]:
-    """Pictures alone, and clips alone, so that the tokens of a step tell whence its groups are."""
+    """Make a cache of pictures and one of clips, so that a step's tokens show the source of its groups."""
     make_autoencoder(tmp_path / "autoencoder")
     images = make_latents(tmp_path / "images", tmp_path / "autoencoder", [[IMAGE] * 20])
     return images, make_latents(tmp_path / "clips", tmp_path / "autoencoder", [[CLIP] * 12])

@@ -42,7 +42,7 @@ ONLINE = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`raw`, with one sample that cannot be decoded, `autoencoder`, and `cache`, encoded from them."""
+    """Make `raw`, with one sample that cannot be decoded, `autoencoder`, and `cache`, encoded from them."""
     folder = tmp_path_factory.mktemp("online")
     raw = make_raw(folder, images=14, clips=6)
     damage(raw, BAD)
@@ -57,7 +57,7 @@ def config(folder: Path, source: str, *fields: str) -> Config:
 
 
 def both(folder: Path, *fields: str) -> Iterator[tuple]:
-    """Step by step, (its number, batch of the cache, batch of pixels, the source of each)."""
+    """Yield step by step (its number, batch of the cache, batch of pixels, the source of each)."""
     configs = [config(folder, source, *fields) for source in ("cache", "raw")]
     opened = [load_data(each, open_checked(each)[0], WORLD)[0] for each in configs]
     for step in range(4):

@@ -28,17 +28,17 @@ def world() -> World:
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """The last weights, without key biases."""
+    """Return the last weights, without key biases."""
     return without_key_biases(load_weights(folder, "raw"))
 
 
 def gradients(folder: Path) -> dict[str, Tensor]:
-    """Adam's mean of the gradients: a factor on one of them leaves Adam's updates, so weights hide it."""
+    """Return Adam's mean of the gradients; Adam's updates, and so weights, hide a factor on one of them."""
     return without_key_biases(CheckpointReader(find(folder)).full("exp_avg"))
 
 
 def without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With zero for the bias of a key: softmax cancels it, so its gradient is rounding alone."""
+    """Set the bias of keys to zero: softmax cancels it, so its gradient is rounding alone."""
     for name, value in state.items():
         if name.endswith("attention.qkv.bias"):
             value.view(3, -1)[1] = 0
@@ -58,7 +58,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> None:
-    """loss: largest relative difference of loss and gradient norm.  weight: absolute one of any weight.
+    """Require equal runs. loss: greatest relative difference of loss and gradient norm. weight: absolute, of
+    any weight.
 
     Each gradient, and the validation loss, may differ by 1e-5 of its norm; by nothing where `loss` is 0.
     """
@@ -95,7 +96,7 @@ def words(folder: Path, fields: dict[str, Any]) -> list[str]:
 
 
 def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]]) -> list[str]:
-    """All runs, one after another, on `ranks` ranks; returns what rank 0 printed."""
+    """Train all runs, one after another, on `ranks` ranks; return what rank 0 printed."""
     arguments = [word for name, fields in runs.items() for word in words(folder / name, fields)]
     results = finish(start_ranks(ranks, PROGRAM, *arguments), timeout_s=LIMIT_S)
     for code, text in results:
@@ -109,7 +110,7 @@ ROTARY = '{"positions":"rotary","qk_norm":true}'
 
 @pytest.fixture(autouse=True)
 def _torch_linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZeRO-3 replaces the linear layer for the whole process; other tests in it may have used ZeRO-3."""
+    """Restore the linear layer, which ZeRO-3 replaces for the whole process, in case other tests used it."""
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
 
 

@@ -37,7 +37,7 @@ def launch(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], *numbers: signal.Signals) -> tuple[int, str]:
-    """Signal a job; its status and output."""
+    """Signal a job; return its status and output."""
     for number in numbers:
         process.send_signal(number)
     output, _ = process.communicate(timeout=120)
@@ -67,7 +67,7 @@ def listens(port: int) -> bool:
 
 
 def before_the_first_step(cache: Path, folder: Path) -> None:
-    """At birth, in ranks that import, in a rendezvous that hangs."""
+    """Signal jobs at birth, in ranks that import, in a rendezvous that hangs."""
     for number in SIGNALS:
         for name in TRAINING:
             assert at_birth(job(name, "x", "output=y"), number) == (CONTINUABLE, f"{number.name}: {BEFORE}")
@@ -125,7 +125,7 @@ def under_nohup(cache: Path, folder: Path) -> None:
 
 
 def once_the_last_line_is_said(cache: Path, folder: Path) -> None:
-    """The job hangs while it ends: a thread of its own that the interpreter waits for."""
+    """Signal a job that hangs while it ends, on a thread of its own that the interpreter waits for."""
     late = "import sys, threading, time; threading.Thread(target=time.sleep, args=(3,)).start()\n"
     late += "sys.argv[1:] = ['trian']; from launch.cli import main; sys.exit(main())"
     process = launch([command(Path(), Path())[0], "-c", late])

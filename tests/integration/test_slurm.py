@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that was submitted and left alone."""
+    """Train a run that is submitted and left alone."""
     run = Run(cluster, cache, tmp_path_factory.mktemp("undisturbed") / "run")
     run.submit(*FIELDS)
     run.finish()

@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def material(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw dataset, an autoencoder, and `alone`, what one process makes of them."""
+    """Make a raw dataset, an autoencoder, and `alone`, the cache that one process makes of them."""
     folder = tmp_path_factory.mktemp("material")
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -63,18 +63,18 @@ def submit(run: Run, tasks: int, *fields: str) -> None:
 
 
 def receipts(run: Run) -> int:
-    """Units that are finished."""
+    """Return the finished units."""
     return len(list(run.output.glob(".receipts/*")))
 
 
 def kill_task(run: Run, task: int) -> None:
-    """SIGKILL to a task's supervisor, of which SLURM then ends what it has started."""
+    """Send SIGKILL to a task's supervisor; SLURM then ends what it has started."""
     (record,) = run.submission.attempt_records(task)
     os.kill(record["pid"], signal.SIGKILL)
 
 
 def listing(run: Run) -> str:
-    """The row of `longtake jobs`."""
+    """Return the row of `longtake jobs`."""
     shown = run.launch("jobs", str(run.output))
     assert shown.returncode == 0, shown.stdout
     return shown.stdout.splitlines()[1]

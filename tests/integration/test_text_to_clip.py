@@ -44,7 +44,7 @@ STEPS = SamplerConfig(steps=2, guidance=2.0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Captioned pictures and clips, encoded by a tiny Wan autoencoder and a tiny T5."""
+    """Make captioned pictures and clips, encoded by a tiny Wan autoencoder and a tiny T5."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "files").mkdir()
     for number in range(8):
@@ -75,7 +75,7 @@ def config(made: Path, *fields: str) -> Config:
 
 
 def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latents: Any) -> Path:
-    """A run folder as training leaves it, with random weights that are found without a checkpoint."""
+    """Make a run folder as training leaves it, with random weights that are found without a checkpoint."""
     source, autoencoder = open_checked(config(made))
     chosen = LatentsConfig(**latents)
     normaliser = choose_normaliser(source, chosen, folder, WORLD)

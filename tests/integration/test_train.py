@@ -26,14 +26,17 @@ def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state(run: Path) -> dict[str, bytes]:
-    """The tensors of the last checkpoint, file by file: weights, moments and averages of every rank."""
+    """Return the tensors of the last checkpoint by file: weights, moments and averages of every rank."""
     last = CheckpointStore(run / "checkpoints").latest()
     assert last is not None
     return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
 
 
 def kill_and_continue(cache: Path, run: Path, *fields: str) -> str:
-    """SIGKILL a random rank at a random place of a random step, then type the same command; returns where."""
+    """Send SIGKILL to a random rank at a random place of a random step, then repeat the command.
+
+    Return the place.
+    """
     step, rank, place = (
         random.randint(1, STEPS),
         random.randrange(2),

@@ -39,7 +39,7 @@ class Flow:
 
 
 def samples(first: int) -> Batch:
-    """Mixtures of few patterns, so that there is something to learn."""
+    """Draw mixtures of few patterns, so that there is something to learn."""
     patterns = torch.randn(PATTERNS, *LATENT, generator=torch.Generator().manual_seed(1))
     shares = torch.randn(SIZE, PATTERNS, generator=torch.Generator().manual_seed(first)) / PATTERNS**0.5
     ids = torch.arange(first, first + SIZE)
@@ -49,7 +49,7 @@ def samples(first: int) -> Batch:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """A network after a hundred steps."""
+    """Train a network for a hundred steps."""
     torch.manual_seed(0)
     network = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=CLASSES))
     config = EngineConfig(device="cpu", zero_stage=0, precision="fp32")
@@ -63,7 +63,7 @@ def engine() -> Engine:
 
 
 def losses(engine: Engine, config: ValidationConfig) -> list[float]:
-    """Of the same weights and samples, under five choices of all draws."""
+    """Measure losses of the same weights and samples under five choices of all draws."""
     batches = [samples(first) for first in range(0, config.samples, SIZE)]
     return [
         Validation(engine, Flow(), lambda: batches, config, folder=Path(), seed=seed).measure(None, Phases())[
@@ -74,7 +74,7 @@ def losses(engine: Engine, config: ValidationConfig) -> list[float]:
 
 
 def spread(values: list[float]) -> float:
-    """The relative standard deviation."""
+    """Return the relative standard deviation."""
     return statistics.stdev(values) / statistics.mean(values)
 
 

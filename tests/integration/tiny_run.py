@@ -37,7 +37,7 @@ STEP = ("data.group_size=8", "data.groups_per_step=2", "data.rank_multiple=8", "
 
 
 def make_autoencoder(folder: Path, seed: int = 0, width: int = AUTOENCODER.width) -> str:
-    """An untrained autoencoder; returns its fingerprint."""
+    """Save an untrained autoencoder; return its fingerprint."""
     torch.manual_seed(seed)
     return store.save(Autoencoder(replace(AUTOENCODER, width=width)), folder)
 
@@ -45,7 +45,7 @@ def make_autoencoder(folder: Path, seed: int = 0, width: int = AUTOENCODER.width
 def make_latents(
     folder: Path, autoencoder: Path, shards: Sequence[list[Shape]] = ([IMAGE] * 20, [CLIP] * 12)
 ) -> Path:
-    """A cache of 20 images and 12 clips, with what `encode` says of them; one image is absent."""
+    """Make a cache of 20 images and 12 clips, with the facts that `encode` records; one image is absent."""
     cache = make_cache(folder, list(shards), absent=[5])
     packs = [pack for shard in cache.manifest.shards for pack in read_part(folder / shard.name)]
     first, *rest = [LatentSums.of(pack.latents) for pack in packs if len(pack.ids)]
@@ -62,7 +62,7 @@ def make_latents(
 
 
 def command(cache: Path, output: Path, *fields: str) -> list[str]:
-    """The words of a training job on the tiny cache."""
+    """Return the command line of a training job on the tiny cache."""
     return [
         sys.executable,
         "-m",
@@ -93,7 +93,7 @@ def finish(words: list[str], **environment: str) -> tuple[int, str]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what a clock says."""
+    """Return the rows of metrics.jsonl without values that depend on a clock."""
     timed = ("seconds", "samples_per_s", "tokens_per_s", "data_wait", "tflops_per_s", "ranks")
     found = read_rows(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in timed} for row in found]

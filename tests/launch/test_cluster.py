@@ -131,7 +131,7 @@ class Child:
 
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
-    """A start of a SLURM job, of which nothing runs."""
+    """Make a start of a SLURM job, of which nothing runs."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     submission = records.new_submission(tmp_path / "run")
     return Attempt(submission, ClusterConfig(), {"job": "train", "cwd": str(tmp_path)}, Asked())

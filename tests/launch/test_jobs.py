@@ -28,7 +28,7 @@ def sections(schema: type) -> list[type]:
 
 
 def unannotated(schema: type) -> list[str]:
-    """Plain class attributes, which look like fields and are silently none (`micro_batch = 8`)."""
+    """Return the names of plain class attributes, which look like fields but are not (`micro_batch = 8`)."""
     known = set(typing.get_type_hints(schema))
     return [
         name

@@ -93,7 +93,9 @@ def config_of(job: Job, output: Path) -> Any:
 
 
 def fields_with(job: Job, role: str) -> list[str]:
-    """The fields of a role, sections apart, and kinds of sections, whose other values have other fields."""
+    """Return the fields of a role except sections and kinds of sections, whose other values have other
+    fields.
+    """
     places = [place for place in walk(job.load().Config) if not hasattr(place.kind, "__dataclass_fields__")]
     places = [place for place in places if not place.kinds]
     return [place.path for place in places if place.role == role]
@@ -112,7 +114,7 @@ def record(output: Path, config: Any, changed: list[str]) -> None:
 
 
 def another(value: Any) -> Any:
-    """A different value of the same kind, valid or not: a record is compared, not used."""
+    """Return a different value of the same type, valid or not: a record is compared, not used."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -127,7 +129,7 @@ def take(output: Path, config: Any, found: str = "same", recorded: str | None = 
 
 
 def refused(output: Path, config: Any, **contents: Any) -> set[str]:
-    """The fields that a refusal names, and that it changes nothing."""
+    """Return the fields that a refusal names; require that it changes nothing."""
     before = (output / CONFIG).read_text()
     with pytest.raises(UserError) as caught:
         take(output, config, **contents)

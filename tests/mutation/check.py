@@ -74,7 +74,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 
 def survivors(name: str) -> tuple[list[str], int]:
-    """The names of mutants of a module that its tests do not notice, and the number of all."""
+    """Return the names of a module's mutants that its tests do not notice, and the number of all mutants."""
     path = ROOT / name
     source, tests = path.read_text(encoding="utf-8"), TESTS[name]
     for library in LIBRARIES:
@@ -89,7 +89,7 @@ def survivors(name: str) -> tuple[list[str], int]:
 
 
 def _passes(name: str, mutant: Mutant, tests: list[str], limit_s: float) -> bool:
-    """Whether the tests pass with a mutant in place of the module; not if they take longer than `limit_s`."""
+    """Return whether the tests pass with a mutant in place of the module; False past `limit_s`."""
     child = os.fork()
     if child == 0:
         _run(name, mutant, tests)
@@ -105,7 +105,7 @@ def _passes(name: str, mutant: Mutant, tests: list[str], limit_s: float) -> bool
 
 
 def _run(name: str, mutant: Mutant, tests: list[str]) -> None:
-    """In the child: run the tests, and end with pytest's status."""
+    """Run the tests in the child, and end with pytest's status."""
     os.setpgid(0, 0)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

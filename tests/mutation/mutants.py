@@ -94,7 +94,7 @@ def _places(node: ast.AST, owner: str, statement: ast.AST) -> Iterator[_Place]:
 
 
 def _changes(node: ast.AST) -> Iterator[dict[str, object]]:
-    """The new values of a node's fields, for each change of it."""
+    """Yield the new values of a node's fields, for each change of it."""
     match node:
         case ast.Compare(ops=[op, *rest]) if type(op) in _COMPARED:
             yield {"ops": [_COMPARED[type(op)](), *rest]}
@@ -122,6 +122,6 @@ def _changes(node: ast.AST) -> Iterator[dict[str, object]]:
 
 
 def _shown(statement: ast.AST) -> str:
-    """A statement in one line, without the statements inside it."""
+    """Return a statement in one line, without the statements inside it."""
     text = ast.unparse(statement)
     return text.partition("\n")[0] if hasattr(statement, "body") else " ".join(text.split())

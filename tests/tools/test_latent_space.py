@@ -1,4 +1,4 @@
-"""What a run keeps of its latents. Run: pytest tests/tools/test_latent_space.py"""
+"""The record that a run keeps of its latents. Run: pytest tests/tools/test_latent_space.py"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE, CLIP, WIDE = (4, 1, 8, 8), (4, 5, 8, 8), (4, 1, 6, 10)
 
 
 def source(counts: dict[tuple[int, ...], int], parts: int = 1) -> LatentSource:
-    """A source of buckets with so many samples."""
+    """Return a source whose buckets have these numbers of samples."""
     shapes = tuple((2, *shape) for shape in counts)
     facts = LatentFacts(
         place="cache",

@@ -55,12 +55,12 @@ def copy(packed: Path, tmp_path: Path) -> Path:
 
 
 def rows(dataset: Dataset) -> dict[str, int]:
-    """Row of each file."""
+    """Return the row of each file."""
     return {json.loads(dataset.read(row)["json"])["source"]: row for row in range(len(dataset))}
 
 
 def aged(folder: Path) -> Dataset:
-    """The dataset as it was written before media rules had a version."""
+    """Rewrite the dataset as it was before media rules had a version."""
     dataset = Dataset(folder)
     old = np.zeros(len(dataset), OLD_MEDIA_DTYPE)
     for name in OLD_MEDIA_DTYPE.names:

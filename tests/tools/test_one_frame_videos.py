@@ -49,7 +49,7 @@ def one_frame(format: str = "mp4", codec: str = "libx264", seed: int = 0) -> byt
 
 
 def without_rate() -> bytes:
-    """A video of one frame of no duration, as some tools write them: nothing tells a rate."""
+    """Encode a video of one frame without a duration, as some tools write them: nothing gives a rate."""
     out = io.BytesIO()
     with av.open(io.BytesIO(one_frame(*KINDS["webm"]))) as source, av.open(out, "w", format="webm") as target:
         copy = target.add_stream_from_template(source.streams.video[0])
@@ -71,7 +71,7 @@ def packed(files: dict[str, bytes], folder: Path, **fields: object) -> Dataset:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Dataset:
-    """An image, a video of several frames, and of every container a video of one."""
+    """Make an image, a video of several frames, and a video of one frame in every container."""
     files = {f"{suffix}.{suffix}": one_frame(*kind) for suffix, kind in KINDS.items()}
     files |= {
         "none.webm": without_rate(),

@@ -24,7 +24,7 @@ from tools.shard import Config, plan, run
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """10 images in two classes, a clip, a cut file, a file of another kind."""
+    """Make 10 images in two classes, a clip, a cut file, and a file of another kind."""
     folder = image_folder(tmp_path / "in", each=5)
     (folder / "dog/clip.mp4").write_bytes(clip_bytes(tmp_path))
     (folder / "cat/cut.jpg").write_bytes(image_bytes(picture(64, 64), "JPEG")[:500])
@@ -37,7 +37,7 @@ def config_of(source: Path, output: Path, **fields: object) -> Config:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything but the record of the config, which names source and output."""
+    """Return everything except the record of the config, which names source and output."""
     return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "config.yaml"}
 
 
@@ -195,7 +195,7 @@ def test_full_disk_leaves_whole_shards_only_and_the_job_continues(
 
 
 def undisturbed(config: Config, folder: Path) -> None:
-    """The output equals that of a job which nothing disturbed."""
+    """Require that the output equals that of a job which nothing disturbed."""
     run(dataclasses.replace(config, output=str(folder / "undisturbed")))
     assert contents(Path(config.output)) == contents(folder / "undisturbed")
 
@@ -322,7 +322,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def process_fields(pid: int) -> list[str]:
-    """State, parent, ... of a process; empty for one that is gone."""
+    """Return state, parent, ... of a process; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

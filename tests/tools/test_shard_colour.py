@@ -21,7 +21,7 @@ from tools import shard
 
 
 def source(folder: Path) -> Path:
-    """One file of each: plain, Display P3, with alpha, a PQ film, an animated GIF, a JPEG XL."""
+    """Make one file of each kind: plain, Display P3, with alpha, a PQ film, an animated GIF, a JPEG XL."""
     folder.mkdir()
     pixels = picture(32, 48)
     (folder / "plain.png").write_bytes(image_bytes(pixels))
@@ -48,13 +48,13 @@ def packed(tmp_path: Path, **options: object) -> Dataset:
 
 
 def told(dataset: Dataset) -> dict[str, dict]:
-    """What the JSON of each sample says was found, by the name of its source."""
+    """Return the findings in the JSON of each sample, by the name of its source."""
     samples = [json.loads(dataset.read(row)["json"]) for row in range(len(dataset))]
     return {sample["source"]: sample.get("found", {}) for sample in samples}
 
 
 def shown(dataset: Dataset, name: str) -> list[int]:
-    """The middle of a sample of one frame or the first of two."""
+    """Return the middle of a sample of one frame or the first of two."""
     row = list(told(dataset)).index(name)
     frames = 2 if name == "pq.mkv" else 1
     pixels = read_pixels(dataset, row, Bucket(frames, 32, 48), BucketConfig(), DEFAULT_LIMITS)

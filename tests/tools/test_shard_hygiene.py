@@ -23,7 +23,7 @@ from tools.shard import Config, plan, run
 
 
 def photo(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 (H, W, 3): low frequencies, other ones for each seed, as in photographs."""
+    """Draw low frequencies, other ones for each seed, as in photographs: uint8 (H, W, 3)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / [[[height]], [[width]]]
     waves = sum(
@@ -37,7 +37,7 @@ def photo(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five photographs of one size, and one of each kind that is not wanted."""
+    """Make five photographs of one size, and one of each kind that is not wanted."""
     folder = tmp_path / "in"
     folder.mkdir()
     for seed in range(5):
@@ -63,7 +63,7 @@ def config_of(source: Path, output: Path, **fields: object) -> Config:
 
 
 def packed(folder: Path) -> list[str]:
-    """Names of what was packed, sorted."""
+    """Return the names of the packed samples, sorted."""
     dataset = Dataset(folder)
     return sorted(json.loads(dataset.read(row)["json"])["source"] for row in range(len(dataset)))
 

@@ -46,7 +46,7 @@ def unchecked(table: Table) -> list[int]:
 
 
 def blocks_of(first: int, last: int) -> set[int]:
-    """The blocks of rows `first` to `last`, behind a header of 192 bytes."""
+    """Return the blocks of rows `first` to `last`, behind a header of 192 bytes."""
     start = 192
     return set(range((start + 30 * first) // BLOCK, (start + 30 * last + 29) // BLOCK + 1))
 

@@ -1,7 +1,7 @@
 """Damage to one of three shards, of each kind that streaming readers meet: found, named, nothing mixed up.
 
 Keys are the same in every shard, so that a reader that runs on at the end of a cut shard would join the
-picture of one sample to the caption of another. Hostile members, meanwhile, do nothing at all.
+picture of one sample to the caption of another. Hostile members do nothing at all.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def _parts(tar: Path) -> Any:
 
 
 def members_of(shard: int) -> list[tuple[str, bytes]]:
-    """Picture and caption of ten samples; both say of which shard and sample they are."""
+    """Return picture and caption of ten samples; both say of which shard and sample they are."""
     found = []
     for k in range(EACH):
         pixels = picture(16, 16, seed=10 * shard + k)
@@ -77,12 +77,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return shutil.copytree(made, tmp_path / "data")
 
 
 def header(name: str) -> int:
-    """Where a member of the middle shard begins."""
+    """Return the offset of a member in the middle shard."""
     with tarfile.open(fileobj=io.BytesIO(whole()[1])) as tar:
         return tar.getmember(name).offset
 
@@ -107,7 +107,8 @@ def scattered(data: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """change: of the middle shard's bytes.  shows: the tar's structure is broken.  unreadable: rows of it.
+    """A damage. change: of the middle shard's bytes. shows: the tar's structure is broken. unreadable: rows
+    of it.
 
     Where headers are damaged but nothing is moved, reading by offset still gives all the other samples.
     """
@@ -244,13 +245,13 @@ CANARY = "canary"
 
 
 def payload(canary: Path) -> bytes:
-    """A pickle that writes a file when it is loaded."""
+    """Return a pickle that writes a file when it is loaded."""
     code = f"open({str(canary)!r}, 'w').write('x')"
     return b"cbuiltins\nexec\n(V" + code.encode() + b"\ntR."
 
 
 def hostile_tar(path: Path, canary: Path) -> None:
-    """One good sample among members that would do harm in careless hands."""
+    """Write one good sample among members that would do harm in careless hands."""
     bad = payload(canary)
     plain = [
         ("../escaped.png", image_bytes(picture())),
@@ -283,7 +284,7 @@ def hostile_tar(path: Path, canary: Path) -> None:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder with a hostile tar, deep enough that `../..` would land where it is seen."""
+    """Make a folder with a hostile tar, deep enough that `../..` would land where it is seen."""
     folder = tmp_path / "a" / "b" / "source"
     folder.mkdir(parents=True)
     hostile_tar(folder / "x.tar", tmp_path / CANARY)
@@ -351,7 +352,7 @@ def test_an_index_with_objects_is_not_unpickled(folder: Path, tmp_path: Path) ->
 def test_a_pipe_in_place_of_a_tar_is_refused_and_not_waited_for(
     folder: Path, reads: Callable[[Path], Any]
 ) -> None:
-    """A plain open of a pipe waits for somebody who writes."""
+    """A plain open of a pipe waits until another process writes to it."""
     path = folder / DatasetManifest.read(folder).shards[0].name
     path.unlink()
     os.mkfifo(path)

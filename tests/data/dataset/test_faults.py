@@ -36,7 +36,7 @@ def raising(error: BaseException) -> Any:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between attempts, which nobody sits out."""
+    """Record the waits between attempts, which are skipped."""
     waited: list[float] = []
     monkeypatch.setattr(faults, "RETRY", Retry(attempts=3, sleep=waited.append))
     return waited

@@ -22,11 +22,11 @@ from tests.data.conftest import copies
 
 
 class ClientError(Exception):
-    """As of aiohttp: no OSError."""
+    """An error as aiohttp raises it, which is no OSError."""
 
 
 class NoCredentialsError(Exception):
-    """As of botocore."""
+    """An error as botocore raises it."""
 
 
 class Flaky:

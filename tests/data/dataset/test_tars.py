@@ -109,7 +109,7 @@ def test_a_range_that_is_no_sample_is_an_error(cut: tuple[int, int | None]) -> N
 
 
 def block(kind: bytes, content: bytes, *, size: int | None = None, name: str = "x") -> bytes:
-    """A header that announces `content`, and that, padded."""
+    """Return a header that announces `content`, followed by the content, padded."""
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(content) if size is None else size
     return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % BLOCK)
@@ -127,7 +127,7 @@ def pax(**fields: str) -> bytes:
 
 
 def old_sparse(*blocks: bytes) -> bytes:
-    """A member of GNU's first sparse form, whose map goes on in blocks of its own."""
+    """Return a member of GNU's first sparse form, whose map goes on in blocks of its own."""
     info = tarfile.TarInfo("0.png")
     info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))

@@ -34,7 +34,7 @@ def with_flips(pack: Pack) -> Pack:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """One shard of pictures and clips with both views; row 2 is absent."""
+    """Return one shard of pictures and clips with both views; row 2 is absent."""
     made = make_cache(tmp_path, [SHAPES], [ABSENT])
     path = tmp_path / made.manifest.shards[0].name
     places = write_part(path, 0, [with_flips(pack) for pack in packs_of(0, SHAPES, [ABSENT])])

@@ -46,7 +46,7 @@ def test_both_ways_give_the_bytes_of_the_files(cache, size, places):
 
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
-    """The bytes that each system call reads."""
+    """Record the bytes that each system call reads."""
     counted: list[int] = []
     preadv = os.preadv
 

@@ -29,7 +29,7 @@ def reader(cache: Cache) -> LatentReader:
 
 
 def plain(cache: Cache) -> dict[int, np.ndarray]:
-    """The twin: every sample of every part, by `tarfile` and NumPy."""
+    """Read every sample of every part by `tarfile` and NumPy: the plain twin."""
     packs = [pack for shard in cache.manifest.shards for pack in read_part(cache.folder / shard.name)]
     return {int(i): x for pack in packs for i, x in zip(pack.ids, pack.latents, strict=True)}
 

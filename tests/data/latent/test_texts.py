@@ -30,7 +30,7 @@ WIDTH, ABSENT = 3, 2
 
 
 def tokens_of(row: int) -> int:
-    """Rows 0, 4 have no text; 1 and 5 share a caption."""
+    """Return the number of tokens of a row: rows 0, 4 have no text; 1 and 5 share a caption."""
     return row % 4
 
 
@@ -39,7 +39,7 @@ def caption(row: int) -> np.ndarray:
 
 
 def with_text(packs: list[Pack]) -> list[Pack]:
-    """The packs of a part with text, each caption in the first that has it."""
+    """Return the packs of a part with text, each caption in the first that has it."""
     starts, rows, done = {0: 0}, 0, []
     for pack in packs:
         new = sorted({tokens_of(int(row)) for row in pack.ids} - starts.keys())
@@ -52,7 +52,7 @@ def with_text(packs: list[Pack]) -> list[Pack]:
 
 
 def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
-    """One shard of pictures and clips with text; row 2 is absent."""
+    """Return one shard of pictures and clips with text; row 2 is absent."""
     make_cache(folder, [SHAPES], [ABSENT])
     manifest = Dataset(folder).manifest
     path = folder / manifest.shards[0].name

@@ -12,7 +12,7 @@ from data.loading.ahead import read_ahead
 
 
 class Thing:
-    """What can be watched while it goes away."""
+    """An object whose release can be watched."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -54,7 +54,7 @@ def test_the_thread_lets_go_of_what_was_used_and_not_before() -> None:
         assert gone[: max(number - 1, 0)] == [(before, "read-ahead") for before in range(number - 1)]
         assert number not in [n for n, _ in gone]
     things.close()
-    assert len(gone) >= 5  # and one that may have been made meanwhile
+    assert len(gone) >= 5  # and one that may have been made in between
 
 
 def test_closing_waits_for_the_call_under_way() -> None:

@@ -1,4 +1,6 @@
-"""A cache whose bytes were changed is refused, or gives the data that it gave before; never other data.
+"""A cache whose bytes were changed is refused, or gives the data that it gave before.
+
+Never other data.
 
 Run: pytest tests/data/loading/test_damaged_caches.py
 """
@@ -38,7 +40,7 @@ Verify = Any
 
 
 def full(pack: Pack) -> Pack:
-    """A pack with mirrored views, and a caption for each sample."""
+    """Return a pack with mirrored views, and a caption for each sample."""
     count = len(pack.ids)
     tokens = (pack.ids[:, None] + np.arange(2 * WIDTH)).astype(LATENT_DTYPE).reshape(-1, WIDTH)
     ranges = np.stack([np.arange(count) * 2, np.full(count, 2)], 1).astype(np.uint32)
@@ -47,7 +49,7 @@ def full(pack: Pack) -> Pack:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of pictures and clips, each with a mirrored view and text; row 2 is absent."""
+    """Return two shards of pictures and clips, each with a mirrored view and text; row 2 is absent."""
     folder = tmp_path_factory.mktemp("made")
     manifest = make_cache(folder, SHARDS).manifest
     records, first = [], 0
@@ -81,12 +83,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(made: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return shutil.copytree(made, tmp_path / "cache")
 
 
 def trained_on(folder: Path, verify: Verify) -> list[Any]:
-    """All that training sees of the first steps, several epochs."""
+    """Return all that training sees of the first steps, several epochs."""
     config = LoaderConfig(group_size=4, groups_per_step=2, rank_multiple=2, shuffle_shards=1, verify=verify)
     source = CachedLatents(Dataset(folder, check=verify != "off"))
     loader = source.loader(config, World(0, 1, 0, torch.device("cpu")), 0)
@@ -124,7 +126,7 @@ def cut(random: np.random.Generator, data: bytearray) -> None:
 
 
 def swapped(random: np.random.Generator, data: bytearray) -> None:
-    """Two pieces, as long as the rows of some table or the latents of a sample, change places."""
+    """Swap two pieces that are as long as the rows of some table or the latents of a sample."""
     size = int(random.choice([8, 10, 12, 30, 192, 512, 1024]))
     a, b = sorted(random.integers(0, max(1, len(data) - size), 2).tolist())
     b = min(max(b, a + size), len(data) - size)
@@ -144,7 +146,7 @@ DAMAGES: tuple[Damage, ...] = (random_bytes, one_bit, cut, swapped, zeroed, long
 
 
 def attack(folder: Path, whole: Path, names: tuple[str, ...], verify: Verify, rounds: int) -> dict[str, int]:
-    """Damage each file in every way; returns how often a file's damage was refused."""
+    """Damage each file in every way; return how often a file's damage was refused."""
     expected, refused = trained_on(whole, verify), dict.fromkeys(names, 0)
     for seed in range(rounds):
         for name in names:
@@ -234,7 +236,7 @@ def test_a_first_batch_checks_just_the_blocks_of_the_shards_that_it_is_drawn_fro
     config = LoaderConfig(group_size=4, rank_multiple=2, shuffle_shards=2)
 
     def opened() -> tuple[np.ndarray, LatentLoader]:
-        """Which blocks of the index are not checked yet, and a loader of it."""
+        """Return which blocks of the index are not checked yet, and a loader of it."""
         data = Dataset(folder)
         assert data.index.blocks is not None
         world = World(0, 1, 0, torch.device("cpu"))

@@ -36,7 +36,7 @@ def world(rank: int = 0, size: int = 1) -> World:
 
 
 def by_position(batches: list[Batch]) -> dict[int, tuple]:
-    """{position in the step: (id, label, weight, latents)}."""
+    """Return {position in the step: (id, label, weight, latents)}."""
     return {
         int(position): (int(batch.id[i]), int(batch.condition.label[i]), float(batch.weight[i]), batch.x[i])
         for batch in batches

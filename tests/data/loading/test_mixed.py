@@ -51,7 +51,7 @@ def test_groups_come_in_the_shares_of_the_mix(caches) -> None:
 
 
 def replaced_shapes(cache: Cache) -> Cache:
-    """The cache without its clips."""
+    """Return the cache without its clips."""
     index = cache.index.copy()
     index["bucket"][index["bucket"] == 1] = 65535
     return Cache(cache.folder, replace(cache.manifest, buckets=(IMAGE,)), index)

@@ -1,4 +1,4 @@
-"""One contract for all that gives training its latents: a cache, several, and raw data encoded online."""
+"""One contract for all sources of latents for training: a cache, several, and raw data encoded online."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ KINDS = [cached, mixed, encoded_online]
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def opened(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Callable[[], LatentSource]:
-    """Opens a source of each kind; every time the same."""
+    """Return a function that opens a source of this kind, the same at every call."""
     return partial(request.param, folder, tmp_path / "run")
 
 

@@ -22,7 +22,7 @@ from tests.data.samples import clip
 
 
 def packets(pattern: str) -> list[Packet]:
-    """`K4 B2 B1 P5`: kind and time, in order of decoding; a size of 10 each."""
+    """Parse `K4 B2 B1 P5` into packets: kind and time, in order of decoding; a size of 10 each."""
     return [Packet(int(word[1:]), 10, word[0] == "K") for word in pattern.split()]
 
 
@@ -82,7 +82,7 @@ def encoded(
     keys: tuple[int, ...] = (),
     **options: str,
 ) -> bytes:
-    """keys: frames that are keyframes whatever the encoder thinks."""
+    """Encode a video. keys: frames that are keyframes whatever the encoder decides."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
         stream = container.add_stream("libx264", rate=8, options={"crf": "20", "threads": "1", **options})
@@ -167,7 +167,7 @@ def test_a_turned_video_gives_turned_clips() -> None:
 
 
 def scenes() -> np.ndarray:
-    """Three scenes of 12, 9 and 11 frames, a little movement in each."""
+    """Make three scenes of 12, 9 and 11 frames, with a little movement in each."""
     colours = [(200, 30, 30)] * 12 + [(20, 160, 40)] * 9 + [(40, 50, 220)] * 11
     frames = np.array([np.full((32, 48, 3), colour, np.uint8) for colour in colours])
     for number, frame in enumerate(frames):

@@ -63,7 +63,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(side: int, before: bytes = b"") -> bytes:
-    """An all-black grey picture; before: chunks ahead of its pixels."""
+    """Encode an all-black grey picture; before: chunks ahead of its pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(side * (side + 1)), 1))
     return b"\x89PNG\r\n\x1a\n" + header + before + pixels + chunk(b"IEND", b"")
@@ -90,7 +90,7 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grown(folder: Path, pixels: int, *names: str) -> dict[str, tuple[float, str]]:
-    """{name: (MB by which the peak grew, what was said)} with at most so many pixels allowed."""
+    """Return {name: (MB by which the peak grew, message)} with at most so many pixels allowed."""
     done = subprocess.run(
         [sys.executable, "-c", DECODE, str(pixels), str(folder), *(str(folder / name) for name in names)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -32,7 +32,7 @@ COLOURS = np.array([[100, 100, 100], [150, 60, 40], [50, 120, 60], [40, 40, 150]
 
 
 def seen(data: bytes, **options: object) -> np.ndarray:
-    """int (N, 3): the middle of each patch of a film's first frame."""
+    """Return the middle of each patch of a film's first frame, int (N, 3)."""
     return decode_video(data, frames=(0, 1, 1), **options)[0, 16, 8::16].astype(int)
 
 

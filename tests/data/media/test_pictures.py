@@ -1,4 +1,4 @@
-"""What the pictures show: which samples, where, unchanged."""
+"""Pictures of samples: which ones they show, where, and that pixels are unchanged."""
 
 from __future__ import annotations
 

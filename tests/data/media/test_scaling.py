@@ -20,7 +20,7 @@ ROUNDING = 0.25  # mean error of rounding to whole numbers
 
 
 def coloured(height: int, width: int, kind: str) -> np.ndarray:
-    """uint8 (H, W, 3): waves, or rectangles with sharp edges, every channel its own."""
+    """Draw waves, or rectangles with sharp edges, every channel its own: uint8 (H, W, 3)."""
     random = np.random.default_rng(3)
     y, x = np.mgrid[:height, :width]
     if kind == "waves":
@@ -134,7 +134,7 @@ POSITIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))
 def unclamped_box(
     source: tuple[int, int], target: tuple[int, int], position: tuple[float, float]
 ) -> tuple[float, float, float, float]:
-    """The formula without a care for rounding; pixels of caches that exist follow from it."""
+    """Return the box by the formula without regard to rounding, as pixels of existing caches follow it."""
     scale = min(source[0] / target[0], source[1] / target[1])
     top = (source[0] - target[0] * scale) * position[0]
     left = (source[1] - target[1] * scale) * position[1]

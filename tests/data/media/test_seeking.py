@@ -69,7 +69,7 @@ def test_a_cut_off_file_is_known_by_its_table() -> None:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """What is done: packets read, frames decoded, conversions."""
+    """Count the work done: packets read, frames decoded, conversions."""
     done: Counter[str] = Counter()
 
     def counted(cls: type, name: str, what: str) -> None:

@@ -190,7 +190,7 @@ def test_heif_without_its_library_is_refused_by_name(monkeypatch: pytest.MonkeyP
 
 
 def by_pillow(pixels: np.ndarray, data: bytes) -> np.ndarray:
-    """LittleCMS's answer, as a caller of Pillow would ask it."""
+    """Convert a picture with LittleCMS as a caller of Pillow would."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(data))
     image = ImageCms.profileToProfile(
         Image.fromarray(pixels), source, ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -330,7 +330,7 @@ def test_pages_of_a_tiff_are_told() -> None:
 
 
 def hdr_avif(light: np.ndarray) -> bytes:
-    """A picture of 10 bits in PQ, a row of grey patches of 16 pixels; light: cd/m2."""
+    """Make a picture of 10 bits in PQ, a row of grey patches of 16 pixels; light: cd/m2."""
     frame = patches(pq(light)[:, None].repeat(3, 1), 9, "yuv420p10le")
     file = io.BytesIO()
     with av.open(file, "w", format="avif") as out:

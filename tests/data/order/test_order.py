@@ -20,7 +20,9 @@ def bucket_rows(column: np.ndarray, starts: np.ndarray, buckets: int) -> list[Bu
 
 @st.composite
 def datasets(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
-    """Bucket of each row, first row of each shard (some shards empty), number of buckets."""
+    """Return the bucket of each row, the first row of each shard (some shards empty), and the number of
+    buckets.
+    """
     sizes = draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))
     buckets = draw(st.integers(1, 3))
     rows = sum(sizes)
@@ -29,7 +31,7 @@ def datasets(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def plain_stream(bucket: BucketRows, places: int, block: int) -> np.ndarray:
-    """The twin: a bucket's stream, epoch after epoch, by plain concatenation."""
+    """Return a bucket's stream, epoch after epoch, by plain concatenation: the plain twin."""
     from core.draws import permutation
 
     stream: list[int] = []

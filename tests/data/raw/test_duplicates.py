@@ -11,7 +11,7 @@ from tests.data.samples import image_bytes
 
 
 def rings(centre: int = 0) -> np.ndarray:
-    """uint8 (80, 80, 3)."""
+    """Draw a picture, uint8 (80, 80, 3)."""
     y, x = np.mgrid[-40:40, -30:50]
     wave = (127 + 127 * np.sin(np.hypot(y, x + centre) / 4)).astype(np.uint8)
     return np.stack([wave] * 3, -1)
@@ -40,7 +40,7 @@ def test_copies_are_near_and_others_far() -> None:
 
 
 def all_pairs(hashes: list[tuple[int, ...]], distance: int) -> list[tuple[int, int]]:
-    """The plain twin."""
+    """Compare all pairs of hashes: the plain twin."""
     kept: list[int] = []
     found = []
     for number, pictures in enumerate(hashes):
@@ -59,7 +59,7 @@ def all_pairs(hashes: list[tuple[int, ...]], distance: int) -> list[tuple[int, i
 
 
 def close_hashes(draw: st.DrawFn) -> list[tuple[int, ...]]:
-    """Hashes some of which are a few bits away from others."""
+    """Return hashes some of which are a few bits away from others."""
     hashes: list[tuple[int, ...]] = []
     for _ in range(draw(st.integers(1, 12))):
         if hashes and draw(st.booleans()):

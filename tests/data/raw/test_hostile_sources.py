@@ -22,7 +22,7 @@ SECRET = "the secret words"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with one picture, beside a folder with secrets."""
+    """Make a folder with one picture, beside a folder with secrets."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret.txt").write_text(SECRET)
     (tmp_path / "outside/secret.png").write_bytes(PNG)

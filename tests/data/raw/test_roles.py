@@ -18,7 +18,7 @@ from data.raw.annotations.roles import (
     role_of,
 )
 
-# Written out once more: who leaves a name out of the lists drops the captions of somebody's table.
+# Written out once more: to leave a name out of the lists drops the captions of users' tables.
 NAMES = {
     "path": "path file_name image video image_path video_path media_path media file_path image_file_name "
     "video_file_name",

@@ -21,7 +21,7 @@ from tests.data.samples import clip_bytes, huge_png, image_bytes, image_folder, 
 
 
 def mixed_source(root: Path) -> Path:
-    """Two classes of images, one clip, a caption, and three files that cannot be used."""
+    """Make a source of two classes of images, one clip, a caption, and three files that cannot be used."""
     source = image_folder(root, each=3)
     (source / "cat/0.txt").write_text("eine Katze, größer", encoding="utf-8")
     (source / "dog/clip.mp4").write_bytes(clip_bytes(root))

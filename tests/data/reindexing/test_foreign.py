@@ -44,7 +44,7 @@ def with_nan() -> np.ndarray:
 
 
 def make_tars(folder: Path, bad: Members = (), each: int = 12) -> Path:
-    """Two tars of latents with labels; `bad` are further members of the second."""
+    """Make two tars of latents with labels; `bad` are further members of the second."""
     folder.mkdir()
     for tar in range(2):
         members: Members = []

@@ -28,7 +28,7 @@ MADE = {"index.npy", "media.npy", "dataset.json"}
 
 
 def finished_cache(folder: Path) -> Path:
-    """A cache as `encode` completes it: statistics and fingerprint of what is in it."""
+    """Make a cache as `encode` completes it, with statistics and fingerprint of its content."""
     cache = make_cache(folder, SHARDS, absent=(4, 9), counts=True)
     parts = [read_part(folder / shard.name) for shard in cache.manifest.shards]
     sums = [reduce(add, [LatentSums.of(p.latents) for p in part if len(p.ids)]) for part in parts]
@@ -52,7 +52,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["raw", "latent"])
 def dataset(request: pytest.FixtureRequest, raw: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
+    """Return a copy to change."""
     if request.param == "latent":
         return finished_cache(tmp_path / "data")
     return shutil.copytree(raw, tmp_path / "data")

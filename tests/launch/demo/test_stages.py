@@ -13,7 +13,7 @@ from launch.demo.stages import Command, Record, Stage, run_stages
 
 
 def digits(folder: Path, name: str, **fields: object) -> Stage:
-    """A stage whose job is quick and real."""
+    """Return a stage whose job is quick and real."""
     fields = {"output": folder / name, "digits": 100, "clips": 0, **fields}
     return Stage(name, lambda: [Command("digits", fields, folder / name / "digits.json")])
 

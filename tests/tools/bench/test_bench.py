@@ -1,4 +1,4 @@
-"""The measurements on tiny material: every way gives what was written, floors decide the exit status."""
+"""The benchmarks on tiny material: every way returns what was written, floors decide the exit status."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_tiny_run_gives_rows_floors_and_versions(tmp_path, what, capsys):
 
 @pytest.fixture
 def one_row(monkeypatch):
-    """A measurement that misses a floor."""
+    """Replace the measurement by one that misses a floor."""
     row = Row("case", "samples", "how", {"longtake": Timing(1, (1.0,), 1.0, 1.0)})
     row.floors.append(Floor("samples/s", 1.0, 2.0))
     monkeypatch.setattr("tools.bench.decode.rows", lambda config, folder: [row])

@@ -1,4 +1,4 @@
-"""What a checkpoint costs, measured on a small state. Run: pytest tests/tools/bench/test_checkpoint.py"""
+"""The cost of a checkpoint, measured on a small state. Run: pytest tests/tools/bench/test_checkpoint.py"""
 
 from __future__ import annotations
 

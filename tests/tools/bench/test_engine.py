@@ -1,4 +1,4 @@
-"""What our layer costs, measured on a real run. Run: pytest tests/tools/bench/test_engine.py"""
+"""The cost of this project's layer, measured on a real run. Run: pytest tests/tools/bench/test_engine.py"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_short_run_tells_our_part_of_a_step(tmp_path, monkeypatch):
 
 
 class Operations(TorchDispatchMode):
-    """Counts torch's operations of a step outside of what the stopwatch is around."""
+    """Counts torch's operations in a step outside the functions that the stopwatch is around."""
 
     def __init__(self) -> None:
         super().__init__()

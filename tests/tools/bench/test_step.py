@@ -1,4 +1,4 @@
-"""The measurement of a step: what it runs is what it says. Run: pytest tests/tools/bench/test_step.py"""
+"""The benchmark of a step runs what it reports. Run: pytest tests/tools/bench/test_step.py"""
 
 from __future__ import annotations
 

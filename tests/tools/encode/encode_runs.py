@@ -43,7 +43,7 @@ def make_config(raw: Dataset, encoder: Path, output: Path) -> encode.Config:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file by name, but the config, which names the output."""
+    """Return every file by name, except the config, which names the output."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float = 0) -> BaseProcess:
-    """The command in a process of its own, as if typed on another node whose clock is wrong."""
+    """Start the command in a process of its own, as if typed on another node whose clock is wrong."""
     process = multiprocessing.get_context("fork").Process(
         target=_be_worker, args=(config, faults, clock_skew_s)
     )
@@ -61,7 +61,7 @@ def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float
 
 
 def log_of(config: encode.Config, process: int | None) -> Path:
-    """What a worker said."""
+    """Return the output of a worker."""
     return config.output.with_name(f"{config.output.name}-{process}.log")
 
 

@@ -59,7 +59,7 @@ def config(sources, tmp_path) -> encode.Config:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file by name, but the config, which names the output."""
+    """Return every file by name, except the config, which names the output."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -153,7 +153,7 @@ def test_a_second_run_finds_it_finished(config, capsys):
 
 
 class Stopped(BaseException):
-    """As Ctrl-C comes: at any place."""
+    """An interrupt as Ctrl-C causes it: at any place."""
 
 
 @pytest.mark.parametrize("place", ["encode.batch", "encode.receipt", "encode.manifest"])

@@ -34,7 +34,7 @@ CAPTIONS = ["a red disc", "", "a square", "a red disc", "a blue disc moves left"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures with captions in two shards, an autoencoder and a text encoder."""
+    """Make pictures with captions in two shards, an autoencoder and a text encoder."""
     folder = tmp_path_factory.mktemp("sources")
     (folder / "files").mkdir()
     for number, caption in enumerate(CAPTIONS):

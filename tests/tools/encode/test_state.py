@@ -1,4 +1,4 @@
-"""Looking at an encoding job and its cache from outside: status, verify, repair."""
+"""Status, verification and repair of an encoding job and its cache from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.encode.state import speed
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> encode.Config:
-    """A finished cache with both views, one sample set aside."""
+    """Make a finished cache with both views, one sample set aside."""
     folder = tmp_path_factory.mktemp("finished")
     raw = make_raw(folder, images=10, clips=2, samples_per_shard=3)
     damage(raw, 4)
@@ -47,7 +47,7 @@ def lines(config: encode.Config, capsys: pytest.CaptureFixture[str], action: str
 
 
 def make_unfinished(config: encode.Config, output: Path) -> encode.Config:
-    """All but shard 2 done, which failed twice of twice; shard 1 then lost."""
+    """Make a cache with all but shard 2 done, which failed twice of twice; shard 1 was lost later."""
     config = replace(config, output=output, queue=replace(config.queue, attempts=2, timeout_s=60))
     with pytest.MonkeyPatch.context() as patch:
         break_shard(patch, 2)

@@ -67,7 +67,7 @@ def config(sources: tuple[Dataset, Path], tmp_path: Path) -> encode.Config:
 
 
 def kill_half_twice(config: encode.Config, workers: int, seed: int) -> None:
-    """Twice, kill half of the workers at random moments of their work and start as many new ones."""
+    """Kill half of the workers at random moments of their work and start as many new ones, twice."""
     rng = random.Random(seed)
 
     def start():

@@ -12,7 +12,7 @@ QUICK = classifier.Training(steps=60, batch=32, width=8)
 
 
 def shapes(count: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Bars, horizontal (0) or vertical (1), at random places."""
+    """Draw bars, horizontal (0) or vertical (1), at random places."""
     random = np.random.default_rng(seed)
     frames, labels = np.zeros((count, size, size, 3), np.uint8), random.integers(0, 2, count)
     for frame, label, place in zip(frames, labels, random.integers(4, size - 8, count), strict=True):

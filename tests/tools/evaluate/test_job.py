@@ -24,7 +24,7 @@ Pixels = np.ndarray
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 400 digits and 100 clips, and of the held-out ones among them."""
+    """Make shards of 400 digits and 100 clips, and of the held-out ones among them."""
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("data")
     digits.run(digits.Config(output=str(folder / "input"), digits=400, clips=100, frames=9))

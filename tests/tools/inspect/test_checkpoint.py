@@ -26,7 +26,7 @@ SHORT = {"steps": 4, "save_every": 2, "power_widths": (0.05,), "snapshot_every":
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 4 steps: checkpoints after 2 and 4, a copy of an average after 3."""
+    """Train a run of 4 steps: checkpoints after 2 and 4, a copy of an average after 3."""
     folder = tmp_path_factory.mktemp("run")
     toy_trainer(folder, ranks.start("cpu", 60), **SHORT).fit()
     return folder
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 

@@ -46,7 +46,7 @@ def weights_of(checkpoint: Path, which: str) -> dict[str, Tensor]:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose weights depend on the checkpoint."""
+    """Make a run whose weights depend on the checkpoint."""
     folder = make_run(tmp_path / "run", monkeypatch)
     monkeypatch.setattr(trained, "load_weights", weights_of)
     return folder
@@ -289,7 +289,7 @@ def test_a_replaced_export_is_noticed(
 
 
 def draw_as_rank(run: str, name: str, most: str) -> None:
-    """What every rank of `draw_with_two` does: it kills itself before its batch number `most`."""
+    """Run as a rank of `draw_with_two`, which kills itself before its batch number `most`."""
     generate, made = batches.generate, []
 
     def counted(*arguments: Any) -> np.ndarray:

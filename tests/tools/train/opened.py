@@ -1,4 +1,4 @@
-"""What `train` makes of a whole config, for tests: each with the sections that it takes."""
+"""The parts that `train` builds from a whole config, for tests: each with the sections that it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interlaced films are told by flags or by idet, and made whole as bwdif does it."""
+"""Interlaced films are recognised by flags or by idet, and made whole as bwdif does it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INTERLACED_CODING = 0x20040000  # AV_CODEC_FLAG_INTERLACED_DCT and _ME
 
 
 def woven(top_first: bool = True) -> bytes:
-    """Interlaced frames whose file does not say so."""
+    """Return interlaced frames whose file does not say so."""
     return encoded_video(interlaced(moving_bars(60), top_first), crf="8", g="10", bf="2")
 
 
 def flagged(top_first: bool = True) -> bytes:
-    """Interlaced frames coded as such, with their flags."""
+    """Return interlaced frames coded as such, with their flags."""
     file, frames = io.BytesIO(), interlaced(moving_bars(60), top_first)
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("mpeg2video", rate=8, options={"g": "10", "bf": "2", "q:v": "2"})

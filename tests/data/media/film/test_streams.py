@@ -24,7 +24,7 @@ FILM, SMALL, COVER, LARGE_COVER = (
 
 
 def joined(*parts: Part, format: str = "mp4", attached: int = -1) -> bytes:
-    """A file of several video streams; that at place `attached` is marked as an attached picture."""
+    """Make a file of several video streams; the one at place `attached` is marked as an attached picture."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as out:
         streams = []

@@ -56,7 +56,7 @@ def seen(*times: int | None, duration: int = 0, shown: bool = True) -> list[Seen
 
 
 class Stream:
-    """What is asked of a stream of PyAV."""
+    """The attributes that are read of a PyAV stream."""
 
     def __init__(self, unit: Fraction, rate: Fraction | None = None) -> None:
         self.time_base, self.average_rate, self.guessed_rate, self.base_rate = unit, rate, None, None

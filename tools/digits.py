@@ -29,7 +29,7 @@ HELDOUT_EVERY = 5  # of each class, the 5th, 10th, ... digit: every writer is in
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which files are written, and where."""
+    """Which files to write, and where."""
 
     job: ClassVar[str] = "digits"
 

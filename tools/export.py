@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which weights are written, and where."""
+    """Which weights to write, and where."""
 
     job: ClassVar[str] = "export"
 
@@ -57,7 +57,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Export, whole or not at all; WorkError where the run is damaged."""
+    """Export, whole or not at all; WorkError if the run is damaged."""
     from core.progress import say
 
     checkpoint, output = _check(config), Path(config.output)
@@ -77,7 +77,7 @@ def run(config: Config) -> None:
 
 
 def _check(config: Config) -> Path:
-    """The checkpoint that is exported; UserError for what can be seen before work starts."""
+    """Return the checkpoint to export; UserError for what can be seen before work starts."""
     from core.checkpoint.exported import is_export, read_record
     from core.checkpoint.weights import choose
     from core.run.folder import EXPORT
@@ -98,7 +98,7 @@ def _check(config: Config) -> Path:
 
 
 def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The whole state of the network, and what `export.json` says of it."""
+    """Return the whole state of the network, and the contents of `export.json` on it."""
     from core.checkpoint.reader import CheckpointReader
     from core.checkpoint.reconstruct import reconstruct
     from core.checkpoint.weights import load_weights
@@ -126,7 +126,7 @@ def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[
 
 
 def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights in another type; UserError where a number is too large for it."""
+    """Cast the weights to another type; UserError if a number is too large for it."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
@@ -138,7 +138,7 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
-    """Fill the folder; returns what its `export.json` says."""
+    """Fill the folder; return the contents of its `export.json`."""
     from core.checkpoint import exported
     from core.run.folder import AUTOENCODER, CONFIG, INITIAL, LATENTS
 

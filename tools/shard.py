@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is packed, and how."""
+    """What to pack, and how."""
 
     job: ClassVar[str] = "shard"
 
@@ -128,7 +128,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Write the shards that are not there yet, then index and manifest."""
+    """Write the shards that are missing, then index and manifest."""
     from data.dataset.faults import require_no_program_errors
     from data.dataset.index import Dataset
     from data.dataset.quarantine import BEYOND, Quarantine
@@ -172,7 +172,9 @@ def run(config: Config) -> None:
 
 
 def _as_begun(config: Config) -> Config:
-    """The config by which an earlier version began this output, where `classes` was true if not given."""
+    """Return the config with which an earlier version began this output, where `classes` was true if not
+    given.
+    """
     record = Path(config.output) / CONFIG
     begun = record.is_file() and not config.overwrite
     if config.classes is None and begun and read_recorded(record).get("classes") is True:
@@ -181,7 +183,7 @@ def _as_begun(config: Config) -> Config:
 
 
 def _listing(config: Config) -> Listing:
-    """What the source holds; UserError if it is of no use."""
+    """List the source; UserError if it is of no use."""
     from data.raw.ingest import list_source
 
     _hygiene(config)
@@ -193,7 +195,7 @@ def _listing(config: Config) -> Listing:
 
 
 def _contents(output: Path, listing: Listing) -> Contents:
-    """What the unfinished output records of its source, beside what the source lists now."""
+    """Return what the unfinished output records of its source, beside what the source lists now."""
     from data.raw.writing import listing_fingerprint, recorded_listing
 
     def contents(path: str) -> tuple[Content | None, Content]:
@@ -205,7 +207,7 @@ def _contents(output: Path, listing: Listing) -> Contents:
 
 
 def _hygiene(config: Config) -> HygieneConfig:
-    """How samples are chosen; UserError if a library for it is missing."""
+    """Return how samples are chosen; UserError if a library for it is missing."""
     from data.raw.survey import HygieneConfig
 
     hygiene = HygieneConfig(filters=config.filters, duplicates=config.duplicates, clips=config.clips)
@@ -214,7 +216,10 @@ def _hygiene(config: Config) -> HygieneConfig:
 
 
 def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
-    """The samples to pack, after every file was looked at where that is needed; UserError if none is left."""
+    """Return the samples to pack, after every file was looked at where that is needed.
+
+    UserError if none is left.
+    """
     if not config.chooses:
         return items
     from data.raw.survey import choose, chunks, found, look
@@ -237,7 +242,7 @@ def _chosen(config: Config, items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _tasks(config: Config, items: Sequence[Item]) -> Iterator[ShardTask]:
-    """The shards to write, of the samples in the order in which they are packed."""
+    """Yield the shards to write, of the samples in the order in which they are packed."""
     from core.draws import permutation
     from data.raw.item_store import Selection
     from data.raw.writing import ShardTask, cut

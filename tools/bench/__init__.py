@@ -1,1 +1,1 @@
-"""Measurements of this machine's limits, of this project, and of other libraries beside it."""
+"""Benchmarks of this machine's limits, of this project, and of other libraries beside it."""

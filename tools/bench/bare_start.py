@@ -1,4 +1,4 @@
-"""The least script that trains one step with DeepSpeed: what our start is measured beside.
+"""The least script that trains one step with DeepSpeed, the reference of `bench` for this project's start.
 
 `python -m tools.bench.bare_start PRESET FRAMES,HEIGHT,WIDTH BATCH` prints one line when the step is done.
 DeepSpeed is loaded as we load it: without its C++ build, its Muon and the garbage collector, or it would be

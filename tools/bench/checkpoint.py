@@ -1,4 +1,4 @@
-"""What a checkpoint costs: the copy that training waits for, the whole of it, and the steps beside its write.
+"""Measure the cost of a checkpoint: the copy that training waits for, all of it, and steps beside its write.
 
 The state is that of DiT-B after an update: masters, two moments and an average in fp32, 2.1 GB. What training
 waits for is `Saver.save`, measured with all that it does, beside a plain copy of the same bytes.
@@ -46,7 +46,7 @@ BLOCKING, WHOLE = 1.2, 1.3
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """The copy, the write, and the steps beside one."""
+    """Measure the copy, the write, and the steps beside one."""
     world = ranks.start()
     try:
         network = DiTConfig.presets[config.network or NETWORK]
@@ -63,7 +63,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def _updated(network: DiTConfig, world: ranks.World) -> Engine:
-    """An engine after one update, so that its moments are numbers in memory of their own."""
+    """Return an engine after one update, so that its moments are numbers in memory of their own."""
     from core.engine.engine import Engine
 
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def _updated(network: DiTConfig, world: ranks.World) -> Engine:
 
 
 def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]:
-    """A copy of the state, and what the first one costs a run, whose memory no page of which exists yet."""
+    """Return a copy of the state, and the cost of a run's first copy, whose memory has no pages yet."""
     flats = _flats(engine, ema)
     started = time.perf_counter()
     plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda).copy_(flat) for flat in flats]
@@ -94,7 +94,7 @@ def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]
 
 
 def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
-    """Until `Saver.save` lets training go on; its write goes on, and is over when the other way begins."""
+    """Measure the time until `Saver.save` lets training go on; its write ends before the other way begins."""
     flats = _flats(engine, ema)
     size = sum(flat.numel() * flat.element_size() for flat in flats)
     plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda) for flat in flats]
@@ -136,7 +136,7 @@ def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
 
 
 def _whole(config: Config, snapshot: Snapshot, folder: Path) -> Row:
-    """The write at full speed, beside the same bytes in as many files."""
+    """Measure the write at full speed, beside the same bytes in as many files."""
     number = itertools.count()
 
     def ours() -> Iterator[Path]:
@@ -174,7 +174,7 @@ def _whole(config: Config, snapshot: Snapshot, folder: Path) -> Row:
 
 
 def write_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> None:
-    """The tensors' bytes in one file, `small` in files of their own, each synced."""
+    """Write the tensors' bytes to one file, and `small` to files of their own, each synced."""
     folder.mkdir()
     views = [memoryview(tensor.numpy().data).cast("B") for tensor in snapshot.tensors.values()]
     for name, parts in {tensors_name(0): views, **{n: [memoryview(b)] for n, b in small.items()}}.items():
@@ -186,7 +186,7 @@ def write_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> None
 
 
 def is_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> bool:
-    """Whether every file has the bytes that `write_raw` was given; the folder is removed."""
+    """Return whether every file has the bytes that `write_raw` was given; the folder is removed."""
     equal = all((folder / name).read_bytes() == data for name, data in small.items())
     with open(folder / tensors_name(0), "rb") as file:
         for tensor in snapshot.tensors.values():
@@ -198,7 +198,7 @@ def is_raw(folder: Path, snapshot: Snapshot, small: dict[str, bytes]) -> bool:
 
 
 def is_snapshot(path: Path, snapshot: Snapshot) -> bool:
-    """Whether a checkpoint of one rank has the numbers of `snapshot`, and no others."""
+    """Return whether a checkpoint of one rank has the numbers of `snapshot`, and no others."""
     reader = CheckpointReader(path)
     found = {f"{kind}/{name}@0": t for kind in reader.kinds for name, t in reader.full(kind).items()}
     return found.keys() == snapshot.tensors.keys() and all(
@@ -207,7 +207,7 @@ def is_snapshot(path: Path, snapshot: Snapshot) -> bool:
 
 
 def is_state(path: Path, engine: Engine, ema: Ema | None) -> bool:
-    """Whether a checkpoint of one rank has the numbers that the engine and its average hold now."""
+    """Return whether a checkpoint of one rank has the numbers that the engine and its average hold now."""
     return is_snapshot(path, take({MAIN: Network(engine, ema)}, {"step": 1}, None))
 
 

@@ -1,4 +1,4 @@
-"""What measurements do with PyAV itself: material, a naive loop, and the limit."""
+"""PyAV as the measurements use it: material, a naive loop, and the limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from einops import rearrange
 
 
 def write_video(path: Path, seed: int, frames: int) -> Path:
-    """854x480 H.264 at 24 frames a second with a keyframe every 48: smooth shapes that move, under grain."""
+    """Write 854x480 H.264 at 24 frames a second with a keyframe every 48: smooth shapes that move, under
+    grain.
+    """
     import av
 
     random = np.random.default_rng(seed)
@@ -34,7 +36,9 @@ def write_video(path: Path, seed: int, frames: int) -> Path:
 
 
 def pyav_clip(path: Path, start: int, frames: int, side: int) -> np.ndarray:
-    """A naive loop: seek, convert each frame by `to_ndarray`, resize with torch; uint8 (T, side, side, 3)."""
+    """Decode a clip to uint8 (T, side, side, 3) by a naive loop: seek, convert by `to_ndarray`, resize with
+    torch.
+    """
     import av
 
     with av.open(str(path)) as container:
@@ -49,7 +53,7 @@ def pyav_clip(path: Path, start: int, frames: int, side: int) -> np.ndarray:
 
 
 def pyav_decode_only(path: Path, start: int, frames: int) -> int:
-    """The limit: decode the same frames on one thread and drop them; their number."""
+    """Decode the same frames on one thread, drop them, and return their number: the limit."""
     import av
 
     with av.open(str(path)) as container:

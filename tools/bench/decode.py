@@ -1,4 +1,4 @@
-"""Random clips of 16 frames from 480p H.264, brought to 256 pixels."""
+"""Measure random clips of 16 frames from 480p H.264, brought to 256 pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOLERANCE = 2.0  # mean difference in levels of 255: two bicubic filters
 
 
 class Clip(NamedTuple):
-    """A decoded clip, uint8 (T, H, W, 3), of a file from a frame on."""
+    """A decoded clip, uint8 (T, H, W, 3), of a file from one frame on."""
 
     path: Path
     start: int
@@ -28,7 +28,7 @@ class Clip(NamedTuple):
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """The one case."""
+    """Measure the one case."""
     torch.set_num_threads(1)
     say("bench: encoding videos of 854x480")
     paths = [write_video(folder / f"{seed}.mp4", seed, config.video_frames) for seed in range(2)]

@@ -1,4 +1,5 @@
-"""What a training step costs outside of DeepSpeed, the network and the averages: our own layer.
+"""Measure what a training step costs outside of DeepSpeed, the network and the averages: this project's
+layer.
 
 A real run of the trainer on latents that lie in memory. A stopwatch runs in every call of DeepSpeed's engine
 (the network's forward and backward, the step, and what is asked of it), while the network's graph is freed,
@@ -63,14 +64,14 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step."""
+        """Measure a step."""
         self.seconds, started = 0.0, time.perf_counter()
         yield
         self.steps_s.append(time.perf_counter() - started)
         self.own_s.append(self.steps_s[-1] - self.seconds)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, timed; on CUDA up to the end of what it started."""
+        """Return `function`, timed; on CUDA up to the end of what it started."""
         return self._timed(function) if self._device is None else self._timed_on(self._device, function)
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +98,7 @@ class Stopwatch:
         return begun_alone
 
     def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
-        """`function` of an argument that nobody else refers to; timed is only that it goes away after."""
+        """Return `function` with only the release of its argument timed, to which nothing else refers."""
 
         def timed(*argument: Any) -> None:
             function(*argument)
@@ -109,7 +110,7 @@ class Stopwatch:
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """One case: ZeRO stage 1, one rank, one micro-step a step."""
+    """Measure the one case: ZeRO stage 1, one rank, one micro-step a step."""
     world = ranks.start()
     try:
         trainer, watch = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
@@ -140,7 +141,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def _preparing_s(step_index: int) -> float:
-    """Seconds for what the thread that reads ahead makes of one batch."""
+    """Return the seconds that the read-ahead thread takes to prepare one batch."""
     (batch,) = _load(step_index)
     started = time.perf_counter()
     prepared.prepare(_objective(), batch, 0, step_index)

@@ -40,7 +40,7 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured, and how much of it."""
+    """What to measure, and how much of it."""
 
     job: ClassVar[str] = "bench"
 
@@ -48,7 +48,7 @@ class Config:
         "reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup", "queue"
     ] = setting(REQUIRED, "what is measured")
     output: str = setting(
-        "runs/bench", "folder that receives results; material lies there meanwhile", shown="path"
+        "runs/bench", "folder that receives results, and holds the material during the run", shown="path"
     )
     floors: bool = setting(True, "end with exit status 1 where a floor is missed")
     rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
@@ -76,7 +76,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Measure; WorkError where a floor is missed, or a way gives something wrong."""
+    """Measure; WorkError if a floor is missed, or a way returns something wrong."""
     from tools.bench.rounds import Row, table
 
     folder = Path(config.output)
@@ -99,7 +99,7 @@ def run(config: Config) -> None:
 
 
 def machine(load: tuple[float, float, float]) -> dict[str, Any]:
-    """What ran this, and how busy it was (load: mean number of runnable processes over 1, 5, 15 minutes)."""
+    """Describe the machine and its load (mean number of runnable processes over 1, 5, 15 minutes)."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -112,7 +112,7 @@ def machine(load: tuple[float, float, float]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that is measured."""
+    """Return the versions of everything that is measured."""
     installed = {name: "not installed" for name in PACKAGES}
     for distribution in metadata.distributions():
         if (name := distribution.metadata["Name"].lower()) in installed:

@@ -1,4 +1,4 @@
-"""What the machine can do: the bytes of latents by system calls, and members parsed one by one."""
+"""The machine's limits: the bytes of latents by system calls, and members parsed one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Read = tuple[np.ndarray, torch.Tensor]  # ids (n,) and their latents (n, ...)
 def in_order(
     cache: Dataset, batch: int, steps: int, shape: Shape, memory: BatchMemory | None = None
 ) -> Iterator[Read]:
-    """As many bytes by `preadv` straight into the batch, in the order of the file, a run of samples a call.
+    """Read as many bytes by `preadv` straight into the batch, in the order of the file, a run of samples a
+    call.
 
     memory: gives every batch a tensor that may be kept; without it all are one, overwritten each time.
     """
@@ -45,7 +46,7 @@ def in_order(
 def one_by_one(
     cache: Dataset, order: Sequence[np.ndarray], shape: Shape, memory: BatchMemory
 ) -> Iterator[Read]:
-    """The same samples in the same order as ours, one `preadv` each."""
+    """Read the same samples in the same order as this project does, one `preadv` each."""
     index = np.asarray(cache.index)
     size = 2 * int(np.prod(shape))
     with ExitStack() as stack:
@@ -62,7 +63,7 @@ def one_by_one(
 def parsed(
     paths: Sequence[Path], index: np.ndarray, order: Sequence[np.ndarray], shape: Shape
 ) -> Iterator[Read]:
-    """Members `KEY.latent.npy` of plain tars, whose headers are read and checked each time."""
+    """Read members `KEY.latent.npy` of plain tars, whose headers are read and checked each time."""
     head = 128 + 512  # of the .npy, and of the tar
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "rb", buffering=0)).fileno() for path in paths]

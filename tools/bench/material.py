@@ -1,4 +1,4 @@
-"""What the measurements read: latents whose values follow from their ids, in caches and in plain tars."""
+"""Data for the benchmarks: latents whose values follow from their ids, in caches and in plain tars."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIFFERENT = 7
 
 
 def latents_of(ids: np.ndarray, shape: Shape) -> np.ndarray:
-    """(n, *shape) float16: noise that recurs every 7 ids, and in its first two values the id."""
+    """Make latents (n, *shape) float16: noise that recurs every 7 ids, and the id in the first two values."""
     latents = _noise(shape)[ids % _DIFFERENT]
     flat = latents.reshape(len(ids), -1)
     flat[:, 0], flat[:, 1] = ids % 2048, ids // 2048
@@ -37,14 +37,14 @@ def _noise(shape: Shape) -> np.ndarray:
 
 
 def packs_of(first: int, count: int, shape: Shape) -> Iterator[Pack]:
-    """The packs of ids first, first + 1, ..."""
+    """Yield the packs of ids first, first + 1, ..."""
     for start in range(first, first + count, PACK_SAMPLES):
         ids = np.arange(start, min(start + PACK_SAMPLES, first + count))
         yield Pack(latents_of(ids, shape), ids.astype(np.uint64), (ids % 10).astype(np.int64))
 
 
 def make_cache(folder: Path, samples: int, shape: Shape, shards: int = 16) -> Dataset:
-    """A latent cache as `encode` leaves it."""
+    """Make a latent cache as `encode` leaves it."""
     folder.mkdir()
     starts = np.linspace(0, samples, shards + 1).astype(int)
     rows, crcs, records = [], [], []
@@ -60,7 +60,7 @@ def make_cache(folder: Path, samples: int, shape: Shape, shards: int = 16) -> Da
 def publish(
     folder: Path, index: np.ndarray, crcs: np.ndarray, records: list[ShardRecord], shape: Shape
 ) -> Dataset:
-    """Index, hashes and manifest beside the parts of a cache."""
+    """Write index, hashes and manifest beside the parts of a cache."""
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, 1).tolist()
     DatasetManifest(
@@ -75,7 +75,7 @@ def publish(
 
 
 def repeat(dataset: Dataset, folder: Path, rows: int) -> Dataset:
-    """A cache of at least `rows` samples whose shards are links to those of `dataset`, over and over."""
+    """Make a cache of at least `rows` samples whose shards are links to those of `dataset`, repeated."""
     folder.mkdir()
     records: list[ShardRecord] = []
     samples, index = len(dataset), np.asarray(dataset.index)
@@ -96,14 +96,14 @@ def repeat(dataset: Dataset, folder: Path, rows: int) -> Dataset:
 
 
 def npy(latent: np.ndarray) -> bytes:
-    """An array as the bytes of a `.npy` file."""
+    """Return an array as the bytes of a `.npy` file."""
     file = io.BytesIO()
     np.save(file, latent)
     return file.getvalue()
 
 
 def make_plain_tars(folder: Path, samples: int, shape: Shape, shards: int = 4) -> list[Path]:
-    """Tars from elsewhere: one member `00000000.latent.npy` a sample, no index."""
+    """Write tars as other tools do: one member `00000000.latent.npy` a sample, no index."""
     folder.mkdir()
     paths = [folder / f"{number:06d}.tar" for number in range(shards)]
     for path, ids in zip(paths, np.array_split(np.arange(samples), shards), strict=True):

@@ -1,4 +1,4 @@
-"""Steps beside the paced write of a checkpoint, and steps without one, in turns of some seconds.
+"""Measure steps beside the paced write of a checkpoint, and steps without one, in turns of some seconds.
 
 The write is the saver's: the same threads, priorities and pace. In the turns without it, it stands still. The
 pace is the slowest that the saver takes, so it assumes some time between saves, which is stated.
@@ -47,7 +47,7 @@ SLOWER = 1.03
 
 
 class HeldPace(Pace):
-    """A pace that can stand still between two pieces; what it missed meanwhile is not made up for."""
+    """A pace that can be held between two pieces; it does not make up for the time it was held."""
 
     def __init__(self, total: int, seconds: float) -> None:
         super().__init__(total, seconds)
@@ -62,7 +62,7 @@ class HeldPace(Pace):
 
 
 def row(snapshot: Snapshot, world: ranks.World, folder: Path) -> Row:
-    """One write of the whole snapshot, with steps of a smaller network beside it and between."""
+    """Measure one write of the whole snapshot, with steps of a smaller network beside it and between."""
     trainer = _trainer(folder / "steps", world)
     step = _stepper(trainer)
     for _ in range(WARM_UP):
@@ -85,7 +85,9 @@ def row(snapshot: Snapshot, world: ranks.World, folder: Path) -> Row:
 def _turns(
     step: Callable[[], float], written: Future[None], pace: HeldPace
 ) -> tuple[list[float], list[float], float]:
-    """Seconds of steps beside the write and alone, and how long the write took without the turns between."""
+    """Return the seconds of steps beside the write and alone, and the time of the write without the turns
+    between.
+    """
     beside: list[float] = []
     alone: list[float] = []
     written_s = 0.0
@@ -129,7 +131,7 @@ def _as_row(snapshot: Snapshot, pace: Pace, beside: list[float], alone: list[flo
 
 
 def _write(path: Path, snapshot: Snapshot, pace: HeldPace) -> None:
-    """What the saver's thread does."""
+    """Do what the saver's thread does."""
     pace.yield_processor()
     pace.goes_on.wait()
     write_checkpoint(path, snapshot, number=1, may_commit=lambda: None, pace=pace)
@@ -172,7 +174,7 @@ def _trainer(folder: Path, world: ranks.World) -> Trainer:
 
 
 def _batches(first: int) -> Iterator[list[Batch]]:
-    """One micro-batch a step, without end."""
+    """Yield one micro-batch a step, without end."""
     moments = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).half()
     number = torch.arange(SHAPE[0])
     for step in itertools.count(first):

@@ -1,4 +1,4 @@
-"""The same work by other libraries, each as its documentation shows; what is not installed is left out."""
+"""The same work by other libraries, as their documentation shows it; those not installed are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Items = Callable[[], Iterator[Any]]
 def latent_readers(
     folder: Path, shape: Shape, batch: int, samples: int
 ) -> tuple[dict[str, Items], tuple[str, ...]]:
-    """Readers of the same latents, {name: shuffled batches of (ids, latents)}, and what is not installed."""
+    """Return readers of the same latents, {name: shuffled batches of (ids, latents)}, and what is not
+    installed.
+    """
     count = samples // batch * batch
     tars = make_plain_tars(folder / "tars", samples, shape)
     found: dict[str, Items] = {
@@ -42,7 +44,7 @@ def latent_readers(
 def webdataset_latents(
     tars: Sequence[Path], batch: int, count: int, *, shuffle: bool
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Decoded, shuffled in a buffer of 1000, batched."""
+    """Yield batches decoded by webdataset, shuffled in a buffer of 1000."""
     import webdataset
 
     data = webdataset.WebDataset([str(path) for path in tars], shardshuffle=False)
@@ -57,7 +59,10 @@ def webdataset_latents(
 def webdataset_skip(
     tars: Sequence[Path], skipped: int, batch: int
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """The batch behind `skipped` samples of a stream, which can only be read past; they are not decoded."""
+    """Yield the batch behind `skipped` samples of a stream, which can only be read past.
+
+    They are not decoded.
+    """
     import webdataset
 
     stream = webdataset.WebDataset([str(path) for path in tars], shardshuffle=False).slice(
@@ -68,7 +73,7 @@ def webdataset_skip(
 
 
 def _npy_files(folder: Path, shape: Shape, batch: int, samples: int) -> Items:
-    """One file a latent, as fast-DiT keeps them."""
+    """Read one file a latent, as fast-DiT keeps them."""
     folder.mkdir()
     for id in range(samples):
         np.save(folder / f"{id:08d}.npy", latents_of(np.array([id]), shape)[0])
@@ -122,7 +127,7 @@ def _mosaic(folder: Path, shape: Shape, batch: int, samples: int) -> Items:
 
 
 def write_members(path: Path, latents: np.ndarray) -> Path:
-    """One member a sample by webdataset's TarWriter, with its defaults."""
+    """Write one member a sample by webdataset's TarWriter, with its defaults."""
     import webdataset
 
     with open(path, "wb") as file, webdataset.TarWriter(file) as writer:
@@ -132,7 +137,7 @@ def write_members(path: Path, latents: np.ndarray) -> Path:
 
 
 def read_members(path: Path) -> Iterator[np.ndarray]:
-    """The arrays of a plain tar, by `tarfile` and NumPy."""
+    """Yield the arrays of a plain tar, by `tarfile` and NumPy."""
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(".npy"):
@@ -140,7 +145,7 @@ def read_members(path: Path) -> Iterator[np.ndarray]:
 
 
 def write_shard(pattern: Path, latents: np.ndarray) -> Path:
-    """The same by webdataset's ShardWriter, as one shard; `pattern` holds a %d."""
+    """Write the same by webdataset's ShardWriter, as one shard; `pattern` holds a %d."""
     import webdataset
 
     with webdataset.ShardWriter(str(pattern), maxcount=len(latents), verbose=0) as writer:

@@ -1,5 +1,4 @@
-"""The diffusion transformer as a first version has it: what `bench step` measures the network of
-`models/denoisers/dit` against.
+"""A plain diffusion transformer, which `bench step` compares the network of `models/denoisers/dit` with.
 
 Written from the equations of arXiv:2212.09748, with torch's own modules and fused attention, for labelled
 images alone. Parameters bear the names of `models.denoisers.dit.DiT`, so both take the same weights.
@@ -76,7 +75,7 @@ class PlainDiT(nn.Module):
         self.final = nn.Linear(width, math.prod(config.patch) * config.output_channels)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """x: (B, C, T, H, W).  time, label: (B,).  Returns (B, C or 2C, T, H, W)."""
+        """Return (B, C or 2C, T, H, W) of x: (B, C, T, H, W), time, label: (B,)."""
         (pt, ph, pw), config = self.config.patch, self.config
         batch, channels, frames, height, width = x.shape
         t, h, w = frames // pt, height // ph, width // pw
@@ -95,5 +94,5 @@ class PlainDiT(nn.Module):
 
 
 def _linear_module(inputs: int, outputs: int) -> nn.Sequential:
-    """A linear layer under the name `linear`, as where the other network has a module around it."""
+    """Return a linear layer under the name `linear`, as where the other network has a module around it."""
     return nn.Sequential(OrderedDict(linear=nn.Linear(inputs, outputs)))

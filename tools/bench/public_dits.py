@@ -1,4 +1,4 @@
-"""Other people's diffusion transformers, for `bench step`: diffusers', and the authors' own from a checkout.
+"""Public diffusion transformers for `bench step`: diffusers', and the authors' own from a checkout.
 
 Their weights are their own random ones; only shapes and finiteness of what they give are looked at.
 """
@@ -20,7 +20,7 @@ DIFFUSERS, FACEBOOK = "diffusers DiTTransformer2DModel", "facebookresearch/DiT"
 
 
 def find(network: DiTConfig, shape: Sequence[int], peer: str) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """The ones at hand for square images, and the names of those that are not installed.
+    """Return the installed networks for square images, and the names of those that are not installed.
 
     peer: a folder that holds a checkout of facebookresearch/DiT, or ''.
     """
@@ -36,7 +36,7 @@ def find(network: DiTConfig, shape: Sequence[int], peer: str) -> tuple[dict[str,
 
 
 def inputs(name: str, x: Tensor, time: Tensor, label: Tensor) -> tuple[Any, ...]:
-    """The arguments of a network's forward. x: (B, C, 1, H, W)."""
+    """Return the arguments of a network's forward. x: (B, C, 1, H, W)."""
     image = x[:, :, 0]
     return (image, time.long(), label) if name == DIFFUSERS else (image, time, label)
 
@@ -58,7 +58,7 @@ def _diffusers(network: DiTConfig, size: int) -> nn.Module:
 
 
 def _checkout(folder: Path, network: DiTConfig, size: int) -> nn.Module:
-    """`models.py` of the checkout under another name, since `models` is a package of ours."""
+    """Import `models.py` of the checkout under another name, since `models` is a package of this project."""
     source = folder / "models.py"
     if not source.is_file():
         raise UserError("peer", folder, f"a checkout of {FACEBOOK}, with models.py")

@@ -1,4 +1,6 @@
-"""Sharing units of work: claims of one worker beside bare lease files, and what a claim asks of the disk."""
+"""Measure sharing units of work: claims of one worker beside bare lease files, and a claim's file system
+calls.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ LISTINGS = ("listdir", "scandir")
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """A row for each number of units, of which all but some are finished."""
+    """Measure a case for each number of units, of which all but some are finished."""
     return [_row(config, folder / str(size), size) for size in SIZES]
 
 

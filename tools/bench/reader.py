@@ -1,4 +1,4 @@
-"""Reading latents at random into batch tensors, the start far into a large cache, and the memory it takes."""
+"""Measure reading latents at random into batch tensors, the start far into a large cache, and its memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tools.bench.rounds import Floor, Row, Way, measure
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """All cases; `folder` holds the material."""
+    """Measure all cases; `folder` holds the material."""
     say(f"bench: writing {config.samples} latents")
     images = make_cache(folder / "images", config.samples, IMAGE)
     result = [latents(config, folder / "peers-8k", images, IMAGE, 256, config.peer_samples)]
@@ -48,7 +48,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: int, few: int) -> Row:
-    """Shuffled latents of one shape, all of the cache a round."""
+    """Measure shuffled latents of one shape, all of the cache a round."""
     folder.mkdir()
     loader = LatentLoader(
         [cache], LoaderConfig(group_size=batch, rank_multiple=1), World(0, 1, 0, torch.device("cpu")), seed=0
@@ -114,14 +114,14 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
 
 
 def is_right(item: Read, shape: Shape) -> bool:
-    """Whether a batch holds what was written for its ids."""
+    """Return whether a batch holds what was written for its ids."""
     ids, latents = item
     wanted = latents_of(np.asarray(ids, np.int64), shape)
     return np.array_equal(wanted.view(np.uint16), latents.numpy().reshape(wanted.shape).view(np.uint16))
 
 
 def plain(config: Config, folder: Path) -> Row:
-    """Tars from elsewhere, one member a sample, behind the index that `inspect action=reindex` makes."""
+    """Measure foreign tars, one member a sample, behind the index that `inspect action=reindex` makes."""
     samples, batch = max(512, config.samples // 4), 256
     paths = make_plain_tars(folder, samples, IMAGE)
     start = time.perf_counter()
@@ -163,7 +163,7 @@ def plain(config: Config, folder: Path) -> Row:
 
 
 def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
-    """From a loader that is made to its first batch, at the end of the epoch of a large cache."""
+    """Measure the time from a new loader to its first batch, at the end of the epoch of a large cache."""
     large = repeat(images, folder, config.index_rows)
     step = len(large) // 256 - 1
     firsts: list[float] = []
@@ -204,7 +204,7 @@ def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
 
 
 def anonymous() -> int:
-    """Bytes of memory of this process that no file backs; 0 where the system does not say."""
+    """Return this process's bytes of memory that no file backs; 0 if the system does not say."""
     about = Path("/proc/self/smaps_rollup")
     lines = about.read_text().splitlines() if about.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:")), 0)

@@ -1,4 +1,4 @@
-"""Ways to do the same work, timed in turn in one process, each with a check of what it gives."""
+"""Time ways to do the same work in turn in one process, each with a check of its result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Floor:
-    """What is promised of a row: `value` is at least `floor` (or at most, where `at_most`)."""
+    """A promise about a row: `value` is at least `floor` (or at most, where `at_most`)."""
 
     what: str
     value: float
@@ -51,13 +51,15 @@ class Floor:
 
     @property
     def is_met(self) -> bool:
-        """Whether the promise holds."""
+        """Whether the promise is kept."""
         return self.value <= self.floor if self.at_most else self.value >= self.floor
 
 
 @dataclass
 class Row:
-    """One case. first of `timings` is ours.  absent: peers that are not installed.  facts: other numbers."""
+    """One case. first of `timings` is this project's. absent: peers that are not installed. facts: other
+    numbers.
+    """
 
     case: str
     unit: str
@@ -68,22 +70,22 @@ class Row:
     floors: list[Floor] = field(default_factory=list)
 
     def ratio(self, name: str) -> float:
-        """How many times faster ours is than `name`: by the fastest round of each."""
+        """Return how many times faster this project is than `name`: by the fastest round of each."""
         ours = next(iter(self.timings.values()))
         return ours.best / self.timings[name].best
 
     def median_ratio(self, name: str) -> float:
-        """The same by the median rounds."""
+        """Return the same by the median rounds."""
         ours = next(iter(self.timings.values()))
         return ours.median / self.timings[name].median
 
     def require(self, name: str, floor: float) -> None:
-        """Promise that ours is `floor` times as fast as `name`, if that was measured."""
+        """Promise that this project is `floor` times as fast as `name`, if that was measured."""
         if name in self.timings:
             self.floors.append(Floor(f"times {name}", self.ratio(name), floor))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the row as JSON values."""
         floors = [{**asdict(floor), "is_met": floor.is_met} for floor in self.floors]
         return {**asdict(self), "floors": floors}
 
@@ -122,7 +124,7 @@ def _timing(units: int, seconds: list[float]) -> Timing:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """Return the rows as Markdown."""
     lines = ["| case | way | best | median | unit | ours is, best | median |"]
     lines.append("|---|---|--:|--:|---|--:|--:|")
     for row in rows:

@@ -1,4 +1,4 @@
-"""From the start of a process to the end of its first optimizer step, beside the least script with one step.
+"""Measure the start of a process up to its first optimizer step, beside the least script with one step.
 
 Ours is `longtake train` on a cache, as a person types it; both run in fresh processes, in turn. Compilers
 that only note that they were called stand first in the path of both; the folder of torch's extensions is new.
@@ -47,7 +47,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """One case: eager, one rank."""
+    """Measure the one case: eager, one rank."""
     preset = config.network or PRESET
     job = _job(folder, preset)
     environment, called = _environment(folder)
@@ -74,7 +74,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def _job(folder: Path, preset: str) -> list[str]:
-    """A training run on 64 latents, but for its output."""
+    """Return the words of a training run on 64 latents, except for its output."""
     shape = KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
     store.save(autoencoder := Autoencoder(shape), folder / "autoencoder")
     cache: Dataset = make_cache(folder / "cache", 64, IMAGE, shards=1)
@@ -88,7 +88,7 @@ def _job(folder: Path, preset: str) -> list[str]:
 
 
 def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]:
-    """What the processes see, and a look at which compilers they called."""
+    """Return the processes' environment, and a function that lists the compilers that they called."""
     tools, calls = folder / "tools", folder / "calls"
     tools.mkdir()
     for name in COMPILERS:
@@ -112,7 +112,7 @@ def _built(environment: dict[str, str]) -> int:
 
 
 def _first_line(command: list[str], environment: dict[str, str]) -> str:
-    """What a process prints first; it is killed then."""
+    """Return the first line that a process prints; it is killed then."""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

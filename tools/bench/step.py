@@ -1,4 +1,4 @@
-"""A forward and backward pass of the denoiser beside plain and public ones, and the products it consists of.
+"""Measure a forward and backward pass of the denoiser, beside plain and public ones and its matrix products.
 
 On a CPU the network is DiT-S/2, batch 4, 256 tokens; on a CUDA device DiT-XL/2, and blocks of a video model.
 Every way gets the same inputs; ours and its plain twin also the same weights, so their results are compared.
@@ -38,7 +38,7 @@ PRODUCTS = "matmuls alone, bf16"
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the shape (B, C, T, H, W) of what it is given."""
+    """A network and the shape (B, C, T, H, W) of its input."""
 
     name: str
     network: DiTConfig
@@ -51,13 +51,13 @@ Run = Callable[[], Result]
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """One row per case that is for this device."""
+    """Measure one row for each case that is for this device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [_row(config, case, device, folder) for case in cases(config, device)]
 
 
 def cases(config: Config, device: torch.device) -> list[Case]:
-    """The networks that are measured on this kind of device."""
+    """Return the networks that are measured on this kind of device."""
     if config.network not in ("", *DiTConfig.presets):
         raise UserError("network", config.network, f"one of {', '.join(DiTConfig.presets)}, or ''")
     name = config.network or ("DiT-XL/2" if device.type == "cuda" else "DiT-S/2")
@@ -134,7 +134,7 @@ def _rounds_of(run: Run, device: torch.device) -> Callable[[], Iterator[Result]]
 
 
 def relative_error(found: Result, truth: Result) -> float:
-    """The larger of two: of the output, and of all gradients as one vector, |found - truth| / |truth|."""
+    """Return the larger error of the output and of all gradients as one vector: |found - truth| / |truth|."""
 
     def error(ours: Sequence[Tensor], right: Sequence[Tensor]) -> float:
         apart = math.fsum(
@@ -154,7 +154,8 @@ def _is_finite(found: Result) -> bool:
 
 
 def products(network: DiTConfig, shape: Sequence[int], device: torch.device) -> Run:
-    """All matrix products of a forward and backward pass, with their shapes, and nothing else.
+    """Return a run of all matrix products of a forward and backward pass, with their shapes, and nothing
+    else.
 
     Those of single layers around the blocks, under 1 % of the work, are left out.
     """
@@ -190,7 +191,7 @@ def products(network: DiTConfig, shape: Sequence[int], device: torch.device) -> 
 
 def _add_promises(row: Row, case: Case, device: torch.device) -> None:
     ours, flops = next(iter(row.timings.values())), train_flops(case.network, case.shape[2:])
-    row.facts["TFLOP/s of ours"] = ours.best * flops / 1e12
+    row.facts["TFLOP/s of longtake"] = ours.best * flops / 1e12
     if peak := hardware.peak_tflops(hardware.device_name(device)):
         row.facts["MFU, over the data sheet"] = ours.best * flops / 1e12 / peak
     row.facts["of the best square bf16 matmul"] = (

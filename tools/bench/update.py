@@ -1,4 +1,4 @@
-"""What follows a backward pass: clip, AdamW and the average, beside the usual loop and the memory's speed.
+"""Measure what follows a backward pass (clip, AdamW, average), beside the usual loop and the memory's speed.
 
 Ours is the optimizer that trains at ZeRO stage 0 and the averages of every stage, without an engine around;
 the engine's step at ZeRO-1 is what DeepSpeed makes of the same. Every way gets the same gradients, and after
@@ -35,7 +35,7 @@ THREE = EmaConfig(power_widths=(0.05, 0.1), every=8)
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """The whole update; one average; three averages after every eighth update."""
+    """Measure the whole update, one average, and three averages after every eighth update."""
     name = config.network or "DiT-B/2"
     if name not in DiTConfig.presets:
         raise UserError("network", config.network, f"one of {', '.join(DiTConfig.presets)}, or ''")
@@ -61,7 +61,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def way(name: str, state: Updated, material: Material) -> Way:
-    """One update a round; getting the gradients is not timed."""
+    """Return one way of updating, an update a round; getting the gradients is not timed."""
 
     def items() -> Iterator[Updated]:
         state.step()
@@ -80,7 +80,7 @@ class Reference:
         self.start = torch.cat([_some(p) for p in material.network.parameters()])
 
     def after(self, updates: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights, average and first moment after so many updates with the same gradient."""
+        """Return weights, average and first moment after so many updates with the same gradient."""
         (beta_1, beta_2), eps, gradient = OPTIMIZER.betas, OPTIMIZER.eps, self.gradient
         weight, average = self.start.clone(), self.start.clone()
         first, second = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -94,7 +94,9 @@ class Reference:
         return weight, average, first
 
     def agrees(self, state: Updated) -> bool:
-        """Whether weights and average are right to `EXACT`, and the moment (it shows clipping) to 0.1 %."""
+        """Return whether weights and average are right to `EXACT`, and the moment (it shows clipping) to 0.1
+        %.
+        """
         found = [torch.cat([_some(t) for t in kind]) for kind in zip(*state.result(), strict=True)]
         weight, average, first = self.after(state.updates)
         right = all(float((a - b).abs().max()) <= EXACT for a, b in ((found[0], weight), (found[1], average)))
@@ -102,7 +104,7 @@ class Reference:
 
 
 def limits(like: Tensor, units: int, number_bytes: int) -> list[Way]:
-    """Moving `number_bytes` for each of `units` numbers, in two ways."""
+    """Return two ways to move `number_bytes` for each of `units` numbers."""
     x, y = torch.ones_like(like), torch.zeros_like(like)
 
     def moving(move: Callable[[int], Any], bytes_once: int) -> Callable[[], Iterator[bool]]:
@@ -121,7 +123,7 @@ def limits(like: Tensor, units: int, number_bytes: int) -> list[Way]:
 
 
 def _one_average(bare: Bare, numbers: int, rounds: int) -> Row:
-    """Ours and the parameter-wise loop over one average, beside 12 bytes a number."""
+    """Measure this project's and the parameter-wise loop over one average, beside 12 bytes a number."""
     flats, name = bare.optimizer.flats, "one average"
     ema = Ema(ONE, flats)
     means = [p.detach().clone() for p in bare.parameters]
@@ -148,7 +150,7 @@ def _one_average(bare: Bare, numbers: int, rounds: int) -> Row:
 
 
 def _three_averages(material: Material, rounds: int) -> Row:
-    """The averages after every eighth update, as a share of the eight updates."""
+    """Measure the averages after every eighth update, as a share of the eight updates."""
     bare = Bare(material, THREE)
 
     def averages() -> Iterator[bool]:
@@ -171,14 +173,14 @@ def _three_averages(material: Material, rounds: int) -> Row:
 
 
 def _promise_limit(row: Row, times: float) -> Row:
-    """That ours takes at most `times` the time of the faster way to move the bytes."""
+    """Promise that this project takes at most `times` the time of the faster way to move the bytes."""
     limit = max(row.timings[name].best for name in (TRIAD, COPY))
     row.floors.append(Floor("times the limit", limit / row.timings["longtake"].best, times, at_most=True))
     return row
 
 
 def _some(tensor: Tensor) -> Tensor:
-    """Four numbers, from the first to the last, in float64 on the CPU."""
+    """Return four numbers, from the first to the last, in float64 on the CPU."""
     places = [i * (tensor.numel() - 1) // 3 for i in range(4)]
     return tensor.detach().flatten()[places].double().cpu()
 

@@ -1,4 +1,5 @@
-"""Ways to update weights that `bench update` compares: as usual, ours, and the engine's at ZeRO-1.
+"""Ways to update weights that `bench update` compares: the usual one, this project's, and the engine's at
+ZeRO-1.
 
 All get the same gradients, and have `prepare` (untimed), `step`, `updates` and `result`.
 """
@@ -38,12 +39,12 @@ class Material:
 
     @property
     def numbers(self) -> int:
-        """Of all parameters."""
+        """Count of numbers in all parameters."""
         return sum(g.numel() for g in self.gradients)
 
 
 def make(name: str, device: torch.device) -> Material:
-    """A network without zeros, and gradients of norm 10, so that clipping has work."""
+    """Make a network without zeros, and gradients of norm 10, so that clipping has work."""
     torch.manual_seed(0)
     network = DiT(replace(DiTConfig.presets[name], preset=name)).to(device)
     for parameter in network.parameters():
@@ -54,7 +55,7 @@ def make(name: str, device: torch.device) -> Material:
 
 
 class Usual:
-    """The update as it is mostly written: parameter by parameter, with all defaults."""
+    """The update as it is usually written: parameter by parameter, with all defaults."""
 
     def __init__(self, material: Material) -> None:
         self.material, self.updates = material, 0
@@ -81,7 +82,7 @@ class Usual:
 
 
 class Bare:
-    """Ours without an engine: the optimizer and the averages on flat tensors."""
+    """This project's update without an engine: the optimizer and the averages on flat tensors."""
 
     def __init__(self, material: Material, ema: EmaConfig) -> None:
         self.material, self.updates = material, 0
@@ -94,7 +95,7 @@ class Bare:
 
     @property
     def gradient(self) -> Tensor:
-        """The largest of the flat gradients."""
+        """Return the largest of the flat gradients."""
         return max(self.optimizer.gradients, key=Tensor.numel)
 
     def prepare(self) -> None:
@@ -106,7 +107,7 @@ class Bare:
         self.ema.update(self.optimizer.flats, self.updates)
 
     def update(self) -> None:
-        """Without the averages."""
+        """Update the weights without the averages."""
         self.updates += 1
         self.optimizer.step()
 

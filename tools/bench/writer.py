@@ -1,4 +1,4 @@
-"""Writing latents: packed parts beside one member a sample and the raw bytes."""
+"""Measure writing latents: packed parts beside one member a sample and the raw bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHECKED = 256  # samples of a file that are compared
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """The case without fsync, where the page cache takes the bytes, and the one with it."""
+    """Measure the case without fsync, where the page cache takes the bytes, and the one with it."""
     packs = list(packs_of(0, config.samples, IMAGE))
     few = np.concatenate([pack.latents for pack in itertools.islice(packs, -(-config.peer_samples // 64))])
     few = few[: config.peer_samples]

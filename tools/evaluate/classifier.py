@@ -1,4 +1,4 @@
-"""A small convolutional classifier of 32x32 frames: the judge of generated samples, trained on real ones."""
+"""A small convolutional classifier of 32x32 frames, trained on real ones: the judge of generated samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE = 32  # pixels; every frame is resized to this before it is judged
 
 @dataclass(frozen=True)
 class Training:
-    """How a judge is trained: the numbers that a reader of the scores may want to know."""
+    """Settings of a judge's training, which a reader of the scores may want to know."""
 
     steps: int = 500
     batch: int = 128
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge says of N frames. probabilities: (N, classes); features: (N, 64) float64."""
+    """The judge's answers on N frames. probabilities: (N, classes); features: (N, 64) float64."""
 
     probabilities: NDArray[np.float64]
     features: NDArray[np.float64]
@@ -118,7 +118,7 @@ def augment(x: Tensor, draws: Draws) -> Tensor:
 
 @torch.no_grad()
 def judge(model: Classifier, frames: NDArray[np.uint8], batch: int = 256) -> Verdict:
-    """Return what `model` says of frames (N, H, W, 3)."""
+    """Return the verdict of `model` on frames (N, H, W, 3)."""
     features = [model.features(part) for part in to_input(frames).split(batch)]
     logits = [model.last(functional.relu(part)) for part in features]
     probabilities = torch.cat(logits).double().softmax(1).numpy()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is scored, against what."""
+    """What to score, and against what."""
 
     job: ClassVar[str] = "evaluate"
 

@@ -1,4 +1,4 @@
-"""Who judges generated samples: a classifier of real ones, or, where there are no classes, plain pixels."""
+"""The judge of generated samples: a classifier of real ones, or, without classes, plain pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_judge(train: Real, steps: int, seed: int) -> Judge:
 
 
 def training_frames(train: Real) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All images, and of each clip the frames at 1/4, 1/2 and 3/4: (N, H, W, 3), with labels (N,)."""
+    """Return all images, and of each clip the frames at 1/4, 1/2 and 3/4: (N, H, W, 3), with labels (N,)."""
     times = np.linspace(0, max(0, train.clips.shape[1] - 1), CLIP_EXAMPLES + 2).round().astype(int)[1:-1]
     from_clips = rearrange(
         train.clips[:, times] if len(train.clips) else train.clips, "n t h w c -> (n t) h w c"

@@ -46,7 +46,7 @@ class Real:
     classes: tuple[str, ...]
 
     def split(self, seed: int) -> tuple[Real, Real]:
-        """Set a random fifth of the images and of the clips aside; returns (the rest, the fifth)."""
+        """Set a random fifth of the images and of the clips aside; return (the rest, the fifth)."""
         image_rows = permutation(seed, "held-out images", (), len(self.images))
         clip_rows = permutation(seed, "held-out clips", (), len(self.clips))
         heldout = self._rows(*(rows[: round(HELDOUT_SHARE * len(rows))] for rows in (image_rows, clip_rows)))

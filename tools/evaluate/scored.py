@@ -1,4 +1,4 @@
-"""What the scores of `evaluate` are of: which samples, against which data, by content."""
+"""The content that the scores of `evaluate` depend on: which samples, and which data they are held against."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class _Scores(TypedDict):
 
 
 def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
-    """Hashes of what samples are compared with; UserError unless it is raw datasets and an autoencoder.
+    """Return the hashes of what samples are compared with.
+
+    UserError unless it is raw datasets and an autoencoder.
 
     "" is none.
     """
@@ -42,7 +44,7 @@ def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
 
 
 def describe(source: Path, samples: Sequence[Samples], beside: dict[str, str]) -> dict[str, Any]:
-    """What would be scored, by folder below the source, and what is beside it (`require_real`).
+    """Describe what would be scored, by folder below the source, and what is beside it (`require_real`).
 
     WorkError where samples.npz is not the file that samples.json tells of.
     """
@@ -58,7 +60,7 @@ def describe(source: Path, samples: Sequence[Samples], beside: dict[str, str]) -
 
 
 def require_of(scores: Path, of: dict[str, Any]) -> None:
-    """UserError where finished scores are of other samples or data than would be scored now."""
+    """Raise UserError if finished scores are of other samples or data than would be scored now."""
     before = _recorded(scores)
     if before is None:  # an earlier version did not say
         return
@@ -69,7 +71,7 @@ def require_of(scores: Path, of: dict[str, Any]) -> None:
 
 
 def contents(scores: Path, of: dict[str, Any]) -> Contents:
-    """The places of `evaluate`: what finished scores are of, and what would be scored now."""
+    """Return the places of `evaluate`: what finished scores are of, and what would be scored now."""
 
     def of_place(path: str) -> tuple[Content | None, Content]:
         before, name = _recorded(scores) if scores.exists() else None, {"source": "samples"}.get(path, path)
@@ -79,5 +81,5 @@ def contents(scores: Path, of: dict[str, Any]) -> Contents:
 
 
 def _recorded(scores: Path) -> dict[str, Any] | None:
-    """What scores are of; None where an earlier version did not say, WorkError where they are damaged."""
+    """Return what scores are of; None where an earlier version did not say, WorkError if they are damaged."""
     return json_files.read(scores, _Scores).get("of")

@@ -1,1 +1,1 @@
-"""The job `inspect`: what a dataset, run, checkpoint or export holds."""
+"""The job `inspect`: the contents of a dataset, run, checkpoint or export."""

@@ -1,4 +1,4 @@
-"""What `inspect` shows of checkpoints: one of them with its tensors, or all that a run has.
+"""Show checkpoints for `inspect`: one of them with its tensors, or all that a run has.
 
 Every file of a checkpoint is hashed each time; of a run's checkpoints with `action=verify`.
 """
@@ -37,7 +37,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Show what lies in the source; WorkError if any of it is damaged."""
+    """Show what is at the source; WorkError if any of it is damaged."""
     refuse_dataset_fields(config, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
@@ -52,7 +52,7 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """One checkpoint: counters, files, and the shape and norms of every tensor."""
+    """Describe one checkpoint: counters, files, and the shape and norms of every tensor."""
     reader = CheckpointReader(folder)
     result = _summary(reader, verify=True)
     lines = [f"{folder}", *_head(result)]
@@ -68,7 +68,7 @@ def _checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _network(reader: CheckpointReader) -> tuple[dict[str, Any], list[str]]:
-    """Every tensor of a network with its norms, and a table of them."""
+    """Return every tensor of a network with its norms, and a table of them."""
     tensors, numbers = _tensors(reader), _numbers(reader)
     norms = {
         kind: math.hypot(*(t["norms"][kind] for t in tensors if kind in t["norms"])) for kind in reader.kinds
@@ -90,12 +90,12 @@ def _network(reader: CheckpointReader) -> tuple[dict[str, Any], list[str]]:
 
 
 def _numbers(reader: CheckpointReader) -> int:
-    """How many trainable numbers the network has."""
+    """Count the trainable numbers of the network."""
     return sum(math.prod(shape) for shape in reader.shapes.values())
 
 
 def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
-    """All checkpoints of a run, and its copies of averages; newest first."""
+    """Describe all checkpoints of a run, and its copies of averages; newest first."""
     parts = _parts(folder) or {folder.name: folder}
     result: dict[str, Any] = {"files": 0, "damaged": []}
     lines = [str(folder)]
@@ -135,7 +135,7 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The folders of checkpoints in a run; of a folder of checkpoints itself, that one."""
+    """Return the folders of checkpoints in a run; of a folder of checkpoints itself, that one."""
     if any(format.step_of(path) is not None for path in published(folder, "step-*")):
         return {folder.name: folder}
     return {name: folder / name for name in (CHECKPOINTS, AVERAGES) if (folder / name).is_dir()}
@@ -162,12 +162,12 @@ def _head(result: dict[str, Any]) -> list[str]:
 
 
 def _made_with(summary: dict[str, Any]) -> str:
-    """The commit that a checkpoint was made with; "" where an earlier version did not record it."""
+    """Return the commit that a checkpoint was made with; "" where an earlier version did not record it."""
     return str(read(summary.get("code")) or "")
 
 
 def _summary(reader: CheckpointReader, *, verify: bool) -> dict[str, Any]:
-    """Counters and sizes; every damaged file is named in `damaged` ([] if nothing was verified)."""
+    """Return counters and sizes; every damaged file is named in `damaged` ([] if nothing was verified)."""
     damaged = []
     for name in reader.files if verify else [format.STATE]:
         try:
@@ -193,7 +193,7 @@ def _summary(reader: CheckpointReader, *, verify: bool) -> dict[str, Any]:
 
 
 def _tensors(reader: CheckpointReader) -> list[dict[str, Any]]:
-    """Name, shape and the Euclidean norm in every kind, of each trainable tensor."""
+    """Return name, shape and the Euclidean norm in every kind, of each trainable tensor."""
     import torch
 
     tensors = []

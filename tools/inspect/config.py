@@ -13,7 +13,7 @@ from data.order.buckets import BucketConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is looked at, and how it is shown."""
+    """What to look at, and how to show it."""
 
     job: ClassVar[str] = "inspect"
 

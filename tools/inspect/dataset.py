@@ -118,7 +118,7 @@ def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
 
 
 def _stated(autoencoder: str) -> dict[str, Any] | None:
-    """What a cache says of the autoencoder in this folder; None for ""."""
+    """Return a cache's record of the autoencoder in this folder; None for ""."""
     if not autoencoder:
         return None
     from models.autoencoder.opening import identify_saved
@@ -129,7 +129,7 @@ def _stated(autoencoder: str) -> dict[str, Any] | None:
 def contact_sheet(
     dataset: Dataset, rows: int = 10, columns: int = 10
 ) -> tuple[Pixels, list[tuple[int, Exception]]]:
-    """A page of samples, a row a class, and (row of the index, error) of those that cannot be shown.
+    """Return a page of samples, a row a class, and (row of the index, error) of those that cannot be shown.
 
     Raw: thumbnails, of videos the middle frame.  Latent: the first three channels of the mean, of clips the
     middle frame, three standard deviations each way.
@@ -153,7 +153,7 @@ def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> P
 
 
 def _thumbnail(dataset: Dataset, row: int) -> Pixels:
-    """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
+    """Return a picture whose longer side is THUMBNAIL, uint8 (H, W, 3)."""
     data = media_member(dataset.read(row))
     width, height, frames = dataset.media[row].tolist()[:3]
     size = [max(1, round(side * THUMBNAIL / max(height, width))) for side in (height, width)]
@@ -161,7 +161,7 @@ def _thumbnail(dataset: Dataset, row: int) -> Pixels:
 
 
 def _latent_picture(dataset: Dataset, row: int) -> Pixels:
-    """uint8 (H, W, 3): the first three channels (one: grey), each within three standard deviations."""
+    """Draw the first three channels (one: grey), each within three standard deviations: uint8 (H, W, 3)."""
     entry = dataset.index[row]
     size = int(entry["size"])
     if size == 0:
@@ -182,7 +182,7 @@ def _latent_picture(dataset: Dataset, row: int) -> Pixels:
 
 
 def _evened(cells: Sequence[Sequence[Pixels]]) -> list[list[Pixels]]:
-    """The pictures in the middle of cells of one size."""
+    """Centre the pictures in cells of one size."""
     height = max(cell.shape[0] for row in cells for cell in row)
     width = max(cell.shape[1] for row in cells for cell in row)
 

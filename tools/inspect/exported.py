@@ -1,4 +1,4 @@
-"""What `inspect` shows of an export: which weights these are, every tensor, every file hashed."""
+"""Show an export for `inspect`: which weights these are, every tensor, every file hashed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(config: Config) -> None:
 
 
 def _folder(config: Config) -> Path:
-    """The export's folder, of which the file with the weights may be named."""
+    """Return the export's folder, of which the file with the weights may be named."""
     refuse_dataset_fields(config, "an export")
     source = Path(config.source)
     folder = source.parent if source.name == EXPORTED_WEIGHTS else source
@@ -92,7 +92,7 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
 
 
 def _tensors(path: Path) -> list[dict[str, Any]]:
-    """Name, shape, type and Euclidean norm of each."""
+    """Return name, shape, type and Euclidean norm of each tensor."""
     tensors = []
     with open_tensors(path) as file:
         for name in sorted(file.keys()):
@@ -104,7 +104,7 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(tensors: list[dict[str, Any]]) -> list[str]:
-    """Of every tensor the shape and the root of the sum of its squares."""
+    """Return a table of every tensor's shape and the root of the sum of its squares."""
     width = max((len(tensor["name"]) for tensor in tensors), default=4)
     lines = [f"{'tensor':{width}}  {'shape':>16}  {'type':>8}  {'norm':>14}"]
     for tensor in tensors:

@@ -1,4 +1,6 @@
-"""Look at a dataset: totals, classes, shapes, a contact sheet; hash its files; make its index anew.
+"""Look at a dataset: totals, classes, shapes, a contact sheet.
+
+Hash its files; rebuild its index.
 
 Or at a checkpoint or an export: step, files, shapes and norms, every file hashed; or at a run: its
 checkpoints.
@@ -37,7 +39,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Look at what lies in the source; WorkError if there is damage among the files that were hashed."""
+    """Look at what is at the source; WorkError if there is damage among the files that were hashed."""
     if _is_export(Path(config.source)):
         from tools.inspect import exported
 
@@ -57,12 +59,12 @@ def run(config: Config) -> None:
 
 
 def _is_export(source: Path) -> bool:
-    """Whether this is the folder of an export, or the file with its weights."""
+    """Return whether this is the folder of an export, or the file with its weights."""
     return source.name == EXPORTED_WEIGHTS or (source / EXPORT).is_file()
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    """Whether this is a checkpoint, complete or not, a folder of them, or a run."""
+    """Return whether this is a checkpoint, complete or not, a folder of them, or a run."""
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return False
     named = folder.name.startswith("step-") or (folder / "manifest.json").exists()
@@ -70,7 +72,7 @@ def _has_checkpoints(folder: Path) -> bool:
 
 
 def _require_dataset(config: Config) -> None:
-    """UserError if this is nothing that can be looked at."""
+    """Raise UserError if this is nothing that can be looked at."""
     from data.dataset.remote import url_of
 
     source = Path(config.source)

@@ -1,4 +1,4 @@
-"""What the forms of `inspect` share: how it tells what it found, and which fields only a dataset has."""
+"""What the forms of `inspect` share: how they report what they found, and which fields only a dataset has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_dataset_fields(config: Config, this: str) -> None:
-    """UserError where a field asks for what only a dataset has, and the source is `this`."""
+    """Raise UserError if a field asks for what only a dataset has, and the source is `this`."""
     reindex = config.action if config.action == "reindex" else ""
     for field, value in (("action", reindex), ("sheet", config.sheet)):
         if value:
@@ -24,7 +24,7 @@ def refuse_dataset_fields(config: Config, this: str) -> None:
 
 
 def tell(config: Config, result: dict[str, Any], lines: list[str]) -> None:
-    """Print and write the result; WorkError that names the damaged ones of its files."""
+    """Print and write the result; WorkError naming the damaged ones of its files."""
     if config.json:
         write_json(Path(config.json), result)
     if config.format == "json":

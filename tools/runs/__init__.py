@@ -1,1 +1,1 @@
-"""What several jobs share: a finished run or its samples as they open them, and encoders on a device."""
+"""A finished run or its samples as several jobs open them, and encoders on a device."""

@@ -1,4 +1,4 @@
-"""A run that begins from other weights: what it takes and records, and how it knows them again."""
+"""The beginning of a run from other weights: what it takes and records, and how it recognises them again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def differing_settings(initial: Initial, config: Any) -> list[str]:
-    """Say which settings that decide a result are others than those of the run that the weights are of."""
+    """Say which settings that decide a result differ from those of the run that the weights are of."""
     if job_of(initial.run) is None:
         return []
     told = (FIELD, "latents.normalise")  # on a line of their own
@@ -39,7 +39,7 @@ def differing_settings(initial: Initial, config: Any) -> list[str]:
 def begin_from(
     initial: Initial, transfer: Transfer, model: nn.Module, output: Path, accepted: Mapping[str, str] = NONE
 ) -> None:
-    """Put the weights into the first rank's network, which the engine then gives to all (collective).
+    """Load the weights into the first rank's network, which the engine then broadcasts to all (collective).
 
     accepted: in what the runs differ although weights depend on it.
     UserError where they are not those that the output was begun with, WorkError where they are damaged.
@@ -63,7 +63,8 @@ def begin_from(
 
 
 def describe(initial: Initial, sha256: str) -> dict[str, Any]:
-    """Where weights are from: the run or export, the checkpoint ("" for none), its step, which weights of it.
+    """Return the source of the weights: the run or export, the checkpoint ("" for none), its step, which
+    weights of it.
 
     sha256: as `models.weights.fingerprint` gives it.
     """
@@ -89,7 +90,9 @@ def told_record(run: Path) -> list[str]:
 
 
 def initial_content(output: Path, text: str, job: str) -> tuple[Content, Content]:
-    """The place `initial` of a run: the hash of weights that it records, and of those that lie there now."""
+    """Return the place `initial` of a run: the hash of weights that it records, and of those that lie there
+    now.
+    """
     record = read_record(output)
     recorded = NOTHING if record is None else record["sha256"]
     found = fingerprint(find_initial(text, job, output).load()) if text else NOTHING

@@ -1,4 +1,4 @@
-"""What a training run records of its content and of its work, for the command that continues it."""
+"""Records of a training run on its content and its work, for the command that continues it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def steps_made(run: Path) -> str:
 
 
 def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, done: str = FINISHED) -> None:
-    """UserError where a run that begins asks for a tracker that is not installed; one that continues goes on.
+    """Raise UserError if a new run asks for a tracker that is not installed.
+
+    One that continues goes on.
 
     done: the file that makes the output complete.
     """
@@ -45,7 +47,7 @@ def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, d
 
 
 def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Contents:
-    """The places of `train`: what its `latents.json` records, and what its source is made from now.
+    """Return the places of `train`: what its `latents.json` records, and what its source is made from now.
 
     initial: the field of that name, whose weights `initial.json` records.
     """
@@ -72,7 +74,7 @@ def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Content
 
 
 def raw_contents(run: Path, dataset: Dataset, initial: str = "") -> Contents:
-    """The places of `train-autoencoder`: the fingerprint of its data, in checkpoints, and `initial`."""
+    """Return the places of `train-autoencoder`: the data's fingerprint, in checkpoints, and `initial`."""
 
     def contents(path: str) -> tuple[Content | None, Content]:
         if path == FIELD:

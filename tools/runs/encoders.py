@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds that encoders were busy."""
+    """The seconds that encoders were busy."""
 
     def __init__(self) -> None:
         self.busy_s = 0.0
@@ -56,20 +56,23 @@ class AutoencoderEncoder:
         return self._clock.busy_s
 
     def to(self, device: device) -> None:
-        """Compute on this device from now on."""
+        """Move the autoencoder to this device."""
         self.autoencoder, self.device = self.autoencoder.to(device), device
 
     def encode_there(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W'), both on the encoder's device."""
+        """Encode (B, 3, T, H, W) in [-1, 1] to (B, M, C, T', H', W'), both on the encoder's device."""
         return self.autoencoder.encode(pixels)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') on the CPU."""
+        """Encode (B, 3, T, H, W) in [-1, 1] to (B, M, C, T', H', W') on the CPU."""
         with self._clock.running():
             return self.autoencoder.encode(pixels.to(self.device, non_blocking=True)).cpu()
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
-        """(C, T', H', W') of a bucket's latents; UserError for a bucket that the autoencoder cannot take."""
+        """Return (C, T', H', W') of a bucket's latents.
+
+        UserError for a bucket that the autoencoder cannot take.
+        """
         try:
             shape = self.autoencoder.latent_shape((bucket.frames, bucket.height, bucket.width))
         except UserError as error:
@@ -90,11 +93,11 @@ class CaptionEmbedder:
         self._clock = clock
 
     def to(self, device: device) -> None:
-        """Compute on this device from now on."""
+        """Move the text encoder to this device."""
         self.encoder = self.encoder.to(device)
 
     def encode_captions(self, captions: list[str]) -> list[Tensor]:
-        """(its tokens, D) float32 of each caption."""
+        """Embed captions: for each, (its tokens, D) float32."""
         with self._clock.running():
             return self.encoder(captions)
 

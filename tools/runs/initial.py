@@ -1,4 +1,6 @@
-"""The weights that a new run begins from, as `initial=` names them; `tools.runs.begun` takes them.
+"""The weights that a new run begins from, as `initial=` names them.
+
+`tools.runs.begun` loads them.
 
 A run that has a checkpoint continues with that one and asks nothing of this. One that was stopped before its
 first checkpoint reads the same weights again, which the record knows by their hash.
@@ -68,20 +70,22 @@ class Initial:
 
     @property
     def origin(self) -> str:
-        """What these weights are, for a person."""
+        """The description of these weights for a person."""
         what = "the weights" if self.average is None else f"the average {self.average}"
         step = "" if self.step is None else f" of step {self.step}"
         return f"{what}{step} in {self.chosen}"
 
     def load(self) -> dict[str, Tensor]:
-        """The whole weights, each file verified; WorkError on damage."""
+        """Load the whole weights, each file verified; WorkError on damage."""
         if (self.chosen / store.CONFIG).is_file():
             return store.load(self.chosen).state_dict()
         return load_weights(self.chosen, self.weights)
 
 
 def initial_of(config: Beginner, *, claimed: bool) -> Initial | None:
-    """What a run begins from; None for one that begins at random, or continues with a checkpoint of its own.
+    """Return what a run begins from.
+
+    None for one that begins at random, or continues with a checkpoint of its own.
 
     claimed: whether the folder is this run's already; before, an older one's that is to be overwritten may
     lie there. Errors as `find_initial`.
@@ -93,7 +97,7 @@ def initial_of(config: Beginner, *, claimed: bool) -> Initial | None:
 
 
 def find_initial(text: str, job: str, output: Path, *, anew: bool = False) -> Initial:
-    """What `initial=` names, for a run of `job`.
+    """Find what `initial=` names, for a run of `job`.
 
     Of a run it is the checkpoint that `output` records, and the newest for an output that records none.
     anew: whether `output` will be begun anew, so that its record does not count.
@@ -115,7 +119,10 @@ def find_initial(text: str, job: str, output: Path, *, anew: bool = False) -> In
 
 
 def _parse(text: str) -> tuple[Path, str]:
-    """Place and weights of `PLACE[@WEIGHTS]`; a place whose name has such a sign is taken as it is."""
+    """Split `PLACE[@WEIGHTS]` into place and weights.
+
+    An existing place whose name has such a sign is taken whole.
+    """
     place, sign, weights = text.rpartition(AVERAGE)
     if not sign or Path(text).exists():
         return Path(text), ""
@@ -125,7 +132,7 @@ def _parse(text: str) -> tuple[Path, str]:
 
 
 def _locate(text: str, place: Path, record: Mapping[str, Any] | None) -> tuple[Path, Path]:
-    """The run or export, and the checkpoint or export, that a place stands for."""
+    """Return the run or export, and the checkpoint or export, that a place stands for."""
     if exported.is_export(place):
         return place, place
     if format.step_of(place) is not None or (place / format.MANIFEST).is_file():
@@ -180,7 +187,10 @@ def _of_export(text: str, folder: Path, weights: str, recorded: Mapping[str, Any
 
 
 def _of_autoencoder(text: str, folder: Path, weights: str) -> Initial:
-    """The folder that a run of `train-autoencoder` has made; public ones cannot be trained here."""
+    """Return the weights of the folder that a run of `train-autoencoder` has made.
+
+    Public ones cannot be trained here.
+    """
     if weights:
         raise UserError(FIELD, text, f"no {AVERAGE}{weights}: an autoencoder's folder has one set of weights")
     config, _ = store.read_config(folder)
@@ -188,7 +198,7 @@ def _of_autoencoder(text: str, folder: Path, weights: str) -> Initial:
 
 
 def has_checkpoint(output: Path) -> bool:
-    """Whether a run has a checkpoint of its own, with which it continues whatever it began from."""
+    """Return whether a run has a checkpoint of its own, with which it continues whatever it began from."""
     return bool(CheckpointStore(output / CHECKPOINTS).complete())
 
 
@@ -199,7 +209,7 @@ class _Record(TypedDict):
 
 
 def read_record(output: Path) -> dict[str, Any] | None:
-    """What a run records of its beginning, None for a random one; WorkError where it is damaged."""
+    """Read what a run records of its beginning, None for a random one; WorkError if it is damaged."""
     path = output / INITIAL
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What a run keeps of its latents, `latents.json` and `autoencoder/`: with weights, all that sampling needs.
+"""The record of a run's latents, `latents.json` and `autoencoder/`: with weights, all that sampling needs.
 
 A run folder can so be moved to another machine without the cache it was trained on.
 """
@@ -39,7 +39,7 @@ class _Kept(Statistics):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsConfig:
-    """What the network sees of latents."""
+    """How latents are presented to the network."""
 
     normalise: Literal["measured", "encoder", "initial"] = setting(
         "measured",
@@ -49,7 +49,7 @@ class LatentsConfig:
 
 
 def settle_normaliser(config: LatentsConfig, run: Path, initial: Normaliser | None) -> LatentsConfig:
-    """The settings with what `initial` comes to (collective: all ranks).
+    """Resolve `initial` in the settings (collective: all ranks).
 
     initial: the normaliser of the run whose weights this one begins from; None where it cannot be kept, and
     where the run continues, whose own record holds then.
@@ -64,7 +64,7 @@ def settle_normaliser(config: LatentsConfig, run: Path, initial: Normaliser | No
 def choose_normaliser(
     source: LatentSource, config: LatentsConfig, run: Path, world: World, initial: Normaliser | None = None
 ) -> Normaliser:
-    """How latents are brought to unit scale (collective: all ranks).
+    """Choose how latents are brought to unit scale (collective: all ranks).
 
     config: as `settle_normaliser` gives it.  run: the run's folder, whose statistics are kept where they
     would have to be measured again.  initial: the normaliser of the run that this one begins from.
@@ -82,7 +82,10 @@ def choose_normaliser(
 
 
 def encoders_own(facts: LatentFacts) -> Normaliser:
-    """The normaliser of the autoencoder's authors; UserError where it has none, or none for such clips."""
+    """Return the normaliser of the autoencoder's authors.
+
+    UserError if it has none, or none for such clips.
+    """
     field, given = "latents.normalise", "encoder"
     own = facts.made_from.get("normalisation")
     if not own:
@@ -94,7 +97,7 @@ def encoders_own(facts: LatentFacts) -> Normaliser:
 
 
 def require_frames(normaliser: Normaliser, facts: LatentFacts, given: str, whose: str) -> None:
-    """UserError where a normaliser is for fewer latent frames than clips have."""
+    """Raise UserError if a normaliser is for fewer latent frames than clips have."""
     longest = max(frames for _, frames, _, _ in facts.latent_shapes)
     if 0 < normaliser.frames < longest:
         expected = f"measured: {whose} is for {normaliser.frames} latent frames, not {longest}"
@@ -102,7 +105,7 @@ def require_frames(normaliser: Normaliser, facts: LatentFacts, given: str, whose
 
 
 def _kept(run: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """What the run was begun with, by the names in its record; None before it has begun."""
+    """Return what the run was begun with, by the names in its record; None before it has begun."""
     path = run / LATENTS
     if not path.exists():
         return None
@@ -147,7 +150,7 @@ def describe(
     *,
     text: bool,
 ) -> dict[str, Any]:
-    """The content of `latents.json`.
+    """Return the content of `latents.json`.
 
     mean, std: per channel; the network sees (latent - mean) / std.  normalise: where these are from.
     encoder, cache: fingerprints, {place: fingerprint} for the caches of a mixture.  text: what embedded the
@@ -184,14 +187,14 @@ def describe(
 
 
 def _null_share(dropout: float, without: int | None, samples: int) -> float | None:
-    """The share of samples shown without a condition: what is dropped, and what has none."""
+    """Return the share of samples shown without a condition: what is dropped, and what has none."""
     if without is None:
         return dropout or None  # some are dropped; without dropout some may have none
     return dropout + (1 - dropout) * without / max(1, samples)
 
 
 def space_file(run: Path) -> Path:
-    """The `latents.json` of a run or an export; UserError where this is neither."""
+    """Return the path of the `latents.json` of a run or an export; UserError if it is neither."""
     path = run / LATENTS
     if not path.is_file():
         raise UserError("source", run, f"the folder of a training run (with {LATENTS}){instead(run)}")
@@ -199,7 +202,8 @@ def space_file(run: Path) -> Path:
 
 
 def find_autoencoder(source: LatentSource, configured: str) -> Path:
-    """The folder of the autoencoder that made the latents: the configured one, or the one `encode` was given.
+    """Return the folder of the autoencoder that made the latents: the configured one, or the one given to
+    `encode`.
 
     UserError where there is none, or where it is another one (the differing field and both values).
     """
@@ -226,7 +230,10 @@ def find_autoencoder(source: LatentSource, configured: str) -> Path:
 
 
 def _are_moved(before: Any, now: Any) -> bool:
-    """Whether the caches of a mixture are the same ones at other places; checkpoints compare their order."""
+    """Return whether the caches of a mixture are the same ones at other places.
+
+    Checkpoints compare their order.
+    """
     are_several = isinstance(before, dict) and isinstance(now, dict)
     return are_several and sorted(before.values()) == sorted(now.values())
 

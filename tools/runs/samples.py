@@ -1,4 +1,4 @@
-"""What `sample` wrote, as its readers find it: the manifest samples.json and the arrays of samples.npz.
+"""The results of `sample` for their readers: the manifest samples.json and the arrays of samples.npz.
 
 samples.json is the last file to be written and has the hash of samples.npz, so that readers need not trust
 that two files in one folder belong together. Manifests of earlier versions have no `made_from`.
@@ -33,7 +33,7 @@ Side = Annotated[int, Range(1, 1 << 31)]
 
 
 class _Record(TypedDict):
-    """What `samples.json` says, as far as anything depends on it; those written by others say less."""
+    """The fields of `samples.json` that anything depends on; manifests written by others may have fewer."""
 
     count: Side
     frames: Side
@@ -51,7 +51,7 @@ class _Record(TypedDict):
 
 
 class _MadeFrom(TypedDict):
-    """What `made_from.json` says, as far as it is not only compared."""
+    """The fields of `made_from.json` that are read, not only compared."""
 
     checkpoint: str
     weights: str
@@ -82,14 +82,17 @@ class Samples:
 
     @property
     def origin(self) -> str:
-        """Whose samples these are, for a person; manifests written by others may not say."""
+        """The origin of these samples, for a person; manifests written by others may not say."""
         checkpoint, weights, run = (self.record.get(name) for name in ("checkpoint", "weights", "run"))
         if not checkpoint or not run:
             return f"{SAMPLES} does not say from which weights"
         return f"from the {weights} weights of {checkpoint} in {run}"
 
     def verify(self) -> str:
-        """The SHA-256 of samples.npz; WorkError unless it is the manifest's, and both are of one job."""
+        """Return the SHA-256 of samples.npz.
+
+        WorkError unless it is the manifest's, and both are of one job.
+        """
         arrays, recorded = self.folder / ARRAYS, self.record.get("samples_sha256")
         if not arrays.is_file():
             raise WorkError(f"{arrays} is missing, and {SAMPLES} tells of it")
@@ -128,7 +131,7 @@ class Samples:
 
 
 def require_one_origin(found: Sequence[Samples]) -> None:
-    """UserError where folders are known to be of different weights or autoencoders: a score is of one."""
+    """Raise UserError if folders are known to be of different weights or autoencoders: a score is of one."""
     for name in ("weights_sha256", "autoencoder"):
         known = {s.record[name]: s for s in found if s.record.get(name)}
         if len(known) > 1:
@@ -148,12 +151,12 @@ def samples_made(output: Path) -> str:
 
 
 def anew(output: Path) -> str:
-    """End a refusal to go on with samples: other ways, and what overwriting would remove."""
+    """Complete a refusal to continue samples: other ways, and what overwriting would remove."""
     return ways_out(samples_made(output), "the old content")
 
 
 def read_made_from(folder: Path) -> dict[str, Any] | None:
-    """What the job in `folder` is made from, None where it does not say; WorkError if that is damaged."""
+    """Read what the job in `folder` is made from, None if it does not say; WorkError if that is damaged."""
     path = folder / MADE_FROM
     try:
         record = json_files.read(path, dict[str, Any])

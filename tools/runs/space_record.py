@@ -1,4 +1,4 @@
-"""The `latents.json` of a run or an export, as its readers find it; `tools.runs.latent_space` writes it."""
+"""Read the `latents.json` of a run or an export, which `tools.runs.latent_space` writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _NullShare(TypedDict):
 
 
 class _Text(TypedDict):
-    """What embedded the captions, as far as it is not only compared."""
+    """The fields of the text encoder's record that are read, not only compared."""
 
     tokens: U16
     width: U32
@@ -29,7 +29,7 @@ class _Text(TypedDict):
 
 
 class _Space(TypedDict):
-    """What `latents.json` says."""
+    """The content of `latents.json`."""
 
     mean: list[float | list[float]]
     std: list[float | list[float]]

@@ -30,7 +30,7 @@ from tools.runs.space_record import read_space
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpace:
-    """What a run's `latents.json` says (written by `tools.runs.latent_space`).
+    """The latent space of a run, from its `latents.json` (written by `tools.runs.latent_space`).
 
     mean, std: per channel.  encoder: fingerprint of the autoencoder.  classes: names by label.  text: what
     captions were embedded by, which lay in text_folder; None and "" for a run without text.
@@ -58,7 +58,7 @@ class LatentSpace:
 
     @classmethod
     def read(cls, run: Path) -> Self:
-        """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
+        """Read the latent space of a run folder; UserError if there is none, WorkError if it is damaged."""
         space_file(run)
         record = ADDED_LATER | LEARNT | read_space(run)
         normaliser = Normaliser.from_dict(record)
@@ -70,7 +70,9 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class Trained:
-    """What sampling needs of a run; the networks are on one device, in evaluation mode.
+    """The parts of a run that sampling needs.
+
+    The networks are on one device, in evaluation mode.
 
     checkpoint: the name of the one that the weights are of.  weights: which ones of it.
     manifest_sha256: of the file that lists the hashes of its files.
@@ -87,7 +89,10 @@ class Trained:
 
 
 def manifest_hash(folder: Path) -> str:
-    """SHA-256 of the file in which a checkpoint or export lists the hashes of its files; "" without one."""
+    """Return the SHA-256 of the file in which a checkpoint or export lists the hashes of its files.
+
+    "" without one.
+    """
     path = folder / (EXPORT if exported.is_export(folder) else format.MANIFEST)
     return sha256_file(path) if path.is_file() else ""
 
@@ -111,7 +116,7 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         if weights == "raw" != record["weights"]:
             raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
         name, weights = record["checkpoint"], record["weights"]
-    manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
+    manifest = manifest_hash(chosen)  # first: weights replaced after this do not fit it any more
     state = load_weights(chosen, weights)
     recorded = read_section(folder / CONFIG, "model")
     with below("model"):

@@ -19,7 +19,7 @@ from models.autoencoder.kinds import DEFAULT, KINDS
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """What the autoencoder minimises."""
+    """The loss of the autoencoder."""
 
     squared: float = setting(1.0, "weight of the squared error per pixel", low=0)
     absolute: float = setting(0.0, "weight of the absolute error per pixel", low=0)

@@ -56,7 +56,9 @@ class ReconstructionObjective:
         self._config, self._model = config, model
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """batch.x: pixels (B, 3, T, H, W).  Means over the pixels and over the latent numbers of a sample."""
+        """Return the losses of batch.x, pixels (B, 3, T, H, W): means over the pixels and latent numbers of a
+        sample.
+        """
         config, pixels = self._config, batch.x
         shape = self._model.latent_shape((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
         posterior, channels = self._model.moments == 2, self._model.latent_channels
@@ -73,7 +75,7 @@ class ReconstructionObjective:
 
 
 def plan(config: Config) -> list[str]:
-    """Shapes, group sizes and parameters of the run."""
+    """Describe the shapes, group sizes and parameters of the run."""
     require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
     dataset = open_source(config.source, config.data)
     world = World(0, config.processes, 0, torch.device("cpu"))
@@ -116,7 +118,7 @@ def run(config: Config) -> None:
 
 
 def train(config: Config, dataset: Dataset, world: World) -> None:
-    """The run itself, in a folder that is claimed (collective: all ranks)."""
+    """Train in a folder that is claimed (collective: all ranks)."""
     from core.engine.engine import (
         Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     )
@@ -153,7 +155,9 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
 
 
 def find_beginning(config: Config, *, claimed: bool) -> tuple[Initial, Transfer] | None:
-    """What the run begins from, and what becomes of it; None for a run that continues, or begins at random.
+    """Return what the run begins from, and what becomes of it.
+
+    None for one that continues, or begins at random.
 
     claimed: whether the run's folder is this run's already.
     """
@@ -197,7 +201,7 @@ def publish(
 
 
 def open_source(source: str, data: PixelConfig) -> Dataset:
-    """The raw dataset that is learned from."""
+    """Open the raw dataset to learn from."""
     return Dataset(Path(source), check=data.verify != "off")
 
 
@@ -210,7 +214,7 @@ def make_loader(
     micro_batch: int = 0,
     quarantine: Quarantine | None = None,
 ) -> PixelLoader:
-    """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
+    """Return this rank's batches; UserError for a bucket that the autoencoder cannot take."""
     with below("data"):
         loader = PixelLoader(dataset, data, world, seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:

@@ -1,4 +1,4 @@
-"""What an autoencoder makes of samples it has not learned from: pairs, their PSNR, a picture of both."""
+"""Reconstruct samples that an autoencoder has not learned from: pairs, their PSNR, a picture of both."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def reconstruct(autoencoder: TrainedHere, dataset: Dataset, config: PixelConfig,
 
 
 def scores(pairs: Sequence[Pairs]) -> dict[str, Any]:
-    """PSNR in dB of the uint8 pictures, the mean over images (clips where there are none) and over clips."""
+    """Return the PSNR in dB of uint8 pictures, the mean over images (clips without any) and over clips."""
     kinds = {
         "image": [p for p in pairs if p.bucket.frames == 1],
         "clip": [p for p in pairs if p.bucket.frames > 1],
@@ -70,7 +70,7 @@ def scores(pairs: Sequence[Pairs]) -> dict[str, Any]:
 
 
 def show(pairs: Sequence[Pairs]) -> Pixels:
-    """Originals above reconstructions: two rows of images, and two of frames for each of three clips."""
+    """Draw originals above reconstructions: two rows of images, and two of frames for each of three clips."""
     from data.media.pictures import enlarge, enlargement, page
 
     side = max(pairs[0].bucket.height, pairs[0].bucket.width)

@@ -1,4 +1,4 @@
-"""The content that the scores of `evaluate` depend on: which samples, and which data they are held against."""
+"""The content behind the scores of `evaluate`: which samples, and which data they are compared with."""
 
 from __future__ import annotations
 

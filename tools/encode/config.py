@@ -15,7 +15,7 @@ from models.autoencoder.tiling_config import TilingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is encoded, by what, and how."""
+    """What to encode, with which encoders, and how."""
 
     job: ClassVar[str] = "encode"
 

@@ -1,4 +1,4 @@
-"""Making anew what is damaged in a cache: parts from their source, tables from the parts."""
+"""Rebuild what is damaged in a cache: parts from their source, tables from the parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAKING = ".repair"  # inside the output: what is made anew, until it is known to
 
 
 def plan(config: Config, job: Job) -> list[str]:
-    """What repair would do; every file is hashed to find out. UserError where there is no cache."""
+    """Say what repair would do; every file is hashed to find out. UserError if there is no cache."""
     records, files = recorded(config.output)
     found = list(damaged(config.output, records, files))
     lines = [f"make {name} of {config.output} anew" for name in found]
@@ -60,7 +60,9 @@ def repair_unfinished(output: Path) -> None:
 
 
 def repair_finished(config: Config, job: Job, made_from: dict[str, Any]) -> None:
-    """Make damaged files anew; each must come out as the manifest has it, or nothing is replaced.
+    """Rebuild damaged files.
+
+    Each must come out as the manifest has it, or nothing is replaced.
 
     WorkError where one does not: on other hardware or with other libraries the encoder rounds otherwise.
     """
@@ -103,7 +105,7 @@ def _remake_tables(making: Path, output: Path, manifest: DatasetManifest) -> Non
 
 
 def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> None:
-    """Encode again what had samples set aside: only that tells why they were."""
+    """Encode again the parts with samples set aside, since only that tells why they were."""
     shards = [
         shard
         for shard, record in enumerate(manifest.shards)

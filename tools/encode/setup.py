@@ -1,4 +1,4 @@
-"""What `encode` begins with: the job, what the cache is made from, and what has to fit the disk."""
+"""Set up `encode`: the job, what the cache is made from, and what has to fit the disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEASES = ".leases"  # inside the output, until it is complete
 
 
 def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]:
-    """Everything that encoding a shard needs, and what the cache is made from."""
+    """Return everything that encoding a shard needs, and what the cache is made from."""
     dataset = Dataset(config.source)
     if dataset.manifest.kind != "raw":
         raise UserError("source", config.source, "a raw dataset; this is a latent cache")
@@ -81,7 +81,7 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
 
 
 def choose_device(config: Config, worker: int) -> torch.device:
-    """The device of a worker of this machine; GPUs go round."""
+    """Return the device of a worker of this machine; workers take GPUs in turn."""
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -132,7 +132,7 @@ def clear(output: Path) -> None:
 
 
 def report(job: Job, shards: Iterable[int]) -> list[str]:
-    """One line for each bucket, then the bytes to be written beside the free ones."""
+    """Return one line for each bucket, then the bytes to be written beside the free ones."""
     shards = list(shards)
     counts = np.bincount(job.column, minlength=NO_BUCKET + 1)
     lines = [
@@ -157,14 +157,14 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
 
 
 def _bytes(job: Job, shards: Iterable[int]) -> int:
-    """Bytes of the latents of these shards' samples, and 3 % for all else."""
+    """Return the bytes of the latents of these shards' samples, and 3 % for all else."""
     sizes = np.zeros(NO_BUCKET + 1)
     sizes[: len(job.shapes)] = [(1 + job.flip) * 2 * np.prod(shape) for shape in job.shapes]
     return int(1.03 * sum(sizes[job.column[job.rows(s).start : job.rows(s).stop]].sum() for s in shards))
 
 
 def _require_alone(config: Config) -> None:
-    """UserError if other workers are at this output, or may be soon."""
+    """Raise UserError if other workers are at this output, or may be soon."""
     if environment.place().size > 1:
         raise UserError("overwrite", "true", "false, since several ranks would remove each other's work")
     folder = config.output / LEASES
@@ -175,7 +175,7 @@ def _require_alone(config: Config) -> None:
 
 
 def _contents(output: Path, made_from: dict[str, Any]) -> Contents:
-    """What the cache records of source, autoencoder and text encoder, beside what they are now."""
+    """Return what the cache records of source, autoencoder and text encoder, beside what they are now."""
     names = {"source": ("source",), "autoencoder": ("encoder", "encoder_config"), "text_encoder": ("text",)}
 
     def contents(path: str) -> tuple[Content | None, Content]:
@@ -186,7 +186,7 @@ def _contents(output: Path, made_from: dict[str, Any]) -> Contents:
 
 
 def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
-    """UserError if the finished cache was made from another source or encoder than these now are.
+    """Raise UserError if the finished cache was made from another source or encoder than these now are.
 
     It may be looked at on another machine than it was computed on.
     """
@@ -198,7 +198,7 @@ def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
 
 
 def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -> dict[str, Any]:
-    """What the latents depend on: plain JSON values."""
+    """Return what the latents depend on, as plain JSON values."""
     return _plain(
         {
             **encoder,
@@ -227,7 +227,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
+    """Return values as JSON gives them back: tuples are lists."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""One worker's share of an encoding job: the shards that it does, and what it shows of all."""
+"""One worker's share of an encoding job: the shards that it encodes, and the progress of all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.latent.encoding import encode_shard
 
 @dataclass
 class Share:
-    """What this worker does and shows of it."""
+    """The shards that this worker encodes, and their progress."""
 
     job: Job
     queue: WorkQueue
@@ -41,7 +41,7 @@ class Share:
             self._estimate(unit)
 
     def wait(self, states: list[LeaseState]) -> None:
-        """Say for whom; the time to be ended."""
+        """Say whom this worker waits for; the job can be ended here."""
         with self.ending.allowed():
             pass
         held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
@@ -62,7 +62,7 @@ class Share:
         return sum(len(self.job.rows(int(unit))) for unit in units)
 
     def _estimate(self, unit: str) -> None:
-        """After the first part: how long the others will take."""
+        """Say, after the first part, how long the others will take."""
         took = time.monotonic() - self._began
         workers = 1 + sum(not s.expired for s in self.queue.leases.states() if s.unit != unit)
         if not (left := len(self.job.dataset) - self._counted):

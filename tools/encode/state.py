@@ -1,4 +1,4 @@
-"""How far an encoding job is, and whether what it wrote is still as it was."""
+"""The state of an encoding job: how far it is, and whether what it wrote is unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RECENT = 32  # parts that the rate is measured over
 
 
 def describe(config: Config) -> list[str]:
-    """Shards done, leased and failed, by whom and how old; samples a second and time left."""
+    """Describe the shards done, leased and failed, by whom and how old; samples a second and time left."""
     output = config.output
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
@@ -58,7 +58,7 @@ def describe(config: Config) -> list[str]:
 
 
 def plan(config: Config) -> list[str]:
-    """What status and verify would do; UserError where there is no cache, finished or begun."""
+    """Say what status and verify would do; UserError if there is no cache, finished or begun."""
     records, files = recorded(config.output)
     if config.action == "status":
         return [f"tell how far {config.output} is, who is at which shard, and how fast; nothing is written"]
@@ -90,7 +90,7 @@ def _lease_line(state: LeaseState, most_losses: int) -> str:
 
 
 def speed(stamps: dict[int, float], samples: np.ndarray, left: int, now: float | None) -> str:
-    """Samples a second over the last parts, and the time that `left` samples take.
+    """Return samples a second over the last parts, and the time that `left` samples take.
 
     stamps: when each finished shard was, by the file server's clock.  samples: of every shard.
     now: by that clock, while workers live; None without any.
@@ -120,7 +120,9 @@ def verify(output: Path) -> None:
 
 
 def recorded(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
-    """What is there to verify: parts, and hashes of other files, by the manifest or else by the receipts."""
+    """Return what there is to verify: parts, and hashes of other files, by the manifest or else by the
+    receipts.
+    """
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
         return list(manifest.shards), dict(manifest.files)
@@ -131,7 +133,7 @@ def recorded(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
 
 
 def damaged(output: Path, records: list[ShardRecord], files: dict[str, str]) -> Iterator[str]:
-    """The names of files that are missing or have another hash."""
+    """Yield the names of files that are missing or have another hash."""
     expected = {record.name: record.sha256 for record in records} | files
     with Progress(len(expected), "verify", unit="files") as progress:
         for name, digest in expected.items():

@@ -36,7 +36,7 @@ ASSEMBLY = "dataset"  # the last unit of work
 
 
 def encode(config: Config) -> None:
-    """Encode what is left, in `processes` workers; a rank that somebody else has started is one worker."""
+    """Encode what is left, in `processes` workers; a rank of an outside launcher is one worker."""
     alone = config.processes == 1 or environment.is_rank()
     worker = environment.place().local_rank
     device = _prepare(config, worker)
@@ -73,7 +73,7 @@ def repair(config: Config) -> None:
 
 
 def make_queue(config: Config, job: Job) -> WorkQueue:
-    """The shards of the source as units of work."""
+    """Return the shards of the source as units of work."""
     units = [f"{shard:06d}" for shard in range(len(job.dataset.manifest.shards))]
     folder = config.output / LEASES
     return WorkQueue(
@@ -87,7 +87,7 @@ def make_queue(config: Config, job: Job) -> WorkQueue:
 
 
 def _prepare(config: Config, worker: int) -> torch.device:
-    """The worker's device; equal inputs are to give equal bytes on it."""
+    """Return the worker's device, set up so that equal inputs give equal bytes on it."""
     device = choose_device(config, worker)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = False  # its choice of algorithm may differ from run to run
@@ -96,7 +96,7 @@ def _prepare(config: Config, worker: int) -> torch.device:
 
 
 def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
-    """One worker: encode shards until none is left, complete the cache if nobody else does."""
+    """Encode shards as one worker until none is left; complete the cache if no other worker does."""
     queue = make_queue(config, job)
     share = Share(job, queue, ending)
     with share.progress, ending.held():
@@ -119,7 +119,7 @@ def _require_no_failures(queue: WorkQueue) -> None:
 
 
 def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
-    """Make the cache whole; one worker does, the others wait for it or take over."""
+    """Complete the cache; one worker does, the others wait for it or take over."""
     manifest = config.output / MANIFEST
 
     def complete(unit: str) -> None:
@@ -149,7 +149,7 @@ def _tell(config: Config) -> None:
 
 
 def _work_in_processes(config: Config) -> None:
-    """Workers in processes of their own; one that dies is told, and its shard goes to the others."""
+    """Run workers in processes of their own; one that dies is reported, and its shard goes to the others."""
     context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
@@ -174,7 +174,7 @@ def _work_in_processes(config: Config) -> None:
 def _outcome(
     number: int, process: BaseProcess, words: Connection
 ) -> UserError | WorkError | EndedEarly | None:
-    """Wait for a worker's end; what went wrong, if anything."""
+    """Wait for a worker's end; return what went wrong, if anything."""
     try:
         kind, message = words.recv()
     except EOFError:
@@ -192,7 +192,7 @@ def _outcome(
 
 
 def _be_worker(config: Config, number: int, words: Connection) -> None:
-    """A worker in a process of its own; only the first one speaks."""
+    """Work as a worker in a process of its own; only the first one reports."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     environment.become_worker(number)
     try:

@@ -1,4 +1,4 @@
-"""The batches of a sampling job: from what they are made, which of them a rank makes, and how."""
+"""The batches of a sampling job: what they are made from, which of them a rank makes, and how."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[s
 
 
 def _require_same_everywhere(job: Job, record: dict[str, Any]) -> None:
-    """UserError on all ranks where one of them would sample from something else (collective)."""
+    """Raise UserError on all ranks if one of them would sample from something else (collective)."""
     problem = ""
     try:
         sampled_from.require_same(Path(job.config.output), record, job.made_from)
@@ -89,7 +89,7 @@ class Job:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(count,): the class of every sample, -1 for none."""
+        """The class of every sample, (count,), -1 for none."""
         return np.resize(np.array(self.turns, np.int64), self.config.count)
 
     @property
@@ -109,7 +109,7 @@ class Job:
         return (shapes[0][0], *autoencoder.latent_shape((config.frames, height, width)))
 
     def parts(self, made_from: str) -> Parts:
-        """The finished batches.  made_from: hash of the record that this job keeps to."""
+        """Return the store of finished batches. made_from: hash of the record that this job keeps to."""
         _, *latent = self.latent_shape
         factor = self.trained.autoencoder.spatial_compression
         frames = (self.config.frames,) if self.config.frames > 1 else ()
@@ -117,7 +117,7 @@ class Job:
         return Parts(Path(self.config.output) / sample_parts.FOLDER, made_from, self.config.count, shape)
 
     def generate(self, parts: Parts) -> None:
-        """Generate this rank's share of the samples that are not there yet (collective: all ranks)."""
+        """Generate this rank's share of the missing samples (collective: all ranks)."""
         labels, shape = self.labels, self.latent_shape
         gaps = sample_parts.missing(self._usable(parts), parts.count)
         batches = [rows for gap in gaps for rows in _cut(gap, self.config.batch)]
@@ -137,7 +137,10 @@ class Job:
                 before = now
 
     def _usable(self, parts: Parts) -> list[range]:
-        """The ranges that are there and whole; what is not is removed and told of (collective: all ranks)."""
+        """Return the ranges that exist and are whole.
+
+        Others are removed and reported (collective: all ranks).
+        """
         listed, foreign = ranks.on_first_rank(parts.listed)
         found: dict[range, str] = {}
         for rows in listed[self.world.rank :: self.world.size]:  # to read them all may take minutes

@@ -1,4 +1,4 @@
-"""What a sampling job asks of a network, held against what the run says it was trained with."""
+"""Check what a sampling job asks of a network against what the run says it was trained with."""
 
 from __future__ import annotations
 

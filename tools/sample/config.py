@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is generated, how, and from which weights."""
+    """What to generate, how, and from which weights."""
 
     job: ClassVar[str] = "sample"
 

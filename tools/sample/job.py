@@ -88,7 +88,7 @@ def run(config: Config) -> None:
 
 
 def take(config: Config, texts: tuple[str, ...]) -> str:
-    """Claim the output; "new", "continue" or "finished"."""
+    """Claim the output; return "new", "continue" or "finished"."""
     from core.run.claim import claim
     from tools.sample import sampled_from
 
@@ -104,8 +104,8 @@ def take(config: Config, texts: tuple[str, ...]) -> str:
 
 
 def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None, str]:
-    """What an earlier command has left in the output: what it makes samples from, and, if it has finished,
-    words that say so.
+    """Return what an earlier command's samples in the output are made from and, if it has finished, words
+    that say so.
 
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
@@ -157,7 +157,7 @@ def publish(job: Job, parts: Parts) -> None:
 
 
 def provenance(job: Job, pixels: NDArray[np.uint8], made_from: str) -> dict[str, Any]:
-    """What samples.json says: from which weights, how, and what came out.  made_from: hash of that record."""
+    """Return the content of samples.json: weights, settings and results. made_from: hash of that record."""
     config, trained = job.config, job.trained
     return {
         "run": config.source,

@@ -1,4 +1,4 @@
-"""The parts of an unfinished sampling job: a file for each range of samples, which says what made it.
+"""The parts of an unfinished sampling job: a file for each range of samples, which records what made it.
 
 `parts/part-FIRST-LAST.npz` holds `arr_0`, the pixels of samples FIRST to LAST, and `made_from`, the hash of
 the record that the job keeps to (`tools.sample.sampled_from`). A part is checked whenever it is read.
@@ -29,7 +29,7 @@ class DamagedPart(Exception):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts of a job lie, and what they have to be like.
+    """The place of a job's parts, and the form that they must have.
 
     made_from: hash of what makes them.  count: samples of the job.  shape: of a sample, ([T,] H, W, 3).
     """
@@ -40,7 +40,7 @@ class Parts:
     shape: tuple[int, ...]
 
     def path(self, rows: range) -> Path:
-        """Where a range of samples is kept."""
+        """Return the path of a range of samples."""
         return self.folder / f"part-{rows.start:06d}-{rows.stop - 1:06d}.npz"
 
     def write(self, rows: range, pixels: NDArray[np.uint8]) -> None:
@@ -49,7 +49,7 @@ class Parts:
             np.savez(file, arr_0=pixels, made_from=np.array(self.made_from))
 
     def read(self, rows: range) -> NDArray[np.uint8]:
-        """The pixels of a part, (n, *shape); DamagedPart where it is not what this job wrote."""
+        """Read the pixels of a part, (n, *shape); DamagedPart if it is not what this job wrote."""
         try:
             with open_archive(self.path(rows)) as archive:
                 made_from = str(archive.read("made_from", _SLACK))
@@ -64,7 +64,9 @@ class Parts:
         return pixels
 
     def listed(self) -> tuple[list[range], list[Path]]:
-        """The ranges that names promise, by their first sample, and files that are no parts of this job."""
+        """Return the ranges that file names promise, by their first sample, and files that are no parts of
+        this job.
+        """
         rows, foreign = [], []
         for path in published(self.folder):
             match = _NAME.fullmatch(path.name)
@@ -74,7 +76,7 @@ class Parts:
         return sorted(rows, key=lambda found: (found.start, -found.stop)), foreign
 
     def together(self) -> NDArray[np.uint8]:
-        """The pixels of all samples, (count, *shape); WorkError where a part is missing or damaged."""
+        """Return the pixels of all samples, (count, *shape); WorkError if a part is missing or damaged."""
         rows = apart(self.listed()[0])
         if gaps := missing(rows, self.count):
             raise WorkError(f"{self.path(gaps[0])} is missing; the same command makes it")
@@ -88,7 +90,7 @@ class Parts:
 
 
 def apart(rows: Iterable[range]) -> list[range]:
-    """Of ranges, by their first sample, those that do not overlap the ones taken before."""
+    """Return those ranges, by their first sample, that do not overlap the ones taken before."""
     taken: list[range] = []
     for found in rows:
         if not taken or found.start >= taken[-1].stop:
@@ -97,7 +99,7 @@ def apart(rows: Iterable[range]) -> list[range]:
 
 
 def missing(rows: Iterable[range], count: int) -> list[range]:
-    """What lies between ranges that do not overlap, up to `count`."""
+    """Return the gaps between ranges that do not overlap, up to `count`."""
     gaps, end = [], 0
     for found in rows:
         gaps.append(range(end, found.start))

@@ -1,4 +1,4 @@
-"""Prompts of a sampling job, embedded as the captions were that the run has learned from."""
+"""Prompts of a sampling job, embedded like the captions that the run has learned from."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ class Prompts:
     lengths: Tensor
 
     def of(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L, D) and lengths (B,) of the samples with these numbers."""
+        """Return tokens (B, L, D) and lengths (B,) of the samples with these numbers."""
         turn = torch.from_numpy(numbers % len(self.texts)).to(self.tokens.device)
         return self.tokens[turn], self.lengths[turn]
 
 
 def read_prompts(prompts: tuple[str, ...], file: str) -> tuple[str, ...]:
-    """The prompts given, or those of a text file, one a line; UserError for both, or for a file of none."""
+    """Return the prompts given, or those of a text file, one a line.
+
+    UserError for both, or for an empty file.
+    """
     if not file:
         return prompts
     if prompts:
@@ -57,7 +60,9 @@ def embed(
     folder: str,
     device: torch.device,
 ) -> Prompts | None:
-    """Embed prompts by the text encoder that the run's captions were embedded by; None for no prompts.
+    """Embed prompts with the text encoder of the run's captions.
+
+    None for no prompts.
 
     recorded, folder: what that is and where it lies.  Values are rounded to float16, as in a cache.
     UserError where the run knows no text, or the folder holds another encoder (the differing field).

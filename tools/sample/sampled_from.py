@@ -38,7 +38,7 @@ def describe(
     labels: Sequence[int],
     shape: tuple[int, int, int, int],
 ) -> dict[str, Any]:
-    """All that the samples of a job depend on, sealed, as plain JSON values.
+    """Describe all that the samples of a job depend on, sealed, as plain JSON values.
 
     manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
     labels: of the classes that take turns.  shape: (C, T, H, W) of a sample's latents.
@@ -73,7 +73,8 @@ def describe(
 
 
 def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
-    """The name of the checkpoint that a job takes, "" for an export: the recorded one while it continues.
+    """Return the name of the checkpoint that a job takes, "" for an export: the recorded one while it
+    continues.
 
     UserError where the run no longer holds that one, or `checkpoint` names another.
     """
@@ -101,7 +102,9 @@ def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
 
 
 def begin(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Note what this job is made from; of jobs that begin at once the first one's note stays.
+    """Record what this job is made from.
+
+    Of jobs that begin at once the first one's record stays.
 
     Returns the note; UserError where it is of other samples.
     """
@@ -113,7 +116,7 @@ def begin(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """UserError names the first thing in which the samples that are there differ from those to come."""
+    """Raise UserError naming the first thing in which the existing samples differ from those to come."""
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
     schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
@@ -125,7 +128,7 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:
-    """UserError where a finished job's prompts, checkpoint or export have other content now.
+    """Raise UserError if a finished job's prompts, checkpoint or export have other content now.
 
     Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
     """
@@ -140,7 +143,8 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
 
 
 def contents(config: Config, texts: tuple[str, ...]) -> Contents:
-    """The places of `sample`: manifest of the checkpoint or export, and prompts, as recorded and as found.
+    """Return the places of `sample`: manifest of the checkpoint or export, and prompts, as recorded and as
+    found.
 
     A text encoder is compared with the one that the run names, whenever prompts are embedded.
     """
@@ -159,7 +163,7 @@ def contents(config: Config, texts: tuple[str, ...]) -> Contents:
 
 
 def _first(field: str, was: Any, found: Any) -> tuple[str, Any, Any]:
-    """Of two lists the first entries that differ, with their number; hashes shortened."""
+    """Return the first entries in which two lists differ, with their number; hashes shortened."""
     if isinstance(was, list) and isinstance(found, list):
         length = max(len(was), len(found))
         padded = [[*values, *[None] * (length - len(values))] for values in (was, found)]

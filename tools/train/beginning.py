@@ -1,4 +1,4 @@
-"""How a new run of `train` begins from another's weights: what must agree, and what is said of the rest."""
+"""Begin a new run of `train` from another's weights: what must agree, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ class Beginning:
     lines: list[str]
 
     def put_into(self, model: Denoiser, output: Path) -> None:
-        """Say it, read the weights, record them and put them into the network (collective: all ranks)."""
+        """Report, read and record the weights, and load them into the network (collective: all ranks)."""
         for line in self.lines:
             say(line)
         begin_from(self.initial, self.transfer, model, output, self.accepted)
 
 
 def find_beginning(config: Config, facts: LatentFacts, *, claimed: bool) -> Beginning | None:
-    """What the run begins from, nothing of it read yet but records; None for a run that continues.
+    """Return what the run begins from, only its records read yet.
+
+    None for a run that continues.
 
     claimed: whether the run's folder is this run's already.
     UserError where these weights cannot become those of the run's network.
@@ -77,7 +79,10 @@ def _network(initial: Initial) -> DenoiserConfig:
 
 
 def _accepted(config: Config, facts: LatentFacts, space: LatentSpace, initial: Initial) -> dict[str, str]:
-    """In what the runs differ although weights depend on it; UserError unless `initial_accept` names all."""
+    """Return the differences between the runs that weights depend on.
+
+    UserError unless `initial_accept` names all.
+    """
     ours: dict[str, Any] = {
         "autoencoder": facts.encoder,
         "path": config.objective.path,
@@ -102,7 +107,7 @@ def _accepted(config: Config, facts: LatentFacts, space: LatentSpace, initial: I
 
 
 def _time_input(name: PathName) -> str:
-    """What the network is told of time, by its values at the two ends."""
+    """Describe the network's time input by its values at the two ends."""
     first, last = make_path(name).time_input(torch.tensor([0.0, 1.0])).tolist()
     return f"{first:g} to {last:g}"
 

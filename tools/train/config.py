@@ -28,7 +28,7 @@ Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_enc
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineConfig(EncodingConfig):
-    """What `encode` would be told, for data.encode=online."""
+    """Settings that `encode` would be given, for data.encode=online."""
 
     precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
@@ -132,7 +132,7 @@ class Config:
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults that follow from other fields: latents stay normalised as the weights know them."""
+        """Return defaults that follow from other fields: latents stay normalised as the weights know them."""
         return {"latents": {"normalise": "initial"}} if given.get("initial") else {}
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the trainer is given of a source: batches, samples to validate on, and what is measured of them."""
+"""The trainer's input from a source: batches, samples to validate on, and measurements of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_feed(
     validation: Callable[[], Iterable[Batch]],
     batches: Callable[[int], Iterator[list[Batch]]] | None = None,
 ) -> Feed:
-    """What the trainer learns from.  batches: those of the loader, with more in them; None takes its own."""
+    """Make the trainer's feed. batches: those of the loader, with more in them; None takes its own."""
     return Feed(
         batches=batches or loader,
         largest=loader.largest,
@@ -35,7 +35,8 @@ def make_feed(
 
 
 def validation_batches(loader: Loader, samples: int, ranks: int) -> Callable[[], Iterable[Batch]]:
-    """This rank's part of the samples to validate on, the same at every call: those of the first steps.
+    """Return this rank's part of the samples to validate on, the same at every call: those of the first
+    steps.
 
     samples: at least so many.  ranks: that have samples of their own.
     """
@@ -43,7 +44,7 @@ def validation_batches(loader: Loader, samples: int, ranks: int) -> Callable[[],
 
 
 def measure_groups(facts: LatentFacts, loader: Loader, world: World) -> ShapeTimes:
-    """What measures groups over the first steps, and says how their times spread."""
+    """Return what measures groups over the first steps, and says how their times spread."""
     shapes = facts.batch_shapes
 
     def report(seconds: Mapping[tuple[int, ...], float]) -> None:

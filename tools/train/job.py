@@ -48,14 +48,14 @@ from tools.train.source import (
 
 
 class Data(NamedTuple):
-    """What is learned from, or validated on: a source, and this rank's batches of it."""
+    """The data to learn from or to validate on: a source, and this rank's batches of it."""
 
     source: LatentSource
     loader: Loader
 
 
 def plan(config: Config) -> list[str]:
-    """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
+    """Describe the shapes, group sizes, parameters, arithmetic and disk space of the run."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
@@ -122,7 +122,9 @@ def open_checked(
     *,
     run: Path,
 ) -> tuple[LatentSource, Path]:
-    """The source and its autoencoder's folder; UserError unless source and network fit each other.
+    """Open the source and find its autoencoder's folder.
+
+    UserError unless source and network fit each other.
 
     run: the run's folder.
     """
@@ -143,8 +145,8 @@ def load_data(
     run: Path,
     seed: int,
 ) -> tuple[Data, Data]:
-    """What to train on and what to validate on: held-out samples where they are given, the same whatever the
-    run's seed, else those of the run's first steps.
+    """Return the data to train on and to validate on: held-out samples if they are given, the same for every
+    seed, else those of the run's first steps.
 
     held_out: the place of held-out samples, "" for none.  run: the run's folder.
     """
@@ -156,7 +158,7 @@ def load_data(
 
 
 def train(config: Config, trained: Data, validated: Data, autoencoder: Path, world: World) -> None:
-    """The run itself, in a folder that is claimed (collective: all ranks)."""
+    """Train in a folder that is claimed (collective: all ranks)."""
     from core.engine.engine import (
         Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     )
@@ -210,7 +212,7 @@ def prepare_objective(
     run: Path,
     initial: Normaliser | None = None,
 ) -> LatentObjective:
-    """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks).
+    """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
 
     run: the run's folder.  initial: the normaliser of the run that this one begins from.
     """

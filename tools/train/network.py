@@ -1,4 +1,4 @@
-"""The network as it is trained, and the shapes of its inputs."""
+"""Build the network as it is trained, and list the shapes of its inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_network(
     seed: int,
     run: Path,
 ) -> Denoiser:
-    """The network as it is trained, with backends for inputs of these shapes (collective: all ranks)."""
+    """Build the network for training, with backends for inputs of these shapes (collective: all ranks)."""
     torch.manual_seed(seed)
     with below("engine"):
         sequence = make_sequence_group(world, engine.sequence_parallel)
@@ -47,7 +47,7 @@ def make_network(
 
 
 def micro_batch_shapes(source: LatentSource, loader: Loader) -> list[tuple[int, ...]]:
-    """(b, C, T, H, W) of every micro-batch of latents that a rank will ever take."""
+    """Return (b, C, T, H, W) of every micro-batch of latents that a rank will ever take."""
     plan, found = loader.plan, []
     for number, (shape, weight) in enumerate(zip(source.facts.latent_shapes, plan.weights, strict=True)):
         found += [(size, *shape) for size in plan.micro_batches(number) if weight]
@@ -57,14 +57,14 @@ def micro_batch_shapes(source: LatentSource, loader: Loader) -> list[tuple[int, 
 def compile_examples(
     source: LatentSource, loader: Loader, config: DenoiserConfig, device: torch.device
 ) -> list[Example]:
-    """What the network gets of each micro-batch shape that there is."""
+    """Return example inputs of the network, one for each micro-batch shape."""
     text = source.facts.text_shape
     padded = text[0] if text is not None and config.text_width else 0
     return [example_inputs(config, shape, device, padded) for shape in micro_batch_shapes(source, loader)]
 
 
 def fit_compiled(trainer: Trainer, model: Denoiser, trained: list[Example], validated: list[Example]) -> None:
-    """Compile the blocks for all that is trained and validated on, train, and say whether that was all."""
+    """Compile the blocks for all shapes of training and validation, train, and say whether those were all."""
     compile_blocks(model.blocks)
     before = warm_up(model, trained, validated)
     say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")

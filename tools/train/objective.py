@@ -33,7 +33,7 @@ class LatentObjective:
         self._normaliser, self._moments = normaliser, moments
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """The loss of every sample of a micro-batch."""
+        """Return the loss of every sample of a micro-batch."""
         return self.diffusion.loss(model, self.latents(batch, draws), batch.condition, draws)
 
     @torch.no_grad()

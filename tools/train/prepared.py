@@ -1,4 +1,4 @@
-"""What a network on the CPU is shown, made ahead of its step by the thread that reads.
+"""Prepare the input of a network on the CPU ahead of its step, in the thread that reads.
 
 A saving and nothing else: a step without it computes the same bits itself, as it does on a GPU, which makes
 them in less time than it would take to send them. `batches` and `PreparedObjective` belong together.
@@ -27,13 +27,13 @@ class Prepared:
 
 
 class PreparedObjective:
-    """The plain objective, which takes what was made ahead where that is of the same draws."""
+    """The plain objective, using what was prepared ahead if it is of the same draws."""
 
     def __init__(self, plain: LatentObjective) -> None:
         self._plain = plain
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """The loss of every sample of a micro-batch."""
+        """Return the loss of every sample of a micro-batch."""
         ready: Prepared | None = batch.prepared
         if ready is None or (ready.seed, ready.step_index) != (draws.seed, draws.step_index):
             return self._plain.loss(model, batch, draws)
@@ -43,7 +43,7 @@ class PreparedObjective:
 def batches(
     load: Callable[[int], list[Batch]], depth: int, objective: LatentObjective, seed: int
 ) -> Callable[[int], Iterator[list[Batch]]]:
-    """Steps from a given one on, whose batches hold what the objective would make of them.
+    """Return steps from a given one on, whose batches hold what the objective would make of them.
 
     load: gives the micro-batches of a step.  depth: steps read ahead.
     """

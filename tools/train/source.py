@@ -1,4 +1,4 @@
-"""Where a run's latents come from: the source its config names, which must fit the network."""
+"""Open the source of a run's latents that its config names, which must fit the network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tools.train.config import DataConfig
 def open_source(
     place: str, autoencoder: str, data: DataConfig, *, run: Path, text: bool, field: str = "source"
 ) -> LatentSource:
-    """The cache, the caches as one, or the raw dataset that is encoded while training.
+    """Open the cache, the caches as one, or the raw dataset that is encoded while training.
 
     field: what `place` is called where the person wrote it.  text: whether the network takes text.
     """
@@ -64,12 +64,15 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
 
 
 def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> Path:
-    """The folder of the autoencoder that makes, or made, the latents; UserError where it cannot be told."""
+    """Return the folder of the autoencoder that makes, or made, the latents.
+
+    UserError if it cannot be told.
+    """
     return locate(Path(configured)) if data.encode == "online" else find_autoencoder(source, configured)
 
 
 def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
-    """UserError that names every field by which the network does not take such latents, classes and text."""
+    """Raise UserError naming every field in which latents, classes or text do not fit the network."""
     facts = source.facts
     require_all(
         _unlike_channels(facts, model),
@@ -112,7 +115,7 @@ def _unlike_text(facts: LatentFacts, width: int, setting: str) -> tuple[str, int
 
 
 def unused_text(source: LatentSource, model: DenoiserConfig) -> list[str]:
-    """Return a warning where there are captions that the network is not conditioned on."""
+    """Return a warning if there are captions that the network is not conditioned on."""
     found = source.facts.text_encoder
     if found is None or not source.facts.longest_text or model.text_width:
         return []
@@ -132,7 +135,7 @@ def make_loader(
     *,
     seed: int,
 ) -> Loader:
-    """This rank's batches."""
+    """Make the loader of this rank's batches."""
     with below("engine"):
         world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
@@ -149,7 +152,10 @@ def open_held_out(
     *,
     run: Path,
 ) -> LatentSource:
-    """Samples to validate on that are not trained on; UserError unless the encoder of `trained` made them."""
+    """Open samples to validate on that are not trained on.
+
+    UserError unless the encoder of `trained` made them.
+    """
     field = "validation_source"
     if data.encode == "online":
         raise UserError(field, place, "'' with data.encode=online")

@@ -1,4 +1,4 @@
-"""How much work a micro-batch is, for a run's speed in tokens and operations."""
+"""Count the work of a micro-batch, for a run's speed in tokens and operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from models.layers.embeddings import Grid
 
 
 class Workload:
-    """Counts tokens and operations of micro-batches; of a sample of each shape they are worked out once.
+    """Counts tokens and operations of micro-batches.
+
+    Those of a sample of each shape are computed once.
 
     latent_grid: (T, H, W) of the latents that the network sees of a batch whose own are given.
     """
@@ -20,8 +22,9 @@ class Workload:
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def of(self, batch: Batch) -> tuple[int, int]:
-        """Tokens of a micro-batch over its samples, and operations of the network's forward and backward pass
-        over them, recomputation not counted."""
+        """Count the tokens of a micro-batch, and the operations of the network's forward and backward pass
+        over them, recomputation not counted.
+        """
         tokens, flops = self._of_sample(batch)
         return len(batch) * tokens, len(batch) * flops
 

@@ -172,9 +172,7 @@ def run(config: Config) -> None:
 
 
 def _as_begun(config: Config) -> Config:
-    """Return the config with which an earlier version began this output, where `classes` was true if not
-    given.
-    """
+    """Return the config that began this output in an earlier version, where `classes` was true by default."""
     record = Path(config.output) / CONFIG
     begun = record.is_file() and not config.overwrite
     if config.classes is None and begun and read_recorded(record).get("classes") is True:

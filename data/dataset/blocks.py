@@ -139,8 +139,9 @@ class Table(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*arrays, **options)
 
     def _span(self, key: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first and last rows that a key names, in pairs; numbers outside the table are left to
-        NumPy.
+        """Return the first and last rows that a key names, in pairs.
+
+        Numbers outside the table are left to NumPy.
         """
         if isinstance(key, slice):
             ends = sorted({*(named := range(len(self))[key])[:1], *named[-1:]})

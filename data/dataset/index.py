@@ -135,8 +135,9 @@ class Dataset:
             ) from None
 
     def audit(self, advance: Callable[[], None] = lambda: None) -> Iterator[Finding]:
-        """Hash every file again, where it lies; yield a finding for each that differs. `advance` is called
-        per file.
+        """Hash every file again, where it lies.
+
+        Yield a finding for each that differs. `advance` is called per file.
         """
         return self._remote.audit(advance) if self._remote else audit(self.folder, self.manifest, advance)
 

@@ -68,8 +68,9 @@ class Quarantine:
         return entry
 
     def rewrite(self, entries: Sequence[QuarantineEntry]) -> None:
-        """Publish exactly `entries`, in this order; the order of appending depends on which process was
-        first.
+        """Publish exactly `entries`, in this order.
+
+        The order of appending depends on which process was first.
         """
         if entries:
             publish(self.path, map(asdict, entries))
@@ -109,8 +110,9 @@ class Quarantine:
 
 
 def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
-    """Return how often each kind of fault was met, in words; faults that differ in numbers alone are one
-    kind.
+    """Return how often each kind of fault was met, in words.
+
+    Faults that differ in numbers alone are one kind.
     """
     counts = Counter(f"{entry.stage}: {re.sub(r'[0-9.]*[0-9]', 'N', entry.error)}" for entry in entries)
     shown = [f"{count} x {kind}" for kind, count in counts.most_common(MOST_KINDS)]
@@ -120,8 +122,9 @@ def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
 
 
 def allowed_losses(budget: float, total: int) -> int:
-    """Return how many of `total` samples may be set aside; a budget below 1 is a fraction, any other a
-    number.
+    """Return how many of `total` samples may be set aside.
+
+    A budget below 1 is a fraction, any other a number.
 
     A fraction above 0 allows one of several: one bad file in a small folder is no reason to stop.
     """

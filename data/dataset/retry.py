@@ -93,7 +93,7 @@ class Retry:
                 yield chunk
 
     def wait_s(self, name: str, failed: int) -> float:
-        """Return the wait in seconds after failure number `failed`, from 1: doubled each time, less up to a
+        """Return the wait in seconds after failure number `failed`, from 1: doubled each time, minus up to
         half.
 
         How much less is a hash of name, number and rank, so that not all come back at the same moment.

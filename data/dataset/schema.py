@@ -193,9 +193,7 @@ class DatasetManifest:
         return manifest
 
     def _require_consistent(self, path: Path) -> None:
-        """Raise WorkError unless the parts of a cache's manifest agree on the number of shards, shapes and
-        channels.
-        """
+        """Raise WorkError unless the parts of a cache's manifest agree on shards, shapes and channels."""
         counts = self.extra.get("bucket_counts")
         table = (len(self.shards), len(self.buckets))
         if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
@@ -218,8 +216,7 @@ class DatasetManifest:
 def content_fingerprint(
     kind: str, shards: Sequence[ShardRecord], files: Mapping[str, str], **more: Any
 ) -> str:
-    """Return the identity of a dataset's bytes: a hash of its tars' and index files' hashes, and of `more`
-    JSON values.
+    """Return the identity of a dataset's bytes: the hash of its tars' and indices' hashes and `more` JSON.
 
     `crc.npy` is left out: it follows from the others, and a dataset that had none is the same without it.
     """

@@ -57,8 +57,9 @@ class TarSample:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split `a/b.seg.png` into (`a/b`, `seg.png`), as webdataset groups members; without a dot there is no
-    suffix.
+    """Split `a/b.seg.png` into (`a/b`, `seg.png`), as webdataset groups members.
+
+    Without a dot there is no suffix.
     """
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
@@ -183,8 +184,9 @@ def read_into(file: int, buffer: memoryview, offset: int) -> int:
 
 
 def read_member(file: int, path: Path, member: Member) -> bytes:
-    """Read the content of a member by its offset, from the open descriptor `file`; WorkError if it is cut
-    off.
+    """Read the content of a member by its offset, from the open descriptor `file`.
+
+    WorkError if it is cut off.
     """
     data = read_range(file, member.size, member.content)
     if len(data) != member.size:

@@ -105,9 +105,7 @@ def _tables(
 
 
 def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
-    """Raise WorkError naming the first receipt that does not belong to the part of this source it is named
-    after.
-    """
+    """Raise WorkError naming the first receipt that is not of the part of this source that its name says."""
     channels = job.shapes[0][1]
     known = {*range(len(set(job.shapes))), NO_BUCKET}
     for shard, receipt in enumerate(receipts):
@@ -169,9 +167,7 @@ def longest_text(texts: np.ndarray | None) -> dict[str, int]:
 def sidecars_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray, made_from: Mapping[str, Any]
 ) -> dict[str, np.ndarray | None]:
-    """Rebuild the files that stand row by row beside the index from the tars alone, as `write_index` takes
-    them.
-    """
+    """Rebuild the files that stand row by row beside the index from the tars alone, for `write_index`."""
     flips, texts = views_from_parts(folder, shards, index)
     starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
@@ -198,8 +194,7 @@ def views_from_parts(
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:
-    """Rebuild the index of a cache and its table of shapes from the tars alone, equal to those made while
-    writing.
+    """Rebuild the index of a cache and its table of shapes from the tars alone, equal to the first ones.
 
     WorkError for a part that is damaged, or does not hold the rows that follow those of the part before.
     """

@@ -19,8 +19,7 @@ from data.latent.packs import LATENT_DTYPE, Place
 
 
 def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collection[str]) -> np.ndarray:
-    """Compute the rows of `crc.npy` for the samples of one part, (samples,) of `crc_dtype`, read from the
-    tar.
+    """Compute the rows of `crc.npy` for the samples of one part from its tar, (samples,) of `crc_dtype`.
 
     places: its packs.  rows: INDEX_DTYPE.  views: the files of mirrored views and text that the cache has.
     """

@@ -72,9 +72,7 @@ class Encoder(Protocol):
     def busy_s(self) -> float: ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, T, H, W) in [-1, 1] to (B, M, C, T', H', W') on the CPU: mean, and log-variance if
-        any.
-        """
+        """Encode (B, 3, T, H, W) in [-1, 1] to mean (and log-variance) (B, M, C, T', H', W') on the CPU."""
         ...
 
 

@@ -39,8 +39,9 @@ class BatchMemory:
         return torch.from_numpy(view)
 
     def _take(self, size: int) -> mmap.mmap | None:
-        """Take the smallest free block that holds `size` bytes and is not more than twice as long; None if
-        none fits.
+        """Take the smallest free block that holds `size` bytes and is not more than twice as long.
+
+        None if none fits.
         """
         while self._returned:
             self._free.append(self._returned.popleft())

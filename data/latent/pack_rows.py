@@ -16,8 +16,8 @@ from data.order.buckets import NO_BUCKET
 def index_rows(
     path: Path, places: Iterable[Place], *, shard: int, first: int, buckets: list[Shape]
 ) -> np.ndarray:
-    """Build the index rows of one part, (samples,) INDEX_DTYPE in order of id, from id `first` on without a
-    gap.
+    """Build the index rows of one part, (samples,) INDEX_DTYPE, in order of id, without a gap from `first`
+    on.
 
     buckets: the dataset's table of shapes.  Absent samples get offset and size 0. WorkError if an id is
     missing, twice there, or of another part.
@@ -43,8 +43,9 @@ def index_rows(
 
 
 def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
-    """Return the offsets in the tar of the mirrored view of every sample of a part, (samples,) <u8; 0 for
-    none.
+    """Return the offsets in the tar of the mirrored view of every sample of a part, (samples,) <u8.
+
+    0 for none.
 
     rows: the part's index rows, as `index_rows` makes them; a mirrored sample has as many bytes as the other.
     """
@@ -57,8 +58,9 @@ def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
 
 
 def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
-    """Return where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE; rows as
-    `flip_rows`.
+    """Return where the text of each sample of a part lies in the tar, (samples,) TEXT_DTYPE.
+
+    Rows as `flip_rows`.
 
     places: all packs of the part. A caption's tokens lie together in one of them.
     """

@@ -63,9 +63,7 @@ class Parts:
             (self.read if out.shape[1] >= _READ_BYTES else self.select)(parts, offsets, out)
 
     def select(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
-        """Do what `copy` does by mapped parts, a gather for each run of ranges of one part: the plain twin of
-        `read`.
-        """
+        """Copy from mapped parts, a gather for each run of ranges of one part: the plain twin of `read`."""
         edges = _edges(parts[1:] != parts[:-1], len(parts))
         counts = [stop - start for start, stop in itertools.pairwise(edges)]
         pieces = zip(torch.from_numpy(offsets).split(counts), out.split(counts), strict=True)

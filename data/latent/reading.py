@@ -119,8 +119,9 @@ def are_finite(latents: Tensor) -> Tensor:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return the first field in which two fingerprints differ, with its value in both; None if they are
-    equal.
+    """Return the first field in which two fingerprints differ, with its value in both.
+
+    None if they are equal.
     """
     differences: Sequence[tuple[str, Any, Any]] = difference(a, b)
     return differences[0] if differences else None

@@ -190,9 +190,7 @@ class TextReader:
 
 
 def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
-    """Return (L, D) of the text of each sample in a batch: the longest caption of the cache, the width of a
-    token.
-    """
+    """Return (L, D) of the text of each sample in a batch: longest caption of the cache, width of a token."""
     return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
 
 

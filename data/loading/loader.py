@@ -86,7 +86,7 @@ class LatentLoader:
         )
 
     def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Return an iterator over the micro-batches of steps step_index, step_index + 1, ..., endless, read
+        """Return an endless iterator over the micro-batches of steps step_index, step_index + 1, ..., read
         ahead.
         """
         return read_ahead(self.load, step_index, self.config.prefetch)

@@ -131,7 +131,7 @@ class PixelLoader:
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
     def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Return an iterator over the micro-batches of steps step_index, step_index + 1, ..., endless, read
+        """Return an endless iterator over the micro-batches of steps step_index, step_index + 1, ..., read
         ahead.
         """
         return read_ahead(self.load, step_index, self.config.prefetch)
@@ -183,8 +183,9 @@ class PixelLoader:
     def _condition(
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
     ) -> Condition:
-        """Return labels and text; add rows whose text cannot be used to the refused ones, {row: (stage,
-        reason)}.
+        """Return labels and text.
+
+        Add rows whose text cannot be used to the refused ones, {row: (stage, reason)}.
         """
         self.dataset.manifest.require_labels(entries["label"], self.dataset.folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))

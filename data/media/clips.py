@@ -126,9 +126,7 @@ def _edges(begin: int, end: int, changes: Sequence[int]) -> list[int]:
 
 
 def _shown_runs(in_time: Sequence[Packet]) -> list[tuple[int, int]]:
-    """Return (time of the first frame, of what is hidden after the last) of each run of frames that are
-    shown.
-    """
+    """Return (time of the first frame, time of what is hidden after the last) of each run of shown frames."""
     edges = [
         packet.time
         for packet, before in zip(in_time, [None, *in_time[:-1]], strict=True)
@@ -160,8 +158,9 @@ def _first_from(times: list[int], least: float) -> int | None:
 
 
 def cut_points(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
-    """Return the times at which a clip may stop, ascending, the last being END; and those at which one may
-    start.
+    """Return the times at which a clip may stop, ascending, the last being END.
+
+    And those at which one may start.
 
     A stop lies where all packets so far are shown before all that follow: pictures refer to earlier packets
     only, so nothing that stays needs what goes. A start is one whose first packet is a keyframe; that of an

@@ -122,8 +122,9 @@ _CODES: dict[Display, Callable[[Floats], Floats]] = {"BT.709": _bt1886_code, "sR
 
 @lru_cache(8)
 def _table(transfer: int, gamma: float, display: Display) -> Floats:
-    """Return the light of each code, (65536,) float32; 1 is white. For HLG it is the scene's; 1 is the
-    camera's most.
+    """Return the light of each code, (65536,) float32.
+
+    1 is white. For HLG it is the scene's; 1 is the camera's most.
     """
     code = np.arange(65536) / 65535.0
     return np.asarray(code**gamma if gamma else _light(code, transfer, display), np.float32)

@@ -134,8 +134,9 @@ class Media(NamedTuple):
         return float(self.duration) if self.duration else self.frames / self.fps if self.fps else 0.0
 
     def described(self) -> dict[str, Any]:
-        """Return the entries for a sample's JSON; exact rate and duration only of videos, `found` if there is
-        any.
+        """Return the entries for a sample's JSON.
+
+        Exact rate and duration only of videos, `found` if there is any.
         """
         values = self.to_json()
         absent = (

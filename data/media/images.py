@@ -43,8 +43,9 @@ def probe(
     fields: bool = False,
     colour: ColourMode = "convert",
 ) -> Media:
-    """Return size, frames and rate as displayed; decodes at most one frame. MediaError if it is no usable
-    media.
+    """Return size, frames and rate as displayed.
+
+    Decodes at most one frame. MediaError if it is no usable media.
 
     fields: decode what it takes to see whether a video is interlaced, too.
     colour: what is to be done about colours that are not those of training.
@@ -95,8 +96,7 @@ def decode_media(
 def decode_image(
     data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert"
 ) -> np.ndarray:
-    """Decode an image, or the first picture of an animation, turned as EXIF says, over white, in sRGB: uint8
-    (H, W, 3).
+    """Decode an image (of an animation the first picture) as displayed, over white, in sRGB: uint8 (H, W, 3).
 
     The claimed size is checked before any pixel is decoded; a truncated file is a MediaError.
     """

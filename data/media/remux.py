@@ -30,8 +30,7 @@ class BinaryFile(Protocol):
 
 
 def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tuple[Clip, ...] | None, float]:
-    """Return the clips that a video is cut into (None: it stays whole), and the seconds of their unit of
-    time.
+    """Return the clips that a video is cut into (None: it stays whole), and the seconds of their time unit.
 
     MediaError if it cannot be cut.
     """
@@ -105,8 +104,7 @@ def _between(packets: Any, clip: Clip) -> Iterator[Any]:
 
 
 def _decoding_times(times: list[int]) -> list[int]:
-    """Return ascending decoding times, none after its picture is shown: the display times in order, moved
-    earlier.
+    """Return ascending decoding times, none after its picture is shown: sorted display times, moved earlier.
 
     Matroska stores times of display only.
     """

@@ -136,8 +136,9 @@ def _chroma_steps(frame: Any) -> tuple[int, int]:
 
 
 def _on_grid(part: float, whole: int, step: int) -> tuple[int, int]:
-    """Return (first, length) of the middle `part` of `whole` pixels, in steps; all of them if that is nearly
-    all.
+    """Return (first, length) of the middle `part` of `whole` pixels, in steps.
+
+    All of them if that is nearly all.
 
     All too where `whole` is less than a step, as in a frame 3 pixels wide whose chroma has a sample for 4.
     """

@@ -61,9 +61,7 @@ def _by_difference(pictures: Iterable[np.ndarray], threshold: float) -> Iterator
 
 
 def _by_pyscenedetect(pictures: Iterable[np.ndarray], fps: float, threshold: float) -> Iterator[int]:
-    """Return the same by its ContentDetector, which compares hue, saturation and luma and passes over
-    flashes.
-    """
+    """Return the same by its ContentDetector, which compares hue, saturation and luma and skips flashes."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import ContentDetector
 

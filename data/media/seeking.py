@@ -37,8 +37,9 @@ class Run(NamedTuple):
 
 
 def chosen_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yield (number, decoded frame) of the frames `wanted`, ascending numbers; fewer if some cannot be found
-    so.
+    """Yield (number, decoded frame) of the frames `wanted`, ascending numbers.
+
+    Fewer if some cannot be found so.
 
     A picture that nobody wants and no other picture refers to is not decoded (H.264, whose packets say so).
     """
@@ -67,8 +68,9 @@ def chosen_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
 
 
 def _run_by_table(video: Video, first: int, last: int) -> Run | None:
-    """Return the packets from the keyframe at or before frame `first` on; None if the table does not say
-    enough.
+    """Return the packets from the keyframe at or before frame `first` on.
+
+    None if the table does not say enough.
     """
     table = video.table
     place = bisect.bisect_right(table.starts, first, key=lambda start: start.number) - 1 if table else -1

@@ -95,8 +95,9 @@ class Video:
         return time_bits(self.context.extradata or b"")
 
     def _decoded(self, seen: list[Seen]) -> list[Seen]:
-        """Return the packets of MPEG-4; not shown are those that only say that the frame before stays
-        (N-VOP).
+        """Return the packets of MPEG-4.
+
+        Not shown are those that only say that the frame before stays (N-VOP).
 
         These can be told from what packed bitstreams fill up with by decoding only.
         """
@@ -151,8 +152,9 @@ class Video:
 
     @cached_property
     def reordered(self) -> bool:
-        """Return whether frames leave the decoder in another order than that of their times; may decode them
-        all.
+        """Return whether frames leave the decoder in another order than that of their times.
+
+        May decode them all.
         """
         if self.numbers is not None:
             return False
@@ -161,8 +163,9 @@ class Video:
 
     @cached_property
     def display_times(self) -> list[int]:
-        """Return when the picture of each packet is shown, in order of decoding; that of a hidden one may be
-        near.
+        """Return when the picture of each packet is shown, in order of decoding.
+
+        That of a hidden one may be near.
 
         Where times do not tell the order of display, the whole film is decoded to find it.
         """

@@ -112,15 +112,15 @@ def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: 
 
 
 def is_image(media: np.ndarray) -> np.ndarray:
-    """Return whether each sample has one frame, even in a video file; others are clips: (samples,) bool of
-    MEDIA_DTYPE.
+    """Return whether each sample has one frame, even in a video file.
+
+    Others are clips: (samples,) bool of MEDIA_DTYPE.
     """
     return media["frames"] <= 1
 
 
 def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
-    """Return the configured table, or one made from the data: sides in multiples, about resolution^2 pixels
-    each.
+    """Return the configured table, or one made from the data: sides in multiples, about resolution^2 pixels.
 
     media: (samples,) MEDIA_DTYPE. Of the made buckets only those with samples enough stay.
     """
@@ -167,8 +167,9 @@ def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -
 
 
 def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
-    """Return how many frames a clip at the configured rate and stride can have, (samples,) int64; 1 for an
-    image.
+    """Return how many frames a clip at the configured rate and stride can have, (samples,) int64.
+
+    1 for an image.
     """
     return (np.maximum(_frames(media, config), 1) - 1) // config.stride + 1
 
@@ -196,8 +197,9 @@ def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float)
 
 
 def _score(media: np.ndarray, bucket: Bucket, available: np.ndarray) -> np.ndarray:
-    """Return scores (samples, 4), compared from left to right: frames, area kept, not enlarged, area; -1 is
-    no fit.
+    """Return scores (samples, 4), compared from left to right: frames, area kept, not enlarged, area.
+
+    -1 is no fit.
     """
     height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
     scale = np.maximum(bucket.height / height, bucket.width / width)
@@ -221,7 +223,7 @@ def _first_is_larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _made_shapes(config: BucketConfig) -> list[tuple[int, int]]:
-    """Return (height, width) of every aspect ratio within max_aspect, in multiples, of about resolution^2
+    """Return (height, width) of all aspect ratios up to max_aspect, in multiples, of about resolution^2
     pixels.
     """
     widest = math.floor(config.resolution * math.sqrt(config.max_aspect) / config.multiple + 1e-9)

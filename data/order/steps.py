@@ -131,7 +131,9 @@ class StepPlan:
 
     def largest(self) -> list[Share]:
         """Return micro-batches that take as much memory as any: of most tokens, and of most where a kept
-        score of every pair of tokens counts. None where all are of one shape.
+        score of every pair of tokens counts.
+
+        None where all are of one shape.
         """
         used = [number for number, weight in enumerate(self.weights) if weight > 0]
         sizes = {n: self.micro_batches(n)[0] for n in used}
@@ -148,7 +150,9 @@ class StepPlan:
 
     def report(self) -> list[str]:
         """Return one line for each source where there are several, and for each bucket: samples, share,
-        group, micro-batch, predicted cost; then the totals.
+        group, micro-batch, predicted cost.
+
+        Then the totals.
         """
         total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
@@ -164,8 +168,9 @@ class StepPlan:
         return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
 
     def report_times(self, seconds: Sequence[float | None]) -> list[str]:
-        """Return one line for each bucket: time of a group, from measured `seconds` of a sample; then their
-        spread.
+        """Return one line for each bucket: time of a group, from measured `seconds` of a sample.
+
+        Then their spread.
 
         seconds: None for a bucket that was not measured.
         """
@@ -230,8 +235,9 @@ def group_shares(
 def _scaled(
     weights: np.ndarray, part: list[int], wanted: Sequence[float], field: str, given: object
 ) -> np.ndarray:
-    """Scale the weights so that those with part[i] == p sum to wanted[p]; raise UserError on `given` if
-    impossible.
+    """Scale the weights so that those with part[i] == p sum to wanted[p].
+
+    Raise UserError on `given` if impossible.
     """
     sums = np.bincount(part, weights, minlength=len(wanted))
     if len(sums) != len(wanted) or (sums[np.flatnonzero(wanted)] == 0).any() or not any(wanted):

@@ -80,8 +80,9 @@ def _require_unchanged(dataset: Dataset, row: int, data: bytes, by_time: bool) -
 
 
 def changed(media: Media, by_time: bool, is_film: bool = True) -> str:
-    """Return in words what of a file is read since media rules have a version; "" if nothing is read
-    differently.
+    """Return in words what of a file is read since media rules have a version.
+
+    "" if nothing is read differently.
 
     by_time: frames are taken by their times.  is_film: a video file, not a picture.
     """
@@ -98,8 +99,9 @@ def changed(media: Media, by_time: bool, is_film: bool = True) -> str:
 
 
 def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
-    """Read the bytes of a sample's image or video; MediaError if they cannot be read, or there is not exactly
-    one.
+    """Read the bytes of a sample's image or video.
+
+    MediaError if they cannot be read, or there is not exactly one.
 
     UserError if media rules would change how it is read, and the dataset was made before them.
     by_time: frames are to be taken by their times.

@@ -31,8 +31,7 @@ class DuplicateConfig:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """Return the 64 bits of `imagehash.phash` of uint8 (H, W, 3), the first row's first bit being the
-    highest.
+    """Return the 64 bits of `imagehash.phash` of uint8 (H, W, 3), the first bit of the first row highest.
 
     Which low frequencies of the DCT of a small grey picture are above their median. Copies of a picture in
     other sizes and qualities differ in few bits, other pictures in about 32.

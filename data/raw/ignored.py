@@ -19,8 +19,9 @@ _WORD_SUFFIXES = {"", ".md", ".txt", ".rst", ".html", ".pdf", ".cff", ".bib", ".
 
 
 def ignored_as(name: str) -> str:
-    """Return the heading under which a file of this name (relative, with `/`) is passed over; "" if it is
-    not.
+    """Return the heading under which a file of this name (relative, with `/`) is passed over.
+
+    "" if it is not.
     """
     path = PurePosixPath(name)
     *folders, base = path.parts or ("",)

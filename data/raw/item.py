@@ -47,8 +47,9 @@ class Item:
         return self.clip.bytes if self.clip else self.size
 
     def read(self, limits: MediaLimits) -> bytes:
-        """Read the bytes of the picture or clip; MediaError if they are too many, unreadable, or have changed
-        since.
+        """Read the bytes of the picture or clip.
+
+        MediaError if they are too many, unreadable, or have changed since.
 
         OSError where it is storage that fails, and not this file.
         """

@@ -20,8 +20,7 @@ Opener = Callable[[str, int], int]
 
 
 def opener_within(folder: str) -> Opener:
-    """Return an `opener` for `open`: OSError for what is not a regular file, or lies outside `folder` by a
-    link.
+    """Return an `opener` for `open`: OSError for an irregular file, or a link that leads out of `folder`.
 
     It is the open file that is looked at, so a link put there since the listing is found too.
     folder: "" is anywhere.

@@ -1,5 +1,4 @@
-"""Rebuild index and manifest of latents from their tars: packs as `encode` writes them, or arrays from
-elsewhere.
+"""Rebuild index and manifest of latents from their tars: packs that `encode` wrote, or foreign arrays.
 
 making: the folder that receives the new files.
 """
@@ -46,8 +45,9 @@ def foreign_manifest(
     budget: float,
     advance: Advance,
 ) -> DatasetManifest:
-    """Build the manifest of foreign latents as for a cache that `encode` made; the list of samples set aside
-    is new too.
+    """Build the manifest of foreign latents as for a cache that `encode` made.
+
+    The list of samples set aside is new too.
     """
     found, quarantine = read_foreign(paths, advance), making / QUARANTINE
     making.mkdir(exist_ok=True)
@@ -108,8 +108,9 @@ def _cache_manifest(
     quarantine: Path,
     extra: Mapping[str, Any],
 ) -> DatasetManifest:
-    """Build the manifest of a latent cache with this index; quarantine: its list of samples set aside, if
-    any.
+    """Build the manifest of a latent cache with this index.
+
+    Quarantine: its list of samples set aside, if any.
     """
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()

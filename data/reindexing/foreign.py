@@ -51,8 +51,9 @@ class ForeignLatents:
         ]
 
     def statistics(self) -> dict[str, Any]:
-        """Return mean and deviation per channel, as `LatentSums` gives them; UserError if no sample is
-        usable.
+        """Return mean and deviation per channel, as `LatentSums` gives them.
+
+        UserError if no sample is usable.
         """
         if not self.sums:
             first = self.refused[0].error if self.items else "the tars are empty"
@@ -60,8 +61,9 @@ class ForeignLatents:
         return functools.reduce(operator.add, self.sums).statistics()
 
     def index(self) -> tuple[np.ndarray, list[Shape], tuple[str, ...]]:
-        """Return index, table of shapes, names of classes. A sample set aside has no bytes and fits no
-        bucket.
+        """Return index, table of shapes, names of classes.
+
+        A sample set aside has no bytes and fits no bucket.
         """
         shapes = sorted({place[2] for place in self.places if place})
         labelled, classes = with_labels(self.items)
@@ -118,8 +120,9 @@ def _usable(file: IO[bytes], path: Path, number: int, found: ForeignLatents) -> 
 
 
 def _values(file: IO[bytes], path: Path, member: Member, kind: Shape | None) -> tuple[Shape, int, bytes]:
-    """Return shape (M, C, T, H, W), offset and bytes of a sample's values; ValueError says why it cannot be
-    used.
+    """Return shape (M, C, T, H, W), offset and bytes of a sample's values.
+
+    ValueError says why it cannot be used.
     """
     try:
         found, offset = array_place(path, member.name, member, file, LATENT_DTYPE)

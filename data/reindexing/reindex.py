@@ -116,7 +116,7 @@ def _put_in_place(folder: Path) -> None:
 
 
 def _kind(path: Path, before: DatasetManifest | None) -> Literal["raw", "latent", "foreign"]:
-    """Return what the tars hold, by the manifest, or else by the first tar: media, latent packs, or other
+    """Return what the tars hold, by the manifest or else the first tar: media, packs of latents, other
     arrays.
     """
     if before is not None:

@@ -228,7 +228,7 @@ class Attempt:
         return ["srun", "--unbuffered", *words, *config.srun, *run]
 
     def environment(self, started: float) -> dict[str, str]:
-        """Return the ranks' environment: the submitted code, where they report how they end, and when the job
+        """Return the ranks' environment: the submitted code, where to report their ends, and when the job
         ends.
         """
         end = started + 60 * self.config.minutes

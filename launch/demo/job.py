@@ -104,8 +104,8 @@ class Chain:
     def command(
         self, job: str, output: str, done: str, fields: Mapping[str, object], recipe: str = ""
     ) -> Command:
-        """Build a job's command with its recipe (`configs/demo/RECIPE.yaml`, over it `configs/demo/tiny/…`)
-        and fields.
+        """Build a job's command: its recipe (`configs/demo/RECIPE.yaml`, then `configs/demo/tiny/…`) and
+        fields.
         """
         name = f"{recipe or job}.yaml"
         folders = (RECIPES, RECIPES / "tiny") if self.config.scale == "tiny" else (RECIPES,)

@@ -20,9 +20,7 @@ def require_ffmpeg() -> None:
 
 
 def frames_of(path: Path, data: bytes, filters: str = "null", *options: str) -> np.ndarray:
-    """Return the luma of the frames that ffmpeg shows of the bytes, which are written to `path`: (T, H, W)
-    uint8.
-    """
+    """Return the luma of the frames that ffmpeg shows of `data`, written to `path`: (T, H, W) uint8."""
     path.write_bytes(data)
     command = ["ffmpeg", "-v", "error", *options, "-i", str(path), "-vf", filters, "-vsync", "passthrough"]
     command += ["-pix_fmt", "gray", "-f", "yuv4mpegpipe", "-strict", "-1", "-"]

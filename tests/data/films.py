@@ -89,9 +89,7 @@ def avi_of(data: bytes, chunks: Sequence[bytes], keys: Sequence[int] = (0,)) -> 
 
 
 def interlaced(frames: np.ndarray, top_first: bool = True) -> np.ndarray:
-    """Interleave pairs of frames into half as many: rows of one kind from even frames, of the other from odd
-    ones.
-    """
+    """Interleave pairs of frames: rows of one kind from even frames, of the other from odd ones."""
     woven = frames[::2].copy()
     rows = slice(1, None, 2) if top_first else slice(0, None, 2)
     woven[:, rows] = frames[1::2][:, rows]

@@ -13,9 +13,7 @@ def cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def weights(samples: int, size: int, low: float, high: float, a: float) -> np.ndarray:
-    """Return (size, samples), the weights of samples at 0.5, 1.5, ... in each pixel of the shown range, low
-    to high.
-    """
+    """Return weights (size, samples) of samples at 0.5, 1.5, ... in each pixel of the range low to high."""
     scale = (high - low) / size
     centres = low + (np.arange(size) + 0.5) * scale
     kernel = cubic((np.arange(samples) + 0.5 - centres[:, None]) / max(scale, 1), a)
@@ -33,8 +31,7 @@ def planes_of(frame: Any) -> list[np.ndarray]:
 def resized(
     frame: Any, box: tuple[float, float, float, float], height: int, width: int, a: float = -0.6
 ) -> np.ndarray:
-    """Resize a part (left, top, right, bottom) of a yuv420p frame in BT.601, limited range: float64 (H, W,
-    3).
+    """Resize a part (left, top, right, bottom) of a limited-range BT.601 yuv420p frame: float64 (H, W, 3).
 
     Chroma lies where MPEG-2, H.264 and HEVC put it: in a row at every second luma sample, between two rows.
     """

@@ -99,9 +99,7 @@ def _write_submission(folder: Path) -> None:
 
 
 def _leave_unfinished(folder: Path) -> None:
-    """Leave what killed jobs leave: an expired lease and a failure of a cache, and one of two parts of
-    samples.
-    """
+    """Leave an expired lease and a failure of a cache, and one of two parts of samples, as killed jobs do."""
     (folder / "encoding" / ".receipts" / "000001.json").unlink()
     leases = folder / "encoding" / ".leases"
     Failures(leases).record(Failure("000001", ("it was not there",), final=False))

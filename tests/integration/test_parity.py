@@ -58,8 +58,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal_runs(one: Path, other: Path, loss: float, weight: float) -> None:
-    """Require equal runs. loss: greatest relative difference of loss and gradient norm. weight: absolute, of
-    any weight.
+    """Require equal runs. loss: greatest relative difference of loss and gradient norm. weight: absolute one.
 
     Each gradient, and the validation loss, may differ by 1e-5 of its norm; by nothing where `loss` is 0.
     """

@@ -93,9 +93,7 @@ def config_of(job: Job, output: Path) -> Any:
 
 
 def fields_with(job: Job, role: str) -> list[str]:
-    """Return the fields of a role except sections and kinds of sections, whose other values have other
-    fields.
-    """
+    """Return the fields of a role, except sections and their kinds, whose other values have other fields."""
     places = [place for place in walk(job.load().Config) if not hasattr(place.kind, "__dataclass_fields__")]
     places = [place for place in places if not place.kinds]
     return [place.path for place in places if place.role == role]

@@ -12,9 +12,7 @@ from einops import rearrange
 
 
 def write_video(path: Path, seed: int, frames: int) -> Path:
-    """Write 854x480 H.264 at 24 frames a second with a keyframe every 48: smooth shapes that move, under
-    grain.
-    """
+    """Write 854x480 H.264 at 24 frames a second, a keyframe every 48: smooth moving shapes under grain."""
     import av
 
     random = np.random.default_rng(seed)
@@ -36,9 +34,7 @@ def write_video(path: Path, seed: int, frames: int) -> Path:
 
 
 def pyav_clip(path: Path, start: int, frames: int, side: int) -> np.ndarray:
-    """Decode a clip to uint8 (T, side, side, 3) by a naive loop: seek, convert by `to_ndarray`, resize with
-    torch.
-    """
+    """Decode a clip to uint8 (T, side, side, 3) naively: seek, convert by `to_ndarray`, resize with torch."""
     import av
 
     with av.open(str(path)) as container:

@@ -1,5 +1,4 @@
-"""Measure what a training step costs outside of DeepSpeed, the network and the averages: this project's
-layer.
+"""Measure what this project's layer adds to a training step, beside DeepSpeed, network and averages.
 
 A real run of the trainer on latents that lie in memory. A stopwatch runs in every call of DeepSpeed's engine
 (the network's forward and backward, the step, and what is asked of it), while the network's graph is freed,

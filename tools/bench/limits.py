@@ -22,8 +22,7 @@ Read = tuple[np.ndarray, torch.Tensor]  # ids (n,) and their latents (n, ...)
 def in_order(
     cache: Dataset, batch: int, steps: int, shape: Shape, memory: BatchMemory | None = None
 ) -> Iterator[Read]:
-    """Read as many bytes by `preadv` straight into the batch, in the order of the file, a run of samples a
-    call.
+    """Read as many bytes by `preadv` straight into the batch, in file order, a run of samples a call.
 
     memory: gives every batch a tensor that may be kept; without it all are one, overwritten each time.
     """

@@ -85,9 +85,7 @@ def row(snapshot: Snapshot, world: ranks.World, folder: Path) -> Row:
 def _turns(
     step: Callable[[], float], written: Future[None], pace: HeldPace
 ) -> tuple[list[float], list[float], float]:
-    """Return the seconds of steps beside the write and alone, and the time of the write without the turns
-    between.
-    """
+    """Return the seconds of steps beside the write and alone, and of the write without the turns between."""
     beside: list[float] = []
     alone: list[float] = []
     written_s = 0.0

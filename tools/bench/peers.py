@@ -22,9 +22,7 @@ Items = Callable[[], Iterator[Any]]
 def latent_readers(
     folder: Path, shape: Shape, batch: int, samples: int
 ) -> tuple[dict[str, Items], tuple[str, ...]]:
-    """Return readers of the same latents, {name: shuffled batches of (ids, latents)}, and what is not
-    installed.
-    """
+    """Return readers of the same latents, {name: shuffled (ids, latents)}, and what is not installed."""
     count = samples // batch * batch
     tars = make_plain_tars(folder / "tars", samples, shape)
     found: dict[str, Items] = {

@@ -1,6 +1,4 @@
-"""Measure sharing units of work: claims of one worker beside bare lease files, and a claim's file system
-calls.
-"""
+"""Measure sharing units of work: one worker's claims beside bare lease files, and their file system calls."""
 
 from __future__ import annotations
 

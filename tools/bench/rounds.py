@@ -57,9 +57,7 @@ class Floor:
 
 @dataclass
 class Row:
-    """One case. first of `timings` is this project's. absent: peers that are not installed. facts: other
-    numbers.
-    """
+    """One case. timings: this project's first. absent: peers that are not installed. facts: other numbers."""
 
     case: str
     unit: str

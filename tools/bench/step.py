@@ -154,8 +154,7 @@ def _is_finite(found: Result) -> bool:
 
 
 def products(network: DiTConfig, shape: Sequence[int], device: torch.device) -> Run:
-    """Return a run of all matrix products of a forward and backward pass, with their shapes, and nothing
-    else.
+    """Return a run of the matrix products of a forward and backward pass, with their shapes, and no more.
 
     Those of single layers around the blocks, under 1 % of the work, are left out.
     """

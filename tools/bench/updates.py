@@ -1,5 +1,4 @@
-"""Ways to update weights that `bench update` compares: the usual one, this project's, and the engine's at
-ZeRO-1.
+"""Ways to update weights that `bench update` compares: the usual one, this project's, the engine's at ZeRO-1.
 
 All get the same gradients, and have `prepare` (untimed), `step`, `updates` and `result`.
 """

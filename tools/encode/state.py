@@ -120,9 +120,7 @@ def verify(output: Path) -> None:
 
 
 def recorded(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
-    """Return what there is to verify: parts, and hashes of other files, by the manifest or else by the
-    receipts.
-    """
+    """Return what to verify, parts and hashes of other files, by the manifest or else the receipts."""
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
         return list(manifest.shards), dict(manifest.files)

@@ -63,8 +63,7 @@ def begin_from(
 
 
 def describe(initial: Initial, sha256: str) -> dict[str, Any]:
-    """Return the source of the weights: the run or export, the checkpoint ("" for none), its step, which
-    weights of it.
+    """Return the weights' source: the run or export, the checkpoint ("" for none), its step, which weights.
 
     sha256: as `models.weights.fingerprint` gives it.
     """
@@ -90,9 +89,7 @@ def told_record(run: Path) -> list[str]:
 
 
 def initial_content(output: Path, text: str, job: str) -> tuple[Content, Content]:
-    """Return the place `initial` of a run: the hash of weights that it records, and of those that lie there
-    now.
-    """
+    """Return the place `initial` of a run: the recorded hash of weights, and that of those there now."""
     record = read_record(output)
     recorded = NOTHING if record is None else record["sha256"]
     found = fingerprint(find_initial(text, job, output).load()) if text else NOTHING

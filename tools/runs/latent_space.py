@@ -202,8 +202,7 @@ def space_file(run: Path) -> Path:
 
 
 def find_autoencoder(source: LatentSource, configured: str) -> Path:
-    """Return the folder of the autoencoder that made the latents: the configured one, or the one given to
-    `encode`.
+    """Return the folder of the latents' autoencoder: the configured one, or the one given to `encode`.
 
     UserError where there is none, or where it is another one (the differing field and both values).
     """

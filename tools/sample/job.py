@@ -104,8 +104,7 @@ def take(config: Config, texts: tuple[str, ...]) -> str:
 
 
 def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None, str]:
-    """Return what an earlier command's samples in the output are made from and, if it has finished, words
-    that say so.
+    """Return what samples in the output are made from and, if they are finished, words that say so.
 
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """

@@ -64,8 +64,8 @@ class Parts:
         return pixels
 
     def listed(self) -> tuple[list[range], list[Path]]:
-        """Return the ranges that file names promise, by their first sample, and files that are no parts of
-        this job.
+        """Return the ranges that file names promise, by their first sample, and files that are not this
+        job's.
         """
         rows, foreign = [], []
         for path in published(self.folder):

@@ -73,8 +73,7 @@ def describe(
 
 
 def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
-    """Return the name of the checkpoint that a job takes, "" for an export: the recorded one while it
-    continues.
+    """Return the name of a job's checkpoint, "" for an export: the recorded one while the job continues.
 
     UserError where the run no longer holds that one, or `checkpoint` names another.
     """
@@ -143,8 +142,7 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
 
 
 def contents(config: Config, texts: tuple[str, ...]) -> Contents:
-    """Return the places of `sample`: manifest of the checkpoint or export, and prompts, as recorded and as
-    found.
+    """Return the places of `sample`: manifest of checkpoint or export, and prompts, as recorded and as found.
 
     A text encoder is compared with the one that the run names, whenever prompts are embedded.
     """

@@ -35,8 +35,7 @@ def make_feed(
 
 
 def validation_batches(loader: Loader, samples: int, ranks: int) -> Callable[[], Iterable[Batch]]:
-    """Return this rank's part of the samples to validate on, the same at every call: those of the first
-    steps.
+    """Return this rank's part of the validation samples, the same at every call: those of the first steps.
 
     samples: at least so many.  ranks: that have samples of their own.
     """

@@ -22,8 +22,8 @@ class Workload:
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def of(self, batch: Batch) -> tuple[int, int]:
-        """Count the tokens of a micro-batch, and the operations of the network's forward and backward pass
-        over them, recomputation not counted.
+        """Count a micro-batch's tokens, and the operations of its forward and backward pass without
+        recomputation.
         """
         tokens, flops = self._of_sample(batch)
         return len(batch) * tokens, len(batch) * flops

@@ -56,8 +56,8 @@ class ReconstructionObjective:
         self._config, self._model = config, model
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """Return the losses of batch.x, pixels (B, 3, T, H, W): means over the pixels and latent numbers of a
-        sample.
+        """Return the losses of batch.x, pixels (B, 3, T, H, W): means over a sample's pixels and latent
+        numbers.
         """
         config, pixels = self._config, batch.x
         shape = self._model.latent_shape((pixels.shape[2], pixels.shape[3], pixels.shape[4]))

@@ -65,8 +65,9 @@ class LatentFacts:
 
     @property
     def text_encoder(self) -> dict[str, Any] | None:
-        """Description of the text encoder, as `models.text.encoders` gives it; None where captions are not
-        embedded.
+        """Description of the text encoder, as `models.text.encoders` gives it.
+
+        None where captions are not embedded.
         """
         found: dict[str, Any] | None = self.made_from.get("text")
         return found
@@ -86,8 +87,7 @@ class LatentFacts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network can learn of conditions from a source: samples by class, and those without label or
-    caption.
+    """What a network can learn of conditions from a source: samples by class, and without label or caption.
 
     by_class: samples of each class.  unlabelled: samples without a label.
     textless: samples without a caption; None where captions are not read beforehand.

@@ -91,8 +91,7 @@ def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentF
 
 
 def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and standard deviation per channel over all caches, as one cache of all samples would have
-    them.
+    """Return mean and standard deviation per channel over all caches, as of one cache of all samples.
 
     Every latent position counts once, so a cache weighs as its positions do, whatever the mix. Of
     `LatentSums.statistics`: mean = sum n_i mean_i / n, variance = sum n_i (std_i^2 + (mean_i - mean)^2) / n.

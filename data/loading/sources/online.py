@@ -139,8 +139,7 @@ class OnlineLatents:
         return moments[:, : self.facts.shapes[0][0]].to(torch.float16)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
-        """Return the kept statistics, else measure some samples, shared among the ranks (collective: all
-        ranks).
+        """Return the kept statistics, else measure samples, shared among the ranks (collective: all ranks).
 
         Sums of samples are added in the order of their rows, so the number of ranks changes no bit.
         """

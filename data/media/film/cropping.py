@@ -49,7 +49,7 @@ def _track_crop(track: memoryview) -> Crop:
 
 
 def _clean_aperture(box: memoryview, width: int, height: int) -> Crop:
-    """Parse the clean aperture, four fractions: width, height, and offsets of the centre (ISO/IEC 14496-12,
+    """Parse the clean aperture, four fractions: width, height, offsets of the centre (ISO/IEC 14496-12,
     12.1.4).
     """
     fields = struct.unpack_from(">IIIIiIiI", box)
@@ -103,8 +103,9 @@ def _video_crop(track: memoryview) -> Crop:
 
 
 def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield (identity, content) of the EBML elements in `data` (RFC 8794); an unknown length reaches to the
-    end.
+    """Yield (identity, content) of the EBML elements in `data` (RFC 8794).
+
+    An unknown length reaches to the end.
     """
     at = 0
     while at < len(data):
@@ -118,8 +119,9 @@ def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _number(data: memoryview, at: int, marked: bool) -> tuple[int, int, bool]:
-    """Parse a number of variable length: its value, where it ends, and whether it says `unknown`; 0 if it is
-    none.
+    """Parse a number of variable length: its value, where it ends, and whether it says `unknown`.
+
+    0 if it is none.
 
     marked: keep the bit that says its length, as identities do.
     """

@@ -90,8 +90,9 @@ class Geometry(NamedTuple):
     crop: Crop = Crop()
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return (left, top, width, height) of the shown part of a decoded picture; MediaError if it is
-        empty.
+        """Return (left, top, width, height) of the shown part of a decoded picture.
+
+        MediaError if it is empty.
         """
         left, top, right, bottom = self.crop
         if left + right >= width or top + bottom >= height:

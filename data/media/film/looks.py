@@ -61,9 +61,7 @@ class Look(NamedTuple):
 
     @property
     def format(self) -> str:
-        """FFmpeg's name of the format that swscale makes: planes, since packed RGB takes more than twice as
-        long.
-        """
+        """FFmpeg's name of the format of swscale's output: planes, as packed RGB takes over twice as long."""
         return f"gbr{'a' * self.alpha}p{'16le' * self.convert}"
 
 
@@ -103,9 +101,7 @@ def has_transparency(format: Any) -> bool:
 
 
 def _untagged(frame: Any) -> int:
-    """Return the matrix of a film that states none: that of its primaries, else BT.709 in HD and BT.601
-    below.
-    """
+    """Return the matrix of a film that states none: its primaries', else BT.709 in HD and BT.601 below."""
     if frame.color_primaries == 9:
         return _BT2020
     long, short = max(frame.width, frame.height), min(frame.width, frame.height)

@@ -50,8 +50,9 @@ class Times(NamedTuple):
         return (self.end - self.ticks[0]) * self.unit_s
 
     def on_screen(self, at: Fraction) -> int:
-        """Return the number of the frame shown `at` seconds after the first; MediaError after the end of the
-        film.
+        """Return the number of the frame shown `at` seconds after the first.
+
+        MediaError after the end of the film.
         """
         if at >= self.seconds - EARLY_S and at > 0:
             raise MediaError(f"lasts {float(self.seconds):.3f} s, a frame at {float(at):.3f} s is needed")

@@ -1,6 +1,4 @@
-"""Read the colour codes (nclx) of an AVIF file, which Pillow does not report, from its boxes (ISO/IEC
-23008-12).
-"""
+"""Read the colour codes (nclx) of an AVIF file, which Pillow lacks, from its boxes (ISO/IEC 23008-12)."""
 
 from __future__ import annotations
 

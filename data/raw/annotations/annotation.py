@@ -98,8 +98,9 @@ def _texts(found: list[tuple[str, Any]], one_text: bool) -> tuple[str, ...]:
 
 
 def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:
-    """Return class number and name. A number alone is the label, whatever its column; a word alone is the
-    name.
+    """Return class number and name.
+
+    A number alone is the label, whatever its column; a word alone is the name.
     """
     for _, value in names:
         if not isinstance(value, str | int | float) or isinstance(value, bool):

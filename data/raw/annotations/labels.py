@@ -34,8 +34,7 @@ def pairs_of(items: Iterable[Item]) -> dict[Pair, str]:
 
 
 def numbering(pairs: Mapping[Pair, str]) -> tuple[Callable[[int, str], Pair], tuple[str, ...]]:
-    """Return a function that maps a sample's label and class name to the final ones, and the names of the
-    classes.
+    """Return a function from a sample's label and class name to the final ones, and the classes' names.
 
     Numbers given by the source are kept (a class without a name is called by its number); where there are
     none, names are numbered in sorted order. UserError if a number has two names or a name two numbers.

@@ -43,9 +43,7 @@ def decoded(data: bytes, encoding: Encoding = "auto") -> str:
 
 
 def is_text(head: bytes) -> bool:
-    """Return whether the first bytes of a file read as text a person wrote: printable, in one of the
-    encodings.
-    """
+    """Return whether the first bytes of a file are printable text in one of the encodings."""
     try:
         text = codecs.getincrementaldecoder(encoding_of(head))("strict").decode(head)
     except UnicodeDecodeError:

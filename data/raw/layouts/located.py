@@ -17,9 +17,7 @@ OUTSIDE = "file of a table outside of the table's folder"
 
 
 def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]:
-    """Return the sample of a row with a path, and the file's name relative to the source ("" if it lies
-    outside).
-    """
+    """Return the sample of a row with a path, and the file's name in the source ("" if it lies outside)."""
     text, folder = annotation.path, str(table.parent)
     path = os.path.join(folder, text)
     if not _exists(path):
@@ -40,9 +38,7 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
 
 
 def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
-    """Say where else the file may be, and why it is missing if there is more to say than that it does not
-    exist.
-    """
+    """Say where else the file may be, and why it is missing if it is not just that it does not exist."""
     path = os.path.join(folder, text)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         return path, "a URL; fetch it first (img2dataset, video2dataset), then name the file"

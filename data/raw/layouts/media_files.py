@@ -52,9 +52,7 @@ def _more(annotation: Annotation) -> dict[str, list[str]]:
 
 
 def _beside(tree: Tree, media: Iterable[str]) -> Beside:
-    """Return the files beside each picture, by its name and by its name without suffix: `0.txt`,
-    `0.caption.txt`.
-    """
+    """Return the files beside each picture, by its name with and without suffix: `0.txt`, `0.caption.txt`."""
     owners = {owner for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))}
     found: Beside = defaultdict(dict)
     for name in tree.left:

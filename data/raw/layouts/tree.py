@@ -35,8 +35,9 @@ class Tree:
     tables: list[str] = field(default_factory=list)
 
     def within(self, name: str = "") -> str:
-        """Return the folder that no link may lead out of, "" for anywhere; the file that is given may be a
-        link.
+        """Return the folder that no link may lead out of, "" for anywhere.
+
+        The file that is given may be a link.
         """
         return "" if self.rules.links == "follow" or (name and name == self.given) else str(self.source)
 
@@ -50,8 +51,9 @@ class Tree:
             self.left.pop(name, None)
 
     def class_of(self, name: str) -> str:
-        """Return the class that the folders of a file name: the first one behind those of splits; "" for
-        none.
+        """Return the class that the folders of a file name: the first one behind those of splits.
+
+        "" for none.
         """
         *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
         return printable(folders[0]) if folders else ""

@@ -22,8 +22,9 @@ GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # suffixes of a source 
 
 
 def open_table(path: Path, encoding: Encoding, within: str) -> Table | None:
-    """Open the table in a file, None if it holds none; UserError if it cannot be read as what its suffix
-    says.
+    """Open the table in a file, None if it holds none.
+
+    UserError if it cannot be read as what its suffix says.
 
     within: the folder out of which no link may lead, "" for anywhere.
     """

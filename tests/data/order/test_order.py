@@ -20,9 +20,7 @@ def bucket_rows(column: np.ndarray, starts: np.ndarray, buckets: int) -> list[Bu
 
 @st.composite
 def datasets(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the bucket of each row, the first row of each shard (some shards empty), and the number of
-    buckets.
-    """
+    """Return the bucket of each row, the first row of each shard (some empty), and the number of buckets."""
     sizes = draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))
     buckets = draw(st.integers(1, 3))
     rows = sum(sizes)

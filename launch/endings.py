@@ -1,4 +1,4 @@
-"""How each job answers a signal before and after it knows better: the table of docs/signals.md."""
+"""Answers of each job to a signal, before and after it knows better: the table of docs/signals.md."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_no_two_files_need_each_other() -> None:
 
 
 def test_names_of_files_are_known_once() -> None:
-    """Those of runs, exports, samples and datasets stand in two modules; all else asks these."""
+    """File names of runs, exports, samples and datasets stand in two modules, which all others ask."""
     known = {ROOT / "core/run/folder.py", ROOT / "data/dataset/schema.py"}
     names = {
         node.value
@@ -438,7 +438,10 @@ def test_a_bare_parser_is_noticed(code: str, is_noticed: bool) -> None:
 
 
 def test_launchers_are_known_in_one_place() -> None:
-    """Who asks for a rank or a job anew forgets a launcher; `core/environment.py` answers for all of them."""
+    """Another reader of ranks or jobs would forget a launcher.
+
+    `core/environment.py` answers for all of them.
+    """
     pattern = re.compile(
         r"""["'](RANK|(LOCAL_|GROUP_)(RANK|WORLD_SIZE)|WORLD_SIZE|(MASTER|TORCHELASTIC|SLURM|SLURMD|SUBMITIT)_\w+)["']"""
         r"|sched_getaffinity|cpu_count|gethostname"

@@ -16,7 +16,7 @@ from data.dataset.tars import samples
 
 
 class Finding(NamedTuple):
-    """What is wrong with one file of a dataset."""
+    """A difference between one file of a dataset and what was written."""
 
     name: str
     problem: str

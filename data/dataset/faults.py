@@ -1,4 +1,4 @@
-"""Why a sample is set aside, and the one place where what its content raises is caught.
+"""Reasons for setting a sample aside, and the one place where errors raised by its content are caught.
 
 Three kinds of error meet where a sample is read and decoded. Damage (`MediaError`) concerns it alone.
 A failure of storage or memory concerns every sample: the work is tried again, then the job ends, since to set
@@ -29,7 +29,7 @@ PROGRAM_ERROR = "error of the program: "  # begins the reason of a sample that i
 
 
 class Fault(NamedTuple):
-    """Why a sample cannot be used. stage: where that was found.  traceback: of an error of this program."""
+    """A reason why a sample cannot be used. stage: where it was found. traceback: of a program error."""
 
     stage: str
     error: str

@@ -1,4 +1,4 @@
-"""What samples of a raw dataset say of themselves, counted, in words (docs/media.md has the properties)."""
+"""Describe, with counts, what samples of a raw dataset say of themselves (properties: docs/media.md)."""
 
 from __future__ import annotations
 

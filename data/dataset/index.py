@@ -90,7 +90,7 @@ class Dataset:
 
     @property
     def colour(self) -> ColourMode:
-        """What is done about colours wherever the samples of a raw dataset are read."""
+        """The treatment of colours wherever the samples of a raw dataset are read."""
         mode: ColourMode = self.manifest.extra.get(COLOUR, "convert")
         return mode
 

@@ -47,12 +47,12 @@ class TarSample:
 
     @property
     def offset(self) -> int:
-        """Where the sample's range of bytes starts: the header of its first member."""
+        """Offset of the start of the sample's range of bytes: the header of its first member."""
         return min(member.header for member in self.members.values())
 
     @property
     def end(self) -> int:
-        """Where the sample's range of bytes ends."""
+        """Offset of the end of the sample's range of bytes."""
         return max(member.end for member in self.members.values())
 
 

@@ -1,4 +1,4 @@
-"""What encoding a shard needs, and what the workers of one cache agree on before they begin."""
+"""The job of encoding a cache: what each shard needs, and what all workers agree on before they begin."""
 
 from __future__ import annotations
 

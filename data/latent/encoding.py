@@ -70,7 +70,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
 
 @dataclass(frozen=True)
 class _Batch:
-    """What the encoder takes at once: rows (n,) of one bucket."""
+    """The samples that the encoder takes at once: rows (n,) of one bucket."""
 
     bucket: int
     rows: np.ndarray

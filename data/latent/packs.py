@@ -95,7 +95,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class TextPlace:
-    """Where a pack's text lies: offset of the first token's bytes, how many, width D, ranges as in `Text`."""
+    """The place of a pack's text: offset of the first token, number of tokens, width D, ranges as in `Text`."""
 
     offset: int
     rows: int
@@ -105,7 +105,7 @@ class TextPlace:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pack lies: the shape of its samples (M, C, T, H, W), ids, labels, absent ones as in `Pack`.
+    """The place of a pack: the shape of its samples (M, C, T, H, W), ids, labels, absent ones as in `Pack`.
 
     offset: where the first sample's bytes begin in the tar; the others follow without gaps.  flip_offset:
     likewise of the mirrored samples; 0 where they are not stored.

@@ -53,7 +53,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """How videos are cut; with neither field set they stay whole."""
+    """Rules for cutting videos; with neither field set they stay whole."""
 
     length_s: float = setting(0.0, "cut videos into clips of this length; 0 is off", unit="s", low=0)
     stride_s: float = setting(

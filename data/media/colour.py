@@ -60,7 +60,7 @@ Chromaticities = tuple[tuple[float, float], tuple[float, float], tuple[float, fl
 
 
 class Colour(NamedTuple):
-    """How RGB codes become light. name: of the primaries.  transfer: H.273 code.
+    """A colour encoding: how RGB codes become light. name: of the primaries. transfer: H.273 code.
 
     gamma: of a power law that takes the place of `transfer`; 0 where there is none.
     """

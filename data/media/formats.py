@@ -69,12 +69,12 @@ _UNREAD = (
 
 
 class MediaError(ValueError):
-    """This one file cannot be used; the text is a one-line reason."""
+    """Raised for one file that cannot be used; the text is a one-line reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What decoders accept; anything larger is refused before it is decoded."""
+    """Limits of decoders; anything larger is refused before it is decoded."""
 
     pixels: int = setting(
         64_000_000, "largest width x height of a picture", unit="pixels", low=1, high=89_000_000

@@ -13,7 +13,7 @@ class Start(NamedTuple):
 
 
 class FrameTable(NamedTuple):
-    """How many frames a file shows, and its keyframes in order.
+    """The number of frames that a file shows, and its keyframes in order.
 
     delay: of showing after decoding; MP4 is searched by times of decoding plus this.
     seconds: about how long the packets last.

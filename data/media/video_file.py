@@ -123,7 +123,7 @@ class Video:
 
     @cached_property
     def times(self) -> Times:
-        """When the frames are shown."""
+        """Times at which the frames are shown."""
         return measure(self.packets, self.stream, by_chunk=self.suffix == "avi")
 
     @cached_property

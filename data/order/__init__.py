@@ -1,1 +1,1 @@
-"""Which samples make up which step."""
+"""The order of training: which samples make up which step."""

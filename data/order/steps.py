@@ -19,7 +19,7 @@ from data.order.order import BucketRows, Order
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(GroupConfig):
-    """Which samples make up a step, and how far ahead they are read."""
+    """Settings of a loader: which samples make up a step, and how far ahead they are read."""
 
     groups_per_step: int = setting(1, "groups in an optimizer step", low=1)
     video_share: float | None = setting(

@@ -16,7 +16,7 @@ BITS = 64  # of the hash of one picture
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateConfig:
-    """Which repetitions are left out. Of equal files the first stays, of similar ones the largest."""
+    """Rules for leaving repetitions out. Of equal files the first stays, of similar ones the largest."""
 
     exact: bool = setting(False, "leave out files with the same bytes as another")
     near: int = setting(

@@ -1,4 +1,4 @@
-"""What a listing met besides samples: counted, said in the closing lines, or refused by name.
+"""Findings of a listing beside samples: counted, said in the closing lines, or refused by name.
 
 A role (text, label) that nothing fills, while something that nobody read looks like it, is refused: who wrote
 captions must not train without them because a column has an unusual name.

@@ -32,7 +32,7 @@ DEFAULT_RULES = SourceRules()
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything a source holds. ignored: what was passed over, suffix (or kind) -> number of files.
+    """The contents of a source. ignored: what was passed over, suffix (or kind) -> number of files.
 
     texts, labels: samples that have one.  said: what else a person is to be told.
     """

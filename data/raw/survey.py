@@ -61,7 +61,9 @@ class HygieneConfig:
 
 
 class Facts(NamedTuple):
-    """What was found in one file. refused: (stage, reason) if it cannot be used; then the rest is empty.
+    """Facts found in one file. refused: (stage, reason) if it cannot be used.
+
+    Then the rest is empty.
 
     hashes: perceptual, of each picture that was looked at.  clips: None for a file that stays whole.
     """

@@ -1,4 +1,4 @@
-"""Where and how a job runs: the section `cluster` of `longtake submit`."""
+"""Configuration of where and how a job runs: the section `cluster` of `longtake submit`."""
 
 from __future__ import annotations
 

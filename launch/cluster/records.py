@@ -66,7 +66,7 @@ class Started(TypedDict, total=False):
 
 
 class RankEnd(TypedDict):
-    """What a rank reported of how it began or ended (`core.run.ends`)."""
+    """A rank's report of how it began or ended (`core.run.ends`)."""
 
     rank: Count
     node: str

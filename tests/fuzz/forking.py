@@ -31,7 +31,7 @@ _POLL_S = 0.005
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command line ended.  status: TIMED_OUT past LIMIT_S, else below 0 by a signal.  peak: bytes."""
+    """The end of a command line. status: TIMED_OUT past LIMIT_S, else below 0 by a signal. peak: bytes."""
 
     status: int
     peak: int

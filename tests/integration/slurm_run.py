@@ -69,7 +69,7 @@ class Run:
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
-        """What the supervisors have written, oldest first."""
+        """The output of the supervisors, oldest first."""
         return self.submission.attempt_records()
 
     def steps(self) -> int:

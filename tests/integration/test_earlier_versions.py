@@ -1,4 +1,4 @@
-"""What commit 30fc6aa left behind still opens and goes on as it would have there.
+"""Outputs of commit 30fc6aa still open, and continue as they would have there.
 
 The folders are in tests/fixtures/30fc6aa; make_30fc6aa.py beside it made them with the code of that commit.
 """

@@ -31,7 +31,7 @@ def finished(run: Run, undisturbed: Run, starts: int = 2) -> None:
 
 @pytest.mark.parametrize("place", ["step.end@step=5", "save.receipt@step=11", "save.manifest"])
 def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, undisturbed: Run, place: str) -> None:
-    """As `scancel` does without --batch: the ranks get it, and the supervisor nothing."""
+    """The ranks get the signal and the supervisor does not, as with `scancel` without --batch."""
     run.variables = {"LONGTAKE_FAULT": f"{SLOW['LONGTAKE_FAULT']};{place}:sleep=1"}
     job = run.submit(*FIELDS)
     run.until(lambda: run.steps() > (3 if "step.end" in place else 9))
@@ -50,7 +50,7 @@ def test_a_signal_at_the_start_is_no_start_in_vain(run: Run, undisturbed: Run) -
 def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
     run: Run, undisturbed: Run, tmp_path: Path
 ) -> None:
-    """As in a container, which has no `scontrol` either."""
+    """A container has no `scontrol` either."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(DEAF)
     python = tmp_path / "python"

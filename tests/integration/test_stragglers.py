@@ -1,4 +1,4 @@
-"""Who is slow where ranks wait for each other inside a forward pass.
+"""Detection of the slow rank where ranks wait for each other inside a forward pass.
 
 Run: pytest tests/integration/test_stragglers.py
 """

@@ -1,4 +1,4 @@
-"""How far the choice of draws moves the validation loss of a trained network.
+"""Effect of the choice of draws on the validation loss of a trained network.
 
 Run: pytest tests/integration/test_validation_noise.py
 """

@@ -375,7 +375,7 @@ def test_a_submission_prints_the_script_and_stops(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_the_code_says_which_commit_it_is_of(tmp_path: Path) -> None:
-    """So does a job that is submitted from a copy: in it, git is not asked."""
+    """A job that is submitted from a copy says so too: in a copy, git is not asked."""
     copy_code(tmp_path / "code")
     assert read(json.loads((tmp_path / "code" / RECORD).read_text())) == code()
     assert code(tmp_path / "code") == code()

@@ -207,7 +207,7 @@ TRAIN = toy_run.__file__
 def test_an_abort_after_the_end_marker_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What counts is that the run wrote its end marker; before it, the same abort is a failure."""
+    """The end marker that the run wrote decides; before it, the same abort is a failure."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     done = tmp_path / "finished.json"
 

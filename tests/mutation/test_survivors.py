@@ -1,4 +1,6 @@
-"""Which mutants of modules that decide most survive their tests. Run: pytest tests/mutation/test_survivors.py
+"""Mutants of the modules that decide most which survive their tests.
+
+Run: pytest tests/mutation/test_survivors.py
 
 `survivors.json` lists them with the reason of each: mostly that they change nothing. One that is not listed
 is a hole in the tests; one that is listed and no longer survives is to be taken out.

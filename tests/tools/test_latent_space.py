@@ -57,7 +57,7 @@ def test_the_shape_of_most_samples_comes_first(
 
 
 def test_buckets_of_one_shape_are_counted_together() -> None:
-    """As of two caches in a mixture; one alone has fewer samples than the clips."""
+    """Two caches in a mixture have such buckets; one alone has fewer samples than the clips."""
     both = source({IMAGE: 4, CLIP: 5})
     doubled = (*both.facts.shapes, (2, *IMAGE))
     mixed = SimpleNamespace(

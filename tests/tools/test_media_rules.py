@@ -1,4 +1,4 @@
-"""What videos say of themselves reaches JSON, closing lines and pixels; datasets from before the rules."""
+"""Properties that videos declare reach JSON, closing lines and pixels; datasets from before the rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `shard`, `inspect` and caches say and do about colours, alpha and kinds of media."""
+"""Treatment of colours, alpha and kinds of media by `shard`, `inspect` and caches."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What each job says of a `source` where there is nothing to read. Run: pytest tests/tools/test_sources.py"""
+"""Messages of each job for a `source` with nothing to read. Run: pytest tests/tools/test_sources.py"""
 
 from __future__ import annotations
 

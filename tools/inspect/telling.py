@@ -1,4 +1,4 @@
-"""What the forms of `inspect` share: how they report what they found, and which fields only a dataset has."""
+"""Shared parts of `inspect`: how findings are reported, and which fields only a dataset has."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class _Kept(Statistics):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsConfig:
-    """How latents are presented to the network."""
+    """Settings of the latents as the network sees them."""
 
     normalise: Literal["measured", "encoder", "initial"] = setting(
         "measured",

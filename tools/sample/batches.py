@@ -74,7 +74,7 @@ class Job:
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        """What the samples depend on, as this rank finds it."""
+        """The record of what the samples depend on, as this rank finds it."""
         return sampled_from.describe(self.config, self.trained, self.prompts, self.turns, self.latent_shape)
 
     @property

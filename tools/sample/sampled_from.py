@@ -1,4 +1,4 @@
-"""What the samples of a job are made from: fixed by content when it begins, kept to when it continues."""
+"""Record what the samples of a job are made from: fixed by content when it begins, kept when it continues."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class OnlineConfig(EncodingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(LoaderConfig):
-    """What makes up a step, and where its latents come from."""
+    """The contents of a step, and the source of its latents."""
 
     encode: Literal["cached", "online"] = setting(
         "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"

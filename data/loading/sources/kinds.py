@@ -87,7 +87,7 @@ class LatentFacts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network can learn of conditions from a source: samples by class, and without label or caption.
+    """The conditions that a source can teach: samples by class, and those without label or caption.
 
     by_class: samples of each class.  unlabelled: samples without a label.
     textless: samples without a caption; None where captions are not read beforehand.

@@ -45,7 +45,7 @@ ROUND = 256  # samples measured between two exchanges of ranks, so that none wai
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """How samples are prepared before they are encoded, and which of the encoder's outputs are taken."""
+    """Preparation of samples before they are encoded, and the choice of the encoder's outputs."""
 
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")

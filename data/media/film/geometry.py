@@ -1,4 +1,4 @@
-"""How a decoded frame is shown: mirrored or turned, cut to a rectangle, with pixels that are not square.
+"""Geometry of shown frames: mirrored or turned, cut to a rectangle, with pixels that are not square.
 
 The display matrix maps (x, y) of a stored picture to (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2, and
 `libavutil/display.h`). Without its scale it is one of the eight symmetries of a rectangle.
@@ -84,7 +84,7 @@ def turn_of_matrix(matrix: Sequence[int]) -> Turn:
 
 
 class Geometry(NamedTuple):
-    """How the pictures of a stream are shown. aspect: width of a stored pixel over its height."""
+    """Geometry of the pictures of a stream. aspect: width of a stored pixel over its height."""
 
     aspect: Fraction = SQUARE
     crop: Crop = Crop()

@@ -17,7 +17,7 @@ LEAST = 3  # frames in which the fields differ, without which a film is not call
 
 
 class Fields(IntEnum):
-    """How the frames of a film are interlaced, and what indicated so."""
+    """Interlacing of the frames of a film, and the evidence for it."""
 
     WHOLE = 0
     FLAGGED = 1

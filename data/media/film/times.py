@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When frames are shown. ticks: of each, ascending. unit_s: seconds of a tick. end: of the last frame.
+    """Times of frames. ticks: of each, ascending. unit_s: seconds of a tick. end: of the last frame.
 
     rate: frames a second, exact where they are evenly spaced, else the mean.  variable: whether they are not.
     """

@@ -16,7 +16,7 @@ NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, take
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What is known of a sample beside its pixels. refused: (stage, reason) if something is wrong with it.
+    """Facts about a sample beside its pixels. refused: (stage, reason) if something is wrong with it.
 
     texts: all captions where there are several, `text` being the first.  notes: what is to be counted.
     unused: carriers of text that were passed over, since another was taken.
@@ -63,7 +63,7 @@ def from_fields(
 
 
 class _Refused(ValueError):
-    """What is wrong with a row. stage: of its entry in the list of samples set aside."""
+    """Raised for a row that is wrong. stage: of its entry in the list of samples set aside."""
 
     def __init__(self, reason: str, stage: str = "caption") -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""How the bytes of captions and tables become text: byte-order marks, UTF-16, and what `encoding` says."""
+"""Decode the bytes of captions and tables to text: byte-order marks, UTF-16, and the setting `encoding`."""
 
 from __future__ import annotations
 

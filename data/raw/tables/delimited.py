@@ -25,7 +25,7 @@ MOST_LINES = 5  # shown of those that are wrong
 
 @dataclass(frozen=True)
 class _Form:
-    """How a table is written. declared: whether its first line is `sep=X`, as Excel reads it.
+    """The format of a table. declared: whether its first line is `sep=X`, as Excel reads it.
 
     within: the folder out of which no link may lead to it.
     """

@@ -193,7 +193,7 @@ def test_every_read_gives_the_sample_or_an_error(folder: Path, damage: str) -> N
 def test_packing_again_refuses_or_sets_aside_and_mixes_nothing(
     folder: Path, tmp_path: Path, damage: str
 ) -> None:
-    """As a source of `shard`, a damaged tar is an error; members that lie apart are set aside one by one."""
+    """A damaged tar is an error as a source of `shard`; members that lie apart are set aside one by one."""
     inflict(folder, damage)
     if DAMAGES[damage].shows:
         with pytest.raises(WorkError, match=r"1.tar: (damaged|truncated) tar"):
@@ -213,7 +213,7 @@ def test_packing_again_refuses_or_sets_aside_and_mixes_nothing(
 
 
 def test_stock_readers_lose_the_rest_of_a_cut_shard_and_say_nothing(folder: Path) -> None:
-    """Why none of them is trusted with raw tars here: ten samples less, and no error."""
+    """Stock readers are not trusted with raw tars here, because they give ten samples less and no error."""
     inflict(folder, "hole of zeros")
     urls = [str(folder / f"{shard}.tar") for shard in range(3)]
     stock = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)

@@ -1,4 +1,7 @@
-"""What a sample's content raises sets it aside; storage that fails ends the job; a bug does not go unseen."""
+"""Errors raised by a sample's content set it aside.
+
+Failing storage ends the job; a bug does not go unseen.
+"""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_off_compares_nothing(cache: Path) -> None:
 def test_a_first_batch_checks_just_the_blocks_of_the_shards_that_it_is_drawn_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So its time does not grow with the index; what it does not read may even be damaged."""
+    """Its time does not grow with the index; what it does not read may even be damaged."""
     monkeypatch.setattr(blocks, "BLOCK", 256)
     folder = make_cache(tmp_path, [[IMAGE] * 8] * 40, counts=True).folder
     config = LoaderConfig(group_size=4, rank_multiple=2, shuffle_shards=2)

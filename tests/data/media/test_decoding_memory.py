@@ -118,7 +118,7 @@ def test_a_small_file_that_unpacks_to_much_takes_no_memory(bombs: Path) -> None:
 
 
 def test_the_measure_sees_what_a_picture_takes(bombs: Path) -> None:
-    """Where the limit allows it the same picture is decoded, and shows."""
+    """The same picture is decoded where the limit allows it, and the measure shows it."""
     megabytes, said = grown(bombs, 64 * 10**6, "huge.png")["huge.png"]
     assert said == "decoded"
     assert megabytes > 45

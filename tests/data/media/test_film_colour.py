@@ -89,7 +89,7 @@ def test_greys_agree_with_swscale() -> None:
 
 
 def test_conversion_uses_more_than_8_bits() -> None:
-    """Of PQ 8 bits have 19 codes between 100 and 203 cd/m2, which are 66 levels of BT.709."""
+    """PQ of 8 bits has 19 codes between 100 and 203 cd/m2, which are 66 levels of BT.709."""
     light = np.linspace(100, 203, 300)
     data = coloured_film(pq(light)[:, None].repeat(3, 1), primaries=9, transfer=16)
     assert len(np.unique(np.round(255 * pq(light)))) == 19
@@ -201,7 +201,7 @@ def test_dolby_vision_without_a_base_layer_is_named() -> None:
 
 @pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
 def test_light_is_that_of_ffmpegs_zscale(transfer: int, tmp_path: Path) -> None:
-    """Of HLG for grey only: zimg applies the system gamma to each channel, BT.2100 to luminance."""
+    """HLG is compared for grey only: zimg applies the system gamma to each channel, BT.2100 to luminance."""
     require_ffmpeg()
     codes = pq(COLOURS[[0, 1, 2, 3, 5]]) if transfer == 16 else np.linspace(0, 0.75, 6)[:, None].repeat(3, 1)
     (tmp_path / "hdr.mkv").write_bytes(coloured_film(codes, primaries=9, transfer=transfer))

@@ -159,7 +159,10 @@ def test_the_box_lies_in_the_picture_and_has_the_shape_of_the_target(
 
 
 def test_a_side_that_fills_the_picture_begins_at_its_edge_for_every_size() -> None:
-    """Of 1 to 4,000 pixels each way into every made bucket; the formula alone begins some at -1e-13."""
+    """Sources have 1 to 4,000 pixels each way, targets are all made buckets.
+
+    The formula alone begins some at -1e-13.
+    """
     negative = 0
     for height, width in SHAPES:
         for side in range(1, 4001):

@@ -52,7 +52,7 @@ def test_chosen_frames_are_those_of_the_whole_file(kind: str) -> None:
 
 
 def test_what_an_edit_list_leaves_out_is_not_missing() -> None:
-    """Of such files readers get fewer packets than the header counts."""
+    """Readers get fewer packets of such files than the header counts."""
     whole = encoded_video(noisy_clip(), **GROUPS)  # once: x264 need not give the same bytes a second time
     moved = moved_earlier(whole, 13)
     assert np.array_equal(decode_video(moved)[-17:], decode_video(whole)[-17:])

@@ -1,4 +1,4 @@
-"""Which sample goes to which shape, and how many samples make a group."""
+"""Assignment of samples to shapes, and the number of samples in a group."""
 
 from __future__ import annotations
 

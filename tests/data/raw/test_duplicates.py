@@ -25,7 +25,7 @@ def noise() -> np.ndarray:
     ("pixels", "expected"), [(noise(), 0xCC39E459E3097C6A), (rings(), 0xCE2DA9250D3636F1)]
 )
 def test_hashes_stay_what_they_were(pixels: np.ndarray, expected: int) -> None:
-    """As release 4.3.2 gives them: a survey that another version began would else mix two kinds."""
+    """Hashes equal those of release 4.3.2; else a survey that another version began would mix two kinds."""
     assert perceptual_hash(pixels) == expected
 
 
@@ -81,7 +81,7 @@ def test_search_equals_comparing_all_pairs(hashes: list[tuple[int, ...]], distan
 
 
 def test_search_looks_at_few_of_many() -> None:
-    """Of 20 000 hashes only those with a band in common are compared."""
+    """Only hashes with a band in common are compared, of 20 000."""
     index = NearIndex(64, 4)
     values = np.random.default_rng(0).integers(0, 2**64, 20000, dtype=np.uint64).tolist()
     for value in values:

@@ -1,4 +1,4 @@
-"""Which columns of a table are read, and as what. Run: pytest tests/data/raw/test_roles.py"""
+"""Columns of a table that are read, and their roles. Run: pytest tests/data/raw/test_roles.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was trained with is what it may be sampled with."""
+"""A run can be sampled with the conditions that it was trained with, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training job refuses, and what it says it would do."""
+"""Refusals of the training job, and the lines of its plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the autoencoder's job learns, scores and refuses."""
+"""The autoencoder's job: what it learns, scores and refuses."""
 
 from __future__ import annotations
 

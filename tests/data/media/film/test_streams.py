@@ -1,4 +1,4 @@
-"""Of several streams the film is taken."""
+"""The film is chosen from several streams."""
 
 from __future__ import annotations
 

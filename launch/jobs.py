@@ -19,7 +19,7 @@ class Job(NamedTuple):
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
     prints: whether its result is what it prints; other jobs outlive a standard output that fails.
     shares: several processes that were started together share the work through its output.
-    done: of such a job, the file in its output that is written last; how a run went is told by that.
+    done: of such a job, the file in its output that is written last and shows that a run has completed.
     """
 
     name: str

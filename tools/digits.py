@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MANIFEST = "digits.json"
 THREADS = 16  # every file is synced to disk before it gets its name, which is waiting, not work
 CANVAS = 32  # pixels
-HELDOUT_EVERY = 5  # of each class, the 5th, 10th, ... digit: every writer is in both parts
+HELDOUT_EVERY = 5  # the 5th, 10th, ... digit of each class, so that every writer is in both parts
 
 
 @dataclass(frozen=True, kw_only=True)

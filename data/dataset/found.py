@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-MOST_VALUES = 6  # of a property, in one line
+MOST_VALUES = 6  # values of a property in one line
 # Property -> (how it is called, what is done about it).
 WORDS = {
     "kind": ("kinds beside JPEG, PNG, WebP and videos", "animated ones are films"),

@@ -72,7 +72,7 @@ class Dataset:
     def media(self) -> Table:
         """(samples,) MEDIA_DTYPE, row by row beside the index; raw datasets only.
 
-        What was written before media rules had a version is told of once.
+        A warning is printed once for facts written before media rules had a version.
         """
         if self.media_rules:
             return read_sidecar(self.folder / MEDIA, MEDIA_DTYPE, self.manifest)

@@ -12,7 +12,7 @@ from data.dataset.schema import MEDIA_DTYPE
 from data.media.formats import Media
 
 OLD_MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
-_MOST = 2**32 - 1  # of the parts of a rate
+_MOST = 2**32 - 1  # largest numerator or denominator of a rate
 
 
 def media_row(media: Media) -> list[Any]:

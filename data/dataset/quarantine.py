@@ -14,8 +14,8 @@ from core.reading.json_files import Malformed
 from core.records import append_shared, publish, read_from
 from data.dataset.schema import QUARANTINE
 
-BEYOND = 1000  # faults over the budget that a pass goes on to find, so that all are told at once
-MOST_KINDS = 8  # of faults, in a message
+BEYOND = 1000  # faults over the budget that a pass still looks for, so that all are reported at once
+MOST_KINDS = 8  # kinds of faults in a message
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Quarantine:
             try:
                 entry = json_files.checked(row, QuarantineEntry, self.path)
             except Malformed:
-                continue  # of a later version
+                continue  # written by a later version
             self._entries.setdefault((entry.id, entry.stage), entry)
 
 

@@ -26,7 +26,7 @@ from data.dataset.schema import FINISHED, LEFT_OUT, MANIFEST, QUARANTINE, Datase
 from data.dataset.shard_cache import ShardCache, download_checked, locked
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
-UNHASHED = (CONFIG, QUARANTINE, LEFT_OUT)  # of these the manifest has no hash; each is copied anew
+UNHASHED = (CONFIG, QUARANTINE, LEFT_OUT)  # files without a hash in the manifest; each is copied again
 RETRY = Retry()
 
 

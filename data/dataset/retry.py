@@ -18,7 +18,7 @@ from core.progress import say
 T = TypeVar("T")
 
 CHUNK = 1 << 20  # bytes
-# What the drivers of fsspec raise beside OSError, which is most of it: module and name.
+# Errors of fsspec's drivers that are not OSErrors, as most are: module and name.
 _OF_DRIVERS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("aiohttp", "ClientError"),
@@ -35,8 +35,8 @@ _OF_STORAGE = frozenset(
     )
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError")  # of botocore
-_LASTING_CODES = (400, 401, 403, 404, 405, 410)  # of HTTP
+_LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError")  # raised by botocore
+_LASTING_CODES = (400, 401, 403, 404, 405, 410)  # HTTP status codes
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class ShardCache:
                 download_checked(new, sha256, name, download)
                 os.fsync(new.fileno())
             file = open(temporary, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
-            with locked(self.folder / "lock-room"):  # taken last, so nobody waits in a circle
+            with locked(self.folder / "lock-room"):  # taken last, so that no cycle of waiting processes forms
                 self._make_room(size)
                 os.replace(temporary, path)
             fsync_folder(path.parent)

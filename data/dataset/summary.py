@@ -20,8 +20,8 @@ from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, r
 from data.order.buckets import NO_BUCKET, is_image
 
 _EXACT = functools.partial(size, digits=4)
-MOST_SHAPES = 1000  # of the histogram
-MOST_LINES = 20  # of a table, as text
+MOST_SHAPES = 1000  # rows of the histogram
+MOST_LINES = 20  # lines of a table, as text
 BAR = 24  # characters of the longest bar
 
 

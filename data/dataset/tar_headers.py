@@ -26,7 +26,7 @@ class TarHeaders:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        # Of global headers, which `tarfile` copies for each member: their bytes, and what they say.
+        # Bytes and contents of global headers, which `tarfile` copies for each member.
         self._shared, self._shared_fields = 0, dict[bytes, bytes]()
 
     def require_bounded(self, offset: int) -> None:

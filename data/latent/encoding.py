@@ -47,7 +47,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
     """
     job.dataset.open_shard(shard).close()
     path = job.folder / part_name(shard)
-    for left in temporaries(path.parent, path.name):  # of a worker that was killed at it
+    for left in temporaries(path.parent, path.name):  # left by a worker that was killed while writing it
         left.unlink(missing_ok=True)
     part = _Part(job, shard)
     places = write_part(path, shard, part.packs(advance))

@@ -34,7 +34,7 @@ class BatchMemory:
             return torch.empty(size, dtype=torch.uint8, pin_memory=pin)
         block = self._take(size) or _new_block(size)
         view = np.frombuffer(block, np.uint8, size)
-        # The storage holds this very array, which nobody else has, and lets go of it when it ends.
+        # The storage holds the only reference to this array, and releases it when it is freed.
         weakref.finalize(view, self._returned.append, block).atexit = False
         return torch.from_numpy(view)
 

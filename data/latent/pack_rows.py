@@ -72,7 +72,7 @@ def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
             first, count = place.text.ranges.astype(np.int64).T
             here = np.searchsorted(rows["id"], place.ids)
             pack = np.searchsorted(starts[1:], first, side="right")
-            pack = pack.clip(max=len(texts) - 1)  # of a sample without text, any
+            pack = pack.clip(max=len(texts) - 1)  # any value for a sample without text
             begins = np.array([text.offset for text in texts])[pack]
             size = place.text.width * LATENT_DTYPE.itemsize
             found["tokens"][here] = count

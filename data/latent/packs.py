@@ -95,7 +95,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class TextPlace:
-    """The place of a pack's text: offset of the first token, number of tokens, width D, ranges as in `Text`."""
+    """The place of a pack's text: offset of the first token, their number, width D, ranges as in `Text`."""
 
     offset: int
     rows: int

@@ -22,7 +22,7 @@ from data.latent.parts import Parts
 from data.latent.reading import are_finite
 from data.raw.annotations.captions import carrier, combined
 
-KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
+KEPT_BYTES = 1 << 28  # bytes of embeddings that a later batch may need again
 CAPTIONS = 32  # embedded at once while training
 NOT_FINITE = "its text is not finite in float16"
 

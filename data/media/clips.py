@@ -169,7 +169,7 @@ def cut_points(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
     after = [END]
     for packet in reversed(packets):
         after.append(min(after[-1], packet.time))
-    least_from = after[::-1]  # of each place, the least time from there on
+    least_from = after[::-1]  # for each place, the least time from there on
     stops, starts, most = [], [], -END
     for place, packet in enumerate(packets):
         if most < least_from[place]:

@@ -23,12 +23,12 @@ ColourMode = Literal["convert", "refuse", "keep"]
 Display = Literal["BT.709", "sRGB"]
 Floats = NDArray[np.float32]
 
-# What is done to colours: part of what a latent cache says it was made with, where a sample needs it.
+# The conversion of colours: part of a latent cache's record of how it was made, if a sample needs it.
 RULE = "to BT.709 (films) or sRGB (pictures) in linear light, 203 cd/m2 is white, clipped"
 UNTAGGED_RULE = "matrix of films that say none: BT.709 in HD, BT.601 below"
 
 WHITE = 203.0  # cd/m2 of white in a film without its own limit, ITU-R BT.2408
-HLG_PEAK, HLG_GAMMA = 1000.0, 1.2  # of the display that HLG is defined for, ITU-R BT.2100
+HLG_PEAK, HLG_GAMMA = 1000.0, 1.2  # the display that HLG is defined for, ITU-R BT.2100
 BT709, UNSAID = 1, 2
 LINEAR, PQ, DCI, HLG = 8, 16, 17, 18
 GAMMA28, LOG100, LOG316 = 5, 9, 10

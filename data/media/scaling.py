@@ -15,7 +15,7 @@ from data.media.colour import ColourMode
 from data.media.film.geometry import Geometry, turn_of
 from data.media.film.looks import look_of, to_rgb
 
-# What is done to pictures and to frames: part of what a latent cache says it was made with.
+# The processing of pictures and frames: part of a latent cache's record of how it was made.
 RESIZE = {
     "images": "Pillow bicubic, antialiased, to cover; centre crop",
     "videos": "swscale bicubic of the planes, antialiased, chroma where it was sampled, to cover; "

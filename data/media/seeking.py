@@ -78,7 +78,7 @@ def _run_by_table(video: Video, first: int, last: int) -> Run | None:
         return None
     start = table.starts[place]
     packets: list[Any] = []
-    times: list[int] = []  # of display, ascending, of the frames that are shown
+    times: list[int] = []  # display times of the shown frames, ascending
     for packet in video.packets_from(start.decoded_at + table.delay):
         landed = packets or packet.dts == start.decoded_at
         timed = packet.pts is not None and packet.dts is not None and packet.pts >= packet.dts
@@ -140,7 +140,7 @@ def _by_count(video: Video, wanted: Sequence[int], begin: int, anchor: int) -> I
     context = video.context
     context.skip_frame = "DEFAULT"
     still, early = set(wanted), 0
-    number: int | None = None  # of the next frame, once the anchor was met
+    number: int | None = None  # the next frame's number, once the anchor was met
     for packet in itertools.chain(_packets_of(video, begin), [None]):
         for frame in context.decode(packet):
             video.check(frame)

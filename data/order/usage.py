@@ -32,7 +32,7 @@ def usage_lines(
             f"{bucket}: {bucket.frames} frames from the middle of each video, {used.sum():.1f} s used and "
             f"{left:.1f} s not"
         )
-        # What is less than another clip could not be used by cutting.
+        # A remainder shorter than a clip could not be used by cutting.
         yield line + ("; clips.length_s of `shard` cuts long videos into more" if left > used.mean() else "")
         if not config.fps:
             yield from _mixed(bucket, here)

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.config.settings import setting
 
-BITS = 64  # of the hash of one picture
+BITS = 64  # length of the hash of one picture
 
 
 @dataclass(frozen=True, kw_only=True)

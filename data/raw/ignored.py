@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-# Of a Hugging Face dataset saved or uploaded; of archives.
+# Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
 _WORDS = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|citation|authors|sha256sums|md5sums)([-_.].*)?"

@@ -34,7 +34,7 @@ from data.raw.item import Item
 from data.raw.writing import RECEIPTS
 
 CHUNK = 64  # files
-LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # of a video's frames, by its perceptual hash
+LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # places of the frames that a video's perceptual hash uses
 
 
 @dataclass(frozen=True, kw_only=True)

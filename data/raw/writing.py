@@ -80,7 +80,7 @@ class ShardTask:
         if not self.receipt.exists():
             return False
         receipt = json_files.read(self.receipt, Receipt)
-        if "found" not in receipt:  # of an earlier version, by other rules of media
+        if "found" not in receipt:  # written by an earlier version, by other media rules
             return False
         record, tar = receipt["record"], self.folder / self.name
         if record.name != self.name or record.samples != len(receipt["rows"]):

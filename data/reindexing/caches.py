@@ -77,7 +77,7 @@ def latent_manifest(
     names = {path.name for path in paths}
     if lost := sorted({shard.name for shard in before.shards} - names):
         raise WorkError(f"{folder / lost[0]}: missing; its samples stand in no other part")
-    sums: list[LatentSums] = []  # of each part, added up as `encode` does: floats have no other order
+    sums: list[LatentSums] = []  # one a part, added in the order of `encode`: sums of floats depend on it
     records = []
     for path in paths:
         count, of_packs = 0, []

@@ -25,7 +25,7 @@ from data.raw.annotations.captions import read_tar_annotation
 from data.raw.annotations.labels import with_labels
 from data.raw.item import Item
 
-FOREIGN = {"encoder": "not stated", "tars": "from elsewhere"}  # what such latents were made from
+FOREIGN = {"encoder": "not stated", "tars": "from elsewhere"}  # the recorded origin of such latents
 _SUMMED = 64  # samples whose sums are taken together
 
 

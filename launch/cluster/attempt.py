@@ -246,7 +246,7 @@ class Attempt:
             found[environment.END_TIME] = str(end)
         else:
             found[environment.RESTARTS] = str(self.number)
-            found[environment.PARENT] = str(os.getpid())  # which they do not outlive
+            found[environment.PARENT] = str(os.getpid())  # the process that they do not outlive
         return found
 
     def write(self, **fields: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from core.errors import UserError, WorkError
 from launch.cluster.config import ClusterConfig
 
-TIMEOUT_S = 60.0  # of one command
+TIMEOUT_S = 60.0  # for one command
 WAITS_S = (
     1.0,
     2.0,

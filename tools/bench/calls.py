@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 _EVENTS = {"open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir", "os.utime"}
-_STATS = ("stat", "lstat")  # which raise no audit event
+_STATS = ("stat", "lstat")  # calls that raise no audit event
 _counted: list[Counter[str]] = []
 
 

@@ -59,7 +59,7 @@ def pyav_decode_only(path: Path, start: int, frames: int) -> int:
 
 def _frames_from(container: Any, start: int, frames: int) -> Iterator[Any]:
     stream = container.streams.video[0]
-    ticks = 1 / (stream.average_rate * stream.time_base)  # of a frame
+    ticks = 1 / (stream.average_rate * stream.time_base)  # duration of a frame
     container.seek(round(start * ticks), stream=stream)
     taken = 0
     for frame in container.decode(stream):

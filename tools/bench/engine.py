@@ -4,7 +4,7 @@ A real run of the trainer on latents that lie in memory. A stopwatch runs in eve
 (the network's forward and backward, the step, and what is asked of it), while the network's graph is freed,
 and inside the update of the averages; what is left of a step is ours: taking a batch from the thread that
 reads ahead, the objective's arithmetic, weights and their sum over ranks, flags, metrics. On a CPU that
-thread also makes draws and the network's input, as in training; what that takes by itself is told beside.
+thread also makes draws and the network's input, as in training; the time of that alone is reported beside.
 """
 
 from __future__ import annotations

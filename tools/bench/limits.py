@@ -63,7 +63,7 @@ def parsed(
     paths: Sequence[Path], index: np.ndarray, order: Sequence[np.ndarray], shape: Shape
 ) -> Iterator[Read]:
     """Read members `KEY.latent.npy` of plain tars, whose headers are read and checked each time."""
-    head = 128 + 512  # of the .npy, and of the tar
+    head = 128 + 512  # header of the .npy, and of the tar
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "rb", buffering=0)).fileno() for path in paths]
         for rows in order:

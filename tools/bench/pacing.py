@@ -122,7 +122,7 @@ def _as_row(snapshot: Snapshot, pace: Pace, beside: list[float], alone: list[flo
         "a step beside a write over one alone, mean": mean,
         "a step beside a write over one alone, median": slower,
     }
-    # Of the steps between two saves, the share `spread` has the write beside it.
+    # The write runs beside the share `spread` of the steps between two saves.
     between = f"all steps between saves {pace.seconds / spread:.0f} s apart, over those of no save, mean"
     row.floors = [Floor(between, 1 + (mean - 1) * spread, SLOWER, at_most=True)]
     return row

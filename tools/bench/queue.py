@@ -13,8 +13,8 @@ from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Way, measure
 
 SIZES = (1_000, 10_000, 100_000)  # units of a job
-CLAIMED = 500  # of them, the last of which are left in a round
-MOST_CALLS = 20  # of the file system a claim, besides the listings of which there is one a minute
+CLAIMED = 500  # claimed units, the last of which are left in a round
+MOST_CALLS = 20  # file system calls a claim, besides one listing a minute
 LISTINGS = ("listdir", "scandir")
 
 

@@ -170,7 +170,7 @@ def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
     skipped = config.peer_samples - config.peer_samples % 256
 
     def first_batch() -> Iterator[Read]:
-        opened = Dataset(large.folder)  # of which no block was compared yet
+        opened = Dataset(large.folder)  # no block of which was compared yet
         loader = LatentLoader([opened], LoaderConfig(), World(0, 1, 0, torch.device("cpu")), seed=len(firsts))
         start = time.perf_counter()
         batch = loader.load(step)[0]

@@ -76,7 +76,7 @@ def subset(size: int, count: int, numbers: tuple[int, ...], seed: int, purpose: 
 
 @dataclass(frozen=True)
 class Motion:
-    """Speed of change of pixels (0..255 a frame), and its unevenness: second over first difference in time."""
+    """How fast pixels change (0..255 a frame), and how unevenly: second over first difference in time."""
 
     speed: float
     jerk: float

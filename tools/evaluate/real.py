@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-HELDOUT_SHARE = 0.2  # of a dataset that has no held-out companion
+HELDOUT_SHARE = 0.2  # part of a dataset that has no held-out companion
 
 
 @dataclass(frozen=True)

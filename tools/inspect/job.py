@@ -55,7 +55,7 @@ def run(config: Config) -> None:
         dataset.run(config)
 
 
-# What a source is, is asked without torch, so that a mistake is told at once.
+# The kind of a source is determined without torch, so that a mistake is reported at once.
 
 
 def _is_export(source: Path) -> bool:

@@ -29,7 +29,7 @@ from models.autoencoder.opening import files, identify_saved
 from tools.runs.space_record import read_space
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
-ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
+ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # fields that older runs do not record
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
 
 

@@ -19,7 +19,8 @@ from data.loading.sources.cached import CachedLatents, StoredLatents
 from data.loading.sources.kinds import Conditions, LatentFacts
 from data.order.steps import LoaderConfig
 
-# What latents mean. Caches may differ in what was encoded (shapes, clips, views, whether variances are kept).
+# The fields that decide what latents mean. Caches may differ in what was encoded (shapes, clips, views,
+# whether variances are kept).
 SPACE = ("encoder_config", "encoder", "normalisation")
 
 

@@ -43,7 +43,7 @@ def _time_bits(bits: _Bits) -> int:
     if bits.read(1):
         bits.read(2 + 1)  # chroma format, low delay
         if bits.read(1):
-            bits.read(79)  # of the buffer
+            bits.read(79)  # parameters of the buffer (VBV)
     bits.read(2 + 1)  # shape, marker
     return max(1, (bits.read(16) - 1).bit_length())
 

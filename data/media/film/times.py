@@ -107,7 +107,7 @@ def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stre
     if gaps and any(abs(gap - told) > 1 for gap, told in zip(gaps, durations, strict=False)):
         last = gaps[-1]
     if not gaps:
-        # Of one frame readers make up a rate and a duration from the unit of time; the mean rate is stated.
+        # For one frame, readers make up a rate and a duration from the time unit; the mean rate is stated.
         rate = Fraction(stream.average_rate or 0)
         return Times(tuple(ticks), unit, ticks[0] + (last if rate else 0), rate, False)
     if min(gaps) == max(gaps):

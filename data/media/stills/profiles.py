@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-_STEPS = 17  # of each channel, in the colours by which a profile is compared with sRGB
+_STEPS = 17  # steps of each channel in the colours with which a profile is compared with sRGB
 
 
 class Profile(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.raw.annotations.roles import NOTHING, USUAL_COLUMNS, ColumnsConfig, by_role, is_nothing, role_of
 
-LONGEST_BYTES = 1 << 20  # of one caption file
+LONGEST_BYTES = 1 << 20  # largest caption file
 LARGEST_LABEL = 2**31 - 1
 NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, taken as none"
 

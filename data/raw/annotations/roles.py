@@ -23,7 +23,7 @@ USUAL: dict[Role, tuple[str, ...]] = {
     "class": ("class", "class_name", "category"),
 }
 SPLIT = "split"
-# What Python, pandas and databases write where there is nothing.
+# Texts that Python, pandas and databases write for a missing value.
 NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
 # Suffixes of programs and arrays, which may well begin with readable bytes.

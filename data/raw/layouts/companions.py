@@ -12,7 +12,7 @@ from data.raw.layouts.tree import Tree
 # behind the stem of the tar
 ENDINGS = (".parquet", "_stats.json", ".json", ".idx", ".index", ".csv", ".tar.sha256", ".tar.md5")
 NAME = "beside tars, repeating them"
-OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # of a raw dataset that is packed again
+OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # files of a raw dataset that is packed again
 
 
 def read(tree: Tree) -> Iterable[Item]:

@@ -33,7 +33,7 @@ def read(tree: Tree) -> Iterable[Item]:
         suffix = PurePosixPath(name).suffix.lower()
         beside = str(PurePosixPath(name).with_suffix("")) in media and suffix in (".json", ".txt")
         if suffix not in READERS or (beside and not tree.given):
-            continue  # what lies beside a picture of its name is about that picture
+            continue  # a file beside a picture of the same name describes that picture
         with tree.findings.collecting():
             yield from _items(tree, name)
 

@@ -51,7 +51,7 @@ def _meaning(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], dict[str, s
         try:
             keys = [s.key for s in samples(tree.source / name, _is_passed_over) if media_members(s)]
         except WorkError:
-            continue  # told where its samples are read
+            continue  # reported where its samples are read
         firsts.update((*_folders(key), "")[0] for key in keys)
         may_split = may_split and all(map(is_split, firsts))
         classes = classes if classes and fits(classes[name], keys) else {}

@@ -81,8 +81,8 @@ class TableBlocks:
 class Table(NDArrayOperatorsMixin):
     """The rows of a mapped `.npy` file, used like the array that they are, (rows,) of a structured dtype.
 
-    A row, a slice, an array of rows or a column of these checks the blocks that it lies in. What needs all
-    rows (`np.asarray`, arithmetic, `tolist`) checks all. blocks: None where no hashes are known.
+    A row, a slice, an array of rows or a column of these checks the blocks that it lies in. Operations that
+    need all rows (`np.asarray`, arithmetic, `tolist`) check all. blocks: None where no hashes are known.
     """
 
     def __init__(self, values: np.ndarray, blocks: TableBlocks | None) -> None:

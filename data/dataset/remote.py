@@ -50,7 +50,7 @@ class RemoteFolder:
     """A dataset behind a URL. folder: where its manifest and index lie here.  field: of a config, which named
     the URL.
 
-    What fails for a moment is tried again (`data.dataset.retry`); WorkError when it goes on failing.
+    Operations that fail for a moment are retried (`data.dataset.retry`); WorkError when they keep failing.
     """
 
     def __init__(self, url: str, cache: ShardCache | None = None, field: str = "source") -> None:

@@ -53,7 +53,7 @@ class Retry:
     def call(self, name: str, work: Callable[[], T]) -> T:
         """Return what `work` returns; raise StorageError, naming `name`, when it has failed `attempts` times.
 
-        What will not pass by waiting (missing, forbidden) is raised as it is, at once.
+        Errors that waiting does not mend (missing, forbidden) are raised unchanged, at once.
         """
         for failed in range(1, self.attempts + 1):
             try:

@@ -59,8 +59,8 @@ class ShardCache:
     def open(self, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
         """Open the file with this hash for reading; it is downloaded and checked if it is not here yet.
 
-        Of several processes one downloads and the others wait for it. The open file stays readable when its
-        copy has to make room. A copy that is damaged is fetched anew, with a warning. WorkError, naming
+        If several processes ask for it, one downloads and the others wait. The open file stays readable when
+        its copy has to make room. A copy that is damaged is fetched anew, with a warning. WorkError, naming
         `name`, if what comes is something else.
         """
         path = self.folder / sha256

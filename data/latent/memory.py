@@ -21,7 +21,7 @@ class BatchMemory:
 
     A fresh block of 18 MB costs 4500 page faults, each of which zeroes a page: more than filling it. A tensor
     may be kept as long as one likes: its memory is free only when its storage is, views included. At most
-    KEPT_BYTES wait to be used again. Not for several threads at once, though tensors may end in any.
+    KEPT_BYTES wait to be used again. Not thread-safe, though tensors may be freed in any thread.
     """
 
     def __init__(self) -> None:

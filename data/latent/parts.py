@@ -29,8 +29,8 @@ _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped 
 class Parts:
     """The parts of a cache by number, and ranges of equal size copied from them.
 
-    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
-    WorkError at once if a part is not in the folder. Not for several threads at once.
+    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL). WorkError
+    at once if a part is not in the folder. Not thread-safe.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from data.latent.parts import Parts
 class LatentReader:
     """Gathers samples of one shape from the parts of a cache, straight into one tensor.
 
-    index: (samples,) INDEX_DTYPE.  Not for several threads at once.
+    index: (samples,) INDEX_DTYPE.  Not thread-safe.
     has_flips: whether the cache also holds every sample mirrored left to right.
     open_part: as `data.latent.parts.Parts` takes it.
     verify: whether every sample is compared with `crc.npy`.

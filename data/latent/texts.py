@@ -71,7 +71,7 @@ class ShardTexts:
 class RowTexts:
     """Captions of a raw dataset's rows, embedded when they are asked for and padded to the encoder's limit.
 
-    What was embedded lately is kept. Safe from several threads.
+    Recent embeddings are kept. Safe from several threads.
     """
 
     def __init__(self, dataset: Dataset, encoder: CaptionEncoder) -> None:

@@ -1,7 +1,7 @@
 """Images and video: probe, decode under limits, resize, encode. The only reader of foreign media bytes.
 
-What a file is follows from its first bytes, never from its name, and the decoder is told which one format to
-expect; so a playlist or script called `x.mp4` cannot make it open other files.
+The format of a file follows from its first bytes, never from its name, and the decoder is told which one
+format to expect; so a playlist or script called `x.mp4` cannot make it open other files.
 """
 
 from __future__ import annotations

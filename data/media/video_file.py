@@ -165,7 +165,7 @@ class Video:
     def display_times(self) -> list[int]:
         """Return when the picture of each packet is shown, in order of decoding.
 
-        That of a hidden one may be near.
+        The time of a hidden picture may be approximate.
 
         Where times do not tell the order of display, the whole film is decoded to find it.
         """
@@ -206,7 +206,7 @@ class Video:
     def check(self, frame: Any) -> None:
         """Raise MediaError if a frame is larger than the limits allow.
 
-        What its codec does not say of its colours is completed by what the container says.
+        Colours that its codec does not state are completed by what the container says.
         """
         self.limits.check_picture(frame.width, frame.height)
         self._tags.complete(frame)

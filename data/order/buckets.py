@@ -122,7 +122,7 @@ def is_image(media: np.ndarray) -> np.ndarray:
 def make_buckets(media: np.ndarray, config: BucketConfig) -> list[Bucket]:
     """Return the configured table, or one made from the data: sides in multiples, about resolution^2 pixels.
 
-    media: (samples,) MEDIA_DTYPE. Of the made buckets only those with samples enough stay.
+    media: (samples,) MEDIA_DTYPE. Only made buckets with enough samples stay.
     """
     if config.shapes:
         return [Bucket(*shape) for shape in dict.fromkeys(config.shapes)]

@@ -17,7 +17,7 @@ def usage_lines(
 ) -> Iterator[str]:
     """Yield lines for each bucket of clips: seconds used and not, and the rates if there are several.
 
-    media: (samples,) MEDIA_DTYPE.  column: (samples,) the bucket of each.  Of each video one clip is used,
+    media: (samples,) MEDIA_DTYPE.  column: (samples,) the bucket of each.  One clip of each video is used,
     the one in the middle.
     """
     for number, bucket in enumerate(buckets):

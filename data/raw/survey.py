@@ -1,8 +1,8 @@
 """Look at every file of a listing before it is packed, and choose: filters, duplicates, clips of videos.
 
 Looking is split into chunks, which any process may do in any order; each leaves a note, so a killed job
-continues. The choice is a function of the listing and the notes alone. What was chosen is then packed as if
-it had been the listing, so shards are full, whatever was left out.
+continues. The choice is a function of the listing and the notes alone. The chosen samples are then packed as
+if they had been the listing, so shards are full, whatever was left out.
 """
 
 from __future__ import annotations

@@ -50,14 +50,14 @@ def reindex(
 ) -> Reindexed:
     """Rebuild `index.npy`, `media.npy` and `dataset.json` from the tars; `advance` is called per tar.
 
-    Of tars that `shard` or `encode` wrote they come out as they were, byte by byte (names of classes without
-    samples come from the old manifest). Raw tars from elsewhere need one image or video a sample, with its
-    class in `json` or `cls` members. What a latent cache was made from stands in its manifest alone, so
-    that must be there. Latent tars from elsewhere need one array a sample
-    (`data.reindexing.foreign.read_foreign`);
-    made_from: what is to be recorded of their encoder, as a cache's manifest has it; unusable ones among them
-    are set aside, within `budget` (as `data.dataset.quarantine.Quarantine` takes it).
-    UserError if there are no tars or a sample is unusable; WorkError if a tar is damaged.
+    For tars that `shard` or `encode` wrote, they come out as they were, byte by byte (names of classes
+    without samples come from the old manifest). Raw tars from elsewhere need one image or video a sample,
+    with its class in `json` or `cls` members. The origin of a latent cache stands in its manifest alone,
+    which must therefore exist. Latent tars from elsewhere need one array a sample
+    (`data.reindexing.foreign.read_foreign`); made_from: what is to be recorded of their encoder, as a cache's
+    manifest has it; unusable ones among them are set aside, within `budget` (as
+    `data.dataset.quarantine.Quarantine` takes it). UserError if there are no tars or a sample is unusable;
+    WorkError if a tar is damaged.
     """
     paths = published(folder, "*.tar")
     if not paths:

@@ -92,8 +92,8 @@ def excluded(records: Sequence[Started], verdict: Verdict, asked: str) -> str:
 
     '' leaves SLURM's list as it is.
 
-    Those that were found unfit before the first step, those on which the job failed first twice, and those
-    left out before.  records: of all starts, this one included.  asked: `cluster.exclude`.
+    These are nodes found unfit before the first step, those on which the job failed first twice, and those
+    excluded before.  records: of all starts, this one included.  asked: `cluster.exclude`.
     """
     failed = [record.get("failed_node") for record in records]
     twice = [verdict.node] if verdict.node and failed.count(verdict.node) >= 2 else []

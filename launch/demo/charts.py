@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 def curves(title: str, series: Mapping[str, Points], *, logarithmic: bool = False) -> str:
     """Draw named series of (step, value) over a common step axis, with a moving mean over the raw values.
 
-    Not-finite values, and on a logarithmic axis those that are not positive, are left out.
+    Non-finite values, and on a logarithmic axis non-positive ones, are left out.
     """
     kept = {name: _usable(points, logarithmic) for name, points in series.items()}
     kept = {name: points for name, points in kept.items() if points}

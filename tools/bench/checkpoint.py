@@ -1,7 +1,7 @@
 """Measure the cost of a checkpoint: the copy that training waits for, all of it, and steps beside its write.
 
-The state is that of DiT-B after an update: masters, two moments and an average in fp32, 2.1 GB. What training
-waits for is `Saver.save`, measured with all that it does, beside a plain copy of the same bytes.
+The state is that of DiT-B after an update: masters, two moments and an average in fp32, 2.1 GB. Training
+waits for `Saver.save`, which is measured with all that it does, beside a plain copy of the same bytes.
 """
 
 from __future__ import annotations

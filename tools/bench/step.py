@@ -156,7 +156,7 @@ def _is_finite(found: Result) -> bool:
 def products(network: DiTConfig, shape: Sequence[int], device: torch.device) -> Run:
     """Return a run of the matrix products of a forward and backward pass, with their shapes, and no more.
 
-    Those of single layers around the blocks, under 1 % of the work, are left out.
+    Products of single layers around the blocks, under 1 % of the work, are left out.
     """
     batch, tokens, width = shape[0], math.prod(network.grid((shape[2], shape[3], shape[4]))), network.width
     hidden, heads = int(width * network.mlp_ratio), network.heads

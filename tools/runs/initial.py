@@ -99,9 +99,9 @@ def initial_of(config: Beginner, *, claimed: bool) -> Initial | None:
 def find_initial(text: str, job: str, output: Path, *, anew: bool = False) -> Initial:
     """Find what `initial=` names, for a run of `job`.
 
-    Of a run it is the checkpoint that `output` records, and the newest for an output that records none.
-    anew: whether `output` will be begun anew, so that its record does not count.
-    UserError where there are no such weights, or where `output` would take their place.
+    For a run it is the checkpoint that `output` records, and the newest for an output that records none.
+    anew: whether `output` will be begun anew, so that its record does not count. UserError where there are no
+    such weights, or where `output` would take their place.
     """
     place, weights = _parse(text)
     if not place.exists():

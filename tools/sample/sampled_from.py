@@ -103,7 +103,7 @@ def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
 def begin(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
     """Record what this job is made from.
 
-    Of jobs that begin at once the first one's record stays.
+    If several jobs begin at once, the first one's record stays.
 
     Returns the note; UserError where it is of other samples.
     """

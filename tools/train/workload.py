@@ -12,7 +12,7 @@ from models.layers.embeddings import Grid
 class Workload:
     """Counts tokens and operations of micro-batches.
 
-    Those of a sample of each shape are computed once.
+    The numbers for a sample of each shape are computed once.
 
     latent_grid: (T, H, W) of the latents that the network sees of a batch whose own are given.
     """

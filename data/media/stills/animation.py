@@ -21,7 +21,7 @@ SHORTEST_MS, INSTEAD_MS = 10, 100  # delays up to the first count as the second,
 def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Iterator[tuple[float, Pixels]]:
     """Yield (milliseconds for which it is shown, uint8 (H, W, 3)) of each picture.
 
-    What is drawn is the whole picture each time, as the file says that it covers the one before, over white.
+    Each picture is drawn whole, as the file says that it covers the one before, over white.
     """
     require_convertible(still, mode)
     if still.frames > limits.frames:

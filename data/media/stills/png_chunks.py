@@ -82,7 +82,7 @@ def _profile(content: bytes) -> bytes:
 def _colour(said: dict[bytes, bytes]) -> Colour | None:
     """Return the colour that cICP states.
 
-    Else gAMA and cHRM, unless sRGB is there (PNG, third edition, 4.3).
+    Without cICP, gAMA and cHRM decide, unless sRGB is there (PNG, third edition, 4.3).
     """
     if len(said.get(b"cICP", b"")) == 4:
         return colour_of(said[b"cICP"][0], said[b"cICP"][1])

@@ -52,6 +52,6 @@ def upgraded(old: np.ndarray) -> np.ndarray:
 def seconds(media: np.ndarray) -> np.ndarray:
     """Return the duration of each sample in seconds, (samples,) float64.
 
-    0 for images. media: (samples,) MEDIA_DTYPE.
+    It is 0 for images. media: (samples,) MEDIA_DTYPE.
     """
     return media["duration_num"] / np.maximum(media["duration_den"], 1)

@@ -175,7 +175,7 @@ def read_range(file: int, size: int, offset: int) -> bytes:
 def read_into(file: int, buffer: memoryview, offset: int) -> int:
     """Fill `buffer` (bytes) from `offset` of an open descriptor on; fewer bytes only at the end of the file.
 
-    Returns their number.
+    Return their number.
     """
     done = os.preadv(file, [buffer], offset)
     while done < len(buffer) and (more := os.preadv(file, [buffer[done:]], offset + done)):

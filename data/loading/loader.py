@@ -44,8 +44,8 @@ class LatentLoader:
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     tokens: how many tokens the network makes of latents (T, H, W), for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. If a cache also holds its
-    samples mirrored, a keyed draw takes the mirrored view of half of them. text: whether batches carry the text
-    of a cache that holds some, padded to its longest.
+    samples mirrored, a keyed draw takes the mirrored view of half of them. text: whether batches carry the
+    text of a cache that holds some, padded to its longest.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ def _first_from(times: list[int], least: float) -> int | None:
 def cut_points(packets: Sequence[Packet]) -> tuple[list[int], list[int]]:
     """Return the times at which a clip may stop, ascending, the last being END.
 
-    And those at which one may start.
+    Also return those at which one may start.
 
     A stop lies where all packets so far are shown before all that follow: pictures refer to earlier packets
     only, so nothing that stays needs what goes. A start is one whose first packet is a keyframe; that of an

@@ -18,7 +18,7 @@ WIDE = 256  # pixels, width of those that PySceneDetect sees, as its own reader 
 def scene_changes(video: Video, config: ClipConfig) -> list[int]:
     """Return the times of the frames that begin a scene, except the first.
 
-    Ascending, in units of the stream.
+    They ascend, in units of the stream.
     """
     times: list[int | None] = []
     if config.cuts == "difference":

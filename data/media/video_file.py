@@ -154,7 +154,7 @@ class Video:
     def reordered(self) -> bool:
         """Return whether frames leave the decoder in another order than that of their times.
 
-        May decode them all.
+        This may decode them all.
         """
         if self.numbers is not None:
             return False

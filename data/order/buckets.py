@@ -112,9 +112,9 @@ def check_ranks(names: Sequence[str], sizes: Sequence[int], ranks: int, config: 
 
 
 def is_image(media: np.ndarray) -> np.ndarray:
-    """Return whether each sample has one frame, even in a video file.
+    """Return whether each sample has one frame, even in a video file: (samples,) bool of MEDIA_DTYPE.
 
-    Others are clips: (samples,) bool of MEDIA_DTYPE.
+    All other samples are clips.
     """
     return media["frames"] <= 1
 

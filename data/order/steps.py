@@ -152,7 +152,7 @@ class StepPlan:
         """Return one line for each source where there are several, and for each bucket: samples, share,
         group, micro-batch, predicted cost.
 
-        Then the totals.
+        The totals follow.
         """
         total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
         mean = float(np.average(costs, weights=self.weights))
@@ -170,7 +170,7 @@ class StepPlan:
     def report_times(self, seconds: Sequence[float | None]) -> list[str]:
         """Return one line for each bucket: time of a group, from measured `seconds` of a sample.
 
-        Then their spread.
+        Their spread follows.
 
         seconds: None for a bucket that was not measured.
         """

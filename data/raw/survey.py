@@ -63,7 +63,7 @@ class HygieneConfig:
 class Facts(NamedTuple):
     """Facts found in one file. refused: (stage, reason) if it cannot be used.
 
-    Then the rest is empty.
+    In that case the rest is empty.
 
     hashes: perceptual, of each picture that was looked at.  clips: None for a file that stays whole.
     """

@@ -110,7 +110,7 @@ def _cache_manifest(
 ) -> DatasetManifest:
     """Build the manifest of a latent cache with this index.
 
-    Quarantine: its list of samples set aside, if any.
+    quarantine: its list of samples set aside, if any.
     """
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, len(shapes)).tolist()

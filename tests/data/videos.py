@@ -24,9 +24,9 @@ def encoded_video(
     aspect: Fraction | None = None,
     **options: str,
 ) -> bytes:
-    """Encode a video. times: of display, in 80ths of a second.
+    """Encode a video.
 
-    None: 8 frames a second. options: of the encoder.
+    times: of display, in 80ths of a second; None is 8 frames a second.  options: of the encoder.
 
     aspect: width of a pixel over its height.
     """

@@ -37,7 +37,7 @@ def steps_made(run: Path) -> str:
 def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, done: str = FINISHED) -> None:
     """Raise UserError if a new run asks for a tracker that is not installed.
 
-    One that continues goes on.
+    A run that continues goes on without it.
 
     done: the file that makes the output complete.
     """

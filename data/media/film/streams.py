@@ -62,7 +62,7 @@ def _is_attached(stream: Any) -> bool:
 def _frames(container: Any, streams: list[Any], most: int) -> Counter[int]:
     """Return the number of frames of each stream, by its place in the file.
 
-    Counted if a header does not say them.
+    They are counted if a header does not say them.
     """
     if all(stream.frames for stream in streams):
         return Counter({stream.index: stream.frames for stream in streams})

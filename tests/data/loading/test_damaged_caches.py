@@ -1,6 +1,6 @@
 """A cache whose bytes were changed is refused, or gives the data that it gave before.
 
-Never other data.
+It never gives other data.
 
 Run: pytest tests/data/loading/test_damaged_caches.py
 """

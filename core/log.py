@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from core import terminal
-from core.escaping import escaped_line
+from core.escaping import escaped, escaped_line
 
 WARNING = "warning: "  # begins a line on the terminal; the log has a level for it
 KEPT = 1000  # lines of a process that has no file yet
@@ -28,7 +28,7 @@ def note(text: str, level: int = logging.INFO) -> None:
     """Write a text to the log; one that begins with `warning: ` is a warning."""
     if text.startswith(WARNING):
         text, level = text.removeprefix(WARNING), max(level, logging.WARNING)
-    _logger.log(level, "%s", text)
+    _logger.log(level, "%s", escaped(text))  # texts may hold what others wrote
 
 
 def note_last(text: str, *, failed: bool = False) -> None:
@@ -111,7 +111,7 @@ class LogFile(logging.Handler):
         assert self._file is not None
         lines = "line is" if self._lost == 1 else "lines are"
         missing = f"({self._lost} {lines} missing here: {self._reason})\n" if self._lost else ""
-        line = escaped_line(self.format(record))  # texts may hold what others wrote
+        line = escaped_line(self.format(record))
         self._file.write(f"{missing}{line}\n".encode("utf-8", "backslashreplace"))
         self._lost = 0
 

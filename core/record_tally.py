@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from core.files import regular
 from core.progress import counted
 from core.records import BLOCK
 
@@ -66,7 +67,7 @@ def end_differs(path: Path, noted: Tally) -> str:
     """Say how the end of what was noted differs in the file; "" where it does not, or is not there."""
     if not path.exists():
         return "it is missing" if noted.size else ""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         if (size := os.fstat(file.fileno()).st_size) < noted.size:
             return f"it has {size} bytes, and had {noted.size}"
         if last_block(file, noted.size) != noted.last:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from core.files import atomic_file, open_regular
+from core.files import atomic_file, open_regular, regular
 from core.progress import counted, say
 from core.record_tally import Tally, carried_on
 from core.records import ATTEMPT, Row, decode, encode, end_of_lines, iterate, lines_from_end
@@ -59,7 +59,7 @@ class RecordWriter:
         """Return what a checkpoint is to note; None while what stood there before is not counted yet."""
         if not self._end or self._tally is None:
             return None if self._end else Tally()
-        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+        with contextlib.suppress(OSError), open(self.path, "rb", opener=regular) as file:
             self._tally = carried_on(self._tally, file, self._end)
             return self._tally if self._tally.size == self._end else None
         return None  # the next checkpoint notes it
@@ -126,7 +126,7 @@ class RecordWriter:
         boundary = self._boundary(step)
         if boundary:
             self._tally = self.noted if self.noted and self.noted.size == boundary else None
-        with open(self.path, "rb+") as file:
+        with open(self.path, "rb+", opener=regular) as file:
             size = os.fstat(file.fileno()).st_size
             if torn := size - end_of_lines(file, size):
                 say(f"warning: {self.path}: its last line was cut off, and its {torn} bytes go")
@@ -166,7 +166,7 @@ class RecordWriter:
         self._watched = time.monotonic()
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            with open(descriptor, "rb+", buffering=0) as file:
+            with os.fdopen(descriptor, "rb+", buffering=0) as file:
                 self._cut(file)
                 while self._waiting:
                     self._write_some(file)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from core.files import read_bytes
 from core.reading import json_files
 from core.root import ROOT
 
@@ -100,7 +101,7 @@ def _hash(root: Path, paths: list[str]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         file = root / path
-        content = hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b""
+        content = hashlib.sha256(read_bytes(file)).digest() if file.is_file() else b""
         digest.update(os.fsencode(path) + b"\0" + content)
     return digest.hexdigest()[:_SHOWN]
 

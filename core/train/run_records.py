@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 from core.distributed import ranks
+from core.files import regular
 from core.progress import say
 from core.record_tally import Tally, carried_on, end_differs, whole_differs
 from core.record_writer import RecordWriter
@@ -68,7 +69,7 @@ def _compare_all(every: Sequence[tuple[RecordWriter, Tally | None, int, object]]
 def _compare(writer: RecordWriter, noted: Tally | None, size: int, stand: object) -> None:
     """Read a record from its beginning: as far as the checkpoint notes, else as it was at the start."""
     try:
-        with open(writer.path, "rb") as file:
+        with open(writer.path, "rb", opener=regular) as file:
             found = carried_on(Tally(), file, size if noted is None else noted.size)
     except OSError:
         return  # whoever writes it says so

@@ -69,7 +69,11 @@ def publish(
         shards=tuple(records),
         buckets=(list(shape),),
         files=write_index(folder, index, crcs=crcs),
-        extra={"made_from": {"encoder": "none"}, "bucket_counts": counts},
+        extra={
+            "made_from": {"encoder": "none"},
+            "bucket_counts": counts,
+            "statistics": {"mean": [0.0] * shape[1], "std": [1.0] * shape[1]},
+        },
     ).write(folder)
     return Dataset(folder)
 

@@ -23,7 +23,7 @@ from core.diffusion.posterior import log_variance, posterior
 
 @dataclass(frozen=True)
 class Level:
-    """A time on the path with its coefficients; time_input is what the network is told."""
+    """A time on the path with its coefficients; time_input is the network's form of it."""
 
     t: float
     alpha: float
@@ -33,7 +33,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the network sees in x_t = alpha data + sigma noise; fraction is its variance output, if any."""
+    """Data and noise that the network estimates in x_t; fraction is its variance output, if any."""
 
     data: Tensor
     noise: Tensor
@@ -113,7 +113,7 @@ def ddpm(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noi
 
 
 def levels(path: Path, times: Sequence[float]) -> list[Level]:
-    """The coefficients of every time, as Python numbers; `times` must fall and end at 0."""
+    """Return the coefficients of every time, as Python numbers; `times` must fall and end at 0."""
     if len(times) < 2 or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
         raise ValueError(f"times must fall to 0, got {list(times)}")
     t = torch.tensor(list(times), dtype=torch.float64)
@@ -122,5 +122,5 @@ def levels(path: Path, times: Sequence[float]) -> list[Level]:
 
 
 def _straight(level: Level) -> float:
-    """The share of noise, which runs from 0 at data to 1 at noise on every path."""
+    """Return the share of noise, which runs from 0 at data to 1 at noise on every path."""
     return level.sigma / (level.alpha + level.sigma)

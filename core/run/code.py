@@ -1,4 +1,4 @@
-"""Which state of the source code runs: a commit, and whether files differ from it."""
+"""The version of the source code that runs: a commit, and whether files differ from it."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class _Repository(TypedDict):
 
 
 class _Installed(TypedDict):
-    """What pip notes of an installation."""
+    """Pip's record of an installation."""
 
     vcs_info: NotRequired[_Repository]
 
 
 @functools.cache
 def code(root: Path = ROOT) -> Code:
-    """Return the state of the code in `root`, as it was when this was first asked.
+    """Return the version of the code in `root` at the first call.
 
     It is that of a checkout of git, of a copy that `submit` made, or of an installation from a repository.
     """

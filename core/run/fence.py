@@ -1,4 +1,4 @@
-"""An attempt at a run that has lost it to a newer one ends, whatever it is at.
+"""The fence: an attempt that has lost its run to a newer one ends, whatever it is doing.
 
 Rows and checkpoints are never written without a look at who owns the run. But a long step, a validation or a
 slow start come to none for a while, and two attempts would compute the same. So a thread looks as well.

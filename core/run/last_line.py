@@ -1,4 +1,4 @@
-"""The line with which a process says how it ended: said once for all ranks, and last."""
+"""The line with which a process says how it ended: printed once for all ranks, and last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(sys.argv[2], file=sys.stderr)
 def tell(line: str, *, failed: bool = False) -> None:
     """Print a last line on standard error, and log it; of the ranks of our launcher only the first prints.
 
-    A rank speaks while it lives, so before others can notice its death and complain of that. Where nobody
+    A rank prints while it lives, so before others can notice its death and complain of that. Where no one
     listens any more (a terminal that has gone) the line is lost, and the exit status is not.
     """
     from core import log  # here, since to show help or a plan takes no log

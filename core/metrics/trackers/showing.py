@@ -1,4 +1,4 @@
-"""All trackers of a run. Each fails alone: a line, an incident, and the run goes on without it."""
+"""All trackers of a run. Each fails alone: one line, one incident, and the run goes on without it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Failed = Callable[[str, str], None]
 
 
 class Trackers:
-    """What shows a run elsewhere; on rank 0 alone."""
+    """The trackers of a run; on rank 0 alone."""
 
     def __init__(self, names: Sequence[str], shown: Shown, failed: Failed) -> None:
-        """shown: but for `failed`, which each tracker gets its own of."""
+        """shown: the run, without `failed`, of which each tracker gets its own."""
         self._failed = failed
         self._open: dict[str, Tracker] = {}
         for name in names:

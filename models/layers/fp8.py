@@ -48,7 +48,7 @@ def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
 
 
 def unsupported(device: torch.device) -> str:
-    """Why this device cannot multiply in 8 bits, or ''."""
+    """Return why this device cannot multiply in 8 bits, or ''."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
         return ""
     return f"fp8 needs a CUDA device of compute capability 8.9 or later, and this is {device_name(device)}"
@@ -79,7 +79,7 @@ Scaled = tuple[Tensor, Tensor]
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> Scaled:
-    """`x` in 8 bits. What is not finite makes its whole tensor so: a bad step must be seen."""
+    """Return `x` in 8 bits. One non-finite number makes its whole tensor so: a bad step must be seen."""
     limit = torch.finfo(dtype).max
     largest = x.abs().amax().float().clamp(min=2.0**-100)
     scale = torch.exp2(torch.ceil(torch.log2(largest / limit)))
@@ -87,7 +87,7 @@ def quantise(x: Tensor, dtype: torch.dtype) -> Scaled:
 
 
 def product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
-    """left (M, K) times right (K, N), summed in float32."""
+    """Multiply left (M, K) by right (K, N), summed in float32."""
     if left[0].device.type != "cuda":
         return plain_product(left, right, dtype)
     columns = right[0].t().contiguous().t()  # the layout that the hardware takes of a right side
@@ -95,7 +95,7 @@ def product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
 
 
 def plain_product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
-    """The plain twin: the 8-bit numbers as float32."""
+    """Multiply the 8-bit numbers as float32 (the plain twin)."""
     return ((left[0].float() * left[1]) @ (right[0].float() * right[1])).to(dtype)
 
 
@@ -104,6 +104,6 @@ def _turned(matrix: Scaled) -> Scaled:
 
 
 def _padded(rows: Tensor) -> Tensor:
-    """With rows of zeros at the end, to a multiple of MULTIPLE."""
+    """Append rows of zeros, to a multiple of MULTIPLE."""
     missing = -len(rows) % MULTIPLE
     return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -126,7 +126,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as of `read_bytes`."""
+    """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as in `read_bytes`."""
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8").read()
 
 
@@ -145,7 +145,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        # "x": whoever foresaw the name could have put a link there
+        # "x": a link may have been placed under a guessed name
         with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()

@@ -17,7 +17,7 @@ PLAIN_PERIOD_S = 5.0
 def say(text: str) -> None:
     """Print a plain line on standard error, and log it; only rank 0 speaks."""
     if _speaks():
-        from core import log  # here, since to show help or a plan takes no log
+        from core import log  # imported here, since showing help or a plan needs no log
 
         log.note(text)
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())

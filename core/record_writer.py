@@ -38,7 +38,7 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.own("", lambda: None, None)
-        self._end: int | None = None  # of the record; None until the file was looked at
+        self._end: int | None = None  # the end of the record; None until the file was looked at
         self._waiting: deque[bytes] = deque()
         self._lost, self._problem = 0, ""
 
@@ -149,7 +149,7 @@ class RecordWriter:
         with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if self.vouched is not None and self.vouched > size:
-                if self.noted is None:  # else it was said when all that is noted was compared
+                if self.noted is None:  # else the comparison of everything noted has already reported it
                     say(f"warning: {self.path} has lost {self.vouched - size} bytes since its last save")
             elif self.vouched is not None and _ends_line(file, self.vouched):
                 return self.vouched

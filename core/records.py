@@ -121,7 +121,7 @@ def read_from(path: Path, start: int) -> tuple[list[Row], int]:
 def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:
     """Yield the whole lines that end at byte `stop` or before it, the last first, reading block by block."""
     stop = end_of_lines(file, stop)
-    begin, text = stop, b""  # of the piece of the file that is in memory; it ends at `stop`
+    begin, text = stop, b""  # the start of the piece in memory, which ends at `stop`
     while stop > 0:
         newline = text.rfind(b"\n", 0, len(text) - 1)
         if newline < 0 and len(text) > LONGEST:

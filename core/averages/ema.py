@@ -64,7 +64,7 @@ class EmaConfig:
         return {f"sigma-{width:g}": width for width in self.power_widths}
 
 
-FAINT = 0.05  # of the random start left in an average: less does not show
+FAINT = 0.05  # a smaller share of the random start in an average does not show
 
 
 def require_updates(config: EmaConfig, steps: int) -> None:

@@ -54,7 +54,7 @@ def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> n
         raise ValueError(f"expected snapshots up to step {target.step}, got {[s.step for s in snapshots]}")
     gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots])
     wanted = np.array([inner_product(a, target) for a in snapshots])
-    scale = 1 / np.sqrt(np.diag(gram))  # to unit profiles: late and early ones differ by magnitudes
+    scale = 1 / np.sqrt(np.diag(gram))  # scales to unit profiles: late and early ones differ by magnitudes
     solution, *_ = np.linalg.lstsq(gram * scale[:, None] * scale, wanted * scale, rcond=1e-12)
     return solution * scale
 

@@ -22,7 +22,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_schema import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
-VERSION = 2  # 1 listed the weights alone
+VERSION = 2  # version 1 listed the weights alone
 
 
 class _Record(TypedDict):

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-SYNC_BYTES = 1 << 26  # what may wait for the disk at once
+SYNC_BYTES = 1 << 26  # the most that may be dirty, waiting for the disk
 HURRIED_SYNC_BYTES = 1 << 30  # the same where training waits: more, so that hashing and the disk overlap
 LEAST_BYTES_PER_S = 2.5e7  # slower gains little, and until the write ends a kill costs more
-YIELD = 5  # of 19: a third of another thread's share, and not starved where others never rest
+YIELD = 5  # nice value (of 19): a third of another thread's share, yet not starved by busy ones
 
 
 class Pace:
@@ -42,7 +42,7 @@ class Pace:
 
     def yield_processor(self) -> None:
         """Lower this thread's priority, for good; called by each thread of the write."""
-        if self._yields and sys.platform == "linux":  # elsewhere priorities are of whole processes
+        if self._yields and sys.platform == "linux":  # elsewhere priorities belong to whole processes
             os.nice(YIELD)
 
     def wrote(self, file: IO[bytes], size: int) -> None:

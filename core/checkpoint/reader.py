@@ -53,7 +53,7 @@ class CheckpointReader:
         numbers = sum(math.prod(shape) for shape in self.shapes.values())
         if numbers > (
             size := sum(file["size"] for file in found["files"].values())
-        ):  # of a byte or more each
+        ):  # each at least a byte long
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}

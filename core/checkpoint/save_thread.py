@@ -48,8 +48,8 @@ class SaveThread:
         self._pending: Future[str] | None = None  # the save begun last, until it is handed over
         self._under_way: Future[str] | None = None  # the same, kept
         self._pace: Pace | None = None
-        self.longest_s = 0.0  # of the saves until now, without what they waited on purpose
-        self._begun = time.monotonic()  # when the last save did, or the run
+        self.longest_s = 0.0  # the longest save so far, without deliberate waits
+        self._begun = time.monotonic()  # when the last save began, or the run
 
     @property
     def is_writing(self) -> bool:
@@ -97,7 +97,7 @@ class SaveThread:
                 return str(error)
             if snapshot.rank == 0:
                 self._tidy(store, path)
-            # Nobody begins the next save before this: to the purge it would be debris of a killed one.
+            # No rank begins the next save before this: the purge would take it for debris of a killed one.
             with pace.waiting_for_others():
                 ranks.gather_objects(None, self._group)
         self.longest_s = max(self.longest_s, time.monotonic() - begun - pace.waited_s)

@@ -29,7 +29,7 @@ from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
 
-LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say that they have, too
+LEAVE_S = 5.0  # how long a rank that has failed waits for the others to report that they have, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class Saver:
         if store is self.store:
             store.purge(self._config.keep_last, self._config.keep_every)
         else:
-            store.purge(keep_last=1, keep_every=1)  # all that is complete
+            store.purge(keep_last=1, keep_every=1)  # keep every complete one
 
     def _state(self) -> dict[str, Any]:
         assert self._attempt is not None

@@ -36,7 +36,7 @@ def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[st
 
 
 def find(path: Path) -> Path:
-    """Open the checkpoint or export at a checkpoint folder, a `checkpoints` folder, or a run (its newest)."""
+    """Return `path` if it is a checkpoint or an export, or the newest checkpoint of a run there."""
     if exported.is_export(path):
         return path
     if (path / format.MANIFEST).exists() or format.step_of(path) is not None:
@@ -50,7 +50,7 @@ def find(path: Path) -> Path:
 
 
 def choose(source: Path, checkpoint: str) -> Path:
-    """Open what `source` (a run or an export) and `checkpoint` (a name; '' is the newest) name."""
+    """Return the checkpoint of that name in the run `source` ('' is the newest), or `source`, an export."""
     if exported.is_export(source):
         if checkpoint:
             raise UserError("checkpoint", checkpoint, f"'', since {source} is an export")

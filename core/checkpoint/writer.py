@@ -117,7 +117,7 @@ def _publish(
 
 def _layouts(snapshot: Snapshot) -> dict[str, Any]:
     """Return the layout of the main network; under `networks` those of the others, if there are any."""
-    nothing = Layout([], {}, {})  # of the main network, in a copy of another one's averages
+    nothing = Layout([], {}, {})  # stands for the main network in a copy of another one's averages
     described = {
         name: {
             "kinds": layout.kinds,

@@ -149,7 +149,7 @@ def _read_int(value: Any) -> int:
         try:
             return int(value)
         except ValueError:
-            value = float(value)  # 1e6 is an integer to a person
+            value = float(value)  # people write 1e6 for an integer
     if isinstance(value, bool) or not isinstance(value, int | float) or value != math.floor(value):
         raise ValueError
     return int(value)

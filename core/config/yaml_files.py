@@ -28,7 +28,7 @@ from core.errors import UserError
 from core.files import read_text
 from core.reading.json_files import require_utf8
 
-HEADER = "# longtake: the resolved config of "  # and then the job's name: how a recorded config begins
+HEADER = "# longtake: the resolved config of "  # and the job's name: first line of a recorded config
 LARGEST = 1 << 22  # bytes of a config file
 MOST_VALUES = 1 << 17
 MOST_LEVELS = 100
@@ -99,7 +99,7 @@ def _values(file: Path, text: str, *, resolve: bool) -> dict[str, Any]:
         raise UserError(f"{file}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not a valid config file: {_first_line(error)}") from None
-    if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
+    if not isinstance(values, dict) or values == {text.strip(): None}:  # a bare word reads as {word: null}
         raise UserError(f"{file}: expected fields (name: value) at the top")
     return typing.cast(dict[str, Any], values)
 
@@ -110,8 +110,8 @@ class _Refused(ValueError):
 
 def _require_bounded(text: str) -> None:
     """Refuse YAML nested too deeply for parsers, and aliases that multiply values or hold themselves."""
-    sizes: dict[str, int] = {}  # of values by their anchors
-    open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values it holds by now
+    sizes: dict[str, int] = {}  # the number of values below each anchor
+    open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values it holds so far
     for event in yaml.parse(text, _LOADER):
         size, anchor = 0, getattr(event, "anchor", None)
         if getattr(event, "tag", None) not in (None, "!"):  # constructors of tags raise whatever they meet

@@ -21,8 +21,8 @@ from core.diffusion.predictions import Prediction, determinant
 from core.errors import UserError
 
 LARGEST = 20.0  # above it the estimate of the data is mostly error
-FEW_STEPS = 4  # with fewer a large amplification is a warning: one or two steps take what they can get
-MOST_SIGNAL = 0.1  # of a start: a larger share of signal, drawn as noise, would be another distribution
+FEW_STEPS = 4  # with fewer, a large amplification is only a warning, since it cannot be avoided
+MOST_SIGNAL = 0.1  # in a start: a larger share of signal, drawn as noise, would be another distribution
 
 
 def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from core.draws import scrambled
 from core.errors import WorkError
 
 _MODULUS = 1 << 12  # keeps the sums of squares exact for any number of ranks
-_HASHES = 1 << 40  # and this the sum of hashes, in float64, for up to 2^13 of them
+_HASHES = 1 << 40  # keeps the sum of hashes exact in float64, for up to 2^13 of them
 
 
 def order_hash(step_index: int, ids: np.ndarray, positions: np.ndarray) -> int:

@@ -54,7 +54,7 @@ class Life:
                 if self._ended.wait(min(PERIOD_S, self.patience_s / 4)):
                     return
         except RuntimeError:
-            return  # the host of the store has died: those who wait for it notice that themselves
+            return  # the host of the store has died: waiting ranks notice that themselves
 
     def signs(self) -> list[bytes]:
         """Return each watched rank's last sign of life, b"" for none; PeerLost where the store has gone."""
@@ -169,7 +169,7 @@ def _has_ended(work: Any) -> bool:
     except RuntimeError:
         if not work.is_completed():
             return False
-        work.wait()  # it has ended just now, or failed
+        work.wait()  # raises its failure, if that is how it ended
     return True
 
 

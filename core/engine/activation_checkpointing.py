@@ -30,7 +30,7 @@ _ATTENTION = {
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 }
-_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # of operations that are all attention
+_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # whose operations are all attention
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None:

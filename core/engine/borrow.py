@@ -13,7 +13,7 @@ from core.engine.engine import Engine
 
 @contextlib.contextmanager
 def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: bool = False) -> Iterator[None]:
-    """Evaluate or run in `training` mode without gradients; buffers and mode are restored (collective).
+    """Disable gradients, in evaluation or `training` mode; restore buffers and mode (collective).
 
     flats: weights laid out like the masters (an average) to use instead of them; until the block ends this
     takes one more copy of this rank's masters.

@@ -83,7 +83,7 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
         "managed_gradient_accumulation": False,  # any number of backwards, then one step
         "gradient_clipping": config.gradient_clipping if stage > 0 else 0.0,  # stage 0 clips itself
         "zero_allow_untested_optimizer": True,  # MuonAdamW; it is tested here
-        # Times what nothing reads, for which it would wait for the whole device in every forward and step.
+        # Nothing here reads the timers, which would wait for the whole device in every forward and step.
         "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
     }

@@ -55,7 +55,7 @@ class Engine:
         groups = parameter_groups(model, optimizer)
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
-        ranks.barrier()  # from here on all ranks do the same
+        ranks.barrier()  # all ranks enter the collectives below together
         _agree(model, world)
         initial = _on_host(model) if engine.precision == "bf16" else {}
         if engine.zero_stage == 0 and engine.precision == "bf16":
@@ -119,7 +119,7 @@ class Engine:
     def watch(self, watch: Watch) -> None:
         """Have `watch` time what is outside this code: DeepSpeed calls, and the release of the graph."""
         self._engine = Watched(self._engine, watch)
-        # Put in place, and not asked for at each call, so that a run without a watch pays nothing.
+        # Installed here rather than checked at each call, so that a run without a watch pays nothing.
         self.backward = watch.around_release(self.backward)  # type: ignore[assignment, method-assign]
 
     @property

@@ -12,7 +12,7 @@ from core.averages.ema import Ema
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
     from core.engine.engine import Engine
 
-# The network that a run is about, and most runs' only one: its numbers and tensors carry no name.
+# The main network, and in most runs the only one: its numbers and tensors carry no name.
 MAIN = ""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

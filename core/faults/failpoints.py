@@ -128,6 +128,6 @@ def _act(fault: Fault, value: Any) -> Any:
 
 
 def _out_of_memory(name: str) -> Exception:
-    import torch  # here, so that what arms nothing imports nothing
+    import torch  # imported here, so that a process without armed faults does not import it
 
     return torch.OutOfMemoryError(f"CUDA out of memory, as {VARIABLE} asks at {name}\nand more lines")

@@ -63,7 +63,7 @@ class Heartbeat:
         try:
             temporary.write_text(json.dumps({**self._present(), "time": time.time()}), encoding="utf-8")
             temporary.replace(self._path)
-        except OSError:  # for others to report
+        except OSError:  # others report it
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
                 os.utime(self._path)

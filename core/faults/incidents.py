@@ -142,7 +142,7 @@ class Incidents:
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
         samples = f"samples {', '.join(named[:4])}"
         where = f"first in the {direction} pass of {module}{whose}, rank {first['rank']}, {samples}"
-        if not module:  # then nobody knows which rank it was
+        if not module:  # then it is not known which rank it was
             where = f"but were when it was repeated; its samples are in {self.path}"
         say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
         self._record({"kind": "skipped", "step": step, "culprits": culprits})
@@ -173,7 +173,7 @@ class Incidents:
         )
 
     def tracker_failed(self, step: int, tracker: str, reason: str) -> None:
-        """Record that a tracker, which showed the run elsewhere, has ended; the terminal was told already."""
+        """Record that a tracker, which showed the run elsewhere, has ended; the terminal has said so."""
         self._record({"kind": "tracker", "step": step, "tracker": tracker, "reason": reason})
 
     def require_rollback(self, step: int) -> None:

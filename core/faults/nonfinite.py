@@ -17,7 +17,7 @@ from core.engine.engine import Engine
 from core.losses import Losses
 from core.metrics.step_sums import DECILES
 
-MAX_SAMPLES = 32  # of one rank in the record
+MAX_SAMPLES = 32  # the most samples of one rank in the record
 
 Loss = Callable[[Batch], Losses]
 
@@ -36,7 +36,7 @@ def find_culprits(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) ->
         with borrowed(engine, training=True):
             guilty, everything = _gather(engine, [_look_forward(engine, loss, b) for b in micro_batches])
         if not guilty:
-            gradients = Gradients(engine.module)  # first: what is discarded is NaN from there on
+            gradients = Gradients(engine.module)  # before `discarded`, whose hooks make gradients NaN
             with discarded(engine):
                 found = [_look_backward(engine, loss, batch, gradients) for batch in micro_batches]
             gradients.remove()

@@ -33,10 +33,10 @@ from core.metrics.phases import Phases
 from core.reading import json_files
 from core.run import ends
 
-EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
+EXIT_STATUS = CONTINUABLE  # the run may be started again
 PERIOD_S = 5.0
-GROUP_SHARE = 0.75  # of the process groups' timeout is the longest that the watchdog waits
-START_PATIENCE = 6.0  # times as long, until the first step has ended
+GROUP_SHARE = 0.75  # the watchdog waits at most this share of the process groups' timeout
+START_PATIENCE = 6.0  # limits are this much longer until the first step has ended
 SAVE = "save"  # the phase in which the loop waits for a save
 
 
@@ -105,7 +105,7 @@ class Watchdog:
             self._saved = now
             if 0 < limits.save_s < save:
                 return f"the save under way has written nothing for {save:.0f} s"
-        if phase == SAVE:  # while one is under way it is that which has to move
+        if phase == SAVE:  # a save under way has its own limit
             silence = min(silence, now - self._saved)
         if 0 < self._limit(phase) < silence:
             return f"nothing has moved for {silence:.0f} s in step {phases.step} ({phase})"

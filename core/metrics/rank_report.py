@@ -59,7 +59,7 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
 class Stragglers:
     """Warns of a rank that holds the others up, once until it does so no more.
 
-    One report may be chance, and a month of them would bury all else: the second in a row is told.
+    One report may be chance, and a month of them would bury all else: the second in a row is reported.
     """
 
     def __init__(self) -> None:

@@ -134,7 +134,7 @@ class Metrics:
                 complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
             )
         if self.phases is not None:
-            self._probe.read()  # the device has done it, since `total` is here; the next report has it
+            self._probe.read()  # the device has finished it, since `total` is here; the next report has it
             rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
             self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []

@@ -12,7 +12,7 @@ from core.batch import Batch
 
 Shape = tuple[int, ...]
 EACH = 3  # micro-batches of every shape that count, after its first one
-MOST_STEPS = 100  # after so many a shape that has not come so often is told with what there is
+MOST_STEPS = 100  # after so many steps, rarer shapes are reported with what there is
 
 
 class ShapeTimes:

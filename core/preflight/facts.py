@@ -96,7 +96,7 @@ def _memory(device: torch.device) -> tuple[int, int]:
 def _write(folder: Path) -> float:
     """Return the bytes a second that reach the disk below `folder`."""
     path = temporary_name(folder / "preflight")
-    data = os.urandom(1 << 20)  # what does not compress
+    data = os.urandom(1 << 20)  # incompressible data
     started = time.perf_counter()
     try:
         with open(path, "wb") as file:

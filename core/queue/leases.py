@@ -88,7 +88,7 @@ class Leases:
             newest = self.newest().get(unit, -1)
         losses = Losses()
         if newest >= 0:
-            self._start = self._read_start()  # it may be that all losses are forgotten by now
+            self._start = self._read_start()  # all losses may have been forgotten by now
             try:
                 state = self.state(unit, newest)
             except FileNotFoundError:
@@ -164,7 +164,7 @@ class Leases:
             os.write(descriptor, json.dumps(note).encode())
             failpoint("lease.written")
         except BaseException:
-            path.unlink(missing_ok=True)  # a full disk must not leave a lease that nobody holds
+            path.unlink(missing_ok=True)  # a full disk must not leave a lease without a holder
             raise
         finally:
             os.close(descriptor)
@@ -205,7 +205,7 @@ class Lease:
     def release(self) -> None:
         """Give the unit back, and remove the expired leases before it; do nothing if it was taken over.
 
-        The newest goes first, so that until the last is gone whoever looks finds an expired one to take over.
+        The newest goes first, so that until the last is gone other workers find an expired one to take over.
         """
         if self.held():
             for generation in range(self.generation, -1, -1):
@@ -218,7 +218,7 @@ class Lease:
 
         def beat() -> None:
             while not stop.wait(every_s):
-                with contextlib.suppress(OSError):  # of a file server for a moment; the next may pass
+                with contextlib.suppress(OSError):  # the server may fail for a moment; the next may pass
                     if not self.touch():
                         return
 

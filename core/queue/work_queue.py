@@ -28,8 +28,8 @@ from core.progress import counted, say
 from core.queue.failures import Failure, Failures
 from core.queue.leases import Lease, Leases, LeaseState, Losses
 
-LISTED_S = 60.0  # how old the listing may be by which units are chosen
-MISSES = 8  # units in a row that others took or finished since, after which it is too old
+LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
+MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
@@ -169,7 +169,7 @@ class WorkQueue:
     def _is_suspect(self, unit: str, newest: int) -> bool:
         """Return whether the unit has lost too many workers; reported when it is first seen."""
         if newest < self.config.losses:
-            return False  # as there are no more leases than that, no more workers were lost
+            return False  # no more workers were lost than there are leases
         try:
             losses = self.leases.state(unit, newest).losses
         except FileNotFoundError:
@@ -198,7 +198,7 @@ class WorkQueue:
         except (RuntimeError, OSError, MemoryError) as error:
             if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
                 raise
-            if lease.held() and not self._is_done(unit):  # else it was taken over: not ours to judge
+            if lease.held() and not self._is_done(unit):  # else taken over: another worker's to judge
                 self._failures.record(self._failed(unit, error))
         else:
             self._failures.forget(unit)

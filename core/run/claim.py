@@ -74,7 +74,7 @@ def claim(
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
-        (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
+        (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
     moved = [change for change in found if change.role == "place"]
     if grown or moved:
         _start(output, config)

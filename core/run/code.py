@@ -68,7 +68,7 @@ def code(root: Path = ROOT) -> Code:
     """
     if (root / RECORD).is_file():
         return read(json_files.read(root / RECORD, CodeRecord)) or Code()
-    if (root / ".git").exists():  # asked for, since an installation may lie inside another project's checkout
+    if (root / ".git").exists():  # checked, since an installation may lie inside another project's checkout
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return _of_checkout(root)
         return Code()

@@ -43,9 +43,9 @@ class EarlyEnd:
         self.limit = TimeLimit(environment.end_time())
         self._world, self._end = world, end
         self._lock = threading.Lock()
-        self._got: list[str] = []  # by the handler; its flag went into the reduction of step index `_carried`
+        self._got: list[str] = []  # handled signals; the flag went into step index `_carried`'s reduction
         self._carried: int | None = None
-        self._heard: list[signal.Signals] = []  # by the thread
+        self._heard: list[signal.Signals] = []  # signals heard by the thread
         self._next: int | None = None  # index of the first step whose reduction carries a flag raised now
         self._steps = 0
         self._is_over = False

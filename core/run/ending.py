@@ -104,6 +104,6 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         raise
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            with contextlib.suppress(OSError, ValueError):  # no reader is left
                 stream.flush()
         os._exit(status)

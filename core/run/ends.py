@@ -21,7 +21,7 @@ from core.files import temporary_name
 from core.reading import json_files
 
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
-ASKED = "end-asked.json"  # in it: the run is to end after the step under way
+ASKED = "end-asked.json"  # in that folder: the run is to end after the step under way
 
 Kind = Literal[
     "running", "done", "asked", "refused", "work", "memory", "peer", "device", "node", "hang", "error"

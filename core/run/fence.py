@@ -42,7 +42,7 @@ def fenced(
                     end(EXIT_STATUS)
                 return
             except (OSError, ValueError):
-                pass  # storage does not answer just now, which says nothing of the owner
+                pass  # storage does not answer just now, which proves nothing about the owner
             if ended.wait(period_s):
                 return
 

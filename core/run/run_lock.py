@@ -17,7 +17,7 @@ from core.reading.json_schema import Count
 from core.run.code import Code, CodeRecord, code, read
 from core.run.folder import LOCK
 
-UNKNOWN = ""  # which launcher began a run
+UNKNOWN = ""  # no launcher is known to have begun the run
 
 
 class Owner(TypedDict):

@@ -151,7 +151,7 @@ class _Listener:
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.is_settled = answer, False
-        # SIGHUP is ignored at the start under nohup, which asks for just that.
+        # Under nohup SIGHUP is ignored from the start, and has to stay so.
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self.numbers = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
         self._reader, self._writer = os.pipe()

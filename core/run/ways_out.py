@@ -9,7 +9,7 @@ from core.progress import counted, duration, size
 from core.run.folder import CONFIG, LOCK
 
 NOT_WORK = (CONFIG, LOCK)
-SHORT_S = 60.0  # files written within it need no word on how long that took
+SHORT_S = 60.0  # a time shorter than this is not reported
 
 
 def ways_out(made: str, instead: str) -> str:

@@ -35,8 +35,8 @@ from core.engine.network import Network
 from core.train.runner import StepRunner
 from core.train.step import Turn
 
-PART = 1 << 24  # numbers that are widened at once
-DIFFER = 1e-3  # of a loss, of the norm of gradients: far more than another order of sums makes
+PART = 1 << 24  # how many numbers are widened at once
+DIFFER = 1e-3  # relative to a loss or a norm of gradients: far more than another order of sums makes
 DIFFERS = "came out otherwise when computed again (where every machine does so: trainer.check_every=0)"
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -19,7 +19,7 @@ class Randomness:
 
     def __init__(self, seed: int, world: World) -> None:
         self.seed = seed
-        self._on_cuda = world.device.type == "cuda"  # asked of torch it costs as much as a kernel
+        self._on_cuda = world.device.type == "cuda"  # kept, since asking torch costs as much as a kernel
         digest = hashlib.blake2b(f"torch {seed} {world.rank}".encode(), digest_size=8).digest()
         self._torch_seed = int.from_bytes(digest, "little")
 

@@ -71,7 +71,7 @@ def _compare(writer: RecordWriter, noted: Tally | None, size: int, stand: object
         with open(writer.path, "rb") as file:
             found = carried_on(Tally(), file, size if noted is None else noted.size)
     except OSError:
-        return  # whoever writes it says so
+        return  # the writer reports it
     if noted is None:
         writer.take_tally(found, stand)
     elif found.size == noted.size and (difference := whole_differs(noted, found)):

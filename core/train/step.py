@@ -110,7 +110,7 @@ class Step:
         the update is skipped, on all ranks alike.
         """
         engine, number = self.networks[turn.network].engine, len(self.results)
-        timed = None if number else self.shape_times  # a group's cost is told by the first turn
+        timed = None if number else self.shape_times  # the first turn measures a group's cost
         self.randomness.seed_torch(self.step_index, number)
         with constant(others(self.networks, turn.network)):
             for place, batch in enumerate(self.micro_batches, 1):

@@ -219,7 +219,7 @@ class Trainer:
         is_last, asked = self.step == self.config.steps, functools.partial(self.early_end.asked, self.step)
         row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
         if row is None:
-            return  # the run ends here, and owes it
+            return  # the run ends here, without this validation
         if not is_last:
             asked(again=False)  # during the last batch
         say(line(row))

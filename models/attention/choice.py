@@ -37,7 +37,7 @@ CANDIDATES = {
     "cpu": ("chunked", "sdpa"),
     "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
 }
-SECONDS = 0.1  # for one candidate, after a first call
+SECONDS = 0.1  # for timing one candidate, after a first call
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
 
 

@@ -14,7 +14,7 @@ from models.autoencoder.tiling_config import TilingConfig
 from models.weights import add_bytes
 
 Shape = tuple[int, int, int]
-FIRST = "kl"  # the kind that was once alone: its name is not part of what it is known by
+FIRST = "kl"  # the first kind, once the only one: its name is not part of fingerprints
 
 
 class AnyAutoencoder(Protocol):

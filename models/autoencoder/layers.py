@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Memory = dict[nn.Module, Tensor]  # what each layer keeps of a clip that comes in parts
+Memory = dict[nn.Module, Tensor]  # what each layer remembers of a clip that comes in parts
 
 
 class CausalConv3d(nn.Module):
@@ -98,7 +98,7 @@ class Upsample(nn.Module):
         if self.memory is not None:
             if self in self.memory:
                 return x
-            self.memory[self] = x[:0]  # the first frames have been
+            self.memory[self] = x[:0]  # empty: the first frames have passed
         return x[:, :, self.time - 1 :]
 
 

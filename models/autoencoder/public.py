@@ -53,7 +53,7 @@ class PublicAutoencoder(nn.Module):
         self.identity = fingerprint(self.settings | {"weights": weights.fingerprint(network.state_dict())})
         with torch.device("meta"):
             shadow = type(network).from_config(network.config).eval()
-        self._shadow = [shadow.to("meta")]  # in a list: no part of this module
+        self._shadow = [shadow.to("meta")]  # in a list, so that it is not a submodule
         self.trace = cache(self._trace)
         moments, _ = self.trace((1, _PROBE, _PROBE))
         _, self.moments, self.latent_channels, _, rows, _ = moments

@@ -58,7 +58,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = quantise(_padded(x.reshape(-1, x.shape[-1])), E4M3)
-        # The weights themselves and not in 8 bits: ZeRO-3 lets go of these and gathers them again.
+        # The weights are kept, not their 8-bit copies: ZeRO-3 frees the former and gathers them again.
         ctx.save_for_backward(*rows, weight)
         ctx.shape, ctx.has_bias = x.shape, bias is not None
         out = product(rows, _turned(quantise(weight, E4M3)), x.dtype)[: x.numel() // x.shape[-1]]
@@ -66,7 +66,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        numbers, scale, weight = ctx.saved_tensors  # to be read once: activation checkpointing makes them
+        numbers, scale, weight = ctx.saved_tensors  # read once: activation checkpointing recomputes them
         plain = gradients[0].reshape(-1, gradients[0].shape[-1])
         gradient = quantise(_padded(plain), E5M2)
         grad_x = product(gradient, quantise(weight, E4M3), plain.dtype)[: len(plain)].reshape(ctx.shape)

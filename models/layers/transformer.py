@@ -117,7 +117,7 @@ class SelfAttention(nn.Module):
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor | None = None, tokens: int = 0) -> Tensor:
-        """Attend in x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) or None."""
+        """Apply to x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) or None."""
         heads = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
         query, key, value = heads.unbind()  # compiled, its gradient is written once; that of indexing thrice
         query, key = self.query_norm(query), self.key_norm(key)

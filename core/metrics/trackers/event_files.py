@@ -19,7 +19,7 @@ from core import environment
 from core.files import published
 from core.run.folder import TENSORBOARD
 
-FILES = "events.out.tfevents."  # how TensorBoard knows them; it reads a folder's in the order of their names
+FILES = "events.out.tfevents."  # the prefix TensorBoard looks for; it reads files in the order of their names
 
 
 class EventFiles:

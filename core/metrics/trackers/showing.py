@@ -52,7 +52,7 @@ class Trackers:
     def _try(self, name: str, does: Callable[[], None]) -> None:
         try:
             does()
-        except Exception as error:  # it shows what the run's own files record, and is worth no run
+        except Exception as error:  # it only shows what the run records: never end a run for it
             self._open.pop(name, None)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             say(f"warning: {name} failed and is off from here on, metrics go to files only: {reason}")

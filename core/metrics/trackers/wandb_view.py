@@ -24,7 +24,7 @@ from core.reading import json_files
 from core.root import import_path
 from core.run.folder import WANDB
 
-WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
+WAITING_BYTES = 1 << 20  # the most bytes of rows that wandb has not taken yet; some thousand rows
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
 LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
@@ -173,7 +173,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
 
 def _show_all(run: Any, messages: Iterable[str]) -> None:
     """Show each step's metrics once, and what belongs to the step shown last; wandb takes no earlier ones."""
-    shown, kind = int(run.step) - 1, ""  # wandb's is the step that comes next
+    shown, kind = int(run.step) - 1, ""  # run.step is the step that comes next
     for line in messages:
         kind, step, values = json.loads(line)
         if (kind == "metrics" and step > shown) or (kind == "beside" and step == shown):

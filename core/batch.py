@@ -1,4 +1,4 @@
-"""What one micro-batch holds: the hand-over between loaders, objectives and networks."""
+"""The contents of one micro-batch, as loaders hand it to objectives and networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser is told beside the noisy input; every part is optional.
+    """The conditioning of a denoiser; every part is optional.
 
     label: (B,) int64, a class index, or -1 for none (the null class).
     text: (B, L, D) token embeddings, with text_length: (B,) int64 valid tokens (0 is no text).
@@ -31,7 +31,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Tally:
-    """What ranks add up of a micro-batch: the weight of its samples, and their `agreement.order_hash`."""
+    """What ranks sum over a micro-batch: the weight of its samples, and their `agreement.order_hash`."""
 
     weight: float
     hash: int
@@ -39,12 +39,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one shape, the share of one rank in one micro-step.
+    """Samples of one shape: one rank's share of a micro-step.
 
     x: what the source holds: pixels (B, C, T, H, W) in [-1, 1], or latent moments (B, M, C, T, H, W).
     id: (B,) int64 row in the source index.  position: (B,) int64 place in the optimizer step, over all ranks.
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
-    bucket: what the source calls this shape.  source: which one it is, "" where there is one alone.
+    bucket: the source's name of this shape.  source: the name of the source, "" where there is one alone.
     order_hash: `core.distributed.agreement.order_hash` of the whole step, as this rank's source has it; None
     where it does not know.  tally, prepared: made ahead of the step where the source does so; prepared is the
     objective's.
@@ -65,7 +65,7 @@ class Batch:
         return self.x.shape[0]
 
     def to(self, device: torch.device) -> Batch:
-        """Move every tensor (asynchronously from pinned memory); itself where they lie there already."""
+        """Move every tensor (asynchronously from pinned memory); return self where they are there already."""
         if self.x.device == device:
             return self
         names = ("x", "id", "position", "weight")

@@ -53,27 +53,27 @@ class Draws:
             raise ValueError(f"step_index {self.step_index} does not fit the generator's 32-bit counter word")
 
     def to(self, device: torch.device) -> Draws:
-        """The same draws, made on `device`."""
+        """Return the same draws, made on `device`."""
         return replace(self, id=self.id.to(device), position=self.position.to(device))
 
     def bits(self, purpose: str, count: int) -> Tensor:
-        """(B, count) int64, each a uniform 32-bit word."""
+        """Draw (B, count) int64, each a uniform 32-bit word."""
         return rearrange(torch.stack(self._words(purpose, count), -1), "b n w -> b (n w)")[:, :count]
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) float32 in the open interval (0, 1): midpoints of 2^23 equal cells, all exact."""
+        """Draw (B, *shape) float32 in the open interval (0, 1): midpoints of 2^23 equal cells, all exact."""
         cells = self.bits(purpose, math.prod(shape)) >> 9
         return ((cells.float() + 0.5) * 2.0**-23).reshape(-1, *shape)
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """(B, *shape) float32 standard normals (Box and Muller 1958), up to 6.8 standard deviations."""
+        """Draw (B, *shape) float32 standard normals (Box and Muller 1958), up to 6.8 standard deviations."""
         count = math.prod(shape)
         w0, w1, w2, w3 = self._words(purpose, count)
         pairs = [*_box_muller(w0, w1), *_box_muller(w2, w3)]
         return rearrange(torch.stack(pairs, -1), "b n w -> b (n w)")[:, :count].reshape(-1, *shape)
 
     def _words(self, purpose: str, count: int) -> list[Tensor]:
-        """Four (B, ceil(count / 4)) tensors of 32-bit words."""
+        """Draw four (B, ceil(count / 4)) tensors of 32-bit words."""
         if purpose not in self._streams:
             self._start_streams(list(dict.fromkeys([purpose, *TOGETHER])))
         *stream, first = self._streams[purpose]
@@ -86,7 +86,7 @@ class Draws:
     def _start_streams(self, purposes: list[str]) -> None:
         """Find the keys and counters of several purposes, and the first block of each, in one go.
 
-        The rounds are a hundred operations on next to nothing, so their number is what a step pays for.
+        The rounds are a hundred operations on tiny tensors, so a step pays for their number.
         """
         if self.id.shape != self.position.shape or self.id.ndim != 1:
             raise ValueError(
@@ -105,7 +105,7 @@ class Draws:
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Philox-4x32-10 of every counter under its key.
+    """Run Philox-4x32-10 on every counter under its key.
 
     counter: (..., 4) int64 and key: (..., 2) int64, each entry a 32-bit word; the leading shapes broadcast.
     Returns (..., 4) int64 of 32-bit words.
@@ -116,14 +116,14 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
 
 def scrambled(words: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of every uint64."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) to every uint64."""
     z = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
-    """A permutation of range(n), int64, that depends on nothing but the arguments.
+    """Return a permutation of range(n), int64, that depends on nothing but the arguments.
 
     The keys to sort by are 64-bit words of NumPy's Philox bit generator, whose raw stream is fixed by NumPy's
     compatibility policy (its `Generator.permutation` is not).
@@ -150,7 +150,7 @@ def _philox(counter: Sequence[Any], key: Sequence[Any]) -> tuple[Any, Any, Any, 
 
 
 def _words_of(numbers: Tensor) -> Any:
-    """The same memory in the form that `_philox` is fastest on."""
+    """View the memory in the form on which `_philox` is fastest."""
     return numbers.numpy().view(np.uint64) if numbers.device.type == "cpu" else numbers
 
 
@@ -159,7 +159,7 @@ def _tensor(words: Any) -> Tensor:
 
 
 def _column(numbers: list[int], like: Tensor) -> Any:
-    """(len(numbers), 1); sent without waiting for what the device is still to do, as `device=` would."""
+    """Return (len(numbers), 1); sent without waiting for queued work of the device, as `device=` would."""
     return _words_of(torch.tensor(numbers, dtype=torch.int64).to(like.device, non_blocking=True)[:, None])
 
 
@@ -168,12 +168,12 @@ def _arange(count: int, like: Tensor) -> Any:
 
 
 def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent normals from two 32-bit words; all 32 bits of `a` go into the radius, for the tails."""
+    """Return two independent normals from two 32-bit words; the radius takes all of `a`, for the tails."""
     radius = ((a.float() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
     angle = b.float() * (2 * math.pi * 2.0**-32)
     return radius * angle.cos(), radius * angle.sin_()
 
 
 def _hash(size: int, *parts: int | str) -> bytes:
-    """A hash of `size` bytes that is the same in every process and version (unlike `hash`)."""
+    """Hash to `size` bytes, the same in every process and version (unlike `hash`)."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=size).digest()

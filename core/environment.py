@@ -1,8 +1,8 @@
-"""How this process was started: the one reader of what launchers leave in the environment.
+"""How this process was started: the only reader of the environment variables of launchers.
 
-Launchers are our own (`processes=N`), torchrun, SLURM's `srun` and submitit's local executor; whoever sets
-RANK and WORLD_SIZE by hand is believed too. It lies below all rooms, since the lowest of them ask it: who
-speaks, which rank a fault is meant for. Nothing is kept between calls, as tests and workers change their
+Launchers are our own (`processes=N`), torchrun, SLURM's `srun` and submitit's local executor; RANK and
+WORLD_SIZE set by hand are taken too. This module lies below all rooms, since the lowest of them use it: who
+logs, which rank a fault is meant for. Nothing is kept between calls, as tests and workers change their
 environment.
 """
 
@@ -27,7 +27,7 @@ Starter = Literal["alone", "local", "torchrun", "srun", "submitit", "by hand"]
 
 @dataclass(frozen=True)
 class Place:
-    """Which of how many processes this is, and who started them.
+    """This process's rank among how many, and the launcher that started it.
 
     local_rank, local_size: the same on this node.
     """
@@ -40,12 +40,12 @@ class Place:
 
     @property
     def is_rank(self) -> bool:
-        """Whether somebody has started this process as one of several, so that it starts none itself."""
+        """Return whether a launcher started this process as one of several, so that it starts none itself."""
         return self.starter in ("local", "torchrun", "by hand") or self.size > 1
 
 
 def place() -> Place:
-    """This process's place. UserError where the launcher's variables contradict one another."""
+    """Return this process's place; UserError where the launcher's variables contradict one another."""
     environ = os.environ
     if "RANK" in environ or "WORLD_SIZE" in environ:
         starter: Starter = "by hand"
@@ -66,50 +66,50 @@ def place() -> Place:
 
 
 def rank() -> int:
-    """This process's rank, 0 for one that is alone."""
+    """Return this process's rank, 0 for a single process."""
     return place().rank
 
 
 def is_rank() -> bool:
-    """Whether somebody (our launcher, torchrun, srun) has started this process as one of several."""
+    """Return whether a launcher (our own, torchrun, srun) has started this process as one of several."""
     return place().is_rank
 
 
 def has_peers() -> bool:
-    """`is_rank` without a look at whether the launcher's variables fit together."""
+    """Return `is_rank` without checking that the launcher's variables fit together."""
     tasks = "SLURM_STEP_NUM_TASKS" if _is_step() else "SUBMITIT_LOCAL_NTASKS"
     return bool({"RANK", "WORLD_SIZE"} & set(os.environ)) or os.environ.get(tasks, "1") != "1"
 
 
 def node() -> str:
-    """The name of this node; SLURM's before the host's, which several of its nodes may share."""
+    """Return the name of this node; SLURM's before the host's, which several of its nodes may share."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def nodes() -> str:
-    """The nodes of this job, as SLURM writes them; this node outside of SLURM."""
+    """Return the nodes of this job, as SLURM writes them; this node outside of SLURM."""
     return os.environ.get("SLURM_JOB_NODELIST") or node()
 
 
 def slurm_job() -> str | None:
-    """The number of the SLURM job that this process is part of."""
+    """Return the number of the SLURM job that this process is part of."""
     return os.environ.get("SLURM_JOB_ID")
 
 
 def restarts() -> int:
-    """How often the launcher has started this command before: after a failure, or a requeue."""
+    """Return how often the launcher has started this command before: after a failure, or a requeue."""
     names = (RESTARTS, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return max(_number(name, 0) for name in names)
 
 
 def attempt() -> str | None:
-    """`JOB.RESTART` of a SLURM job, which names one start of it; None outside of SLURM."""
+    """Return `JOB.RESTART` of a SLURM job, which names one start of it; None outside of SLURM."""
     job = slurm_job()
     return f"{job}.{_number('SLURM_RESTART_COUNT', 0)}" if job else None
 
 
 def launch() -> str | None:
-    """What stays the same when a launcher runs its command again: SLURM's job, or torchrun's run.
+    """Return what stays the same when a launcher reruns its command: SLURM's job, or torchrun's run.
 
     None for torchrun without `--standalone` or `--rdzv-id`, which names no run.
     """
@@ -120,7 +120,7 @@ def launch() -> str | None:
 
 
 def meeting() -> str | None:
-    """The name that tasks started together share with nobody else; None where it is not known."""
+    """Return the name shared only by tasks started together; None where it is not known."""
     if _is_step():
         return f"{attempt()}.{os.environ['SLURM_STEP_ID']}"
     job = os.environ.get("SUBMITIT_LOCAL_JOB_ID")
@@ -128,12 +128,12 @@ def meeting() -> str | None:
 
 
 def master() -> tuple[str, int]:
-    """MASTER_ADDR and MASTER_PORT as a person set them; '' and 0 where they are not set."""
+    """Return MASTER_ADDR and MASTER_PORT as set by the user; '' and 0 where they are not set."""
     return os.environ.get("MASTER_ADDR", ""), _number("MASTER_PORT", 0)
 
 
 def end_time() -> float | None:
-    """When the scheduler will end this job, in seconds since 1970; None where that is not known."""
+    """Return when the scheduler will end this job, in seconds since 1970; None where that is not known."""
     for name in (END_TIME, "SLURM_JOB_END_TIME"):
         if text := os.environ.get(name):
             return float(text)
@@ -141,12 +141,12 @@ def end_time() -> float | None:
 
 
 def wants_preflight() -> bool:
-    """Whether our supervisor wants the nodes to be looked over before training."""
+    """Return whether our supervisor wants a preflight check of the nodes before training."""
     return bool(os.environ.get(PREFLIGHT))
 
 
 def threads() -> int:
-    """How many threads may compute in this process: the least that affinity and SLURM allow, at least 1.
+    """Return how many threads this process may compute in: the least of affinity and SLURM, at least 1.
 
     SLURM without a task plugin that binds lets a task of one CPU see all cores.
     """
@@ -169,23 +169,23 @@ def limit_threads() -> None:
 
 
 def local_rank_for_libraries() -> None:
-    """Set LOCAL_RANK where nobody has: DeepSpeed reads it."""
+    """Set LOCAL_RANK where it is not set: DeepSpeed reads it."""
     os.environ.setdefault("LOCAL_RANK", str(place().local_rank))
 
 
 def become_worker(number: int) -> None:
-    """Say in a worker process of a job which one it is: only the first speaks."""
+    """Record which worker process of a job this is: only the first one logs."""
     os.environ["RANK"] = str(number)
 
 
 def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that is to be alone, whoever started this one."""
+    """Return the environment of a process that is to be alone, whoever started this one."""
     named = re.compile(r"(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|(MASTER_|TORCHELASTIC_|SLURM_|SUBMITIT_).*")
     return {name: value for name, value in environ.items() if not named.fullmatch(name)}
 
 
 def of_local_rank(number: int, processes: int, port: int) -> dict[str, str]:
-    """The environment of one of our launcher's ranks: torch's `env://`, whose store the launcher hosts."""
+    """Return the environment of one of our launcher's ranks: torch's `env://`, with the launcher's store."""
     return {
         "OMP_NUM_THREADS": str(max(1, threads() // processes)),
         **os.environ,
@@ -202,7 +202,7 @@ def of_local_rank(number: int, processes: int, port: int) -> dict[str, str]:
 
 
 def is_last_torchrun_attempt() -> bool:
-    """Whether this is the first rank on its node under a torchrun that will not start the ranks again."""
+    """Return whether this is a node's first rank, under a torchrun that will not start the ranks again."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or PARENT in os.environ:
         return False
     count, most = _number("TORCHELASTIC_RESTART_COUNT", 0), _number("TORCHELASTIC_MAX_RESTARTS", 0)
@@ -214,7 +214,7 @@ def _is_step() -> bool:
 
 
 def _slurm_place() -> Place:
-    """The place of a task of `srun`; UserError unless every node has as many tasks.
+    """Return the place of a task of `srun`; UserError unless every node has as many tasks.
 
     A job that was requeued and shrunk keeps the SLURM_NTASKS of its first start, and its ranks would not be
     one on each GPU.
@@ -233,7 +233,7 @@ def _slurm_place() -> Place:
 
 
 def _expanded(text: str) -> list[int]:
-    """SLURM's `2(x3),1` is [2, 2, 2, 1]."""
+    """Expand SLURM's `2(x3),1` to [2, 2, 2, 1]."""
     found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(count) for count, times in found for _ in range(int(times or 1))] or [1]
 

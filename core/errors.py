@@ -19,7 +19,7 @@ PEER_LOST = 76
 
 
 class UserError(ValueError):
-    """A person's mistake, found before or while work starts; exit status 2.
+    """A user's mistake, found before or while work starts; exit status 2.
 
     `UserError("engine.zero_stage", 4, "0, 1, 2 or 3")` reads `engine.zero_stage=4: expected 0, 1, 2 or 3`.
     With one argument the text is shown as it is.

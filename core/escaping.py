@@ -1,4 +1,4 @@
-"""Texts that others wrote, made safe to show: what acts on a terminal, or turns the reading, is spelled out.
+"""Escape untrusted text before it is shown: control characters and direction marks are spelled out.
 
 A caption, a file name or a class may hold escape sequences, which move the cursor, set a title or type for
 the person, and marks that show text backwards. `core.terminal` passes all that is printed through `escaped`,

@@ -23,7 +23,7 @@ MEETING_PREFIX = ".meeting-"  # where ranks find each other; core/distributed/re
 
 
 def cache_folder() -> Path:
-    """What this user's runs keep for one another: LONGTAKE_CACHE, else `longtake` in the cache folder."""
+    """Return the cache folder of this user's runs: LONGTAKE_CACHE, else `longtake` in the cache folder."""
     if named := os.environ.get("LONGTAKE_CACHE"):
         return Path(named)
     try:
@@ -33,12 +33,12 @@ def cache_folder() -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """A sibling of `path` that no reader takes for a published file."""
+    """Return a sibling of `path` that no reader takes for a published file."""
     return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
 
 
 def instead(path: Path) -> str:
-    """What to add to an error about a folder: nothing, a file or an empty folder is there; else ''."""
+    """Return an addition to an error about a folder: nothing, a file or an empty folder is there; else ''."""
     if not path.is_dir():
         return "; this is a file" if path.exists() else f"; nothing is there{_hub_hint(path)}"
     return "" if published(path) else "; this folder is empty"
@@ -89,7 +89,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` for `open`: OSError for a pipe, device or socket, which a plain open may wait for."""
+    """Open for `open` as its `opener`: OSError for a pipe, device or socket, where a plain open may wait."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         _require_regular(os.fstat(descriptor), path)
@@ -105,7 +105,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def require_regular(path: Path) -> None:
-    """OSError unless a library can open `path` without waiting: for those that take names alone."""
+    """Raise OSError unless a library can open `path` without waiting: for those that take names alone."""
     _require_regular(os.stat(path), str(path))
 
 
@@ -126,7 +126,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as of `read_bytes`."""
+    """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as in `read_bytes`."""
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8").read()
 
 
@@ -145,7 +145,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        # "x": whoever foresaw the name could have put a link there
+        # "x": a link may have been placed under a guessed name
         with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
@@ -168,7 +168,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_once(path: Path, value: Any) -> None:
-    """`write_json` where nothing is there yet; of processes that do so at once the first one's file stays."""
+    """Call `write_json` where there is no file yet; of concurrent processes the first one's file stays."""
     mine = temporary_name(path)
     try:
         write_json(mine, value)
@@ -180,17 +180,17 @@ def write_json_once(path: Path, value: Any) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits."""
+    """Return the file's SHA-256 as 64 hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 over the canonical JSON of `value`: equal content gives equal fingerprints."""
+    """Return the SHA-256 of the canonical JSON of `value`: equal content gives equal fingerprints."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def canonical(value: Any) -> bytes:
-    """The JSON of `value` in its one form: sorted keys, no spaces, UTF-8."""
+    """Return the JSON of `value` in its one form: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()

@@ -1,4 +1,4 @@
-"""When Python looks for garbage: not while a program starts."""
+"""When Python collects garbage: not while a program starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def none_expected() -> Iterator[None]:
-    """Around imports: nothing is collected meanwhile, and what exists then is never looked at again.
+    """Suspend garbage collection during imports, and exempt all objects that exist at the end from it.
 
     A training run imports half a million objects that all stay. Python would look at them a dozen times while
     they come in and at every full collection afterwards; that is a tenth of the start, and finds nothing.

@@ -1,4 +1,4 @@
-"""The log of a run: what this process says, with time, level and rank, in a file of its own.
+"""The log of a run: its messages with time, level and rank, in a file of the run's folder.
 
 What `core.progress.say` and the last lines of a rank show goes to the standard library's logger `longtake`
 too. The terminal sees what it always saw; the run's folder gets `logs/rank-0.log`, which later starts
@@ -34,7 +34,7 @@ def note(text: str, level: int = logging.INFO) -> None:
 def note_last(text: str, *, failed: bool = False) -> None:
     """Write a text to the log as `note` does, without waiting long: the process is to end.
 
-    failed: whether it tells of an error.
+    failed: whether it reports an error.
     """
     level = logging.ERROR if failed else logging.INFO
     thread = threading.Thread(target=note, args=(text, level), daemon=True)
@@ -58,7 +58,7 @@ def keep_in(folder: Path, rank: int, head: str) -> None:
 
 
 def leave() -> None:
-    """Close the file; what is said from now on waits for another one."""
+    """Close the file; later lines wait for another one."""
     _send_to(_Waiting())
 
 
@@ -126,7 +126,7 @@ class _Waiting(logging.Handler):
 
     @property
     def records(self) -> list[logging.LogRecord]:
-        """The lines, after one that tells of those that were not kept."""
+        """Return the lines, after one that counts those that were not kept."""
         lost = f"{self._lost} lines before this are not kept, since more than {KEPT} came"
         return [*([_record(lost, logging.WARNING)] if self._lost else []), *self._records]
 

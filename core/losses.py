@@ -1,4 +1,4 @@
-"""What the trainer minimises, and what it gets of it."""
+"""The loss interface: an Objective returns per-sample Losses."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Losses(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """A loss to minimise."""
 
     def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
-        """The loss of every sample of a micro-batch."""
+        """Return the loss of every sample of a micro-batch."""
         ...

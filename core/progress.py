@@ -1,4 +1,4 @@
-"""Progress for a person: how far, how fast, how long still; one line on a terminal, plain lines elsewhere."""
+"""Progress for a person: count, rate and time left; one line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_PERIOD_S = 5.0
 def say(text: str) -> None:
     """Print a plain line on standard error, and log it; only rank 0 speaks."""
     if _speaks():
-        from core import log  # here, since to show help or a plan takes no log
+        from core import log  # imported here, since showing help or a plan needs no log
 
         log.note(text)
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())
@@ -66,7 +66,7 @@ class Progress:
             self._show(self.line if kind else self.last_line, end="\n")
 
     def line(self) -> str:
-        """`encode: 120/1000 samples (12 %), 40.1/s, 22 s left, loss 0.1`."""
+        """Format as `encode: 120/1000 samples (12 %), 40.1/s, 22 s left, loss 0.1`."""
         rate = self._rate()
         parts = [f"{self.what}: {self.count}/{self.total} {self.unit} ({self._percent()} %)", f"{rate:.3g}/s"]
         if rate > 0:
@@ -74,7 +74,7 @@ class Progress:
         return ", ".join([*parts, *filter(None, [self._note])])
 
     def last_line(self) -> str:
-        """`encode: 1000 samples in 25 s, 40.1/s, loss 0.1`; of a continued job its own, `1000 in all`."""
+        """Format as `encode: 1000 samples in 25 s, 40.1/s, loss 0.1`; continued, also `1000 in all`."""
         taken = duration(self._clock() - self._start)
         done = counted(self.count - self._first, self.unit.removesuffix("s"))
         total = f"{self.count} in all" if self._first else ""
@@ -85,7 +85,7 @@ class Progress:
         return 100 * self.count // self.total if self.total else 100
 
     def _rate(self) -> float:
-        """Units a second since the start."""
+        """Return units a second since the start."""
         passed = self._clock() - self._start
         return (self.count - self._first) / passed if passed > 0 else 0.0
 
@@ -102,12 +102,12 @@ class Progress:
 
 
 def counted(n: int, thing: str) -> str:
-    """`1 shard`, `3 shards`."""
+    """Format as `1 shard`, `3 shards`."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def duration(seconds: float) -> str:
-    """`3.2 s`, `45 s`, `12 min 5 s`, `3 h 7 min`."""
+    """Format seconds as `3.2 s`, `45 s`, `12 min 5 s`, `3 h 7 min`."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""What a checkpoint notes of a record, and whether the file still begins with it.
+"""A checkpoint's note on the length and hash of a record, to check that the file still begins with it.
 
 A CRC-32 can be carried on from its value alone, so a run that continues need not read what it wrote before.
 """
@@ -32,7 +32,7 @@ class Tally:
     last: int = 0
 
     def after(self, data: bytes | memoryview) -> Tally:
-        """Return that of a record that goes on with `data`; `last` is not carried on."""
+        """Return the tally of a record that goes on with `data`; `last` is not carried on."""
         crc = zlib.crc32(data, self.crc)
         return replace(self, size=self.size + len(data), rows=self.rows + bytes(data).count(b"\n"), crc=crc)
 
@@ -42,7 +42,7 @@ class Tally:
 
     @classmethod
     def read(cls, noted: Any) -> Self | None:
-        """Return what `noted` gave; None of an earlier version, which noted the bytes alone."""
+        """Return the tally that `noted` gave; None of an earlier version, which noted the bytes alone."""
         names = {field.name for field in fields(cls)}
         if not isinstance(noted, Mapping) or noted.keys() != names:
             return None
@@ -50,7 +50,7 @@ class Tally:
 
 
 def carried_on(tally: Tally, file: IO[bytes], stop: int) -> Tally:
-    """Return the tally of the first `stop` bytes of a file that begins with what `tally` is of."""
+    """Return the tally of the first `stop` bytes of a file that begins with this tally's bytes."""
     file.seek(tally.size)
     while tally.size < stop and (data := file.read(min(CHUNK, stop - tally.size))):
         tally = tally.after(data)
@@ -64,7 +64,7 @@ def last_block(file: IO[bytes], stop: int) -> int:
 
 
 def end_differs(path: Path, noted: Tally) -> str:
-    """Say how the end of what was noted differs in the file; "" where it does not, or is not there."""
+    """Return how the end of the noted bytes differs in the file; "" where it does not, or is missing."""
     if not path.exists():
         return "it is missing" if noted.size else ""
     with open(path, "rb", opener=regular) as file:
@@ -76,7 +76,7 @@ def end_differs(path: Path, noted: Tally) -> str:
 
 
 def whole_differs(noted: Tally, found: Tally) -> str:
-    """Say how a file that was read differs from what was noted; "" where it does not."""
+    """Return how a file that was read differs from the noted one; "" where it does not."""
     if (found.size, found.rows, found.crc) == (noted.size, noted.rows, noted.crc):
         return ""
     if found.rows != noted.rows:

@@ -1,4 +1,4 @@
-"""The writer of a run's record: it survives a full disk, a kill in the middle of a line and a second writer.
+"""The writer of a run's record, safe against a full disk, a kill within a line and a second writer.
 
 The owner of a run knows how long it has made a record. So whatever lies beyond that length when it writes is
 not part of the record: a piece of a line that did not fit on the disk, or rows of an older attempt on another
@@ -38,7 +38,7 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.own("", lambda: None, None)
-        self._end: int | None = None  # of the record; None until the file was looked at
+        self._end: int | None = None  # the end of the record; None until the file was looked at
         self._waiting: deque[bytes] = deque()
         self._lost, self._problem = 0, ""
 
@@ -52,7 +52,7 @@ class RecordWriter:
 
     @property
     def size(self) -> int:
-        """Bytes of the record on disk."""
+        """Return the bytes of the record on disk."""
         return self._end or 0
 
     def tally(self) -> Tally | None:
@@ -65,12 +65,12 @@ class RecordWriter:
         return None  # the next checkpoint notes it
 
     def take_tally(self, tally: Tally, since: object) -> None:
-        """Go on from a tally of the beginning of the file, unless the record has gone back `since` then."""
+        """Go on from a tally of the beginning of the file, unless the record has gone back since `since`."""
         if self._tally is None and self.stand is since:
             self._tally = tally
 
     def watch(self) -> None:
-        """Notice within WATCH_S that another attempt has taken the run over: WorkError. Called every step."""
+        """Raise WorkError within WATCH_S after another attempt has taken the run over; call it every step."""
         if time.monotonic() - self._watched >= WATCH_S:
             self._require_owner()
             self._watched = time.monotonic()
@@ -86,7 +86,7 @@ class RecordWriter:
         self._write()
 
     def sync(self) -> str:
-        """Wait until the disk has all rows; return what keeps it from that, "" for nothing."""
+        """Wait until the disk has all rows; return the reason why it does not take them, "" for none."""
         self._write()
         if not self._problem and self._end:
             try:
@@ -114,7 +114,7 @@ class RecordWriter:
         return list(iterate(self.path, self._boundary(step)))
 
     def rewind(self, step: int, keeps: Callable[[Row], bool] | None = None) -> None:
-        """Go back to after `step` steps: of the rows beyond only those stay that `keeps` is true of.
+        """Go back to after `step` steps: of the rows beyond, keep only those for which `keeps` is true.
 
         A last line that was cut off goes as well. How much is read does not depend on the record's length.
         """
@@ -149,7 +149,7 @@ class RecordWriter:
         with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if self.vouched is not None and self.vouched > size:
-                if self.noted is None:  # else it was said when all that is noted was compared
+                if self.noted is None:  # else the comparison of everything noted has already reported it
                     say(f"warning: {self.path} has lost {self.vouched - size} bytes since its last save")
             elif self.vouched is not None and _ends_line(file, self.vouched):
                 return self.vouched
@@ -159,7 +159,7 @@ class RecordWriter:
         return 0
 
     def _write(self) -> None:
-        """Write what waits; cut off what another wrote."""
+        """Write the rows that wait; cut off what another attempt wrote."""
         if not self._waiting and not self.path.exists():
             return
         self._require_owner()

@@ -1,4 +1,4 @@
-"""Records: files of one JSON object a line (`.jsonl`) that grow at the end, and how they are read.
+"""Records: append-only files of one JSON object a line (`.jsonl`), and how they are read.
 
 A record outlives what happens to its file. A line that a kill or a power loss cut off is dropped, a line that
 is no JSON object is passed over, and both are said. Readers that need the end of a record read it from the
@@ -45,7 +45,7 @@ def encode(row: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> Row | None:
-    """Return the row of a line, None where it is no JSON object, or what it calls its step is none."""
+    """Return the row of a line; None where it is no JSON object, or its step is not a number of steps."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -121,7 +121,7 @@ def read_from(path: Path, start: int) -> tuple[list[Row], int]:
 def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:
     """Yield the whole lines that end at byte `stop` or before it, the last first, reading block by block."""
     stop = end_of_lines(file, stop)
-    begin, text = stop, b""  # of the piece of the file that is in memory; it ends at `stop`
+    begin, text = stop, b""  # the start of the piece in memory, which ends at `stop`
     while stop > 0:
         newline = text.rfind(b"\n", 0, len(text) - 1)
         if newline < 0 and len(text) > LONGEST:
@@ -164,7 +164,7 @@ def end_of_lines(file: IO[bytes], stop: int) -> int:
 
 
 def _skip_line(file: IO[bytes]) -> bool:
-    """Read on to the end of a line; whether it has one."""
+    """Read on to the end of a line; return whether it has one."""
     while piece := file.readline(LONGEST):
         if piece.endswith(b"\n"):
             return True

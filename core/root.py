@@ -1,4 +1,4 @@
-"""Where this code lies: the folder with its top-level packages, and how another Python comes to import it."""
+"""The root of this code: the folder with its top-level packages, and the path by which it is imported."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The one place that writes to standard output and standard error, and never fails for them.
+"""The only writer to standard output and standard error, which never fails because of them.
 
-Whoever reads what a job says may go away: a terminal closes, a pipe's reader ends or stops reading, the disk
-of a log file fills up. The job's own files are its record, so it goes on; what nobody could take is counted,
-and said where it is missing once something gets through again.
+The reader of a job's output may go away: a terminal closes, a pipe's reader ends or stops reading, the disk
+of a log file fills up. The job's own files are its record, so it goes on; lost lines are counted, and
+reported where they are missing once something gets through again.
 
 Texts may hold what others wrote, so their control characters are spelled out (`core.escaping`).
 """
@@ -31,13 +31,13 @@ Name = Literal["stdout", "stderr"]
 
 
 class _Output:
-    """What is known of one of the two streams: how many lines it did not take, and why."""
+    """The state of one of the two streams: how many lines it did not take, and why."""
 
     def __init__(self) -> None:
         self.lost, self.reason, self._is_stuck = 0, "", False
 
     def write(self, stream: IO[str] | None, text: str) -> bool:
-        """Write and flush `text`; whether all of it was taken."""
+        """Write and flush `text`; return whether all of it was taken."""
         try:
             if stream is None:
                 raise OSError(errno.EBADF, "closed")
@@ -88,7 +88,7 @@ _OUTPUTS: dict[Name, _Output] = {"stdout": _Output(), "stderr": _Output()}
 
 
 def tell(text: str, *, to: Name = "stderr", end: str = "\n", clear: bool = False) -> bool:
-    """Write a line that matters less than the work that it tells of; whether it got through.
+    """Write a line that matters less than the work that it reports; return whether it got through.
 
     clear: wipe the line of a terminal first.
     """
@@ -96,9 +96,9 @@ def tell(text: str, *, to: Name = "stderr", end: str = "\n", clear: bool = False
 
 
 def deliver(text: str, *, end: str = "\n") -> None:
-    """Write what a job was asked for on standard output; OSError where that does not take it.
+    """Write a job's result to standard output; OSError where that does not take it.
 
-    Past the stream's own buffer, which would be written once more when the interpreter ends.
+    Bypasses the stream's own buffer, which would be written once more when the interpreter ends.
     """
     stream = sys.stdout
     if stream is None:
@@ -115,7 +115,7 @@ def deliver(text: str, *, end: str = "\n") -> None:
 
 
 def is_terminal() -> bool:
-    """Whether standard error is a terminal."""
+    """Return whether standard error is a terminal."""
     try:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed
@@ -190,7 +190,7 @@ class _Surviving(io.RawIOBase):
 
 
 def _surviving(name: Name, stream: IO[str]) -> IO[str]:
-    """A text stream in front of a descriptor; one without a descriptor, as of a test, is left as it is."""
+    """Return a text stream in front of a descriptor; one without, as in a test, is left as it is."""
     descriptor = _descriptor(stream)
     if descriptor is None:
         return stream

@@ -1,4 +1,4 @@
-"""Somebody else's models, read by somebody else's library, which may raise anything at a damaged file."""
+"""Reading third-party models with third-party libraries, which may raise any error at a damaged file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.errors import EndedEarly, UserError, WorkError
 
 @contextmanager
 def read_by_library(folder: Path, what: str) -> Iterator[None]:
-    """Have whatever the block raises say, as a WorkError of one line, that the folder holds no such thing.
+    """Turn any error in the block into a one-line WorkError that says what the folder does not hold.
 
     `tokenizers` raises plain Exception, and transformers and diffusers compute with the numbers of a
     configuration before anything has looked at them.

@@ -1,4 +1,4 @@
-"""Begin a network from the weights of another one: what is taken, what is fitted, what is new.
+"""Begin a network from the weights of another one: tensors that are copied, adapted or new.
 
 The two networks are of one kind. Fields of their configurations may differ only as the network allows: those
 in its `unweighted`, on which no weight depends, and those that tags on its parameters name:
@@ -84,7 +84,7 @@ class Transfer:
             tensors[name].detach().copy_(fit_places(state[name], shape))
 
     def require_state(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """WorkError unless `state` has the other network's tensors; UserError where one is not finite."""
+        """Raise WorkError unless `state` has the other network's tensors, UserError if one is not finite."""
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if odd := sorted(set(found.items()) ^ set(self.there.items())):
             raise WorkError(f"{origin} does not fit its configuration: {odd[0][0]} is {odd[0][1]}")
@@ -93,7 +93,7 @@ class Transfer:
                 raise UserError(f"{origin} has numbers that are not finite, the first in {name}")
 
     def lines(self) -> list[str]:
-        """Say what becomes of all tensors, in a line for each way; names beyond a few are counted."""
+        """Describe what becomes of all tensors, in a line for each way; names beyond a few are counted."""
         count = len(self.taken) + len(self.classes) + len(self.places) + len(self.new)
         found = [f"{len(self.taken)} of {count} tensors are taken as they are"]
         if self.classes and self.rows:
@@ -112,15 +112,15 @@ class Transfer:
         return found
 
     def record(self) -> dict[str, Any]:
-        """What a run keeps of it, as plain JSON values."""
+        """Return a run's record of it, as plain JSON values."""
         fitted = {"classes": self.classes, "places": list(self.places)}
         return {"taken": len(self.taken), **fitted, "new": list(self.new), "left": list(self.left)}
 
 
 def plan_transfer(ours: Buildable, theirs: Buildable, origin: str, rows: Rows | None = None) -> Transfer:
-    """How a network of `ours` comes from the tensors of one of `theirs`, of which only shapes are needed.
+    """Plan a network of `ours` from the tensors of one of `theirs`, of which only shapes are needed.
 
-    origin: where that one lies, for messages.  rows: where both have a table of classes.
+    origin: where that one is stored, for messages.  rows: where both have a table of classes.
     UserError names all fields in which the networks may not differ, and the first tensor that does not fit.
     """
     if ours.kind != theirs.kind:
@@ -169,7 +169,7 @@ class _Matching:
 
 
 def _may_differ(path: str, values: tuple[Any, Any], here: nn.Module, there: nn.Module) -> bool:
-    """Whether networks that differ in this field can still share weights."""
+    """Return whether networks that differ in this field can still share weights."""
     field, (was, now) = path.partition(".")[0], values
     if field == "preset" or field in getattr(here, "unweighted", ()):
         return True  # what a preset stands for is compared field by field
@@ -197,7 +197,7 @@ def _refusal(
 
 
 def class_rows(ours: Sequence[str], theirs: Sequence[str], count: int, count_there: int) -> Rows:
-    """Where each row of a table of `count` classes comes from in one of `count_there`.
+    """Find the row of a table of `count_there` classes from which each row of one of `count` comes.
 
     ours, theirs: names by label, of fewer classes than there are rows, or none. Without names here rows keep
     their labels. The row of a class that the other network did not know is that of no class.
@@ -217,7 +217,7 @@ def class_rows(ours: Sequence[str], theirs: Sequence[str], count: int, count_the
 
 
 def fit_places(table: Tensor, shape: Sequence[int]) -> Tensor:
-    """(T, H, W, D) resized to `shape`: bicubic over rows and columns, then linear over frames."""
+    """Resize (T, H, W, D) to `shape`: bicubic over rows and columns, then linear over frames."""
     frames, height, width = shape[:3]
     rows = rearrange(table.float(), "t h w d -> t d h w")
     if (height, width) != tuple(rows.shape[2:]):
@@ -231,7 +231,7 @@ def fit_places(table: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def has_learned_places(config: Buildable) -> bool:
-    """Whether a network has a learned table of places."""
+    """Return whether a network has a learned table of places."""
     with shapes_only():
         return any(hasattr(parameter, "places") for parameter in config.build().parameters())
 

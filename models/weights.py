@@ -1,4 +1,4 @@
-"""Weights are known by a hash; a network's shapes can be had without any."""
+"""Hash weights, and build a network's shapes without any weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of weights on the CPU."""
+    """Return the SHA-256 of names, types, shapes and bytes of weights on the CPU."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -28,13 +28,13 @@ def add_bytes(digest: Any, tensor: Tensor) -> None:
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Networks made meanwhile lie on torch's meta device: shapes without memory, and nothing is drawn."""
+    """Make networks within the block on torch's meta device: shapes without memory, and nothing is drawn."""
     with torch.device("meta"), _NothingDrawn():
         yield
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """To draw normal numbers on the meta device torch loads its compiler, which takes a second."""
+    """Skips drawing on the meta device, for which torch loads its compiler, which takes a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.init.normal_:

@@ -22,7 +22,7 @@ from core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """Which averages of the weights are kept; the first is the one that sampling uses."""
+    """Which averages of the weights to keep; sampling uses the first one."""
 
     decay: float = setting(0.9999, "what remains of the average in one update", low=0.0, high=1.0)
     extra_decays: tuple[float, ...] = setting((), "further averages, kept at the same time")
@@ -55,20 +55,20 @@ class EmaConfig:
 
     @property
     def names(self) -> list[str]:
-        """How the averages are called in checkpoints; the main one first."""
+        """Return the names of the averages in checkpoints, the main one first."""
         return [f"{decay:g}" for decay in (self.decay, *self.extra_decays)] + list(self.widths)
 
     @property
     def widths(self) -> dict[str, float]:
-        """The relative width of each power average, by its name."""
+        """Return the relative width of each power average, by its name."""
         return {f"sigma-{width:g}": width for width in self.power_widths}
 
 
-FAINT = 0.05  # of the random start left in an average: less does not show
+FAINT = 0.05  # a smaller share of the random start in an average does not show
 
 
 def require_updates(config: EmaConfig, steps: int) -> None:
-    """UserError where a run of `steps` steps never touches its averages, or never copies the power ones."""
+    """Raise UserError where `steps` steps never update the averages, or never copy the power ones."""
     if config.every > steps:
         raise UserError("every", config.every, f"at most trainer.steps={steps}, or no average is touched")
     if config.power_widths and config.snapshot_every > steps:
@@ -92,7 +92,7 @@ def weak_averages(config: EmaConfig, steps: int, start_is: str = "the random sta
 
 
 def start_share(decay: float, updates: int, warmup: float) -> float:
-    """What is left of the start in an average after so many updates: the product of what each one leaves."""
+    """Return the weight of the initial parameters in an average after `updates` updates."""
     n = np.arange(1, updates + 1, dtype=np.float64)
     kept = np.minimum(decay, n / (n + warmup)) if warmup > 0 else np.full(updates, decay)
     return float(np.exp(np.log(kept).sum())) if kept.all() else 0.0
@@ -122,7 +122,7 @@ class Ema:
             torch._foreach_lerp_(averages, sources, 1.0 - self._kept[name](updates))
 
     def record(self, updates: int) -> dict[str, Any]:
-        """What a reader of checkpoints must know of the averages after `updates` updates.
+        """Return what a reader of checkpoints must know of the averages after `updates` updates.
 
         ema: all names, the main one first.  ema_widths: the power averages' widths.  ema_updates: the update
         that they saw last, the time of their profiles.
@@ -141,6 +141,6 @@ def _power(width: float, config: EmaConfig) -> Callable[[int], float]:
 
 
 def remaining(decay: float, updates: int, every: int, warmup: float) -> float:
-    """What the `every` updates that end with number `updates` leave of the average before them."""
+    """Return the factor that the last `every` of `updates` updates leave on the average before them."""
     steps = range(updates - every + 1, updates + 1)
     return math.prod(min(decay, n / (n + warmup)) if warmup > 0 else decay for n in steps)

@@ -25,7 +25,7 @@ class Snapshot:
 
 
 def gamma_of_width(sigma_rel: float) -> float:
-    """The exponent whose profile has the standard deviation `sigma_rel` * t (0 < sigma_rel < 0.288)."""
+    """Return the exponent whose profile has standard deviation `sigma_rel` * t (0 < sigma_rel < 0.288)."""
     if not 0 < sigma_rel < WIDEST:
         raise ValueError(f"sigma_rel={sigma_rel}: expected above 0 and below {WIDEST:.3f}")
     inverse = sigma_rel**-2
@@ -33,12 +33,12 @@ def gamma_of_width(sigma_rel: float) -> float:
 
 
 def width_of_gamma(gamma: float) -> float:
-    """The relative standard deviation of a profile."""
+    """Return the relative standard deviation of a profile."""
     return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
 def decay(gamma: float, step: int, every: int = 1) -> float:
-    """What remains of the average at update `step` (1, 2, ...) of one in every `every` steps.
+    """Return the decay at update `step` (1, 2, ...) of an average that is updated every `every` steps.
 
     The product of single decays (1 - 1/t)^(gamma + 1) telescopes, so skipping updates needs no correction.
     """
@@ -46,7 +46,7 @@ def decay(gamma: float, step: int, every: int = 1) -> float:
 
 
 def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> np.ndarray:
-    """Factors of the snapshots whose sum is closest to the target's profile in least squares (algorithm 3).
+    """Return snapshot factors whose sum fits the target's profile best in least squares (algorithm 3).
 
     Snapshots taken after the target's step are refused: their profiles hold weights the target has not seen.
     """
@@ -54,13 +54,13 @@ def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> n
         raise ValueError(f"expected snapshots up to step {target.step}, got {[s.step for s in snapshots]}")
     gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots])
     wanted = np.array([inner_product(a, target) for a in snapshots])
-    scale = 1 / np.sqrt(np.diag(gram))  # to unit profiles: late and early ones differ by magnitudes
+    scale = 1 / np.sqrt(np.diag(gram))  # scales to unit profiles: late and early ones differ by magnitudes
     solution, *_ = np.linalg.lstsq(gram * scale[:, None] * scale, wanted * scale, rcond=1e-12)
     return solution * scale
 
 
 def profile_error(snapshots: Sequence[Snapshot], target: Snapshot, factors: np.ndarray) -> float:
-    """How far the weighted sum of the snapshots is from the target's profile, relative to its norm."""
+    """Return the distance of the weighted snapshots' sum from the target's profile, relative to its norm."""
     gram = np.array([[inner_product(a, b) for b in snapshots] for a in snapshots])
     shared = np.array([inner_product(a, target) for a in snapshots])
     own = inner_product(target, target)
@@ -68,7 +68,7 @@ def profile_error(snapshots: Sequence[Snapshot], target: Snapshot, factors: np.n
 
 
 def inner_product(a: Snapshot, b: Snapshot) -> float:
-    """The integral over tau of two profiles' product, in logarithms, since t^gamma overflows."""
+    """Integrate the product of two profiles over tau, in logarithms, since t^gamma overflows."""
     log_value = (
         math.log(a.gamma + 1)
         + math.log(b.gamma + 1)

@@ -1,1 +1,1 @@
-"""Checkpoints: named tensors in ranges, whole or absent, for any ZeRO stage on any number of ranks."""
+"""Checkpoints: ranges of named tensors, whole or absent, for any ZeRO stage and number of ranks."""

@@ -1,6 +1,6 @@
 """An export: one set of whole weights as a plain safetensors file, in place of a run's checkpoints.
 
-`model.safetensors` is the file, and `export.json` beside it says what these weights are. Like a checkpoint's
+`model.safetensors` holds the weights, and `export.json` beside it says what they are. Like a checkpoint's
 manifest it lists all files of the folder with size and SHA-256, and has a SHA-256 of itself.
 """
 
@@ -22,11 +22,11 @@ from core.reading.json_files import Malformed
 from core.reading.json_schema import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
-VERSION = 2  # 1 listed the weights alone
+VERSION = 2  # version 1 listed the weights alone
 
 
 class _Record(TypedDict):
-    """What `export.json` says.  average: its name, None for raw weights.  trained: names of parameters."""
+    """The content of `export.json`.  average: its name, None for raw weights.  trained: parameters."""
 
     checkpoint: str
     weights: str
@@ -41,12 +41,12 @@ class _Record(TypedDict):
 
 
 def is_export(folder: Path) -> bool:
-    """Whether this is the folder of an export."""
+    """Return whether `path` is the folder of an export."""
     return (folder / EXPORTED_WEIGHTS).is_file() or (folder / EXPORT).is_file()
 
 
 def finish(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the weights beside what lies in `folder` already, then `export.json`; returns its content.
+    """Write the weights beside what lies in `folder` already, then `export.json`; return its content.
 
     record: plain JSON values that say what the weights are.
     """
@@ -60,7 +60,7 @@ def finish(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, Any])
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `export.json` says; DamagedCheckpoint if it is missing or altered, WorkError if it is too old."""
+    """Return the content of `export.json`; DamagedCheckpoint if missing or altered, WorkError if too old."""
     path = folder / EXPORT
     try:
         record = json_files.read(path, dict[str, Any])
@@ -82,6 +82,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """The weights of an export, if they are those that its record tells of."""
+    """Return the weights of an export, once they match its record."""
     require_as_written(folder / EXPORTED_WEIGHTS, read_record(folder)["files"][EXPORTED_WEIGHTS], EXPORT)
     return load_tensors(folder / EXPORTED_WEIGHTS)

@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, and how its parts are called.
+"""The layout of a checkpoint folder and the names of its parts.
 
 `checkpoints/step-XXXXXXXX.ATTEMPT/`
 
@@ -42,14 +42,14 @@ class DamagedCheckpoint(WorkError):
 
 
 class Recorded(TypedDict):
-    """A `FileRecord` as JSON has it."""
+    """A `FileRecord` in JSON form."""
 
     size: Count
     sha256: str
 
 
 class Layout(TypedDict):
-    """What a manifest says of a network."""
+    """The part of a manifest about one network."""
 
     kinds: list[str]
     shapes: dict[str, list[Count]]
@@ -57,7 +57,7 @@ class Layout(TypedDict):
 
 
 class Manifest(Layout):
-    """What `manifest.json` says."""
+    """The content of `manifest.json`."""
 
     format: int
     step: Count
@@ -69,7 +69,7 @@ class Manifest(Layout):
 
 
 class State(TypedDict):
-    """What any reader of `state.json` needs; the rest is for those who wrote it.  ema: names of averages."""
+    """The entries of `state.json` that every reader needs.  ema: names of averages."""
 
     step: Count
     updates: Count
@@ -94,7 +94,7 @@ class FileRecord:
 
 
 def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MANIFEST) -> None:
-    """DamagedCheckpoint unless the file is as its record (`size`, `sha256`) in the file `said_by` says."""
+    """Raise DamagedCheckpoint unless the file matches its record (`size`, `sha256`) in the file `said_by`."""
     if not path.exists():
         raise DamagedCheckpoint(f"{path} is missing")
     if (size := path.stat().st_size) != record["size"]:
@@ -104,49 +104,49 @@ def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MAN
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with its `sha256`: the fingerprint of all else in it."""
+    """Return the manifest with its `sha256`: the fingerprint of everything else in it."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return {**rest, "sha256": fingerprint(rest)}
 
 
 def tensors_name(rank: int) -> str:
-    """The file with a rank's ranges."""
+    """Return the name of the file with a rank's ranges."""
     return f"rank-{rank:05d}.safetensors"
 
 
 def receipt_name(rank: int) -> str:
-    """The file in which a rank says what it wrote."""
+    """Return the name of a rank's receipt, which lists the files that it wrote."""
     return f"rank-{rank:05d}.json"
 
 
 def ema_kind(name: str) -> str:
-    """The kind under which the average `name` is stored."""
+    """Return the kind under which the average `name` is stored."""
     return f"ema-{name}"
 
 
 def of_network(network: str, text: str) -> str:
-    """A kind, or another word for a part of a network, as it is told from that of the other networks."""
+    """Prefix a kind, or a name of another part, with its network's name; the main network has none."""
     return f"{network}:{text}" if network else text
 
 
 def key(kind: str, name: str, start: int) -> str:
-    """The key of a range that begins at element `start` of the flattened tensor."""
+    """Return the key of a range that begins at element `start` of the flattened tensor."""
     return f"{kind}/{name}@{start}"
 
 
 def parse_key(text: str) -> tuple[str, str, int]:
-    """Kind, name and start of a key."""
+    """Return kind, name and start of a key."""
     kind, _, rest = text.partition("/")
     name, _, start = rest.rpartition("@")
     return kind, name, int(start)
 
 
 def folder_name(step: int, attempt: str) -> str:
-    """The folder of a checkpoint after `step` steps, written by one attempt."""
+    """Return the folder of a checkpoint after `step` steps, written by one attempt."""
     return f"step-{step:08d}.{attempt}"
 
 
 def step_of(folder: Path) -> int | None:
-    """The step a folder's name speaks of, None for another folder."""
+    """Return the step in a checkpoint folder's name, None for another folder."""
     match = _FOLDER.fullmatch(folder.name)
     return int(match["step"]) if match else None

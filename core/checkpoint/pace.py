@@ -1,4 +1,4 @@
-"""How the writing of a save goes on: at a pace that slows nothing beside it, and with signs of life."""
+"""The pace of a save's writes: slow enough to hold up nothing beside them, with signs of life."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-SYNC_BYTES = 1 << 26  # what may wait for the disk at once
-HURRIED_SYNC_BYTES = 1 << 30  # the same where somebody waits: more, so that hashing and the disk overlap
+SYNC_BYTES = 1 << 26  # the most that may be dirty, waiting for the disk
+HURRIED_SYNC_BYTES = 1 << 30  # the same where training waits: more, so that hashing and the disk overlap
 LEAST_BYTES_PER_S = 2.5e7  # slower gains little, and until the write ends a kill costs more
-YIELD = 5  # of 19: a third of another thread's share, and not starved where others never rest
+YIELD = 5  # nice value (of 19): a third of another thread's share, yet not starved by busy ones
 
 
 class Pace:
     """Spreads a write evenly over some time, for the thread that makes one.
 
-    total: bytes.  seconds: until they should be out; `hurry` ends the waiting.  waited_s: until now. Beside
+    total: bytes.  seconds: over which to spread them; `hurry` ends the waiting.  waited_s: until now. Beside
     the even rate, two things keep the write out of the way: at most SYNC_BYTES are dirty, so that the disk
     never has a burst to take in which others wait; and the threads that write and hash yield the processor to
     all others (Linux).
@@ -29,7 +29,7 @@ class Pace:
     """
 
     def __init__(self, total: int, seconds: float, *, waited_for: bool = False) -> None:
-        """waited_for: from the start on, so that nothing is spread and nothing yields."""
+        """waited_for: whether training waits from the start, so that nothing is spread and nothing yields."""
         self.seconds = min(seconds, total / LEAST_BYTES_PER_S)
         self._total, self._done, self._unsynced = max(1, total), 0, 0
         self._begun: float | None = None
@@ -42,11 +42,11 @@ class Pace:
 
     def yield_processor(self) -> None:
         """Lower this thread's priority, for good; called by each thread of the write."""
-        if self._yields and sys.platform == "linux":  # elsewhere priorities are of whole processes
+        if self._yields and sys.platform == "linux":  # elsewhere priorities belong to whole processes
             os.nice(YIELD)
 
     def wrote(self, file: IO[bytes], size: int) -> None:
-        """Called after each piece of `file`: send it to the disk, and wait until the next one is due."""
+        """Send a piece of `file` that was just written to the disk, and wait until the next one is due."""
         if self._begun is None:
             self._begun = time.monotonic()
         self._done += size
@@ -70,7 +70,7 @@ class Pace:
 
     @contextlib.contextmanager
     def waiting_for_others(self) -> Iterator[None]:
-        """Within the block it is for other ranks to give signs of life."""
+        """Let other ranks give the signs of life within the block, while this rank waits for them."""
         self._waits_for_others = True
         try:
             yield
@@ -83,5 +83,5 @@ class Pace:
         return 0.0 if self._waits_for_others else time.monotonic() - self._moved
 
     def hurry(self) -> None:
-        """Somebody waits for this write: no more waiting, from any thread."""
+        """End all waiting, from any thread: training waits for this write."""
         self._hurried.set()

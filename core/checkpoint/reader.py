@@ -53,7 +53,7 @@ class CheckpointReader:
         numbers = sum(math.prod(shape) for shape in self.shapes.values())
         if numbers > (
             size := sum(file["size"] for file in found["files"].values())
-        ):  # of a byte or more each
+        ):  # each at least a byte long
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
@@ -61,7 +61,7 @@ class CheckpointReader:
 
     @property
     def files(self) -> list[str]:
-        """The names of all files the manifest lists, in a fixed order."""
+        """Return the names of all files the manifest lists, in a fixed order."""
         return sorted(self.manifest["files"])
 
     def verify(self, names: Iterable[str] | None = None) -> None:
@@ -72,7 +72,7 @@ class CheckpointReader:
             format.require_as_written(self.folder / name, self.manifest["files"][name])
 
     def state(self) -> dict[str, Any]:
-        """What state.json holds; of another network than the main one, with its own part in place."""
+        """Return the content of state.json, for another network than the main one with its part in place."""
         path = self.folder / format.STATE
         try:
             state = json_files.read(path, dict[str, Any])
@@ -100,11 +100,11 @@ class CheckpointReader:
             )
 
     def names(self, kind: str) -> list[str]:
-        """The parameters of which there is something of this kind."""
+        """Return the parameters for which a tensor of this kind exists."""
         return self._partial.get(kind, list(self.shapes))
 
     def full(self, kind: str) -> dict[str, Tensor]:
-        """Every tensor of a kind, whole."""
+        """Return every tensor of a kind, whole."""
         result = {}
         for name in self.names(kind):
             shape = self.shapes[name]
@@ -114,7 +114,7 @@ class CheckpointReader:
         return result
 
     def fixed(self) -> dict[str, Tensor]:
-        """Frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
+        """Return frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
         file, kinds = self._open(self.folder / format.FIXED), dict[str, str]()
         for sort in ("frozen", "buffer"):
             kinds[format.of_network(self.network, sort)] = sort
@@ -122,12 +122,12 @@ class CheckpointReader:
         return {f"{kinds[kind]}/{name}": file.get_tensor(key) for key, kind, name in parts if kind in kinds}
 
     def kind_of(self, which: str) -> str:
-        """The kind that "raw", "ema" (the main average) or the name of an average stands for."""
+        """Return the kind that "raw", "ema" (the main average) or the name of an average stands for."""
         average = self.average_of(which)
         return format.WEIGHT if average is None else format.ema_kind(average)
 
     def average_of(self, which: str) -> str | None:
-        """The name of the average that `which` stands for, as of `kind_of`; None for "raw"."""
+        """Return the name of the average that `which` stands for, as `kind_of` reads it; None for "raw"."""
         names: list[str] = self.state()["ema"]
         if which == "raw":
             return None
@@ -139,13 +139,13 @@ class CheckpointReader:
         raise UserError("weights", which, f"one of {', '.join(accepted)}, which {self.folder.name} holds")
 
     def _open(self, path: Path) -> Any:
-        """The safetensors file, mapped once: opening it parses a header that grows with the network."""
+        """Map the safetensors file, once: opening it parses a header that grows with the network."""
         if path not in self._opened:
             self._opened[path] = open_tensors(path)
         return self._opened[path]
 
     def _ranges(self) -> dict[tuple[str, str], list[tuple[int, int, Path, str]]]:
-        """(kind, name) -> ranges (start, stop, file, key), read from the headers at first use."""
+        """Return (kind, name) -> ranges (start, stop, file, key), read from the headers at first use."""
         if self._index is None:
             self._index = {}
             for rank in range(self.manifest["ranks"]):
@@ -156,13 +156,13 @@ class CheckpointReader:
                         kind, name, start = format.parse_key(key)
                         stop = start + file.get_slice(key).get_shape()[0]
                         self._index.setdefault((kind, name), []).append((start, stop, path, key))
-                except (ValueError, LookupError) as error:  # no key or shape of ours
+                except (ValueError, LookupError) as error:  # not a key or shape of this format
                     raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
         return self._index
 
 
 def _fitting(content: dict[str, Any], schema: type[T], path: Path) -> T:
-    """The content by its schema; DamagedCheckpoint where it does not fit."""
+    """Read the content by its schema; DamagedCheckpoint where it does not fit."""
     try:
         return json_files.checked(content, schema, path)
     except Malformed as error:

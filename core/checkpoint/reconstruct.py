@@ -1,6 +1,6 @@
-"""The average of any length, after training: a sum of the power averages a run has kept (arXiv:2312.02696).
+"""Reconstruct an average of any length after training, as a sum of stored power averages (arXiv:2312.02696).
 
-What is summed are the averages in one checkpoint, in fp32, and the small copies in `ema/` from before it.
+The sum is over the averages in one checkpoint, in fp32, and the small copies in `ema/` from before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reconstruction:
 
 
 def reconstruct(run: Path, checkpoint: Path, width: float) -> Reconstruction:
-    """The average of relative `width` at the time of `checkpoint`, one of the run's.
+    """Return the average of relative `width` at the time of `checkpoint`, one of the run's.
 
     UserError where the run kept no power averages or the width is impossible; WorkError on damage.
     """
@@ -57,7 +57,7 @@ def reconstruct(run: Path, checkpoint: Path, width: float) -> Reconstruction:
 
 
 def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[CheckpointReader, str]]:
-    """Where each average lies: the checkpoint's own, and all copies from before it."""
+    """Return where each average is stored: in the checkpoint itself, and in all copies from before it."""
     end = CheckpointReader(checkpoint)
     end.verify()
     state = end.state()

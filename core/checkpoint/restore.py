@@ -1,4 +1,4 @@
-"""Bring a run back: the newest whole checkpoint, into engines of any stage on any number of ranks."""
+"""Restore a run from its newest whole checkpoint, into engines of any stage on any number of ranks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def resume(store: CheckpointStore, networks: Networks) -> dict[str, Any] | None:
 
 
 def load(path: Path, networks: Networks) -> dict[str, Any]:
-    """Put a verified checkpoint into the engines and their averages; returns its state (collective).
+    """Load a verified checkpoint into the engines and their averages; return its state (collective).
 
     UserError where the run's networks are not those of the checkpoint.
     """
@@ -72,7 +72,7 @@ def _load(reader: CheckpointReader, network: Network) -> None:
 
 
 def _shared_verify(path: Path, world: World) -> str:
-    """Hash the files, each rank a part of them; every rank learns the first problem ('' for none)."""
+    """Hash the files, each rank a part of them; return the first problem on every rank ('' for none)."""
     problem = ""
     try:
         reader = CheckpointReader(path)
@@ -83,7 +83,7 @@ def _shared_verify(path: Path, world: World) -> str:
 
 
 def _compare(reader: CheckpointReader, network: Network) -> None:
-    """UserError naming the first parameter or kind in which checkpoint and run differ."""
+    """Raise UserError naming the first parameter or kind in which checkpoint and run differ."""
     engine = network.engine
     wanted = engine.trainable_shapes()
     for name in sorted(set(wanted) | set(reader.shapes)):

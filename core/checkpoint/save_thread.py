@@ -1,10 +1,10 @@
-"""A save's writing, on a thread of its own: every rank hashes and writes, then rank 0's publishes.
+"""The background thread that writes a save: every rank hashes and writes, then rank 0 publishes.
 
-No deadlock can come of it: these threads talk over a process group that nothing else uses; each save is begun
-on all ranks, after the same step; at most one is under way, and a thread takes part in its collectives
-whether its disk failed or not. So on that group all ranks make the same calls in the same order, whatever the
-main threads do meanwhile, and a dead peer is an error, one that stands still too (`distributed/waiting.py`).
-They wait for one another's disks as long as it takes: each watches its own.
+It cannot deadlock: these threads talk over a process group that nothing else uses; each save is begun on all
+ranks, after the same step; at most one is under way, and a thread takes part in its collectives whether its
+disk failed or not. So on that group all ranks make the same calls in the same order, whatever the main
+threads do, and a dead or stopped peer is an error (`distributed/waiting.py`). They wait for one another's
+disks as long as it takes: each watches its own.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Job = tuple[CheckpointStore, Snapshot]
 class SaveThread:
     """Writes one save at a time.
 
-    spread: the part of the time between two saves that a write is spread over.  may_publish: WorkError unless
-    this attempt still owns the run.  tidy: is told on rank 0 of each checkpoint that was published, in a
-    store.  timeout_s: after which a silent peer is an error.
+    spread: the part of the time between two saves that a write is spread over.  may_publish: raises WorkError
+    unless this attempt still owns the run.  tidy: called on rank 0 with each checkpoint that was published,
+    in a store.  timeout_s: after which a silent peer is an error.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class SaveThread:
         self._pending: Future[str] | None = None  # the save begun last, until it is handed over
         self._under_way: Future[str] | None = None  # the same, kept
         self._pace: Pace | None = None
-        self.longest_s = 0.0  # of the saves until now, without what they waited on purpose
-        self._begun = time.monotonic()  # when the last save did, or the run
+        self.longest_s = 0.0  # the longest save so far, without deliberate waits
+        self._begun = time.monotonic()  # when the last save began, or the run
 
     @property
     def is_writing(self) -> bool:
-        """Whether a save is under way on this rank."""
+        """Return whether a save is under way on this rank."""
         return self._pending is not None and not self._pending.done()
 
     def begin(self, jobs: Sequence[Job], attempt: Attempt, *, waited_for: bool) -> None:
-        """Start to write; unless somebody waits for it, over a part of the time since the save before."""
+        """Start to write; unless training waits for it, over a part of the time since the save before."""
         now, at = time.monotonic(), failpoints.current_step()
         seconds = self._spread * (now - self._begun)
         pace = Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds, waited_for=waited_for)
@@ -65,9 +65,9 @@ class SaveThread:
         self._pending = self._under_way = _in_background(lambda: self._write(jobs, attempt, at, pace))
 
     def hand_over(self) -> Future[str] | None:
-        """The save that was begun last, told to hurry; None if there is none that was not handed over before.
+        """Hurry the save that was begun last and return it; None if none was left to hand over.
 
-        Its result is what went wrong, on all ranks alike; '' is nothing.
+        Its result is the failure, the same on all ranks; '' for none.
         """
         pending, self._pending = self._pending, None
         if self._pace:
@@ -75,7 +75,7 @@ class SaveThread:
         return pending
 
     def silence(self) -> float | None:
-        """Return the seconds since the save under way last went on here, also one that was handed over.
+        """Return the seconds since the save under way last made progress here, also one that was handed over.
 
         0 while it waits for other ranks, None where nothing is under way.
         """
@@ -97,7 +97,7 @@ class SaveThread:
                 return str(error)
             if snapshot.rank == 0:
                 self._tidy(store, path)
-            # Nobody begins the next save before this: to the purge it would be debris of a killed one.
+            # No rank begins the next save before this: the purge would take it for debris of a killed one.
             with pace.waiting_for_others():
                 ranks.gather_objects(None, self._group)
         self.longest_s = max(self.longest_s, time.monotonic() - begun - pace.waited_s)

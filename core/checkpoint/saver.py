@@ -1,10 +1,10 @@
-"""When checkpoints are written, by whom, and what a failed one means: the part of a run that survives it.
+"""Checkpointing during a run: when to save, who writes, and how a failed save is handled.
 
-A save stops training only for a copy of the state in host memory. One thread on every rank then hashes and
-writes (`save_thread.py`), at its ease (`checkpoint/pace.py`), and rank 0's publishes the manifest once all
-receipts are in. How a save went is looked at before the next one and at the end, when all ranks wait for it.
-A rank whose training has failed finishes the save if all others have come to their end as well; else it
-leaves it, since a peer that is dead or stopped will never answer.
+A save stops training only for a copy of the state in host memory. A thread on every rank then hashes and
+writes (`save_thread.py`), spread over time (`checkpoint/pace.py`), and rank 0's publishes the manifest once
+all receipts are in. The outcome of a save is checked before the next one and at the end, when all ranks wait
+for it. A rank whose training has failed finishes the save if all others have come to their end as well; else
+it leaves it, since a peer that is dead or stopped will never answer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
 
-LEAVE_S = 5.0  # how long a rank that has failed waits for the others to say that they have, too
+LEAVE_S = 5.0  # how long a rank that has failed waits for the others to report that they have, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
-    """How often the run is saved and what is kept."""
+    """How often to save the run, and which checkpoints to keep."""
 
     save_every: int = setting(
         500,
@@ -69,7 +69,7 @@ class SaveConfig:
 class Saver:
     """The checkpoints of one attempt at a run; every method is collective.
 
-    record: what does not change during the run and goes into every state.json.
+    record: entries of every state.json that do not change during the run.
     identity: what a checkpoint must agree with to be continued (seed, fingerprints of data and encoder).
     """
 
@@ -98,7 +98,7 @@ class Saver:
         )
 
     def open(self) -> dict[str, Any] | None:
-        """Take the run over and load its newest whole checkpoint; returns the state, None for a fresh run."""
+        """Take the run over and load its newest whole checkpoint; return the state, None for a fresh run."""
         self._attempt = ranks.on_first_rank(self._lock.acquire)
         state = resume(self.store, self._networks)
         if state and (other := changes(state["versions"])):
@@ -113,34 +113,34 @@ class Saver:
 
     @property
     def attempt(self) -> Attempt:
-        """This attempt at the run, once it is open."""
+        """Return this attempt at the run, once it is open."""
         assert self._attempt is not None, "open() comes first"
         return self._attempt
 
     def require_owner(self) -> None:
-        """WorkError where a newer attempt has taken the run over; asked on rank 0."""
+        """Raise WorkError where a newer attempt has taken the run over; asked on rank 0."""
         self._lock.check()
 
     @property
     def is_writing(self) -> bool:
-        """Whether a save is under way on this rank."""
+        """Return whether a save is under way on this rank."""
         return self._thread.is_writing
 
     def silence(self) -> float | None:
-        """Return the seconds since the save under way last went on here; None where there is none."""
+        """Return the seconds since the save under way last made progress here; None where there is none."""
         return self._thread.silence()
 
     @property
     def longest_s(self) -> float:
-        """How long the longest save took on this rank, had somebody waited for it."""
+        """Return how long the longest save on this rank took, or would have taken unspread."""
         return self._thread.longest_s
 
     def due(self, step: int) -> bool:
-        """Whether something is to be written after `step` steps: a checkpoint, or copies of averages."""
+        """Return whether a checkpoint or copies of averages are due after `step` steps."""
         return self._checkpoint_due(step) or bool(self._averages_due(step))
 
     def save(self, counters: Mapping[str, Any], *, required: bool, unwritten: str = "") -> None:
-        """Begin to write what is due in the present, when what was begun before is on disk.
+        """Begin to write what is due, once the save begun before is on disk.
 
         required: the last save of a run; it is a checkpoint, and on disk when this returns.
         unwritten: rows that a checkpoint would count as done and the disk does not have, the same on all
@@ -162,10 +162,11 @@ class Saver:
             self.finish(required=required)
 
     def finish(self, *, required: bool = False) -> None:
-        """Wait until nothing is under way, and learn how it went.
+        """Wait until no save is under way, and handle its outcome.
 
-        A failure (a full disk) is reported and the run goes on, until there are too many in a row or it was
-        `required`; then WorkError on all ranks. So it is when a newer attempt has taken the run over.
+        A failure (a full disk) is reported and the run goes on, until there are too many in a row or the save
+        was `required`; then WorkError on all ranks. A newer attempt that has taken the run over is a
+        WorkError too.
         """
         pending = self._thread.hand_over()
         problem = pending.result() if pending else ""
@@ -176,7 +177,7 @@ class Saver:
             self._failures = 0
 
     def close(self) -> None:
-        """Let a save that is under way end (its moment was whole), and say that this attempt has ended.
+        """Finish a save that is under way (its snapshot is whole), and record that this attempt has ended.
 
         Training has failed if one is under way, here and perhaps elsewhere: within LEAVE_S all ranks say so,
         or this one leaves.
@@ -204,7 +205,7 @@ class Saver:
         return step % self._config.save_every == 0
 
     def _averages_due(self, step: int) -> Networks:
-        """The networks of which copies of averages are to be written."""
+        """Return the networks of which copies of averages are to be written."""
         return {
             name: network
             for name, network in self._networks.items()
@@ -212,7 +213,7 @@ class Saver:
         }
 
     def _tidy(self, store: CheckpointStore, path: Path) -> None:
-        """Rank 0, after `path` was published: leave the hint, remove what need not be kept."""
+        """After `path` was published, leave the hint and remove what need not be kept (rank 0)."""
         try:
             store.note(path)
         except OSError as error:
@@ -221,7 +222,7 @@ class Saver:
         if store is self.store:
             store.purge(self._config.keep_last, self._config.keep_every)
         else:
-            store.purge(keep_last=1, keep_every=1)  # all that is complete
+            store.purge(keep_last=1, keep_every=1)  # keep every complete one
 
     def _state(self) -> dict[str, Any]:
         assert self._attempt is not None
@@ -240,7 +241,7 @@ class Saver:
 
 
 def _state_of(network: Network) -> dict[str, Any]:
-    """What a checkpoint says of a network beside its tensors."""
+    """Return a checkpoint's entries about a network, beside its tensors."""
     engine = network.engine
     return {
         "updates": engine.updates,

@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, taken at one moment: afterwards training may go on while it is written."""
+"""The content of a checkpoint, copied at one moment, so that training goes on while it is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
 
 @dataclass(frozen=True)
 class Layout:
-    """What all ranks' ranges of a network make up together.
+    """All ranks' ranges of a network together.
 
     partial: the parameters of kinds that do not exist for all.
     """
@@ -46,13 +46,13 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """How much this rank writes, but for what is said of it."""
+        """Return the bytes of tensors that this rank writes."""
         written = [self.tensors, self.fixed] if self.rank == 0 else [self.tensors]
         return sum(x.numel() * x.element_size() for part in written for x in part.values())
 
 
 class HostMemory:
-    """Where copies of the state land, pinned for CUDA; kept, since fresh memory costs page faults each time.
+    """Host buffers for copies of the state, pinned for CUDA; kept, since fresh memory costs page faults.
 
     A copy is valid until the next one: what is written from it must be finished by then.
     """
@@ -72,14 +72,14 @@ class HostMemory:
 
 
 def state_tensors(network: Network) -> dict[str, list[Tensor]]:
-    """All that is sharded, by kind; each a list of tensors laid out like the engine's `flats`."""
+    """Return all sharded state, by kind; each a list of tensors laid out like the engine's `flats`."""
     engine, ema = network.engine, network.ema
     averages = _averages(ema, list(ema.averages)) if ema else {}
     return {format.WEIGHT: engine.flats, **engine.moments(), **averages}
 
 
 def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -> Snapshot:
-    """Everything a run needs to continue (collective: all ranks).
+    """Take everything a run needs to continue (collective: all ranks).
 
     memory: receives a copy. None: views where the state lives on the CPU, valid until the next step.
     """
@@ -95,7 +95,7 @@ def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -
 
 
 def take_averages(networks: Networks, state: dict[str, Any]) -> Snapshot:
-    """A small copy, in fp16, of the power averages of `networks` and nothing else."""
+    """Copy the power averages of `networks`, and nothing else, in fp16."""
     emas = {name: network.ema for name, network in networks.items() if network.ema}
     kinds = {name: _averages(ema, list(ema.config.widths)) for name, ema in emas.items()}
     tensors = {key: _half(tensor).cpu() for key, tensor in _ranges(networks, kinds).items()}
@@ -125,7 +125,7 @@ def _averages(ema: Ema, names: list[str]) -> dict[str, list[Tensor]]:
 
 
 def _ranges(networks: Networks, kinds: dict[str, dict[str, list[Tensor]]]) -> dict[str, Tensor]:
-    """Views of the ranges that this rank is to write, by key."""
+    """Return views of the ranges that this rank is to write, by key."""
     ranges = {}
     for name, tensors in kinds.items():
         for kind, flats in tensors.items():
@@ -136,6 +136,6 @@ def _ranges(networks: Networks, kinds: dict[str, dict[str, list[Tensor]]]) -> di
 
 
 def _half(tensor: Tensor) -> Tensor:
-    """A copy in fp16, which has three bits more than bf16; in fp32 where a number is too large for it."""
+    """Copy to fp16, which has three bits more than bf16; to fp32 where a number is too large for it."""
     half = tensor.half()
     return half if bool(half.isfinite().all()) else tensor.clone()

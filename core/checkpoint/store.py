@@ -1,4 +1,4 @@
-"""The folder `checkpoints/` of a run: which checkpoints are complete, which is newest, which may go."""
+"""The `checkpoints/` folder of a run: complete checkpoints, the newest one, and which may be removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Numbered(TypedDict):
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete checkpoint; of two of one step the later attempt's (higher number) is newer."""
+    """A complete checkpoint; of two of one step, that of the later attempt (higher number) is newer."""
 
     step: int
     number: int
@@ -39,7 +39,10 @@ class CheckpointStore:
         self.folder = folder
 
     def complete(self) -> list[Entry]:
-        """Newest first; one with an unreadable manifest counts, so that it is reported, not passed over."""
+        """Return the complete checkpoints, newest first.
+
+        One with an unreadable manifest counts, so that it is reported, not passed over.
+        """
         entries = []
         for path in self._step_folders():
             manifest = path / format.MANIFEST
@@ -52,7 +55,7 @@ class CheckpointStore:
         return sorted(entries, key=lambda entry: (entry.step, entry.number), reverse=True)
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint, or None where nothing was ever published here.
+        """Return the newest complete checkpoint, or None where nothing was ever published here.
 
         Raises WorkError where checkpoints were published but none is complete any more: to start over in
         silence would throw a run away.
@@ -69,11 +72,11 @@ class CheckpointStore:
         return None
 
     def new(self, step: int, attempt: str) -> Path:
-        """Where the checkpoint after `step` steps goes."""
+        """Return the folder for the checkpoint after `step` steps."""
         return self.folder / format.folder_name(step, attempt)
 
     def note(self, path: Path) -> None:
-        """Leave a hint that something was published here, for `latest` and for people."""
+        """Leave a hint that a checkpoint was published here, for `latest` and for people."""
         write_json(self.folder / HINT, {"checkpoint": path.name})
 
     def quarantine(self, path: Path) -> Path:

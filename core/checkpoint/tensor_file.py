@@ -102,7 +102,7 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
 
 
 class _Hasher:
-    """SHA-256 on a thread of its own, so that it runs beside the writes (hashlib lets go of the GIL)."""
+    """SHA-256 on a thread, so that hashing runs beside the writes (hashlib releases the GIL)."""
 
     def __init__(self, pace: Pace | None) -> None:
         self._queue: SimpleQueue[memoryview | None] = SimpleQueue()
@@ -116,7 +116,7 @@ class _Hasher:
         self._queue.put(chunk)
 
     def close(self) -> str:
-        """Wait for the rest; 64 hexadecimal digits."""
+        """Wait for the rest and return 64 hexadecimal digits."""
         self._queue.put(None)
         self._thread.join()
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""Take whole weights out of a checkpoint, for sampling and export: no engine, no process group."""
+"""Read whole weights from a checkpoint, for sampling and export: no engine, no process group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.run.folder import CHECKPOINTS
 
 
 def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[str, Tensor]:
-    """The whole weights of a checkpoint as CPU tensors, for `module.load_state_dict`; needs no process group.
+    """Return the whole weights of a checkpoint as CPU tensors, for `module.load_state_dict`.
 
     path: a checkpoint, the `checkpoints` folder, a run folder (its newest checkpoint then), or an export.
     which: "ema" (the main average), "raw", or the name of an average. Trainable weights come in fp32, frozen
@@ -36,7 +36,7 @@ def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[st
 
 
 def find(path: Path) -> Path:
-    """What a checkpoint folder, a `checkpoints` folder, a run folder (its newest) or an export stands for."""
+    """Return `path` if it is a checkpoint or an export, or the newest checkpoint of a run there."""
     if exported.is_export(path):
         return path
     if (path / format.MANIFEST).exists() or format.step_of(path) is not None:
@@ -50,7 +50,7 @@ def find(path: Path) -> Path:
 
 
 def choose(source: Path, checkpoint: str) -> Path:
-    """What the fields `source` (a run or an export) and `checkpoint` (a name; '' is the newest) ask for."""
+    """Return the checkpoint of that name in the run `source` ('' is the newest), or `source`, an export."""
     if exported.is_export(source):
         if checkpoint:
             raise UserError("checkpoint", checkpoint, f"'', since {source} is an export")

@@ -34,8 +34,8 @@ def write_checkpoint(
 
     number: the attempt's, orders checkpoints of one step.
     may_commit: called by rank 0 just before the manifest; raises when the run has another owner now.
-    group: over which ranks tell each other how it went; from another thread than the main one it must be one
-    that nothing else uses.
+    group: the process group over which ranks exchange their outcomes; from a thread other than the main one
+    it must be one that nothing else uses.
     pace: how fast this rank writes its tensors; None is as fast as the disk.
     If any rank fails, all raise WorkError with the first rank's reason, and nothing is published.
     """
@@ -60,7 +60,7 @@ def write_checkpoint(
 
 
 def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace) -> dict[str, FileRecord]:
-    """Write this rank's files and receipt; returns what the receipt says."""
+    """Write this rank's files and receipt; return the receipt's content."""
     rank = snapshot.rank
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:  # a step done again, after a rollback
@@ -95,7 +95,7 @@ def _publish(
     number: int,
     may_commit: Callable[[], None],
 ) -> None:
-    """Rank 0: everything is on disk; the manifest makes it a checkpoint."""
+    """Publish the checkpoint by its manifest, once everything is on disk (rank 0)."""
     files = {name: asdict(record) for receipt in receipts for name, record in receipt.items()}
     missing = [name for name in files if not (folder / name).exists()]
     if missing:
@@ -116,8 +116,8 @@ def _publish(
 
 
 def _layouts(snapshot: Snapshot) -> dict[str, Any]:
-    """What there is of the main network; under `networks`, the same of each other one, if there are any."""
-    nothing = Layout([], {}, {})  # of the main network, in a copy of another one's averages
+    """Return the layout of the main network; under `networks` those of the others, if there are any."""
+    nothing = Layout([], {}, {})  # stands for the main network in a copy of another one's averages
     described = {
         name: {
             "kinds": layout.kinds,
@@ -135,7 +135,7 @@ def _record(path: Path) -> FileRecord:
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
-    """The result and '', or None and the failure: every rank must learn of it before any raises."""
+    """Return the result and '', or None and the failure: every rank must learn of it before any raises."""
     try:
         return work(), ""
     except (OSError, WorkError) as error:

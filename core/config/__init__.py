@@ -1,1 +1,1 @@
-"""Settings of jobs: how a field is declared, explained, read from files and overridden."""
+"""Job settings: declaring a field, explaining it in `--help`, reading it from files and overriding it."""

@@ -1,4 +1,4 @@
-"""Layers of values into a frozen dataclass: checked by the types of its fields, merged, and built."""
+"""Build a frozen dataclass from layers of values, checked by its fields' types and merged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _Root(NamedTuple):
-    """The whole of a schema and of what is given for it, in which the nearest field is looked for."""
+    """A whole schema and the values given for it, to look for the field nearest to a wrong name."""
 
     schema: type
     given: Mapping[str, Any]
@@ -36,9 +36,9 @@ class _Root(NamedTuple):
 def check(
     values: Any, schema: type, given: Mapping[str, Any], path: str = "", root: _Root | None = None
 ) -> dict[str, Any]:
-    """Read the given values by the types of their fields; the result is as partial as `values`.
+    """Check the given values by the types of their fields; the result is as partial as `values`.
 
-    given: all that is said of the section by any layer, which names the kinds of sections.
+    given: everything that any layer says of the section, which names the kinds of sections.
     """
     root = root or _Root(schema, given)
     prefix = f"{path}." if path else ""
@@ -71,7 +71,7 @@ def check(
 def assemble(schema: type[T], layers: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> T:
     """Build the config from checked layers, over the presets that they name and the defaults.
 
-    A schema with a method `implied` says which defaults are others where certain fields are given.
+    A schema with a method `implied` returns the defaults that differ where certain fields are given.
     """
     follows = getattr(schema, "implied", None)
     implied = follows(given) if follows else {}
@@ -85,7 +85,7 @@ def _preset_layers(
     given: Mapping[str, Any],
     path: tuple[str, ...] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Give, for each section with presets, the values of the preset named last, outer sections first."""
+    """Return, for each section with presets, the values of the preset named last, outer sections first."""
     presets, named = presets_of(schema), [layer["preset"] for layer in layers if "preset" in layer]
     if presets and named and named[-1]:
         if named[-1] not in presets:

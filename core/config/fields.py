@@ -1,4 +1,4 @@
-"""The fields of a config schema: their paths, types and defaults, for `--help` and for naming the nearest."""
+"""The fields of a config schema: paths, types and defaults, for `--help` and for naming the nearest field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FieldHelp:
 
 
 class Place(NamedTuple):
-    """A field of a schema: where it is, of which class, its declaration, its type and its default.
+    """A field of a schema: its path, class, declaration, type and default.
 
     kinds: the names that the field may hold, where it is the `kind` of a section that has several.
     """
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
     @property
     def role(self) -> Role:
-        """What the field is to an output that is continued."""
+        """Return the role of the field when an output is continued."""
         role: Role = self.field.metadata.get("role", "result")
         return role
 
@@ -124,24 +124,24 @@ def fields_of(
 
 
 def require_kinds(schema: type, given: Mapping[Any, Any]) -> None:
-    """Raise UserError for a kind of a section, named by `given`, that there is not."""
+    """Raise UserError where `given` names a kind that a section does not have."""
     for _ in walk(schema, given=given):
         pass
 
 
 def kinds_of(field: dataclasses.Field[Any]) -> Mapping[str, type]:
-    """The classes that a section may be of, by name; empty where there is only one."""
+    """Return the classes that a section may be of, by name; empty where there is only one."""
     return field.metadata.get("kinds") or {}
 
 
 def section_of(given: Any, name: str) -> Mapping[Any, Any]:
-    """What `given` says of a section; nothing where it is not taken apart into fields."""
+    """Return the part of `given` about a section; nothing where it is not taken apart into fields."""
     section = given.get(name) if isinstance(given, Mapping) else None
     return section if isinstance(section, Mapping) else NOTHING
 
 
 def defaults_of(schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any = None) -> dict[str, Any]:
-    """The plain tree of all defaults; given, instance: as in `fields_of`."""
+    """Return the plain tree of all defaults; given, instance: as in `fields_of`."""
     return {
         field.name: defaults_of(typing.cast(type, kind), section_of(given, field.name), default)
         if dataclasses.is_dataclass(kind)
@@ -151,17 +151,17 @@ def defaults_of(schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any 
 
 
 def presets_of(schema: type) -> Mapping[str, Any]:
-    """The named instances of a section, empty for a section without presets."""
+    """Return the named instances of a section, empty for a section without presets."""
     return getattr(schema, "presets", {})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Take a config apart into what JSON and YAML hold: tuples become lists, paths text."""
+    """Convert a config to what JSON and YAML hold: tuples become lists, paths text."""
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def plain(value: Any) -> Any:
-    """The JSON form of one value, of a config, or of nested layers of them."""
+    """Return the JSON form of one value, of a config, or of nested layers of them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, Mapping):

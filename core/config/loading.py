@@ -73,7 +73,7 @@ def help_of(schema: type, files: Sequence[Path] = (), overrides: Sequence[str] =
 
 
 def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
-    """Make the config that `to_dict` took apart; the same checks as for a file."""
+    """Rebuild the config that `to_dict` converted, with the same checks as for a file."""
     return assemble(schema, [check(values, schema, values)], values)
 
 
@@ -95,7 +95,7 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, An
 
 
 def with_defaults(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
-    """What `values` would be, had all fields of `schema` been given: an earlier version knew fewer."""
+    """Complete `values` with the defaults of fields that an earlier version of `schema` did not have."""
     return over(defaults_of(schema, values), values)
 
 
@@ -108,7 +108,7 @@ def _nested(override: str) -> dict[str, Any]:
 
 
 def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[str, Any]:
-    """Read what was typed for a section as `{a: x, b: y}`."""
+    """Read a section typed as `{a: x, b: y}`."""
     sections = {f.name: kind for f, kind, _ in fields_of(schema) if dataclasses.is_dataclass(kind)}
     result = dict(values)
     for name in sections.keys() & values.keys():
@@ -126,7 +126,7 @@ def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[st
 
 @contextmanager
 def _named_in_refusals(file: Path) -> Iterator[None]:
-    """Have refusals within this block name the file."""
+    """Name the file in refusals raised within this block."""
     try:
         yield
     except UserError as error:

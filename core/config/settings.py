@@ -1,4 +1,4 @@
-"""How a config field says what it means; the reader of files and overrides is `core.config.loading`."""
+"""Declare a config field with its meaning, unit, range and role; `core.config.loading` reads the values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def setting(
     role: Role = "result",
     kinds: Mapping[str, type] | None = None,
 ) -> Any:
-    """A dataclass field with its meaning, unit and accepted range; with `REQUIRED` the user must give it.
+    """Return a dataclass field with meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
     low, high: inclusive bounds, checked by `core.config.loading.load` and shown by `--help`.
     shown: what `--help` says instead of the type, where that says too little ("path or URL").
-    role: what may become of the value when an output is continued.
-    kinds: of a section that can be of several classes: each by its name, which the section's own first field,
-    `kind`, holds. The field is then annotated with a protocol of theirs, and the default says the usual kind.
+    role: what a changed value means when an output is continued.
+    kinds: for a section that can be of several classes: each by its name, which the section's own first
+    field, `kind`, holds. The field is then annotated with their protocol, and the default says the usual
+    kind.
     A dataclass or list default is shared safely, since config dataclasses are frozen.
     """
     facts = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}

@@ -1,4 +1,4 @@
-"""One config value: read it by its field's type, say what is accepted, name its type for `--help`."""
+"""Read one config value by its field's type, say what is accepted, and name the type for `--help`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUOTES = "'\""  # an item of a list that starts with one ends with the same
 
 
 class Typed(str):
-    """Text as it was typed on the command line, where nothing is quoted and only the field knows the type."""
+    """Text typed on the command line, where nothing is quoted and only the field knows the type."""
 
 
 def read_value(value: Any, kind: Any, path: str, low: float | None = None, high: float | None = None) -> Any:
@@ -149,7 +149,7 @@ def _read_int(value: Any) -> int:
         try:
             return int(value)
         except ValueError:
-            value = float(value)  # 1e6 is an integer to a person
+            value = float(value)  # people write 1e6 for an integer
     if isinstance(value, bool) or not isinstance(value, int | float) or value != math.floor(value):
         raise ValueError
     return int(value)
@@ -173,7 +173,7 @@ _NUMBERS = {int: ("int", "an integer"), float: ("number", "a finite number")}
 
 
 def optional_of(kind: Any) -> Any:
-    """X of `X | None`, and None for a kind that is not optional."""
+    """Return X of `X | None`, and None for a kind that is not optional."""
     if typing.get_origin(kind) not in (types.UnionType, typing.Union):
         return None
     inner = [k for k in typing.get_args(kind) if k is not type(None)]
@@ -181,7 +181,7 @@ def optional_of(kind: Any) -> Any:
 
 
 def accepted(kind: Any, low: float | None = None, high: float | None = None) -> str:
-    """What a refusal says after "expected"."""
+    """Return the text after "expected" in a refusal."""
     if (inner := optional_of(kind)) is not None:
         return f"{accepted(inner, low, high)}, or null"
     if typing.get_origin(kind) is Literal:
@@ -204,7 +204,7 @@ def any_of(choices: list[str]) -> str:
 
 
 def type_name(kind: Any, low: float | None = None, high: float | None = None) -> str:
-    """The type as `--help` shows it: `int 0..3`, `adamw|sgd`, `(int, int)`, `[number, ...]`."""
+    """Return the type as `--help` shows it: `int 0..3`, `adamw|sgd`, `(int, int)`, `[number, ...]`."""
     if (inner := optional_of(kind)) is not None:
         return f"{type_name(inner, low, high)}|null"
     if typing.get_origin(kind) is Literal:

@@ -1,11 +1,11 @@
 """Config files: YAML into plain values and back; the only user of OmegaConf.
 
-Two kinds of files look alike. What a person writes may refer to other values of the file and to the
-environment, `${oc.env:NAME}`. What a job has recorded refers to nothing: it may come from another person, and
-what it asked for would be shown, recorded, and handed on. So interpolations in a recorded file are refused,
-read as such or named on the command line.
+There are two sorts of files. One that a person writes may refer to its own values and to the
+environment, `${oc.env:NAME}`. One that a job has recorded refers to nothing: it may come from another person,
+and an environment variable it asked for would be shown, recorded, and handed on. So interpolations in a
+recorded file are refused, read as such or named on the command line.
 
-What a job records holds the resolved values: else nobody could say what it did, nor a continued job compare.
+A job records the resolved values, so that the record says what it did and a continued job can compare.
 So that no file of the user's own puts a secret into a record, variables whose names say that they hold one
 are refused. No field needs any; wandb and the drivers of storage read theirs from the environment.
 """
@@ -28,7 +28,7 @@ from core.errors import UserError
 from core.files import read_text
 from core.reading.json_files import require_utf8
 
-HEADER = "# longtake: the resolved config of "  # and then the job's name: how a recorded config begins
+HEADER = "# longtake: the resolved config of "  # and the job's name: first line of a recorded config
 LARGEST = 1 << 22  # bytes of a config file
 MOST_VALUES = 1 << 17
 MOST_LEVELS = 100
@@ -48,12 +48,12 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_recorded(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping that a job has written; UserError as of `read_yaml`, and for interpolations."""
+    """Read a YAML mapping that a job has written; UserError as in `read_yaml`, and for interpolations."""
     return _values(file, _text(file), resolve=False)
 
 
 def read_section(file: Path, name: str) -> dict[str, Any]:
-    """Read one section of a recorded config; UserError as of `read_recorded`, and where it is missing."""
+    """Read one section of a recorded config; UserError as in `read_recorded`, and where it is missing."""
     section = read_recorded(file).get(name)
     if not isinstance(section, dict):
         raise UserError(f"{file}: {name}", section, "a section with fields")
@@ -66,7 +66,7 @@ def as_yaml(values: Mapping[str, Any]) -> str:
 
 
 def read_inline(text: str) -> Any:
-    """Read YAML that was typed; ValueError if it is none."""
+    """Read YAML typed on the command line; ValueError if it is none."""
     text = str(text)  # libyaml takes no subclass of str
     try:
         _require_bounded(text)
@@ -99,19 +99,19 @@ def _values(file: Path, text: str, *, resolve: bool) -> dict[str, Any]:
         raise UserError(f"{file}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not a valid config file: {_first_line(error)}") from None
-    if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
+    if not isinstance(values, dict) or values == {text.strip(): None}:  # a bare word reads as {word: null}
         raise UserError(f"{file}: expected fields (name: value) at the top")
     return typing.cast(dict[str, Any], values)
 
 
 class _Refused(ValueError):
-    """What a file says is valid YAML, and not accepted."""
+    """A file holds valid YAML that is not accepted."""
 
 
 def _require_bounded(text: str) -> None:
-    """Refuse what is nested too deeply for parsers, and aliases that multiply values or hold themselves."""
-    sizes: dict[str, int] = {}  # of values by their anchors
-    open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values it holds by now
+    """Refuse YAML nested too deeply for parsers, and aliases that multiply values or hold themselves."""
+    sizes: dict[str, int] = {}  # the number of values below each anchor
+    open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values it holds so far
     for event in yaml.parse(text, _LOADER):
         size, anchor = 0, getattr(event, "anchor", None)
         if getattr(event, "tag", None) not in (None, "!"):  # constructors of tags raise whatever they meet
@@ -140,7 +140,7 @@ def _require_bounded(text: str) -> None:
 
 
 def _environment(name: str, *default: Any) -> Any:
-    """`${oc.env:NAME,DEFAULT}` for variables that may be recorded."""
+    """Resolve `${oc.env:NAME,DEFAULT}` for variables that may be recorded."""
     if _SECRET.search(name.upper()):
         raise _Refused(f"${{oc.env:{name}}} looks like a secret, and resolved values are recorded")
     if name in os.environ:
@@ -163,7 +163,7 @@ def _escaped(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Take back what `_escaped` did; refuse what it never leaves."""
+    """Undo `_escaped`; refuse what it never leaves."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):

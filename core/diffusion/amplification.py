@@ -1,4 +1,4 @@
-"""How much a step of a solver enlarges the network's error, and which starts of a grid it rules out.
+"""How much a solver step amplifies the network's error, and which starts of a grid this rules out.
 
 A prediction o = p x_0 + q noise gives data and noise by a system of determinant alpha q - sigma p
 (`core.diffusion.predictions`). An error e in o moves the next state of DDIM by
@@ -21,12 +21,12 @@ from core.diffusion.predictions import Prediction, determinant
 from core.errors import UserError
 
 LARGEST = 20.0  # above it the estimate of the data is mostly error
-FEW_STEPS = 4  # with fewer a large amplification is a warning: one or two steps take what they can get
-MOST_SIGNAL = 0.1  # of a start: a larger share of signal, drawn as noise, would be another distribution
+FEW_STEPS = 4  # with fewer, a large amplification is only a warning, since it cannot be avoided
+MOST_SIGNAL = 0.1  # in a start: a larger share of signal, drawn as noise, would be another distribution
 
 
 def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -> list[float]:
-    """The amplification of each step of a grid of falling times; infinity where the determinant is 0."""
+    """Return each step's amplification on a falling grid of times; infinite where the determinant is 0."""
     t = torch.tensor(list(times), dtype=torch.float64)
     alpha, sigma = path.alpha(t), path.sigma(t)
     here, there = (alpha[:-1], sigma[:-1]), (alpha[1:], sigma[1:])
@@ -62,7 +62,7 @@ def require_sound_start(
 def _largest_start(
     grid: Callable[[float], Sequence[float]], start: float, prediction: Prediction, path: Path
 ) -> float:
-    """The largest start, in thousandths, at which every step keeps errors small; 0 where none does."""
+    """Return the largest start, in thousandths, at which every step keeps errors small; 0 where none does."""
     for thousandths in range(round(start * 1000) - 1, 499, -1):
         lower = thousandths / 1000
         try:
@@ -77,7 +77,7 @@ def _largest_start(
 
 
 def _signal(path: Path, time: float) -> float:
-    """The share of the signal in the size of x_t: alpha / sqrt(alpha^2 + sigma^2)."""
+    """Return the share of the signal in the size of x_t: alpha / sqrt(alpha^2 + sigma^2)."""
     t = torch.tensor(time, dtype=torch.float64)
     alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
     return alpha / (alpha**2 + sigma**2) ** 0.5

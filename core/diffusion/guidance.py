@@ -44,7 +44,7 @@ def classifier_free(
 
 
 def _with_null(condition: Condition) -> Condition:
-    """The samples twice: with their label and text, then without; given frames stay in both."""
+    """Return the samples twice: with their label and text, then without; given frames stay in both."""
     some = next((part for f in fields(condition) if (part := getattr(condition, f.name)) is not None), None)
     if some is None:
         return condition

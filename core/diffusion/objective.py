@@ -52,10 +52,11 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Noised:
-    """What a network is shown of clean data, and what it should answer: a function of data and draws alone.
+    """The network's input and its target for clean data: a function of data and draws alone.
 
-    x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1], and time_input, what the network is told
-    instead.  alpha, sigma: the path's levels, (B, 1, 1, 1, 1).  weight: (B,) of the squared error; None is 1.
+    x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1]; time_input: the form of it that the
+    network gets.  alpha, sigma: the path's levels, (B, 1, 1, 1, 1).  weight: (B,) of the squared error; None
+    is 1.
     """
 
     x0: Tensor
@@ -79,7 +80,7 @@ class Objective:
         self.config, self.path, self.frame_condition = config, make_path(config.path), frame_condition
 
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
-        """Mean weighted squared error per sample.
+        """Return the mean weighted squared error per sample.
 
         x0: (B, C, T, H, W) float32.  model(x_t, time_input, condition) -> (B, C or 2C, T, H, W); the upper
         half is the variance, and goes unused where that is not trained.
@@ -87,7 +88,7 @@ class Objective:
         return self.loss_of(model, self.noised(x0, condition, draws))
 
     def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> Noised:
-        """All of `loss` that comes before the network."""
+        """Compute the part of `loss` before the network."""
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
         if self.frame_condition:
@@ -100,7 +101,7 @@ class Objective:
         return Noised(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
 
     def loss_of(self, model: Model, noised: Noised) -> Losses:
-        """All of `loss` from the network on."""
+        """Compute the part of `loss` from the network on."""
         config, t = self.config, noised.time
         output = model(noised.x_t, noised.time_input, noised.condition)
         fraction: Tensor | None = None
@@ -125,7 +126,7 @@ class Objective:
         )
 
     def _weight(self, t: Tensor) -> Tensor | None:
-        """(B,) weight of the squared error, None for 1.
+        """Return the (B,) weight of the squared error, None for 1.
 
         min_snr: min(SNR, gamma) for the error of x0 (2303.09556, eq. 5).
         """
@@ -140,7 +141,7 @@ class Objective:
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """(output - target)^2 of equal shapes, elementwise: one operation forward, and one backward."""
+    """Return (output - target)^2 of equal shapes, elementwise: one operation forward, and one backward."""
     return torch.nn.functional.mse_loss(output, target, reduction="none")
 
 
@@ -166,7 +167,7 @@ def give_first_frames(condition: Condition, x0: Tensor, draws: Draws, share: flo
 
 
 def _mean_over_unknown(error: Tensor, frame_mask: Tensor | None) -> Tensor:
-    """(B,) mean of (B, C, T, H, W) over everything but the frames that were given."""
+    """Return the (B,) mean of (B, C, T, H, W) over everything but the frames that were given."""
     if frame_mask is None:
         return error.mean((1, 2, 3, 4))
     unknown = 1 - frame_mask

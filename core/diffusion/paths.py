@@ -14,7 +14,7 @@ DDPM_STEPS = 1000
 
 
 class Path(Protocol):
-    """alpha, sigma and time_input take times in [0, 1] of any shape and return the same shape and dtype.
+    """A path: alpha, sigma and time_input take times in [0, 1] and keep their shape and dtype.
 
     num_steps: N of a path that is trained on the grid t = (i + 1) / N, or None where t is continuous.
     """
@@ -26,7 +26,7 @@ class Path(Protocol):
     def alpha(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Tensor) -> Tensor: ...
     def time_input(self, t: Tensor) -> Tensor:
-        """What the network is told instead of t."""
+        """Return the network's time input for t."""
         ...
 
 
@@ -76,7 +76,7 @@ class DDPM:
 
 
 def betas(name: PathName, num_steps: int = DDPM_STEPS) -> Tensor:
-    """The chain's noise rates beta_i, (num_steps,) float64.
+    """Return the chain's noise rates beta_i, (num_steps,) float64.
 
     linear: 1e-4 to 0.02 over 1000 steps (Ho et al. 2020, section 4).
     cosine: Nichol and Dhariwal, arXiv:2102.09672, eq. 17, each rate at most 0.999.
@@ -90,12 +90,12 @@ def betas(name: PathName, num_steps: int = DDPM_STEPS) -> Tensor:
 
 
 def make_path(name: PathName) -> Path:
-    """The path of that name, with 1000 steps where it is a chain."""
+    """Return the path of that name, with 1000 steps where it is a chain."""
     return RectifiedFlow() if name == "rectified_flow" else DDPM(name)
 
 
 @functools.cache
 def _log_alpha_squared_table(name: PathName, num_steps: int, device: torch.device) -> Tensor:
-    """(num_steps + 1,) float64 log alpha^2 at t = 0, 1/N, ..., 1."""
+    """Return (num_steps + 1,) float64 log alpha^2 at t = 0, 1/N, ..., 1."""
     steps = torch.log1p(-betas(name, num_steps))
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)]).to(device)

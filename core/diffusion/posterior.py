@@ -29,7 +29,7 @@ class Posterior:
 
 
 def posterior(path: Path, t: Tensor, s: Tensor) -> Posterior:
-    """The step from t to s, both (B,) in [0, 1] with s < t, on any path whose SNR falls."""
+    """Return the posterior of the step from t to s < t, both (B,) in [0, 1], on any path of falling SNR."""
     t, s = t.double(), s.double()
     sigma_t2, sigma_s2 = path.sigma(t) ** 2, path.sigma(s) ** 2
     alpha_s = path.alpha(s)
@@ -50,7 +50,7 @@ def log_variance(fraction: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def bound_bits(path: Path, t: Tensor, x0: Tensor, x_t: Tensor, data: Tensor, fraction: Tensor) -> Tensor:
-    """The term of the variational bound at grid time t, in bits per dimension, (B,) float32.
+    """Return the term of the variational bound at grid time t, in bits per dimension, (B,) float32.
 
     x0, x_t, data (the network's x0), fraction (its variance output): (B, C, T, H, W).
     KL(q || p) at i > 0; at i = 0 the log-likelihood of x0 in bins of 8-bit pixels, which the published models
@@ -75,13 +75,13 @@ def bound_bits(path: Path, t: Tensor, x0: Tensor, x_t: Tensor, data: Tensor, fra
 
 
 def normal_divergence(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
-    """KL(q || p) of Gaussians, element by element, in nats."""
+    """Return KL(q || p) of Gaussians, element by element, in nats."""
     scaled = torch.exp(log_var_q - log_var_p) + (mean_q - mean_p) ** 2 * torch.exp(-log_var_p)
     return (log_var_p - log_var_q - 1 + scaled) / 2
 
 
 def binned_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-probability of the 8-bit bin around x under a Gaussian; the outermost bins reach to infinity."""
+    """Return a Gaussian's log-probability of the 8-bit bin around x; outermost bins reach to infinity."""
     inverse = torch.exp(-log_std)
     above, below = (x - mean + PIXEL_BIN) * inverse, (x - mean - PIXEL_BIN) * inverse
     inside = (torch.special.ndtr(above) - torch.special.ndtr(below)).clamp(min=1e-12).log()

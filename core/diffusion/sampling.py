@@ -67,7 +67,7 @@ def sample(
     """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
 
     Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
-    learned_sigma: whether the model's variance output was trained, and so is to be used by the ddpm solver.
+    learned_sigma: whether the model's variance output was trained, so that the ddpm solver uses it.
     """
     check_start(config, path, prediction)
     times = time_grid(config, path)
@@ -101,13 +101,13 @@ def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> st
 
 
 def start_deviation(path: Path, time: float) -> float:
-    """Standard deviation of x_t for data of unit variance, which normalised latents are: what a start has."""
+    """Return the standard deviation of x_t for data of unit variance, such as normalised latents."""
     t = torch.tensor(time, dtype=torch.float64)
     return math.hypot(float(path.alpha(t)), float(path.sigma(t)))
 
 
 def time_grid(config: SamplerConfig, path: Path) -> list[float]:
-    """steps + 1 falling times from config.start to 0.
+    """Return steps + 1 falling times from config.start to 0.
 
     On a chain of N steps they are grid times, evenly spaced from start to 1/N and then 0, so that the network
     sees only times it was trained at (2102.09672, section 4).

@@ -23,7 +23,7 @@ from core.diffusion.posterior import log_variance, posterior
 
 @dataclass(frozen=True)
 class Level:
-    """A time on the path with its coefficients; time_input is what the network is told."""
+    """A time on the path with its coefficients; time_input is the network's form of it."""
 
     t: float
     alpha: float
@@ -33,7 +33,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the network sees in x_t = alpha data + sigma noise; fraction is its variance output, if any."""
+    """Data and noise that the network estimates in x_t; fraction is its variance output, if any."""
 
     data: Tensor
     noise: Tensor
@@ -51,7 +51,7 @@ class Solver(Protocol):
 
 
 def euler(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noise: Noise) -> Tensor:
-    """Euler's method, order 1, in the variables in which every path is straight.
+    """Solve by Euler's method, order 1, in the variables in which every path is straight.
 
     With z = x / (alpha + sigma) and r = sigma / (alpha + sigma), z = (1 - r) data + r noise, so that
     dz/dr = noise - data: on rectified flow z is x and r is t (2209.03003); on other paths this is the
@@ -66,7 +66,7 @@ def euler(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, no
 
 
 def heun(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noise: Noise) -> Tensor:
-    """Heun's method, order 2, two evaluations a step, in the same variables as `euler`.
+    """Solve by Heun's method, order 2, two evaluations a step, in the same variables as `euler`.
 
     The step to t = 0 is Euler's, since noise and its time are not defined there (2206.00364, algorithm 1).
     """
@@ -82,7 +82,7 @@ def heun(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noi
 
 
 def ddim(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noise: Noise) -> Tensor:
-    """DDIM with eta = 0: keep the noise, change the level (Song et al., arXiv:2010.02502, eq. 12)."""
+    """Solve by DDIM, eta = 0: keep the noise, change the level (Song et al., arXiv:2010.02502, eq. 12)."""
     for here, there in pairwise(levels(path, times)):
         estimate = denoise(x, here)
         x = there.alpha * estimate.data + there.sigma * estimate.noise
@@ -90,7 +90,7 @@ def ddim(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noi
 
 
 def ddpm(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noise: Noise) -> Tensor:
-    """Ancestral sampling: draw from q(x_s | x_t, x_0 = data) (Ho et al., arXiv:2006.11239, eq. 6-7).
+    """Sample ancestrally: draw from q(x_s | x_t, x_0 = data) (Ho et al., arXiv:2006.11239, eq. 6-7).
 
     The variance is the network's where it predicts one (2102.09672, eq. 15), else the posterior's. The last
     step adds no noise.
@@ -113,7 +113,7 @@ def ddpm(denoise: Denoise, x: Tensor, times: Sequence[float], path: Path, *, noi
 
 
 def levels(path: Path, times: Sequence[float]) -> list[Level]:
-    """The coefficients of every time, as Python numbers; `times` must fall and end at 0."""
+    """Return the coefficients of every time, as Python numbers; `times` must fall and end at 0."""
     if len(times) < 2 or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
         raise ValueError(f"times must fall to 0, got {list(times)}")
     t = torch.tensor(list(times), dtype=torch.float64)
@@ -122,5 +122,5 @@ def levels(path: Path, times: Sequence[float]) -> list[Level]:
 
 
 def _straight(level: Level) -> float:
-    """The share of noise, which runs from 0 at data to 1 at noise on every path."""
+    """Return the share of noise, which runs from 0 at data to 1 at noise on every path."""
     return level.sigma / (level.alpha + level.sigma)

@@ -1,4 +1,4 @@
-"""Which times are trained: a distribution over t, by inverse transform of a keyed uniform draw."""
+"""The distribution of training times over t, sampled by inverse transform of a keyed uniform draw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TimestepConfig:
 
 
 def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
-    """Times in (0, 1] from uniforms `u` (B,) in (0, 1); on a chain of N steps, on its grid (i + 1) / N.
+    """Return times in (0, 1] from uniforms `u` (B,) in (0, 1); for N steps, on the grid (i + 1) / N.
 
     logit_normal and shift: Esser et al., arXiv:2403.03206, eq. 19 and 23.
     """
@@ -42,5 +42,5 @@ def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """shift t / (1 + (shift - 1) t): the same path with the odds t : (1 - t) multiplied by `shift`."""
+    """Return shift t / (1 + (shift - 1) t): the same path with the odds t : (1 - t) multiplied by `shift`."""
     return t if shift == 1 else shift * t / (1 + (shift - 1) * t)

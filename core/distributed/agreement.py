@@ -1,5 +1,5 @@
-"""Ranks that are in different steps, or have samples of different orders, without noticing: found in the
-reduction every step has anyway."""
+"""Detect ranks that are in different steps, or order samples differently, in the reduction that every step
+has anyway."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from core.draws import scrambled
 from core.errors import WorkError
 
 _MODULUS = 1 << 12  # keeps the sums of squares exact for any number of ranks
-_HASHES = 1 << 40  # and this the sum of hashes, in float64, for up to 2^13 of them
+_HASHES = 1 << 40  # keeps the sum of hashes exact in float64, for up to 2^13 of them
 
 
 def order_hash(step_index: int, ids: np.ndarray, positions: np.ndarray) -> int:
-    """A hash of which samples stand where in a step: ids and positions (n,) integers -> [0, 2^40).
+    """Hash which samples stand where in a step: ids and positions (n,) integers -> [0, 2^40).
 
     The hashes of parts of a step add up, modulo 2^40, to that of the whole, in any order. Of each sample it
     is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), its upper 40 bits.
@@ -32,14 +32,14 @@ def order_hash(step_index: int, ids: np.ndarray, positions: np.ndarray) -> int:
 
 
 def tally(step_index: int, batch: Batch) -> Tally:
-    """Of a micro-batch of a step, in host memory."""
+    """Tally a micro-batch of a step, in host memory."""
     weight = float(batch.weight.numpy().sum())
     return Tally(weight, order_hash(step_index, batch.id.numpy(), batch.position.numpy()))
 
 
 class StepAgreement:
-    """The total weight of a step's samples over ranks, and a proof that all ranks are in the same step and
-    hold together the samples that every one of them believes to make it up.
+    """The total weight of a step's samples over ranks, and a check that all ranks are in the same step and
+    together hold exactly the samples that each expects in it.
 
     A rank that has left out or repeated a step would go on unnoticed, since its collectives still match those
     of the others. Along with the weights the ranks add up k and k^2 (k: the step's index): the mean of the
@@ -78,11 +78,11 @@ class StepAgreement:
             self._sum = ranks.PendingSum(numbers.to(world.device, non_blocking=True))
 
     def total_weight(self) -> Tensor | float:
-        """The weights' sum: of several ranks float32, on the device."""
+        """Return the sum of the weights: with several ranks float32, on the device."""
         return self._sum.wait()[0].float() if self._sum else self._numbers[0]
 
     def require(self) -> bool:
-        """WorkError where ranks do not agree; else whether any was asked to end, which all learn here alike.
+        """Raise WorkError where ranks disagree; return whether any was asked to end, the same on all of them.
 
         Reads the device, so it is called after the update, which does so too.
         """

@@ -1,4 +1,4 @@
-"""Ranks and what they say to each other: start, stop, and the few reductions the project needs.
+"""Ranks and communication between them: start, stop, and the few reductions the project needs.
 
 `core/environment.py` says which rank this is. Tasks of `srun` meet by a file (`rendezvous.py`); for all
 others the rendezvous is torch's `env://`, which also honours the agent's store under torchrun.
@@ -34,7 +34,7 @@ _leave: Callable[[], Any] = dist.destroy_process_group
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is: rank of size, local_rank on its node, and the device it computes on."""
+    """The identity of this process: rank of size, local_rank on its node, and the device it computes on."""
 
     rank: int
     size: int
@@ -46,9 +46,9 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     """Join the process group of those who were started together with this process.
 
     device: "auto" takes CUDA where there is one. The backend follows: nccl on CUDA, gloo on CPU.
-    timeout_s: how long a collective may wait before it fails on all ranks, and a rank give no sign of life
-    while others wait for its work (`waiting.py`).
-    folder: the job's output, in which tasks of `srun` leave word where they meet.
+    timeout_s: how long a collective may wait before it fails on all ranks, and how long a rank may give no
+    sign of life while others wait for its work (`waiting.py`).
+    folder: the job's output, in which tasks of `srun` publish their rendezvous.
     """
     place = environment.place()
     environment.local_rank_for_libraries()
@@ -77,7 +77,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
 def stop(world: World) -> None:
     """Leave the process group (collective: all ranks, after their last collective).
 
-    A rank that leaves because of an error waits for nobody: its peers may be anywhere.
+    A rank that leaves because of an error waits for no other: its peers may be anywhere.
     """
     if dist.is_initialized():
         if sys.exc_info()[0] is None:
@@ -105,7 +105,7 @@ def set_timeouts(timeout_s: float) -> None:
 
 
 def side_group(timeout_s: float) -> Group:
-    """A group of all ranks for one thread beside the main one (collective: all ranks).
+    """Make a group of all ranks for one thread beside the main one (collective: all ranks).
 
     Collectives of two threads on one group may meet in another order on another rank, and wait for ever; on a
     group of its own a thread's collectives have one order. On the CPU, so that no GPU stream waits for it.
@@ -115,17 +115,17 @@ def side_group(timeout_s: float) -> Group:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of every rank's tensor, as a new tensor on the same device (collective: all ranks)."""
+    """Return the sum of every rank's tensor, as a new tensor on the same device (collective: all ranks)."""
     return _reduce(tensor, dist.ReduceOp.SUM)
 
 
 def max_over_ranks(tensor: Tensor) -> Tensor:
-    """The elementwise maximum of every rank's tensor, as a new tensor (collective: all ranks)."""
+    """Return the elementwise maximum of every rank's tensor, as a new tensor (collective: all ranks)."""
     return _reduce(tensor, dist.ReduceOp.MAX)
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which speaks and publishes for all."""
+    """Return whether this is rank 0, which logs and publishes for all."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -135,7 +135,7 @@ def barrier() -> None:
 
 
 def broadcast_object(value: Any, group: Group = None) -> Any:
-    """Rank 0's `value` on every rank (collective: all ranks); for small, plain values.
+    """Return rank 0's `value` on every rank (collective: all ranks); for small, plain values.
 
     It waits for rank 0 as long as that works, and so do all functions below.
     """
@@ -148,7 +148,7 @@ def broadcast_object(value: Any, group: Group = None) -> Any:
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
-    """The first rank's `work()` for every rank, or its failure: UserError or WorkError (collective)."""
+    """Return the first rank's `work()` on every rank, or raise its UserError or WorkError (collective)."""
     result, failure = _outcome(work) if is_first() else (None, None)
     result, failure = broadcast_object((result, failure))
     if failure:
@@ -157,7 +157,7 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
 
 
 def on_every_rank(work: Callable[[], Any]) -> list[Any]:
-    """Every rank's `work()`, small and plain, in rank order; or the first failure of one (collective)."""
+    """Gather every rank's small, plain `work()` in rank order, or raise the first failure (collective)."""
     outcomes = gather_objects(_outcome(work))
     for _, failure in outcomes:
         if failure:
@@ -170,7 +170,7 @@ Failure = tuple[type[UserError | WorkError], tuple[str, ...]]
 
 
 def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
-    """What `work` returns, or the error it ends with."""
+    """Return the result of `work`, or the error that it raises."""
     try:
         return work(), None
     except UserError as error:  # field by field, so that a caller can still put a path before the field
@@ -181,7 +181,7 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
 
 
 def gather_objects(value: Any, group: Group = None) -> list[Any]:
-    """Every rank's `value`, in rank order, on every rank (collective: all ranks); for small, plain values."""
+    """Gather every rank's small, plain `value` on every rank, in rank order (collective: all ranks)."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [value]
     waiting.meet(group)
@@ -200,7 +200,7 @@ class PendingSum:
         self._work = dist.all_reduce(tensor, async_op=True) if several else None
 
     def wait(self) -> Tensor:
-        """The sum."""
+        """Wait for the sum and return it."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -208,7 +208,7 @@ class PendingSum:
 
 
 def _rendezvous(place: Place, folder: Path | None, timeout_s: float) -> Any:
-    """The store at which ranks meet; None where torch finds it by `env://`."""
+    """Return the store at which ranks meet; None where torch finds it by `env://`."""
     if place.size == 1:
         return torch._C._distributed_c10d.HashStore()
     if place.starter in ("srun", "submitit"):
@@ -225,7 +225,7 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
 
 
 def _require_own(device: torch.device, rank: int) -> None:
-    """UserError where another rank computes on this device: NCCL would fail at the first collective."""
+    """Raise UserError where another rank computes on this device: NCCL would fail at the first collective."""
     found = torch.cuda.get_device_properties(device)
     key = f"longtake/device/{environment.node()}/{found.uuid}"
     owner = int(waiting.store().compare_set(key, "", str(rank)))

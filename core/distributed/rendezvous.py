@@ -1,4 +1,4 @@
-"""Where the tasks of one `srun` meet: rank 0 takes a free port and publishes it in the output folder.
+"""Rendezvous for the tasks of one `srun`: rank 0 publishes a free port in the output folder.
 
 Nobody has to choose a port, and two jobs on a node never race for one. The file is named by job, restart and
 step, so a requeued job never reads the address of its last start. It goes when all ranks have met; what a
@@ -25,7 +25,7 @@ POLL_S = 0.1
 
 
 def meet(place: Place, folder: Path | None, timeout_s: float) -> TCPStore:
-    """The store at which all tasks of this `srun` have come together (collective: all ranks).
+    """Return the store at which all tasks of this `srun` have come together (collective: all ranks).
 
     folder: where the address is published; None where a person has to set MASTER_ADDR and MASTER_PORT, which
     are taken in any case.  timeout_s: of the store, once it is found.
@@ -52,7 +52,7 @@ def meet(place: Place, folder: Path | None, timeout_s: float) -> TCPStore:
 
 
 def _store(host: str, port: int, place: Place, timeout_s: float) -> TCPStore:
-    """The first rank's own server, or a connection to it."""
+    """Return the first rank's own server, or a connection to it."""
     is_first, limit = place.rank == 0, timedelta(seconds=timeout_s)
     try:
         return TCPStore(host, port, is_master=is_first, wait_for_workers=False, timeout=limit)
@@ -74,7 +74,7 @@ def _leave_together(store: TCPStore, place: Place) -> None:
 
 
 def _read(path: Path, wait_s: float) -> tuple[str, int]:
-    """The address that rank 0 has published by now or publishes within `wait_s` seconds."""
+    """Return the address that rank 0 has published, or publishes within `wait_s` seconds."""
     limit = time.monotonic() + wait_s
     while True:
         try:
@@ -92,7 +92,7 @@ def _read(path: Path, wait_s: float) -> tuple[str, int]:
 
 
 def _own_name() -> str:
-    """The name by which other nodes find this one: SLURM's where it resolves, else the host's."""
+    """Return the name by which other nodes find this one: SLURM's where it resolves, else the host's."""
     for name in dict.fromkeys((environment.node(), socket.gethostname(), socket.getfqdn())):
         try:
             socket.getaddrinfo(name, None)

@@ -37,11 +37,11 @@ class SequenceGroup:
     name: str = ""
 
     def share(self, tokens: int) -> int:
-        """How many of `tokens` tokens each rank holds; the last ranks' may be padding."""
+        """Return how many of `tokens` tokens each rank holds; the last ranks' may be padding."""
         return -(-tokens // self.size)
 
     def valid(self, tokens: int, rank: int) -> int:
-        """How many tokens of `rank`'s share are none of the padding."""
+        """Return how many tokens of `rank`'s share are not padding."""
         share = self.share(tokens)
         return min(max(tokens - rank * share, 0), share)
 
@@ -50,14 +50,14 @@ _made: dict[str, SequenceGroup] = {}
 
 
 def data_world(world: World, size: int) -> World:
-    """The world as loaders see it, in which a group of `size` neighbouring ranks is one rank."""
+    """Return the world as loaders see it, in which a group of `size` neighbouring ranks is one rank."""
     if world.size % size:
         raise UserError("sequence_parallel", size, f"a divisor of the number of ranks, {world.size}")
     return replace(world, rank=world.rank // size, size=world.size // size)
 
 
 def make_sequence_group(world: World, size: int) -> SequenceGroup | None:
-    """This rank's group of `size` neighbouring ranks, None for size 1 (collective: all ranks)."""
+    """Make this rank's group of `size` neighbouring ranks, None for size 1 (collective: all ranks)."""
     if size == 1:
         return None
     mine = data_world(world, size).rank
@@ -69,24 +69,24 @@ def make_sequence_group(world: World, size: int) -> SequenceGroup | None:
 
 
 def named_group(name: str) -> SequenceGroup:
-    """The group of this name, which this rank has made."""
+    """Return the group of this name, which this rank has made."""
     return _made[name]
 
 
 def split_tokens(x: Tensor, sequence: SequenceGroup) -> Tensor:
-    """This rank's share (B, N / size, ...) of tokens (B, N, ...) that every rank of the group holds."""
+    """Return this rank's share (B, N / size, ...) of tokens (B, N, ...) that the whole group holds."""
     missing = sequence.share(x.shape[1]) * sequence.size - x.shape[1]
     x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
     return x.chunk(sequence.size, dim=1)[sequence.rank].contiguous()
 
 
 def gather_tokens(x: Tensor, tokens: int, sequence: SequenceGroup) -> Tensor:
-    """All `tokens` tokens (B, N, D) on every rank, from the shares (B, N / size, D)."""
+    """Gather all `tokens` tokens (B, N, D) on every rank, from the shares (B, N / size, D)."""
     return _Gather.apply(x, sequence)[:, :tokens]
 
 
 def tokens_to_heads(tensors: Sequence[Tensor], tokens: int, sequence: SequenceGroup) -> Tensor:
-    """From a share of the tokens with all heads to all tokens with a share of the heads.
+    """Exchange a share of the tokens with all heads for all tokens with a share of the heads.
 
     tensors: P of (B, N / size, K, Dh), which travel together.  Returns (P, B, N, K / size, Dh), unpadded.
     """
@@ -98,7 +98,7 @@ def tokens_to_heads(tensors: Sequence[Tensor], tokens: int, sequence: SequenceGr
 
 
 def heads_to_tokens(x: Tensor, sequence: SequenceGroup) -> Tensor:
-    """The way back: (B, N, K / size, Dh) to this rank's share (B, N / size, K, Dh), padded."""
+    """Undo `tokens_to_heads`: (B, N, K / size, Dh) to this rank's share (B, N / size, K, Dh), padded."""
     missing = sequence.share(x.shape[1]) * sequence.size - x.shape[1]
     parts = rearrange(F.pad(x, (0, 0, 0, 0, 0, missing)), "b (s n) k d -> s b n k d", s=sequence.size)
     return rearrange(_AllToAll.apply(parts, sequence), "s b n k d -> b n (s k) d")
@@ -121,7 +121,7 @@ class _AllToAll(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenates all ranks' tokens; every rank computes the same loss from them, so its own part is all."""
+    """Concatenates all ranks' tokens; all compute the same loss, so a rank's gradient is its own part."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sequence: SequenceGroup) -> Tensor:

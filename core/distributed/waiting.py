@@ -32,7 +32,7 @@ _life: Life | None = None
 
 
 class Life:
-    """This rank's signs of life, and a look at those of others.
+    """The signs of life of this rank, and a view of those of others.
 
     group: of all ranks on CPUs, None for the default one.  patience_s: without a sign from a rank for so long
     it is taken for lost.
@@ -54,10 +54,10 @@ class Life:
                 if self._ended.wait(min(PERIOD_S, self.patience_s / 4)):
                     return
         except RuntimeError:
-            return  # the host of the store has died: those who wait for it notice that themselves
+            return  # the host of the store has died: waiting ranks notice that themselves
 
     def signs(self) -> list[bytes]:
-        """The last sign of life of each watched rank, b"" for none; PeerLost where the store has gone."""
+        """Return each watched rank's last sign of life, b"" for none; PeerLost where the store has gone."""
         keys = [_key(rank) for rank in self.watched]
         try:
             if self._store.check(keys):
@@ -67,13 +67,13 @@ class Life:
             raise PeerLost(f"the store where ranks met has gone: {str(error).splitlines()[0]}") from None
 
     def end(self) -> None:
-        """Give no more signs."""
+        """Stop giving signs of life."""
         self._ended.set()
         self._thread.join()
 
 
 class Silence:
-    """How long watched ranks have given no sign of life, as far as this wait has seen."""
+    """How long watched ranks have given no sign of life, as this wait has observed."""
 
     def __init__(self, life: Life, clock: Callable[[], float] = time.monotonic) -> None:
         self._life, self._clock = life, clock
@@ -81,7 +81,7 @@ class Silence:
         self._since = [clock()] * len(life.watched)
 
     def require_signs(self) -> None:
-        """PeerLost where a rank has been silent for longer than the patience."""
+        """Raise PeerLost where a rank has been silent for longer than the patience."""
         now, signs = self._clock(), self._life.signs()
         for place, rank in enumerate(self._life.watched):
             if signs[place] != self._signs[place]:
@@ -114,13 +114,13 @@ def meet(group: Any = None) -> None:
     """Wait until every rank is here, for as long as all of them live (collective: all ranks).
 
     group: of all ranks on CPUs; a thread beside the main one needs its own.
-    PeerLost, or what the backend raises, where one does not come any more.
+    PeerLost, or what the backend raises, where a rank has died or stopped.
     """
     from torch.distributed import distributed_c10d as c10d
 
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    if _life is None:  # the group was made by somebody else
+    if _life is None:  # the group was made elsewhere
         begin(LEAST_PATIENCE_S)
     assert _life is not None
     options = c10d.BarrierOptions()
@@ -140,7 +140,7 @@ def arrive(place: str) -> None:
 
 
 def all_arrived(place: str, timeout_s: float) -> bool:
-    """Whether every rank comes to `place` within so many seconds.
+    """Return whether every rank comes to `place` within so many seconds.
 
     Asked through the store where ranks met, so that it works when collectives have failed, and may be asked
     of ranks that are dead, stopped, or busy elsewhere.
@@ -150,26 +150,26 @@ def all_arrived(place: str, timeout_s: float) -> bool:
     try:
         keys = [_arrival(place, rank) for rank in range(dist.get_world_size())]
         store().wait(keys, timedelta(seconds=timeout_s))
-    except RuntimeError:  # somebody is late, or the host of the store has died
+    except RuntimeError:  # a rank is late, or the host of the store has died
         return False
     return True
 
 
 def store() -> Any:
-    """Where the ranks have met."""
+    """Return the store at which the ranks have met."""
     from torch.distributed import distributed_c10d as c10d
 
     return c10d._get_default_store()
 
 
 def _has_ended(work: Any) -> bool:
-    """Whether it has ended within LOOK_S; raises what it has failed with."""
+    """Return whether the work has ended within LOOK_S; raise its failure."""
     try:
         work.wait(timedelta(seconds=LOOK_S))
     except RuntimeError:
         if not work.is_completed():
             return False
-        work.wait()  # it has ended just now, or failed
+        work.wait()  # raises its failure, if that is how it ended
     return True
 
 

@@ -1,4 +1,4 @@
-"""fp32 sums of bf16 gradients over the micro-steps of a step, for ZeRO stage 1.
+"""Accumulate bf16 gradients in fp32 over the micro-steps of a step, for ZeRO stage 1.
 
 Stages 2 and 3 add micro-steps up in fp32 partitions themselves. At stage 1 DeepSpeed leaves the sum to
 autograd, in bf16, or switches to an optimizer that keeps and measures a whole fp32 gradient on every rank
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class MicroStepSum:
-    """Sets gradients of finished backwards aside in fp32 and puts their sum back before the step."""
+    """Moves gradients of finished backward passes to fp32 sums, and puts the sums back before the step."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self._parameters = parameters
@@ -26,7 +26,7 @@ class MicroStepSum:
         self._pending = True
 
     def before_step(self) -> None:
-        """Leave in every `grad` the whole step's sum, rounded once."""
+        """Write the whole step's sum, rounded once, into every `grad`."""
         if self._sums:
             self._add()
             for p, total in zip(self._parameters, self._sums, strict=True):

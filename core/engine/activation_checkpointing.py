@@ -1,8 +1,8 @@
-"""Activation checkpointing: what of a block the backward pass computes again instead of keeping.
+"""Activation checkpointing: which parts of a block the backward pass recomputes instead of keeping.
 
 A block's saved tensors are most of the memory of training (about 34 D bytes a token and block in bf16,
-arXiv:2205.05198). `full` keeps a block's input alone, for a third more arithmetic; `selective` also keeps
-what is costly to compute, the outputs of matrix products and of attention, for next to none (Sec. 5 there).
+arXiv:2205.05198). `full` keeps only a block's input, for a third more arithmetic; `selective` also keeps
+the outputs of matrix products and of attention, which are costly, for next to none (Sec. 5 there).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ATTENTION = {
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 }
-_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # of operations that are all attention
+_LIBRARIES = ("flash_attn", "flash_attn_3", "longtake_attention")  # whose operations are all attention
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None:
-    """Have blocks recompute what `config.activation_checkpointing` says; results stay bitwise the same.
+    """Make blocks recompute what `config.activation_checkpointing` says; results stay bitwise the same.
 
     Call it before `Engine`. Every block is one unit: its inputs are kept.
     """
@@ -47,7 +47,7 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None
 
 
 def _recomputed(run: Any, forward: Any, options: dict[str, Any]) -> Any:
-    """A function and no `partial`, which torch.compile would leave uncompiled without a word."""
+    """Return a function, not a `partial`, which torch.compile would silently leave uncompiled."""
 
     def checkpointed(*inputs: Any) -> Any:
         return run(forward, *inputs, use_reentrant=False, **options)
@@ -56,13 +56,13 @@ def _recomputed(run: Any, forward: Any, options: dict[str, Any]) -> Any:
 
 
 def _to_the_end(*arguments: Any, **options: Any) -> Any:
-    """`checkpoint` that recomputes all of a block: at its end ZeRO-3 lets go of the weights it gathered."""
+    """Run `checkpoint` so that it recomputes all of a block: at its end ZeRO-3 frees the gathered weights."""
     with set_checkpoint_early_stop(False):
         return checkpoint(*arguments, **options)
 
 
 def _selective_contexts() -> Any:
-    """Refuses DeepSpeed's linear layer, which would add its bias to kept products, and again to these."""
+    """Refuse DeepSpeed's linear layer, which would add its bias to kept products, and again to these."""
     if nn.functional.linear is not torch._C._nn.linear:
         raise WorkError(
             "selective activation checkpointing needs torch's own linear layer, which was replaced"
@@ -79,5 +79,5 @@ def _policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> Ch
 
 
 def _is_smaller_than_inputs(left: Tensor, right: Tensor) -> bool:
-    """Whether (b, n, m) x (b, m, d) gives less than the larger of them holds: weighted values, not scores."""
+    """Return whether (b, n, m) x (b, m, d) is smaller than its larger input: weighted values, not scores."""
     return left.shape[-2] * right.shape[-1] < max(left[0].numel(), right[0].numel())

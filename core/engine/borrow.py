@@ -1,4 +1,4 @@
-"""Use networks under training for something else, and give them back exactly as they were."""
+"""Use networks under training for another purpose, and give them back exactly as they were."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from core.engine.engine import Engine
 
 @contextlib.contextmanager
 def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: bool = False) -> Iterator[None]:
-    """Without gradients, in evaluation or `training` mode; buffers and mode come back (collective).
+    """Disable gradients, in evaluation or `training` mode; restore buffers and mode (collective).
 
-    flats: weights laid out like the masters (an average) to use instead of them; it takes one more copy of
-    this rank's masters meanwhile.
+    flats: weights laid out like the masters (an average) to use instead of them; until the block ends this
+    takes one more copy of this rank's masters.
     """
     module, was_training = engine.module, engine.module.training
     masters = [flat.detach().clone() for flat in engine.flats] if flats is not None else []
@@ -33,11 +33,11 @@ def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: boo
 
 @contextlib.contextmanager
 def discarded(engine: Engine) -> Iterator[None]:
-    """Forward and backward passes as in training, of which nothing remains (collective: all ranks).
+    """Run forward and backward passes as in training and leave no trace of them (collective: all ranks).
 
-    Gradients are computed and reduced as ever, but are NaN from where they reach a parameter. So the step
-    that ends the block is one that the engine skips, on all ranks alike, and a skipped step leaves nothing
-    behind at any ZeRO stage: no knowledge is needed of where each of them keeps gradients.
+    Gradients are computed and reduced as always, but are NaN from where they reach a parameter. So the engine
+    skips the step that ends the block, on all ranks alike, and a skipped step leaves nothing behind at any
+    ZeRO stage: it does not matter where each of them keeps gradients.
     """
     trained = [p for p in engine.module.parameters() if p.requires_grad]
     handles = [p.register_hook(lambda gradient: gradient * float("nan")) for p in trained]
@@ -53,9 +53,9 @@ def discarded(engine: Engine) -> Iterator[None]:
 
 @contextlib.contextmanager
 def constant(engines: Sequence[Engine]) -> Iterator[None]:
-    """Make networks fixed functions: a loss of another one goes back through them, and leaves no gradient.
+    """Make networks fixed functions: another one's loss goes back through them, and leaves no gradient.
 
-    For the whole turn of that other network, its backward pass included, since activations may be computed
+    Spans the whole turn of that other network, backward pass included, since activations may be recomputed
     again there.
     """
     parameters = [p for engine in engines for p in engine.module.parameters() if p.requires_grad]
@@ -74,7 +74,7 @@ def constant(engines: Sequence[Engine]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Give the network's buffers back as they were."""
+    """Restore the network's buffers at the end of the block."""
     kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

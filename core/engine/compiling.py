@@ -1,6 +1,6 @@
-"""torch.compile block by block: for every shape before the first step, and never again after it.
+"""torch.compile block by block: every shape is compiled before the first step, and none after it.
 
-Equal blocks share what is compiled, so a network costs one block's compilation per shape. A shape that is
+Equal blocks share compiled code, so a network costs one block's compilation per shape. A shape that is
 first met in the middle of a run would stop one rank for a minute while the others wait in a collective.
 """
 
@@ -52,7 +52,7 @@ def warm_up(
 
 
 def compiled_graphs() -> int:
-    """How many graphs torch.compile has made in this process."""
+    """Return how many graphs torch.compile has made in this process."""
     import torch._dynamo.utils
 
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]

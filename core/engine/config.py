@@ -1,4 +1,4 @@
-"""The engine's settings, and the whole configuration DeepSpeed gets from them."""
+"""The engine's settings, and the complete DeepSpeed configuration made from them."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ class EngineConfig:
 
     @property
     def meets_in_forward(self) -> bool:
-        """Whether ranks wait for one another within a forward pass: for weights, or for tokens."""
+        """Return whether ranks wait for one another within a forward pass: for weights, or for tokens."""
         return self.zero_stage == 3 or self.sequence_parallel > 1
 
     @property
     def sums_micro_steps(self) -> bool:
-        """Whether the engine itself adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
+        """Return whether the engine adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
         return self.zero_stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"
 
 
 def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
-    """DeepSpeed's configuration; `numbers` is how many trainable numbers the network has.
+    """Return DeepSpeed's configuration; `numbers` is how many trainable numbers the network has.
 
     Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
     1 among them), so every key here is one that 0.19 reads, and clipping is always written.
@@ -83,7 +83,7 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
         "managed_gradient_accumulation": False,  # any number of backwards, then one step
         "gradient_clipping": config.gradient_clipping if stage > 0 else 0.0,  # stage 0 clips itself
         "zero_allow_untested_optimizer": True,  # MuonAdamW; it is tested here
-        # Times what nothing reads, for which it would wait for the whole device in every forward and step.
+        # Nothing here reads the timers, which would wait for the whole device in every forward and step.
         "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
     }

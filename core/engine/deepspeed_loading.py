@@ -1,4 +1,4 @@
-"""Import DeepSpeed for the device in use, without what it does at its start that nobody asked for."""
+"""Import DeepSpeed for the device in use, without the parts of its start-up that are not needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from core.distributed import ranks
 
 
 def load_deepspeed(device: torch.device) -> Any:
-    """The package, set up so that it builds no C++, imports no inductor and makes no noise; may be called
-    again.
+    """Return the package, set up so that it builds no C++, imports no inductor and prints nothing.
+
+    May be called again.
 
     Imported here and not at the top of a module, since it picks its device while it is imported.
     """

@@ -1,7 +1,7 @@
-"""One engine for ZeRO stages 0 to 3, on CPU and CUDA: forward, N backwards, one step; the user of DeepSpeed.
+"""One engine for ZeRO stages 0 to 3, on CPU and CUDA: forward, N backwards, one step, by DeepSpeed.
 
-DeepSpeed shards, reduces and updates. Around it stands what its defaults do not give: clipping that is always
-written down, fp32 masters that start from the fp32 weights, gradients of micro-steps added up in fp32, a
+DeepSpeed shards, reduces and updates. This engine adds what its defaults do not give: clipping that is always
+set explicitly, fp32 masters that start from the fp32 weights, gradients of micro-steps added up in fp32, a
 non-finite step skipped on all ranks at every stage and precision, timeouts on its own process groups, and no
 C++ build.
 """
@@ -43,7 +43,7 @@ class Engine:
 
     module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
     in them. updates: optimizer updates applied so far.  data_ranks: how many ranks, or groups of ranks, hold
-    different samples.  is_constant: whether the network is a fixed function just now (`borrow.constant`).
+    different samples.  is_constant: whether the network is a fixed function now (`borrow.constant`).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Engine:
         groups = parameter_groups(model, optimizer)
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
-        ranks.barrier()  # from here on all ranks do the same
+        ranks.barrier()  # all ranks enter the collectives below together
         _agree(model, world)
         initial = _on_host(model) if engine.precision == "bf16" else {}
         if engine.zero_stage == 0 and engine.precision == "bf16":
@@ -88,7 +88,7 @@ class Engine:
                 shard.view(self.flats).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
+        """Run the network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
         if self.is_constant:  # its output gets no hook that begins a backward pass of this engine
             return self.module(*args, **kwargs)
         return self._engine(*args, **kwargs)
@@ -117,20 +117,20 @@ class Engine:
         return StepResult(float(self._engine.get_global_grad_norm()), applied)
 
     def watch(self, watch: Watch) -> None:
-        """Have `watch` time what is not ours: calls into DeepSpeed, and how long the end of a graph takes."""
+        """Have `watch` time what is outside this code: DeepSpeed calls, and the release of the graph."""
         self._engine = Watched(self._engine, watch)
-        # Put in place, and not asked for at each call, so that a run without a watch pays nothing.
+        # Installed here rather than checked at each call, so that a run without a watch pays nothing.
         self.backward = watch.around_release(self.backward)  # type: ignore[assignment, method-assign]
 
     @property
     def owned(self) -> list[Shard]:
-        """The shards this rank is to write: over all ranks, every element of every parameter once."""
+        """Return the shards this rank is to write: over all ranks, every element of every parameter once."""
         if self.config.zero_stage > 0:
             return self.shards
         return share(self.shards, self.world.rank, self.world.size)
 
     def moments(self) -> dict[str, list[Tensor]]:
-        """The optimizer's state by name, each a list laid out like `flats`; see `OptimizerConfig.moments`.
+        """Return the optimizer's state by name, each laid out like `flats`; see `OptimizerConfig.moments`.
 
         What the update rule of a flat does not keep is an empty tensor in its place.
         """
@@ -139,7 +139,7 @@ class Engine:
         return {n: [s.get(n, f.new_empty(0)) for s, f in zip(states, self.flats, strict=True)] for n in names}
 
     def partial_moments(self) -> dict[str, list[str]]:
-        """The parameters that a moment exists for, of moments that not all parameters have."""
+        """Return the parameters that have a moment, for moments that not all parameters have."""
         if self.optimizer.name != "muon":
             return {}
         names: dict[str, list[str]] = {moment: [] for moment in self.optimizer.moments}
@@ -149,12 +149,12 @@ class Engine:
         return names
 
     def trainable_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The whole shape of every trainable parameter, whether this rank holds a part of it or not."""
+        """Return the whole shape of every trainable parameter, also where this rank holds no part of it."""
         trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trainable}
 
     def group_settings(self) -> list[dict[str, Any]]:
-        """Each parameter group's plain settings and the names in it, for the record in a checkpoint."""
+        """Return each parameter group's plain settings and its names, for the record in a checkpoint."""
         skipped = ("params", "lr")
         return [
             {k: v for k, v in g.items() if k not in skipped and _plain(v)} for g in self._inner.param_groups
@@ -172,7 +172,7 @@ class Engine:
         partitions.publish(self._sharded)
 
     def fixed(self) -> dict[str, Tensor]:
-        """CPU copies of frozen parameters (`frozen/NAME`) and buffers (`buffer/NAME`) (collective)."""
+        """Return CPU copies of frozen parameters (`frozen/NAME`) and buffers (`buffer/NAME`) (collective)."""
         frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
         with partitions.gathered([p for _, p in frozen]):
             tensors = {f"frozen/{n}": p.detach().cpu().clone() for n, p in frozen}
@@ -189,8 +189,7 @@ class Engine:
             buffer.copy_(tensors[f"buffer/{name}"])
 
     def full_state(self, flats: list[Tensor] | None = None) -> dict[str, Tensor]:
-        """All trainable weights, or what `flats` (laid out like the masters) holds of them: whole, fp32, on
-        the CPU.
+        """Return all trainable weights, or those of `flats` (like the masters): whole, fp32, on the CPU.
 
         Collective: all ranks; the dict is filled on rank 0 and empty elsewhere.
         """
@@ -206,13 +205,13 @@ class Engine:
         return {name: full[name] for name in self.trainable_shapes() if name in full}
 
     def _kept_buffers(self) -> list[tuple[str, Tensor]]:
-        """The buffers that belong to the state: those a module would save."""
+        """Return the buffers that belong to the state: those a module would save."""
         persistent = self.module.state_dict(keep_vars=True).keys()
         return [(n, b) for n, b in self.module.named_buffers() if n in persistent]
 
 
 def _agree(model: nn.Module, world: World) -> None:
-    """Put the network on the device and give every rank rank 0's parameters and buffers."""
+    """Put the network on the device and broadcast rank 0's parameters and buffers."""
     model.to(world.device)
     if world.size > 1:
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -220,7 +219,7 @@ def _agree(model: nn.Module, world: World) -> None:
 
 
 def _on_host(model: nn.Module) -> dict[str, Tensor]:
-    """The fp32 weights, without a copy where they are on the CPU: casting gives parameters new memory."""
+    """Return the fp32 weights, uncopied where they are on the CPU: casting gives parameters new memory."""
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     return {n: p.detach().to("cpu", torch.float32) for n, p in trainable}
 
@@ -233,7 +232,7 @@ def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _send_to_first(flats: list[Tensor], sizes: list[int], rank: int, world: World) -> list[Tensor]:
-    """On rank 0: the flats of `rank`; that rank sends them."""
+    """Send the flats of `rank` to rank 0, which returns them."""
     if rank == 0 or world.rank not in (0, rank):
         return flats
     if world.rank == rank:

@@ -1,4 +1,4 @@
-"""The networks that a run trains, by name: an engine each, and averages of its weights or none."""
+"""The networks that a run trains, by name: each has an engine, and averages of its weights or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.averages.ema import Ema
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
     from core.engine.engine import Engine
 
-# The network that a run is about, and most runs' only one: its numbers and tensors carry no name.
+# The main network, and in most runs the only one: its numbers and tensors carry no name.
 MAIN = ""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -30,8 +30,8 @@ Networks = Mapping[str, Network]
 
 
 def require_networks(networks: Networks) -> None:
-    """ValueError unless one is MAIN, names can stand before those of tensors, all share data alike, and none
-    shares parameters."""
+    """Raise ValueError unless one is MAIN, names can stand before those of tensors, all share data alike, and
+    none shares parameters."""
     if MAIN not in networks:
         raise ValueError(f"networks {sorted(networks)}: expected one named {MAIN!r} among them")
     for name, network in networks.items():

@@ -19,7 +19,7 @@ from core.optim.groups import OptimizerConfig
 def make_optimizer(
     groups: list[dict[str, Any]], engine: EngineConfig, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """Of the groups' parameters; the sharded stages put their flat tensors in these parameters' place."""
+    """Make the optimizer of the groups' parameters; sharded stages put flat tensors in their place."""
     settings: dict[str, Any] = {
         "lr": config.lr,
         "betas": tuple(config.betas),

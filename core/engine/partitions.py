@@ -1,6 +1,6 @@
-"""Where DeepSpeed keeps the fp32 masters of each ZeRO stage, and how the network's weights follow them.
+"""Access to the fp32 masters of each ZeRO stage in DeepSpeed, and how the network's weights follow them.
 
-The one place that knows DeepSpeed's internals; measured on 0.19. What comes out is the same for every stage:
+The only module that knows DeepSpeed's internals; measured on 0.19. The result is the same for every stage:
 flat fp32 tensors, and which range of which parameter lies where in them.
 """
 
@@ -17,7 +17,7 @@ from core.engine.shards import Shard
 
 
 def masters(optimizer: Any) -> list[Tensor]:
-    """The fp32 master tensors of this rank, under whatever name the stage keeps them."""
+    """Return the fp32 master tensors of this rank, under whatever name the stage keeps them."""
     for attribute in (
         "flats",  # stage 0: Replicated
         "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 gradients: BF16_Optimizer
@@ -30,7 +30,7 @@ def masters(optimizer: Any) -> list[Tensor]:
 
 
 def locate(optimizer: Any, model: nn.Module, rank: int) -> list[Shard]:
-    """The ranges of parameters that this rank holds, in the order of the masters."""
+    """Return the ranges of parameters that this rank holds, in the order of the masters."""
     names = {id(p): name for name, p in model.named_parameters()}
     if isinstance(optimizer, Replicated):
         return [
@@ -82,7 +82,7 @@ def publish(optimizer: Any) -> None:
 
 
 def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:
-    """A context in which partitioned parameters (stage 3) are whole; `write` keeps rank 0's values."""
+    """Return a context in which partitioned parameters (stage 3) are whole; `write` keeps rank 0's values."""
     import deepspeed  # picks its device at import, so not before the world is known
 
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]

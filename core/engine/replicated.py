@@ -91,7 +91,7 @@ class Replicated(MuonAdamW):
 
 
 def gradient_norm(flats: list[Tensor]) -> float:
-    """The Euclidean norm of all of several flat tensors to 1e-7: short sums in fp32, sums of these in fp64.
+    """Return the Euclidean norm of several flat tensors to 1e-7: short sums in fp32, sums of these in fp64.
 
     One that exceeds 1e19 counts as infinite, since the squares of numbers so large do not fit fp32.
     """
@@ -103,7 +103,7 @@ def gradient_norm(flats: list[Tensor]) -> float:
 
 
 class _Accumulate:
-    """Adds a parameter's gradients of a step up in its place in the flat fp32 gradient, and frees them."""
+    """Adds up a parameter's gradients of a step in its place in the flat fp32 gradient, and frees them."""
 
     def __init__(self, view: Tensor) -> None:
         self._view = view
@@ -119,7 +119,7 @@ class _Accumulate:
         parameter.grad = None
 
     def finish(self) -> None:
-        """End the step: zero where no gradient came; the next one overwrites what this one left."""
+        """End the step: zero the places without a gradient; the next step overwrites the others."""
         if not self._used:
             self._view.zero_()
         self._used = False

@@ -1,4 +1,4 @@
-"""Muon on flat shards of whatever ZeRO stage, AdamW for all that is no hidden matrix.
+"""Muon on flat shards of any ZeRO stage, with AdamW for everything that is not a hidden matrix.
 
 A matrix must be whole to be made orthogonal, and ZeRO cuts through matrices. So every matrix has an owner: it
 gets the pieces from all ranks, computes the direction and sends the pieces back. Each rank does a fair part
@@ -48,7 +48,7 @@ class MuonAdamW(torch.optim.AdamW):
                 self._exchanges[flat] = MatrixExchange(parts, rank, dtype)
 
     def has_matrices(self, flat: Tensor) -> bool:
-        """Whether Muon updates this flat tensor, of which this rank may hold padding alone."""
+        """Return whether Muon updates this flat tensor, of which this rank may hold padding alone."""
         return flat in self._exchanges
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 class MatrixExchange:
-    """Who makes which matrix of one flat tensor orthogonal, and what must travel for it.
+    """The owners of one flat tensor's matrices, which make them orthogonal, and what must travel for it.
 
     tables: every rank's pieces of the matrices, all of one flat tensor.
     """
@@ -91,7 +91,7 @@ class MatrixExchange:
         self._incoming = [[s for s in shards if owners[s.name] == rank] for shards in tables]
 
     def orthogonalise(self, flat: Tensor) -> Iterator[tuple[Shard, Tensor]]:
-        """This rank's pieces of the directions, from its pieces of the matrices in `flat` (collective)."""
+        """Return this rank's pieces of the directions of the matrices in `flat` (collective)."""
         pieces = [flat[s.offset : s.offset + s.stop - s.start] for part in self._outgoing for s in part]
         received = self._trade(pieces, self._outgoing, self._incoming, flat)
         whole = {name: flat.new_empty(shape, dtype=self._dtype) for name, shape in self._mine.items()}
@@ -107,7 +107,7 @@ class MatrixExchange:
     def _trade(
         self, pieces: list[Tensor], going: list[list[Shard]], coming: list[list[Shard]], like: Tensor
     ) -> Sequence[Tensor]:
-        """Send each rank its pieces; returns those that came, in the order of `coming`."""
+        """Send each rank its pieces; return those received, in the order of `coming`."""
         if self._size == 1:
             return [piece.to(self._dtype) for piece in pieces]
         sent = torch.cat([like.new_empty(0, dtype=self._dtype), *(piece.to(self._dtype) for piece in pieces)])
@@ -118,7 +118,7 @@ class MatrixExchange:
 
 
 def _owners(shapes: dict[str, tuple[int, ...]], ranks: int) -> dict[str, int]:
-    """An owner for every matrix, the largest first, each to the rank that has least to do."""
+    """Assign every matrix an owner, the largest first, each to the rank with the least work."""
     work = [0] * ranks
     owners = {}
     for name, (rows, columns) in sorted(shapes.items(), key=lambda item: (-_cost(item[1]), item[0])):
@@ -128,7 +128,7 @@ def _owners(shapes: dict[str, tuple[int, ...]], ranks: int) -> dict[str, int]:
 
 
 def _cost(shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one iteration: two products with the matrix, one of the small square."""
+    """Count the multiply-adds of one iteration: two products with the matrix, one of the small square."""
     small, large = sorted(shape)
     return small * small * (2 * large + small)
 

@@ -1,4 +1,4 @@
-"""Which range of which parameter lies where in a rank's flat tensors."""
+"""Ranges of parameters in a rank's flat tensors."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Shard:
     offset: int
 
     def view(self, flats: Sequence[Tensor]) -> Tensor:
-        """The range itself, 1-D, in a list of tensors laid out like the masters."""
+        """Return the range itself, 1-D, from a list of tensors laid out like the masters."""
         return flats[self.flat].detach()[self.offset : self.offset + self.stop - self.start]
 
 
 def present(shards: Sequence[Shard], flats: Sequence[Tensor]) -> list[Shard]:
-    """The shards of which `flats` holds something: some moments exist for some parameters only."""
+    """Return the shards that `flats` holds anything of: some moments exist for some parameters only."""
     return [shard for shard in shards if flats[shard.flat].numel()]
 
 
 def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
-    """This rank's even part of shards that every rank holds in full, so that all can write in parallel."""
+    """Return this rank's even part of shards that every rank holds in full, so that all write in parallel."""
     total = sum(s.stop - s.start for s in shards)
     low, high = rank * total // size, (rank + 1) * total // size
     kept, position = [], 0

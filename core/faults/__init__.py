@@ -1,1 +1,1 @@
-"""What goes wrong during training, how it is noticed, and points at which tests make it go wrong."""
+"""Faults during training: detecting and handling them, and failpoints by which tests cause them."""

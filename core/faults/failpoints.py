@@ -1,4 +1,4 @@
-"""Named places where a test, or a person who wants to see recovery work, can make something go wrong.
+"""Failpoints: named places where a test, or a user who wants to see recovery work, can inject a fault.
 
 `LONGTAKE_FAULT="save.receipt@rank=1,step=7:kill"` arms one; several are separated by `;`. Without the
 variable a failpoint is one truth test. Conditions may be left out. `step` counts as files and messages do,
@@ -52,7 +52,7 @@ class Fault:
 
 
 def parse(text: str) -> list[Fault]:
-    """Read the variable's form; raises UserError on anything else."""
+    """Parse the variable's form; raise UserError on anything else."""
     faults = []
     for part in filter(None, (piece.strip() for piece in text.split(";"))):
         match = _FORM.fullmatch(part)
@@ -90,7 +90,7 @@ def set_step(step: int) -> None:
 
 
 def current_step() -> int | None:
-    """The step that this thread is in."""
+    """Return the step that this thread is in."""
     return getattr(_thread, "step", _step)
 
 
@@ -128,6 +128,6 @@ def _act(fault: Fault, value: Any) -> Any:
 
 
 def _out_of_memory(name: str) -> Exception:
-    import torch  # here, so that what arms nothing imports nothing
+    import torch  # imported here, so that a process without armed faults does not import it
 
     return torch.OutOfMemoryError(f"CUDA out of memory, as {VARIABLE} asks at {name}\nand more lines")

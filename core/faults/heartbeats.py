@@ -19,7 +19,7 @@ STOP_S = 5.0  # for the last beat, on storage that may not answer
 
 
 class _Beat(TypedDict):
-    """What a heartbeat says.  since_s: in this phase.  ids: of the first samples of the micro-batch."""
+    """The content of a heartbeat.  since_s: in this phase.  ids: of the first samples of the micro-batch."""
 
     step: int
     phase: str
@@ -29,9 +29,9 @@ class _Beat(TypedDict):
 
 
 class Heartbeat:
-    """A thread that leaves word of the present every `period_s` seconds.
+    """A thread that writes this rank's heartbeat every `period_s` seconds.
 
-    Of its own, so that the watchdog goes on where storage does not answer.  present: what is told.
+    A thread of its own, so that the watchdog goes on where storage does not answer.  present: its content.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Leave word for the first time, and from now on."""
+        """Write the first heartbeat, and go on from now on."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._beat()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and take the last word away."""
+        """Stop, and remove the last heartbeat."""
         self._ended.set()
         self._thread.join(STOP_S)
         self._path.unlink(missing_ok=True)
@@ -63,21 +63,21 @@ class Heartbeat:
         try:
             temporary.write_text(json.dumps({**self._present(), "time": time.time()}), encoding="utf-8")
             temporary.replace(self._path)
-        except OSError:  # for others to report
+        except OSError:  # others report it
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
                 os.utime(self._path)
 
 
 def path_of(logs: Path, rank: int) -> Path:
-    """Return where a rank leaves its heartbeat."""
+    """Return the path of a rank's heartbeat."""
     return logs / f"heartbeat-rank-{rank}.json"
 
 
 def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[str]:
-    """A line for each rank's last heartbeat, the least advanced first; a silent one is the likely culprit.
+    """Return a line per rank's last heartbeat, the least advanced first; a silent one is the likely cause.
 
-    silent_s: how long without a heartbeat is worth a word.
+    silent_s: after how long without a heartbeat a rank is called silent.
     """
     lines = []
     for rank in range(ranks):

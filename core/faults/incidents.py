@@ -1,4 +1,4 @@
-"""When a step goes wrong: `incidents.jsonl`, and what the run does about it.
+"""Incidents: failed steps, recorded in `incidents.jsonl`, and the run's response to them.
 
 A step with a non-finite gradient is skipped. After too many in a row the run stops, or goes back to its
 last checkpoint and passes over every step from there to the last bad one (as in PaLM, arXiv:2204.02311,
@@ -48,7 +48,7 @@ class Incidents:
     """Counts, decides and records; every rank holds one, and rank 0 writes.
 
     skipped: steps in which an update was skipped so far.  passed_over: steps that are not tried.
-    rollbacks: how often that came about.
+    rollbacks: how often the run went back.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Incidents:
         return row.get("step") in self.passed_over or row.get("kind") == "corrupt"
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; of other networks than the main one under `gradients`."""
+        """Return the entries of a checkpoint; those of networks other than the main one under `gradients`."""
         parts = {
             name: {"skipped_in_a_row": self._in_a_row[name], "log_norm": guard.state()}
             for name, guard in self._guards.items()
@@ -109,16 +109,16 @@ class Incidents:
 
     @property
     def clipping(self) -> dict[str, float]:
-        """The largest norm that the next gradient of each network may keep; 0 is any."""
+        """Return the largest norm that the next gradient of each network may keep; 0 is any."""
         return {name: guard.clipping for name, guard in self._guards.items()}
 
     @property
     def in_a_row(self) -> int:
-        """Of the network that has missed most: how many of its last updates in a row were skipped."""
+        """Return how many updates in a row were last skipped, of the network with the most."""
         return max(self._in_a_row.values())
 
     def applied(self, step: int, network: str, norm: float) -> None:
-        """Note an update of this gradient norm; a spike is recorded."""
+        """Record an update with this gradient norm; a spike becomes an incident."""
         self._in_a_row[network] = 0
         guard = self._guards[network]
         limit = guard.clipping
@@ -132,7 +132,7 @@ class Incidents:
             self._record(row | ({"network": network} if network else {}))
 
     def note_skipped(self, step: int, networks: Sequence[str], culprits: list[dict[str, Any]]) -> None:
-        """Note a step in which the updates of `networks` were skipped, and what `find_culprits` found."""
+        """Record a step in which updates of `networks` were skipped, and the result of `find_culprits`."""
         self.skipped += 1
         for network in networks:
             self._in_a_row[network] += 1
@@ -142,29 +142,29 @@ class Incidents:
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
         samples = f"samples {', '.join(named[:4])}"
         where = f"first in the {direction} pass of {module}{whose}, rank {first['rank']}, {samples}"
-        if not module:  # then nobody knows which rank it was
+        if not module:  # then it is not known which rank it was
             where = f"but were when it was repeated; its samples are in {self.path}"
         say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
         self._record({"kind": "skipped", "step": step, "culprits": culprits})
 
     @property
     def too_many(self) -> bool:
-        """Whether something other than skipping has to be done."""
+        """Return whether so many updates in a row were skipped that the run must do more than skip."""
         return self.in_a_row >= self.config.max_skipped
 
     @property
     def may_save(self) -> bool:
-        """Whether a checkpoint made now would be one to go back to."""
+        """Return whether a checkpoint made now would be one to go back to."""
         return self.config.on_skipped == "stop" or self.in_a_row == 0
 
     def stop(self, step: int, why: str = "") -> WorkError:
-        """The error that ends the run."""
+        """Return the error that ends the run."""
         return WorkError(
             f"{self.in_a_row} steps in a row had non-finite gradients, up to {step}{why}; see {self.path}"
         )
 
     def corrupt(self, step: int, found: list[dict[str, Any]]) -> WorkError:
-        """Note what `CorruptionCheck.find` found before step `step`; the error that ends the run."""
+        """Record what `CorruptionCheck.find` found before step `step`; return the error that ends the run."""
         self._record({"kind": "corrupt", "step": step, "ranks": found})
         first = found[0]
         return WorkError(
@@ -173,11 +173,11 @@ class Incidents:
         )
 
     def tracker_failed(self, step: int, tracker: str, reason: str) -> None:
-        """Note that what showed the run elsewhere has ended, which was said."""
+        """Record that a tracker, which showed the run elsewhere, has ended; the terminal has said so."""
         self._record({"kind": "tracker", "step": step, "tracker": tracker, "reason": reason})
 
     def require_rollback(self, step: int) -> None:
-        """WorkError unless the run is to go back now."""
+        """Raise WorkError unless the run is to go back now."""
         if self.config.on_skipped == "stop":
             raise self.stop(step)
         if self.rollbacks >= self.config.max_rollbacks:
@@ -203,7 +203,7 @@ class Incidents:
 
 
 def _step_of(row: Mapping[str, Any], name: str) -> int:
-    """A step that a row of the record names; WorkError where it names none."""
+    """Return the step of a row of the record; WorkError where it has none."""
     value = row.get(name)
     if type(value) is not int or not 0 <= value < 2**63:
         raise WorkError(f"{INCIDENTS}: a rollback after step {row.get('step')} does not say its {name} step")

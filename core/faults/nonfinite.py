@@ -1,4 +1,4 @@
-"""Who made a gradient that is not finite: which samples, at which noise level, in which module."""
+"""Find the cause of a non-finite gradient: which samples, at which noise level, in which module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.engine.engine import Engine
 from core.losses import Losses
 from core.metrics.step_sums import DECILES
 
-MAX_SAMPLES = 32  # of one rank in the record
+MAX_SAMPLES = 32  # the most samples of one rank in the record
 
 Loss = Callable[[Batch], Losses]
 
@@ -36,7 +36,7 @@ def find_culprits(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) ->
         with borrowed(engine, training=True):
             guilty, everything = _gather(engine, [_look_forward(engine, loss, b) for b in micro_batches])
         if not guilty:
-            gradients = Gradients(engine.module)  # first: what is discarded is NaN from there on
+            gradients = Gradients(engine.module)  # before `discarded`, whose hooks make gradients NaN
             with discarded(engine):
                 found = [_look_backward(engine, loss, batch, gradients) for batch in micro_batches]
             gradients.remove()
@@ -45,7 +45,7 @@ def find_culprits(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) ->
 
 
 def _gather(engine: Engine, found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The entries of guilty ranks, and those of all ranks (collective)."""
+    """Return the entries of guilty ranks, and those of all ranks (collective)."""
     first = next((one for one in found if one["module"]), {"module": None, "pass": None})
     mine = {"rank": engine.world.rank, "module": first["module"], "pass": first["pass"]}
     bad, whole = ([s for one in found for s in one[name]][:MAX_SAMPLES] for name in ("bad", "all"))
@@ -68,7 +68,7 @@ def _look_forward(engine: Engine, loss: Loss, batch: Batch) -> dict[str, Any]:
 
 
 def _look(name: str, found: list[str], module: Any, inputs: Any, output: Any) -> None:
-    """A forward hook; children end before their parents, so the first entry is the innermost module."""
+    """Record a non-finite output (forward hook); children end first, so the first entry is the innermost."""
     if not found and not _finite(inputs):
         found.append(f"input of {name}")
     elif not found and not _finite(output):
@@ -88,8 +88,8 @@ def _look_backward(engine: Engine, loss: Loss, batch: Batch, gradients: Gradient
 class Gradients:
     """Watches forward and backward passes, one pair at a time, for the first gradient that is not finite.
 
-    It is laid to the module whose backward gave it: the innermost whose input it belongs to, or whose
-    parameter. One that belongs to a module's output alone was made by what is not a module: "output of NAME".
+    The gradient is attributed to the module whose backward gave it: the innermost whose input or parameter it
+    belongs to. One that belongs to a module's output alone was made by no module: "output of NAME".
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -106,14 +106,14 @@ class Gradients:
                     self._handles.append(p.register_hook(partial(self._see, ("parameter", id(p)), shown)))
 
     def begin(self) -> None:
-        """Forget what was seen before."""
+        """Forget the earlier passes."""
         self._first: Tensor | None = None
         self._key: Any = None
         self._names: list[str] = []
 
     @property
     def module(self) -> str | None:
-        """Where it was; None if all were finite."""
+        """Return the module of the first non-finite gradient; None if all were finite."""
         if not self._names:
             return None
         made = [name for name in self._names if not name.startswith("output of ")]
@@ -122,7 +122,7 @@ class Gradients:
         )  # innermost: inputs are met outside in, outputs inside out
 
     def rows(self, samples: int) -> Tensor | None:
-        """(samples,) bool, which of them it belongs to; None where that cannot be seen."""
+        """Return (samples,) bool, the samples that it belongs to; None where that cannot be seen."""
         if self._first is None or self._first.dim() == 0 or len(self._first) != samples:
             return None
         return ~self._first.isfinite().reshape(samples, -1).all(1)

@@ -1,4 +1,4 @@
-"""When memory runs out: what was being computed, in one line."""
+"""Out of memory: report in one line what was being computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.errors import WorkError
 
 
 class OutOfMemory(WorkError):
-    """Memory ran out; the message says in what, and what torch says of it."""
+    """Memory ran out; the message says in which computation, with torch's own reason."""
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def naming_what_does_not_fit(where: str, rank: int, batch: Batch | None = None) 
 def out_of_memory(
     error: torch.OutOfMemoryError, where: str, rank: int, batch: Batch | None = None
 ) -> OutOfMemory:
-    """What to raise from torch's error."""
+    """Return the exception to raise for torch's error."""
     reason = str(error).partition("\n")[0]
     return OutOfMemory(f"out of memory on rank {rank} in {where}{_describe(batch)}: {reason}")
 

@@ -1,4 +1,4 @@
-"""Gradient spikes: a limit on the gradient's norm that follows what the norm usually is."""
+"""Gradient spikes: a limit on the gradient's norm that follows its usual size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SpikeGuard:
         self._set_limit()
 
     def observe(self, norm: float) -> bool:
-        """Take a finite norm into account; returns whether it was a spike."""
+        """Take a finite norm into account; return whether it was a spike."""
         limit = self._limit
         is_spike = 0 < limit < norm
         if self._sigma and norm > 0:
@@ -38,7 +38,7 @@ class SpikeGuard:
         return is_spike
 
     def state(self) -> list[float]:
-        """What `load` takes back, exactly."""
+        """Return the exact state that `load` takes back."""
         return [self._count, self._mean, self._variance]
 
     def load(self, state: list[float]) -> None:
@@ -47,7 +47,7 @@ class SpikeGuard:
         self._set_limit()
 
     def _set_limit(self) -> None:
-        """Known once a step, so that asking for it costs nothing; 0 where there is none yet."""
+        """Set the limit once a step, so that reading it costs nothing; 0 where there is none yet."""
         self._limit, self.clipping = 0.0, self._clipping
         if self._sigma and self._count >= WARM_UP:
             self._limit = math.exp(self._mean + self._sigma * max(math.sqrt(self._variance), LEAST_STD))

@@ -1,4 +1,4 @@
-"""A run that hangs ends by itself, and says who waits for whom.
+"""A watchdog that ends a hanging run, and reports which rank waits for which.
 
 A thread on every rank looks at the clock. When nothing has moved for too long (a stopped rank, a deadlock,
 storage that never answers) it writes down where every rank is and the stacks of this one, and ends the
@@ -33,17 +33,17 @@ from core.metrics.phases import Phases
 from core.reading import json_files
 from core.run import ends
 
-EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
+EXIT_STATUS = CONTINUABLE  # the run may be started again
 PERIOD_S = 5.0
-GROUP_SHARE = 0.75  # of the process groups' timeout is the longest that the watchdog waits
-START_PATIENCE = 6.0  # times as long, until the first step has ended
+GROUP_SHARE = 0.75  # the watchdog waits at most this share of the process groups' timeout
+START_PATIENCE = 6.0  # limits are this much longer until the first step has ended
 SAVE = "save"  # the phase in which the loop waits for a save
 
 
 @dataclass(frozen=True)
 class Limits:
-    """step_s: how long a rank may stay in one phase of one micro-batch.  save_s: how long its part of a save
-    may not go on, and the loop may take for a save where none is under way. 0 is no limit.
+    """step_s: the longest time a rank may stay in one phase of one micro-batch.  save_s: the longest time
+    without progress in its part of a save, and of the loop in a save where none is under way. 0 is no limit.
     """
 
     step_s: float
@@ -51,10 +51,10 @@ class Limits:
 
 
 class Watchdog:
-    """Watches within a `with` block.
+    """Watches this rank within a `with` block.
 
-    save_silence: since when this rank's part of the save under way has not gone on, in seconds; None without
-    one.  end: ends the process with a status.
+    save_silence: returns the seconds since this rank's part of the save under way last made progress; None
+    without one.  end: ends the process with a status.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Watchdog:
                 return
 
     def _overdue(self) -> str:
-        """What has not moved for too long; "" for nothing."""
+        """Return what has not moved for too long; "" for nothing."""
         phases, limits, save = self._phases, self._limits, self._save_silence()
         phase, silence, now = phases.phase, phases.silence(), time.monotonic()
         if save is not None:
             self._saved = now
             if 0 < limits.save_s < save:
                 return f"the save under way has written nothing for {save:.0f} s"
-        if phase == SAVE:  # while one is under way it is that which has to move
+        if phase == SAVE:  # a save under way has its own limit
             silence = min(silence, now - self._saved)
         if 0 < self._limit(phase) < silence:
             return f"nothing has moved for {silence:.0f} s in step {phases.step} ({phase})"
@@ -115,7 +115,7 @@ class Watchdog:
         return self._limits.save_s if phase == SAVE else self._limits.step_s * self._phases.patience
 
     def _beat(self) -> dict[str, object]:
-        """What the others, and the supervisor, are told of the present."""
+        """Return this rank's heartbeat, for other ranks and the supervisor."""
         phases = self._phases
         return {
             "step": phases.step,
@@ -126,7 +126,7 @@ class Watchdog:
         }
 
     def _report(self, line: str) -> None:
-        """One line on standard error and to the supervisor; in `logs/` every rank's place and our stacks.
+        """Report on standard error and to the supervisor; write every rank's place and our stacks to `logs/`.
 
         What goes to disk is given a few seconds only, since it may be the disk that hangs.
         """
@@ -152,12 +152,12 @@ class Watchdog:
 
 
 def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World) -> float:
-    """The watchdog's time, cut where the process groups' own would pass first; 0 stays none."""
+    """Return the watchdog's time, cut to pass before the process groups' own; 0 stays none."""
     return min(watchdog_s, GROUP_SHARE * group_timeout_s) if world.size > 1 else watchdog_s
 
 
 def dump_collectives(logs: Path, rank: int) -> None:
-    """Write what torch's flight recorders hold, where they are on: collectives with sizes, times and states.
+    """Write the contents of torch's flight recorders, where on: collectives with sizes, times and states.
 
     There are two, NCCL's and one for all else. Comparing the ranks' files shows which one never came to which
     collective.

@@ -1,1 +1,1 @@
-"""The numbers that a run writes, and what measures them."""
+"""The metrics that a run writes, and their measurement."""

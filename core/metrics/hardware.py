@@ -1,4 +1,4 @@
-"""What the device could do at best, and how much memory the process holds."""
+"""Peak speed of the device, and memory in use by the process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _PEAKS = (
 
 
 def device_name(device: torch.device) -> str:
-    """What the driver calls the device; "cpu" for the CPU."""
+    """Return the driver's name of the device; "cpu" for the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_tflops(name: str) -> float | None:
-    """The data sheet's bf16 TFLOP/s of a device; None for one not in the table, or a part of one (MIG)."""
+    """Return a device's bf16 TFLOP/s from its data sheet; None for an unknown one, or a part of one (MIG)."""
     if "MIG" in name:
         return None
     return next((peak for pattern, peak in _PEAKS if re.fullmatch(pattern, name)), None)
 
 
 def measured_tflops(device: torch.device, size: int = 0, seconds: float = 0.3) -> float:
-    """The best bf16 TFLOP/s over products of two square matrices, for about `seconds`.
+    """Measure the best bf16 TFLOP/s over products of two square matrices, for about `seconds`.
 
     size: 0 takes 8192 on CUDA and 1024 elsewhere.
     """
@@ -53,7 +53,7 @@ def measured_tflops(device: torch.device, size: int = 0, seconds: float = 0.3) -
 
 
 def find_peaks(device: torch.device, devices: int, measure: bool) -> dict[str, float]:
-    """TFLOP/s of all `devices` together, to relate a run's arithmetic to.
+    """Return the TFLOP/s of all `devices` together, to which a run's arithmetic is related.
 
     mfu: the data sheet's, where the device is known.  mfu_of_matmul: what a product reaches, measured now.
     """
@@ -64,7 +64,7 @@ def find_peaks(device: torch.device, devices: int, measure: bool) -> dict[str, f
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most the process has held so far, in 10^9 bytes: reserved on CUDA, else resident memory."""
+    """Return the peak memory of the process so far, in 10^9 bytes: reserved on CUDA, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -72,11 +72,11 @@ def memory_gb(device: torch.device) -> float:
 
 
 def allocation_retries(device: torch.device) -> int:
-    """How often CUDA's allocator had to give memory back and try again; it slows a run down."""
+    """Return how often CUDA's allocator had to free memory and try again; it slows a run down."""
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else 0
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done what it was given; the CPU has when it was given it."""
+    """Wait until the device has done all queued work; the CPU never has any."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What a rank is doing, for how long, and what it has spent its time on: read by metrics and the watchdog."""
+"""The current phase of a rank and the time spent in each, for metrics and the watchdog."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURED = (*PHASES, "computing")
 class Phases:
     """A stopwatch that is always in one phase; seconds are the host's.
 
-    step: the step under way, or else the last one: 1, 2, ...  phase: what it is in, since `since`.
+    step: the step under way, or else the last one: 1, 2, ...  phase: the present one, since `since`.
     ids: samples in it.
     patience: how many times as long as usual a phase may take without a sign of life (`faults.watchdog`).
     own_clock: stands still while the thread waits, as `time.thread_time` does; None counts nothing.
@@ -47,11 +47,11 @@ class Phases:
         self.phase, self.since = phase, now
 
     def silence(self) -> float:
-        """Seconds since the last `enter`."""
+        """Return the seconds since the last `enter`."""
         return self._clock() - self.since
 
     def take(self) -> list[float]:
-        """Seconds of each of MEASURED since the last `take`; computing is the own work in COMPUTED phases."""
+        """Return seconds of each of MEASURED since the last `take`; COMPUTED phases count own work alone."""
         self.enter(self.phase)
         spent = [*self._spent.values(), self._computed]
         self._spent, self._computed = dict.fromkeys(PHASES, 0.0), 0.0

@@ -1,4 +1,4 @@
-"""How the ranks compare: who is slow and in what, memory, and what saving cost."""
+"""Compare the ranks: which is slow and in which phase, memory, and the cost of saving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATE = 0.1  # a rank is a straggler that makes the others wait for this share of
 
 
 def rank_numbers(phases: Phases, world: World, probe_s: float = 0.0) -> Tensor:
-    """(ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather.
+    """Return (ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather.
 
     probe_s: what `core.metrics.speed_probe` measured on this rank, 0 for nothing.
     """
@@ -33,11 +33,12 @@ def rank_numbers(phases: Phases, world: World, probe_s: float = 0.0) -> Tensor:
 
 
 def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
-    """What a metrics row says of all ranks, from the sum of their `rank_numbers`.
+    """Return the part of a metrics row about all ranks, from the sum of their `rank_numbers`.
 
-    alone: in what a rank waits for nobody; where ranks meet in a forward pass, those that wait there for a
-    late one would seem as slow as it.  slowest, fastest: the ranks that took longest and shortest in these,
-    in seconds since the last report.  straggler: the slowest one and in what, where it holds the others up.
+    alone: phases in which a rank never waits for others. Forward is left out where ranks communicate in it,
+    or a rank that waits there for a slow one would look slow too.  slowest, fastest: the ranks with the
+    longest and shortest time in these, in seconds since the last report.  straggler: the slowest rank and its
+    phase, where it holds the others up.
     """
     width = len(NUMBERS)
     ranks = [dict(zip(NUMBERS, numbers[i : i + width], strict=True)) for i in range(0, len(numbers), width)]
@@ -58,7 +59,7 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
 class Stragglers:
     """Warns of a rank that holds the others up, once until it does so no more.
 
-    One report may be chance, and a month of them would bury all else: the second in a row is told.
+    One report may be chance, and a month of them would bury all else: the second in a row is reported.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Stragglers:
         self._is_told = False
 
     def note(self, report: dict[str, Any], step: int) -> None:
-        """report: of the steps up to `step`, the next after the one noted before."""
+        """Take the report of the steps up to `step`, the next after the one noted before."""
         straggler = report["straggler"]
         late = (straggler["rank"], straggler["phase"]) if straggler else None
         if late is None or late != self._late:
@@ -90,7 +91,7 @@ def _count_slow_devices(ranks: list[dict[str, float]]) -> None:
 def _straggler(
     ranks: list[dict[str, float]], own: list[float], slowest: int, alone: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The slowest rank, if it is behind the median of the others by LATE of the time or more."""
+    """Return the slowest rank, if it is behind the median of the others by LATE of the time or more."""
     if len(ranks) < 2:
         return None
     others = [seconds for rank, seconds in enumerate(own) if rank != slowest]

@@ -1,5 +1,5 @@
-"""What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and views
-of both elsewhere (`trackers`).
+"""A run's metrics: `metrics.jsonl` (the record, one row a step), the status line, and views of both
+elsewhere (`trackers`).
 
 A step leaves its losses on the device; they are added up, reduced over ranks and written every `log_every`
 steps and before every checkpoint, so that logging costs a step neither a collective nor a host
@@ -32,7 +32,7 @@ from core.run.folder import METRICS
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    """How often rows are written, and what shows them too."""
+    """How often rows are written, and which trackers show them."""
 
     log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1, role="watch")
     log_matmul: bool = setting(
@@ -50,7 +50,7 @@ class MetricsConfig:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """The kinds of trackers that are asked for."""
+        """Return the kinds of trackers that are asked for."""
         return tuple(name for name in KINDS if getattr(self, name))
 
 
@@ -134,7 +134,7 @@ class Metrics:
                 complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
             )
         if self.phases is not None:
-            self._probe.read()  # the device has done it, since `total` is here; the next report has it
+            self._probe.read()  # the device has finished it, since `total` is here; the next report has it
             rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
             self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []
@@ -146,7 +146,7 @@ class Metrics:
                 self._shown.show(rows)
 
     def note(self) -> str:
-        """The last loss for the status line, "" while there is none."""
+        """Return the last loss for the status line, "" while there is none."""
         return "" if math.isnan(self.last_loss) else f"loss {self.last_loss:.4f}"
 
     def show_validation(self, row: Mapping[str, Any]) -> None:
@@ -171,7 +171,7 @@ def complete_row(
     ranks: int,
     peaks: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The row as written: host-side part plus means; what is not a finite number becomes null."""
+    """Return the row as written: host-side part plus means; numbers that are not finite become null."""
     waited, table, parts = sums[0], sums[1 : 1 + 2 * COLUMNS], sums[1 + 2 * COLUMNS :]
     losses, weights = table[:COLUMNS], table[COLUMNS:]
     weight = sum(weights)

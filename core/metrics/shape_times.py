@@ -1,4 +1,4 @@
-"""How long samples of each shape take, forward and backward, measured over the first steps of a run."""
+"""Time per sample of each shape, forward and backward, measured over the first steps of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.batch import Batch
 
 Shape = tuple[int, ...]
 EACH = 3  # micro-batches of every shape that count, after its first one
-MOST_STEPS = 100  # after so many a shape that has not come so often is told with what there is
+MOST_STEPS = 100  # after so many steps, rarer shapes are reported with what there is
 
 
 class ShapeTimes:
@@ -37,7 +37,7 @@ class ShapeTimes:
         self._steps, self._reported = 0, False
 
     def begin(self, batch: Batch) -> None:
-        """A micro-batch begins; the one before it, if any, has ended."""
+        """Note that a micro-batch begins; the one before it, if any, has ended."""
         if self._reported:
             return
         self._close()
@@ -46,7 +46,7 @@ class ShapeTimes:
             self._under_way = (shape, len(batch), self._now())
 
     def end(self) -> None:
-        """The step's last micro-batch has ended; reports if that was enough."""
+        """Note that the step's last micro-batch has ended; report if enough was seen."""
         if self._reported:
             return
         self._close()
@@ -55,7 +55,7 @@ class ShapeTimes:
             self.finish()
 
     def finish(self) -> None:
-        """Report what was seen, unless that was done."""
+        """Report the times so far, unless that was done."""
         if not self._reported:
             self._reported = True
             self._report({shape: self._median(seen[1:]) for shape, seen in self._seen.items() if seen[1:]})

@@ -1,4 +1,4 @@
-"""How fast this rank's GPU is, however long it waits for others: a small product of fixed size, timed on it.
+"""Measure this rank's GPU speed, independent of other ranks, by timing a small product of fixed size.
 
 Where ranks meet, the fast ones wait for the slow one inside kernels, so all of them take the same time for a
 step; and a host's clock sees nothing of it, since the host runs ahead of its GPU. The probe meets nobody.

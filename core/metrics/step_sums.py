@@ -1,4 +1,4 @@
-"""What the samples of steps came to: kept on the device while steps run, added up when rows are written.
+"""Sums over the samples of steps: kept on the device while steps run, added up when rows are written.
 
 A step only keeps its tensors. Adding them up takes some thirty operations on next to nothing, which cost the
 same for one step as for all that wait for a row.
@@ -41,11 +41,11 @@ class StepSums:
 
     @property
     def extras(self) -> list[str]:
-        """The names of the extras, in the vector's order."""
+        """Return the names of the extras, in the vector's order."""
         return [name for parts in (self.parts, *self.others.values()) if parts for name in parts[0][0].extras]
 
     def counted(self) -> list[tuple[Losses, Tensor]]:
-        """The parts that the step's loss and number of samples are taken from.
+        """Return the parts that the step's loss and number of samples are taken from.
 
         Without an update of the main network those of the first other one, with no loss of the main one.
         """
@@ -54,13 +54,13 @@ class StepSums:
         return [(Losses(torch.full_like(w, torch.nan)), w) for _, w in next(iter(self.others.values()))]
 
     def vector(self, waited_s: float) -> Tensor:
-        """As of `vectors`."""
+        """Return this step's vector, as described at `vectors`."""
         return vectors([self], [waited_s])[0]
 
 
 @torch.no_grad()
 def vectors(steps: Sequence[StepSums], waited_s: Sequence[float]) -> list[Tensor]:
-    """A float64 vector for each step, to be added up over ranks.
+    """Return a float64 vector for each step, to be added up over ranks.
 
     Seconds waited for data; weighted loss per decile of time and of samples without a time; weight likewise;
     then the extras of that step.
@@ -101,7 +101,7 @@ class _Gathered:
 
 
 def _chosen(row: Tensor, names: list[str], wanted: list[str]) -> Tensor:
-    """The columns that every step has, and of those named `names` the wanted ones."""
+    """Return the columns that every step has, and of those named `names` the wanted ones."""
     fixed = 1 + 2 * COLUMNS
     if names[: len(wanted)] == wanted:
         return row[: fixed + len(wanted)]
@@ -110,7 +110,7 @@ def _chosen(row: Tensor, names: list[str], wanted: list[str]) -> Tensor:
 
 
 def _column(parts: list[Losses]) -> Tensor | int:
-    """Of every sample; those without a time come last."""
+    """Return the column of every sample; those without a time come last."""
     times = [losses.time for losses in parts if losses.time is not None]
     if not times:
         return DECILES
@@ -125,5 +125,5 @@ def _column_of_one(losses: Losses) -> Tensor:
 
 
 def _counted(values: Tensor, weight: Tensor) -> Tensor:
-    """values * weight in float64, 0 where the weight is 0 even if the value is not finite."""
+    """Return values * weight in float64, 0 where the weight is 0 even if the value is not finite."""
     return torch.where(weight > 0, values.double() * weight, 0.0)

@@ -1,4 +1,4 @@
-"""The timing hook of trainer and engine: what a benchmark is told of a step's parts, while a run goes on."""
+"""The timing hook of trainer and engine, by which a benchmark times the parts of a step during a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Protocol
 
 
 class Watch(Protocol):
-    """Times steps, and within them what is not our own layer; `Trainer.watch` puts it to work."""
+    """Times steps, and the parts of them that are not this code; `Trainer.watch` puts it to work."""
 
     def step(self) -> AbstractContextManager[None]:
-        """A context around each step of the loop."""
+        """Return a context around each step of the loop."""
         ...
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` of a library, or of the averages, with a clock around each call."""
+        """Return `function`, of a library or of the averages, with a clock around each call."""
         ...
 
     def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
-        """The engine's `backward`, with a clock around the end of its argument, the loss and its graph."""
+        """Return the engine's `backward`, with a clock around the release of the loss and its graph."""
         ...
 
 

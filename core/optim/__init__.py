@@ -1,1 +1,1 @@
-"""What updates weights: learning rates, parameter groups, and one file for each rule of our own."""
+"""Updating the weights: learning rates, parameter groups, and one file for each rule implemented here."""

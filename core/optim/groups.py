@@ -1,4 +1,4 @@
-"""What the optimizer is told: parameter groups by tag, the learning rate as a pure function of the step.
+"""Settings of the optimizer: parameter groups by tag, the learning rate as a pure function of the step.
 
 Tags are attributes that a network sets on its parameters: `no_decay` on embeddings, `hidden` on the matrices
 of its blocks, which Muon may take.
@@ -42,12 +42,12 @@ class OptimizerConfig:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """What the optimizer keeps: `momentum` of matrices that Muon takes, of the rest the other two."""
+        """Return the names of the moments: `momentum` of Muon's matrices, the other two of the rest."""
         return ("exp_avg", "exp_avg_sq", *(("momentum",) if self.name == "muon" else ()))
 
 
 def require_rise(config: OptimizerConfig, steps: int) -> None:
-    """UserError where a run of `steps` steps ends before its warm-up does."""
+    """Raise UserError where a run of `steps` steps ends before its warm-up does."""
     if config.warmup_steps >= steps:
         expected = (
             f"below trainer.steps={steps}, or the learning rate never gets to optimizer.lr={config.lr:g}"
@@ -56,7 +56,7 @@ def require_rise(config: OptimizerConfig, steps: int) -> None:
 
 
 def learning_rate(config: OptimizerConfig, step_index: int, steps: int) -> float:
-    """The learning rate of step `step_index` in a run of `steps` steps."""
+    """Return the learning rate of step `step_index` in a run of `steps` steps."""
     if step_index < config.warmup_steps:
         return config.lr * (step_index + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -67,7 +67,7 @@ def learning_rate(config: OptimizerConfig, step_index: int, steps: int) -> float
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters in the model's order: for Muon, for AdamW with weight decay and without it.
+    """Group the trainable parameters in the model's order: for Muon, for AdamW with and without weight decay.
 
     Muon takes matrices with the tag `parameter.hidden = True`. A parameter goes without decay when it has
     fewer than two axes (norms, biases) or carries the tag `parameter.no_decay = True`.

@@ -17,7 +17,7 @@ SMALLEST_NORM = 1e-7
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """A matrix with the singular vectors of `matrix` and singular values of about 1 (0.7 to 1.2).
+    """Return a matrix with the singular vectors of `matrix` and singular values of about 1 (0.7 to 1.2).
 
     matrix: (rows, columns), bf16 or fp32, in which all is computed.
     """
@@ -33,6 +33,6 @@ def newton_schulz(matrix: Tensor) -> Tensor:
 
 
 def rate_scale(shape: tuple[int, ...]) -> float:
-    """What the learning rate is multiplied by for a matrix: its update is then as large as AdamW's usual one
+    """Return the factor on a matrix's learning rate that makes its update as large as AdamW's usual one
     (a root mean square of about 0.2)."""
     return 0.2 * math.sqrt(max(shape))

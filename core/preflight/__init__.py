@@ -1,1 +1,1 @@
-"""Look at every node of a submitted job before it trains: what is there, how fast it is, what is unlike."""
+"""Check every node of a submitted job before it trains: its equipment, its speed, and differences."""

@@ -1,4 +1,4 @@
-"""The look at all nodes before a submitted job trains; `cluster.preflight=false` leaves it out."""
+"""The preflight check of all nodes before a submitted job trains; `cluster.preflight=false` omits it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORD = "preflight.json"  # in the run's logs/
 
 
 def look_over_nodes(world: World, output: Path) -> None:
-    """Measure every node, tell what is found, and refuse to begin on nodes that are not fit (collective).
+    """Measure every node, report the findings, and refuse to begin on nodes that are not fit (collective).
 
     Only where the supervisor of a submitted job asks for it.  output: the run's folder.
     Raises WorkError on every rank; the supervisor then starts the job again without those nodes.

@@ -1,4 +1,4 @@
-"""What one rank finds of its node: versions, device, disk, and how fast they are."""
+"""Facts about a rank's node: versions, device, disk, and their speed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = {"cuda": 8192, "cpu": 768}  # of the square matrices: tens of millisecond
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rank says of its node and device.
+    """A rank's facts about its node and device.
 
     versions: of the driver and libraries, which must agree.  clock_s: the node's time when all ranks were
     asked.  free_bytes: of memory on the device (on a CPU, of the node).  write_bytes_s: into the run's
@@ -74,7 +74,7 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's kernel module; '' where the system does not say."""
+    """Return the version of NVIDIA's kernel module; '' where the system does not say."""
     try:
         return Path("/sys/module/nvidia/version").read_text().strip()
     except OSError:
@@ -86,7 +86,7 @@ def _name(device: torch.device) -> str:
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Free and total bytes."""
+    """Return free and total bytes of memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     page = os.sysconf("SC_PAGE_SIZE")
@@ -94,9 +94,9 @@ def _memory(device: torch.device) -> tuple[int, int]:
 
 
 def _write(folder: Path) -> float:
-    """Bytes a second that reach the disk below `folder`."""
+    """Return the bytes a second that reach the disk below `folder`."""
     path = temporary_name(folder / "preflight")
-    data = os.urandom(1 << 20)  # what does not compress
+    data = os.urandom(1 << 20)  # incompressible data
     started = time.perf_counter()
     try:
         with open(path, "wb") as file:
@@ -110,7 +110,7 @@ def _write(folder: Path) -> float:
 
 
 def _matmul(device: torch.device) -> tuple[float, bool]:
-    """Operations a second of a matrix product, and whether every one of its entries was right.
+    """Return operations a second of a matrix product, and whether every one of its entries was right.
 
     The factors hold small whole numbers, so a right product is exact, whatever the order of its sums: row i
     of the first factor is i % 7 everywhere, and the second is 1.

@@ -1,4 +1,4 @@
-"""Which nodes are not fit for a job, from what their ranks measured: each is held against the usual rank."""
+"""Judge which nodes are unfit for a job: the measurements of each rank are compared with the usual rank."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _own_faults(facts: Facts) -> list[str]:
 
 
 def _unlike_usual(facts: Facts, ranks: Sequence[Facts]) -> list[str]:
-    """What is unlike most ranks. With as many for one version as for another, the first rank's counts."""
+    """Find what is unlike most ranks; where as many have one version as another, the first rank's counts."""
     found = []
     for name in sorted({name for each in ranks for name in each.versions}):
         mine = facts.versions.get(name, "none")
@@ -88,7 +88,7 @@ def _clock_warnings(ranks: Sequence[Facts]) -> list[str]:
 
 
 def _slow_parts(ranks: Sequence[Facts]) -> list[str]:
-    """Slow links and disks: other jobs share them, so they are told and not held against a node."""
+    """Find slow links and disks; other jobs share them, so they are reported and make no node unfit."""
     found = []
     links = [facts.links["to_next"] for facts in ranks if facts.links]
     for facts in ranks:

@@ -1,4 +1,4 @@
-"""How fast ranks talk: all together, and each with the next."""
+"""Measure the speed of communication between ranks: all together, and each with the next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def measure_links(world: World) -> dict[str, float]:
-    """Bytes a second of an all-reduce over all ranks, and of a message to the next rank (collective).
+    """Return bytes a second of an all-reduce over all ranks, and of a message to the next rank (collective).
 
     all_reduce: 2 (N − 1) / N times the buffer over the time, which does not depend on the number of ranks.
     to_next: from this rank to the one after it, while all others send to theirs.
@@ -40,7 +40,7 @@ def measure_links(world: World) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least time of some rounds, after one that opens connections."""
+    """Return the least time of some rounds, after one that opens connections."""
     least = float("inf")
     for number in range(1 + ROUNDS):
         dist.barrier()

@@ -1,4 +1,4 @@
-"""What went wrong with units of work: a file for each unit that failed and is not done."""
+"""Failures of units of work: a file for each unit that failed and is not done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIX = ".failure.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with a unit, attempt by attempt; `final` when it is not to be tried again.
+    """The errors of a unit, attempt by attempt; `final` when it is not to be tried again.
 
     lost: it was given up for the workers that it lost.
     """
@@ -39,12 +39,12 @@ class Failures:
         self.folder = folder
 
     def all(self) -> list[Failure]:
-        """Every failure that is there, sorted by unit."""
+        """Return every failure that is there, sorted by unit."""
         units = [path.name.removesuffix(SUFFIX) for path in published(self.folder, f"?*{SUFFIX}")]
         return [failure for unit in units if (failure := self.of(unit)) is not None]
 
     def of(self, unit: str) -> Failure | None:
-        """What is known of one unit; None where nothing went wrong.
+        """Return the failure of a unit; None where it never failed.
 
         A damaged file counts as one failure, after which the unit is tried again.
         """
@@ -56,7 +56,7 @@ class Failures:
         return _parsed(unit, text) or Failure(unit, (f"{path} is damaged: what failed is not known",), False)
 
     def record(self, failure: Failure) -> None:
-        """Publish it instead of what was known of the unit."""
+        """Publish the failure in place of the unit's earlier one."""
         content = {"errors": list(failure.errors), "final": failure.final}
         write_json(self._path(failure.unit), content | ({"lost": True} if failure.lost else {}))
 
@@ -69,7 +69,7 @@ class Failures:
 
 
 def _parsed(unit: str, text: str) -> Failure | None:
-    """The failure that the text describes; None where it describes none."""
+    """Return the failure that the text describes; None where it describes none."""
     try:
         content = json_files.parse(text.encode(), _Written, unit)
     except Malformed:

@@ -5,7 +5,7 @@ server stamps the time, so that workers' clocks need not agree. A lease without 
 than the timeout is taken over by creating the file of the next generation, again exclusively, so that
 exactly one worker wins; nothing is ever renamed or removed under another worker. A holder that slept
 through its own take-over may run a unit a second time: harmless, as long as equal inputs publish equal
-bytes. After a claim, look whether the unit was finished meanwhile.
+bytes. After a claim, check whether the unit was finished in between.
 
 A lease names its holder and says whether that one had finished other units, and how many holders before it
 were lost, so who takes over knows without another file. Losses count from one start of the command to the
@@ -50,7 +50,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class LeaseState:
-    """A unit's newest lease as a bystander sees it: owner, and seconds since its last sign of life.
+    """A unit's newest lease as other workers see it: owner, and seconds since its last sign of life.
 
     losses: with this owner once the lease has expired.
     """
@@ -66,7 +66,7 @@ class LeaseState:
 class Leases:
     """Leases in `folder`; one that shows no sign of life for `timeout_s` seconds may be taken over.
 
-    finished: how many units this worker has finished, as its leases are to tell.
+    finished: how many units this worker has finished, which its leases record.
     """
 
     def __init__(self, folder: Path, *, timeout_s: float, owner: str | None = None) -> None:
@@ -79,7 +79,7 @@ class Leases:
         self._start = self._read_start()
 
     def claim(self, unit: str, newest: int | None = None) -> Lease | None:
-        """Take `unit`, or None while somebody else holds it; OSError where the folder cannot be written.
+        """Take `unit`, or None while another worker holds it; OSError where the folder cannot be written.
 
         newest: the generation of its newest lease by an earlier listing, -1 for none; listed now if not
         given. Where it has changed since, the answer is None, too.
@@ -88,7 +88,7 @@ class Leases:
             newest = self.newest().get(unit, -1)
         losses = Losses()
         if newest >= 0:
-            self._start = self._read_start()  # it may be that all losses are forgotten by now
+            self._start = self._read_start()  # all losses may have been forgotten by now
             try:
                 state = self.state(unit, newest)
             except FileNotFoundError:
@@ -102,7 +102,7 @@ class Leases:
             return None  # another worker was faster
 
     def newest(self) -> dict[str, int]:
-        """The generation of the newest lease of every unit that has one, by one listing."""
+        """Return the generation of the newest lease of every unit that has one, by one listing."""
         self._server_ahead_s, self._start = None, self._read_start()
         found: dict[str, int] = {}
         for path in published(self.folder, f"*{SUFFIX}"):
@@ -111,7 +111,7 @@ class Leases:
         return found
 
     def states(self) -> list[LeaseState]:
-        """The newest lease of every unit that has one, sorted by unit."""
+        """Return the newest lease of every unit that has one, sorted by unit."""
         found = []
         for unit, generation in sorted(self.newest().items()):
             with contextlib.suppress(FileNotFoundError):  # given back since
@@ -119,7 +119,7 @@ class Leases:
         return found
 
     def state(self, unit: str, generation: int) -> LeaseState:
-        """One lease; FileNotFoundError if it is there no more."""
+        """Return one lease; FileNotFoundError if it is there no more."""
         path = lease_path(self.folder, unit, generation)
         with open(path, encoding="utf-8", errors="replace", opener=regular) as file:  # NFS refreshes on open
             stamp, note = os.fstat(file.fileno()).st_mtime, _read_note(file.read())
@@ -131,11 +131,11 @@ class Leases:
         return LeaseState(unit, generation, str(note.get("owner", "unknown")), age, expired, losses)
 
     def forget_losses(self) -> None:
-        """Count lost workers anew from here on, by all workers."""
+        """Count lost workers anew from here on, for all workers."""
         write_text(self.folder / START, secrets.token_hex(8))
 
     def server_time(self) -> float:
-        """The file server's clock, read from the stamp it gives a file of ours."""
+        """Return the file server's clock, read from the stamp it gives a file written here."""
         probe = self.folder / f".clock-{self.token}"
         try:
             probe.write_bytes(b".")
@@ -144,7 +144,7 @@ class Leases:
             probe.unlink(missing_ok=True)
 
     def _server_now(self) -> float:
-        """The file server's clock by ours, which is set by it once a listing."""
+        """Return the file server's clock, from ours and their difference, measured once a listing."""
         if self._server_ahead_s is None:
             self._server_ahead_s = self.server_time() - time.monotonic()
         return self._server_ahead_s + time.monotonic()
@@ -164,7 +164,7 @@ class Leases:
             os.write(descriptor, json.dumps(note).encode())
             failpoint("lease.written")
         except BaseException:
-            path.unlink(missing_ok=True)  # a full disk must not leave a lease that nobody holds
+            path.unlink(missing_ok=True)  # a full disk must not leave a lease without a holder
             raise
         finally:
             os.close(descriptor)
@@ -183,7 +183,7 @@ class Lease:
         self.path = lease_path(folder, unit, generation)
 
     def held(self) -> bool:
-        """Whether this worker still holds the unit (it may have been taken over while it slept)."""
+        """Return whether this worker still holds the unit (it may have been taken over while it slept)."""
         if lease_path(self.folder, self.unit, self.generation + 1).exists():
             return False
         try:
@@ -203,9 +203,9 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the unit back, and clear the expired leases before it; nothing when it was taken over.
+        """Give the unit back, and remove the expired leases before it; do nothing if it was taken over.
 
-        The newest goes first, so that until the last is gone whoever looks finds an expired one to take over.
+        The newest goes first, so that until the last is gone other workers find an expired one to take over.
         """
         if self.held():
             for generation in range(self.generation, -1, -1):
@@ -218,7 +218,7 @@ class Lease:
 
         def beat() -> None:
             while not stop.wait(every_s):
-                with contextlib.suppress(OSError):  # of a file server for a moment; the next may pass
+                with contextlib.suppress(OSError):  # the server may fail for a moment; the next may pass
                     if not self.touch():
                         return
 
@@ -233,12 +233,12 @@ class Lease:
 
 
 def lease_path(folder: Path, unit: str, generation: int) -> Path:
-    """Where the lease of one generation lies."""
+    """Return the path of the lease of one generation."""
     return folder / f"{unit}.{generation:06d}{SUFFIX}"
 
 
 def _read_note(text: str) -> dict[str, Any]:
-    """What a lease says; nothing where its holder is still writing it, or was killed at that."""
+    """Return the content of a lease; empty while its holder writes it, or was killed doing so."""
     try:
         note = json_files.loaded(text.encode(), "lease")
     except Malformed:
@@ -247,6 +247,6 @@ def _read_note(text: str) -> dict[str, Any]:
 
 
 def _count(note: dict[str, Any], name: str) -> int:
-    """A number of a lease; 0 in those of earlier versions."""
+    """Return a number of a lease; 0 in those of earlier versions."""
     value = note.get(name)
     return value if type(value) is int and value > 0 else 0

@@ -1,4 +1,4 @@
-"""Do the same for each of many things, here or in processes that end with this one."""
+"""Map a function over many items, in this process or in worker processes that end with it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def each(
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when the job does, and only then: signals are for the job, which may be continued."""
+    """Make a worker end when the job does, and only then: signals are for the job, which may be continued."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,11 +1,11 @@
 """Units of work that any number of workers share through a folder; they may join, leave or be killed.
 
-A worker claims a unit (`core.queue.leases`), looks whether it was finished meanwhile, does it, and goes on
+A worker claims a unit (`core.queue.leases`), checks that it was not finished before, does it, and goes on
 until none is left; a unit whose worker shows no sign of life goes to the next. A unit that raises is tried
 again after the others, by whoever comes to it, and after `attempts` times recorded as failed, with its
 errors. So no worker ever waits for another in a collective, and one unit cannot hold up the rest.
 
-Workers that are killed say little about the unit that they were at. One that has lost more than `losses` of
+Workers that are killed say little about the unit that they held. A unit that has lost more than `losses` of
 them in a row is suspect: it is tried after all others, and given up once three of those workers had finished
 other units before. A new start of the command forgets lost workers, a failure never.
 
@@ -28,8 +28,8 @@ from core.progress import counted, say
 from core.queue.failures import Failure, Failures
 from core.queue.leases import Lease, Leases, LeaseState, Losses
 
-LISTED_S = 60.0  # how old the listing may be by which units are chosen
-MISSES = 8  # units in a row that others took or finished since, after which it is too old
+LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
+MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
@@ -105,7 +105,7 @@ class WorkQueue:
             except FileNotFoundError:
                 if self.left():
                     raise
-                return  # somebody has completed the job and removed the folder
+                return  # another worker has completed the job and removed the folder
             if lease is not None:
                 with lease.kept_alive(self.config.heartbeat_s):
                     self._attempt(lease, do)
@@ -116,13 +116,13 @@ class WorkQueue:
                 return
 
     def left(self) -> list[str]:
-        """The units that are neither done nor given up; those that failed before come last."""
+        """Return the units that are neither done nor given up; those that failed before come last."""
         self.done, failures = set(self.list_done()), {failure.unit: failure for failure in self.failures()}
         left = [u for u in self.units if u not in self.done and not (u in failures and failures[u].final)]
         return sorted(left, key=lambda unit: unit in failures)
 
     def failures(self) -> list[Failure]:
-        """Units that failed at least once and are not done, in order."""
+        """Return the units that failed at least once and are not done, in order."""
         return self._failures.all()
 
     def forget_failures(self) -> None:
@@ -131,7 +131,7 @@ class WorkQueue:
             self._failures.forget(failure.unit)
 
     def forget_losses(self) -> None:
-        """Count lost workers anew, and try again what was given up for them: the command was started."""
+        """Count lost workers anew, and retry units that were given up for them: the command was restarted."""
         lost = [failure for failure in self.failures() if failure.lost]
         for failure in lost:
             self._failures.forget(failure.unit)
@@ -139,7 +139,7 @@ class WorkQueue:
             self.leases.forget_losses()
 
     def _claim_next(self) -> Lease | None:
-        """A lease of a unit that is left; None where a listing made now shows none that is to be had."""
+        """Take a lease of a unit that is left; None where a listing made now shows none that is free."""
         is_new, misses = False, 0
         if time.monotonic() > self._listed + LISTED_S:
             is_new = self._list()
@@ -154,8 +154,8 @@ class WorkQueue:
             is_new = self._list()
 
     def _list(self) -> bool:
-        """Look what is left, and put it in order: first what nobody holds, then what somebody does; what
-        failed goes after all that, and what is suspect last."""
+        """List the units left and order them: first those that no worker holds, then those that one does;
+        failed units come after all of these, and suspect ones last."""
         self._listed = time.monotonic()
         self._left = left = self.left()
         newest = self.leases.newest()
@@ -167,9 +167,9 @@ class WorkQueue:
         return True
 
     def _is_suspect(self, unit: str, newest: int) -> bool:
-        """Whether the unit has lost too many workers; said when it is first seen."""
+        """Return whether the unit has lost too many workers; reported when it is first seen."""
         if newest < self.config.losses:
-            return False  # as there are no more leases than that, no more workers were lost
+            return False  # no more workers were lost than there are leases
         try:
             losses = self.leases.state(unit, newest).losses
         except FileNotFoundError:
@@ -198,7 +198,7 @@ class WorkQueue:
         except (RuntimeError, OSError, MemoryError) as error:
             if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
                 raise
-            if lease.held() and not self._is_done(unit):  # else it was taken over: not ours to judge
+            if lease.held() and not self._is_done(unit):  # else taken over: another worker's to judge
                 self._failures.record(self._failed(unit, error))
         else:
             self._failures.forget(unit)

@@ -1,1 +1,1 @@
-"""What others wrote, read as far as it fits: JSON by a schema, arrays by their form."""
+"""Reading foreign data as far as it fits what is expected: JSON by a schema, arrays by their form."""

@@ -1,4 +1,4 @@
-"""Arrays in `.npy` and `.npz`, believed as far as their header fits what is read.
+"""Read arrays in `.npy` and `.npz`, trusted only as far as their header fits what is read.
 
 A header is compared with the form in which NumPy writes it and never evaluated, so a damaged one is refused
 before anything is allocated; arrays of objects are not read.
@@ -37,11 +37,11 @@ _PAIR = re.compile(r"'(\w+)', '([^']+)'")
 
 
 class DamagedArray(WorkError):
-    """The bytes are no array as NumPy writes it, or not of what is told of them."""
+    """The bytes are not an array as NumPy writes it, or not the array that was described."""
 
 
 class Header(NamedTuple):
-    """What a `.npy` file says of its values.  offset: of the first one, in bytes from the header's start."""
+    """The content of a `.npy` header.  offset: of the first value, in bytes from the header's start."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values."""
+        """Return the bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

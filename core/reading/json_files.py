@@ -1,4 +1,4 @@
-"""JSON files, believed as far as they fit a schema: parsed, checked, and returned as the types it names.
+"""Read JSON files by a schema: parsed, checked, and returned as the types that it names.
 
 A schema is a type, as `core.reading.json_schema` says. A text has a UTF-8 form, which a lone surrogate has
 not.
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Malformed(WorkError):
-    """A file does not hold what is read from it."""
+    """A file does not hold what its schema requires."""
 
 
 def read(path: Path, schema: type[T]) -> T:
@@ -33,12 +33,12 @@ def read(path: Path, schema: type[T]) -> T:
 
 
 def parse(data: bytes, schema: type[T], source: Path | str) -> T:
-    """Read bytes by their schema.  source: what a refusal calls them."""
+    """Read bytes by their schema.  source: their name in a refusal."""
     return checked(loaded(data, source), schema, source)
 
 
 def checked(value: Any, schema: type[T], source: Path | str) -> T:
-    """Read a value that JSON gave by its schema; Malformed as `read`."""
+    """Read a value that JSON gave by its schema; Malformed as in `read`."""
     try:
         return cast(T, reader_of(cast(Hashable, schema))(value))
     except Wrong as wrong:
@@ -67,7 +67,7 @@ def _finite(text: str) -> float:
 
 
 def require_utf8(value: Any) -> None:
-    """ValueError where a text in a JSON value has no UTF-8 form: it has half of a surrogate pair."""
+    """Raise ValueError where a text in a JSON value has no UTF-8 form: it has half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

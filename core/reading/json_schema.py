@@ -1,4 +1,4 @@
-"""Schemas of JSON: a type is made into a function that checks values, and converts them into that type.
+"""JSON schemas: a type becomes a function that checks values, and converts them into that type.
 
 A schema is `Any`, bool, int, float, str, None, `Literal`, a union, `list[X]`, `dict[str, X]`, a `TypedDict`
 (further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
@@ -33,7 +33,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """The whole of a text matches `expression`.  meaning: what a refusal calls such a text."""
+    """The whole of a text matches `expression`.  meaning: the name of such a text in a refusal."""
 
     expression: str
     meaning: str
@@ -51,7 +51,7 @@ BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file i
 
 
 class Wrong(Exception):
-    """A value that does not fit. place: the way to it, the innermost part first."""
+    """A value that does not fit. place: the path to it, the innermost part first."""
 
     def __init__(self, expected: str, value: Any = _NONE) -> None:
         self.expected, self.value = expected, value
@@ -101,7 +101,7 @@ def reader_of(schema: Any) -> Reader:
 
 
 def _record(schema: Any) -> Reader:
-    """The function for a class with named fields."""
+    """Return the function for a class with named fields."""
     hints: dict[str, Any] = typing.get_type_hints(schema, include_extras=True)
     make: Callable[..., Any] = schema
     if hasattr(schema, "_fields"):

@@ -1,1 +1,1 @@
-"""A run's folder: whose it is, which attempt this is, and how a process ends."""
+"""A run's folder: its owner, the attempts at the run, and how a process ends."""

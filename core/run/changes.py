@@ -1,4 +1,4 @@
-"""What has changed between the config an output was made with and the one it is continued with."""
+"""Compare the config that an output was made with and the one it is continued with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from, None where it records nothing, and the same of what lies at the place that
 
 
 def nothing_recorded(path: str) -> tuple[None, Content]:
-    """The `Contents` of a job that records no content."""
+    """Return the `Contents` of a job that records no content."""
     return None, {}
 
 
@@ -35,7 +35,7 @@ class Change(NamedTuple):
 def changes(recorded: Mapping[str, Any], config: Any) -> list[Change]:
     """List the fields whose values differ; a place that is only spelled otherwise is left out.
 
-    A field that an earlier version did not have had, in effect, the default of today. One that is no longer
+    A field that an earlier version did not have counts as set to today's default. One that is no longer
     known counts as deciding the result.
     """
     schema = type(config)
@@ -46,7 +46,7 @@ def changes(recorded: Mapping[str, Any], config: Any) -> list[Change]:
 
 
 def unlike(change: Change, contents: Contents, output: Path) -> str:
-    """Say why what lies at a place now cannot stand for what the output was made from; "" if it can."""
+    """Return why the present content of a place cannot stand for the recorded one; "" if it can."""
     recorded, found = contents(change.path)
     if recorded is None:
         return f"{change.before}, with which {output} was made; nothing in it says what lay there"
@@ -58,9 +58,9 @@ def unlike(change: Change, contents: Contents, output: Path) -> str:
 
 
 def replaced(config: Any, contents: Contents, output: str) -> tuple[str, Any, str] | None:
-    """Return the first field that names a place whose content is not what the output was made from.
+    """Return the first field that names a place whose content differs from what the output was made from.
 
-    With its value, and what is expected instead; None where all is as it was, or nothing is recorded.
+    With its value and the expected one; None where all is as it was, or nothing is recorded.
     """
     values = to_dict(config)
     for place in walk(type(config), given=values):

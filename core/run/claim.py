@@ -1,4 +1,4 @@
-"""Whose folder this is: a job claims its output before it writes, so that nothing foreign is overwritten."""
+"""Claim an output folder: a job does so before it writes, so that no other job's output is overwritten."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EARLIER_NAMES = {
 
 
 class JobConfig(Protocol):
-    """The config of a job that has an output.  job: the name by which `launch/jobs.py` lists it."""
+    """The config of a job that has an output.  job: its name in `launch/jobs.py`."""
 
     job: ClassVar[str]
 
@@ -74,7 +74,7 @@ def claim(
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
-        (output / done).unlink(missing_ok=True)  # first: killed here, the same command comes to it again
+        (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
     moved = [change for change in found if change.role == "place"]
     if grown or moved:
         _start(output, config)
@@ -92,12 +92,12 @@ def claim_run(
     contents: Contents = nothing_recorded,
     made: Callable[[], str] | None = None,
 ) -> bool:
-    """`claim` for training, which is killed and started again with the same words; False if it is finished.
+    """Claim a run's folder for training, which may be restarted unchanged; return False if it is finished.
 
-    So `overwrite` counts at the first start alone: what torchrun or SLURM starts again continues, unless
-    another job than this began the run, since the first start died before it came here. A config that failed
-    before its first step (it asked for what is not here) may be corrected. WorkError while another process on
-    this host writes there.
+    So `overwrite` counts at the first start alone: a restart by torchrun or SLURM continues, unless another
+    job than this began the run, since the first start died before it came here. A config that failed before
+    its first step (it asked for what is not here) may be corrected. WorkError while another process on this
+    host writes there.
     """
     lock = RunLock(output)
     lock.require_free()
@@ -122,7 +122,7 @@ def claim_run(
 
 
 def job_of(output: Path) -> str | None:
-    """The name of the job whose output this is, by its `config.yaml`; None where that does not say."""
+    """Return the name of the job whose output this is, by its `config.yaml`; None where that does not say."""
     recorded = output / CONFIG
     text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
     first = text.partition("\n")[0]
@@ -131,7 +131,7 @@ def job_of(output: Path) -> str | None:
 
 
 def has_begun(output: Path, done: str) -> bool:
-    """Whether a run has done steps here, and not only set up its folder."""
+    """Return whether a run has done steps here, and not only set up its folder."""
     traces = (output / done, output / METRICS, *published(output / CHECKPOINTS))
     return any(path.exists() for path in traces)
 
@@ -144,17 +144,17 @@ def _start(output: Path, config: JobConfig) -> Literal["new"]:
 
 
 def _is_empty(output: Path) -> bool:
-    """A claim that was killed may have left a temporary file; what started the job comes before it."""
+    """Return whether only temporary files of a killed claim are there, and what started the job."""
     return all(_is_launchers(entry) for entry in published(output))
 
 
 def _is_launchers(entry: Path) -> bool:
-    """Whether this is what the job was started by: its submission, or where its ranks meet."""
+    """Return whether the launcher left this: the job's submission, or the ranks' rendezvous."""
     return entry.name == SUBMISSIONS or entry.name.startswith(MEETING_PREFIX)
 
 
 def _require_ours(output: Path, config: JobConfig) -> None:
-    """UserError unless `config.yaml` says that this is an output of the same job."""
+    """Raise UserError unless `config.yaml` says that this is an output of the same job."""
     if (job := job_of(output)) is None:
         raise UserError("output", output, "a new or empty folder, or an earlier output of this job")
     if job != config.job:
@@ -172,7 +172,7 @@ def _require_same(
     contents: Contents,
     made: Callable[[], str],
 ) -> None:
-    """UserError that names every field which may not differ as it does, and what can be done instead."""
+    """Raise a UserError that names every field which may not differ as it does, and the alternatives."""
     refused: list[tuple[Change, str]] = []
     for change in found:
         if change.role == "place" and change.path != OUTPUT:
@@ -192,7 +192,7 @@ def _require_same(
 def _require_same_contents(
     output: Path, config: JobConfig, contents: Contents, made: Callable[[], str]
 ) -> None:
-    """UserError where a place that a finished run was made from holds something else now."""
+    """Raise UserError where a place that a finished run was made from holds something else now."""
     if (found := replaced(config, contents, OUTPUT)) is not None:
         path, value, expected = found
         raise UserError(path, value, f"{expected}; {ways_out(made(), 'the old content')}")

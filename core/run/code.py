@@ -1,4 +1,4 @@
-"""Which state of the source code runs: a commit, and whether files differ from it."""
+"""The version of the source code that runs: a commit, and whether files differ from it."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ class _Repository(TypedDict):
 
 
 class _Installed(TypedDict):
-    """What pip notes of an installation."""
+    """Pip's record of an installation."""
 
     vcs_info: NotRequired[_Repository]
 
 
 @functools.cache
 def code(root: Path = ROOT) -> Code:
-    """Return the state of the code in `root`, as it was when this was first asked.
+    """Return the version of the code in `root` at the first call.
 
     It is that of a checkout of git, of a copy that `submit` made, or of an installation from a repository.
     """
     if (root / RECORD).is_file():
         return read(json_files.read(root / RECORD, CodeRecord)) or Code()
-    if (root / ".git").exists():  # asked for, since an installation may lie inside another project's checkout
+    if (root / ".git").exists():  # checked, since an installation may lie inside another project's checkout
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return _of_checkout(root)
         return Code()

@@ -1,4 +1,4 @@
-"""A run that is asked to end (`signals.SIGNALS`) ends between two steps, with all of them saved.
+"""End a run on a signal (`signals.SIGNALS`) between two steps, with all of them saved.
 
 Signals reach some ranks or all of them, at different moments. A rank that got one raises a flag, and the
 flags are added up in the reduction that every step has anyway (`agreement.py`): all ranks read the same sum
@@ -6,7 +6,7 @@ after the same step, so all of them save and end there. Before the first step th
 rank ends at once.
 
 The handler in the main thread raises the flag, which a collective may keep it from for minutes; that is early
-enough. What is to be said or done at once is said by the listening thread (`signals.py`).
+enough. The listening thread (`signals.py`) says or does what cannot wait.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from core.run.time_limit import TimeLimit
 
 
 class EarlyEnd:
-    """Whether this rank was asked to end, and whether all ranks do.
+    """Tracks whether this rank was asked to end, and whether all ranks do.
 
     agreed: the run ends after the step just done; the same on all ranks.
-    limit: by which the run ends without being asked.
+    limit: the time limit, by which the run ends without being asked.
     end: ends the process with a status.
     """
 
@@ -43,16 +43,16 @@ class EarlyEnd:
         self.limit = TimeLimit(environment.end_time())
         self._world, self._end = world, end
         self._lock = threading.Lock()
-        self._got: list[str] = []  # by the handler; its flag went into the reduction of step index `_carried`
+        self._got: list[str] = []  # handled signals; the flag went into step index `_carried`'s reduction
         self._carried: int | None = None
-        self._heard: list[signal.Signals] = []  # by the thread
+        self._heard: list[signal.Signals] = []  # signals heard by the thread
         self._next: int | None = None  # index of the first step whose reduction carries a flag raised now
         self._steps = 0
         self._is_over = False
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
-        """Answer signals until the block ends; nothing outside of the main thread, which alone may.
+        """Answer signals until the block ends; only in the main thread, elsewhere do nothing.
 
         After an early end all but Ctrl-C stay without effect: the process is ending, and a second signal must
         not take its exit status away.
@@ -65,12 +65,12 @@ class EarlyEnd:
                     signals.settle()
 
     def begin(self, step_index: int, steps: int) -> None:
-        """From now on a signal means: save first. The next step is `step_index`, of `steps`."""
+        """Answer signals by saving first, from now on. The next step is `step_index`, of `steps`."""
         with self._lock:
             self._next, self._steps = step_index, steps
 
     def flag(self, step_index: int) -> bool:
-        """Whether this rank was asked to end, for the reduction of step `step_index`."""
+        """Return whether this rank was asked to end, for the reduction of step `step_index`."""
         with self._lock:
             self._next = step_index + 1
             if self.limit.is_near() and not self._got:
@@ -78,7 +78,7 @@ class EarlyEnd:
             return self._carry(step_index)
 
     def asked(self, done: int, *, again: bool = True) -> bool:
-        """Whether any rank was asked to end by now, after `done` steps; then the run ends there (collective).
+        """Return whether any rank was asked to end by now, after `done` steps; if so it ends (collective).
 
         For work between two steps that can be left out.  again: whether this is asked once more before the
         next step; else a signal that comes now is the next step's.
@@ -91,7 +91,7 @@ class EarlyEnd:
         return self.agreed
 
     def over(self, folder: Path, step: int, *, saved: bool) -> EndedEarly:
-        """What says that the run in `folder` has ended after `step` steps (collective).
+        """Return the error which says that the run in `folder` ended after `step` steps (collective).
 
         saved: whether there is a checkpoint of that moment.
         """
@@ -104,11 +104,11 @@ class EarlyEnd:
         )
 
     def raise_flag(self, number: int) -> None:
-        """In the main thread, which may hold the lock."""
+        """Raise the flag, in the main thread, which may hold the lock."""
         self._got.append(signal.Signals(number).name)
 
     def note(self, got: signal.Signals) -> None:
-        """Say what comes of it; end the process where nothing is to be saved, or on a second Ctrl-C."""
+        """Say what the signal does; end the process where nothing is to be saved, or on a second Ctrl-C."""
         with self._lock:
             is_first, is_second_interrupt = not self._heard, got == signal.SIGINT and got in self._heard
             self._heard.append(got)
@@ -128,9 +128,9 @@ class EarlyEnd:
             self._tell(f"{got.name}: {end if step_index < self._steps else 'all steps are done…'}")
 
     def _carry(self, step_index: int) -> bool:
-        """Whether this rank was asked to end; from then on a signal leads to a save after step `step_index`.
+        """Return whether this rank was asked to end; if so, signals lead to a save after step `step_index`.
 
-        The first rank also looks for word of the supervisor, which reaches a job where signals do not.
+        The first rank also reads the supervisor's request, which reaches a job where signals do not.
         """
         if self._world.rank == 0 and not self._got and (why := ends.end_asked()):
             self._got.append(why)
@@ -140,7 +140,7 @@ class EarlyEnd:
         return asked
 
     def _tell(self, text: str) -> None:
-        """Every rank speaks, since perhaps nobody else got the signal."""
+        """Print the text on this rank, since perhaps no other rank got the signal."""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
         terminal.tell(f"{who}{text}", clear=terminal.is_terminal())
         log.note_last(text)

@@ -1,4 +1,4 @@
-"""The end of a process: on a signal, where it can do no harm; of a rank, without waiting for its peers."""
+"""End a process: on a signal, where it can do no harm; of a rank, without waiting for its peers."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Ending:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let signals wait."""
+        """Hold signals back within the block."""
         with self._holding(True):
             yield
         self._end_if_asked()
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        """Let signals end the block, and one that waits do so now."""
+        """Let signals end the block, and one held back do so at once."""
         with self._holding(False):
             self._end_if_asked()
             yield
@@ -65,7 +65,7 @@ class Ending:
             self._is_held = before
 
     def raise_flag(self, number: int) -> None:
-        """Leave, or remember to."""
+        """Exit now, or remember to do so."""
         self._is_asked = True
         if not self._is_held:
             self._end_if_asked()
@@ -89,7 +89,7 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
     """End this process, one rank of several, with the status that `main` returns; 1 with a traceback if it
     raises.
 
-    Nothing of the interpreter's own shutdown happens: it destroys process groups, whose destructors wait for
+    The interpreter's own shutdown is skipped: it destroys process groups, whose destructors wait for
     collectives that a dead peer will never answer (minutes, measured), or abort after a run that went well.
     """
     status = 1
@@ -104,6 +104,6 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         raise
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            with contextlib.suppress(OSError, ValueError):  # no reader is left
                 stream.flush()
         os._exit(status)

@@ -1,4 +1,4 @@
-"""How a rank began and ended, told to the supervisor that started it: a small file a rank.
+"""Tell the supervisor how each rank began and ended: one small file a rank.
 
 An exit status says too little, and `srun` gives the highest of all ranks. Without a supervisor nothing is
 written. Only light modules are imported here.
@@ -21,7 +21,7 @@ from core.files import temporary_name
 from core.reading import json_files
 
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
-ASKED = "end-asked.json"  # in it: the run is to end after the step under way
+ASKED = "end-asked.json"  # in that folder: the run is to end after the step under way
 
 Kind = Literal[
     "running", "done", "asked", "refused", "work", "memory", "peer", "device", "node", "hang", "error"
@@ -43,18 +43,18 @@ _written = False
 
 
 def folder() -> Path | None:
-    """Where the supervisor of this rank looks; None without one."""
+    """Return the folder in which the supervisor of this rank looks; None without one."""
     named = os.environ.get(FOLDER)
     return Path(named) if named else None
 
 
 def begin() -> None:
-    """Tell where this rank runs."""
+    """Record where this rank runs."""
     _write("running", 0, "")
 
 
 def record(kind: Kind, status: int, text: str) -> None:
-    """Tell how this rank ends; what was told first stays."""
+    """Record how this rank ends; an earlier record stays."""
     global _written
     if not _written:
         _written = True
@@ -62,7 +62,7 @@ def record(kind: Kind, status: int, text: str) -> None:
 
 
 def kind_of(error: BaseException) -> Kind:
-    """What an exception that ends a rank says of the cause."""
+    """Return the cause that an exception which ends a rank stands for."""
     if isinstance(error, UserError | WorkError | EndedEarly | OSError):
         refused = isinstance(error, UserError)
         return "refused" if refused else "asked" if isinstance(error, EndedEarly) else "work"
@@ -82,7 +82,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def end_asked() -> str:
-    """Why the supervisor asks the run to end; '' while it does not."""
+    """Return why the supervisor asks the run to end; '' while it does not."""
     place = folder()
     if place is None or not (place / ASKED).exists():
         return ""
@@ -92,7 +92,7 @@ def end_asked() -> str:
 
 
 def _write(kind: Kind, status: int, text: str) -> None:
-    """Leave word, as far as the disk lets us: a full one must not take the exit status away."""
+    """Write the record, as far as the disk allows: a full one must not take the exit status away."""
     place = folder()
     if place is None:
         return

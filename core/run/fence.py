@@ -1,4 +1,4 @@
-"""An attempt at a run that has lost it to a newer one ends, whatever it is at.
+"""The fence: an attempt that has lost its run to a newer one ends, whatever it is doing.
 
 Rows and checkpoints are never written without a look at who owns the run. But a long step, a validation or a
 slow start come to none for a while, and two attempts would compute the same. So a thread looks as well.
@@ -42,7 +42,7 @@ def fenced(
                     end(EXIT_STATUS)
                 return
             except (OSError, ValueError):
-                pass  # storage does not answer just now, which says nothing of the owner
+                pass  # storage does not answer just now, which proves nothing about the owner
             if ended.wait(period_s):
                 return
 

@@ -1,4 +1,4 @@
-"""The line with which a process says how it ended: said once for all ranks, and last."""
+"""The line with which a process says how it ended: printed once for all ranks, and last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from core import environment, terminal
 from core.escaping import escaped_line
 
-TOLD = "LONGTAKE_TOLD"  # the file by which its ranks know that one has said why the run ends
+TOLD = "LONGTAKE_TOLD"  # the file by which a launcher's ranks know that one has said why the run ends
 
 _REPEAT = """
 import os, select, sys
@@ -28,10 +28,10 @@ print(sys.argv[2], file=sys.stderr)
 def tell(line: str, *, failed: bool = False) -> None:
     """Print a last line on standard error, and log it; of the ranks of our launcher only the first prints.
 
-    A rank speaks while it lives, so before others can notice its death and complain of that. Where nobody
+    A rank prints while it lives, so before others can notice its death and complain of that. Where no one
     listens any more (a terminal that has gone) the line is lost, and the exit status is not.
     """
-    from core import log  # here, since to show help or a plan takes no log
+    from core import log  # imported here, since showing help or a plan needs no log
 
     _print(line)
     log.note_last(line, failed=failed)
@@ -44,7 +44,7 @@ def _print(line: str) -> None:
         except FileExistsError:
             return
         except OSError:
-            pass  # the launcher and its folder have gone: better twice than never
+            pass  # the launcher and its folder have gone: better printed twice than never
     terminal.tell(line)
 
 

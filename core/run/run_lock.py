@@ -1,4 +1,4 @@
-"""Who may write into a run folder: one living process at a time; a newer attempt fences off an older one."""
+"""The lock of a run folder: one living process writes at a time; a newer attempt fences off an older one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from core.reading.json_schema import Count
 from core.run.code import Code, CodeRecord, code, read
 from core.run.folder import LOCK
 
-UNKNOWN = ""  # which launcher began a run
+UNKNOWN = ""  # no launcher is known to have begun the run
 
 
 class Owner(TypedDict):
-    """What `run.lock` says.  started: when the process began, "" once it has ended."""
+    """The content of `run.lock`.  started: when the process began, "" once it has ended."""
 
     begun_by: NotRequired[str | None]
     host: str
@@ -37,7 +37,7 @@ class Owner(TypedDict):
 class Attempt:
     """One start of a run.  name: `JOB.RESTART`, part of checkpoint names.  number: of this start, from 1.
 
-    code: what the first rank runs.
+    code: the version that the first rank runs.
     """
 
     name: str
@@ -77,18 +77,18 @@ class RunLock:
         return self.attempt
 
     def code(self) -> Code | None:
-        """What the last start of the run ran; None where that is not recorded."""
+        """Return the code version of the run's last start; None where that is not recorded."""
         owner = self._read()
         return read(owner.get("code")) if owner else None
 
     def begun_by_another(self) -> bool:
-        """Whether the run was begun by another launch than this one; False where that is not known."""
+        """Return whether another launch than this one began the run; False where that is not known."""
         owner = self._read()
         begun_by = owner.get("begun_by") if owner else None
         return begun_by is not None and environment.launch() not in (None, begun_by)
 
     def require_free(self) -> None:
-        """WorkError while a process on this node that owns the run lives, and no earlier start of our job."""
+        """Raise WorkError while a process on this node owns the run, unless an earlier start of our job."""
         owner, job = self._read(), environment.slurm_job()
         if not owner or (job and owner["attempt"] != environment.attempt() and _job_of(owner) == job):
             return
@@ -96,18 +96,18 @@ class RunLock:
             raise WorkError(f"{self._folder} is being written by process {owner['pid']} on this host")
 
     def check(self) -> None:
-        """WorkError unless this process still owns the run."""
+        """Raise WorkError unless this process still owns the run."""
         now = self._read()
         if now is None or now["token"] != self.attempt.token:
             newer = (
                 f"attempt {now['attempt']} (process {now['pid']} on {now['host']})"
                 if now
-                else "somebody else"
+                else "another process"
             )
             raise WorkError(f"{self._folder} was taken over by {newer}; this attempt writes nothing more")
 
     def release(self) -> None:
-        """Say that the owner has ended; the count of attempts stays."""
+        """Record that the owner has ended; the count of attempts stays."""
         now = self._read()
         if now is not None and now["token"] == self.attempt.token:
             write_json(self.path, {**now, "pid": 0, "started": ""})
@@ -130,7 +130,7 @@ def _alive(pid: int, started: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
+    """Return when a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

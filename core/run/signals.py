@@ -1,11 +1,11 @@
-"""Signals that ask a process to end, from its first moment to its last.
+"""Answer signals that ask a process to end, from its first moment to its last.
 
-One listener serves the whole process. What the process is at decides the answer, and `answered_by` changes
-that without touching a handler, so there is no moment at which a signal has its default effect.
+One listener serves the whole process. The present work of the process decides the answer, and `answered_by`
+changes that without touching a handler, so there is no moment at which a signal has its default effect.
 
 Python runs a handler when the main thread is back in the interpreter, which an import, a rendezvous or a
-collective may keep it from for minutes. What is to be said or done at once is therefore a thread's, which
-reads the signals from the wakeup descriptor.
+collective may delay for minutes. A thread that reads the signals from the wakeup descriptor therefore says
+or does what cannot wait.
 
 Only light modules are imported here: this comes before everything else that a process imports.
 """
@@ -31,24 +31,24 @@ _NO_MORE = 0  # no signal has this number
 
 
 class Answer(Protocol):
-    """What a process does about a signal. A signal is given to both methods, in any order.
+    """The response of a process to a signal. A signal is given to both methods, in any order.
 
     Where the answer changes while a signal is under way, each method may be that of another answer.
     """
 
     def raise_flag(self, number: int) -> None:
-        """In the main thread, between two bytecodes, perhaps within this method for an earlier signal."""
+        """Act in the main thread, between two bytecodes, perhaps within this method for an earlier signal."""
 
     def note(self, got: signal.Signals) -> None:
-        """In the listening thread, at once."""
+        """Act in the listening thread, at once."""
 
 
 class EndAtOnce:
     """Ends the process on the first signal, with one line.
 
-    text: what is said.  later: the same once another answer has stood.  continues: the status is CONTINUABLE,
-    else 128 + the signal's number.  grace_s: how long the main thread, which leaves by SystemExit, may clean
-    up; without one nothing is cleaned up. A second Ctrl-C ends that.
+    text: the line that is printed.  later: the same once another answer has stood.  continues: the status is
+    CONTINUABLE, else 128 + the signal's number.  grace_s: how long the main thread, which leaves by
+    SystemExit, may clean up; without it nothing is cleaned up. A second Ctrl-C ends that.
     """
 
     def __init__(self, text: str, later: str = "", *, continues: bool, grace_s: float = 0.0) -> None:
@@ -73,7 +73,7 @@ class EndAtOnce:
             os._exit(INTERRUPTED)
 
     def _begin(self, got: signal.Signals) -> None:
-        """Say the line and see to the end; once, in whichever thread comes first."""
+        """Print the line and see to the end; once, in whichever thread comes first."""
         if not self._begun.acquire(blocking=False):
             return
         self._status = CONTINUABLE if self._continues else 128 + got
@@ -86,7 +86,7 @@ class EndAtOnce:
 
 
 def end_after(seconds: float, status: int) -> threading.Timer:
-    """End the process with this status if it still lives then and nobody has cancelled that."""
+    """End the process with this status if it still lives then, unless this is cancelled first."""
     timer = threading.Timer(seconds, os._exit, [status])
     timer.daemon = True
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down already
@@ -102,7 +102,7 @@ def take_over(answer: Answer) -> None:
 
 @contextlib.contextmanager
 def answered_by(answer: Answer) -> Iterator[None]:
-    """Have signals answered by `answer` until the block ends; in the main thread only, which alone may.
+    """Have `answer` answer signals until the block ends; in the main thread only, which alone may.
 
     Without `take_over` the handlers are those from before once the block has ended.
     """
@@ -137,7 +137,7 @@ def settle() -> None:
 def inherited_blocked() -> Iterator[None]:
     """Start processes for which signals wait until they `take_over`; their default effect would be death.
 
-    Only the calling thread's mask changes: a signal to this process is answered meanwhile.
+    Only the calling thread's mask changes: a signal to this process is still answered.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -151,7 +151,7 @@ class _Listener:
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.is_settled = answer, False
-        # SIGHUP is ignored at the start under nohup, which asks for just that.
+        # Under nohup SIGHUP is ignored from the start, and has to stay so.
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self.numbers = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
         self._reader, self._writer = os.pipe()
@@ -165,7 +165,7 @@ class _Listener:
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def stop(self) -> None:
-        """Put everything back, but what is settled."""
+        """Restore everything, except what is settled."""
         for number, handler in self._before.items():
             if not (self.is_settled and number != signal.SIGINT):
                 signal.signal(number, handler or signal.SIG_DFL)
@@ -184,7 +184,7 @@ class _Listener:
                 signal.signal(number, signal.SIG_IGN)
 
     def forget(self) -> None:
-        """In a forked child: what it gets is not the parent's, which would hear it through the pipe."""
+        """Stop listening in a forked child: otherwise its signals would reach the parent through the pipe."""
         signal.set_wakeup_fd(-1)
         for number in self.numbers:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

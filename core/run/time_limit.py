@@ -1,4 +1,4 @@
-"""When a run has to end by itself, because the scheduler will soon end the job: early enough to save.
+"""End a run in time to save, before the scheduler ends the job.
 
 A signal before the end may not come: not every site sends one, and containers hear none. So the run measures
 how long its steps and saves take, and asks itself to end in time.
@@ -14,7 +14,7 @@ SAVES = 1.5  # times the longest save
 
 
 class TimeLimit:
-    """Tells when the last step has to begin.
+    """Determines when the last step has to begin.
 
     end: of the job, in seconds since 1970; None for no limit.  longest_save_s: until now.
     """
@@ -31,9 +31,9 @@ class TimeLimit:
         self._longest_step_s = 0.0
 
     def is_near(self) -> bool:
-        """Whether the step that begins now has to be the last; asked once a step.
+        """Return whether the step that begins now has to be the last; asked once a step.
 
-        What lies between two steps counts as theirs, validation too: it may come again before the end.
+        The time between two steps counts as theirs, validation too: it may come again before the end.
         """
         now = self._clock()
         if self._last is not None:
@@ -42,5 +42,5 @@ class TimeLimit:
         return self._end is not None and now > self._end - self.needs_s()
 
     def needs_s(self) -> float:
-        """How long before the end the last step has to begin."""
+        """Return how long before the end the last step has to begin."""
         return SAVES * self.longest_save_s() + self._longest_step_s + RESERVE_S

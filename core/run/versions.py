@@ -1,4 +1,4 @@
-"""Which releases a run is computed by: on others it continues, but not to the bit."""
+"""Versions of the libraries that a run uses: with others it continues, but not bit for bit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ NAMES = ("longtake", "torch", "deepspeed")
 
 
 def versions() -> dict[str, str]:
-    """Of what a step is computed by, for the record in a checkpoint."""
+    """Return the versions of the libraries a step depends on, stored in every checkpoint."""
     return {name: _version(name) for name in NAMES}
 
 
 def changes(before: Mapping[str, str]) -> str:
-    """What is another release now than in the record `before`, "" for nothing."""
+    """Return which releases differ from the record `before`, "" for none."""
     now = versions()
     return ", ".join(
         f"{name} {before.get(name)} -> {now[name]}" for name in NAMES if before.get(name) != now[name]

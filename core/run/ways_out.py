@@ -1,4 +1,4 @@
-"""What a refused command can do instead, and what overwriting would cost."""
+"""Alternatives for a refused command, and what overwriting would cost."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from core.progress import counted, duration, size
 from core.run.folder import CONFIG, LOCK
 
 NOT_WORK = (CONFIG, LOCK)
-SHORT_S = 60.0  # files written within it need no word on how long that took
+SHORT_S = 60.0  # a time shorter than this is not reported
 
 
 def ways_out(made: str, instead: str) -> str:
     """End a refusal to continue an output: other ways first, then what `overwrite=true` would remove.
 
-    made: what the output holds, as `holds` or its job says it; "" for nothing.
-    instead: what it can be continued with.
+    made: the output's content, as `holds` or its job describes it; "" for none.
+    instead: changes with which the output can be continued.
     """
     if not made:
         return f"go on with {instead}, or take another output, or overwrite=true: no work is lost"
@@ -24,7 +24,7 @@ def ways_out(made: str, instead: str) -> str:
 
 
 def holds(output: Path) -> str:
-    """Count what has been written into an output beside its config: files, bytes, time; "" for nothing."""
+    """Count files, bytes and time written into an output beside its config; "" for none."""
     files = [path for path in published_below(output) if _is_work(path, output)]
     if not files:
         return ""

@@ -1,4 +1,4 @@
-"""What the trainer itself puts into a metrics row: learning rates, gradient norms, whether all was applied.
+"""The trainer's own columns of a metrics row: learning rates, gradient norms, whether all was applied.
 
 The columns of another network than the main one begin with its name.
 """
@@ -14,13 +14,13 @@ from core.optim.groups import learning_rate
 
 
 def learning_rates(networks: Networks, step_index: int, steps: int) -> dict[str, float]:
-    """Of step `step_index` of `steps`, whether a network is updated in it or not."""
+    """Return those of step `step_index` of `steps`, whether a network is updated in it or not."""
     optimizers = {name: network.engine.optimizer for name, network in networks.items()}
     return {_column(name, "lr"): learning_rate(one, step_index, steps) for name, one in optimizers.items()}
 
 
 def outcome(results: Mapping[str, StepResult]) -> dict[str, Any]:
-    """Gradient norms, None of a main network without an update; and whether every update was applied."""
+    """Return gradient norms, None for a main network not updated; and whether every update was applied."""
     norms = {_column(name, "grad_norm"): result.grad_norm for name, result in results.items()}
     return {"grad_norm": None, **norms, "applied": all(result.applied for result in results.values())}
 

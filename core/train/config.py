@@ -16,7 +16,7 @@ from core.train.profiler import ProfileConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig):
-    """How long to train, and what is kept on the way."""
+    """How long to train, and what to keep on the way."""
 
     steps: int = setting(1000, "optimizer steps of the whole run", unit="steps", low=1)
     watchdog_s: float = setting(
@@ -41,7 +41,7 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
 
 
 def require_effect(trainer: TrainerConfig, optimizer: OptimizerConfig, ema: EmaConfig) -> None:
-    """UserError for a setting that cannot act in a run of so many steps."""
+    """Raise UserError for a setting that has no effect in a run of so many steps."""
     with below("optimizer"):
         require_rise(optimizer, trainer.steps)
     with below("ema"):

@@ -1,7 +1,7 @@
-"""Silent corruption: a bit that turned over in memory, a device that computes wrongly.
+"""Detect silent corruption: a bit flipped in memory, a device that computes wrongly.
 
 Nothing else notices it: a wrong weight is saved, averaged and trained on. Every `check_every` steps, before
-the update, each rank looks three ways.
+the update, each rank checks three things.
 
 - At rest: what it holds (masters, moments, averages, weights, buffers) has the checksums that it had right
   after the last update. A shard of ZeRO exists once, so only the rank itself can tell.
@@ -10,7 +10,7 @@ the update, each rank looks three ways.
   the same losses and gradients. On a CPU losses agree to the bit; gradients everywhere, and losses on a GPU,
   differ by no more than the order of sums may, which kernels there do not promise.
 
-What it cannot see: a bit of a master that turns over between two updates of which no check follows. Other
+What it cannot see: a bit of a master that flips between two updates without a check after them. Other
 ranks then take the wrong weight for the right one.
 """
 
@@ -35,15 +35,15 @@ from core.engine.network import Network
 from core.train.runner import StepRunner
 from core.train.step import Turn
 
-PART = 1 << 24  # numbers that are widened at once
-DIFFER = 1e-3  # of a loss, of the norm of gradients: far more than another order of sums makes
+PART = 1 << 24  # how many numbers are widened at once
+DIFFER = 1e-3  # relative to a loss or a norm of gradients: far more than another order of sums makes
 DIFFERS = "came out otherwise when computed again (where every machine does so: trainer.check_every=0)"
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionConfig:
-    """How often the machine's memory and arithmetic are doubted."""
+    """How often the machine's memory and arithmetic are checked."""
 
     check_every: int = setting(
         500,
@@ -63,7 +63,7 @@ class CorruptionCheck:
         self._at_rest: dict[str, int] = {}
 
     def due(self, step_index: int) -> bool:
-        """Whether step `step_index` is to be checked before its update."""
+        """Return whether step `step_index` is to be checked before its update."""
         return self._config.check_every > 0 and (step_index + 1) % self._config.check_every == 0
 
     def remember(self) -> None:
@@ -71,11 +71,11 @@ class CorruptionCheck:
         self._at_rest = checksums(self._held())
 
     def forget(self) -> None:
-        """The state is about to be replaced by a checkpoint's."""
+        """Forget the checksums: the state is about to be replaced by a checkpoint's."""
         self._at_rest = {}
 
     def find(self, step_index: int, batch: Batch) -> list[dict[str, Any]]:
-        """Check; returns an entry for each corrupt rank, the same on all ranks: rank, what, how (collective).
+        """Check; return an entry for each corrupt rank, the same on all ranks: rank, what, how (collective).
 
         batch: of this rank, on its device. Everything is left as it was.
         """
@@ -99,7 +99,7 @@ class CorruptionCheck:
         yield from self._copies()
 
     def _copies(self) -> Iterator[tuple[str, Tensor]]:
-        """What is the same on every rank."""
+        """Return the tensors that are the same on every rank."""
         for network, held in self._networks.items():
             module = held.engine.module
             if held.engine.config.zero_stage < 3:
@@ -109,7 +109,7 @@ class CorruptionCheck:
             yield from ((f"{shown} {name}", buffer) for name, buffer in module.named_buffers())
 
     def _repeat(self, step_index: int, number: int, turn: Turn, batch: Batch) -> list[str]:
-        """Compute turn `number` of the batch twice; returns what came out differently (collective)."""
+        """Compute turn `number` of the batch twice; return the results that differ (collective)."""
         norms: list[dict[str, Tensor]] = [{}, {}]
         losses: list[Tensor] = []
         engine = self._networks[turn.network].engine
@@ -128,7 +128,7 @@ class CorruptionCheck:
 
 
 def _flats(network: Network) -> dict[str, list[Tensor]]:
-    """What a rank holds its own part of, by kind."""
+    """Return the tensors of which a rank holds its own part, by kind."""
     averages = network.ema.averages if network.ema else {}
     named = {f"average {name}": average for name, average in averages.items()}
     return {"master": network.engine.flats, **network.engine.moments(), **named}
@@ -137,8 +137,8 @@ def _flats(network: Network) -> dict[str, list[Tensor]]:
 def compare(names: Sequence[str], held: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return an entry for each rank whose copies are not those of most ranks.
 
-    held: of each rank, the checksums of what is named.  Where no more than half of the ranks agree nobody
-    knows who is right, and those that differ from the first rank are listed.
+    held: of each rank, the checksums of what is named.  Where no more than half of the ranks agree it is not
+    known who is right, and those that differ from the first rank are listed.
     """
     if all(one == held[0] for one in held):
         return []
@@ -155,13 +155,13 @@ def compare(names: Sequence[str], held: Sequence[Sequence[int]]) -> list[dict[st
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
-    """A number for each named tensor that any single bit of it changes: the sum of its words."""
+    """Return a number for each named tensor that any flipped bit changes: the sum of its words."""
     sums = {name: _sum_of_words(tensor) for name, tensor in tensors}
     return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """The numbers' bits, as integers, 1-D."""
+    """Return the numbers' bits, as integers, 1-D."""
     return tensor.reshape(-1).view(_WORDS[tensor.element_size()])
 
 
@@ -178,7 +178,7 @@ def _note(norms: list[dict[str, Tensor]], losses: list[Tensor], name: str, gradi
 
 
 def _differing(losses: list[Tensor], norms: list[dict[str, Tensor]]) -> list[str]:
-    """What differs between two passes: (B,) losses, or norms of gradients, by more than they may."""
+    """Return what differs too much between two passes: (B,) losses, or norms of gradients."""
     found = [] if same_losses(*losses, exact=losses[0].device.type == "cpu") else ["loss"]
     one, other = ([float(norm) for norm in passed.values()] for passed in norms)
     whole = math.hypot(*one)
@@ -187,7 +187,7 @@ def _differing(losses: list[Tensor], norms: list[dict[str, Tensor]]) -> list[str
 
 
 def same_losses(one: Tensor, other: Tensor, *, exact: bool) -> bool:
-    """Whether (B,) losses are the same to the bit, or else but for the order of sums."""
+    """Return whether (B,) losses are the same to the bit, or else but for the order of sums."""
     if exact:
         return torch.equal(_words(one), _words(other))
     return torch.allclose(one, other, rtol=DIFFER, atol=0.0, equal_nan=True)

@@ -1,4 +1,4 @@
-"""What a run learns from, as the trainer sees it: batches, and what is known of them."""
+"""Training data as the trainer sees it: batches, and their known properties."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from core.metrics.shape_times import ShapeTimes
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """What a run learns from, on this rank.
+    """The training data of a run, on this rank.
 
     batches: the micro-batches of step `step_index` and of each that follows.  largest: micro-batches as large
     as any that will come, tried before the first step; [] where all are alike.  validation: samples to
     validate on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and
-    backward pass, for tokens/s and TFLOP/s.  shape_times: is told when micro-batches begin and end.
+    pass, for tokens/s and TFLOP/s.  shape_times: called when micro-batches begin and end.
     """
 
     batches: Callable[[int], Iterator[list[Batch]]]
@@ -27,7 +27,7 @@ class Feed:
     shape_times: ShapeTimes | None = None
 
     def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
-        """How much work a step is on all `ranks` that have samples of their own, and which samples."""
+        """Return how much work a step is on all `ranks` that have samples of their own, and which samples."""
         sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
         if self.work_of:
             sizes["tokens"] = sizes["flops"] = 0

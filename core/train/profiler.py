@@ -1,4 +1,4 @@
-"""Looking into a run: a trace of steps, memory when it ran out; and garbage collected when we say so."""
+"""Profiling a run: a trace of steps, memory when it ran out; and garbage collection at chosen moments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from core.run.folder import LOGS
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """What is looked at on the way; it changes nothing in the results."""
+    """What to profile during a run; nothing here changes the results."""
 
     profile_from: int = setting(
         0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"
@@ -40,7 +40,7 @@ class ProfileConfig:
 
 
 class Profiler:
-    """Goes along with every step: `with profiler.step(number):`."""
+    """Accompanies every step: `with profiler.step(number):`."""
 
     def __init__(self, folder: Path, config: ProfileConfig, world: World) -> None:
         self.folder, self.config, self._world = folder / LOGS, config, world
@@ -48,7 +48,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around all steps: collections happen in `step` only, and what exists now is never looked at."""
+        """Surround all steps: collections happen in `step` only, and objects that exist now are exempt."""
         keeps_history = self.config.profile_memory and self._world.device.type == "cuda"
         if keeps_history:
             torch.cuda.memory._record_memory_history(max_entries=100_000)
@@ -71,7 +71,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around step `number` (1, 2, ...)."""
+        """Surround step `number` (1, 2, ...)."""
         first, last = self.config.profile_from, self.config.profile_from + self.config.profile_steps - 1
         if first == number and self._world.rank < self.config.profile_ranks:
             self._trace = torch.profiler.profile()
@@ -101,7 +101,7 @@ class Profiler:
             say(f"trace: {path}")
 
     def _keep_memory(self) -> None:
-        """Leave the allocations for https://pytorch.org/memory_viz, where their history was kept."""
+        """Write the allocations for https://pytorch.org/memory_viz, where their history was kept."""
         if self.config.profile_memory and self._world.device.type == "cuda":
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"memory-rank-{self._world.rank}.pickle"

@@ -15,20 +15,20 @@ _TURN = 0xD1B54A32D192ED03  # likewise, of another irrational number
 
 
 class Randomness:
-    """What one rank draws in the steps of a run."""
+    """The random draws of one rank in the steps of a run."""
 
     def __init__(self, seed: int, world: World) -> None:
         self.seed = seed
-        self._on_cuda = world.device.type == "cuda"  # asked of torch it costs as much as a kernel
+        self._on_cuda = world.device.type == "cuda"  # kept, since asking torch costs as much as a kernel
         digest = hashlib.blake2b(f"torch {seed} {world.rank}".encode(), digest_size=8).digest()
         self._torch_seed = int.from_bytes(digest, "little")
 
     def draws(self, step_index: int, batch: Batch) -> Draws:
-        """The draws of a batch, on its device, in step `step_index`."""
+        """Return the draws of a batch, on its device, in step `step_index`."""
         return Draws(self.seed, step_index, batch.id, batch.position)
 
     def seed_torch(self, step_index: int, turn: int = 0) -> None:
-        """For randomness inside networks (dropout): a function of step, turn and rank, not of the past.
+        """Seed torch for randomness inside networks (dropout), by step, turn and rank alone.
 
         The generators of this rank alone: `torch.manual_seed` goes through all devices, in half a
         millisecond.

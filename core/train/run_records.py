@@ -1,4 +1,4 @@
-"""The records of a run together: whose they are, how long at a checkpoint, and whether the disk has them."""
+"""The records of a run together: owner, lengths at a checkpoint, and whether the disk has them."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class RunRecords:
         return thread
 
     def sync(self) -> str:
-        """Write what waits; return what the disk does not have, "" for nothing (collective).
+        """Write the rows that wait; return those that the disk does not have, "" for none (collective).
 
         WorkError on all ranks where a newer attempt has taken the run over.
         """
         return str(ranks.on_first_rank(lambda: "; ".join(filter(None, [w.sync() for w in self._writers]))))
 
     def sizes(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint notes of the records; true on rank 0, which writes its state."""
+        """Return a checkpoint's note on the records; valid on rank 0, which writes its state."""
         noted = ((writer, writer.tally()) for writer in self._writers)
         return {SIZES: {w.path.name: w.size if tally is None else tally.noted() for w, tally in noted}}
 
@@ -72,7 +72,7 @@ def _compare(writer: RecordWriter, noted: Tally | None, size: int, stand: object
         with open(writer.path, "rb", opener=regular) as file:
             found = carried_on(Tally(), file, size if noted is None else noted.size)
     except OSError:
-        return  # whoever writes it says so
+        return  # the writer reports it
     if noted is None:
         writer.take_tally(found, stand)
     elif found.size == noted.size and (difference := whole_differs(noted, found)):

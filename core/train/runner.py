@@ -1,4 +1,4 @@
-"""Carry out the steps of any kind of step, and compute their turns again where that is asked for.
+"""Carry out steps of any kind, and compute their turns again where that is asked for.
 
 Everything in a step is a function of (state, step, samples): draws are keyed by the step, and torch's own
 generator, for randomness inside networks, is seeded from it.
@@ -31,7 +31,7 @@ from core.train.step import Step, Stepper, Turn, others
 
 
 class StepRunner:
-    """Runs a stepper's steps; the run's counters are others'. shape_times: is told of every micro-batch."""
+    """Runs a stepper's steps; it keeps no counters of the run. shape_times: called for every micro-batch."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class StepRunner:
     def run(
         self, step_index: int, micro_batches: Sequence[Batch], clipping: Mapping[str, float], sums: StepSums
     ) -> Mapping[str, StepResult]:
-        """Do step `step_index` and average; returns the results of its updates, by network (collective)."""
+        """Do step `step_index` and average; return the results of its updates, by network (collective)."""
         peers, ends = self._engine.config.sequence_parallel, self.early_end.flag(step_index)
         agreement = StepAgreement(step_index, micro_batches, self.world, peers, ends=ends)
         turns = self._turns = self.stepper.turns(step_index)
@@ -92,7 +92,7 @@ class StepRunner:
         ranks.set_timeouts(times * self._timeout_s)
 
     def rehearse(self, step_index: int, batches: Sequence[Batch]) -> None:
-        """Forward and backward of each batch as in step `step_index`, and nothing of it remains (collective).
+        """Run forward and backward of each batch as in step `step_index`, without effect (collective).
 
         For the largest ones before the first step, so that memory runs out in the first minute or never.
         From here to the end of the first step there is more patience: kernels are compiled and chosen, ranks
@@ -116,7 +116,7 @@ class StepRunner:
     def culprits(
         self, step_index: int, micro_batches: Sequence[Batch], skipped: Collection[str]
     ) -> list[dict[str, Any]]:
-        """Which samples and modules made updates of the last step, the `skipped`, not finite (collective)."""
+        """Find which samples and modules made the last step's `skipped` updates not finite (collective)."""
         on_device = [batch.to(self.world.device) for batch in micro_batches]
         found: list[dict[str, Any]] = []
         for number, turn in enumerate(self._turns):
@@ -130,13 +130,13 @@ class StepRunner:
         return found
 
     def loss(self, turn: Turn, step_index: int, batch: Batch) -> Losses:
-        """A turn's losses of a batch on the device, under its draws of step `step_index`."""
+        """Return a turn's losses of a batch on the device, under its draws of step `step_index`."""
         self.phases.enter(self.phases.phase)  # a sign of life
         return turn.loss(batch, self.randomness.draws(step_index, batch))
 
     @contextlib.contextmanager
     def trying(self, turn: Turn) -> Iterator[None]:
-        """Compute a turn outside of its step: of other networks than its own nothing changes."""
+        """Compute a turn outside of its step: networks other than its own do not change."""
         with contextlib.ExitStack() as stack:
             engines = others(self.networks, turn.network)
             for engine in engines:

@@ -21,9 +21,9 @@ class SingleStepper(Stepper):
 
     @property
     def validated(self) -> Objective:  # type: ignore[override]
-        """Validation takes the loss that is minimised."""
+        """Return the loss that is minimised, for validation."""
         return self.objective
 
     def turns(self, step_index: int) -> Sequence[Turn]:
-        """The same in every step."""
+        """Return the same turn for every step."""
         return (Turn(MAIN, partial(self.objective.loss, self.engine)),)

@@ -1,4 +1,4 @@
-"""What makes a step of training, in place of which a job may hand in its own; and one step under way.
+"""The definition of a training step, for which a job may hand in its own; and one step under way.
 
 A kind of step is a class with the protocol `Stepper`, in a file of its own. `single.py` is the kind for one
 network with one loss.
@@ -33,8 +33,8 @@ from core.train.randomness import Randomness
 class Turn(NamedTuple):
     """One network's update in a step: by the mean of this loss over the step's samples.
 
-    The loss may use other networks of the run, by calling their engines. They are fixed functions meanwhile:
-    gradients go through them and none stays in them.
+    The loss may use other networks of the run, by calling their engines. These are fixed functions in the
+    turn: gradients go through them and none stays in them.
     """
 
     network: str
@@ -44,7 +44,7 @@ class Turn(NamedTuple):
 class Stepper(Protocol):
     """A kind of step: which networks are trained, by which losses, in which order.
 
-    networks: by name, MAIN among them.  validated: of what validation takes the loss, with the main network;
+    networks: by name, MAIN among them.  validated: the loss that validation takes, with the main network;
     None where there is no such loss.
 
     A step must be a function of the networks, `state()` and its number, so that it can be repeated: the loop
@@ -56,15 +56,15 @@ class Stepper(Protocol):
     validated: Objective | None
 
     def turns(self, step_index: int) -> Sequence[Turn]:
-        """The updates of step `step_index`, in order; each network at most once."""
+        """Return the updates of step `step_index`, in order; each network at most once."""
         ...
 
     def rehearsed(self, step_index: int) -> Sequence[Turn]:
-        """The turns to try with the largest batches before step `step_index`, one of each kind."""
+        """Return the turns to try with the largest batches before step `step_index`, one of each kind."""
         return self.turns(step_index)
 
     def update(self, step: Step) -> None:
-        """Do the updates of `step.turns`, and what belongs around them.
+        """Do the updates of `step.turns`, and the work around them.
 
         An update whose gradient is not finite is skipped on all ranks alike, and the later ones are done.
         """
@@ -72,7 +72,7 @@ class Stepper(Protocol):
             step.take(turn)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside networks and averages: plain JSON values."""
+        """Return a checkpoint's entries beside networks and averages: plain JSON values."""
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ class Step:
         the update is skipped, on all ranks alike.
         """
         engine, number = self.networks[turn.network].engine, len(self.results)
-        timed = None if number else self.shape_times  # a group's cost is told by the first turn
+        timed = None if number else self.shape_times  # the first turn measures a group's cost
         self.randomness.seed_torch(self.step_index, number)
         with constant(others(self.networks, turn.network)):
             for place, batch in enumerate(self.micro_batches, 1):
@@ -140,7 +140,7 @@ class Step:
         return result
 
     def _share_of_loss(self, turn: Turn, batch: Batch) -> Tensor:
-        """What a batch on the device adds to the turn's mean loss; its losses are noted in `sums`."""
+        """Return a device batch's part of the turn's mean loss; its losses are noted in `sums`."""
         self.enter("forward")
         losses = turn.loss(batch, self.randomness.draws(self.step_index, batch))
         self.sums.add(losses, batch.weight, turn.network)
@@ -160,5 +160,5 @@ class Step:
 
 
 def others(networks: Networks, name: str) -> list[Any]:
-    """The engines of all networks but one."""
+    """Return the engines of all networks but one."""
     return [network.engine for other, network in networks.items() if other != name]

@@ -50,8 +50,8 @@ from core.train.validation import Validation, ValidationConfig, line, make_valid
 class Trainer:
     """One run in one folder; `fit` continues it from wherever it stands.
 
-    stepper: what makes a step, and the networks it trains; `engine` and `ema` are the main one's.
-    fingerprints: what the run depends on (data, encoder, ...); a checkpoint with another value of one is
+    stepper: the definition of a step, and the networks it trains; `engine` and `ema` are the main one's.
+    fingerprints: of everything the run depends on (data, encoder, ...); a checkpoint with another value is
     refused. run_config: the resolved configuration, for the record.
     """
 
@@ -104,7 +104,7 @@ class Trainer:
         self.step = self.samples_seen = 0
 
     def watch(self, watch: Watch) -> None:
-        """Have `watch` time every step from now on, and what of it is not our own layer (for benchmarks)."""
+        """Have `watch` time every step from now on, and its parts outside this code (for benchmarks)."""
         self._watched_step = watch.step
         for network in self.networks.values():
             network.engine.watch(watch)
@@ -148,7 +148,7 @@ class Trainer:
         self.metrics.close()
 
     def open(self) -> None:
-        """Take the run over, and stand where its newest checkpoint does (collective)."""
+        """Take the run over and restore its newest checkpoint (collective)."""
         state = self.saver.open()
         attempt = self.saver.attempt
         head = f"start {attempt.number} ({attempt.name}) with {attempt.code}"
@@ -193,7 +193,7 @@ class Trainer:
             self.feed.shape_times.finish()
 
     def _after_step(self) -> None:
-        """Validate and save where it is time to; at an early end save, and leave the other for later.
+        """Validate and save when due; at an early end save, and leave validation for later.
 
         A validation under way then is broken off: it may take longer than a preempted node is given.
         """
@@ -219,7 +219,7 @@ class Trainer:
         is_last, asked = self.step == self.config.steps, functools.partial(self.early_end.asked, self.step)
         row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
         if row is None:
-            return  # the run ends here, and owes it
+            return  # the run ends here, without this validation
         if not is_last:
             asked(again=False)  # during the last batch
         say(line(row))
@@ -277,7 +277,7 @@ class Trainer:
         failpoint("step.end")
 
     def _check(self, batch: Batch) -> None:
-        """WorkError, on all ranks alike, where one of them holds or computes what is wrong."""
+        """Raise WorkError, on all ranks alike, where one of them holds or computes wrong values."""
         self.runner.enter("check")
         if found := self.corruption.find(self.step, batch.to(self.world.device)):
             raise self.incidents.corrupt(self.step + 1, found)

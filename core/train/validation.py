@@ -1,7 +1,7 @@
 """Validation: the loss of the same samples under the same draws, every time, for the weights and averages.
 
-Nothing in the number is random from one time to the next, so two of them differ by what was learnt. What the
-choice of draws itself does to it is kept small: each sample comes `strata` times, at one noise level from
+Nothing in the number is random from one time to the next, so two of them differ by what was learnt. The
+effect of the choice of draws itself is kept small: each sample comes `strata` times, at one noise level from
 each part of the distribution of levels (stratified sampling), with noise of its own. `docs/metrics.md` says
 how small that was found to be.
 """
@@ -38,7 +38,7 @@ _STEP_INDEX = 0xFFFFFFFF  # of the draws: no training step has it
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """How often the loss on fixed samples is taken, and how finely."""
+    """How often to take the loss on fixed samples, and at how many noise levels."""
 
     every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0, role="watch")
     samples: int = setting(
@@ -63,7 +63,7 @@ class StratifiedDraws(Draws):
     strata: int = 1
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """As of Draws, but for the time."""
+        """Draw as Draws does, but for the time."""
         value = super().uniform(purpose, shape)
         return (value + self.stratum) / self.strata if purpose == "time" else value
 
@@ -98,11 +98,11 @@ class Validation:
             self.record_file.rewind(step)
 
     def due(self, step: int) -> bool:
-        """Whether the loss is to be taken after `step` steps."""
+        """Return whether the loss is to be taken after `step` steps."""
         return self.config.every > 0 and step % self.config.every == 0
 
     def owed(self, step: int) -> bool:
-        """Whether it was left out after `step` steps, since the run ended early there (collective)."""
+        """Return whether it was left out after `step` steps, since the run ended early there (collective)."""
         if step == 0 or not self.due(step):
             return False
         return on_first_rank(lambda: self.record_file.last_step() != step)
@@ -127,7 +127,7 @@ class Validation:
     def measure(
         self, flats: list[Tensor] | None, phases: Phases, broken_off: Callable[[], bool] = lambda: False
     ) -> dict[str, Any]:
-        """Loss, loss by decile and the objective's extras with these weights, None for the present ones."""
+        """Compute loss, loss by decile and extras with these weights, None for the present ones."""
         device = self._engine.world.device
         sums = StepSums(device)
         with borrowed(self._engine, flats):
@@ -145,7 +145,7 @@ class Validation:
         return {name: value for name, value in row.items() if name not in kept}
 
     def draws(self, batch: Batch, stratum: int) -> StratifiedDraws:
-        """Keyed by the sample and its place, so that neither ranks nor micro-batches matter.
+        """Return draws keyed by the sample and its place, so that neither ranks nor micro-batches matter.
 
         By the place, so that a sample which comes again, as in a set of fewer than `samples`, brings news.
         """
@@ -161,7 +161,7 @@ def make_validation(
     *,
     folder: Path,
 ) -> Validation | None:
-    """Validation of a run; None where it was not asked for, or there is nothing to validate on."""
+    """Make the validation of a run; None where it was not asked for, or there is nothing to validate on."""
     if config is None or batches is None:
         return None
     if objective is None:
@@ -173,14 +173,14 @@ def make_validation(
 
 
 def line(row: dict[str, Any]) -> str:
-    """`validation after step 500: raw 0.1802, 0.9999 0.1795` of a row."""
+    """Format a row as `validation after step 500: raw 0.1802, 0.9999 0.1795`."""
     losses = {name: part["loss"] for name, part in row.items() if name != "step"}
     shown = (f"{name} {'not finite' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
     return f"validation after step {row['step']}: {', '.join(shown)}"
 
 
 def whole_steps(load: Callable[[int], list[Batch]], samples: int, ranks: int) -> Iterator[Batch]:
-    """This rank's micro-batches of steps 0, 1, ... until all ranks together have at least `samples` samples.
+    """Yield this rank's micro-batches of steps 0, 1, ... until all ranks together have `samples` samples.
 
     Whole steps, so that any number of ranks takes the same samples; positions count on from step to step.
     """

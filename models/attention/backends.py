@@ -1,4 +1,4 @@
-"""The ways to compute attention, each a function of (query, key, value, mask); `dispatch.py` chooses.
+"""Attention backends, each a function of (query, key, value, mask); `dispatch.py` chooses among them.
 
 query: (B, N, K, Dh).  key, value: (B, M, K, Dh).  mask: true where a query may look, broadcast to
 (B, K, N, M), or None.  Returns (B, N, K, Dh). The only user of flash-attn.
@@ -41,7 +41,7 @@ _libraries: dict[str, tuple[Any, str]] = {}
 
 
 def library(name: str) -> tuple[Any, str]:
-    """A module of flash-attn and '', or None and why there is none.
+    """Return a module of flash-attn and '', or None and why there is none.
 
     Imported once: compiled code would break off at an import, and a search of the path in every call takes as
     long as a kernel. A build for another torch is there and cannot be loaded.
@@ -58,7 +58,7 @@ def library(name: str) -> tuple[Any, str]:
 
 
 def releases() -> str:
-    """The releases of what computes attention on CUDA beside torch, to be written down with measurements."""
+    """Return releases of the CUDA attention libraries besides torch, to be recorded with measurements."""
     found = [f"cuDNN {torch.backends.cudnn.version()}"]
     for package in FLASH_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -67,14 +67,14 @@ def releases() -> str:
 
 
 def function(backend: str) -> Function:
-    """The function of this name."""
+    """Return the backend of this name."""
     if backend in FLASH_MODULES:
         return _flash(FLASH_MODULES[backend])
     return {"math": _math, "chunked": _chunked, "sdpa": _sdpa()}.get(backend) or _sdpa(SDPA[backend])
 
 
 def packed(backend: str, query: Tensor, key: Tensor, value: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Attention of samples of `sizes` tokens that lie one after another along N, each within itself.
+    """Compute attention of samples of `sizes` tokens that lie one after another along N, each within itself.
 
     `math` does it as one product under a block-diagonal mask, which is the plain twin. flash-attn has a
     kernel for it; the others take one sample after another, so none computes a score between two samples.
@@ -90,7 +90,7 @@ def packed(backend: str, query: Tensor, key: Tensor, value: Tensor, sizes: Seque
 
 
 def _math(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The plain twin of all the others: every product written out, softmax in at least float32."""
+    """Compute attention with every product written out, softmax in float32 or wider (plain twin of all)."""
     scores = torch.einsum("bnkd,bmkd->bknm", query * query.shape[-1] ** -0.5, key)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -99,7 +99,7 @@ def _math(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Batched matrix products over chunks of queries; memory O(chunk * M), in the backward pass too."""
+    """Compute batched matrix products over chunks of queries; memory O(chunk * M), backward too."""
     batch, num_keys, heads = key.shape[:3]
     q, k, v = (
         rearrange(tensor, "b n k d -> (b k) n d") for tensor in (query * query.shape[-1] ** -0.5, key, value)

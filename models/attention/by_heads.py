@@ -15,17 +15,17 @@ from models.attention.dispatch import Backend, attention
 
 
 def by_ring(heads: int, size: int) -> bool:
-    """Whether a group of `size` ranks shares so many heads by a ring."""
+    """Return whether a group of `size` ranks shares so many heads by a ring."""
     return heads % size > 0
 
 
 def shared_attention(
     query: Tensor, key: Tensor, value: Tensor, tokens: int, sequence: SequenceGroup, backend: Backend = "auto"
 ) -> Tensor:
-    """Attention of this rank's queries to all `tokens` tokens of the group (collective: the group).
+    """Compute attention of this rank's queries to all `tokens` tokens of the group (collective: the group).
 
     query, key, value: (B, N / size, K, Dh), this rank's share, padded.  backend: of attention by heads.
-    Returns the same shape; what it holds at padding is arbitrary, and padding is attended to by nothing.
+    Returns the same shape; its content at padding is arbitrary, and nothing attends to padding.
     """
     if by_ring(query.shape[2], sequence.size):
         return ring_attention(query, key, value, tokens, sequence)

@@ -24,18 +24,18 @@ CHUNK_NUMBERS = 1 << 27  # scores at once on a GPU, 512 MiB; a CPU has a cache t
 
 
 def ring_attention(query: Tensor, key: Tensor, value: Tensor, tokens: int, sequence: SequenceGroup) -> Tensor:
-    """Attention of this rank's queries to all `tokens` tokens of the group (collective: the group).
+    """Compute attention of this rank's queries to all `tokens` tokens of the group (collective: the group).
 
-    query, key, value: (B, N / size, K, Dh), this rank's share, padded.  Returns the same shape; what it holds
-    at padding is arbitrary, and padding is attended to by nothing. Memory O(N / size) a head beside a chunk
-    of scores, forward and backward.
+    query, key, value: (B, N / size, K, Dh), this rank's share, padded.  Returns the same shape; its content
+    at padding is arbitrary, and nothing attends to padding. Memory O(N / size) a head beside a chunk of
+    scores, forward and backward.
     """
     return _ring(query, key, value, tokens, sequence.name)[0]
 
 
 @torch.library.custom_op("longtake_attention::ring", mutates_args=())
 def _ring(query: Tensor, key: Tensor, value: Tensor, tokens: int, group: str) -> tuple[Tensor, Tensor]:
-    """Output, and the logarithm of the sum of all weights (B, K, N / size)."""
+    """Return the output, and the logarithm of the sum of all weights (B, K, N / size)."""
     sequence = named_group(group)
     q, block = _rows(query) * query.shape[-1] ** -0.5, torch.stack([_rows(key), _rows(value)])
     out = torch.zeros_like(q, dtype=_wide(q.dtype))
@@ -73,7 +73,7 @@ def _ring_backward(
     tokens: int,
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """FlashAttention's equations (arXiv:2205.14135, appendix B.4), a block of keys at a time.
+    """Apply FlashAttention's equations (arXiv:2205.14135, appendix B.4), a block of keys at a time.
 
     The gradient of a block follows it around the ring, one hop behind, and ends where the block is at home.
     """
@@ -141,7 +141,7 @@ _ring.register_autograd(_backward, setup_context=_keep)
 class _PassOn:
     """Send `block` to the next rank of the ring and receive the previous one's, while others compute.
 
-    tag: of what may be under way at the same time.
+    tag: tells it from other transfers under way at the same time.
     """
 
     def __init__(self, block: Tensor, sequence: SequenceGroup, tag: int = 0) -> None:
@@ -163,7 +163,7 @@ class _PassOn:
 
 
 def _chunks(q: Tensor, keys: int) -> Iterator[slice]:
-    """Rows of queries (B, K, N, Dh) at once, so that scores against so many keys stay small."""
+    """Return slices of the rows of queries (B, K, N, Dh), so short that scores against `keys` stay small."""
     batch, heads, rows, _ = q.shape
     most = CHUNK_NUMBERS if q.is_cuda else backends.CHUNK_NUMBERS
     step = max(64, most // (batch * heads * keys))
@@ -171,7 +171,7 @@ def _chunks(q: Tensor, keys: int) -> Iterator[slice]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right (B, K, ., .) in float32 or wider, never rounded to a narrower one on the way."""
+    """Return left @ right (B, K, ., .) in float32 or wider, never rounded to a narrower one on the way."""
     wide = _wide(left.dtype)
     if left.is_cuda and left.dtype != wide:
         flat = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=wide)
@@ -184,5 +184,5 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(B, N, K, Dh) as (B, K, N, Dh), for matrix products per head; and back."""
+    """Transpose (B, N, K, Dh) to (B, K, N, Dh), for matrix products per head; and back."""
     return x.transpose(1, 2)

@@ -1,10 +1,10 @@
-"""Which attention backend a run takes: measured once, and then kept.
+"""Choose the attention backend of a run: measured once, and then kept.
 
 What is fastest depends on device, number type, width of a head and number of tokens, so `auto` times the
 candidates, forward and backward, on random tensors of each length that the run has (rounded up to a power of
 two). A candidate is timed only if its output and gradients are right: releases are known whose gradients are
-wrong at a width of 72. What was found lies in the user's cache folder, for other runs, and in the run's own,
-which comes first: backends round differently, so a run that continues must take those it began with.
+wrong at a width of 72. The result is kept in the user's cache folder, for other runs, and in the run's own,
+which comes first: backends round differently, so a run that continues must use those it began with.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CANDIDATES = {
     "cpu": ("chunked", "sdpa"),
     "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
 }
-SECONDS = 0.1  # for one candidate, after a first call
+SECONDS = 0.1  # for timing one candidate, after a first call
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
 
 
 @dataclass(frozen=True)
 class AttentionHeads:
-    """What a network's self-attention is made of: `count` heads of `width` numbers each.
+    """The shape of a network's self-attention: `count` heads of `width` numbers each.
 
     backend: the one that the configuration names.  sequence_ranks: ranks that share the tokens of an input.
     """
@@ -56,7 +56,7 @@ class AttentionHeads:
 
 @dataclass(frozen=True)
 class Case:
-    """What a choice depends on. tokens: as `bucket` gives it."""
+    """Everything a choice depends on. tokens: as `bucket` returns it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """As it is written down."""
+        """Return its key in the files of choices."""
         dtype = str(self.dtype).removeprefix("torch.")
         machine = f"{device_name(self.device)}, torch {torch.__version__}"
         if self.device.type == "cuda":
@@ -78,9 +78,9 @@ def settle(
 ) -> dict[int, Backend]:
     """Choose a backend for each number of tokens, as `SelfAttention.choices` holds them (collective).
 
-    Rank 0 finds out for all. dtype: of the network.  run: the run's folder, which keeps the choice.
+    Rank 0 measures for all. dtype: of the network.  run: the run's folder, which keeps the choice.
     Empty where ranks exchange keys in a ring, which has products of its own.
-    UserError where the backend that the configuration names cannot be had here, or computes something wrong.
+    UserError where the backend that the configuration names is not available here, or computes wrong results.
     """
     if by_ring(heads.count, heads.sequence_ranks):
         shared = f"{heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
@@ -117,7 +117,7 @@ def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
 
 
 def _cached(case: Case) -> str:
-    """The choice of an earlier run of this user, or a measured one, which is kept for later ones.
+    """Return the choice of an earlier run of this user, or measure one and keep it for later runs.
 
     Of several runs that measure at the same time the first to be done decides for all.
     """
@@ -147,13 +147,13 @@ def _cached(case: Case) -> str:
 
 
 def _noted(path: Path, case: Case) -> str:
-    """A usable choice, or ''."""
+    """Return a recorded choice if it is usable, or ''."""
     name = _read(path).get(case.key, "")
     return "" if name and unavailable(name, case.device.type) else name
 
 
 def fastest(case: Case) -> str:
-    """The right candidate with the shortest forward and backward pass; `math` where none is right."""
+    """Return the correct candidate with the fastest forward and backward; `math` where none is correct."""
     seconds = {}
     for name in CANDIDATES[case.device.type]:
         if unavailable(name, case.device.type):
@@ -166,7 +166,7 @@ def fastest(case: Case) -> str:
 
 
 def wrong(name: str, case: Case) -> str:
-    """Why `name` must not be used here, or '': its output and gradients against float64 written out."""
+    """Return why `name` must not be used here, or '': its output and gradients against plain float64."""
     inputs = _inputs(case, batch=2, tokens=96)
     try:
         found = _run(cast(Backend, name), inputs)
@@ -208,7 +208,7 @@ def _run(name: Backend, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def _read(path: Path) -> Mapping[str, str]:
-    """What a file of choices says; nothing where it is missing or damaged."""
+    """Return the content of a file of choices; nothing where it is missing or damaged."""
     try:
         found = json_files.read(path, dict[str, str])
     except (OSError, Malformed):

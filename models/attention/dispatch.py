@@ -42,7 +42,7 @@ def attention(
     lengths: Tensor | None = None,
     sizes: Sequence[int] | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention, softmax(q k^T / sqrt(Dh)) v (Eq. 1, arXiv:1706.03762).
+    """Compute scaled dot-product attention, softmax(q k^T / sqrt(Dh)) v (Eq. 1, arXiv:1706.03762).
 
     query: (B, N, K, Dh).  key, value: (B, M, K, Dh).  lengths: (B,) int, how many keys of each sample are
     valid; a sample with none gets zeros.  sizes: packed sequences, B = 1: tokens of the samples that lie one
@@ -63,7 +63,7 @@ def attention(
 
 
 def choose(query: Tensor, *, masked: bool = False) -> Backend:
-    """What is fastest by rule for tensors like `query`; a training run measures (`choice.py`).
+    """Return the fastest backend by rule for tensors like `query`; a training run measures (`choice.py`).
 
     On CPU torch's fused kernel runs bfloat16 at float32 speed, so explicit products win there by 2-3x up to
     thousands of tokens. On CUDA torch chooses well by itself (on Hopper cuDNN's kernel, where that can), and
@@ -80,12 +80,12 @@ def choose(query: Tensor, *, masked: bool = False) -> Backend:
 
 
 def bucket(tokens: int) -> int:
-    """The length that stands for `tokens`: a power of two, from SHORTEST to LONGEST."""
+    """Return the length that stands for `tokens`: a power of two, from SHORTEST to LONGEST."""
     return min(max(SHORTEST, 1 << (tokens - 1).bit_length()), LONGEST)
 
 
 def unavailable(backend: str, device_type: str, *, masked: bool = False) -> str:
-    """Why `backend` cannot run on this kind of device, or '' where it can."""
+    """Return why `backend` cannot run on this kind of device, or '' where it can."""
     if backend not in BACKENDS:
         return f"the backends are {', '.join(BACKENDS)}"
     if masked and backend in _WITHOUT_LENGTHS:
@@ -96,10 +96,10 @@ def unavailable(backend: str, device_type: str, *, masked: bool = False) -> str:
 
 
 def available(device_type: str, *, masked: bool = False) -> list[str]:
-    """The backends that can be named on this kind of device."""
+    """Return the backends that can be named on this kind of device."""
     return [name for name in BACKENDS if not unavailable(name, device_type, masked=masked)]
 
 
 def _key_mask(lengths: Tensor, num_keys: int) -> Tensor:
-    """(B, M) bool, true at valid keys; never empty, so that no softmax runs over nothing."""
+    """Return (B, M) bool, true at valid keys; never empty, so that no softmax runs over nothing."""
     return torch.arange(num_keys, device=lengths.device) < lengths.clamp(min=1)[:, None]

@@ -1,4 +1,4 @@
-"""What encoding, training and sampling ask of any autoencoder, whatever its kind."""
+"""The interface of any autoencoder for encoding, training and sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.autoencoder.tiling_config import TilingConfig
 from models.weights import add_bytes
 
 Shape = tuple[int, int, int]
-FIRST = "kl"  # the kind that was once alone: its name is not part of what it is known by
+FIRST = "kl"  # the first kind, once the only one: its name is not part of fingerprints
 
 
 class AnyAutoencoder(Protocol):
@@ -22,7 +22,7 @@ class AnyAutoencoder(Protocol):
 
     moments: 2 where it gives a posterior, mean and log-variance of latents; 1 where it gives codes alone.
     spatial_compression: rows and columns of pixels per latent row and column.
-    identity: hash of weights and configuration.  settings: the latter, as a cache records it.
+    identity: hash of weights and configuration.  settings: the configuration, as a cache records it.
     normalisation: {"mean": [...], "std": [...]} by which its authors bring latents to unit scale; None where
     the statistics of a cache are taken.
     """
@@ -41,11 +41,11 @@ class AnyAutoencoder(Protocol):
     def normalisation(self) -> dict[str, Any] | None: ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) -> (B, M, C, T', H', W') float32; UserError for a shape that it would cut."""
+        """Encode (B, 3, T, H, W) to (B, M, C, T', H', W') float32; UserError for a shape it would cut."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, T', H', W') -> (B, 3, T, H, W) float32, not clipped."""
+        """Decode (B, C, T', H', W') to (B, 3, T, H, W) float32, not clipped."""
         ...
 
     def latent_shape(self, shape: Shape) -> Shape:
@@ -135,19 +135,19 @@ class TrainedHere(nn.Module):
         return fingerprint_of(self._config, self.weights())
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights in float32 on the CPU, as they are saved and hashed."""
+        """Return the weights in float32 on the CPU, as they are saved and hashed."""
         state = self.state_dict()
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
 
 
 def settings_of(config: AutoencoderConfig) -> dict[str, Any]:
-    """The configuration as it is recorded and hashed; of the first kind without its name, as always."""
+    """Return the configuration as recorded and hashed; that of the first kind without its name, as always."""
     settings: dict[str, Any] = asdict(config)  # type: ignore[call-overload]
     return {name: value for name, value in settings.items() if (name, value) != ("kind", FIRST)}
 
 
 def fingerprint_of(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over configuration and float32 weights."""
+    """Return the SHA-256 of configuration and float32 weights."""
     digest = hashlib.sha256(files.fingerprint(settings_of(config)).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

@@ -1,8 +1,8 @@
 """The kinds of autoencoders that `train-autoencoder` can train, by the name that `model.kind` gives them.
 
 A kind is one file with a network (`models.autoencoder.interface.TrainedHere`) and its configuration, a frozen
-dataclass that has what `AutoencoderConfig` lists, and one line here. Public autoencoders are built from no
-configuration of ours; `models.autoencoder.opening` knows them by what their folder says.
+dataclass that has what `AutoencoderConfig` lists, and one line here. Public autoencoders are not built from a
+configuration; `models.autoencoder.opening` recognises them by the content of their folder.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class KLConfig:
         return tuple(self.width * multiplier for multiplier in self.channel_multipliers)
 
     def strides(self) -> list[tuple[int, int]]:
-        """(time, space) factor between one level and the next: space first, time as late as possible."""
+        """Return each level's (time, space) factor to the next: space first, time as late as possible."""
         stages = len(self.channel_multipliers) - 1
         return [
             (2 if stage >= stages - self.temporal_halvings else 1, 2 if stage < self.spatial_halvings else 1)
@@ -76,7 +76,7 @@ class KLConfig:
         ]
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Latent (T', H', W') of pixels (T, H, W); UserError for a shape that does not fit."""
+        """Return latent (T', H', W') of pixels (T, H, W); UserError for a shape that does not fit."""
         frames, height, width = shape
         space, time = self.spatial_compression, self.temporal_compression
         if (frames - 1) % time or frames < 1:
@@ -104,7 +104,7 @@ class Autoencoder(TrainedHere):
         initialise(self)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """pixels: (B, 3, T, H, W).  Returns (B, 2, C, T', H', W') float32: mean and log-variance."""
+        """Encode pixels (B, 3, T, H, W); returns (B, 2, C, T', H', W') float32: mean and log-variance."""
         _, channels, *shape = pixels.shape
         if channels != PIXEL_CHANNELS:
             raise ValueError(f"pixels need {PIXEL_CHANNELS} channels, not {channels}")
@@ -118,14 +118,14 @@ class Autoencoder(TrainedHere):
         return torch.stack([mean, log_variance.clamp(-30.0, 20.0)], dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents: (B, C, T', H', W').  Returns (B, 3, T, H, W) float32, not clipped to [-1, 1]."""
+        """Decode latents (B, C, T', H', W'); returns (B, 3, T, H, W) float32, not clipped to [-1, 1]."""
         latents = latents.to(self.dtype)
         if self.tiling:
             return tiling.decode(self.decoder, self.config, self.tiling, latents).float()
         return self.decoder(latents).float()
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Reconstruct pixels: returns the reconstruction (B, 3, T, H, W) and the moments.
+        """Reconstruct pixels; return the reconstruction (B, 3, T, H, W) and the moments.
 
         noise: (B, C, T', H', W') draws the latents from the posterior (Eq. 10, arXiv:1312.6114); without it
         the mean is decoded.
@@ -141,7 +141,7 @@ class Autoencoder(TrainedHere):
         self.tiling = config
 
     def frames_to_latent(self, frames: int) -> int:
-        """Latent frames of a clip; UserError unless frames = 1 + k * temporal_compression."""
+        """Return the latent frames of a clip; UserError unless frames = 1 + k * temporal_compression."""
         space = self.config.spatial_compression
         return self.config.latent_shape((frames, space, space))[0]
 
@@ -151,7 +151,7 @@ class Autoencoder(TrainedHere):
 
 
 class Encoder(nn.Module):
-    """From the finest level to the coarsest."""
+    """The encoder, from the finest level to the coarsest."""
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the coarsest level to the finest."""
+    """The decoder, from the coarsest level to the finest."""
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Decoder(nn.Module):
 
 
 def initialise(model: Autoencoder) -> None:
-    """He initialisation on the slice that sees the frame itself, a third of that scale on earlier frames.
+    """Initialise by He on the slice that sees the frame itself, at a third of that scale on earlier frames.
 
     The network so starts as a good image autoencoder, whose later frames see a little of the earlier ones.
     """

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Memory = dict[nn.Module, Tensor]  # what each layer keeps of a clip that comes in parts
+Memory = dict[nn.Module, Tensor]  # what each layer remembers of a clip that comes in parts
 
 
 class CausalConv3d(nn.Module):
@@ -34,16 +34,16 @@ class CausalConv3d(nn.Module):
         return self.video(x)
 
     def image(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W).  Returns (B, C', H / stride, W / stride)."""
+        """Convolve x (B, C, H, W); returns (B, C', H / stride, W / stride)."""
         padding = self.weight.shape[-1] // 2
         return F.conv2d(x, self.weight[:, :, -1], self.bias, stride=self.stride, padding=padding)
 
     def video(self, x: Tensor) -> Tensor:
-        """x: (B, C, T, H, W) of any T; the plain twin of `image` at T=1."""
+        """Convolve x (B, C, T, H, W) of any T; the plain twin of `image` at T=1."""
         return self._convolve(F.pad(x, (0, 0, 0, 0, self.weight.shape[2] - 1, 0)))
 
     def proceed(self, x: Tensor, memory: Memory) -> Tensor:
-        """The next frames of a clip: 1 + s k at first, then s k, whose past are the frames remembered."""
+        """Convolve the next frames of a clip, after the remembered ones: 1 + s k at first, then s k."""
         kernel = self.weight.shape[2]
         past = memory.get(self)
         x = F.pad(x, (0, 0, 0, 0, kernel - 1, 0)) if past is None else torch.cat([past, x], dim=2)
@@ -98,7 +98,7 @@ class Upsample(nn.Module):
         if self.memory is not None:
             if self in self.memory:
                 return x
-            self.memory[self] = x[:0]  # the first frames have been
+            self.memory[self] = x[:0]  # empty: the first frames have passed
         return x[:, :, self.time - 1 :]
 
 

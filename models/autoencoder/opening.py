@@ -1,4 +1,4 @@
-"""Opening autoencoders: those trained here, of any kind, and public ones in the layout of diffusers."""
+"""Open autoencoders: those trained here, of any kind, and public ones in the layout of diffusers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.autoencoder.interface import AnyAutoencoder, settings_of
 
 
 def open_autoencoder(folder: Path) -> AnyAutoencoder:
-    """The autoencoder in `folder`, in float32 and evaluation mode.
+    """Open the autoencoder in `folder`, in float32 and evaluation mode.
 
     UserError where there is none, WorkError where it is damaged.
     """
@@ -21,7 +21,7 @@ def open_autoencoder(folder: Path) -> AnyAutoencoder:
 
 
 def identify(autoencoder: AnyAutoencoder) -> dict[str, Any]:
-    """What a cache records of its encoder, as plain JSON values.
+    """Return a cache's record of its encoder, as plain JSON values.
 
     encoder: hash of weights and configuration.  encoder_config: the latter.  normalisation: the authors' own,
     None for this project's, which are normalised as measured.
@@ -30,7 +30,7 @@ def identify(autoencoder: AnyAutoencoder) -> dict[str, Any]:
 
 
 def identify_saved(folder: Path) -> dict[str, Any]:
-    """What `identify` says of the autoencoder in `folder`; errors as `open_autoencoder`.
+    """Return what `identify` returns for the autoencoder in `folder`; errors as in `open_autoencoder`.
 
     One of this project's is read and hashed once, and no network is made of it.
     """
@@ -42,7 +42,7 @@ def identify_saved(folder: Path) -> dict[str, Any]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files that make up the autoencoder in `folder`."""
+    """Return the files that make up the autoencoder in `folder`."""
     found = [store.WEIGHTS, public.WEIGHTS]
     return [folder / store.CONFIG, *sorted(path for pattern in found for path in published(folder, pattern))]
 

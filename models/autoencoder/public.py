@@ -1,4 +1,4 @@
-"""Public autoencoders, read by diffusers from a local folder: frozen, and known by a fingerprint.
+"""Public autoencoders, read by diffusers from a local folder: frozen, and identified by a fingerprint.
 
 Their classes differ in the shapes they take, in what they return, and in how latents are normalised. Here all
 give raw moments as this project's autoencoder does, and say apart from that how their authors normalise them.
@@ -53,7 +53,7 @@ class PublicAutoencoder(nn.Module):
         self.identity = fingerprint(self.settings | {"weights": weights.fingerprint(network.state_dict())})
         with torch.device("meta"):
             shadow = type(network).from_config(network.config).eval()
-        self._shadow = [shadow.to("meta")]  # in a list: no part of this module
+        self._shadow = [shadow.to("meta")]  # in a list, so that it is not a submodule
         self.trace = cache(self._trace)
         moments, _ = self.trace((1, _PROBE, _PROBE))
         _, self.moments, self.latent_channels, _, rows, _ = moments
@@ -61,7 +61,7 @@ class PublicAutoencoder(nn.Module):
         self.normalisation = self._normalisation()
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') float32: mean, log-variance if any.
+        """Encode (B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') float32: mean, log-variance if any.
 
         UserError for a shape of which it would lose frames, rows or columns.
         """
@@ -69,7 +69,7 @@ class PublicAutoencoder(nn.Module):
         return self._encode(self.network, pixels.to(self.network.dtype)).float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents: (B, C, T', H', W').  Returns (B, 3, T, H, W) float32."""
+        """Decode latents (B, C, T', H', W'); returns (B, 3, T, H, W) float32."""
         latents = latents.to(self.network.dtype)
         if not any(self.settings.get("decoder_inject_noise", ())):
             return self._decode(self.network, latents).float()
@@ -81,7 +81,7 @@ class PublicAutoencoder(nn.Module):
         return torch.cat(pixels)
 
     def latent_shape(self, shape: Shape) -> Shape:
-        """Latent (T', H', W') of pixels (T, H, W); UserError unless decoding gives this shape back."""
+        """Return latent (T', H', W') of pixels (T, H, W); UserError unless decoding gives this shape back."""
         (_, _, _, *latent), back = self.trace(shape)
         if back == shape:
             return latent[0], latent[1], latent[2]
@@ -93,7 +93,7 @@ class PublicAutoencoder(nn.Module):
         raise UserError("frames", shape[0], f"{near}, since {self.kind} gives {back[0]} back")
 
     def _frames_near(self, shape: Shape, back: int) -> list[int]:
-        """A smaller and a larger number of frames that come back; `back` is a likely one."""
+        """Return a smaller and a larger number of frames that come back; `back` is a likely one."""
         frames, *size = shape
         fewer = [*([back] if back < frames else []), *range(frames - 1, 0, -1)]
         found = []
@@ -130,7 +130,7 @@ class PublicAutoencoder(nn.Module):
         self.trace.cache_clear()
 
     def _normalisation(self) -> dict[str, Any]:
-        """See `normalisation`: latents_mean or shift_factor, and latents_std / scaling_factor."""
+        """Return `normalisation`: latents_mean or shift_factor, and latents_std / scaling_factor."""
         settings, count = self.settings, self.latent_channels
         buffers = dict(self.network.named_buffers())
         told = {name: settings.get(name, buffers.get(name)) for name in ("latents_mean", "latents_std")}
@@ -145,7 +145,7 @@ class PublicAutoencoder(nn.Module):
         return {"mean": mean.tolist(), "std": std.tolist()}
 
     def _trace(self, shape: Shape) -> tuple[tuple[int, ...], Shape]:
-        """Shape of the moments of one input (T, H, W), and of what is decoded from them."""
+        """Return the shapes of the moments of one input (T, H, W), and of what is decoded from them."""
         pixels, shadow = torch.zeros((1, PIXEL_CHANNELS, *shape), device="meta"), self._shadow[0]
         try:
             moments = self._encode(shadow, pixels)
@@ -182,7 +182,7 @@ class PublicAutoencoder(nn.Module):
 
 
 def load(folder: Path) -> PublicAutoencoder:
-    """The autoencoder saved in `folder`, in float32.
+    """Load the autoencoder saved in `folder`, in float32.
 
     UserError for a class that is not known, or where diffusers is missing; WorkError for damaged weights.
     """

@@ -1,4 +1,4 @@
-"""An autoencoder as a folder: weights and configuration, published whole, known by a fingerprint."""
+"""An autoencoder as a folder: weights and configuration, published whole, identified by a fingerprint."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ WEIGHTS, CONFIG, SCORES = "weights.safetensors", "config.json", "scores.json"
 
 
 def fingerprint(autoencoder: TrainedHere | Path) -> str:
-    """SHA-256 over configuration and float32 weights, of a network or a saved folder (and verifies it)."""
+    """Return the SHA-256 of configuration and float32 weights, of a network or a (verified) saved folder."""
     if isinstance(autoencoder, Path):
         return _read(locate(autoencoder)).fingerprint
     return autoencoder.identity
 
 
 def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | None = None) -> str:
-    """Publish the network, and its scores if there are any, as `folder`; returns the fingerprint.
+    """Publish the network, and its scores if there are any, as `folder`; return the fingerprint.
 
     An autoencoder that is already there is replaced; anything else there is a UserError.
     """
@@ -64,7 +64,7 @@ def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | Non
 
 
 def locate(folder: Path) -> Path:
-    """The folder itself, `autoencoder/` in a run or `vae/` in a pipeline; UserError where none holds one."""
+    """Return the folder, `autoencoder/` in a run or `vae/` in a pipeline; UserError where none holds one."""
     for candidate in (folder, folder / AUTOENCODER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
@@ -73,7 +73,7 @@ def locate(folder: Path) -> Path:
 
 
 def load(folder: Path) -> TrainedHere:
-    """The network saved in `folder`, in float32 and evaluation mode.
+    """Load the network saved in `folder`, in float32 and evaluation mode.
 
     UserError where something else lies there, WorkError where it is damaged.
     """
@@ -88,13 +88,13 @@ def load(folder: Path) -> TrainedHere:
 
 
 def read_config(folder: Path) -> tuple[AutoencoderConfig, str]:
-    """Configuration and fingerprint of what is saved in `folder`, its weights hashed; errors as `load`."""
+    """Return configuration and fingerprint of a saved network, its weights hashed; errors as in `load`."""
     saved = _read(locate(folder))
     return saved.config, saved.fingerprint
 
 
 class _Record(TypedDict):
-    """What `config.json` says."""
+    """The content of `config.json`."""
 
     kind: NotRequired[str]
     config: dict[str, Any]
@@ -103,7 +103,7 @@ class _Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Saved:
-    """What a folder holds; the fingerprint is that of the weights that were read."""
+    """The content of a folder; the fingerprint is that of the weights that were read."""
 
     config: AutoencoderConfig
     weights: Mapping[str, Tensor]
@@ -124,7 +124,7 @@ def _read(folder: Path) -> _Saved:
 
 
 def _record(folder: Path) -> tuple[str, dict[str, Any], str]:
-    """Kind, configuration and fingerprint; a folder without a kind was written when there was one alone."""
+    """Read kind, configuration and fingerprint; without a kind the folder is from when there was only one."""
     try:
         found = json_files.read(folder / CONFIG, dict[str, Any])
         if lacking := [name for name in ("config", "fingerprint") if name not in found]:

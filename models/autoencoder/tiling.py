@@ -1,4 +1,4 @@
-"""Encoding and decoding in parts, for inputs whose activations do not fit the memory.
+"""Encode and decode in parts, for inputs whose activations do not fit the memory.
 
 Space: every tile is computed with as much of its surroundings as the network looks at, and these are cut off
 again, so that there is nothing to blend: tiled and whole agree to rounding. Time: the network is causal, so a
@@ -21,7 +21,7 @@ from models.autoencoder.tiling_config import TilingConfig
 
 
 class Layout(Protocol):
-    """What tiling asks of a configuration: how far convolutions of what width look at which level."""
+    """What tiling needs of a configuration: how far convolutions of which width look at which level."""
 
     @property
     def spatial_compression(self) -> int: ...
@@ -35,7 +35,7 @@ class Layout(Protocol):
 
 
 def check(config: Layout, tiling: TilingConfig) -> None:
-    """UserError for tiles that do not end where latents do."""
+    """Raise UserError for tiles that do not end where latents do."""
     space, time = config.spatial_compression, config.temporal_compression
     if tiling.pixels % space:
         raise UserError("pixels", tiling.pixels, f"a multiple of {space} (spatial_compression)")
@@ -44,7 +44,7 @@ def check(config: Layout, tiling: TilingConfig) -> None:
 
 
 def encode(network: nn.Module, config: Layout, tiling: TilingConfig, pixels: Tensor) -> Tensor:
-    """The encoder's output (B, 2C, T', H', W') of pixels (B, 3, T, H, W)."""
+    """Return the encoder's output (B, 2C, T', H', W') of pixels (B, 3, T, H, W)."""
     space, (margin, _) = config.spatial_compression, margins(config)
     tile = tiling.pixels // space or max(pixels.shape[-2:]) // space
     frames = tiling.frames or pixels.shape[2]
@@ -58,7 +58,7 @@ def encode(network: nn.Module, config: Layout, tiling: TilingConfig, pixels: Ten
 
 
 def decode(network: nn.Module, config: Layout, tiling: TilingConfig, latents: Tensor) -> Tensor:
-    """The decoder's output (B, 3, T, H, W) of latents (B, C, T', H', W')."""
+    """Return the decoder's output (B, 3, T, H, W) of latents (B, C, T', H', W')."""
     space, (_, margin) = config.spatial_compression, margins(config)
     tile = tiling.pixels // space or max(latents.shape[-2:])
     frames = tiling.frames // config.temporal_compression or latents.shape[2]
@@ -70,7 +70,7 @@ def decode(network: nn.Module, config: Layout, tiling: TilingConfig, latents: Te
 
 
 def margins(config: Layout) -> tuple[int, int]:
-    """How far encoder (pixels, in whole latents) and decoder (latents) look beyond what they compute.
+    """Return how far encoder (pixels, in whole latents) and decoder (latents) look beyond their output.
 
     Every 3x3 convolution looks one cell of its level further.
     """
@@ -109,14 +109,14 @@ def _in_space(
 
 
 def _ranges(size: int, tile: int, margin: int) -> Iterator[tuple[slice, slice]]:
-    """Each tile's range, and the range with its margin."""
+    """Return each tile's range, and the range with its margin."""
     for start in range(0, size, tile):
         stop = min(start + tile, size)
         yield slice(start, stop), slice(max(0, start - margin), min(size, stop + margin))
 
 
 def _in_time(network: nn.Module, x: Tensor, frames: int) -> Tensor:
-    """The network's output for x (B, C, T, H, W), computed for 1 + frames and then `frames` at a time."""
+    """Compute the network's output for x (B, C, T, H, W): 1 + frames, then `frames` at a time."""
     if x.shape[2] <= 1 + frames:
         return network(x)
     with remembering(network):
@@ -128,7 +128,7 @@ def _in_time(network: nn.Module, x: Tensor, frames: int) -> Tensor:
 
 @contextmanager
 def remembering(network: nn.Module) -> Iterator[None]:
-    """Within this, each call continues the clip of the call before."""
+    """Make each call within the block continue the clip of the call before."""
     layers = [layer for layer in network.modules() if isinstance(layer, CausalConv3d | Upsample)]
     memory: dict[nn.Module, Tensor] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""How large inputs of an autoencoder are cut."""
+"""The tiling of large inputs of an autoencoder."""
 
 from __future__ import annotations
 

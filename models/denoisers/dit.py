@@ -77,11 +77,11 @@ class DiTConfig:
         return output_channels(self)
 
     def tokens(self, shape: Grid) -> int:
-        """Tokens of an input (T, H, W); UserError if the patch does not divide it."""
+        """Return the tokens of an input (T, H, W); UserError if the patch does not divide it."""
         return math.prod(self.grid(shape))
 
     def grid(self, shape: Grid) -> Grid:
-        """Tokens along time, height and width of an input (T, H, W); UserError if not whole."""
+        """Return the tokens along time, height and width of an input (T, H, W); UserError if not whole."""
         if any(size % patch for size, patch in zip(shape, self.patch, strict=True)):
             raise UserError("patch", self.patch, f"divisors of the input's (T, H, W) = {shape}")
         t, h, w = (size // patch for size, patch in zip(shape, self.patch, strict=True))
@@ -150,7 +150,7 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor] | None = None,
         tokens: int = 0,
     ) -> Tensor:
-        """x: (B, N, D), or this rank's share of `tokens` tokens.
+        """Apply the block to x: (B, N, D), or this rank's share of `tokens` tokens.
 
         condition: (B, D).  angles: (N, Dh / 2) rotary.  text: tokens (B, L, D_text) and lengths (B,).
         """
@@ -187,7 +187,7 @@ class DiT(Denoiser):
         initialise(self)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
+        """Predict from x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
 
         Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
         """
@@ -223,7 +223,7 @@ class DiT(Denoiser):
 
 
 def initialise(model: DiT) -> None:
-    """Give every weight its start: Xavier for linear layers, N(0, 0.02) for embeddings, zero for gates.
+    """Initialise every weight: Xavier for linear layers, N(0, 0.02) for embeddings, zero for gates.
 
     With adaLN and the output at zero each block is the identity at first (Sec. 3.2, arXiv:2212.09748); text
     and frame inputs start without effect too, so that they can be added to a trained network.

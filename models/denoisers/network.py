@@ -1,4 +1,4 @@
-"""What trainer, sampler and benchmarks ask of any denoising network, whatever its kind."""
+"""The interface of any denoising network for trainer, sampler and benchmarks."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Denoiser(nn.Module):
 
 
 class DenoiserConfig(Protocol):
-    """The configuration of a network: a frozen dataclass, and what can be known before the network is built.
+    """The configuration of a network: a frozen dataclass, and what is known before the network is built.
 
     kind: its name in `models.denoisers.kinds`, a field of the dataclass, and its first.
     input_channels: those of the latents.  learned_sigma: whether it gives twice as many.
-    num_classes, text_width, frame_condition: what it is conditioned on: so many classes, text tokens of so
-    many numbers, given frames; 0 or False for none.
+    num_classes, text_width, frame_condition: its conditioning: the number of classes, the width of text
+    tokens, whether frames are given; 0 or False for none.
     """
 
     @property
@@ -95,27 +95,27 @@ class DenoiserConfig(Protocol):
 
 
 def count_parameters(config: DenoiserConfig) -> int:
-    """Trainable parameters of a configuration, counted without allocating them."""
+    """Count the trainable parameters of a configuration, without allocating them."""
     with shapes_only():
         return sum(parameter.numel() for parameter in config.build().parameters())
 
 
 def train_flops(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:
-    """Floating-point operations of forward and backward of one sample: 2 per MAC, backward twice forward."""
+    """Count the FLOPs of forward and backward of one sample: 2 per MAC, backward twice forward."""
     return 6 * config.forward_macs(shape, text_tokens)
 
 
 def output_channels(config: DenoiserConfig) -> int:
-    """Channels of what the network returns."""
+    """Return the channels of the network's output."""
     return config.input_channels * (2 if config.learned_sigma else 1)
 
 
 def example_inputs(
     config: DenoiserConfig, shape: tuple[int, ...], device: torch.device, text_tokens: int = 0
 ) -> Example:
-    """What training calls the network with for a micro-batch (b, C, T, H, W), with zeros for values.
+    """Return the inputs of a training step for a micro-batch (b, C, T, H, W), with zeros for values.
 
-    text_tokens: to which captions are padded, for a network that takes text.
+    text_tokens: the length to which captions are padded, for a network that takes text.
     """
     batch, frames = shape[0], shape[2]
     label, x = torch.zeros(batch, dtype=torch.int64, device=device), torch.zeros(shape, device=device)

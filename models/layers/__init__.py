@@ -1,1 +1,1 @@
-"""The parts that networks are made of."""
+"""The layers that networks are made of."""

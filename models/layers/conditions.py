@@ -1,4 +1,4 @@
-"""The parts of a condition as tensors that are always there, so that a network has one graph for all."""
+"""The parts of a condition as tensors that are always present, so that a network has one graph for all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from core.batch import Condition
 
 
 def labels(x: Tensor, condition: Condition) -> Tensor:
-    """(B,) int64 class of every sample, -1 where there is none."""
+    """Return the (B,) int64 class of every sample, -1 where there is none."""
     if condition.label is not None:
         return condition.label
     return torch.full((x.shape[0],), -1, dtype=torch.int64, device=x.device)
 
 
 def frame_channels(x: Tensor, condition: Condition) -> Tensor:
-    """(B, 1 + C, T, H, W): the frame mask and the given frames' latents, zero where none is given."""
+    """Return (B, 1 + C, T, H, W): the frame mask and the given frames' latents, zero where none is given."""
     mask, latents = condition.frame_mask, condition.frame_latents
     if mask is None or latents is None:
         return x.new_zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:])
@@ -25,7 +25,7 @@ def frame_channels(x: Tensor, condition: Condition) -> Tensor:
 
 
 def text_tokens(x: Tensor, condition: Condition, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Text tokens (B, L, width) and how many are valid (B,); no text is one empty token of length 0."""
+    """Return text tokens (B, L, width) and valid counts (B,); no text is one empty token of length 0."""
     text, lengths = condition.text, condition.text_length
     if text is None:
         return x.new_zeros(x.shape[0], 1, width, dtype=dtype), x.new_zeros(x.shape[0], dtype=torch.int64)

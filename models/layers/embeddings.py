@@ -1,4 +1,4 @@
-"""How numbers, labels, pixels and places become vectors."""
+"""Embeddings of times, labels, pixels and positions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class TimeEmbedding(nn.Module):
         self.down = nn.Linear(width, width)
 
     def forward(self, time: Tensor) -> Tensor:
-        """time: (B,) as `path.time_input` gives it, up to about 1000.  Returns (B, D)."""
+        """Embed time: (B,) as `path.time_input` gives it, up to about 1000.  Returns (B, D)."""
         features = sinusoid(time, self.FREQUENCIES)  # float32: bfloat16 cannot tell 999 from 1000
         return self.down(nn.functional.silu(self.up(features.to(self.up.weight.dtype))))
 
 
 def sinusoid(position: Tensor, size: int) -> Tensor:
-    """(..., size) float32: cosines, then sines, of position * 10000^(-i / (size / 2)) (frequency shift 0)."""
+    """Return (..., size) float32: cosines, then sines, of position * 10000^(-i / (size / 2)) (shift 0)."""
     half = size // 2
     exponent = torch.arange(half, dtype=torch.float32, device=position.device) / half
     angle = position.float()[..., None] * torch.exp(-math.log(10000.0) * exponent)
@@ -46,7 +46,7 @@ class LabelEmbedding(nn.Module):
         self.table.weight.classes = True  # type: ignore[attr-defined]
 
     def forward(self, label: Tensor) -> Tensor:
-        """label: (B,) int64 in -1 .. num_classes - 1.  Returns (B, D)."""
+        """Embed label: (B,) int64 in -1 .. num_classes - 1.  Returns (B, D)."""
         return self.table(torch.where(label < 0, self.num_classes, label))
 
 
@@ -65,7 +65,7 @@ class PatchEmbedding(nn.Module):
 
 
 def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
-    """(B, N, pt * ph * pw * C) back to (B, C, T, H, W); the channel is the fastest index inside a token."""
+    """Undo patches: (B, N, pt * ph * pw * C) to (B, C, T, H, W), the channel fastest inside a token."""
     (t, h, w), (pt, ph, pw) = grid, patch
     pattern = "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)"
     return rearrange(tokens, pattern, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
@@ -73,7 +73,7 @@ def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
 
 @lru_cache(maxsize=64)
 def sincos_positions(grid: Grid, width: int, device: torch.device) -> Tensor:
-    """(N, width) float32 fixed positions of a grid of tokens, row by row, frame by frame.
+    """Return (N, width) float32 fixed positions of a grid of tokens, row by row, frame by frame.
 
     Half of the channels encode the column, half the row, as in the published image DiT. The frame's sinusoid
     minus its value at frame 0 is added, so an image has the positions of the first frame of a video.
@@ -94,7 +94,7 @@ def _sines_first(position: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def rotary_angles(grid: Grid, head_width: int, device: torch.device) -> Tensor:
-    """(N, head_width / 2) float32 angles: parts of every head turn with the frame, the row and the column.
+    """Return (N, head_width / 2) float32 angles: parts of every head turn with the frame, row and column.
 
     Row and column take a third of the pairs each, rounded down, the frame the rest (RoPE, arXiv:2104.09864,
     in three dimensions).

@@ -48,7 +48,7 @@ def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
 
 
 def unsupported(device: torch.device) -> str:
-    """Why this device cannot multiply in 8 bits, or ''."""
+    """Return why this device cannot multiply in 8 bits, or ''."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
         return ""
     return f"fp8 needs a CUDA device of compute capability 8.9 or later, and this is {device_name(device)}"
@@ -58,7 +58,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = quantise(_padded(x.reshape(-1, x.shape[-1])), E4M3)
-        # The weights themselves and not in 8 bits: ZeRO-3 lets go of these and gathers them again.
+        # The weights are kept, not their 8-bit copies: ZeRO-3 frees the former and gathers them again.
         ctx.save_for_backward(*rows, weight)
         ctx.shape, ctx.has_bias = x.shape, bias is not None
         out = product(rows, _turned(quantise(weight, E4M3)), x.dtype)[: x.numel() // x.shape[-1]]
@@ -66,7 +66,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        numbers, scale, weight = ctx.saved_tensors  # to be read once: activation checkpointing makes them
+        numbers, scale, weight = ctx.saved_tensors  # read once: activation checkpointing recomputes them
         plain = gradients[0].reshape(-1, gradients[0].shape[-1])
         gradient = quantise(_padded(plain), E5M2)
         grad_x = product(gradient, quantise(weight, E4M3), plain.dtype)[: len(plain)].reshape(ctx.shape)
@@ -79,7 +79,7 @@ Scaled = tuple[Tensor, Tensor]
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> Scaled:
-    """`x` in 8 bits. What is not finite makes its whole tensor so: a bad step must be seen."""
+    """Return `x` in 8 bits. One non-finite number makes its whole tensor so: a bad step must be seen."""
     limit = torch.finfo(dtype).max
     largest = x.abs().amax().float().clamp(min=2.0**-100)
     scale = torch.exp2(torch.ceil(torch.log2(largest / limit)))
@@ -87,7 +87,7 @@ def quantise(x: Tensor, dtype: torch.dtype) -> Scaled:
 
 
 def product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
-    """left (M, K) times right (K, N), summed in float32."""
+    """Multiply left (M, K) by right (K, N), summed in float32."""
     if left[0].device.type != "cuda":
         return plain_product(left, right, dtype)
     columns = right[0].t().contiguous().t()  # the layout that the hardware takes of a right side
@@ -95,7 +95,7 @@ def product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
 
 
 def plain_product(left: Scaled, right: Scaled, dtype: torch.dtype) -> Tensor:
-    """The plain twin: the 8-bit numbers as float32."""
+    """Multiply the 8-bit numbers as float32 (the plain twin)."""
     return ((left[0].float() * left[1]) @ (right[0].float() * right[1])).to(dtype)
 
 
@@ -104,6 +104,6 @@ def _turned(matrix: Scaled) -> Scaled:
 
 
 def _padded(rows: Tensor) -> Tensor:
-    """With rows of zeros at the end, to a multiple of MULTIPLE."""
+    """Append rows of zeros, to a multiple of MULTIPLE."""
     missing = -len(rows) % MULTIPLE
     return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

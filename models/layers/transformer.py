@@ -1,4 +1,4 @@
-"""The pieces transformers are made of: norms, modulation, MLP, self- and cross-attention."""
+"""The layers of transformers: norms, modulation, MLP, self- and cross-attention."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def layer_norm(x: Tensor) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D) scaled by 1 + scale and shifted, one (B, 1, D) vector per sample."""
+    """Scale x (B, N, D) by 1 + scale and shift it, by one (B, 1, D) vector per sample."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
@@ -40,7 +40,7 @@ class Modulation(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation (arXiv:1606.08415): x / 2 * (1 + tanh u), which is x * sigmoid(2 u).
+    """Compute GELU by its tanh approximation (1606.08415): x / 2 * (1 + tanh u), which is x * sigmoid(2 u).
 
     Compiled, the second form takes a third of the time on a CPU, where a vector of tanh costs four of exp.
     """
@@ -52,9 +52,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer whose bias the compiler can add in what follows the product, on a CPU.
+    """nn.Linear that lets the compiler fuse the bias into the next operation, on a CPU.
 
-    Torch's product with a bias copies the bias to every row, and then reads and adds it: two passes more.
+    Torch's product with a bias copies the bias to every row, then reads and adds it: two more passes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class SelfAttention(nn.Module):
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor | None = None, tokens: int = 0) -> Tensor:
-        """x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) rotary, or None."""
+        """Apply to x: (B, N, D), or this rank's share of `tokens` tokens.  angles: (N, Dh / 2) or None."""
         heads = rearrange(self.qkv(x), "b n (three k d) -> three b n k d", three=3, k=self.heads)
         query, key, value = heads.unbind()  # compiled, its gradient is written once; that of indexing thrice
         query, key = self.query_norm(query), self.key_norm(key)

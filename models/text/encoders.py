@@ -50,10 +50,10 @@ class _Config(TypedDict):
 
 
 class TextEncoder(nn.Module):
-    """Texts to the embeddings of their tokens: the encoder's last hidden state.
+    """Turns texts into embeddings of their tokens: the encoder's last hidden state.
 
-    tokens: most tokens of a text, with those that begin and end it; the rest is cut off.  width: numbers per
-    token.  identity: hash of weights and settings.  tokenizer_hash: of the tokenizer's files.
+    tokens: the most tokens of a text, including those that begin and end it; the rest is cut off.  width:
+    numbers per token.  identity: hash of weights and settings.  tokenizer_hash: of the tokenizer's files.
     """
 
     def __init__(self, network: Any, tokenizer: Any, tokenizer_hash: str, tokens: int) -> None:
@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
         self.identity = fingerprint(self.settings | {"weights": state})
 
     def forward(self, texts: Sequence[str]) -> list[Tensor]:
-        """The embeddings of each text, (its tokens, D) float32 on the CPU, without padding."""
+        """Return the embeddings of each text, (its tokens, D) float32 on the CPU, without padding."""
         tokenized = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt"
         )
@@ -78,7 +78,7 @@ class TextEncoder(nn.Module):
         return [row[:count] for row, count in zip(states, mask.sum(1).tolist(), strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """What a cache records of its text encoder, as plain JSON values."""
+        """Return a cache's record of its text encoder, as plain JSON values."""
         return {
             "encoder": self.identity,
             "class": self.settings["class"],
@@ -89,7 +89,7 @@ class TextEncoder(nn.Module):
 
 
 def load(folder: Path, tokens: int = 0) -> TextEncoder:
-    """The text encoder in `folder`, or in `text_encoder/` of a pipeline's folder, with its tokenizer.
+    """Load the text encoder in `folder`, or in `text_encoder/` of a pipeline's folder, with its tokenizer.
 
     tokens: most tokens of a text; 0 takes the tokenizer's own limit.  The tokenizer is in the same folder, or
     in `tokenizer/` beside it.  UserError where there is none of a known class, WorkError if it is damaged.

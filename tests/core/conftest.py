@@ -13,7 +13,7 @@ from core.faults import failpoints
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """Started anew where a test of another module, in this process, has stopped it."""
+    """Return the world, started anew where a test of another module, in this process, has stopped it."""
     return ranks.start("cpu", 60)
 
 

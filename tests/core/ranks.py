@@ -40,7 +40,7 @@ def start_ranks(
 
 
 def _rendezvous(count: int) -> list[dict[str, str]]:
-    """The variables of every rank."""
+    """Return the environment variables of every rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -49,7 +49,7 @@ def _rendezvous(count: int) -> list[dict[str, str]]:
 
 
 class Rank(Protocol):
-    """What tests need of a rank's process, as `subprocess.Popen` has it."""
+    """The part of `subprocess.Popen` that tests need of a rank's process."""
 
     def wait(self, timeout: float | None = None) -> int: ...
     def communicate(self, *, timeout: float | None = None) -> tuple[str, str | None]: ...
@@ -58,7 +58,7 @@ class Rank(Protocol):
 
 @dataclass(frozen=True)
 class ForkedRank:
-    """A rank that was forked; what it prints goes to a file."""
+    """A rank that was forked; its output goes to a file."""
 
     process: ForkServerProcess
     output: Path
@@ -103,7 +103,7 @@ def _forked(program: str, variables: Mapping[str, str], output: Path, words: Seq
 
 
 def run_ranks(count: int, *arguments: str, environment: Mapping[str, str] | None = None) -> list[str]:
-    """Wait for all ranks; returns what each printed, fails the test when one did not exit with 0."""
+    """Wait for all ranks; return what each printed, fail the test when one did not exit with 0."""
     outputs = finish(start_ranks(count, *arguments, environment=environment))
     for code, text in outputs:
         assert code == 0, text
@@ -111,7 +111,7 @@ def run_ranks(count: int, *arguments: str, environment: Mapping[str, str] | None
 
 
 def finish(ranks: Sequence[Rank], timeout_s: float = 120) -> list[tuple[int, str]]:
-    """Exit status (negative: the signal) and output of every rank."""
+    """Return exit status (negative: the signal) and output of every rank."""
     try:
         return [(rank.wait(timeout_s), rank.communicate(timeout=timeout_s)[0]) for rank in ranks]
     finally:

@@ -36,7 +36,7 @@ EMA = EmaConfig(decay=0.9, extra_decays=(0.5,))
 def train(
     engine: Engine, ema: Ema, world: World, steps: int, micro_batch: int = 0, **poison: int
 ) -> list[StepResult]:
-    """Steps over the toy batches; poison: rank and step whose loss is NaN."""
+    """Train over the toy batches; poison: rank and step whose loss is NaN."""
     results = []
     for step, parts in zip(range(steps), toy_batches(world, micro_batch)(0), strict=False):
         for batch in parts:

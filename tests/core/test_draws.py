@@ -25,7 +25,7 @@ def draws(ids: list[int], positions: list[int] | None = None, seed: int = 7, ste
 
 
 def plain_philox(counter: list[int], key: list[int]) -> list[int]:
-    """The paper's round function word by word in Python integers: the twin of the vectorised one."""
+    """Compute the paper's round word by word in Python integers: the twin of the vectorised one."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Every launcher's environment, as it really looks, and what is refused.
+"""The environments of all launchers, as they really are, and which are refused.
 
 Run: pytest tests/core/test_environment.py
 """
@@ -94,7 +94,7 @@ def re_tasks(name: str) -> bool:
             {"SLURM_STEP_TASKS_PER_NODE": "3,1"},
             "SLURM_NTASKS=4: expected nodes × tasks per node, and here are 2 nodes with 3,1 tasks",
         ),
-        # A job of four nodes that was requeued, and shrunk meanwhile.
+        # A job of four nodes that was requeued, and shrunk to fewer.
         (
             {"SLURM_NTASKS_PER_NODE": "1"},
             "SLURM_NTASKS=4: expected nodes × tasks per node, and here are 2 nodes with 1 asked for and 2(x2)"

@@ -1,4 +1,4 @@
-"""What others wrote, shown without letting it act. Run: pytest tests/core/test_escaping.py"""
+"""Show untrusted text without letting it act. Run: pytest tests/core/test_escaping.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Garbage is not looked for while a program starts. Run: pytest tests/core/test_garbage.py"""
+"""No garbage collection while a program starts. Run: pytest tests/core/test_garbage.py"""
 
 from __future__ import annotations
 

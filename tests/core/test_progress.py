@@ -1,4 +1,4 @@
-"""What a person sees while a job works."""
+"""Progress as a person sees it while a job works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records, and what happens to their files. Run: pytest tests/core/test_records.py"""
+"""Records, and damage to their files. Run: pytest tests/core/test_records.py"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written_by(path: Path, attempt: str, owner: Callable[[], None] = lambda: Non
 
 
 def read_bytes() -> int:
-    """How much this process has asked the system for, so far."""
+    """Return how many bytes this process has asked the system for, so far."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 

@@ -143,7 +143,7 @@ def test_a_job_outlives_its_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_a_job_outlives_streams_that_were_closed(tmp_path: Path, closed: str) -> None:
-    """And what is printed gets into no file that the job opens."""
+    """What is printed gets into no file that the job opens."""
     script = f'exec "$0" -c "$1" "$2" raw {closed}'
     words = ["bash", "-c", script, sys.executable, JOB, str(tmp_path / "mark")]
     done = subprocess.run(

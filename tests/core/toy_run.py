@@ -40,7 +40,7 @@ WIDTH, BATCH = 33, 8
 
 
 class ToyModel(nn.Module):
-    """Odd sizes, so that shards of 2 and 4 ranks cut through parameters and need padding."""
+    """A network of odd sizes, so that shards of 2 and 4 ranks cut through parameters and need padding."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ToyModel(nn.Module):
 
 
 class ToyObjective:
-    """Reconstruct the input from a noisy version of it."""
+    """Reconstructs the input from a noisy version of it."""
 
     def loss(self, model: Any, batch: Batch, draws: Draws) -> Losses:
         time = draws.uniform("time")
@@ -71,7 +71,7 @@ class ToyObjective:
 
 
 def toy_batches(world: World, micro_batch: int, bad: int = -1, poison: int = -1) -> Any:
-    """Micro-batches of this rank; the sample at position `bad` is unreadable in every step.
+    """Make micro-batches of this rank; the sample at position `bad` is unreadable in every step.
 
     The sample with id `poison` is so large that the network's first layer overflows.
     """
@@ -115,7 +115,7 @@ def toy_engine(
 
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
-    """fields: of TrainerConfig, EngineConfig and EmaConfig, bad, poison, and those of `toy_engine`.
+    """Make a trainer; fields: of TrainerConfig, EngineConfig, EmaConfig and `toy_engine`, bad, poison.
 
     largest: whether a micro-batch is tried before the first step.
     """
@@ -146,14 +146,14 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
 
 
 def start(words: Sequence[str], program: Callable[[], int] | None = None) -> None:
-    """As a program would, in a process of its own that was forked."""
+    """Start as a program would, in a process of its own that was forked."""
     torch.set_num_threads(1)
     sys.argv[1:] = words
     end_with(program or main)
 
 
 def main(make: Callable[..., Trainer] | None = None) -> int:
-    """One run per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
+    """Run once per `--run=FOLDER field=value ...`; `fault=...` arms failpoints during that run only."""
     world = ranks.start("cpu", 60)
     for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
         folder, *items = run.split()

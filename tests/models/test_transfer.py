@@ -1,4 +1,4 @@
-"""A network that begins from another's weights: what it takes, what it can gain, and what is refused."""
+"""Begin a network from another's weights: what it takes, what it can gain, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def trained(config: Any) -> nn.Module:
-    """A network of which no weight is zero, so that every input shows."""
+    """Return a network of which no weight is zero, so that every input shows."""
     torch.manual_seed(0)
     model = config.build()
     with torch.no_grad():
@@ -36,7 +36,7 @@ def trained(config: Any) -> nn.Module:
 
 
 def begun(ours: Any, theirs: Any, rows: Rows | None = None) -> tuple[nn.Module, nn.Module]:
-    """A network that begins from the weights of a trained one, and that one."""
+    """Return a network that begins from the weights of a trained one, and that one."""
     donor = trained(theirs)
     torch.manual_seed(1)
     model = ours.build()
@@ -184,7 +184,7 @@ class TableConfig(DiTConfig):
 
 
 class Table(nn.Module):
-    """What is learned of places, and a layer."""
+    """A learned table of places, and a layer."""
 
     def __init__(self, config: TableConfig) -> None:
         super().__init__()

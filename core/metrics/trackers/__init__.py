@@ -1,1 +1,1 @@
-"""What shows a run elsewhere than in its own files: a kind a file, the table in `kinds`."""
+"""Trackers, which show a run outside of its own files: one file a kind, the table in `kinds`."""

@@ -19,7 +19,7 @@ from core import environment
 from core.files import published
 from core.run.folder import TENSORBOARD
 
-FILES = "events.out.tfevents."  # how TensorBoard knows them; it reads a folder's in the order of their names
+FILES = "events.out.tfevents."  # the prefix TensorBoard looks for; it reads files in the order of their names
 
 
 class EventFiles:
@@ -39,12 +39,12 @@ class EventFiles:
         self.rewind(step)
 
     def show(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Metrics rows, in order."""
+        """Show metrics rows, in order."""
         for row in rows:
             self._show(row["step"], numbers(row))
 
     def show_validation(self, row: Mapping[str, Any]) -> None:
-        """The losses of a validation row."""
+        """Show the losses of a validation row."""
         losses = {
             f"validation/{name}": part["loss"] for name, part in row.items() if isinstance(part, Mapping)
         }
@@ -70,7 +70,7 @@ class EventFiles:
 
 
 def numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers of a row but for its step; those of parts under the part's name."""
+    """Return the finite numbers of a row except its step; those of parts under the part's name."""
     for name, value in row.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{prefix}{name}/")
@@ -79,7 +79,7 @@ def numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 def _next_name(place: Path) -> str:
-    """A name behind those of all files that are there, whatever this node's clock says."""
+    """Return a name that sorts after those of all existing files, whatever this node's clock says."""
     taken = [re.match(r"\d+", path.name.removeprefix(FILES)) for path in published(place, f"{FILES}*")]
     number = max([int(time.time()), *(int(found[0]) + 1 for found in taken if found)])
     return f"{FILES}{number:010d}.{environment.node()}"

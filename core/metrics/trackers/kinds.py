@@ -17,7 +17,7 @@ from core.metrics.trackers.wandb_view import WandbView
 
 
 class Tracker(Protocol):
-    """Shows rows somewhere else. It may fail, by any exception, which costs the view and never the run."""
+    """Shows rows in another place. Any exception it raises costs the view and never the run."""
 
     def show(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Show metrics rows, in order."""
@@ -38,10 +38,10 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tracker is told of the run that it shows, from after `step` steps on.
+    """What a tracker knows of the run that it shows, from after `step` steps on.
 
-    project: for a service that has such.  failed: is told why by a tracker that has ended by itself, and has
-    said so.
+    project: for services that have one.  failed: called with the reason by a tracker that has ended by
+    itself, after it said so.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ KINDS: dict[str, Callable[[Shown], Tracker]] = {
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """UserError for a tracker whose package is not here."""
+    """Raise UserError for a tracker whose package is not installed."""
     for name in names:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a plain folder of that name is no package

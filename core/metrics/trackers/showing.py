@@ -1,4 +1,4 @@
-"""All trackers of a run. Each fails alone: a line, an incident, and the run goes on without it."""
+"""All trackers of a run. Each fails alone: one line, one incident, and the run goes on without it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Failed = Callable[[str, str], None]
 
 
 class Trackers:
-    """What shows a run elsewhere; on rank 0 alone."""
+    """The trackers of a run; on rank 0 alone."""
 
     def __init__(self, names: Sequence[str], shown: Shown, failed: Failed) -> None:
-        """shown: but for `failed`, which each tracker gets its own of."""
+        """shown: the run, without `failed`, of which each tracker gets its own."""
         self._failed = failed
         self._open: dict[str, Tracker] = {}
         for name in names:
@@ -52,7 +52,7 @@ class Trackers:
     def _try(self, name: str, does: Callable[[], None]) -> None:
         try:
             does()
-        except Exception as error:  # it shows what the run's own files record, and is worth no run
+        except Exception as error:  # it only shows what the run records: never end a run for it
             self._open.pop(name, None)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             say(f"warning: {name} failed and is off from here on, metrics go to files only: {reason}")

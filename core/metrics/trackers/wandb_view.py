@@ -24,7 +24,7 @@ from core.reading import json_files
 from core.root import import_path
 from core.run.folder import WANDB
 
-WAITING_BYTES = 1 << 20  # of rows that wandb has not taken yet; some thousand
+WAITING_BYTES = 1 << 20  # the most bytes of rows that wandb has not taken yet; some thousand rows
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
 LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
@@ -48,7 +48,7 @@ class WandbView:
         run_config: Mapping[str, Any],
         failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """failed: is told why the view has ended before the run."""
+        """failed: called with the reason if the view ends before the run."""
         self._failed = failed
         self._folder, self._waiting, self._is_behind = folder, bytearray(), False
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,13 +69,13 @@ class WandbView:
         self._hand_over(dict(run_config))
 
     def show(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Metrics rows, in order; lists are left out."""
+        """Show metrics rows, in order; lists are left out."""
         for row in rows:
             values = {name: v for name, v in row.items() if not isinstance(v, list)}
             self._hand_over(("metrics", row["step"], values))
 
     def show_validation(self, row: Mapping[str, Any]) -> None:
-        """A validation row, beside the metrics of its step, which were shown before."""
+        """Show a validation row, beside the metrics of its step, which were shown before."""
         losses = {f"validation/{name}": part["loss"] for name, part in row.items() if name != "step"}
         self._hand_over(("beside", row["step"], losses))
 
@@ -113,7 +113,7 @@ class WandbView:
         self._write()
 
     def _write(self) -> None:
-        """Give the pipe what it takes at once."""
+        """Write to the pipe what it takes at once."""
         try:
             del self._waiting[: os.write(self._pipe, self._waiting)]
         except BlockingIOError:
@@ -124,7 +124,7 @@ class WandbView:
                 self._wait(process)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Say how the view's process ended; one that goes on without reading is ended."""
+        """Report how the view's process ended; end it if it goes on without reading."""
         try:
             self._end(process.wait(LEAVE_S))
         except subprocess.TimeoutExpired:
@@ -139,7 +139,7 @@ class WandbView:
 
 
 def main(folder: Path, project: str, messages: IO[str]) -> int:
-    """Show what comes line by line: the run's config, then (kind, step, values). Gives the exit status."""
+    """Show what comes line by line: the run's config, then (kind, step, values). Return the exit status."""
     threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     did = "could not start"
     try:
@@ -156,7 +156,7 @@ def main(folder: Path, project: str, messages: IO[str]) -> int:
 
 
 def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
-    """The run in wandb, under the id kept in the run folder."""
+    """Start or continue the run in wandb, under the id kept in the run folder."""
     import wandb  # an extra, and slow to import
 
     identity = folder / WANDB
@@ -172,8 +172,8 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
 
 
 def _show_all(run: Any, messages: Iterable[str]) -> None:
-    """Each step's metrics once, and what belongs to the step shown last; wandb takes no earlier ones."""
-    shown, kind = int(run.step) - 1, ""  # wandb's is the step that comes next
+    """Show each step's metrics once, and what belongs to the step shown last; wandb takes no earlier ones."""
+    shown, kind = int(run.step) - 1, ""  # run.step is the step that comes next
     for line in messages:
         kind, step, values = json.loads(line)
         if (kind == "metrics" and step > shown) or (kind == "beside" and step == shown):

@@ -84,7 +84,7 @@ def test_a_decay_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_power_averages_are_beside_the_others(every: int) -> None:
-    """A profile is a weighted mean of what was seen: (1 - 1/t)^(gamma + 1) of the past stays."""
+    """A profile is a weighted mean of what was seen: each update keeps (1 - 1/t)^(gamma + 1) of the past."""
     weights = torch.zeros(1)
     ema = Ema(EmaConfig(decay=0.9, power_widths=(0.05, 0.1), every=every), [weights])
     expected, gamma = 0.0, gamma_of_width(0.1)

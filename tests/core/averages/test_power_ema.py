@@ -36,7 +36,7 @@ def test_impossible_width_is_refused(width: float) -> None:
 
 
 def track(weights: np.ndarray, gamma: float, every: int = 1) -> np.ndarray:
-    """All averages of a trajectory (steps, n) by the plain recurrence."""
+    """Return all averages of a trajectory (steps, n) by the plain recurrence."""
     average, out = np.zeros(weights.shape[1]), []
     for step, now in enumerate(weights, start=1):
         if step % every == 0:
@@ -47,7 +47,7 @@ def track(weights: np.ndarray, gamma: float, every: int = 1) -> np.ndarray:
 
 
 def trajectory(steps: int = 4000) -> np.ndarray:
-    """Weights as a training run moves them: a drift that slows down, a slow wander, and step noise."""
+    """Return weights as a training run moves them: a drift that slows down, a slow wander, and step noise."""
     rng = np.random.default_rng(0)
     drift = np.log1p(np.arange(steps))[:, None] * rng.normal(size=64)
     wander = np.cumsum(rng.normal(size=(steps, 64)), axis=0) * 0.03
@@ -57,7 +57,7 @@ def trajectory(steps: int = 4000) -> np.ndarray:
 @pytest.mark.parametrize("width", [0.04, 0.06, 0.08, 0.12, 0.15])
 @pytest.mark.parametrize("end", [2500, 4000])
 def test_reconstructs_a_directly_tracked_average(width: float, end: int) -> None:
-    """Two tracked profiles, a snapshot each 1/16 of the run: any width within 1 %, at any stored step."""
+    """Two tracked profiles, a snapshot every 1/16 run, give any width within 1 %, at any stored step."""
     weights = trajectory()
     tracked = {gamma: track(weights, gamma) for gamma in (gamma_of_width(0.05), gamma_of_width(0.10))}
     snapshots = [Snapshot(g, step) for g in tracked for step in range(250, end + 1, 250)]

@@ -30,7 +30,7 @@ from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
 
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 4 steps with checkpoints after 2 and 4."""
+    """Return a run of 4 steps with checkpoints after 2 and 4."""
     folder = tmp_path_factory.mktemp("run")
     toy_trainer(folder, world, steps=4, save_every=2, zero_stage=1).fit()
     return folder
@@ -38,7 +38,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -154,7 +154,7 @@ def test_a_bit_anywhere_in_the_manifest_is_found(trained: Path) -> None:
 
 
 def test_another_format_is_refused_as_such(run: Path) -> None:
-    """Without a hash of its own, as it was in format 1, and with one, as a later format may have it."""
+    """It is refused without a hash of its own, as in format 1, and with one, as a later format may have."""
     path = newest(run) / "manifest.json"
     manifest = json.loads(path.read_text())
     first = {name: value for name, value in manifest.items() if name != "sha256"} | {"format": 1}
@@ -215,11 +215,11 @@ def test_a_network_of_another_shape_is_refused(trained: Path, world: World) -> N
 
 def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
     def taken_over() -> None:
-        raise WorkError("somebody else owns the run")
+        raise WorkError("lost the run")
 
     engine = toy_engine(world)
     path = tmp_path / "step-00000001.local.1"
-    with pytest.raises(WorkError, match=r"step-00000001\.local\.1 was not written: rank 0: .*somebody else"):
+    with pytest.raises(WorkError, match=r"step-00000001\.local\.1 was not written: rank 0: .*lost the run"):
         write_checkpoint(
             path, take({MAIN: Network(engine)}, {"step": 1}, None), number=1, may_commit=taken_over
         )

@@ -16,7 +16,7 @@ from core.checkpoint.tensor_file import write_tensors
 
 
 class Clock:
-    """Time that passes only in waits."""
+    """A clock whose time passes only in waits."""
 
     def __init__(self) -> None:
         self.now, self.waits = 100.0, list[float]()

@@ -36,7 +36,7 @@ SHORT = {"steps": 8, "save_every": 4, "power_widths": (0.05, 0.1), "snapshot_eve
 
 @pytest.fixture(scope="module")
 def tracked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that keeps the two averages, and others directly, whose copies are no help (see `only_two`)."""
+    """Return a run that keeps the two averages, and others directly, whose copies go unused (`only_two`)."""
     folder = tmp_path_factory.mktemp("run")
     widths = (0.05, 0.1, 0.08, 0.15)
     toy_trainer(folder, world, power_widths=widths, snapshot_every=6, **MOVING).fit()
@@ -50,7 +50,7 @@ def newest(run: Path) -> Path:
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Of the trainable weights in `a`, relative."""
+    """Return the relative distance of the trainable weights in `a`."""
     difference = torch.cat([(a[name] - b[name]).flatten() for name in a])
     return float(difference.norm() / torch.cat([b[name].flatten() for name in a]).norm())
 
@@ -59,7 +59,7 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def test_equals_a_directly_tracked_average(
     tracked: Path, width: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From copies of 0.05 and 0.1 alone, within 1 % of the one that training kept all along."""
+    """From copies of 0.05 and 0.1 alone it is within 1 % of the one that training kept all along."""
     whole = CheckpointReader.state
 
     def only_two(reader: CheckpointReader) -> dict[str, object]:
@@ -95,7 +95,7 @@ def test_at_an_earlier_checkpoint(tracked: Path) -> None:
 def test_touching_every_eighth_update_stays_within_a_percent(
     world: World, tracked: Path, tmp_path: Path
 ) -> None:
-    """Three averages, two of them power-function ones, followed once in eight updates."""
+    """Three averages, two of them power-function ones, follow the weights once in eight updates."""
     toy_trainer(tmp_path, world, power_widths=(0.05, 0.1), every=8, **MOVING).fit()
     raw = load_weights(tracked, "raw")
     assert torch.equal(load_weights(tmp_path, "raw")["first.weight"], raw["first.weight"])
@@ -142,7 +142,7 @@ def test_updates_that_a_later_attempt_took_back_have_no_part(world: World, tmp_p
 def test_copies_of_several_ranks_give_the_average_that_one_rank_s_give(
     world: World, tmp_path: Path, ranks: int
 ) -> None:
-    """At every stage: each rank writes its ranges of the copies, in fp16."""
+    """At every stage each rank writes its ranges of the copies, in fp16."""
     toy_trainer(tmp_path / "one", world, precision="fp32", **SHORT).fit()
     expected = reconstruct(tmp_path / "one", newest(tmp_path / "one"), 0.07)
     words = [f"{name}={list(v) if isinstance(v, tuple) else v}".replace(" ", "") for name, v in SHORT.items()]
@@ -163,7 +163,7 @@ def test_copies_of_several_ranks_give_the_average_that_one_rank_s_give(
 
 
 def equal(one: CheckpointReader, other: CheckpointReader) -> None:
-    """Every tensor of every kind, bit for bit."""
+    """Return whether every tensor of every kind is equal, bit for bit."""
     assert one.kinds == other.kinds
     for kind in one.kinds:
         a, b = one.full(kind), other.full(kind)

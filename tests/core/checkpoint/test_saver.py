@@ -75,7 +75,7 @@ def test_a_checkpoint_is_of_its_moment_though_training_goes_on(
 def test_who_waits_for_a_save_hurries_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each write would take days: at the next save, at the end of the run, and when training fails."""
+    """Each write would take days; the next save, the end of the run and a failed training each hurry it."""
 
     class Slow(save_thread.Pace):
         def __init__(self, total: int, seconds: float, **named: bool) -> None:

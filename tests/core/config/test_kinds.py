@@ -1,4 +1,4 @@
-"""A section that can be of several kinds: its `kind` says which class its other fields are of."""
+"""Sections of several kinds: a section's `kind` says which class its other fields are of."""
 
 from __future__ import annotations
 

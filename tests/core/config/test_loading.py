@@ -1,4 +1,4 @@
-"""Files and overrides into typed configs: what is accepted, what is refused, and in which words."""
+"""Read files and overrides into typed configs: accepted values, refused ones, and the messages."""
 
 from __future__ import annotations
 

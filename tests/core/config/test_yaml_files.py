@@ -1,4 +1,4 @@
-"""What a config file may refer to, by who wrote it. Run: pytest tests/core/config/test_yaml_files.py"""
+"""References in config files, by their author. Run: pytest tests/core/config/test_yaml_files.py"""
 
 from __future__ import annotations
 

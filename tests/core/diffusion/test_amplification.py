@@ -22,7 +22,7 @@ KINDS: tuple[Prediction, ...] = ("noise", "data", "v", "flow")
 
 
 def moved_by_an_error(kind: Prediction, path: Path, t: float, s: float) -> float:
-    """How far a DDIM step from t to s moves, over the size of its result, when the output errs by 1."""
+    """Return a DDIM step's move from t to s, relative to its result, when the output errs by 1."""
     levels = torch.tensor([t, s], dtype=torch.float64)
     (a, a_next), (b, b_next) = path.alpha(levels).tolist(), path.sigma(levels).tolist()
     x, zero, one = (torch.tensor(value, dtype=torch.float64) for value in (0.7, 0.0, 1.0))
@@ -75,7 +75,7 @@ def test_a_start_that_holds_signal_is_refused() -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_start_has_the_spread_of_data_of_unit_variance(name: PathName) -> None:
-    """Of data N(0, 1) the exact denoiser is known; what a sampler ends with must have their variance."""
+    """For data N(0, 1) the exact denoiser is known; the samples must have the variance of the data."""
     path, rows = make_path(name), torch.arange(2000)
     seen: list[torch.Tensor] = []
 

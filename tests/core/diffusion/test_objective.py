@@ -27,14 +27,14 @@ def data(size: int) -> Tensor:
 
 
 def levels(path_name: PathName, time_input: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma (B, 1, 1, 1, 1) from what the network is told."""
+    """Return alpha and sigma (B, 1, 1, 1, 1) from the network's time input."""
     path = make_path(path_name)
     t = (time_input + 1) / path.num_steps if path.num_steps else time_input / 1000
     return path.alpha(t).reshape(-1, 1, 1, 1, 1), path.sigma(t).reshape(-1, 1, 1, 1, 1)
 
 
 def knowing(config: ObjectiveConfig, x0: Tensor, error: float = 0.0) -> Model:
-    """A model that knows the data and guesses it wrong by `error` everywhere."""
+    """Return a model that knows the data and guesses it wrong by `error` everywhere."""
 
     def model(x: Tensor, time_input: Tensor, condition: Condition) -> Tensor:
         alpha, sigma = levels(config.path, time_input)

@@ -13,7 +13,7 @@ CHAINS = ("ddpm_linear", "ddpm_cosine")
 
 
 def published(name: str) -> dict[str, torch.Tensor]:
-    """Coefficients of every step as Ho et al. write them (2006.11239, eq. 7), from the rates alone."""
+    """Return every step's coefficients as Ho et al. write them (2006.11239, eq. 7), from the rates alone."""
     rate = betas(name)  # type: ignore[arg-type]
     product = torch.cumprod(1 - rate, 0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), product[:-1]])

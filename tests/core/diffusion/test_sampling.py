@@ -1,4 +1,4 @@
-"""Sampling and guidance: what the network is asked, and that samples are their own."""
+"""Sampling and guidance: the network's inputs, and the independence of samples."""
 
 import pytest
 import torch
@@ -136,7 +136,7 @@ def test_a_chain_is_sampled_at_times_it_was_trained_at() -> None:
 
 
 def test_the_ancestral_sampler_uses_a_learned_variance() -> None:
-    """Fraction -1 is the posterior's variance, which is also taken where the model has none; +1 is more."""
+    """Fraction -1 is the posterior's variance, also taken where the model predicts none; +1 is more."""
 
     def network(fraction: float) -> Model:
         return lambda x, time, condition: torch.cat([torch.zeros_like(x), torch.full_like(x, fraction)], 1)

@@ -32,7 +32,7 @@ def no_noise(i: int) -> Tensor:
 
 
 def straight_times(path: Path, steps: int) -> list[float]:
-    """Times whose sigma / (alpha + sigma) fall evenly to 0, found by bisection."""
+    """Return times whose sigma / (alpha + sigma) fall evenly to 0, found by bisection."""
 
     def share(t: float) -> float:
         at = torch.tensor(t, dtype=torch.float64)

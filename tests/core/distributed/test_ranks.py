@@ -1,4 +1,4 @@
-"""On one rank; several are in test_ranks.py. Run: pytest tests/core/distributed/test_ranks.py"""
+"""Ranks, on one rank. Run: pytest tests/core/distributed/test_ranks.py"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def places(size: int) -> list[Place]:
 
 
 def all_meet(folder: Path | None, size: int = 3) -> list[str]:
-    """What each rank reads that the first has written."""
+    """Return each rank's reading of what the first rank has written."""
     with ThreadPoolExecutor(size) as pool:
         stores = list(pool.map(lambda place: meet(place, folder, 30), places(size)))
     stores[0].set("word", "hello")

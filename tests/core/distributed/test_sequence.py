@@ -1,4 +1,4 @@
-"""Who shares what: the arithmetic of sequence groups."""
+"""Sequence groups: which ranks share which tokens."""
 
 from __future__ import annotations
 

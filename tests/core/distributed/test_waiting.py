@@ -15,7 +15,7 @@ Ended = dict[str, list[tuple[int, str]]]
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """How pairs of ranks have ended, whose collectives may last 2 s, by what they did; all at once."""
+    """Run pairs of ranks, whose collectives may last 2 s, all at once; return their ends by scenario."""
     folder = tmp_path_factory.mktemp("waiting")
     names = ("long_on_one", "failing", "dying", "leaving", "standing_still")
     started = {name: fork_ranks(2, folder / name, name, program=PROGRAM) for name in names}
@@ -46,14 +46,14 @@ def test_a_rank_that_stands_still_is_named(ended: Ended) -> None:
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("what", ["dying", "leaving"])
 def test_a_rank_that_has_gone_is_noticed_at_once(ended: Ended, what: str) -> None:
-    """Long before its signs of life would be missed."""
+    """It is noticed long before its signs of life would be missed."""
     (status, text), (_, other) = ended[what]
     assert (status, "by peer" in text, "PeerLost" in text) == (1, True, False), text
     assert ("rank 1 cannot go on" in other) == (what == "leaving")
 
 
 class Signs:
-    """Of two ranks that are watched, in place of the store."""
+    """The signs of two ranks that are watched, in place of the store."""
 
     watched, patience_s = range(1, 3), 30.0
 

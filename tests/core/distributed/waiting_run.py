@@ -24,7 +24,7 @@ def long_work(result: str) -> str:
 
 
 def long_on_one(world: World) -> None:
-    """Rank 0 does for all what takes long, then rank 1 is late, on two threads."""
+    """Do long work on rank 0 for all, then let rank 1 be late, on two threads."""
     print(ranks.on_first_rank(partial(long_work, "first")))
     group = ranks.side_group(LIMIT_S)
     late = threading.Thread(target=lambda: world.rank and long_work(""))
@@ -42,7 +42,7 @@ def long_on_one(world: World) -> None:
 
 
 def failing(world: World) -> None:
-    """The longer work ends with an error, for all, and rank 1 is late for the end."""
+    """End the longer work with an error, for all, and let rank 1 be late for the end."""
 
     def work() -> None:
         raise WorkError(long_work("the disk is full"))
@@ -56,21 +56,21 @@ def failing(world: World) -> None:
 
 
 def standing_still(world: World) -> None:
-    """Rank 1 is stopped while rank 0 waits."""
+    """Stop rank 1 while rank 0 waits."""
     if world.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     ranks.barrier()
 
 
 def dying(world: World) -> None:
-    """Rank 1 dies while rank 0 waits."""
+    """Let rank 1 die while rank 0 waits."""
     if world.rank == 1:
         os._exit(3)
     ranks.barrier()
 
 
 def leaving(world: World) -> None:
-    """Rank 1 fails on its own and leaves, while rank 0 waits."""
+    """Let rank 1 fail by itself and leave, while rank 0 waits."""
     try:
         if world.rank == 1:
             raise WorkError("rank 1 cannot go on")
@@ -80,7 +80,7 @@ def leaving(world: World) -> None:
 
 
 def start(words: Sequence[str]) -> None:
-    """Run what is named."""
+    """Run the named scenario."""
     waiting.LEAST_PATIENCE_S = LIMIT_S if words[0] == "standing_still" else 60.0
 
     def main() -> int:

@@ -40,7 +40,7 @@ class Storages(TorchDispatchMode):
         return result
 
     def alive(self) -> int:
-        """Bytes of what was made inside and is still there."""
+        """Return the bytes of everything that was made inside and still exists."""
         return sum({ref.cdata: size for ref, size in self._seen if not ref.expired()}.values())
 
 
@@ -60,7 +60,7 @@ def forward(model: DiT) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _torch_linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZeRO-3 replaces the linear layer for the whole process; other tests in it may have used ZeRO-3."""
+    """Restore torch's linear layer: ZeRO-3 replaces it for the whole process, perhaps in another test."""
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
 
 
@@ -102,7 +102,7 @@ def test_more_recomputing_keeps_less(dtype: torch.dtype) -> None:
 
 
 def saved_bytes(model: DiT) -> int:
-    """What autograd is given to keep."""
+    """Return the bytes that autograd is given to keep."""
     sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Three equal blocks."""
+    """A network of three equal blocks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a start must not do. Run: pytest tests/core/engine/test_deepspeed_loading.py"""
+"""Starting without builds. Run: pytest tests/core/engine/test_deepspeed_loading.py"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ assert "torch._inductor.compile_fx" not in sys.modules
 
 
 def test_nothing_is_compiled_and_a_world_can_follow_another(tmp_path: Path) -> None:
-    """Compilers that tell on their callers stand first in PATH, and torch's extension folder stays empty."""
+    """Compilers that report their callers stand first in PATH, and torch's extension folder stays empty."""
     tools, calls, extensions = tmp_path / "bin", tmp_path / "calls", tmp_path / "extensions"
     tools.mkdir()
     for name in ("g++", "gcc", "c++", "cc", "clang++", "ninja", "nvcc"):

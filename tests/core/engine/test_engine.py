@@ -21,7 +21,7 @@ STAGES = [0, 1, 2, 3]
 
 
 def train(model: Any, engine: Any, world: World, steps: int, micro_batch: int, poison: int = -1) -> list[Any]:
-    """Steps of the toy objective; `engine` needs backward and step; step `poison` has a NaN loss."""
+    """Train on the toy objective; `engine` needs backward and step; step `poison` has a NaN loss."""
     results = []
     for step, parts in zip(range(steps), toy_batches(world, micro_batch)(0), strict=False):
         for batch in parts:
@@ -33,7 +33,7 @@ def train(model: Any, engine: Any, world: World, steps: int, micro_batch: int, p
 
 
 class PlainAdamW:
-    """What the engine is to compute, in the fewest lines: fp32, one process."""
+    """The engine's reference in the fewest lines: fp32, one process."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
@@ -129,7 +129,7 @@ def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: int) -> N
 
 
 def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied() -> None:
-    """Until masters are made of them; a copy would be the whole network once more."""
+    """They are kept until masters are made of them; a copy would be the whole network once more."""
     model = ToyModel()
     held = engine._on_host(model)
     for name, parameter in model.named_parameters():

@@ -54,10 +54,10 @@ def test_states_load_exactly_for_all_pairs(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks leave in one go, with a fresh network for each part.
+    """Return the results of two ranks, in one start, with a fresh network for each part.
 
-    Six fp32 steps at every stage (and at stage 0 on one rank), runs with a NaN on one rank; states saved at
-    every stage, and 8 pairs of stages loaded from one rank's states.
+    They train six fp32 steps at every stage (and at stage 0 on one rank), and with a NaN on one rank; save
+    states at every stage, and load 8 pairs of stages from one rank's states.
     """
     folder = tmp_path_factory.mktemp("trained")
     options = {"precision": "fp32", "micro_batch": 2}

@@ -42,7 +42,7 @@ def test_a_parameter_without_a_gradient_does_not_keep_that_of_the_last_step() ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parameters_are_views_and_follow_the_masters(dtype: torch.dtype) -> None:
-    """In fp32 of the masters themselves, which then need not be copied."""
+    """In fp32 they are views of the masters themselves, which then need not be copied."""
     parameters, optimizer = make(dtype)
     (flat,) = optimizer.flats
     start = [p.data_ptr() for p in parameters]

@@ -101,7 +101,7 @@ class PlainMuon:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_equals_torch(world: World, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In fp32, for which torch's iteration is replaced: it always computes in bf16."""
+    """It does in fp32, for which torch's iteration is replaced: it always computes in bf16."""
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda x, *_: newton_schulz(x))
     torch.manual_seed(0)
     model = ToyModel()

@@ -98,8 +98,8 @@ end_with(main)
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """At once: a run with validation, whose rank 1 is late for data once, one with a poisoned sample, one
-    that goes on where one rank has left it, and one to be left to one rank."""
+    """Start at once: a run with validation, whose rank 1 is late for data once, one with a poisoned sample,
+    one that goes on where one rank has left it, and one to be left to one rank."""
     folder = tmp_path_factory.mktemp("faults")
     fault = "fault=step.data@rank=1,step=4:sleep=3"
     late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 micro_batch=2 bad=1 {fault}"
@@ -115,7 +115,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("name", ["grown", "shrunk"])
 def test_a_run_continues_on_another_number_of_ranks(two_ranks: Path, tmp_path: Path, name: str) -> None:
-    """The same samples, and a loss, weights and average that differ by rounding."""
+    """It takes the same samples, and loss, weights and average differ by rounding alone."""
     world = start("cpu", 60)
     if name == "shrunk":
         toy_trainer(two_ranks / name, world, steps=8, zero_stage=0, **MOVED).fit()
@@ -177,7 +177,7 @@ def test_a_rank_in_another_step_is_found() -> None:
 
 @pytest.mark.multiprocess
 def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
-    """A sample's step left out; a bit of a master that exists once; a bit of a copy, at the next check."""
+    """The cases: a step left out; a flipped bit of a master that exists once; one of a copy."""
     for text in run_ranks(2, "-c", ASTRAY, str(tmp_path)):
         found = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
         assert "samples that all ranks hold in step 5 are not those" in found["left-out"]
@@ -255,7 +255,7 @@ def test_there_is_more_patience_until_the_first_step_has_ended(world: World, tmp
 
 
 def wait_until_stuck(folder: Path) -> None:
-    """Until rank 0 has been in its fourth step's update for a while."""
+    """Wait until rank 0 has been in its fourth step's update for a while."""
     beat, deadline = {"step": 0, "phase": "", "since_s": 0.0}, time.monotonic() + 120
     while (beat["step"], beat["phase"]) != (4, "update") or beat["since_s"] < 0.5:
         assert time.monotonic() < deadline
@@ -296,7 +296,7 @@ def test_a_stopped_rank_ends_the_run_with_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.multiprocess
 def test_a_failed_rank_does_not_wait_for_the_save_of_a_stopped_one(tmp_path: Path) -> None:
-    """Its thread waits for that rank's part of the save, and would for the group's whole timeout."""
+    """The failed rank's thread waits for the other's part of the save, and would for the group's timeout."""
     faults = "fault=save.flush@rank=1,step=3:stop;step.data@rank=0,step=4:raise"
     ranks = start_ranks(2, PROGRAM, f"--run={tmp_path}", "timeout_s=1000.0", "watchdog_s=0", faults)
     try:
@@ -329,7 +329,7 @@ def test_a_stopped_rank_ends_the_run_at_every_stage(tmp_path: Path, stage: int) 
 @pytest.mark.multiprocess
 @pytest.mark.full
 def test_a_slow_network_is_not_a_slow_rank(tmp_path: Path) -> None:
-    """A wait inside the update is everybody's: nobody is called a straggler for it."""
+    """A wait inside the update holds up all ranks: none is called a straggler for it."""
     run = f"--run={tmp_path}/run steps=4 fault=step.update:sleep=0.3"
     run_ranks(2, PROGRAM, *run.split())
     stragglers = [

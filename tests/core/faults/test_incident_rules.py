@@ -1,4 +1,4 @@
-"""What incidents count and decide, by themselves. Run: pytest tests/core/faults/test_incident_rules.py"""
+"""The counts and decisions of incidents, alone. Run: pytest tests/core/faults/test_incident_rules.py"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def opened(folder: Path, *networks: str, state: dict[str, Any] | None = None, **
 
 
 def test_skipped_steps_count_in_a_row_and_in_all(tmp_path: Path) -> None:
-    """One that is applied begins the row anew; the number of all goes on."""
+    """An applied step begins the row anew; the number of all goes on."""
     made = opened(tmp_path)
     for step in (1, 2):
         made.note_skipped(step, [""], CULPRITS)
@@ -113,7 +113,7 @@ def test_a_start_keeps_rows_of_steps_passed_over_and_of_corruption(tmp_path: Pat
 
 
 def test_rollbacks_are_counted_once_by_state_and_record(tmp_path: Path) -> None:
-    """Those before the checkpoint are in its state; an earlier version left them to the record alone."""
+    """The state has those before the checkpoint; an earlier version left them to the record alone."""
     made = opened(tmp_path, on_skipped="rollback")
     made.roll_back({**LATER, "step": 0}, 2)
     made.roll_back(LATER, 5)
@@ -125,7 +125,7 @@ def test_rollbacks_are_counted_once_by_state_and_record(tmp_path: Path) -> None:
 
 
 def test_a_start_without_a_checkpoint_begins_at_the_first_step(tmp_path: Path) -> None:
-    """Of the first step's rows one that calls it passed over stays; an earlier version's count is that."""
+    """Of the first step's rows one that calls it passed over stays; an earlier version counted by it."""
     made = opened(tmp_path, on_skipped="rollback")
     made.note_skipped(1, [""], CULPRITS)
     assert opened(tmp_path).skipped == 0

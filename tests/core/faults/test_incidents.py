@@ -95,7 +95,7 @@ def test_a_run_that_rolled_back_continues_exactly(world: World, tmp_path: Path, 
 
 
 def test_a_checkpoint_alone_tells_what_is_still_to_be_passed_over(world: World, tmp_path: Path) -> None:
-    """Bad from the 6th to the 8th step: back to 3, and 6 is saved amid the steps that are left out."""
+    """Steps 6 to 8 are bad: the run goes back to 3, and saves 6 amid the steps that are left out."""
     options: dict[str, Any] = {"steps": 11, "max_skipped": 3, "on_skipped": "rollback"}
     bad = ";".join(f"step.loss@step={step}:nan" for step in (6, 7, 8))
     whole, broken = tmp_path / "whole", tmp_path / "broken"

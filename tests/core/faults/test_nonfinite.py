@@ -1,4 +1,4 @@
-"""Who made a gradient that is not finite. Run: pytest tests/core/faults/test_nonfinite.py"""
+"""Find the cause of a non-finite gradient. Run: pytest tests/core/faults/test_nonfinite.py"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.core.train.test_trainer import rows
 
 
 class SpoilGradient(torch.autograd.Function):
-    """Passes values on, and makes NaN of the gradient of samples that are marked."""
+    """Passes values on, and turns the gradient of marked samples to NaN."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, marked: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def spoil(trainer: Any, sample: int) -> None:
 
 
 class NoNoise:
-    """The toy's objective without noise, so that the network's inputs are what the batch holds."""
+    """The toy's objective without noise, so that the network's inputs are the batch itself."""
 
     def loss(self, model: Any, batch: Any, draws: Any) -> Any:
         return Losses((model(batch.x) - batch.x).square().mean(1), torch.full((len(batch),), 0.35))

@@ -15,7 +15,7 @@ from tests.core.toy_run import WIDTH, toy_engine
 
 
 def steady(guard: SpikeGuard, count: int = 400) -> list[bool]:
-    """Log-normal norms around 0.2, as those of a healthy run."""
+    """Return log-normal norms around 0.2, as those of a healthy run."""
     noise = random.Random(3)
     return [guard.observe(0.2 * noise.lognormvariate(0, 0.3)) for _ in range(count)]
 

@@ -22,7 +22,7 @@ WORLD = World(1, 3, 1, torch.device("cpu"))
 
 
 class Ends:
-    """Takes the place of os._exit."""
+    """Replaces os._exit."""
 
     def __init__(self) -> None:
         self.called = threading.Event()
@@ -70,7 +70,7 @@ def test_a_process_that_moves_is_left_alone(tmp_path: Path) -> None:
 def overdue(
     tmp_path: Path, phase: str, silence_s: float, save_s: float | None, **present: float
 ) -> tuple[str, float]:
-    """What a watchdog of 600 s, 3600 s for saves, says of a phase so long; and the limit it tells others."""
+    """Return a watchdog's report (600 s, saves 3600 s) on a phase so long, and the limit it publishes."""
     phases = Phases(lambda: silence_s)
     phases.phase, phases.since, phases.patience = phase, 0.0, present.get("patience", 1.0)
     watched = Watchdog(tmp_path, phases, WORLD, Limits(600.0, 3600.0), lambda: save_s)
@@ -79,7 +79,7 @@ def overdue(
 
 
 def test_a_save_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    """From its last piece on, whether the loop waits for it or goes on; other phases keep theirs."""
+    """It counts from the last piece, whether the loop waits for the save or goes on; phases keep theirs."""
     assert overdue(tmp_path, "save", 9000.0, 3599.0) == ("", 3600.0)
     hangs = "the save under way has written nothing for 3601 s"
     assert overdue(tmp_path, "save", 9000.0, 3601.0) == (hangs, 3600.0)
@@ -95,7 +95,7 @@ def test_what_comes_before_the_first_step_has_ended_may_take_longer(tmp_path: Pa
 
 
 def test_the_time_since_a_save_counts_from_its_end(tmp_path: Path) -> None:
-    """The loop has waited for hours for a slow one, and now goes on."""
+    """The loop has waited for hours for a slow save, and now goes on."""
     phases, saves = Phases(lambda: 9000.0), iter([10.0, None])
     phases.phase, phases.since = "save", 0.0
     watched = Watchdog(tmp_path, phases, WORLD, Limits(600.0, 3600.0), lambda: next(saves))
@@ -105,7 +105,7 @@ def test_the_time_since_a_save_counts_from_its_end(tmp_path: Path) -> None:
 def test_storage_that_does_not_answer_ends_the_process_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither heartbeats nor the report may keep it from that."""
+    """Neither heartbeats nor the report may keep the process from ending."""
     never = threading.Event()
     phases, ends = Phases(), Ends()
     monkeypatch.setattr(watchdog, "PERIOD_S", 0.1)
@@ -150,7 +150,7 @@ def test_phases_add_up() -> None:
 
 
 def test_own_work_is_counted_apart_from_waiting() -> None:
-    """In the phases where ranks compute, by a clock that stands still while the thread waits."""
+    """It is counted in the phases where ranks compute, by a clock that stops while the thread waits."""
     walls, owns = itertools.count(), iter([0.0, 0.5, 2.5, 3.0, 3.25, 10.0, 11.0])
     phases = Phases(lambda: float(next(walls)), lambda: next(owns))
     for phase in ("forward", "backward", "update"):

@@ -68,7 +68,7 @@ def test_steps_added_up_together_are_each_what_it_is_alone() -> None:
 
 
 def test_the_wait_for_data_is_the_mean_over_ranks() -> None:
-    """Four ranks that waited 6 s together in a step of 2 s: each of them for three quarters of it."""
+    """Four ranks that waited 6 s together in a step of 2 s waited three quarters of it each."""
     written = complete_row(row(1), [], [6.0, *[0.0] * (2 * COLUMNS)], 4)
     assert written["data_wait"] == 0.75
 

@@ -1,4 +1,4 @@
-"""Seconds per sample by shape: the slow first one left out, told once, by a clock of the test's own."""
+"""Seconds per sample by shape: the slow first one is left out, reported once, by the test's own clock."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tests.stand_in_gpu import GPU, gpu
 
 
 class Event:
-    """Of a device on which products take 40, 30, 50 and 35 microseconds."""
+    """An event of a device on which products take 40, 30, 50 and 35 microseconds."""
 
     ends_ms = (1.0, 1.04, 1.07, 1.12, 1.155)
     recorded = 0

@@ -1,4 +1,4 @@
-"""Which nodes are unfit, from what ranks measured; and one look at this machine."""
+"""Judge which nodes are unfit, from the facts of ranks; and measure this machine once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GPU = Facts(
 
 
 def job(**of_last: object) -> list[Facts]:
-    """Four nodes of one GPU, the last of which differs."""
+    """Return four nodes of one GPU, the last of which differs."""
     ranks = [replace(GPU, rank=rank, node=f"n{rank}") for rank in range(4)]
     return [*ranks[:3], replace(ranks[3], **of_last)]  # type: ignore[arg-type]
 

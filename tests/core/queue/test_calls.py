@@ -1,4 +1,4 @@
-"""What sharing asks of a file server at 100,000 units: few calls a claim, and one listing a minute."""
+"""The load on a file server at 100,000 units: few calls a claim, and one listing a minute."""
 
 from __future__ import annotations
 

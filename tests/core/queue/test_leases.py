@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_no_lease_behind(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_killed_worker_is_replaced_after_the_timeout(tmp_path: Path) -> None:
-    """The real thing: a process claims, is killed with SIGKILL, and its unit becomes free by age alone."""
+    """A real process claims, is killed with SIGKILL, and its unit becomes free by age alone."""
     code = "import sys, signal, os; from pathlib import Path; from core.queue.leases import Leases\n"
     code += "Leases(Path(sys.argv[1]), timeout_s=60).claim('u'); os.kill(os.getpid(), signal.SIGKILL)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

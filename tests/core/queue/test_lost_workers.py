@@ -34,7 +34,7 @@ make_queue(folder).work(work)
 
 
 def start(folder: Path, *, dies_at: str = "", failing: str = "") -> subprocess.Popen[str]:
-    """A worker in a process of its own."""
+    """Start a worker in a process of its own."""
     command = [sys.executable, "-c", WORKER, str(folder), dies_at, failing]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -50,7 +50,7 @@ def lose(folder: Path, unit: str, count: int, *, finished: int = 0) -> None:
 
 
 def run(queue: WorkQueue, folder: Path) -> list[str]:
-    """Do what is left; returns the units in the order in which they were done."""
+    """Do the units left; return them in the order in which they were done."""
     order: list[str] = []
     queue.work(lambda unit: (order.append(unit), do(folder, unit))[0])
     return order
@@ -72,7 +72,7 @@ def test_no_worker_dies_where_many_meet_units_that_fail(tmp_path: Path) -> None:
 
 @pytest.mark.multiprocess
 def test_a_good_unit_outlives_the_kill_of_four_workers(tmp_path: Path) -> None:
-    """All of them had finished other units, or may have."""
+    """All of these workers had finished other units, or may have."""
     make_queue(tmp_path)
     for _ in range(4):
         worker = start(tmp_path, dies_at="005")
@@ -149,7 +149,7 @@ def test_a_lease_that_says_nothing_expires_like_any_other(tmp_path: Path, text: 
     queue = make_queue(tmp_path)
     path = tmp_path / "leases" / "000.000000.lease"
     path.write_bytes(text.encode("latin-1"))
-    (tmp_path / "leases" / "notes.lease").touch()  # somebody else's
+    (tmp_path / "leases" / "notes.lease").touch()  # another program's
     assert [state.unit for state in queue.leases.states()] == ["000"]
     assert queue.leases.claim("000") is None
     os.utime(path, (1, 1))

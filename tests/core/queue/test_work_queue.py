@@ -1,4 +1,4 @@
-"""Units shared by workers: each done once, none lost, the hopeless ones named."""
+"""Units shared by workers: each is done once, none is lost, and hopeless ones are named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = QueueConfig(timeout_s=60, heartbeat_s=0.02)
 
 
 def make_queue(folder: Path, config: QueueConfig = CONFIG, **more: object) -> WorkQueue:
-    """A queue whose units are done when a file of their name lies in `done`."""
+    """Make a queue whose units are done when a file of their name lies in `done`."""
     (folder / "done").mkdir(exist_ok=True)
     list_done = lambda: {path.name for path in (folder / "done").iterdir()}  # noqa: E731
     return WorkQueue(folder / "leases", UNITS, config, list_done=list_done, **more)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`.npy` and `.npz`: arrays as NumPy writes them, and nothing else, before anything is allocated."""
+"""`.npy` and `.npz`: only arrays as NumPy writes them are read, and refused before any allocation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_numpy_writes_comes_back(tmp_path: Path, array: np.ndarray) -> None
 
 
 def test_each_flipped_bit_of_a_header_is_refused_or_gives_the_same(tmp_path: Path) -> None:
-    """Of those that stay readable, most change a name or a number of bytes that the caller compares."""
+    """Most bits that leave it readable change a name or a number of bytes that the caller compares."""
     array, path = np.arange(5, dtype="<u8").view([("id", "<u4"), ("shard", "<u4")]), tmp_path / "a.npy"
     data = npy(array)
     read = 0

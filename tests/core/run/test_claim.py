@@ -1,4 +1,4 @@
-"""Claiming an output folder: new, continued, finished, somebody else's."""
+"""Claim an output folder: new, continued, finished, or of another job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are asked to end, and go on later. Run: pytest tests/core/run/test_early_end.py"""
+"""End runs early on a signal, and continue them. Run: pytest tests/core/run/test_early_end.py"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {"dropout": 0.3, "zero_stage": 2, "keep_last": 9}
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """After an early end signals are ignored for good; not so in the process of the tests."""
+    """Restore the handlers: after an early end signals are ignored for good, but not in the test process."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -51,7 +51,7 @@ def steps_kept(folder: Path) -> list[int]:
 
 
 def ended(folder: Path, world: World, fault: str, **options: Any) -> int:
-    """Run until the armed signal ends it; the step it saved."""
+    """Run until the armed signal ends it; return the step it saved."""
     failpoints.arm(fault)
     with pytest.raises(EndedEarly, match=r"; the same command continues the run \(exit status 75\)$") as end:
         toy_trainer(folder, world, **(OPTIONS | options)).fit()
@@ -81,7 +81,7 @@ def until(condition: Callable[[], object]) -> None:
 def test_a_signal_ends_the_run_after_a_step_and_it_continues_exactly(
     world: World, tmp_path: Path, whole: Path, fault: str, step: int
 ) -> None:
-    """In the wait for data, in a step and after it, where validation is left out, and while one is saved."""
+    """It comes in the wait for data, in a step and after it, where validation is left out, and in a save."""
     at = ended(tmp_path, world, fault, validate_every=1, save_async=False)
     assert at == step
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, at + 1))
@@ -165,7 +165,7 @@ def test_a_signal_after_the_last_step_changes_nothing(world: World, tmp_path: Pa
 
 
 def test_amid_steps_that_are_rolled_back_later_no_checkpoint_is_made(world: World, tmp_path: Path) -> None:
-    """The rollback would go there, and not to where the uninterrupted run goes."""
+    """The rollback would go to it, and not to where the uninterrupted run goes."""
     bad = "step.loss@step=5:nan;step.loss@step=6:nan;step.loss@step=7:nan"
     options: dict[str, Any] = {"max_skipped": 3, "on_skipped": "rollback", "zero_stage": 2}
     failpoints.arm(bad)
@@ -200,7 +200,7 @@ def test_one_rank_of_two_is_asked_and_both_end_alike(tmp_path: Path) -> None:
 
 
 def make(world: World) -> tuple[EarlyEnd, list[int]]:
-    """One that notes with which statuses it would have ended the process."""
+    """Make one that notes with which statuses it would have ended the process."""
     statuses: list[int] = []
     return EarlyEnd(world, statuses.append), statuses
 

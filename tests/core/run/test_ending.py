@@ -17,7 +17,7 @@ from core.run.ending import Ending
 def reached(
     number: int, block: Callable[[Ending, list[str]], None]
 ) -> tuple[list[str], BaseException | None]:
-    """Which places `block` came to, and how it ended."""
+    """Return which places `block` came to, and how it ended."""
     places: list[str] = []
     ending = Ending()
     before = signal.getsignal(number)

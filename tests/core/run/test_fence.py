@@ -1,4 +1,4 @@
-"""Two processes are in tests/core/train/test_run_records.py. Run: pytest tests/core/run/test_fence.py"""
+"""The fence in one process (two: train/test_run_records.py). Run: pytest tests/core/run/test_fence.py"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.run.run_lock import RunLock
 
 
 class Ends:
-    """Takes the place of os._exit."""
+    """Replaces os._exit."""
 
     def __init__(self) -> None:
         self.called, self.status = threading.Event(), 0

@@ -17,7 +17,7 @@ from core.run.run_lock import RunLock
 
 @contextlib.contextmanager
 def living_owner(folder: Path) -> Iterator[int]:
-    """The number of another process that holds the folder's lock, and is killed at the end."""
+    """Return the pid of another process that holds the folder's lock, and is killed at the end."""
     program = f"""
 import sys; from pathlib import Path; from core.run.run_lock import RunLock
 RunLock(Path({str(folder)!r})).acquire(); print('ready', flush=True); sys.stdin.read()"""
@@ -57,7 +57,7 @@ def test_who_began_the_run_stays_whoever_goes_on_with_it(
     monkeypatch.setenv(name, "812")
     lock.acquire()
     monkeypatch.delenv(name)
-    RunLock(tmp_path).acquire()  # somebody goes on by hand
+    RunLock(tmp_path).acquire()  # a person goes on by hand
     assert lock.begun_by_another()
     monkeypatch.setenv(name, "812")
     assert not lock.begun_by_another()

@@ -17,7 +17,7 @@ BEGIN = "import os, signal, sys, time\nfrom core.run.signals import *\nme = os.g
 
 
 def program(code: str) -> tuple[int, str, str]:
-    """Status, output and errors of a program that has taken its signals over."""
+    """Return status, output and errors of a program that has taken its signals over."""
     words = [sys.executable, "-c", BEGIN + code]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stdout, done.stderr

@@ -20,7 +20,7 @@ class Clock:
 
 
 def last_step(limit: TimeLimit, clock: Clock, step_s: float) -> float:
-    """When the step begins after which the run ends."""
+    """Return when the step begins after which the run ends."""
     while not limit.is_near():
         clock.now += step_s
         assert clock.now < 3000

@@ -1,4 +1,4 @@
-"""Two networks against each other, for tests: a kind of step that the project knows nothing of.
+"""Two adversarial networks, for tests: a kind of step that the project does not know.
 
 As a program: `python tests/core/train/adversarial_run.py --run=FOLDER field=value ...`, as `toy_run.py`.
 """
@@ -39,7 +39,7 @@ OPTIMIZERS = (
 
 
 class Net(nn.Module):
-    """Odd sizes, a frozen layer, a buffer that counts forward passes, and dropout."""
+    """A network with odd sizes, a frozen layer, a buffer that counts forward passes, and dropout."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Net(nn.Module):
 
 
 class Adversarial(Stepper):
-    """A critic in every step, and the generator in two of three, which minds how the critic fared.
+    """Trains a critic in every step, and in two of three the generator, by the critic's result.
 
     poison: the step_index in which the critic's loss is NaN.
     """
@@ -104,7 +104,7 @@ class Adversarial(Stepper):
 def adversarial_trainer(
     folder: Path, world: World, *, seed: int = 0, dropout: float = 0.0, poison: int = -1, **fields: Any
 ) -> Trainer:
-    """fields: of TrainerConfig and EngineConfig; largest: whether batches are tried before the first step."""
+    """Make a trainer; fields: of TrainerConfig, EngineConfig; largest: try batches before the first step."""
     largest = fields.pop("largest", False)
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
     engine = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, "zero_stage": 2, **fields})
@@ -123,12 +123,12 @@ def adversarial_trainer(
 
 
 def start(words: Sequence[str]) -> None:
-    """As a program would, in a process of its own that was forked."""
+    """Start as a program would, in a process of its own that was forked."""
     toy_run.start(words, main)
 
 
 def main() -> int:
-    """One run per `--run=FOLDER field=value ...`, as of `toy_run`."""
+    """Run once per `--run=FOLDER field=value ...`, as `toy_run` does."""
     return toy_run.main(adversarial_trainer)
 
 

@@ -1,4 +1,4 @@
-"""Bits that turn over and arithmetic that is wrong. Run: pytest tests/core/train/test_corruption.py"""
+"""Flipped bits and wrong arithmetic. Run: pytest tests/core/train/test_corruption.py"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.core.train.test_trainer import assert_equal_runs
 
 
 def flip(tensor: Tensor, bit: int = 0) -> None:
-    """Turn one bit of the first number over."""
+    """Flip one bit of the first number."""
     tensor.detach().view(-1).view(torch.uint8)[:1].bitwise_xor_(1 << bit)
 
 
@@ -130,7 +130,7 @@ MOST, EVEN = "is not what the other ranks hold", "differs between the ranks"
     ],
 )
 def test_the_odd_ranks_are_told_where_most_agree(held: str, corrupt: list[int], how: str) -> None:
-    """What is named y is the same everywhere."""
+    """The tensor named y is the same everywhere."""
     found = compare(["x", "y"], [[ord(letter), 0] for letter in held])
     assert found == [{"rank": rank, "what": ["x"], "how": how} for rank in corrupt]
 

@@ -66,7 +66,7 @@ def test_garbage_is_collected_at_chosen_steps_only(tmp_path: Path) -> None:
 def test_running_out_of_memory_is_one_line_and_leaves_a_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a GPU: torch's recorder is replaced by one that writes down what it is asked for."""
+    """Without a GPU, torch's recorder is replaced by one that notes its calls."""
     asked: list[object] = []
     monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda **how: asked.append(how))
     monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", lambda path: Path(path).write_text("snapshot"))

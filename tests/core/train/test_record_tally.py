@@ -1,4 +1,4 @@
-"""What a checkpoint notes of records, and what is said when they are others at the next start.
+"""A checkpoint's note on records, and the warnings where they differ at the next start.
 
 Run: pytest tests/core/train/test_record_tally.py
 """
@@ -30,7 +30,7 @@ def rows(first: int, last: int) -> list[dict[str, Any]]:
 
 
 def records(path: Path, state: dict[str, Any] | None, step: int) -> tuple[RunRecords, RecordWriter]:
-    """One record of a run that stands after `step` steps."""
+    """Return one record of a run that stands after `step` steps."""
     writer = RecordWriter(path)
     made = RunRecords([writer])
     made.own("local.1", lambda: None, state)
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def state(path: Path) -> dict[str, Any]:
-    """Of a checkpoint after STEPS steps, behind which the record has three more rows."""
+    """Return the state of a checkpoint after STEPS steps; the record has three more rows."""
     made, writer = records(path, None, 0)
     writer.append(rows(1, STEPS))
     state = made.sizes()
@@ -54,7 +54,7 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def said(path: Path, state: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What is said when the run goes on, and afterwards when all was read."""
+    """Return the messages when the run goes on, and after all was read."""
     capsys.readouterr()
     made, _ = records(path, state, STEPS)
     at_once = capsys.readouterr().err

@@ -48,7 +48,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal_runs(a: Path, b: Path, steps: int = 8) -> None:
-    """Every logged number, and every weight and average, bit for bit."""
+    """Compare every logged number, weight and average, bit for bit."""
     assert rows(a) == rows(b)
     assert read_rows(a / "validation.jsonl") == read_rows(b / "validation.jsonl")
     assert [r["step"] for r in rows(a)] == list(range(1, steps + 1))
@@ -76,7 +76,7 @@ def run_to_the_end(output: Path, runs: list[str]) -> None:
 
 
 def continued_after(output: Path) -> int:
-    """The step after which the first run of an earlier start went on; 0 for a run that began anew."""
+    """Return the step from which the first run of an earlier start went on; 0 for a run that began anew."""
     found = re.search(r"continuing after step (\d+)", (output / "rank-0.txt").read_text())
     return int(found[1]) if found else 0
 
@@ -98,7 +98,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def assert_few_are_redone(done: int, continued: int, save: str) -> None:
-    """The newest save that was whole is continued: EVERY steps are redone, or EVERY and those of a write."""
+    """Check that the newest whole save is continued: at most EVERY steps and those of a write are redone."""
     what, _, step = save.partition(" ")
     if what == "writes":
         assert continued == int(step) - EVERY
@@ -109,7 +109,7 @@ def assert_few_are_redone(done: int, continued: int, save: str) -> None:
 
 
 def test_every_failpoint_is_among_the_kills() -> None:
-    """Those of a run are `PLACES`; those of datasets are killed at in the tests of their jobs."""
+    """Those of a run are `PLACES`; the tests of the jobs of datasets kill at theirs."""
     sources = [path.read_text() for top in ("core", "data", "models", "tools") for path in _python(top)]
     found = {name for text in sources for name in re.findall(r'failpoint\("([\w.]+)"', text)}
     found |= {
@@ -128,7 +128,7 @@ def _python(top: str) -> list[Path]:
 @pytest.mark.multiprocess
 @pytest.mark.full
 def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
-    """One long run, at whatever it is doing; saves write while it goes on."""
+    """One long run is killed at whatever it is doing; saves write while it goes on."""
     random = Random(0)
     options = ["zero_stage=2", "dropout=0.2", "steps=400", "save_every=3"]
     killed = [f"--run={tmp_path / 'killed'}", *options, "fault=step.data:sleep=0.03"]
@@ -160,7 +160,7 @@ def test_kills_at_20_random_moments_are_survived(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
-    """In the sixth step and the save after it; and where copies of averages are written, after the fifth."""
+    """Kills come in step 6 and the save after it, and in step 5, where copies of averages are written."""
     whole = tmp_path / "whole"
     run_to_the_end(tmp_path / "out-whole", command(whole, 2, "", *EVERYTHING))
     kills = [*((place, 6) for place in PLACES), *((place, 5) for place in COPIES)]

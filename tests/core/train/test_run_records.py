@@ -53,7 +53,7 @@ def before_step(trainer: Trainer, acts: dict[int, Callable[[], None]]) -> Traine
 
 
 def raw_steps(path: Path) -> list[int]:
-    """The steps of all lines that are in the file."""
+    """Return the steps of all lines that are in the file."""
     return [json.loads(line)["step"] for line in path.read_bytes().splitlines()]
 
 
@@ -66,7 +66,7 @@ def saved(folder: Path) -> list[int]:
 
 
 class FullDisk:
-    """Rows cannot be written while it is full; all else can."""
+    """A disk that takes no rows while it is full, and all else."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full, real = False, record_writer.write
@@ -132,7 +132,7 @@ def test_a_torn_line_of_any_record_blocks_no_start(world: World, tmp_path: Path,
 def test_incidents_with_a_row_on_top_of_a_torn_one_are_read(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As an earlier version left them."""
+    """An earlier version left them so."""
     failpoints.arm("step.loss@step=2:nan")
     toy_trainer(tmp_path, world, steps=3).fit()
     path = tmp_path / "incidents.jsonl"
@@ -147,7 +147,7 @@ def test_incidents_with_a_row_on_top_of_a_torn_one_are_read(
 def test_a_start_reads_the_ends_of_the_records_alone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever way the end is found: by the length that the checkpoint notes, or by steps."""
+    """It does whichever way the end is found: by the length that the checkpoint notes, or by steps."""
     sizes = []
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda *place: sizes.append(place[1]) or real(*place))
@@ -187,7 +187,7 @@ def test_an_attempt_that_has_lost_the_run_leaves_the_record_alone(world: World, 
 
 
 def test_rows_of_a_lost_attempt_go_at_the_next_write(world: World, tmp_path: Path) -> None:
-    """It had asked whose the run is, slept, and writes: before, between and after the owner's rows."""
+    """The older one had checked whose the run is, slept, and writes: before, between and after the rows."""
     whole, run, metrics = tmp_path / "whole", tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     toy_trainer(whole, world, steps=9).fit()
     toy_trainer(run, world, steps=3).fit()
@@ -232,7 +232,7 @@ def test_of_two_hosts_one_goes_on_and_every_step_is_recorded_once(tmp_path: Path
 
 
 def wait_until_stuck(folder: Path) -> None:
-    """Until the run has been for a while at what its fault holds up."""
+    """Wait until the run has been for a while at the place where its fault holds it."""
     limit, beat = time.monotonic() + 120, {"phase": "", "since_s": 0.0}
     while beat["phase"] not in ("forward", "validate") or beat["since_s"] < 0.5:
         assert time.monotonic() < limit

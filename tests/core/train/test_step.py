@@ -1,4 +1,4 @@
-"""What is tried before the first step, and memory that runs out. Run: pytest tests/core/train/test_step.py"""
+"""Rehearsals before the first step, and out of memory. Run: pytest tests/core/train/test_step.py"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.core.train.test_trainer import assert_equal_runs
     ("stage", "precision"), [(0, "bf16"), (1, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")]
 )
 def test_of_a_rehearsal_nothing_remains(world: World, tmp_path: Path, stage: int, precision: str) -> None:
-    """Neither in weights, averages, buffers and draws, nor in the record."""
+    """Nothing remains in weights, averages, buffers and draws, nor in the record."""
     tried, plain = tmp_path / "tried", tmp_path / "plain"
     options = {"steps": 3, "dropout": 0.3, "zero_stage": stage, "precision": precision, "micro_batch": 4}
     toy_trainer(tried, world, largest=True, **options).fit()
@@ -40,7 +40,7 @@ def test_randomness_inside_the_network_is_that_of_the_step(world: World, tmp_pat
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_that_is_continued_rehearses_and_checks_too(world: World, tmp_path: Path, stage: int) -> None:
-    """Several passes between a load and the first update: ZeRO-3 has fixed their order by then."""
+    """Several passes come between a load and the first update: ZeRO-3 has fixed their order by then."""
     moved, plain = tmp_path / "moved", tmp_path / "plain"
     options = {"zero_stage": stage, "schedule": "constant", "micro_batch": 4}
     toy_trainer(moved, world, steps=3, **options).fit()

@@ -90,7 +90,7 @@ def test_a_full_disk_is_survived_until_it_is_not(
 
 
 def log_of(folder: Path) -> list[str]:
-    """The lines of rank 0 without time and rank."""
+    """Return the lines of rank 0 without time and rank."""
     text = (folder / "logs" / "rank-0.log").read_text()
     return [line.split(" ", 1)[1].replace(" rank 0:", "") for line in text.splitlines()]
 

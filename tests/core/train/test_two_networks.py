@@ -47,7 +47,7 @@ def run(folder: Path, *fields: str, fault: str = "") -> list[str]:
 
 
 def states(folder: Path) -> dict[str, Any]:
-    """All tensors of a run's newest checkpoint, and what it says of networks and step."""
+    """Return all tensors of a run's newest checkpoint, and its networks and step."""
     readers = [CheckpointReader(find(folder), name) for name in (MAIN, "critic")]
     found: dict[str, Any] = {}
     for reader in readers:
@@ -72,7 +72,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
 
 @pytest.mark.multiprocess
 def test_a_killed_run_of_two_networks_is_continued_exactly(tmp_path: Path) -> None:
-    """On as many ranks to the bit; on another number with the same samples and draws, to rounding."""
+    """On as many ranks it is to the bit; on another number with the same samples and draws, to rounding."""
     exact, fewer = tmp_path / "exact", tmp_path / "fewer"
     plain = ["precision=fp32", "dropout=0.0"]
     wholes = run(tmp_path / "whole"), run(tmp_path / "whole-fp32", *plain)
@@ -100,7 +100,7 @@ def test_a_killed_run_of_two_networks_is_continued_exactly(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_networks_are_trained_as_by_plain_torch(world: World, tmp_path: Path, stage: int) -> None:
-    """The generator's loss goes through the critic: what it left there would end in the critic's updates."""
+    """The generator's loss goes through the critic: a gradient left there would reach its updates."""
     fields = {"zero_stage": stage, "precision": "fp32", "gradient_clipping": 0.0, "spike_sigma": 0.0}
     adversarial_trainer(tmp_path, world, micro_batch=4, **fields).fit()
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_two_networks_are_trained_as_by_plain_torch(world: World, tmp_path: Path
 def update(
     loss: torch.Tensor, network: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float
 ) -> float:
-    """One update of one network; returns the norm of its gradient."""
+    """Update one network; return the norm of its gradient."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         p.grad = gradient
@@ -164,7 +164,7 @@ def test_an_update_that_is_skipped_leaves_the_other_network_its_own(
 
 
 def test_one_network_that_is_always_skipped_ends_the_run(world: World, tmp_path: Path) -> None:
-    """Though the other one is updated in every step."""
+    """The run ends though the other network is updated in every step."""
     trainer = adversarial_trainer(tmp_path, world, max_skipped=2)
     trainer.stepper.balance = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(WorkError, match="2 steps in a row had non-finite gradients, up to 3"):

@@ -86,7 +86,7 @@ def test_strata_cover_the_times_and_leave_other_draws_alone() -> None:
 
 
 def test_a_sample_that_comes_again_has_other_draws(world: World, tmp_path: Path) -> None:
-    """Two places of two samples, in two parts of the times: eight draws, whatever else is in the batch."""
+    """Two places of two samples, in two parts of the times, give eight draws, whatever the batch."""
     validation = make(toy_engine(world, zero_stage=0), tmp_path, strata=2)
     (first,) = next(toy_batches(world, 2)(0))[:1]
     batches = list(whole_steps(lambda step: [first], 4, 1))

@@ -1,4 +1,4 @@
-"""Attention shared by ranks beside the same on one rank; as a program on every rank of a world."""
+"""Compare attention shared by ranks with that of one rank; run as a program on every rank of a world."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = 70  # tokens a rank that are more than one chunk of the ring's queries
 
 
 def compare(sequence: SequenceGroup, tokens: int, heads: int, dtype: torch.dtype, ring: bool) -> float:
-    """How far the output and the three gradients are from one rank's in float64, relative to their norms."""
+    """Return how far output and gradients are from one rank's in float64, relative to their norms."""
     generator = torch.Generator().manual_seed(tokens)
     inputs = torch.randn(3, 2, tokens, heads, 4, generator=generator, dtype=torch.float64) * 2
     weight = torch.randn(2, tokens, heads, 4, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A whole network on shares of the tokens beside the same on one rank: output and every gradient."""
+"""Compare a network on shares of the tokens with that of one rank: output and every gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = ("none", "selective", "every_k", "full")
 
 
 def cases(size: int) -> dict[str, tuple[Shape, dict[str, Any]]]:
-    """Name -> input (T, H, W) and fields of the network; a ring where `size` ranks cannot share the heads."""
+    """Map names to input (T, H, W) and network fields; a ring where `size` ranks cannot share heads."""
     return {
         "classes": (IMAGE, {}),
         "one token": ((1, 2, 2), {}),
@@ -36,7 +36,7 @@ def cases(size: int) -> dict[str, tuple[Shape, dict[str, Any]]]:
 def gradients(
     fields: dict[str, Any], shape: Shape, sequence: SequenceGroup | None, mode: Any = "none"
 ) -> dict[str, Tensor]:
-    """Of every weight, none of them zero, and the output as "", of one fixed loss."""
+    """Return the gradient of every weight, none of them zero, and the output as "", of one fixed loss."""
     torch.manual_seed(0)
     network = DiT(DiTConfig(**{"depth": 2, "num_classes": 3, **fields}), sequence)
     for parameter in network.parameters():
@@ -58,9 +58,9 @@ def gradients(
 
 
 def compare_networks(sequence: SequenceGroup) -> list[str]:
-    """A line per case: its name, the largest relative difference, and where (collective: the group).
+    """Return a line per case: its name, the largest relative difference, and where (collective: the group).
 
-    Relative to the norm of the tensor, or to 1e-3 of the largest one: what is zero in truth is rounding here.
+    Relative to the norm of the tensor, or to 1e-3 of the largest one: true zeros are only rounding here.
     """
     lines = []
     for name, (shape, fields) in cases(sequence.size).items():

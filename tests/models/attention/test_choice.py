@@ -1,4 +1,4 @@
-"""Which backend a run takes, and that it keeps it. Run: pytest tests/models/attention/test_choice.py"""
+"""The choice of a backend by a run, which keeps it. Run: pytest tests/models/attention/test_choice.py"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = [(2, 4, 1, 16, 16), (2, 4, 2, 16, 16)]  # 64 and 128 tokens
 
 @pytest.fixture
 def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
-    """Have `best` be the fastest, in an empty cache folder of this name."""
+    """Make `best` the fastest, in an empty cache folder of this name."""
 
     def use(best: str, cache: str) -> None:
         monkeypatch.setattr(choice, "_seconds", lambda name, case: 1.0 if name == best else 2.0)

@@ -1,4 +1,4 @@
-"""Every backend that runs here against attention written out in float64, forward and backward."""
+"""Compare every backend that runs here with attention written out in float64, forward and backward."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_automatic_choice_avoids_the_slow_fused_kernel_of_half_precision_on_cpu(
 
 
 def test_cudnn_is_not_asked_about_a_single_key() -> None:
-    """A packed sample of one token; on a CPU, which has no cuDNN, any other number of keys is refused."""
+    """A packed sample has one token; on a CPU, which has no cuDNN, any other number of keys is refused."""
     run = module.function("sdpa_cudnn")
     query, key, value = (x.detach() for x in _inputs(8, "cpu", torch.float32, keys=2))
     assert torch.equal(run(query, key[:, :1], value[:, :1], None), value[:, :1].expand(-1, 33, -1, -1))
@@ -170,7 +170,7 @@ def test_automatic_choice_on_cuda(
 def test_a_library_that_cannot_be_loaded_is_a_reason_and_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one built for another torch is: its names are there, its symbols are not."""
+    """A library built for another torch is one: its names are there, its symbols are not."""
     (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c104cuda')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(module, "_libraries", {})
@@ -210,7 +210,7 @@ def test_a_backend_without_key_lengths_is_refused_where_they_are_given() -> None
 
 
 def test_the_gradient_of_the_keys_of_a_chunk_lies_as_they_do() -> None:
-    """Not transposed, which would cost another pass over it."""
+    """It is not transposed, which would cost another pass over it."""
     query, key, value = (torch.randn(3, 8, 4, requires_grad=True) for _ in range(3))
     gradients = torch.autograd.grad(module._rows(query, key, value, None).sum(), (query, key, value))
     assert [gradient.stride() for gradient in gradients] == [query.stride()] * 3

@@ -16,7 +16,7 @@ PROGRAM = shared_attention_run.__file__
     "ranks", [2, pytest.param(3, marks=pytest.mark.full), pytest.param(4, marks=pytest.mark.full)]
 )
 def test_sharing_tokens_equals_one_rank_for_any_number_of_tokens(ranks: int) -> None:
-    """One start of the ranks for all: attention alone, what it sends, and whole networks."""
+    """One start of the ranks serves all: attention alone, its traffic, and whole networks."""
     printed = run_ranks(ranks, PROGRAM)[0].splitlines()
     lines = [line for line in printed if line.startswith("tokens=")]
     assert len(lines) == 36
@@ -34,7 +34,7 @@ def test_sharing_tokens_equals_one_rank_for_any_number_of_tokens(ranks: int) -> 
 
 
 def assert_traffic(ranks: int, lines: list[str]) -> None:
-    """Of 2 samples of TRAFFIC tokens and `ranks` heads of 4 numbers, of which each rank has a share.
+    """Check the traffic of 2 samples of TRAFFIC tokens and `ranks` heads of 4 numbers, a share per rank.
 
     By heads: queries, keys and values in one transfer, the result in another, then their gradients back; all
     but 1 / ranks of a share is for others. A ring: keys and values to every other rank, twice, and their

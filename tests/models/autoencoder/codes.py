@@ -1,4 +1,4 @@
-"""A second kind of autoencoder, as small as one can be: it gives codes, and no posterior."""
+"""A second kind of autoencoder, as small as possible: it gives codes, and no posterior."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of autoencoder answers what encoding, training and sampling ask of it."""
+"""Check that every kind of autoencoder fulfils the interface for encoding, training and sampling."""
 
 from __future__ import annotations
 

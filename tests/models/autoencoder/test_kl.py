@@ -23,7 +23,7 @@ SHAPES = [
 
 
 def _awake(config: KLConfig) -> Autoencoder:
-    """A network in double precision whose every weight is random, none zero."""
+    """Return a network in double precision whose every weight is random, none zero."""
     torch.manual_seed(0)
     model = Autoencoder(config).double()
     for parameter in model.parameters():
@@ -32,7 +32,7 @@ def _awake(config: KLConfig) -> Autoencoder:
 
 
 def _image_network(model: torch.nn.Module, x: Tensor) -> Tensor:
-    """What encoder and decoder are for images (B, C, H, W): 2-D layers with the last slice's weights."""
+    """Return encoder and decoder for images (B, C, H, W): 2-D layers with the last slice's weights."""
 
     def conv(layer: CausalConv3d, x: Tensor) -> Tensor:
         return F.conv2d(x, layer.weight[:, :, -1], layer.bias, layer.stride, layer.weight.shape[-1] // 2)

@@ -26,7 +26,7 @@ TOLERANCE = 1e-5  # of float32, where values are of order 1
 
 
 def make(config: KLConfig = CONFIG) -> Autoencoder:
-    """An autoencoder in which nothing is zero, so that every layer shows."""
+    """Make an autoencoder in which nothing is zero, so that every layer shows."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(config).eval()
     for parameter in autoencoder.parameters():

@@ -1,4 +1,4 @@
-"""A second kind of network, as small as one can be: convolutions over rows and columns, told time and class.
+"""A second kind of network, as small as possible: convolutions over rows and columns, given time and class.
 
 As a program it is `longtake` with this kind: it registers it and runs the command line, as every rank does.
 """
@@ -63,7 +63,7 @@ ConvConfig.presets = {"wide": ConvConfig(width=32)}
 
 
 class Layer(nn.Module):
-    """A convolution over rows and columns of every frame, told one vector per sample, around a skip."""
+    """A convolution over rows and columns of every frame, given one vector per sample, around a skip."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Conv(Denoiser):
 
 
 def register() -> None:
-    """Do what a line in `models/denoisers/kinds.py` would."""
+    """Register the kind, as a line in `models/denoisers/kinds.py` would."""
     KINDS["conv"] = ConvConfig
 
 

@@ -1,4 +1,4 @@
-"""The diffusion transformer: published counts, its start, its options and its shapes."""
+"""The diffusion transformer: published counts, initialisation, options and shapes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = [
 
 
 def _awake(config: DiTConfig, seed: int = 0) -> DiT:
-    """A network whose every weight is random, none zero."""
+    """Return a network whose every weight is random, none zero."""
     torch.manual_seed(seed)
     model = DiT(config)
     for parameter in model.parameters():

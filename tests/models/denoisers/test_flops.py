@@ -1,4 +1,4 @@
-"""MACs against torch's own counter and against the published table."""
+"""Compare MACs with torch's own counter and with the published table."""
 
 from __future__ import annotations
 

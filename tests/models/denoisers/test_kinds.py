@@ -1,4 +1,4 @@
-"""Every kind of network answers what trainer, sampler and benchmarks ask of it."""
+"""Check that every kind of network fulfils the interface for trainer, sampler and benchmarks."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
 
 
 def network() -> DiT:
-    """A small one without a zero among its weights, in 16 bits."""
+    """Return a small network without a zero among its weights, in 16 bits."""
     torch.manual_seed(0)
     model = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=3))
     for parameter in model.parameters():
@@ -120,7 +120,7 @@ def loss_and_gradients(model: DiT) -> list[Tensor]:
 
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices without 8 bits take the plain twin of the product.
+    """Let devices without 8 bits take the plain twin of the product.
 
     ZeRO-3 replaces the linear layer for the whole process; other tests in it may have used ZeRO-3.
     """
@@ -189,7 +189,7 @@ def test_zero_3_takes_the_steps_of_zero_1(mode: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_weights_are_not_kept_in_8_bits_for_the_backward_pass() -> None:
-    """ZeRO-3 lets go of every layer's weights after its forward; such copies would be the whole network."""
+    """ZeRO-3 frees every layer's weights after its forward; such copies would be the whole network."""
     kept: list[Tensor] = []
     layer, x = Fp8Linear(32, 48), torch.randn(64, 32, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
@@ -228,7 +228,7 @@ def test_a_device_or_a_layer_that_cannot_is_refused_with_the_reason(monkeypatch:
 
 
 def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuBLAS: a left side by rows, a right side by columns, sizes that 16 divides, at most one e5m2."""
+    """cuBLAS takes a left side by rows, a right side by columns, sizes that 16 divides, at most one e5m2."""
     seen = []
 
     def scaled_mm(

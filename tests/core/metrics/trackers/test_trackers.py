@@ -27,13 +27,13 @@ COMPARED = ("step", "loss", "grad_norm", "lr", "order_hash")
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of each tag, as TensorBoard reads them."""
+    """Return steps and values of each tag, as TensorBoard reads them."""
     read = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     return {tag: [(s.step, s.value) for s in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
 def train(folder: Path, alone: World, *trackers: str, **fields: Any) -> list[dict[str, Any]]:
-    """A run's record but for what differs from run to run by the clock."""
+    """Train, and return the run's record without what the clock makes differ from run to run."""
     trainer = toy_trainer(folder, alone, **{"steps": 6, "save_every": 2, "save_async": False, **fields})
     trainer.metrics.config = MetricsConfig(log_every=1, **dict.fromkeys(trackers, True))
     trainer.fit()
@@ -41,7 +41,7 @@ def train(folder: Path, alone: World, *trackers: str, **fields: Any) -> list[dic
 
 
 def same(shown: list[tuple[int, float]], rows: list[dict[str, Any]], name: str) -> bool:
-    """Whether each row's number is shown once, to float32."""
+    """Return whether each row's number is shown once, to float32."""
     expected = [(row["step"], row[name]) for row in rows]
     return [step for step, _ in shown] == [step for step, _ in expected] and all(
         a == pytest.approx(b, rel=1e-6) for (_, a), (_, b) in zip(shown, expected, strict=True)

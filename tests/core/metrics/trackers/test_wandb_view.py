@@ -52,7 +52,7 @@ def init(**fields):
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the module lies and writes what it was told; `at_log` changes what it does then."""
+    """Return the folder of the stand-in module, and of its calls; `at_log` changes its action then."""
     monkeypatch.setenv("FAKE_WANDB", str(tmp_path / "told"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     at_log(tmp_path, "pass")
@@ -64,7 +64,7 @@ def at_log(fake: Path, does: str) -> None:
 
 
 def told(fake: Path) -> list[dict[str, Any]]:
-    """What the module was told so far: it may not have been started yet, or have made but an empty file."""
+    """Return the module's calls so far: it may not have been started yet, or have an empty file."""
     file = fake / "told"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -99,7 +99,7 @@ def test_validation_of_a_step_that_is_not_the_last_shown_is_left_out(fake: Path)
 
 
 def train(folder: Path, alone: World, wandb: bool) -> list[dict[str, Any]]:
-    """A run's record but for what differs from run to run by the clock."""
+    """Train, and return the run's record without what the clock makes differ from run to run."""
     trainer = toy_trainer(folder, alone, steps=4, save_every=2)
     trainer.metrics.config = MetricsConfig(log_every=1, wandb=wandb)
     trainer.fit()

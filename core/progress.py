@@ -14,9 +14,9 @@ TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
 
 
-def say(text: str) -> None:
-    """Print a plain line on standard error; only rank 0 speaks."""
-    if _speaks():
+def say(text: str, *, of_any_rank: bool = False) -> None:
+    """Print a plain line on standard error; only rank 0 speaks, unless the line is of one rank alone."""
+    if of_any_rank or _speaks():
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())
 
 

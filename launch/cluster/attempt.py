@@ -197,7 +197,7 @@ class Attempt:
             "ntasks-per-node": config.tasks_per_node,
             "cpus-per-task": config.cpus_per_task,  # not inherited since SLURM 22.05
             "kill-on-bad-exit": 0,  # ranks that end early together may be seconds apart
-            "wait": int(LATE_S) if self.job.on_ranks else 0,
+            "wait": int(LATE_S) if self.job.on_ranks and not self.job.shares else 0,
             "output": self.folder / "rank-%t.txt",
             "open-mode": "append",
             "mpi": "none",

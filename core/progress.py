@@ -15,8 +15,11 @@ PLAIN_PERIOD_S = 5.0
 
 
 def say(text: str, *, of_any_rank: bool = False) -> None:
-    """Print a plain line on standard error; only rank 0 speaks, unless the line is of one rank alone."""
+    """Print a plain line on standard error, and log it; only rank 0 speaks, unless it is of one rank alone."""
     if of_any_rank or _speaks():
+        from core import log  # here, since to show help or a plan takes no log
+
+        log.note(text)
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())
 
 

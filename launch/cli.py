@@ -116,6 +116,9 @@ def _execute(words: Sequence[str]) -> int:
     from core.errors import UserError
     from launch import arguments, help, jobs, local
 
+    for word in words:
+        if not word.isprintable() and word != word.encode(errors="replace").decode():
+            raise UserError(f"{word!a}: a word that is not UTF-8 text")
     for command in jobs.COMMANDS:
         if words and words[0] == command.name:
             return int(command.load().main(words[1:]))
@@ -154,6 +157,7 @@ def _execute(words: Sequence[str]) -> int:
 def _failed(
     words: Sequence[str], message: str, status: int, *, ends_last: bool = False, kind: Kind | None = None
 ) -> int:
+    from core.errors import CONTINUABLE
     from core.run import ends
     from core.run.last_line import repeat_after_torchrun, tell
     from launch import jobs
@@ -161,7 +165,7 @@ def _failed(
     names = {entry.name for entry in (*jobs.COMMANDS, *jobs.JOBS)}
     name = next((f" {word}" for word in words if word in names), "")
     line = f"longtake{name}: {' '.join(message.split())}"
-    tell(line)
+    tell(line, failed=status != CONTINUABLE)
     by_status: dict[int, Kind] = {2: "refused", 1: "work"}
     ends.record(kind or by_status.get(status, "asked"), status, line)
     if ends_last:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "core": [
         {"."},
+        {"reading"},
         {"config"},
         {"distributed"},
         {"run"},
@@ -50,13 +51,40 @@ ELSEWHERE = {
 }
 # Fields of a section within the section that a class or function takes.
 OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
+# What takes the whole config of its job beside `plan` and `run`: a list that only gets shorter. The configs
+# of these jobs are flat, so sections would have to be made first; `train` builds a trainer from nearly every
+# section. Measurements of `bench` all take its config, which is what they share.
+TAKES_ROOT = {
+    "launch/demo/job.py": {"Chain"},
+    "launch/demo/report.py": {"_demo"},
+    "tools/encode/repair.py": {"repair_finished"},
+    "tools/encode/setup.py": {"_made_from", "_require_alone", "choose_device", "make_job", "start"},
+    "tools/encode/state.py": {"_queue", "describe"},
+    "tools/encode/workers.py": {
+        *("_be_worker", "_complete", "_prepare", "_tell", "_work", "_work_in_processes"),
+        *("encode", "make_queue", "repair"),
+    },
+    "tools/export.py": {"_check", "_weights"},
+    "tools/inspect/dataset.py": {"_reindex", "_show", "_verify"},
+    "tools/inspect/exported.py": {"_folder"},
+    "tools/inspect/job.py": {"_require_dataset"},
+    "tools/inspect/telling.py": {"refuse_dataset_fields", "tell"},
+    "tools/sample/batches.py": {"Job", "generate", "prepare"},
+    "tools/sample/job.py": {"look", "take"},
+    "tools/sample/sampled_from.py": {"checkpoint_of", "contents", "describe", "require_unchanged"},
+    "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
+    "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
+    "tools/train/job.py": {"train"},
+    "tools/train_autoencoder/job.py": {"find_beginning", "lines_of", "train"},
+}
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
     "omegaconf": r"core/config/yaml_files\.py",
     "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/\w+\.py",
-    "wandb": r"core/metrics/wandb_view\.py",
+    "wandb": r"core/metrics/trackers/wandb_view\.py",
+    "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
@@ -74,12 +102,33 @@ OWNERS = {
     "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {
-    "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
+    "core/metrics/trackers/showing.py",  # what shows a run costs the view, with the reason told
+    "core/metrics/trackers/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
     "core/progress.py",  # a line that cannot be made never ends the work it tells of
+    "models/foreign.py",  # what a library makes of somebody else's folder ends a job in one line
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
+}
+# What parses a file, by the modules that may: they check what comes out, and refuse it in one line.
+READERS = {
+    r"json\.loads?": {
+        "core/reading/json_files.py",
+        "core/records.py",  # rows of records, line by line
+        "core/metrics/trackers/wandb_view.py",  # what the run's own process sends it
+        "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
+        "data/raw/annotations/captions.py",  # likewise of files beside pictures
+    },
+    r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
+        "core/reading/array_files.py"
+    },
+    r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
+    r"torch\.load": set(),
+    r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
+    r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},
+    r"tarfile\.(open|TarFile)|TarFile\.open": {"data/dataset/tars.py"},
+    r"csv\.(reader|DictReader)": {"data/raw/tables/delimited.py"},
 }
 LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk"}
 MAY_LIST = {
@@ -222,6 +271,44 @@ def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
     assert named == OWN_SECTIONS
 
 
+def takers_of_root_configs(tree: ast.Module) -> set[str]:
+    """Functions but `plan` and `run`, and classes, that are given the whole config of a job."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name not in {"plan", "run"}:
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            annotations = [argument.annotation for argument in arguments]
+        elif isinstance(node, ast.ClassDef):
+            annotations = [field.annotation for field in node.body if isinstance(field, ast.AnnAssign)]
+        else:
+            continue
+        named = {ast.unparse(annotation) for annotation in annotations if annotation}
+        if any(re.fullmatch(r"(\w+\.)*Config( \| None)?", name) for name in named):
+            found.add(node.name)
+    return found
+
+
+def test_only_plan_and_run_take_the_whole_config_of_a_job() -> None:
+    """All else takes the section that it needs: it says what it depends on, and serves other jobs too."""
+    sources = [source for source in SOURCES if "bench" not in source.parts]
+    found = {name_of(source): takers_of_root_configs(tree_of(source)) for source in sources}
+    assert {name: functions for name, functions in found.items() if functions} == TAKES_ROOT
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def plan(config: Config): ...\ndef run(config: Config): ...", set()),
+        ("def a(config: Config): ...", {"a"}),
+        ("def a(*, other: train.Config | None = None): ...", {"a"}),
+        ("class Job:\n    config: Config", {"Job"}),
+        ("def a(config: LoaderConfig): ...", set()),
+    ],
+)
+def test_who_takes_a_whole_config_is_noticed(code: str, expected: set[str]) -> None:
+    assert takers_of_root_configs(ast.parse(code)) == expected
+
+
 def test_a_package_says_what_belongs_into_it_and_no_more() -> None:
     for source in SOURCES:
         if source.name == "__init__.py":
@@ -306,6 +393,45 @@ def test_folders_are_listed_without_temporary_files() -> None:
 )
 def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
     assert listings(ast.parse(code)) == expected
+
+
+def parsers(tree: ast.Module) -> dict[str, list[str]]:
+    """Name what a file calls of READERS, by their patterns."""
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = {pattern: [name for name in called if re.fullmatch(pattern, name)] for pattern in READERS}
+    return {pattern: names for pattern, names in found.items() if names}
+
+
+def test_files_are_parsed_by_their_readers() -> None:
+    """A parser takes whatever stands in a file, and its own exceptions name neither file nor place."""
+    found = {name_of(s): parsers(tree_of(s)) for s in SOURCES if "bench" not in s.parts}
+    bare = {
+        name: calls
+        for name, used in found.items()
+        for pattern, calls in used.items()
+        if name not in READERS[pattern]
+    }
+    assert bare == {}
+    readers = {name for names in READERS.values() for name in names}
+    assert {name for name in readers if not found[name]} == set()  # no reason outlives its module
+
+
+@pytest.mark.parametrize(
+    ("code", "is_noticed"),
+    [
+        ("json.loads(path.read_text())", True),
+        ("with open(p) as f: json.load(f)", True),
+        ("np.load(path, allow_pickle=False)", True),
+        ("np.lib.format.read_array(file)", True),
+        ("yaml.safe_load(text)", True),
+        ("safe_open(path, 'pt')", True),
+        ("tarfile.open(path)", True),
+        ("json_files.read(path, Row)", False),
+        ("json.dumps(row)", False),
+    ],
+)
+def test_a_bare_parser_is_noticed(code: str, is_noticed: bool) -> None:
+    assert bool(parsers(ast.parse(code))) == is_noticed
 
 
 def test_launchers_are_known_in_one_place() -> None:

@@ -24,6 +24,7 @@ from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.progress import say
+from core.run import code
 from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
@@ -102,6 +103,8 @@ class Saver:
         state = resume(self.store, self._networks)
         if state and (other := changes(state["versions"])):
             say(f"warning: {other}: the run continues as before to rounding, not to the bit")
+        if state and (before := code.read(state.get("code"))) not in (None, self._attempt.code):
+            say(f"warning: continuing with {self._attempt.code}; the checkpoint was made with {before}")
         for name, value in self._identity.items() if state else []:
             before = state["identity"].get(name) if state else None
             if before != value:
@@ -230,6 +233,7 @@ class Saver:
             **main,
             "identity": self._identity,
             "versions": versions(),
+            "code": self._attempt.code.as_dict(),
             **({"networks": others} if others else {}),
             **self._record,
         }

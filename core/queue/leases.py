@@ -8,8 +8,7 @@ through its own take-over may run a unit a second time: harmless, as long as equ
 bytes. After a claim, look whether the unit was finished meanwhile.
 
 A lease names its holder and says whether that one had finished other units, and how many holders before it
-were lost, so who takes over knows without another file. Losses count from one start of the command to the
-next: a lease carries the mark of the start that it was taken under.
+were lost. Losses count from one start of the command to the next, whose mark a lease carries.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import Any
 from core import environment
 from core.faults.failpoints import failpoint
 from core.files import published, read_bytes, regular, write_text
+from core.reading import json_files
 from core.run.processes import identity
 
 SUFFIX = ".lease"
@@ -238,8 +238,8 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
 def read_note(text: str) -> dict[str, Any]:
     """What a lease says; nothing where its holder is still writing it, or was killed at that."""
     try:
-        note = json.loads(text)
-    except (ValueError, RecursionError):
+        note = json_files.loaded(text.encode(), "lease")
+    except json_files.Malformed:
         return {}
     return note if isinstance(note, dict) else {}
 

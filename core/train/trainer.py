@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from core import log
 from core.averages.ema import weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
@@ -34,7 +35,7 @@ from core.metrics.step_sums import StepSums
 from core.metrics.watch import Watch
 from core.progress import Progress, say
 from core.run.fence import fenced
-from core.run.folder import FINISHED, LOGS
+from core.run.folder import FINISHED, INITIAL, LOGS
 from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
@@ -90,6 +91,7 @@ class Trainer:
             self.engine.data_ranks,
             self.phases,
             ALONE_IF_MEETING if meets else ALONE,
+            failed=self.incidents.tracker_failed,
         )
         with below("validation"):
             self.validation = make_validation(
@@ -119,12 +121,14 @@ class Trainer:
                 self._run()
             finally:
                 self.saver.close()
+        log.leave()  # after an error the last line of this process still belongs to the run
 
     def _run(self) -> None:
         world = self.world
         self.open()
+        start_is = "what the run began from" if (self.folder / INITIAL).exists() else "the random start"
         for ema in (network.ema for network in self.networks.values() if network.ema):
-            for weak in weak_averages(ema.config, self.config.steps):
+            for weak in weak_averages(ema.config, self.config.steps, start_is):
                 say(f"warning: {weak}")
         watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
         limits = Limits(watchdog_s, self.config.save_timeout_s)
@@ -146,7 +150,10 @@ class Trainer:
     def open(self) -> None:
         """Take the run over, and stand where its newest checkpoint does (collective)."""
         state = self.saver.open()
-        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
+        attempt = self.saver.attempt
+        head = f"start {attempt.number} ({attempt.name}) with {attempt.code}"
+        log.keep_in(self.folder / LOGS, self.world.rank, head)
+        self.records.own(attempt.name, self.saver.require_owner, state)
         self.incidents.open(state)
         if state is not None:
             self._load(state)

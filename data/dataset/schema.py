@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
+from core.reading import json_files
+from core.reading.json_schema import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1
@@ -53,15 +54,64 @@ FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 class ShardRecord:
     """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
 
-    name: str
-    samples: int
-    bytes: int
+    name: FileName
+    samples: U32
+    bytes: Count
     sha256: str
 
     @classmethod
     def of(cls, path: Path, samples: int) -> Self:
         """Of a tar that is there, which is hashed."""
         return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+_Crcs = Annotated[str, Pattern("([0-9a-f]{8})*", "CRC-32 of blocks, 8 hexadecimal digits each")]
+_LatentShape = tuple[U16, U32, U32, U32, U32]  # M, C, T, H, W
+
+
+class Statistics(TypedDict):
+    """Mean and standard deviation of each channel of latents, or of each channel in each latent frame."""
+
+    mean: list[float | list[float]]
+    std: list[float | list[float]]
+
+
+class _TextOrigin(TypedDict):
+    encoder: str
+    tokens: U16
+    width: U32
+
+
+class _MadeFrom(TypedDict):
+    """What any reader of a cache's origin needs; it is compared as a whole."""
+
+    encoder: str
+    encoder_config: NotRequired[dict[str, Any]]
+    normalisation: NotRequired[Statistics | None]
+    text: NotRequired[_TextOrigin | None]
+    computation: NotRequired[dict[str, Any]]
+
+
+class _RawExtra(TypedDict):
+    counts: NotRequired[dict[str, U32]]
+    texts: NotRequired[U32]
+
+
+class _LatentExtra(TypedDict):
+    made_from: _MadeFrom
+    statistics: Statistics
+    bucket_counts: NotRequired[list[list[U32]]]
+    longest_text: NotRequired[U16]
+
+
+class _Raw(TypedDict):
+    buckets: list[str]
+    extra: _RawExtra
+
+
+class _Latent(TypedDict):
+    buckets: list[_LatentShape]
+    extra: _LatentExtra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +133,8 @@ class DatasetManifest:
     shards: tuple[ShardRecord, ...]
     classes: tuple[str, ...] = ()
     buckets: tuple[Any, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    blocks: Mapping[str, str] = field(default_factory=dict, compare=False)
+    files: Mapping[FileName, str] = field(default_factory=dict)
+    blocks: Mapping[FileName, _Crcs] = field(default_factory=dict, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,11 +164,9 @@ class DatasetManifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            version = raw.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise WorkError(f"{path}: not a dataset manifest ({type(error).__name__}: {error})") from None
+        raw = json_files.read(path, dict[str, Any])
+        if (version := raw.pop("format_version", None)) is None:
+            raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
         if version != FORMAT_VERSION:
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
             raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION}{newer}")
@@ -127,25 +175,35 @@ class DatasetManifest:
     @classmethod
     def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
         totals = raw.pop("totals", None)
-        names = {f.name for f in fields(cls)}
-        raw.setdefault("blocks", {})
-        if raw.keys() != names:
-            wrong = ", ".join(sorted(raw.keys() ^ names))
-            raise WorkError(f"{path}: missing or unknown entries: {wrong}")
-        if raw["kind"] not in ("raw", "latent"):
-            raise WorkError(f"{path}: kind={raw['kind']!r}: expected raw or latent")
-        try:
-            shards = tuple(ShardRecord(**shard) for shard in raw.pop("shards"))
-            classes, buckets = tuple(raw.pop("classes")), tuple(raw.pop("buckets"))
-        except TypeError as error:
-            raise WorkError(f"{path}: {error}") from None
-        for shard in shards:
-            if Path(shard.name).name != shard.name or shard.name in ("", ".", ".."):
-                raise WorkError(f"{path}: shard name {shard.name!r} is not a plain file name")
-        manifest = cls(shards=shards, classes=classes, buckets=buckets, **raw)
-        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(shards)}:
-            raise WorkError(f"{path}: totals {totals} do not match the shards it lists")
+        if missing := {f.name for f in fields(cls)} - raw.keys() - {"blocks"}:
+            raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
+        manifest = json_files.checked(raw, cls, path)
+        json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
+        if manifest.kind == "latent":
+            manifest._require_consistent(path)
+        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
+            raise WorkError(f"{path}: totals do not match the shards it lists")
         return manifest
+
+    def _require_consistent(self, path: Path) -> None:
+        """WorkError unless the parts of a cache's manifest are of as many shards, shapes and channels."""
+        counts = self.extra.get("bucket_counts")
+        table = (len(self.shards), len(self.buckets))
+        if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
+            raise WorkError(
+                f"{path}: extra.bucket_counts is no table of {table[0]} shards by {table[1]} shapes"
+            )
+        channels = {shape[1] for shape in self.buckets} | {
+            len(self.extra["statistics"][name]) for name in ("mean", "std")
+        }
+        if len(channels) > 1:
+            raise WorkError(f"{path}: buckets and extra.statistics are of different numbers of channels")
+
+    def require_labels(self, labels: np.ndarray, place: object) -> None:
+        """WorkError where one of these labels of an index stands for no class.  place: of the dataset."""
+        if self.classes and labels.max(initial=-1) >= len(self.classes):
+            known = f"{len(self.classes)} classes"
+            raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
 
 
 def content_fingerprint(

@@ -147,7 +147,7 @@ def _shapes(dataset: Dataset, index: np.ndarray) -> list[dict[str, Any]]:
     if dataset.manifest.kind == "latent":
         present = index["bucket"][index["size"] > 0]
         shapes = np.array(dataset.manifest.buckets, np.int64)
-        counts = np.bincount(present, minlength=len(shapes))
+        counts = np.bincount(present, minlength=len(shapes))[: len(shapes)]
     else:
         frames, height, width = (
             np.asarray(dataset.media[n], np.int64) for n in ("frames", "height", "width")
@@ -189,7 +189,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
+    return dict(Counter(str(row.get("reason", "")) for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -20,12 +20,14 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
 import numpy as np
 
 from core.errors import WorkError
 from core.files import atomic_file, regular
+from core.reading import json_files
+from core.reading.json_schema import I32, U32, U64
 from data.dataset.tars import Member, samples
 from data.latent.members import (
     array_place,
@@ -41,6 +43,7 @@ PACK_SAMPLES = 64
 _KINDS = ("latent.npy", "id.npy", "label.npy", "json")
 _TEXT = ("text.npy", "text_rows.npy")
 Shape = tuple[int, ...]
+_Sides = tuple[U32, ...]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,17 @@ class Absent:
     shape: () where it fits no bucket.
     """
 
-    id: int
-    label: int
-    shape: Shape
+    id: U64
+    label: I32
+    shape: _Sides
+
+
+class _About(TypedDict):
+    """The `.json` of a pack."""
+
+    shape: _Sides
+    samples: U32
+    absent: tuple[Absent, ...]
 
 
 @dataclass(frozen=True)
@@ -224,9 +235,5 @@ def _text_place(path: Path, key: str, members: dict[str, Member], file: IO[bytes
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> tuple[Shape, tuple[Absent, ...]]:
     file.seek(member.content)
-    try:
-        about = json.loads(file.read(member.size))
-        absent = [Absent(int(a["id"]), int(a["label"]), tuple(a["shape"])) for a in about["absent"]]
-        return tuple(about["shape"]), tuple(absent)
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkError(f"{path}: {key}.json is damaged ({type(error).__name__}: {error})") from None
+    about = json_files.parse(file.read(member.size), _About, f"{path}: {key}.json")
+    return about["shape"], about["absent"]

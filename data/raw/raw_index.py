@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from core.reading.json_schema import I32, U32, U64, Count
+from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     IMAGE_BUCKET,
     INDEX_DTYPE,
@@ -18,6 +20,18 @@ from data.dataset.schema import (
     content_fingerprint,
 )
 from data.order.buckets import is_image
+
+# Offset, size, label, width, height, frames, fps.
+Row = tuple[U64, U32, I32, U32, U32, U32, float]
+
+
+class Receipt(TypedDict):
+    """What a finished shard leaves: rows as of `index_rows`, and what was set aside."""
+
+    record: ShardRecord
+    rows: list[Row]
+    texts: NotRequired[Count]
+    refused: list[QuarantineEntry]
 
 
 def index_rows(shard: int, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import write_text
+from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import U64
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
 from data.media.formats import Media, MediaLimits
@@ -70,6 +74,17 @@ class Facts(NamedTuple):
     refused: tuple[str, str] | None
 
 
+class _Noted(TypedDict):
+    """`Facts` as a note has them."""
+
+    media: Media
+    sha256: str
+    hashes: tuple[U64, ...]
+    clips: tuple[Clip, ...] | None
+    unit_s: float
+    refused: tuple[str, str] | None
+
+
 class LeftOut(NamedTuple):
     """A sample that was not packed. detail: what it repeats, if it does."""
 
@@ -113,17 +128,10 @@ def look(chunk: Chunk) -> None:
 
 def found(chunk: Chunk) -> list[Facts]:
     """What `look` noted."""
-    return [
-        Facts(
-            Media(*entry["media"]),
-            entry["sha256"],
-            tuple(entry["hashes"]),
-            None if entry["clips"] is None else tuple(Clip(*clip) for clip in entry["clips"]),
-            entry["unit_s"],
-            None if entry["refused"] is None else (entry["refused"][0], entry["refused"][1]),
-        )
-        for entry in json.loads(chunk.note.read_text())
-    ]
+    entries = json_files.read(chunk.note, list[_Noted])
+    if len(entries) != len(chunk.items):
+        raise Malformed(f"{chunk.note}: {len(entries)} entries for {counted(len(chunk.items), 'file')}")
+    return [Facts(**entry) for entry in entries]
 
 
 def _facts(item: Item, chunk: Chunk) -> Facts:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from core.files import (
     write_json,
     write_text,
 )
+from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import Quarantine, QuarantineEntry
@@ -39,11 +42,15 @@ from data.media import images
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.item import Item
 from data.raw.item_store import sizes_of
-from data.raw.raw_index import index_rows, raw_manifest
+from data.raw.raw_index import Receipt, index_rows, raw_manifest
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
 LISTING = "listing.json"
 Check = Literal["decode", "header"]
+
+
+class _Listing(TypedDict):
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +75,13 @@ class ShardTask:
         """Whether the shard is there as its receipt says."""
         if not self.receipt.exists():
             return False
-        receipt = json.loads(self.receipt.read_text())
+        receipt = json_files.read(self.receipt, Receipt)
         if "texts" not in receipt:  # of an earlier version, which did not count them
             return False
-        record = receipt["record"]
-        tar = self.folder / self.name
-        return tar.stat().st_size == record["bytes"] if tar.exists() else record["samples"] == 0
+        record, tar = receipt["record"], self.folder / self.name
+        if record.name != self.name or record.samples != len(receipt["rows"]):
+            raise Malformed(f"{self.receipt}: not of the {counted(record.samples, 'sample')} of {self.name}")
+        return tar.stat().st_size == record.bytes if tar.exists() else record.samples == 0
 
 
 def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, int]]:
@@ -121,7 +129,7 @@ def listing_fingerprint(items: Iterable[Item]) -> str:
 def recorded_listing(folder: Path) -> str | None:
     """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
     note = folder / RECEIPTS / LISTING
-    return json.loads(note.read_text())["fingerprint"] if note.exists() else None
+    return json_files.read(note, _Listing)["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:
@@ -218,12 +226,12 @@ def assemble(
     tables: list[tuple[np.ndarray, np.ndarray]] = []
     texts = 0
     for task in tasks:
-        receipt = json.loads(task.receipt.read_text())
-        refused += [QuarantineEntry(**entry) for entry in receipt["refused"]]
+        receipt = json_files.read(task.receipt, Receipt)
+        refused += receipt["refused"]
         if receipt["rows"]:
             tables.append(index_rows(len(shards), receipt["rows"]))
-            shards.append(ShardRecord(**receipt["record"]))
-            texts += receipt["texts"]
+            shards.append(receipt["record"])
+            texts += receipt.get("texts", 0)
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
         raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")

@@ -22,10 +22,11 @@ from tests.data.raw_datasets import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command
 from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
+from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools.encode import job as encode
 from tools.runs.latent_space import LatentsConfig, choose_normaliser
 from tools.train.config import Config
-from tools.train.job import load_data, open_checked, plan, prepare_objective
+from tools.train.job import plan
 from tools.train.objective import LatentObjective
 
 BAD = 6
@@ -122,7 +123,7 @@ def test_statistics_are_of_a_spread_and_a_continued_run_keeps_them(folder: Path,
 def test_a_damaged_record_of_statistics_is_named(folder: Path, tmp_path: Path) -> None:
     source, _ = open_checked(config(folder, "raw"))
     (tmp_path / "latents.json").write_text('{"mean": [1, 2, 3, 4]')
-    with pytest.raises(WorkError, match=r"latents.json is damaged \(JSONDecodeError"):
+    with pytest.raises(WorkError, match=r"latents\.json: not readable as JSON"):
         choose_normaliser(source, LatentsConfig(), tmp_path, WORLD)
 
 

@@ -20,9 +20,11 @@ from PIL import Image
 from core.config import loading
 from core.errors import UserError, WorkError
 from core.root import ROOT
+from core.run.code import RECORD, code, read
 from launch.cluster import records, slurm, submit
 from launch.cluster.attempt import Asked, Attempt, progress
 from launch.cluster.config import ClusterConfig
+from launch.cluster.snapshot import copy_code
 from launch.cluster.supervisor import excluded
 from launch.cluster.verdict import in_vain, judge
 
@@ -370,3 +372,10 @@ def test_a_submission_prints_the_script_and_stops(tmp_path: Path) -> None:
     assert "#SBATCH --partition=gpu" in done.stdout
     assert not (tmp_path / "out").exists()
     assert loading.dump(ClusterConfig(partition="gpu")).splitlines()[0] in done.stdout
+
+
+def test_a_copy_of_the_code_says_which_commit_it_is_of(tmp_path: Path) -> None:
+    """So does a job that is submitted from a copy: in it, git is not asked."""
+    copy_code(tmp_path / "code")
+    assert read(json.loads((tmp_path / "code" / RECORD).read_text())) == code()
+    assert code(tmp_path / "code") == code()

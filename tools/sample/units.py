@@ -6,16 +6,22 @@ ranges. A worker with a smaller batch makes its part of several.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 from core.errors import WorkError
-from core.files import read_bytes, write_json_once
+from core.files import write_json_once
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import Range
 from tools.sample.parts import DamagedPart, Parts
 
 LEASES = ".leases"  # inside the output, until the samples are there
 CUT = "units.json"  # in it
-_MOST_BYTES = 4096
+
+
+class _Cut(TypedDict):
+    samples: Annotated[int, Range(1, 1 << 31)]
 
 
 def agreed_size(leases: Path, parts: Parts, batch: int) -> int:
@@ -28,12 +34,9 @@ def agreed_size(leases: Path, parts: Parts, batch: int) -> int:
         there, _ = parts.listed()
         write_json_once(path, {"samples": max(map(len, there), default=batch)})
     try:
-        size = json.loads(read_bytes(path, _MOST_BYTES))["samples"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        size = None
-    if type(size) is not int or size < 1:
-        raise WorkError(f"{path} is damaged; without {leases}, which holds no samples, the job goes on")
-    return size
+        return json_files.read(path, _Cut)["samples"]
+    except Malformed as error:
+        raise WorkError(f"{error}; without {leases}, which holds no samples, the job goes on") from None
 
 
 def cut(count: int, size: int) -> dict[str, range]:

@@ -12,7 +12,8 @@ from einops import reduce
 from torch import Tensor
 
 from core.batch import Batch
-from core.config.loading import to_dict
+from core.config.loading import from_dict, to_dict
+from core.config.values import any_of
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
@@ -28,17 +29,22 @@ from core.train.trainer import Trainer
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
-from data.loading.pixels import PixelLoader
+from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
-from models.autoencoder.interface import AutoencoderConfig
+from models.autoencoder.interface import FIRST, AutoencoderConfig
+from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
+from models.transfer import Transfer, plan_transfer
 from models.weights import shapes_only
-from tools.runs.continuing import raw_contents, steps_made
+from tools.runs.begun import begin_from, differing_settings
+from tools.runs.continuing import raw_contents, require_trackers, steps_made
+from tools.runs.initial import Initial, initial_of
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
+DONE = f"{AUTOENCODER}/{store.CONFIG}"  # in the output: completes it
 Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -67,38 +73,44 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
-    dataset = open_source(config)
-    loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
+    require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
+    dataset = open_source(config.source, config.data)
+    world = World(0, config.processes, 0, torch.device("cpu"))
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, config.engine.micro_batch)
     with shapes_only():
         parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
-    latents = (f"{bucket} -> {_times(config, bucket)}" for bucket in loader.buckets)
+    beginning = find_beginning(config, claimed=False)
+    latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
         *loader.report(),
         f"latents: {config.model.latent_channels} channels, {', '.join(latents)}",
         f"model: {parameters:,} parameters",
         f"run: {config.trainer.steps} steps into {config.output}",
+        *(lines_of(config, *beginning) if beginning else ()),
     ]
 
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset = open_source(config)
-    make_loader(
-        config, dataset, World(0, 1, 0, torch.device("cpu"))
-    )  # what is wrong fails before any rank waits
+    require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
+    dataset = open_source(config.source, config.data)
+    alone = World(0, 1, 0, torch.device("cpu"))
+    make_loader(dataset, config.data, config.model, alone, config.seed)  # fails before any rank waits
+    find_beginning(config, claimed=False)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
+    output = Path(config.output)
 
     def claim() -> bool:
-        contents, made = raw_contents(output, dataset), partial(steps_made, output)
-        return claim_run(output, config, done=done, contents=contents, made=made)
+        contents, made = raw_contents(output, dataset, config.initial), partial(steps_made, output)
+        return claim_run(output, config, done=DONE, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
         train(config, dataset, world)
-        ranks.on_first_rank(lambda: publish(config, dataset, world))
+        parts = output, config.model, dataset, config.data, config.score_samples, world.device
+        ranks.on_first_rank(lambda: publish(*parts))
     ranks.stop(world)
 
 
@@ -111,13 +123,20 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     aside = Path(config.output) / QUARANTINE
     budget, field = config.data.quarantine_budget, "data.quarantine_budget"
     quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
-    loader = make_loader(config, dataset, world, quarantine)
+    micro_batch = config.engine.micro_batch
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, micro_batch, quarantine)
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
+    model = config.model.build()
+    if beginning := ranks.on_first_rank(partial(find_beginning, config, claimed=True)):
+        initial, transfer = beginning
+        for line in lines_of(config, initial, transfer):
+            say(line)
+        begin_from(initial, transfer, model, Path(config.output))
     Trainer(
         SingleStepper(
-            Engine(config.model.build(), config.engine, config.optimizer, world),
+            Engine(model, config.engine, config.optimizer, world),
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
@@ -131,15 +150,42 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     ).fit()
 
 
-def publish(config: Config, dataset: Dataset, world: World) -> None:
+def find_beginning(config: Config, *, claimed: bool) -> tuple[Initial, Transfer] | None:
+    """What the run begins from, and what becomes of it; None for a run that continues, or begins at random.
+
+    claimed: whether the run's folder is this run's already.
+    """
+    if (initial := initial_of(config, claimed=claimed)) is None:
+        return None
+    kind = str(initial.network.get("kind", FIRST))
+    if kind not in KINDS:
+        raise UserError("initial", initial.text, f"an autoencoder of kind {any_of(list(KINDS))}, not {kind}")
+    theirs = from_dict(KINDS[kind], {"kind": kind, **initial.network})
+    with below("model"):
+        return initial, plan_transfer(config.model, theirs, str(initial.run))
+
+
+def lines_of(config: Config, initial: Initial, transfer: Transfer) -> list[str]:
+    """Say what the run begins from."""
+    lines = [f"begins from {initial.origin}", *transfer.lines(), *differing_settings(initial, config)]
+    return [f"initial: {line}" for line in lines]
+
+
+def publish(
+    output: Path,
+    model: AutoencoderConfig,
+    dataset: Dataset,
+    data: PixelConfig,
+    score_samples: int,
+    device: torch.device,
+) -> None:
     """Score the averaged weights on held-out samples, and write them down last: that completes the run."""
     from core.checkpoint.weights import load_weights
     from data.media.pictures import write_png
 
-    output = Path(config.output)
-    autoencoder = config.model.build().eval()
+    autoencoder = model.build().eval()
     autoencoder.load_state_dict(load_weights(output, "ema"))
-    pairs = reconstruct(autoencoder.to(world.device), dataset, config.data, config.score_samples)
+    pairs = reconstruct(autoencoder.to(device), dataset, data, score_samples)
     result: dict[str, Any] = scores(pairs)
     if pairs:
         write_png(output / RECONSTRUCTIONS, show(pairs))
@@ -148,21 +194,26 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
 
 
-def open_source(config: Config) -> Dataset:
+def open_source(source: str, data: PixelConfig) -> Dataset:
     """The raw dataset that is learned from."""
-    return Dataset(Path(config.source), check=config.data.verify != "off")
+    return Dataset(Path(source), check=data.verify != "off")
 
 
 def make_loader(
-    config: Config, dataset: Dataset, world: World, quarantine: Quarantine | None = None
+    dataset: Dataset,
+    data: PixelConfig,
+    model: AutoencoderConfig,
+    world: World,
+    seed: int,
+    micro_batch: int = 0,
+    quarantine: Quarantine | None = None,
 ) -> PixelLoader:
     """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
-    micro_batch = config.engine.micro_batch
     with below("data"):
-        loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
+        loader = PixelLoader(dataset, data, world, seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:
         try:
-            config.model.latent_shape(bucket)
+            model.latent_shape(bucket)
         except UserError as error:
             raise UserError(f"data.buckets: {bucket} does not suit the autoencoder: {error}") from None
     return loader
@@ -172,5 +223,5 @@ def _mean(values: Tensor) -> Tensor:
     return reduce(values, "b c t h w -> b", "mean")
 
 
-def _times(config: Config, bucket: Bucket) -> str:
-    return "x".join(map(str, config.model.latent_shape(bucket)))
+def _times(model: AutoencoderConfig, bucket: Bucket) -> str:
+    return "x".join(map(str, model.latent_shape(bucket)))

@@ -15,7 +15,7 @@ PLAIN_PERIOD_S = 5.0
 
 
 def say(text: str, *, of_any_rank: bool = False) -> None:
-    """Print a plain line on standard error, and log it; only rank 0 speaks, unless it is of one rank alone."""
+    """Print a plain line on standard error, and log it; only rank 0 speaks, unless it is of one alone."""
     if of_any_rank or _speaks():
         from core import log  # here, since to show help or a plan takes no log
 

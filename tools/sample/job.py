@@ -25,7 +25,6 @@ from tools.sample.config import Config
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from tools.sample.batches import Job
@@ -65,7 +64,8 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
     from core.distributed import ranks
     from core.progress import say
-    from tools.sample import sharing
+    from tools.sample import sampled_from, sharing
+    from tools.sample.batches import prepare
     from tools.sample.prompts import read_prompts
 
     texts, output = read_prompts(config.prompts, config.prompt_file), Path(config.output)
@@ -74,50 +74,18 @@ def run(config: Config) -> None:
     if finished:
         say(finished)
         return
-    job, record = join(config, texts, device, record)
-    parts = job.parts(record["sha256"])
+    job = prepare(config, texts, device, record)  # first: overwriting removes what is there
+    if config.overwrite:
+        sharing.begin_anew(output, config.queue, lambda: take(config, texts))
+    else:
+        take(config, texts)
+    agreed = sampled_from.begin(output, job.made_from)
+    if record is None and agreed["sha256"] != job.made_from["sha256"]:
+        job = prepare(config, texts, device, agreed)  # another worker began at once, and was first
+    parts = job.parts(agreed["sha256"])
     sharing.work(job, parts, lambda: publish(job, parts))
     weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
     say(f"{output}: {config.count} samples from {weights}")
-
-
-def join(
-    config: Config, texts: tuple[str, ...], device: torch.device, record: dict[str, Any] | None
-) -> tuple[Job, dict[str, Any]]:
-    """Begin the job, or join the workers that are at it: what this one has read, and what all keep to.
-
-    UserError where that differs.
-    """
-    from tools.sample import sampled_from
-    from tools.sample.batches import prepare
-
-    job = prepare(config, texts, device, record)  # first: overwriting removes what is there
-    if config.overwrite:
-        begin_anew(config, texts)
-    else:
-        take(config, texts)
-    agreed = sampled_from.begin(Path(config.output), job.made_from)
-    if record is None and agreed["sha256"] != job.made_from["sha256"]:
-        job = prepare(config, texts, device, agreed)  # another worker began at once, and was first
-    return job, agreed
-
-
-def begin_anew(config: Config, texts: tuple[str, ...]) -> None:
-    """Claim the output and remove what it holds; of processes that were started together the first does."""
-    from core import environment
-    from core.distributed import ranks
-    from tools.sample.sharing import require_alone
-
-    if environment.place().size == 1:
-        require_alone(config)
-        take(config, texts)
-        return
-    world = ranks.start("cpu", folder=Path(config.output))
-    try:
-        ranks.on_first_rank(lambda: require_alone(config))
-        ranks.on_first_rank(lambda: take(config, texts))
-    finally:
-        ranks.stop(world)
 
 
 def take(config: Config, texts: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import environment
+from core.distributed import ranks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.files import temporaries
@@ -20,13 +21,12 @@ from core.progress import Progress, counted, say
 from core.queue.dead_owners import expire_dead
 from core.queue.failures import Failure
 from core.queue.leases import Leases, LeaseState
-from core.queue.work_queue import WorkQueue
+from core.queue.work_queue import QueueConfig, WorkQueue
 from core.run import ends
 from core.run.ending import Ending
 from core.run.folder import SAMPLES
 from tools.sample import parts as sample_parts
 from tools.sample.batches import Job
-from tools.sample.config import Config
 from tools.sample.parts import IncompleteParts, Parts
 from tools.sample.units import LEASES, agreed_size, cut, unusable
 
@@ -38,12 +38,30 @@ class DeviceError(RuntimeError):
     """The device of this worker has failed, which no unit is to blame for."""
 
 
-def require_alone(config: Config) -> None:
-    """UserError if other workers are at this output, whose samples overwriting would remove."""
-    folder = Path(config.output) / LEASES
+def begin_anew(output: Path, queue: QueueConfig, claim: Callable[[], object]) -> None:
+    """Have the first of the processes that were started together remove what is there, by `claim`.
+
+    UserError if another worker is at it.
+    """
+
+    def work() -> None:
+        _require_alone(output / LEASES, queue)
+        claim()
+
+    if environment.place().size == 1:
+        work()
+        return
+    world = ranks.start("cpu", folder=output)  # only to wait for one another
+    try:
+        ranks.on_first_rank(work)
+    finally:
+        ranks.stop(world)
+
+
+def _require_alone(folder: Path, queue: QueueConfig) -> None:
     if not folder.is_dir():
         return
-    leases = Leases(folder, timeout_s=config.queue.timeout_s)
+    leases = Leases(folder, timeout_s=queue.timeout_s)
     expire_dead(leases)
     for state in leases.states():
         if not state.expired:

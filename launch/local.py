@@ -148,7 +148,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool) -> i
     ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
         threading.Thread(target=_report_end, args=(number, rank, ended), daemon=True).start()
-    failures, deadline = list[int](), math.inf
+    failures, deadline, go_on = list[int](), math.inf, shares
     for _ in ranks:
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         try:
@@ -156,22 +156,17 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool) -> i
         except queue.Empty:
             _signal_all(ranks, signal.SIGKILL)
             number, code = ended.get()
-        if code < 0 and (shares or not failures):  # it could say nothing itself
-            terminal.tell(f"longtake {name}: rank {number} was ended by {signal.Signals(-code).name}")
-        if code != 0 and (shares or not failures):
-            deadline = _end_others(ranks, code, shares=shares)
+        if code != 0 and (go_on or not failures):
+            if code < 0:  # it could say nothing itself
+                ended_by = signal.Signals(-code).name
+                terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
+            go_on = go_on and code != REFUSED
+            if not go_on and code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
+                deadline = time.monotonic() + GRACE_S
+            elif not go_on:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone
+                _signal_all(ranks, signal.SIGKILL)
         failures += [code] if code != 0 else []
     return next((code for code in failures if code > 0 and shares), failures[0] if failures else 0)
-
-
-def _end_others(ranks: list[subprocess.Popen[bytes]], code: int, *, shares: bool) -> float:
-    """See to the end of the other ranks once one has failed; when they must have ended by themselves."""
-    if shares and code != REFUSED:
-        return math.inf
-    if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
-        return time.monotonic() + GRACE_S
-    _signal_all(ranks, signal.SIGKILL)  # SIGTERM asks to go on until all is saved, which one alone cannot
-    return math.inf
 
 
 def _report_end(

@@ -42,7 +42,8 @@ def material(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path
         make_run(folder / "exported", patch)
         torch.manual_seed(1)
         weights = {name: 0.2 * torch.randn(tensor.shape) for name, tensor in DiT(MODEL).state_dict().items()}
-    exported.finish(folder / "exported", weights, {"checkpoint": "step-00000007.0", "weights": "ema"})
+    record = {"checkpoint": "step-00000007.0", "weights": "ema", "average": "ema", "dtype": "fp32"}
+    exported.finish(folder / "exported", weights, {**record, "step": 7, "updates": 7, "trained": []})
     run = Run(cluster, folder, folder / "alone")
     alone = run.launch("sample", *words(folder, folder / "alone"))
     assert alone.returncode == 0, alone.stdout
@@ -103,3 +104,5 @@ def test_ranks_on_two_nodes_share_the_samples_and_outlive_one_another(
     run.until(lambda: parts(run) > 2)
     run.kill(1)
     require_complete(run, material)
+    (attempt,) = run.attempts  # complete all the same, so that it is not started again
+    assert "ended without a word" in attempt["reason"]

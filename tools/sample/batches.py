@@ -38,6 +38,8 @@ def prepare(
 
     record: what that is, None for a job that begins.
     """
+    torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
+    torch.backends.cudnn.deterministic = True
     checkpoint = sampled_from.checkpoint_of(config, record)
     trained = open_run(Path(config.source), checkpoint, config.weights, device)
     with below("tiling"):

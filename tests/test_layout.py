@@ -91,9 +91,10 @@ OWNERS = {
     "submitit": r"launch/cluster/\w+\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
-    "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
+    "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/lettering\.py",
+    "PIL": r"data/media/(stills/\w+|images|lettering)\.py|data/raw/duplicates\.py",
+    "pillow_heif": r"data/media/stills/still\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",
@@ -351,7 +352,9 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
             assert not broad or ast.unparse(node.body[-1]) == "raise", f"line {node.lineno}"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "Image.open" or name_of(source) == "data/media/images.py", f"line {node.lineno}"
+            assert called != "Image.open" or name_of(source) == "data/media/stills/still.py", (
+                f"line {node.lineno}"
+            )
             assert called not in {"torch.load", "os.system", "eval", "exec"}, f"line {node.lineno}"
             for keyword in node.keywords:
                 given = f"{keyword.arg}={ast.unparse(keyword.value)}"

@@ -67,6 +67,7 @@ def as_yaml(values: Mapping[str, Any]) -> str:
 
 def read_inline(text: str) -> Any:
     """Read YAML that was typed; ValueError if it is none."""
+    text = str(text)  # libyaml takes no subclass of str
     try:
         _require_bounded(text)
         return yaml.safe_load(text)

@@ -40,6 +40,7 @@ class Pattern:
 
 
 Count = Annotated[int, Range(0, 2**63 - 1)]
+U8 = Annotated[int, Range(0, 2**8 - 1)]
 U16 = Annotated[int, Range(0, 2**16 - 1)]
 U32 = Annotated[int, Range(0, 2**32 - 1)]
 U64 = Annotated[int, Range(0, 2**64 - 1)]

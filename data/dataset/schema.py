@@ -30,9 +30,15 @@ INDEX_DTYPE = np.dtype(
         ("label", "<i4"),
     ]
 )
-# Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image file.
-MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
-
+# Row by row beside the index of a raw dataset, as `data.media.formats.Media` has it; fractions are numerator
+# and denominator, duration in seconds. frames: 1 for an image. Rate and duration: 0 for an image file.
+MEDIA_DTYPE = np.dtype(
+    [
+        *(("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")),
+        *(("rate_num", "<u4"), ("rate_den", "<u4"), ("duration_num", "<u8"), ("duration_den", "<u8")),
+        ("fields", "u1"),
+    ]
+)
 
 # Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")
@@ -44,6 +50,7 @@ _CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
+MEDIA_RULES, FOUND, COLOUR = "media_rules", "found", "colour"  # in `extra` of a raw dataset's manifest
 QUARANTINE = "quarantine.jsonl"  # samples that could not be used, and why
 MADE_FROM = "made_from.json"  # in a cache in the making: what all its workers must agree on
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why

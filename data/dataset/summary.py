@@ -12,9 +12,11 @@ import numpy as np
 
 from core.progress import counted, size
 from core.records import iterate
+from data.dataset.found import found_lines
 from data.dataset.index import Dataset
+from data.dataset.media_rows import seconds
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
+from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
 from data.order.buckets import NO_BUCKET, is_image
 
 _EXACT = functools.partial(size, digits=4)
@@ -54,8 +56,11 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "buckets": _buckets(index["bucket"], manifest.buckets),
         "shapes": _shapes(dataset, index),
         "media": _media(dataset) if manifest.kind == "raw" else {},
+        "found": manifest.extra.get(FOUND, {}),
         "extra": {
-            name: value for name, value in manifest.extra.items() if name not in ("bucket_counts", "texts")
+            name: value
+            for name, value in manifest.extra.items()
+            if name not in ("bucket_counts", "texts", FOUND)
         },
         "quarantine": _entries(read_quarantine(dataset.folder)),
         "left_out": _left_out(dataset.folder / LEFT_OUT),
@@ -77,7 +82,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines.append(f"without latents, so with weight 0 in training: {counted(totals['absent'], 'sample')}")
     for name, values in summary["media"].items():
         lines.append(f"{name:<18} {_shown(values)}")
-    lines += [_coverage(summary["coverage"])]
+    lines += [_coverage(summary["coverage"]), *found_lines(summary["found"])]
     for title in ("classes", "buckets", "shapes"):
         lines += ["", f"{title}:", *_bars(summary[title])]
     if "statistics" in summary["extra"]:
@@ -172,7 +177,7 @@ def _media(dataset: Dataset) -> dict[str, list[float]]:
         "height": media["height"],
         "width / height": media["width"] / np.maximum(media["height"], 1),
         "frames of a video": videos["frames"],
-        "seconds of a video": videos["frames"] / videos["fps"],
+        "seconds of a video": seconds(videos),
         "frames a second": videos["fps"],
     }
     return {name: _range(array) for name, array in values.items() if array.size}

@@ -25,7 +25,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_schema import U64
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
-from data.media.formats import Media, MediaLimits
+from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits, MediaRecord, suffix_of
 from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
@@ -77,7 +77,7 @@ class Facts(NamedTuple):
 class _Noted(TypedDict):
     """`Facts` as a note has them."""
 
-    media: Media
+    media: MediaRecord
     sha256: str
     hashes: tuple[U64, ...]
     clips: tuple[Clip, ...] | None
@@ -123,7 +123,7 @@ def look(chunk: Chunk) -> None:
     """Look at the items of a chunk and publish the note."""
     facts = [_facts(item, chunk) for item in chunk.items]
     failpoint("survey.note")
-    write_text(chunk.note, json.dumps([fact._asdict() for fact in facts]))
+    write_text(chunk.note, json.dumps([fact._asdict() | {"media": fact.media.to_json()} for fact in facts]))
 
 
 def found(chunk: Chunk) -> list[Facts]:
@@ -131,7 +131,14 @@ def found(chunk: Chunk) -> list[Facts]:
     entries = json_files.read(chunk.note, list[_Noted])
     if len(entries) != len(chunk.items):
         raise Malformed(f"{chunk.note}: {len(entries)} entries for {counted(len(chunk.items), 'file')}")
-    return [Facts(**entry) for entry in entries]
+    try:
+        media = [Media.from_json(entry["media"]) for entry in entries]
+    except ValueError as error:
+        raise Malformed(f"{chunk.note}: {error}") from None
+    return [
+        Facts(one, entry["sha256"], entry["hashes"], entry["clips"], entry["unit_s"], entry["refused"])
+        for one, entry in zip(media, entries, strict=True)
+    ]
 
 
 def _facts(item: Item, chunk: Chunk) -> Facts:
@@ -152,10 +159,13 @@ def _facts(item: Item, chunk: Chunk) -> Facts:
 
 def _shown(data: bytes, config: HygieneConfig, limits: MediaLimits) -> Facts:
     """What the bytes of a file show; MediaError if they cannot be decoded or cut."""
-    media = probe(data, limits)
+    media = probe(data, limits, colour="keep")  # packing refuses what is to be refused
     hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
     clips, unit_s = None, 0.0
-    if config.clips.on and media.fps > 0:
+    if config.clips.on and media.fps > 0 and suffix_of(data) in IMAGE_FORMATS:
+        if config.clips.scenes or media.seconds > config.clips.length_s:
+            raise MediaError("is an animated picture, which is not cut into clips: make a video of it")
+    elif config.clips.on and media.fps > 0:
         clips, unit_s = clips_of(data, config.clips, limits)
     digest = hashlib.sha256(data).hexdigest() if config.duplicates.exact else ""
     return Facts(media, digest, hashes, clips, unit_s, None)
@@ -209,10 +219,11 @@ def _parts(item: Item, fact: Facts) -> Iterator[tuple[Item, Media]]:
         yield item, fact.media
         return
     for clip in fact.clips:
-        begin, end = (clip.start * fact.unit_s, clip.start * fact.unit_s + clip.frames / fact.media.fps)
+        lasts = clip.frames / fact.media.rate
+        begin, end = clip.begins * fact.unit_s, clip.begins * fact.unit_s + float(lasts)
         # named as W3C Media Fragments URI 1.0 (section 4.2.1) does
         name = f"{item.name}#t={begin:g},{end:g}"
-        yield replace(item, name=name, clip=clip), fact.media._replace(frames=clip.frames)
+        yield replace(item, name=name, clip=clip), fact.media._replace(frames=clip.frames, duration=lasts)
 
 
 def _repeated(

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypedDict
 
@@ -32,6 +33,7 @@ from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
+from data.dataset.media_rows import media_row
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
     DatasetManifest,
@@ -39,10 +41,11 @@ from data.dataset.schema import (
     write_index,
 )
 from data.media import images
+from data.media.colour import ColourMode
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.item import Item
 from data.raw.item_store import sizes_of
-from data.raw.raw_index import Receipt, index_rows, raw_manifest
+from data.raw.raw_index import Receipt, add_counts, count_found, index_rows, raw_manifest
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
 LISTING = "listing.json"
@@ -64,6 +67,7 @@ class ShardTask:
     items: Sequence[Item]
     limits: MediaLimits
     check: Check
+    colour: ColourMode = "convert"
 
     @property
     def receipt(self) -> Path:
@@ -76,7 +80,7 @@ class ShardTask:
         if not self.receipt.exists():
             return False
         receipt = json_files.read(self.receipt, Receipt)
-        if "texts" not in receipt:  # of an earlier version, which did not count them
+        if "found" not in receipt:  # of an earlier version, by other rules of media
             return False
         record, tar = receipt["record"], self.folder / self.name
         if record.name != self.name or record.samples != len(receipt["rows"]):
@@ -141,6 +145,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     set_step(task.number)
     rows: list[list[Any]] = []
     texts = 0
+    found: list[Mapping[str, str]] = []
     refused: list[QuarantineEntry] = []
     with atomic_file(task.folder / task.name) as file:
         out = _HashedFile(file)
@@ -154,9 +159,10 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
                 else:
                     facts, members = made
                     texts += bool(item.text)
+                    found.append(facts.found)
                     offset = tar.tarstream.offset
                     tar.write(members)
-                    rows.append([offset, tar.tarstream.offset - offset, item.label, *facts])
+                    rows.append([offset, tar.tarstream.offset - offset, item.label, *media_row(facts)])
                 advance()
         failpoint("shard.publish")
     if not rows:
@@ -166,6 +172,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         "record": asdict(record),
         "rows": rows,
         "texts": texts,
+        "found": count_found(found),
         "refused": [asdict(e) for e in refused],
     }
     failpoint("shard.receipt")
@@ -197,15 +204,15 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
     data = attempt(lambda: item.read(task.limits), "read", item.name)
     if isinstance(data, Fault):
         return data
-    look = images.check if task.check == "decode" else images.probe
-    facts = attempt(lambda: look(data, task.limits), "decode", item.name)
+    look = images.check if task.check == "decode" else partial(images.probe, fields=True)
+    facts = attempt(lambda: look(data, task.limits, colour=task.colour), "decode", item.name)
     if isinstance(facts, Fault):
         return facts
     told = {
         "label": item.label if item.label >= 0 else None,
         "class": item.class_name or None,
         "text": item.text,
-        **facts._asdict(),
+        **facts.described(),
         "source": item.name,
         **item.more,
     }
@@ -214,7 +221,11 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
 
 
 def assemble(
-    folder: Path, tasks: Sequence[ShardTask], classes: Sequence[str], quarantine: Quarantine
+    folder: Path,
+    tasks: Sequence[ShardTask],
+    classes: Sequence[str],
+    quarantine: Quarantine,
+    colour: ColourMode = "convert",
 ) -> DatasetManifest:
     """Make index, quarantine list and manifest from the receipts, then drop them: the dataset is complete.
 
@@ -224,7 +235,7 @@ def assemble(
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
-    texts = 0
+    texts, found = 0, []
     for task in tasks:
         receipt = json_files.read(task.receipt, Receipt)
         refused += receipt["refused"]
@@ -232,6 +243,7 @@ def assemble(
             tables.append(index_rows(len(shards), receipt["rows"]))
             shards.append(receipt["record"])
             texts += receipt.get("texts", 0)
+            found.append(receipt.get("found", {}))
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
         raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
@@ -239,7 +251,7 @@ def assemble(
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)
     quarantine.rewrite(refused)
-    manifest = raw_manifest(tuple(shards), classes, files, index, texts)
+    manifest = raw_manifest(tuple(shards), classes, files, index, texts, add_counts(found), colour)
     failpoint("shard.manifest")
     manifest.write(folder)
     drop_receipts(folder)

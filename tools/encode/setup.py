@@ -26,6 +26,8 @@ from data.latent.encode_job import Job, begin, encoded, recorded_origin
 from data.latent.reading import compare
 from data.media.scaling import RESIZE
 from data.order.buckets import NO_BUCKET, assign, make_buckets
+from data.order.usage import usage_lines
+from data.raw.decoding import decoding_identity
 from data.raw.writing import drop_receipts
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
@@ -150,6 +152,7 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
         most = 2 * samples * job.captions.tokens * job.captions.width
         tokens = counted(job.captions.tokens, "token")
         lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
+    lines += usage_lines(np.asarray(job.dataset.media), job.column, job.buckets, job.clips)
     return lines
 
 
@@ -210,6 +213,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
                 "fps": config.buckets.fps,
                 "stride": config.buckets.stride,
                 "clip": "centre",
+                **decoding_identity(job.dataset, config.buckets),
             },
             "computation": {
                 "device": device,

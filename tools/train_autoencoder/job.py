@@ -31,6 +31,7 @@ from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
+from data.raw.decoding import decoding_identity
 from models.autoencoder import store
 from models.autoencoder.interface import FIRST, AutoencoderConfig
 from models.autoencoder.kinds import KINDS
@@ -145,7 +146,8 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         folder=Path(config.output),
         seed=config.seed,
         metrics=config.metrics,
-        fingerprints={"data": dataset.manifest.fingerprint},
+        fingerprints={"data": dataset.manifest.fingerprint}
+        | {name: str(value) for name, value in decoding_identity(dataset, config.data.buckets).items()},
         run_config=to_dict(config),
     ).fit()
 

@@ -30,7 +30,7 @@ def manifest() -> DatasetManifest:
 
 
 def test_index_rows_are_little_endian_and_packed() -> None:
-    assert (INDEX_DTYPE.itemsize, MEDIA_DTYPE.itemsize) == (30, 16)
+    assert (INDEX_DTYPE.itemsize, MEDIA_DTYPE.itemsize) == (30, 41)
     row = np.zeros(1, INDEX_DTYPE)
     row["id"], row["label"] = 1, -1
     assert row.tobytes() == b"\1" + b"\0" * 25 + b"\xff" * 4

@@ -19,6 +19,7 @@ from typing import IO, Any
 from core.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of storage without hard links
 MEETING_PREFIX = ".meeting-"  # where ranks find each other; core/distributed/rendezvous.py
 
 
@@ -162,21 +163,51 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as readable JSON with sorted keys, so that equal values give equal bytes."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+def write_text_once(path: Path, text: str) -> bool:
+    """`write_text` where nothing is there yet; False if something is.
 
-
-def write_json_once(path: Path, value: Any) -> None:
-    """Call `write_json` where there is no file yet; of concurrent processes the first one's file stays."""
+    Of processes that do so at once the first one's file stays.
+    """
     mine = temporary_name(path)
     try:
-        write_json(mine, value)
-        with contextlib.suppress(FileExistsError):
+        write_text(mine, text)
+        try:
             os.link(mine, path)
-            fsync_folder(path.parent)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _replace_once(mine, path)
+        fsync_folder(path.parent)
+        return True
     finally:
         mine.unlink(missing_ok=True)
+
+
+def _replace_once(mine: Path, path: Path) -> bool:
+    """Move a file to where nothing is yet, on storage without hard links; it may be seen empty first."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        return False
+    os.replace(mine, path)
+    fsync_folder(path.parent)
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    write_text(path, _json_text(value))
+
+
+def write_json_once(path: Path, value: Any) -> bool:
+    """`write_text_once` of what `write_json` writes."""
+    return write_text_once(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sha256_file(path: Path) -> str:

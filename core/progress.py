@@ -14,10 +14,10 @@ TERMINAL_PERIOD_S = 0.1
 PLAIN_PERIOD_S = 5.0
 
 
-def say(text: str) -> None:
-    """Print a plain line on standard error, and log it; only rank 0 speaks."""
-    if _speaks():
-        from core import log  # imported here, since showing help or a plan needs no log
+def say(text: str, *, of_any_rank: bool = False) -> None:
+    """Print a plain line on standard error, and log it; only rank 0 speaks, unless it is of one alone."""
+    if of_any_rank or _speaks():
+        from core import log  # here, since to show help or a plan takes no log
 
         log.note(text)
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())

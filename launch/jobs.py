@@ -18,8 +18,8 @@ class Job(NamedTuple):
     module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
     prints: whether its result is what it prints; other jobs outlive a standard output that fails.
-    shares: several processes that were started together share the work through its output.
-    done: of such a job, the file in its output that is written last and shows that a run has completed.
+    shares: several processes share the work through its output, and one that dies ends no other.
+    done: of a job on ranks, the file in its output that is written last; how a run went is told by that.
     """
 
     name: str
@@ -86,8 +86,9 @@ JOBS = (
     Job(
         "sample",
         "tools.sample.job",
-        "generate images or clips from a checkpoint",
+        "generate images or clips from a checkpoint, shared by any number of workers",
         ("longtake sample runs/train output=runs/samples", "longtake sample my.yaml sampler.guidance=3"),
+        shares=True,
         done=SAMPLES,
     ),
     Job(

@@ -25,6 +25,7 @@ from core.run.folder import CONFIG
 from core.run.last_line import TOLD
 from launch.jobs import Job
 
+REFUSED = 2  # status of a mistake of the person's
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
 
 
@@ -37,10 +38,18 @@ def run_on_ranks(job: Job, config: Any) -> int:
         save(config, file)
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done
-        return start(command, config.processes, Path(folder), job.name, done)
+        return start(command, config.processes, Path(folder), job.name, done, shares=job.shares)
 
 
-def start(command: Sequence[str], processes: int, folder: Path, name: str, done: Path | None = None) -> int:
+def start(
+    command: Sequence[str],
+    processes: int,
+    folder: Path,
+    name: str,
+    done: Path | None = None,
+    *,
+    shares: bool = False,
+) -> int:
     """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
@@ -48,7 +57,8 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str, done:
     them, so it is not killed by one while it starts. Ranks write where we do.
     folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
     done: the file that the run writes last. A run that wrote it gives 0 however a rank ended, and one that
-    did not is never called done.
+    did not is never called done.  shares: whether ranks share work through a folder, so that one that dies
+    ends no other; a refused config is refused for all.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
@@ -57,7 +67,7 @@ def start(command: Sequence[str], processes: int, folder: Path, name: str, done:
     with signals.answered_by(ranks):
         for rank in range(processes):
             ranks.start(command, _environment(rank, processes, store.port, folder))
-        code = _wait(ranks.started, name)
+        code = _wait(ranks.started, name, shares=shares)
         status = code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
         return status if done is None else _by_marker(name, status, done, before)
 
@@ -132,12 +142,15 @@ class _Ranks:
             _signal_all(self.started, got)
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
-    """Wait for all ranks; report the first failure, end the others, and return its code, or 0."""
+def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool) -> int:
+    """Wait for all ranks; the first failure is told and ends the others. Give its code, or 0.
+
+    shares: the others go on, and what one said itself goes before the code of one that was killed.
+    """
     ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
         threading.Thread(target=_report_end, args=(number, rank, ended), daemon=True).start()
-    first_code, deadline = 0, math.inf
+    failures, deadline, go_on = list[int](), math.inf, shares
     for _ in ranks:
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         try:
@@ -145,16 +158,17 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str) -> int:
         except queue.Empty:
             _signal_all(ranks, signal.SIGKILL)
             number, code = ended.get()
-        if code != 0 and first_code == 0:
-            first_code = code
+        if code != 0 and (go_on or not failures):
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
                 terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
-            if code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
+            go_on = go_on and code != REFUSED
+            if not go_on and code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
                 deadline = time.monotonic() + GRACE_S
-            else:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone
+            elif not go_on:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone
                 _signal_all(ranks, signal.SIGKILL)
-    return first_code
+        failures += [code] if code != 0 else []
+    return next((code for code in failures if code > 0 and shares), failures[0] if failures else 0)
 
 
 def _report_end(

@@ -74,6 +74,16 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     return World(rank, size, place.local_rank, chosen)
 
 
+def own_device(device: str = "auto") -> torch.device:
+    """The device of this process, which shares work with others through a folder and joins no group."""
+    place = environment.place()
+    environment.local_rank_for_libraries()
+    chosen = _device(device, place.local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
 def stop(world: World) -> None:
     """Leave the process group (collective: all ranks, after their last collective).
 

@@ -8,8 +8,7 @@ through its own take-over may run a unit a second time: harmless, as long as equ
 bytes. After a claim, check whether the unit was finished in between.
 
 A lease names its holder and says whether that one had finished other units, and how many holders before it
-were lost, so who takes over knows without another file. Losses count from one start of the command to the
-next: a lease carries the mark of the start that it was taken under.
+were lost. Losses count from one start of the command to the next, whose mark a lease carries.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from core import environment
 from core.faults.failpoints import failpoint
 from core.files import published, read_bytes, regular, write_text
 from core.reading import json_files
-from core.reading.json_files import Malformed
+from core.run.processes import identity
 
 SUFFIX = ".lease"
 START = "start"  # the mark of the last start of the command
@@ -81,8 +80,7 @@ class Leases:
     def claim(self, unit: str, newest: int | None = None) -> Lease | None:
         """Take `unit`, or None while another worker holds it; OSError where the folder cannot be written.
 
-        newest: the generation of its newest lease by an earlier listing, -1 for none; listed now if not
-        given. Where it has changed since, the answer is None, too.
+        newest: its newest lease by an earlier listing, -1 for none; None is returned if it has changed since.
         """
         if newest is None:
             newest = self.newest().get(unit, -1)
@@ -122,7 +120,7 @@ class Leases:
         """Return one lease; FileNotFoundError if it is there no more."""
         path = lease_path(self.folder, unit, generation)
         with open(path, encoding="utf-8", errors="replace", opener=regular) as file:  # NFS refreshes on open
-            stamp, note = os.fstat(file.fileno()).st_mtime, _read_note(file.read())
+            stamp, note = os.fstat(file.fileno()).st_mtime, read_note(file.read())
         age = self._server_now() - stamp
         expired, losses = age > self.timeout_s, Losses()
         if note.get("start", "") == self._start:
@@ -158,7 +156,7 @@ class Leases:
     def _create(self, unit: str, generation: int, losses: Losses) -> Lease:
         path = lease_path(self.folder, unit, generation)
         note = {"owner": self.owner, "token": self.token, "start": self._start, "finished": self.finished}
-        note |= {"lost": losses.workers, "proven": losses.proven}
+        note |= {"lost": losses.workers, "proven": losses.proven, "process": identity()}
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             os.write(descriptor, json.dumps(note).encode())
@@ -190,7 +188,7 @@ class Lease:
             text = read_bytes(self.path).decode("utf-8", "replace")
         except FileNotFoundError:
             return False
-        return bool(_read_note(text).get("token") == self.token)
+        return bool(read_note(text).get("token") == self.token)
 
     def touch(self) -> bool:
         """Show a sign of life; False when the lease is no longer ours."""
@@ -237,11 +235,11 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
     return folder / f"{unit}.{generation:06d}{SUFFIX}"
 
 
-def _read_note(text: str) -> dict[str, Any]:
-    """Return the content of a lease; empty while its holder writes it, or was killed doing so."""
+def read_note(text: str) -> dict[str, Any]:
+    """What a lease says; nothing where its holder is still writing it, or was killed at that."""
     try:
         note = json_files.loaded(text.encode(), "lease")
-    except Malformed:
+    except json_files.Malformed:
         return {}
     return note if isinstance(note, dict) else {}
 

@@ -86,7 +86,7 @@ class WorkQueue:
         self.is_done = is_done or (lambda unit: unit in list_done())
         self.leases, self._failures = Leases(folder, timeout_s=config.timeout_s), Failures(folder)
         self.done: set[str] = set()
-        self._random = random.Random(self.leases.token)  # every worker chooses in an order of its own
+        self._random = random.Random(self.leases.token)  # where there are others, each has its own order
         self._candidates: list[tuple[str, int]] = []  # units, each with its newest lease; the next one last
         self._left: list[str] = []
         self._listed = -float("inf")
@@ -161,7 +161,10 @@ class WorkQueue:
         newest = self.leases.newest()
         failed = {failure.unit for failure in self.failures()}
         suspects = {unit for unit in left if self._is_suspect(unit, newest.get(unit, -1))}
-        self._random.shuffle(left)
+        if newest:  # others are at it
+            self._random.shuffle(left)
+        else:
+            left.reverse()  # the next one comes last
         left.sort(key=lambda unit: (unit in suspects, unit in failed, unit in newest), reverse=True)
         self._candidates = [(unit, newest.get(unit, -1)) for unit in left]
         return True

@@ -12,7 +12,7 @@ from core import environment
 from core.config.loading import dump
 from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
-from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text
+from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text, write_text_once
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, replaced, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -64,10 +64,11 @@ def claim(
     """
     if output.exists() and not output.is_dir():
         raise UserError("output", output, "a folder, and this is a file")
-    if _is_empty(output):
-        return _start(output, config)
+    is_empty = _is_empty(output)
+    if is_empty and write_text_once(output / CONFIG, _recorded(config)):
+        return "new"
     _require_ours(output, config)
-    if overwrite:
+    if overwrite and not is_empty:  # else another process was faster, and its config is the one that counts
         _remove_contents(output, done)
         return _start(output, config)
     found = changes(read_recorded(output / CONFIG), config)
@@ -137,10 +138,15 @@ def has_begun(output: Path, done: str) -> bool:
 
 
 def _start(output: Path, config: JobConfig) -> Literal["new"]:
-    """Write the record. It never says overwrite=true, so a command that is given it as a file continues."""
-    kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
-    write_text(output / CONFIG, f"{HEADER}{config.job}\n{dump(kept)}")
+    """Write the record."""
+    write_text(output / CONFIG, _recorded(config))
     return "new"
+
+
+def _recorded(config: JobConfig) -> str:
+    """The record. It never says overwrite=true, so a command that is given it as a file continues."""
+    kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
+    return f"{HEADER}{config.job}\n{dump(kept)}"
 
 
 def _is_empty(output: Path) -> bool:

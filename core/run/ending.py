@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from core import terminal
 from core.errors import CONTINUABLE
-from core.run import signals
+from core.run import ends, signals
 from core.run.last_line import tell
 
 GRACE_S = 20.0  # less than schedulers give
@@ -76,7 +76,9 @@ class Ending:
             os._exit(signals.INTERRUPTED)
         if not self._heard:
             if self._speaks:
-                tell(f"{got.name}: ending; the same command continues the work")
+                text = f"{got.name}: ending; the same command continues the work"
+                tell(text)
+                ends.record("asked", CONTINUABLE, text)
             self._limit = signals.end_after(GRACE_S, CONTINUABLE)
         self._heard.append(got)
 

@@ -16,6 +16,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_schema import Count
 from core.run.code import Code, CodeRecord, code, read
 from core.run.folder import LOCK
+from core.run.processes import started
 
 UNKNOWN = ""  # no launcher is known to have begun the run
 
@@ -67,7 +68,7 @@ class RunLock:
             "begun_by": before.get("begun_by") if before else environment.launch() or UNKNOWN,
             "host": environment.node(),
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": started(os.getpid()),
             "attempt": name,
             "number": number,
             "token": self.attempt.token,
@@ -125,15 +126,5 @@ def _job_of(owner: Owner) -> str:
     return owner["attempt"].rpartition(".")[0]
 
 
-def _alive(pid: int, started: str) -> bool:
-    return pid > 0 and pid != os.getpid() and bool(started) and _started(pid) == started
-
-
-def _started(pid: int) -> str:
-    """Return when a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+def _alive(pid: int, since: str) -> bool:
+    return pid > 0 and pid != os.getpid() and bool(since) and started(pid) == since

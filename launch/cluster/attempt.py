@@ -90,6 +90,7 @@ class Attempt:
         self.number = len([earlier for earlier in before if earlier != self.folder.name])
         self.child: subprocess.Popen[bytes] | None = None
         self.end_s = 0.0  # when the scheduler will end this start
+        self.was_done = self.is_done()
 
     def run(self) -> Verdict:
         """Start the ranks and wait for their end."""
@@ -147,7 +148,14 @@ class Attempt:
             for path in published(self.folder, "rank-*.json")
             if (end := read_record(path, RankEnd)) is not None
         ]
-        return judge(records, status, self.config.world_size, self.asked.word)
+        verdict = judge(records, status, self.config.world_size, self.asked.word)
+        if verdict.outcome == "again" and self.job.shares and not self.was_done and self.is_done():
+            return Verdict("done", verdict.reason)  # the others have done the share of those that died
+        return verdict
+
+    def is_done(self) -> bool:
+        """Whether the file is there that the job writes last, where one is known."""
+        return bool(self.job.done) and (self.submission.output / self.job.done).exists()
 
     def watch(self, child: subprocess.Popen[bytes]) -> int | None:
         """Wait for the ranks, end them if none gives a sign of life, and return their status.
@@ -217,7 +225,7 @@ class Attempt:
             "ntasks-per-node": config.tasks_per_node,
             "cpus-per-task": config.cpus_per_task,  # not inherited since SLURM 22.05
             "kill-on-bad-exit": 0,  # ranks that end early together may be seconds apart
-            "wait": int(LATE_S) if self.job.on_ranks else 0,
+            "wait": int(LATE_S) if self.job.on_ranks and not self.job.shares else 0,
             "output": self.folder / "rank-%t.txt",
             "open-mode": "append",
             "mpi": "none",

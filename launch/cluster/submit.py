@@ -108,6 +108,8 @@ def _parted(job: Job, settings: Any) -> tuple[Any, ClusterConfig]:
     if cluster.array and not job.shares:
         reason = f"{job.name} does not share its work through its output"
         raise UserError("cluster.array", cluster.array, f"0, since {reason}")
+    if cluster.array and values.get("overwrite"):
+        raise UserError("overwrite", "true", "false, since tasks of an array would remove each other's work")
     return kind(**values), cluster
 
 
@@ -241,10 +243,6 @@ def _cluster_file(cluster: ClusterConfig) -> str:
 
 
 def _help() -> str:
-    own = fields_text(describe(Target))
-    usage = (
-        "usage: longtake submit JOB [FILE.yaml ...] [SOURCE] [field=value ...] [after=RUN|JOB] [--dry-run]"
-    )
-    return "\n".join(
-        [usage, "", *(inspect.getdoc(sys.modules[__name__]) or "").splitlines(), "", "fields:", *own]
-    )
+    usage = "longtake submit JOB [FILE.yaml ...] [SOURCE] [field=value ...] [after=RUN|JOB] [--dry-run]"
+    text, own = inspect.getdoc(sys.modules[__name__]) or "", fields_text(describe(Target))
+    return "\n".join([f"usage: {usage}", "", *text.splitlines(), "", "fields:", *own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -24,6 +25,7 @@ from core.files import (
     temporary_name,
     write_json,
     write_text,
+    write_text_once,
 )
 from core.root import ROOT
 
@@ -69,6 +71,24 @@ except OSError as error:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "File too large\n"
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_texts_that_are_written_once_the_first_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Also on storage that knows no hard links."""
+
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "folder" / "note"
+    assert write_text_once(path, "first")
+    assert not write_text_once(path, "second")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["note"]
 
 
 def test_temporary_names_are_siblings_and_differ(tmp_path: Path) -> None:

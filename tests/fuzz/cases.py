@@ -120,7 +120,7 @@ CASES = (
     Case(
         f"{SAMPLE}sampling",
         ("run", "sampling"),
-        ("sampling/*", "sampling/parts/*"),
+        ("sampling/*", "sampling/parts/*", "sampling/.leases/*"),
         ("sampling/made_from.json", "sampling/parts/*"),
         ("sampling/samples.npz",),
     ),

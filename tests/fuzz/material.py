@@ -20,6 +20,7 @@ from core.root import ROOT
 from tests.fuzz.forking import Ended
 from tools.runs.samples import ARRAYS, Samples, read_made_from
 from tools.sample.parts import FOLDER, Parts
+from tools.sample.units import CUT, LEASES
 
 FILES = ROOT / "tests" / "fixtures" / "30fc6aa" / "files"
 SHAPES = "[[1,16,16],[5,16,16]]"
@@ -99,13 +100,9 @@ def _write_submission(folder: Path) -> None:
 
 
 def _leave_unfinished(folder: Path) -> None:
-    """Leave an expired lease and a failure of a cache, and one of two parts of samples, as killed jobs do."""
+    """What killed jobs leave: an expired lease and a failure, and some parts of a cache and of samples."""
     (folder / "encoding" / ".receipts" / "000001.json").unlink()
-    leases = folder / "encoding" / ".leases"
-    Failures(leases).record(Failure("000001", ("it was not there",), final=False))
-    lease = Leases(leases, timeout_s=60).claim("000001")
-    assert lease is not None
-    os.utime(lease.path, (0, 0))
+    _leave_unit(folder / "encoding" / ".leases", "000001")
     shutil.copytree(folder / "samples", folder / "sampling")
     begun, finished = read_made_from(folder / "samples"), Samples.read(folder / "samples")
     assert begun is not None
@@ -115,6 +112,16 @@ def _leave_unfinished(folder: Path) -> None:
     )
     for name in ("samples.json", ARRAYS):
         (folder / "sampling" / name).unlink()
+    _leave_unit(folder / "sampling" / LEASES, "000006-000011")
+    write_json(folder / "sampling" / LEASES / CUT, {"samples": 6})
+
+
+def _leave_unit(leases: Path, unit: str) -> None:
+    """Leave what a worker does that failed at a unit, and was killed at its next attempt."""
+    Failures(leases).record(Failure(unit, ("it was not there",), final=False))
+    lease = Leases(leases, timeout_s=60).claim(unit)
+    assert lease is not None
+    os.utime(lease.path, (0, 0))
 
 
 def _write_tables(folder: Path) -> None:

@@ -215,6 +215,13 @@ def test_a_job_of_one_process_gets_one_task(tmp_path: Path) -> None:
         submit.main(["export", "run", f"output={tmp_path}/out", "cluster.nodes=2"])
 
 
+@pytest.mark.parametrize("job", ["sample", "encode"])
+def test_tasks_of_an_array_do_not_overwrite(tmp_path: Path, job: str) -> None:
+    words = [job, "source", f"output={tmp_path}/out", "overwrite=true", "cluster.array=2"]
+    with pytest.raises(UserError, match=r"^overwrite=true: expected false, since tasks of an array would"):
+        submit.main([*words, *(["autoencoder=there"] if job == "encode" else [])])
+
+
 def test_without_slurm_the_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"cluster.kind=slurm: expected local or inline"):

@@ -250,3 +250,39 @@ def mark():
     said = capfd.readouterr().err
     assert ("done.json is not there" in said) == (marker == "absent" and script == "pass")
     assert ("complete all the same" in said) == ("mark(); sys.exit" in script)
+
+
+ONE_FAILS = """
+import os, signal, sys, time
+from pathlib import Path
+from core.run.last_line import tell
+folder, status = Path(sys.argv[1]), int(sys.argv[2])
+if os.environ["RANK"] == "0":
+    while not (folder / "ended").exists():
+        time.sleep(0.01)
+    if status == 2:
+        time.sleep(100)
+    (folder / "done").touch()
+    sys.exit(int(sys.argv[3]))
+(folder / "ended").touch()
+if status < 0:
+    os.kill(os.getpid(), -status)
+tell("longtake job: it failed")
+sys.exit(status)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("status", "others", "expected"), [(1, 0, 1), (-9, 0, 137), (-9, 75, 75), (75, 0, 75), (2, 0, 2)]
+)
+def test_ranks_that_share_work_outlive_one_another_but_a_refused_config(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int, others: int, expected: int
+) -> None:
+    command = [sys.executable, "-c", ONE_FAILS, str(tmp_path), str(status), str(others)]
+    assert local.start(command, 2, tmp_path, "job", shares=True) == expected
+    assert (tmp_path / "done").exists() == (status != 2)
+    said = capfd.readouterr().err
+    assert said == (
+        "longtake job: rank 1 was ended by SIGKILL\n" if status < 0 else "longtake job: it failed\n"
+    )

@@ -73,6 +73,7 @@ ROLES: dict[str, dict[str, str]] = {
     "sample": {
         **OUTPUTS,
         **dict.fromkeys(("source", "prompt_file", "text_encoder"), "place"),
+        **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("batch", "device"), "work"),
     },
     "evaluate": {**OUTPUTS, **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place")},

@@ -1,4 +1,4 @@
-"""The batches of a sampling job: what they are made from, which of them a rank makes, and how."""
+"""The batches of a sampling job: from what they are made, and how."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from numpy.typing import NDArray
 from core.batch import Condition
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import sample
-from core.distributed import ranks
-from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, below
-from core.progress import Progress, say
+from core.faults.failpoints import failpoint
+from core.progress import say
 from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
 from tools.sample.conditions import conditions_of, require_trained, turns_of
-from tools.sample.parts import DamagedPart, Parts
+from tools.sample.parts import Parts
 from tools.sample.prompts import Prompts, embed
 
 if TYPE_CHECKING:
     from tools.sample.config import Config
 
 
-def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[str, Any] | None) -> Job:
-    """Read what samples are made from (collective); UserError, with nothing written, where it is not as
-    asked for, or not what the job was begun with.
+def prepare(
+    config: Config, texts: tuple[str, ...], device: torch.device, record: dict[str, Any] | None
+) -> Job:
+    """Read what samples are made from; UserError, with nothing written, where it is not as asked for, or not
+    what the job was begun with.
 
     record: what that is, None for a job that begins.
     """
-    # One rank chooses: while the run goes on, the newest checkpoint of two ranks may be two.
-    checkpoint = ranks.on_first_rank(lambda: sampled_from.checkpoint_of(config, record))
-    trained = open_run(Path(config.source), checkpoint, config.weights, world.device)
+    torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
+    torch.backends.cudnn.deterministic = True
+    checkpoint = sampled_from.checkpoint_of(config, record)
+    trained = open_run(Path(config.source), checkpoint, config.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(config.tiling)
     folder = config.text_encoder or trained.space.text_folder
-    job = Job(config, trained, world, embed(texts, trained.space.text, folder, world.device))
-    _require_same_everywhere(job, record or ranks.broadcast_object(job.made_from))
+    job = Job(config, trained, embed(texts, trained.space.text, folder, device))
+    sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
     with below("sampler"):
         warnings = require_trained(trained.space, config.sampler, conditions_of(job.turns, job.texts))
     for warning in warnings:
@@ -52,29 +54,17 @@ def prepare(config: Config, texts: tuple[str, ...], world: World, record: dict[s
     return job
 
 
-def _require_same_everywhere(job: Job, record: dict[str, Any]) -> None:
-    """Raise UserError on all ranks if one of them would sample from something else (collective)."""
-    problem = ""
-    try:
-        sampled_from.require_same(Path(job.config.output), record, job.made_from)
-    except UserError as error:
-        problem = str(error)
-    if problems := [problem for problem in ranks.gather_objects(problem) if problem]:
-        raise UserError(problems[0])
-
-
 @dataclass(frozen=True)
 class Job:
-    """The batches of one sampling job, and which of them this rank generates."""
+    """What all batches of one sampling job have in common."""
 
     config: Config
     trained: Trained
-    world: World
     prompts: Prompts | None = None
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        """The record of what the samples depend on, as this rank finds it."""
+        """What the samples depend on, as this worker finds it."""
         return sampled_from.describe(self.config, self.trained, self.prompts, self.turns, self.latent_shape)
 
     @property
@@ -116,54 +106,17 @@ class Job:
         shape = (*frames, latent[1] * factor, latent[2] * factor, 3)
         return Parts(Path(self.config.output) / sample_parts.FOLDER, made_from, self.config.count, shape)
 
-    def generate(self, parts: Parts) -> None:
-        """Generate this rank's share of the missing samples (collective: all ranks)."""
-        labels, shape = self.labels, self.latent_shape
-        gaps = sample_parts.missing(self._usable(parts), parts.count)
-        batches = [rows for gap in gaps for rows in _cut(gap, self.config.batch)]
-        there = parts.count - sum(map(len, batches))
-
-        def done() -> int:
-            return there + sum(len(rows) for rows in batches if parts.path(rows).exists())
-
-        before = there
-        with Progress(parts.count, "sample", done=there) as progress:
-            for rows in batches[self.world.rank :: self.world.size]:
-                numbers, wanted = np.array(rows), labels[rows.start : rows.stop]
-                pixels = generate(self.trained, shape, numbers, wanted, self.config, self.prompts)
-                parts.write(rows, pixels)
-                now = done()  # those of other ranks too
-                progress.advance(now - before)
-                before = now
-
-    def _usable(self, parts: Parts) -> list[range]:
-        """Return the ranges that exist and are whole.
-
-        Others are removed and reported (collective: all ranks).
-        """
-        listed, foreign = ranks.on_first_rank(parts.listed)
-        found: dict[range, str] = {}
-        for rows in listed[self.world.rank :: self.world.size]:  # to read them all may take minutes
-            try:
-                parts.read(rows)
-                found[rows] = ""
-            except DamagedPart as problem:
-                found[rows] = str(problem)
-        every = {rows: problem for share in ranks.gather_objects(found) for rows, problem in share.items()}
-        unusable = {parts.path(rows): problem for rows, problem in every.items() if problem}
-        unusable |= dict.fromkeys(foreign, "its name is not one of a part of this job")
-
-        def remove() -> None:
-            for path, problem in unusable.items():
-                say(f"{path} is not used: {problem}; its samples are made anew")
-                path.unlink(missing_ok=True)
-
-        ranks.on_first_rank(remove)  # before any rank writes
-        return sample_parts.apart(rows for rows in listed if not every[rows])
-
-
-def _cut(rows: range, size: int) -> list[range]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    def generate(self, rows: range) -> NDArray[np.uint8]:
+        """The pixels of samples `rows`, (n, [T,] H, W, 3), so many at once as `batch` says."""
+        labels, size = self.labels, self.config.batch
+        made = []
+        for start in range(rows.start, rows.stop, size):
+            numbers = np.arange(start, min(start + size, rows.stop))
+            made.append(
+                generate(self.trained, self.latent_shape, numbers, labels[numbers], self.config, self.prompts)
+            )
+            failpoint("sample.batch")
+        return np.concatenate(made)
 
 
 def generate(

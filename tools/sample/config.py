@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
+from core.queue.work_queue import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +23,7 @@ class Config:
     )
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples", role="work")
-    processes: int = setting(1, "local ranks that share the batches", low=1, role="work")
+    processes: int = setting(1, "workers on this machine that share the batches", low=1, role="work")
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
     weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
     count: int = setting(100, "samples in all; classes take turns", low=1)
@@ -44,7 +42,8 @@ class Config:
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     fps: float = setting(12.0, "playing speed of clips.mp4", unit="1/s", low=0.1)
-    batch: int = setting(100, "samples generated at once", low=1, role="work")
+    batch: int = setting(100, "samples generated at once, which one worker takes", low=1, role="work")
+    queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
     tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
     sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")

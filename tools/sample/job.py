@@ -1,8 +1,10 @@
 """Generate images or clips from a training run.
 
-Sample number n is a function of (weights, sampler, seed, n), to rounding also where the batch or the number
-of processes differs. Finished batches are kept in `parts/` until all are there: a killed job continues, from
-the weights, prompts, decoder and sampler that `made_from.json` has fixed when it began.
+Sample number n is a function of (weights, sampler, seed, n), to rounding also where the batch differs. Any
+number of workers share the batches of one output: processes, the same command typed again here or on another
+node, the tasks of an array. They may join, leave or be killed; the last one puts the samples together. Until
+then batches are kept in `parts/`, and all workers keep to the weights, prompts, decoder and sampler that
+`made_from.json` has fixed when the first of them began.
 """
 
 from __future__ import annotations
@@ -62,29 +64,28 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish samples.npz, the pictures and, last, samples.json."""
     from core.distributed import ranks
     from core.progress import say
-    from tools.sample import sampled_from
+    from tools.sample import sampled_from, sharing
     from tools.sample.batches import prepare
     from tools.sample.prompts import read_prompts
 
-    texts = read_prompts(config.prompts, config.prompt_file)
-    world = ranks.start(config.device, folder=Path(config.output))
-    try:
-        output = Path(config.output)
-        record, finished = ranks.on_first_rank(lambda: look(config, texts))
-        if finished:
-            say(finished)
-            return
-        job = prepare(config, texts, world, record)  # first: overwriting removes what is there
-        ranks.on_first_rank(lambda: take(config, texts))
-        record = ranks.on_first_rank(lambda: sampled_from.begin(output, job.made_from))
-        parts = job.parts(record["sha256"])
-        job.generate(parts)
-        ranks.barrier()
-        ranks.on_first_rank(lambda: publish(job, parts))
-        weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
-        say(f"{output}: {config.count} samples from {weights}")
-    finally:
-        ranks.stop(world)
+    texts, output = read_prompts(config.prompts, config.prompt_file), Path(config.output)
+    device = ranks.own_device(config.device)
+    record, finished = look(config, texts)
+    if finished:
+        say(finished)
+        return
+    job = prepare(config, texts, device, record)  # first: overwriting removes what is there
+    if config.overwrite:
+        sharing.begin_anew(output, config.queue, lambda: take(config, texts))
+    else:
+        take(config, texts)
+    agreed = sampled_from.begin(output, job.made_from)
+    if record is None and agreed["sha256"] != job.made_from["sha256"]:
+        job = prepare(config, texts, device, agreed)  # another worker began at once, and was first
+    parts = job.parts(agreed["sha256"])
+    sharing.work(job, parts, lambda: publish(job, parts))
+    weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
+    say(f"{output}: {config.count} samples from {weights}")
 
 
 def take(config: Config, texts: tuple[str, ...]) -> str:
@@ -108,11 +109,8 @@ def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None,
 
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
-    import shutil
-
     from core.run.folder import CONFIG
-    from tools.sample import parts as sample_parts
-    from tools.sample import sampled_from
+    from tools.sample import sampled_from, sharing
 
     output = Path(config.output)
     if config.overwrite or not (output / CONFIG).is_file():
@@ -124,14 +122,12 @@ def look(config: Config, texts: tuple[str, ...]) -> tuple[dict[str, Any] | None,
     samples.verify()
     if record is not None:
         sampled_from.require_unchanged(config, texts, record)
-    shutil.rmtree(output / sample_parts.FOLDER, ignore_errors=True)  # left by a kill after samples.json
+    sharing.clear(output)  # left by a kill after samples.json
     return record, f"{output}: finished before, {samples.origin}"
 
 
 def publish(job: Job, parts: Parts) -> None:
     """Put the parts together, draw the pictures, and write the manifest; then the parts can go."""
-    import shutil
-
     from core.progress import say
     from data.media.lettering import legend
     from data.media.pictures import contact_sheet, image_grid, write_clips, write_png
@@ -150,9 +146,8 @@ def publish(job: Job, parts: Parts) -> None:
         write_clips(output / "clips.mp4", pixels, labels, names, config.fps)
         write_png(output / "contact.png", contact_sheet(pixels, labels, names))
     for shown in legend(labels, names):
-        say(f"in the pictures {shown}, whose letters the font lacks")
+        say(f"in the pictures {shown}, whose letters the font lacks", of_any_rank=True)
     write_json(output / SAMPLES, provenance(job, pixels, parts.made_from))
-    shutil.rmtree(parts.folder)
 
 
 def provenance(job: Job, pixels: NDArray[np.uint8], made_from: str) -> dict[str, Any]:

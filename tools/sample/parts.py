@@ -27,6 +27,10 @@ class DamagedPart(Exception):
     """A part that cannot be used; the text is the reason."""
 
 
+class IncompleteParts(WorkError):
+    """Parts are missing or damaged, so that the samples cannot be put together."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The place of a job's parts, and the form that they must have.
@@ -76,16 +80,17 @@ class Parts:
         return sorted(rows, key=lambda found: (found.start, -found.stop)), foreign
 
     def together(self) -> NDArray[np.uint8]:
-        """Return the pixels of all samples, (count, *shape); WorkError if a part is missing or damaged."""
+        """The pixels of all samples, (count, *shape); IncompleteParts where one is missing or damaged."""
         rows = apart(self.listed()[0])
         if gaps := missing(rows, self.count):
-            raise WorkError(f"{self.path(gaps[0])} is missing; the same command makes it")
+            raise IncompleteParts(f"{self.path(gaps[0])} is missing; the same command makes it")
         pixels = np.empty((self.count, *self.shape), np.uint8)
         for found in rows:
             try:
                 pixels[found.start : found.stop] = self.read(found)
             except DamagedPart as problem:
-                raise WorkError(f"{self.path(found)}: {problem}; the same command makes it anew") from None
+                why = f"{self.path(found)}: {problem}; the same command makes it anew"
+                raise IncompleteParts(why) from None
         return pixels
 
 

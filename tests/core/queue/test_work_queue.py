@@ -172,3 +172,26 @@ def test_temporary_files_of_other_workers_are_no_failures_and_no_leases(tmp_path
     queue.forget_failures()
     queue.work(lambda unit: do(tmp_path, unit))
     assert queue.left() == []
+
+
+def order_of(folder: Path) -> list[str]:
+    """Do what is left, and where another worker holds a unit, have it do that; returns the order."""
+    order: list[str] = []
+
+    def work(unit: str) -> None:
+        order.append(unit)
+        do(folder, unit)
+
+    make_queue(folder).work(work, lambda states: do(folder, states[0].unit))
+    return order
+
+
+def test_a_lone_worker_goes_in_order_and_one_of_several_in_its_own(tmp_path: Path) -> None:
+    assert order_of(tmp_path) == UNITS
+    orders = set()
+    for number in range(3):
+        folder = tmp_path / str(number)
+        assert Leases(folder / "leases", timeout_s=60, owner="other").claim("000") is not None
+        orders.add(tuple(order_of(folder)))
+    assert {len(order) for order in orders} == {len(UNITS) - 1}
+    assert len(orders) > 1

@@ -14,6 +14,7 @@ from core.config import loading
 from core.config.settings import setting
 from core.engine.config import EngineConfig
 from core.errors import UserError, WorkError
+from core.run import claim as claiming
 from core.run.claim import claim, claim_run
 from core.run.run_lock import RunLock
 from tests.core.run.test_run_lock import living_owner
@@ -51,6 +52,21 @@ def test_claim_goes_from_new_over_continue_to_finished(tmp_path: Path) -> None:
     assert take(output) == "continue"
     (output / "done.json").write_text("{}")
     assert take(output) == "finished"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_that_begin_at_once_the_first_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """The second has found the folder empty, too."""
+    take(tmp_path)
+    (tmp_path / "part").touch()
+    monkeypatch.setattr(claiming, "_is_empty", lambda output: True)
+    assert take(tmp_path, overwrite=overwrite) == "continue"
+    with pytest.raises(UserError, match=r"^size=2: expected 1"):
+        take(tmp_path, Job(size=2), overwrite=overwrite)
+    assert loading.load(Job, [tmp_path / "config.yaml"]) == Job()
+    assert (tmp_path / "part").exists()
 
 
 def test_another_config_is_refused_with_the_field_and_both_values(tmp_path: Path) -> None:

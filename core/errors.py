@@ -58,5 +58,9 @@ class StorageError(WorkError):
     """Storage stayed out of reach after every attempt: it says nothing of the data that lie there."""
 
 
+class PeerLost(RuntimeError):
+    """Another rank has died or stands still; exit status PEER_LOST."""
+
+
 class EndedEarly(Exception):
     """A signal asked the run to end; the same command continues it; exit status CONTINUABLE."""

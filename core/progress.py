@@ -15,8 +15,11 @@ PLAIN_PERIOD_S = 5.0
 
 
 def say(text: str) -> None:
-    """Print a plain line on standard error; only rank 0 speaks."""
+    """Print a plain line on standard error, and log it; only rank 0 speaks."""
     if _speaks():
+        from core import log  # here, since to show help or a plan takes no log
+
+        log.note(text)
         terminal.tell(escaped_line(text), clear=terminal.is_terminal())
 
 

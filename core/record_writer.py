@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from core.files import atomic_file, open_regular
 from core.progress import counted, say
+from core.record_tally import Tally, carried_on
 from core.records import ATTEMPT, Row, decode, encode, end_of_lines, iterate, lines_from_end
 
 MOST_WAITING = 100_000  # rows kept in memory while they cannot be written
@@ -30,7 +31,8 @@ class RecordWriter:
 
     attempt: of the run, noted in every row; "" notes none.  require_owner: raises WorkError once another
     attempt owns the run.  size: bytes of the record that the checkpoint which this run continues vouches for,
-    None where it does not say.
+    None where it does not say.  noted: all that it notes of them, None of an earlier version's.
+    stand: another object whenever the record goes back.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,18 +40,34 @@ class RecordWriter:
         self.own("", lambda: None, None)
         self._end: int | None = None  # of the record; None until the file was looked at
         self._waiting: deque[bytes] = deque()
-        self._lost = 0
-        self._problem = ""
+        self._lost, self._problem = 0, ""
 
-    def own(self, attempt: str, require_owner: Callable[[], None], size: int | None) -> None:
+    def own(
+        self, attempt: str, require_owner: Callable[[], None], size: int | None, noted: Tally | None = None
+    ) -> None:
         """Write for this attempt from here on."""
         self._attempt, self._require_owner, self.vouched = attempt, require_owner, size
+        self.noted, self._tally, self.stand = noted, noted, object()
         self._watched = time.monotonic()
 
     @property
     def size(self) -> int:
         """Bytes of the record on disk."""
         return self._end or 0
+
+    def tally(self) -> Tally | None:
+        """Return what a checkpoint is to note; None while what stood there before is not counted yet."""
+        if not self._end or self._tally is None:
+            return None if self._end else Tally()
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            self._tally = carried_on(self._tally, file, self._end)
+            return self._tally if self._tally.size == self._end else None
+        return None  # the next checkpoint notes it
+
+    def take_tally(self, tally: Tally, since: object) -> None:
+        """Go on from a tally of the beginning of the file, unless the record has gone back `since` then."""
+        if self._tally is None and self.stand is since:
+            self._tally = tally
 
     def watch(self) -> None:
         """Notice within WATCH_S that another attempt has taken the run over: WorkError. Called every step."""
@@ -102,9 +120,12 @@ class RecordWriter:
         """
         self._waiting.clear()
         self._lost, self._problem, self._end = 0, "", None
+        self._tally, self.stand = Tally(), object()
         if not self.path.exists():
             return
         boundary = self._boundary(step)
+        if boundary:
+            self._tally = self.noted if self.noted and self.noted.size == boundary else None
         with open(self.path, "rb+") as file:
             size = os.fstat(file.fileno()).st_size
             if torn := size - end_of_lines(file, size):
@@ -128,7 +149,8 @@ class RecordWriter:
         with open_regular(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if self.vouched is not None and self.vouched > size:
-                say(f"warning: {self.path} has lost {self.vouched - size} bytes since its run was last saved")
+                if self.noted is None:  # else it was said when all that is noted was compared
+                    say(f"warning: {self.path} has lost {self.vouched - size} bytes since its last save")
             elif self.vouched is not None and _ends_line(file, self.vouched):
                 return self.vouched
             for line in lines_from_end(file, size):
@@ -162,7 +184,7 @@ class RecordWriter:
         while rows < len(self._waiting) and (not rows or size + len(self._waiting[rows]) <= CHUNK):
             size += len(self._waiting[rows])
             rows += 1
-        data = memoryview(b"".join(self._waiting[n] for n in range(rows)))
+        data = whole = memoryview(b"".join(self._waiting[n] for n in range(rows)))
         try:
             while data:
                 data = data[write(file, data) :]
@@ -174,6 +196,8 @@ class RecordWriter:
             self._require_owner()
             self._cut(file)
             return
+        if self._tally is not None and self._tally.size == self._end:
+            self._tally = self._tally.after(whole)
         self._end += size
         for _ in range(rows):
             self._waiting.popleft()

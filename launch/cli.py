@@ -154,6 +154,7 @@ def _execute(words: Sequence[str]) -> int:
 def _failed(
     words: Sequence[str], message: str, status: int, *, ends_last: bool = False, kind: Kind | None = None
 ) -> int:
+    from core.errors import CONTINUABLE
     from core.run import ends
     from core.run.last_line import repeat_after_torchrun, tell
     from launch import jobs
@@ -161,7 +162,7 @@ def _failed(
     names = {entry.name for entry in (*jobs.COMMANDS, *jobs.JOBS)}
     name = next((f" {word}" for word in words if word in names), "")
     line = f"longtake{name}: {' '.join(message.split())}"
-    tell(line)
+    tell(line, failed=status != CONTINUABLE)
     by_status: dict[int, Kind] = {2: "refused", 1: "work"}
     ends.record(kind or by_status.get(status, "asked"), status, line)
     if ends_last:

@@ -50,6 +50,31 @@ ELSEWHERE = {
 }
 # Fields of a section within the section that a class or function takes.
 OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
+# What takes the whole config of its job beside `plan` and `run`: a list that only gets shorter. The configs
+# of these jobs are flat, so sections would have to be made first; `train` builds a trainer from nearly every
+# section. Measurements of `bench` all take its config, which is what they share.
+TAKES_ROOT = {
+    "launch/demo/job.py": {"Chain"},
+    "launch/demo/report.py": {"_demo"},
+    "tools/encode/repair.py": {"repair_finished"},
+    "tools/encode/setup.py": {"_made_from", "_require_alone", "choose_device", "make_job", "start"},
+    "tools/encode/state.py": {"_queue", "describe"},
+    "tools/encode/workers.py": {
+        *("_be_worker", "_complete", "_prepare", "_tell", "_work", "_work_in_processes"),
+        *("encode", "make_queue", "repair"),
+    },
+    "tools/export.py": {"_check", "_weights"},
+    "tools/inspect/dataset.py": {"_reindex", "_show", "_verify"},
+    "tools/inspect/exported.py": {"_folder"},
+    "tools/inspect/job.py": {"_require_dataset"},
+    "tools/inspect/telling.py": {"refuse_dataset_fields", "tell"},
+    "tools/sample/batches.py": {"Job", "generate", "prepare"},
+    "tools/sample/job.py": {"look", "take"},
+    "tools/sample/sampled_from.py": {"checkpoint_of", "contents", "describe", "require_unchanged"},
+    "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
+    "tools/train/job.py": {"train"},
+    "tools/train_autoencoder/job.py": {"train"},
+}
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
 OWNERS = {
@@ -220,6 +245,44 @@ def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
         if isinstance(call.args[0], ast.Constant) and "." in str(call.args[0].value)
     }
     assert named == OWN_SECTIONS
+
+
+def takers_of_root_configs(tree: ast.Module) -> set[str]:
+    """Functions but `plan` and `run`, and classes, that are given the whole config of a job."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name not in {"plan", "run"}:
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            annotations = [argument.annotation for argument in arguments]
+        elif isinstance(node, ast.ClassDef):
+            annotations = [field.annotation for field in node.body if isinstance(field, ast.AnnAssign)]
+        else:
+            continue
+        named = {ast.unparse(annotation) for annotation in annotations if annotation}
+        if any(re.fullmatch(r"(\w+\.)*Config( \| None)?", name) for name in named):
+            found.add(node.name)
+    return found
+
+
+def test_only_plan_and_run_take_the_whole_config_of_a_job() -> None:
+    """All else takes the section that it needs: it says what it depends on, and serves other jobs too."""
+    sources = [source for source in SOURCES if "bench" not in source.parts]
+    found = {name_of(source): takers_of_root_configs(tree_of(source)) for source in sources}
+    assert {name: functions for name, functions in found.items() if functions} == TAKES_ROOT
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def plan(config: Config): ...\ndef run(config: Config): ...", set()),
+        ("def a(config: Config): ...", {"a"}),
+        ("def a(*, other: train.Config | None = None): ...", {"a"}),
+        ("class Job:\n    config: Config", {"Job"}),
+        ("def a(config: LoaderConfig): ...", set()),
+    ],
+)
+def test_who_takes_a_whole_config_is_noticed(code: str, expected: set[str]) -> None:
+    assert takers_of_root_configs(ast.parse(code)) == expected
 
 
 def test_a_package_says_what_belongs_into_it_and_no_more() -> None:

@@ -73,7 +73,10 @@ def run(config: Config) -> None:
 
     def write(file: File) -> None:
         if not (output / file.path).exists():  # files appear under their names only when whole
-            write_file(output / file.path, pictures[file.digit], file, config)
+            picture = pictures[file.digit]
+            write_file(
+                output / file.path, picture, file, seed=config.seed, frames=config.frames, fps=config.fps
+            )
 
     threads = ThreadPoolExecutor(THREADS)
     with Progress(len(files), "write digits", unit="files") as progress, threads:
@@ -114,8 +117,10 @@ def is_heldout(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return heldout
 
 
-def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Config) -> None:
-    """Render one file and publish it whole."""
+def write_file(
+    path: Path, picture: NDArray[np.float32], file: File, *, seed: int, frames: int, fps: int
+) -> None:
+    """Render one file and publish it whole.  seed, frames, fps: of a clip."""
     from data.media.images import encode_mp4, encode_png
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,20 +129,20 @@ def write_file(path: Path, picture: NDArray[np.float32], file: File, config: Con
         with atomic_file(path) as out:
             out.write(encode_png(to_rgb(frame)))
         return
-    encode_mp4(path, to_rgb(move(picture, config, file.clip)), config.fps)
+    encode_mp4(path, to_rgb(move(picture, seed, file.clip, frames)), fps)
 
 
-def move(picture: NDArray[np.float32], config: Config, clip: int) -> NDArray[np.float32]:
-    """Return a clip (T, 32, 32) in which the digit follows a gently curved path inside the canvas.
+def move(picture: NDArray[np.float32], seed: int, clip: int, frames: int) -> NDArray[np.float32]:
+    """Return a clip (frames, 32, 32) in which the digit follows a gently curved path inside the canvas.
 
     Size (20 to 23 pixels), start, end and bend are drawn from (seed, clip); start and end lie at least three
     quarters of the free room apart, so that every clip moves.
     """
-    random = np.random.default_rng((config.seed, clip))
+    random = np.random.default_rng((seed, clip))
     size = random.uniform(20, 23)
     start, end = _apart(random)
     middle = (start + end) / 2 + 0.25 * random.uniform(-1, 1, 2)
-    time = np.linspace(0, 1, config.frames)[:, None]
+    time = np.linspace(0, 1, frames)[:, None]
     path = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end  # quadratic Bezier curve
     centres = size / 2 + np.clip(path, 0, 1) * (CANVAS - size)
     return np.stack([draw(picture, size=size, centre=(y, x)) for y, x in centres])

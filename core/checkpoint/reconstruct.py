@@ -59,18 +59,18 @@ def reconstruct(run: Path, checkpoint: Path, width: float) -> Reconstruction:
 def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[CheckpointReader, str]]:
     """Where each average lies: the checkpoint's own, and all copies from before it."""
     end = CheckpointReader(checkpoint)
+    end.verify()
     state = end.state()
     if not state.get("ema_widths") or not state["ema_updates"]:
         expected = f"a run with ema.power_widths, e.g. [0.05, 0.1]; {checkpoint} holds no such average"
         raise UserError("ema_sigma", width, expected)
     # One copy of a step, the newest attempt's: an older one may hold updates that a rollback took back.
     entries = reversed(CheckpointStore(run / AVERAGES).complete())  # newest last, so that it stays
-    copies = {entry.step: CheckpointReader(entry.path) for entry in entries}
+    copies = {e.step: CheckpointReader(e.path) for e in entries if e.step <= state["step"]}
     sources: dict[Snapshot, tuple[CheckpointReader, str]] = {}
     for reader in (end, *copies.values()):
-        if reader.state()["step"] > state["step"]:
-            continue
-        reader.verify()
+        if reader is not end:
+            reader.verify()
         seen = reader.state()
         for name, kept in seen["ema_widths"].items():
             if seen["ema_updates"] and format.ema_kind(name) in reader.kinds:

@@ -3,7 +3,8 @@
 No deadlock can come of it: these threads talk over a process group that nothing else uses; each save is begun
 on all ranks, after the same step; at most one is under way, and a thread takes part in its collectives
 whether its disk failed or not. So on that group all ranks make the same calls in the same order, whatever the
-main threads do meanwhile, and a dead peer is an error, a stopped one a timeout.
+main threads do meanwhile, and a dead peer is an error, one that stands still too (`distributed/waiting.py`).
+They wait for one another's disks as long as it takes: each watches its own.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class SaveThread:
     ) -> None:
         self._spread, self._may_publish, self._tidy = spread, may_publish, tidy
         self._group = ranks.side_group(timeout_s)
-        self._pending: Future[str] | None = None
+        self._pending: Future[str] | None = None  # the save begun last, until it is handed over
+        self._under_way: Future[str] | None = None  # the same, kept
         self._pace: Pace | None = None
         self.longest_s = 0.0  # of the saves until now, without what they waited on purpose
         self._begun = time.monotonic()  # when the last save did, or the run
@@ -58,9 +60,9 @@ class SaveThread:
         """Start to write; unless somebody waits for it, over a part of the time since the save before."""
         now, at = time.monotonic(), failpoints.current_step()
         seconds = self._spread * (now - self._begun)
-        pace = None if waited_for else Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds)
+        pace = Pace(sum(snapshot.bytes for _, snapshot in jobs), seconds, waited_for=waited_for)
         self._pace, self._begun = pace, now
-        self._pending = _in_background(lambda: self._write(jobs, attempt, at, pace))
+        self._pending = self._under_way = _in_background(lambda: self._write(jobs, attempt, at, pace))
 
     def hand_over(self) -> Future[str] | None:
         """The save that was begun last, told to hurry; None if there is none that was not handed over before.
@@ -72,12 +74,19 @@ class SaveThread:
             self._pace.hurry()
         return pending
 
-    def _write(self, jobs: Sequence[Job], attempt: Attempt, step: int | None, pace: Pace | None) -> str:
+    def silence(self) -> float | None:
+        """Return the seconds since the save under way last went on here, also one that was handed over.
+
+        0 while it waits for other ranks, None where nothing is under way.
+        """
+        is_under_way = self._under_way is not None and not self._under_way.done()
+        return self._pace.silence() if is_under_way and self._pace else None
+
+    def _write(self, jobs: Sequence[Job], attempt: Attempt, step: int | None, pace: Pace) -> str:
         """Write and publish, on the thread."""
         failpoints.pin_step(step)
         begun = time.monotonic()
-        if pace:
-            pace.yield_processor()
+        pace.yield_processor()
         for store, snapshot in jobs:
             path, check = store.new(snapshot.state["step"], attempt.name), self._may_publish
             try:
@@ -89,9 +98,9 @@ class SaveThread:
             if snapshot.rank == 0:
                 self._tidy(store, path)
             # Nobody begins the next save before this: to the purge it would be debris of a killed one.
-            ranks.gather_objects(None, self._group)
-        on_purpose = pace.waited_s if pace else 0.0
-        self.longest_s = max(self.longest_s, time.monotonic() - begun - on_purpose)
+            with pace.waiting_for_others():
+                ranks.gather_objects(None, self._group)
+        self.longest_s = max(self.longest_s, time.monotonic() - begun - pace.waited_s)
         return ""
 
 

@@ -19,11 +19,12 @@ from core.checkpoint.save_thread import Job, SaveThread
 from core.checkpoint.snapshot import HostMemory, take, take_averages
 from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
-from core.distributed import ranks
+from core.distributed import ranks, waiting
 from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.progress import say
+from core.run import code
 from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import Attempt, RunLock
 from core.run.versions import changes, versions
@@ -102,6 +103,8 @@ class Saver:
         state = resume(self.store, self._networks)
         if state and (other := changes(state["versions"])):
             say(f"warning: {other}: the run continues as before to rounding, not to the bit")
+        if state and (before := code.read(state.get("code"))) not in (None, self._attempt.code):
+            say(f"warning: continuing with {self._attempt.code}; the checkpoint was made with {before}")
         for name, value in self._identity.items() if state else []:
             before = state["identity"].get(name) if state else None
             if before != value:
@@ -122,6 +125,10 @@ class Saver:
     def is_writing(self) -> bool:
         """Whether a save is under way on this rank."""
         return self._thread.is_writing
+
+    def silence(self) -> float | None:
+        """Return the seconds since the save under way last went on here; None where there is none."""
+        return self._thread.silence()
 
     @property
     def longest_s(self) -> float:
@@ -178,8 +185,8 @@ class Saver:
         if self._attempt is None:
             return
         end = f"end {self._attempt.token}"
-        ranks.arrive(end)
-        if pending and not pending.done() and not ranks.all_arrived(end, LEAVE_S):
+        waiting.arrive(end)
+        if pending and not pending.done() and not waiting.all_arrived(end, LEAVE_S):
             say("warning: the last save is given up, since not all ranks have come to their end")
         elif pending and (problem := pending.exception() or pending.result()):
             say(f"warning: the last save failed: {problem}")
@@ -226,6 +233,7 @@ class Saver:
             **main,
             "identity": self._identity,
             "versions": versions(),
+            "code": self._attempt.code.as_dict(),
             **({"networks": others} if others else {}),
             **self._record,
         }

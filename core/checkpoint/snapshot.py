@@ -46,8 +46,9 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """What this rank's ranges take."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        """How much this rank writes, but for what is said of it."""
+        written = [self.tensors, self.fixed] if self.rank == 0 else [self.tensors]
+        return sum(x.numel() * x.element_size() for part in written for x in part.values())
 
 
 class HostMemory:

@@ -39,15 +39,18 @@ def write_checkpoint(
     pace: how fast this rank writes its tensors; None is as fast as the disk.
     If any rank fails, all raise WorkError with the first rank's reason, and nothing is published.
     """
+    pace = pace or Pace(snapshot.bytes, 0.0, waited_for=True)
     receipt, problem = _attempt(lambda: _write_rank(folder, snapshot, pace))
-    answers = ranks.gather_objects((receipt, problem), group)
+    with pace.waiting_for_others():
+        answers = ranks.gather_objects((receipt, problem), group)
     failed = [(rank, text) for rank, (_, text) in enumerate(answers) if text]
     if not failed:
         published = None
         if snapshot.rank == 0:
             receipts = [files for files, _ in answers]
             _, published = _attempt(lambda: _publish(folder, snapshot, receipts, number, may_commit))
-        problem = ranks.broadcast_object(published, group)
+        with pace.waiting_for_others():
+            problem = ranks.broadcast_object(published, group)
         failed = [(0, problem)] if problem else []
     if failed:
         if snapshot.rank == 0:
@@ -56,18 +59,19 @@ def write_checkpoint(
         raise WorkError(f"{name} was not written: rank {failed[0][0]}: {failed[0][1]}")
 
 
-def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace | None) -> dict[str, FileRecord]:
+def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace) -> dict[str, FileRecord]:
     """Write this rank's files and receipt; returns what the receipt says."""
     rank = snapshot.rank
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:  # a step done again, after a rollback
         (folder / format.MANIFEST).unlink(missing_ok=True)
+    pace.moved()
     failpoint("save.begin")
     tensors = format.tensors_name(rank)
     files = {tensors: write_tensors(folder / tensors, snapshot.tensors, pace)}
     failpoint("save.tensors_written")
     if rank == 0:
-        files[format.FIXED] = write_tensors(folder / format.FIXED, snapshot.fixed)
+        files[format.FIXED] = write_tensors(folder / format.FIXED, snapshot.fixed, pace)
         failpoint("save.state")
         write_json(folder / format.STATE, snapshot.state)
         files[format.STATE] = _record(folder / format.STATE)

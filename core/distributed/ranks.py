@@ -6,8 +6,8 @@ others the rendezvous is torch's `env://`, which also honours the agent's store 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core import environment
+from core.distributed import waiting
 from core.distributed.rendezvous import meet
 from core.environment import Place
 from core.errors import UserError, WorkError
@@ -45,7 +46,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     """Join the process group of those who were started together with this process.
 
     device: "auto" takes CUDA where there is one. The backend follows: nccl on CUDA, gloo on CPU.
-    timeout_s: how long a collective may wait before it fails on all ranks.
+    timeout_s: how long a collective may wait before it fails on all ranks, and a rank give no sign of life
+    while others wait for its work (`waiting.py`).
     folder: the job's output, in which tasks of `srun` leave word where they meet.
     """
     place = environment.place()
@@ -66,16 +68,21 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
             world_size=size,
             timeout=timedelta(seconds=timeout_s),
         )
+    waiting.begin(timeout_s)
     if chosen.type == "cuda" and size > 1:
         _require_own(chosen, rank)
     return World(rank, size, place.local_rank, chosen)
 
 
 def stop(world: World) -> None:
-    """Leave the process group (collective: all ranks, after their last collective)."""
+    """Leave the process group (collective: all ranks, after their last collective).
+
+    A rank that leaves because of an error waits for nobody: its peers may be anywhere.
+    """
     if dist.is_initialized():
-        if world.size > 1:
-            dist.barrier()
+        if sys.exc_info()[0] is None:
+            waiting.meet()
+        waiting.end()
         _leave()
 
 
@@ -103,6 +110,7 @@ def side_group(timeout_s: float) -> Group:
     Collectives of two threads on one group may meet in another order on another rank, and wait for ever; on a
     group of its own a thread's collectives have one order. On the CPU, so that no GPU stream waits for it.
     """
+    waiting.meet()
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
 
@@ -122,15 +130,18 @@ def is_first() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank is here (collective: all ranks)."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()
+    """Wait until every rank is here, for as long as they work (collective: all ranks)."""
+    waiting.meet()
 
 
 def broadcast_object(value: Any, group: Group = None) -> Any:
-    """Rank 0's `value` on every rank (collective: all ranks); for small, plain values."""
+    """Rank 0's `value` on every rank (collective: all ranks); for small, plain values.
+
+    It waits for rank 0 as long as that works, and so do all functions below.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
+    waiting.meet(group)
     box = [value]
     dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
@@ -173,32 +184,10 @@ def gather_objects(value: Any, group: Group = None) -> list[Any]:
     """Every rank's `value`, in rank order, on every rank (collective: all ranks); for small, plain values."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [value]
+    waiting.meet(group)
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=group)
     return values
-
-
-def arrive(place: str) -> None:
-    """Tell `all_arrived` on every rank that this one has come to `place`, a name used once in a job."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        with contextlib.suppress(RuntimeError):  # the host of the store has died
-            _store().set(_arrival(place, dist.get_rank()), "here")
-
-
-def all_arrived(place: str, timeout_s: float) -> bool:
-    """Whether every rank comes to `place` within so many seconds.
-
-    Asked through the store where ranks met, so that it works when collectives have failed, and may be asked
-    of ranks that are dead, stopped, or busy elsewhere.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return True
-    try:
-        keys = [_arrival(place, rank) for rank in range(dist.get_world_size())]
-        _store().wait(keys, timedelta(seconds=timeout_s))
-    except RuntimeError:  # somebody is late, or the host of the store has died
-        return False
-    return True
 
 
 class PendingSum:
@@ -235,21 +224,11 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     return on_device.to(tensor.device)
 
 
-def _store() -> Any:
-    from torch.distributed import distributed_c10d as c10d
-
-    return c10d._get_default_store()
-
-
-def _arrival(place: str, rank: int) -> str:
-    return f"longtake/{place}/{rank}"
-
-
 def _require_own(device: torch.device, rank: int) -> None:
     """UserError where another rank computes on this device: NCCL would fail at the first collective."""
     found = torch.cuda.get_device_properties(device)
     key = f"longtake/device/{environment.node()}/{found.uuid}"
-    owner = int(_store().compare_set(key, "", str(rank)))
+    owner = int(waiting.store().compare_set(key, "", str(rank)))
     if owner != rank:
         expected = f"a CUDA device for each; ranks {owner} and {rank} have the same {found.name}"
         raise UserError("ranks", dist.get_world_size(), expected)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError
 
@@ -60,6 +61,7 @@ def make_sequence_group(world: World, size: int) -> SequenceGroup | None:
     if size == 1:
         return None
     mine = data_world(world, size).rank
+    ranks.barrier()
     groups = [dist.new_group(list(range(i * size, (i + 1) * size))) for i in range(world.size // size)]
     made = SequenceGroup(world.rank % size, size, groups[mine], groups[mine].group_name)
     _made[made.name] = made

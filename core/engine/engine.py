@@ -55,6 +55,7 @@ class Engine:
         groups = parameter_groups(model, optimizer)
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
+        ranks.barrier()  # from here on all ranks do the same
         _agree(model, world)
         initial = _on_host(model) if engine.precision == "bf16" else {}
         if engine.zero_stage == 0 and engine.precision == "bf16":

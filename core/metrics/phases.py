@@ -19,6 +19,7 @@ class Phases:
 
     step: the step under way, or else the last one: 1, 2, ...  phase: what it is in, since `since`.
     ids: samples in it.
+    patience: how many times as long as usual a phase may take without a sign of life (`faults.watchdog`).
     own_clock: stands still while the thread waits, as `time.thread_time` does; None counts nothing.
     """
 
@@ -30,6 +31,7 @@ class Phases:
         self._clock, self._own_clock = clock, own_clock
         self.step, self.phase, self.since = 1, "other", clock()
         self.ids: Sequence[Any] | Tensor = []
+        self.patience = 1.0
         self._spent = dict.fromkeys(PHASES, 0.0)
         self._computed, self._own_since = 0.0, own_clock() if own_clock else 0.0
 

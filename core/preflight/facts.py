@@ -48,7 +48,6 @@ class Facts:
 def measure(world: World, folder: Path) -> Facts:
     """Measure this rank's node and device; `folder` exists.  OSError where it cannot be written."""
     clock = time.time()
-    failpoint("preflight.measure")
     free, total = _memory(world.device)
     flops, is_right = _matmul(world.device)
     return Facts(

@@ -57,6 +57,30 @@ def unlike(change: Change, contents: Contents, output: Path) -> str:
     return f"what {output} was made from, with {was}; there it is {now}"
 
 
+def replaced(config: Any, contents: Contents, output: str) -> tuple[str, Any, str] | None:
+    """Return the first field that names a place whose content is not what the output was made from.
+
+    With its value, and what is expected instead; None where all is as it was, or nothing is recorded.
+    """
+    values = to_dict(config)
+    for place in walk(type(config), given=values):
+        value = _value_at(values, place.path)
+        if place.role != "place" or place.path == output or not value:
+            continue
+        recorded, found = contents(place.path)
+        if recorded is not None and (differs := difference(recorded, found)):
+            name, was, now = differs[0]
+            return place.path, value, f"what it held, with {name}={_short(was)}; it is {_short(now)} now"
+    return None
+
+
+def _value_at(values: Mapping[str, Any], path: str) -> Any:
+    found: Any = values
+    for name in path.split("."):
+        found = found[name]
+    return found
+
+
 def _is_one_place(before: Any, now: Any) -> bool:
     if isinstance(before, Sequence) and isinstance(now, Sequence) and not isinstance(before, str):
         return len(before) == len(now) and all(map(_is_one_place, before, now))

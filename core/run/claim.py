@@ -14,7 +14,7 @@ from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
 from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text
 from core.progress import say
-from core.run.changes import Change, Contents, changes, nothing_recorded, unlike
+from core.run.changes import Change, Contents, changes, nothing_recorded, replaced, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
 from core.run.ways_out import holds, ways_out
@@ -110,6 +110,7 @@ def claim_run(
             raise
         state = claim(output, config, overwrite=True, **known)
     if state == "finished":
+        _require_same_contents(output, config, contents, made or (lambda: holds(output)))
         lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
         cost = made() if made else holds(output)
         say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
@@ -178,6 +179,15 @@ def _require_same(
     also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
     values = "the old values" if others else "the old value"
     raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values)}")
+
+
+def _require_same_contents(
+    output: Path, config: JobConfig, contents: Contents, made: Callable[[], str]
+) -> None:
+    """UserError where a place that a finished run was made from holds something else now."""
+    if (found := replaced(config, contents, OUTPUT)) is not None:
+        path, value, expected = found
+        raise UserError(path, value, f"{expected}; {ways_out(made(), 'the old content')}")
 
 
 def _remove_contents(output: Path, done: str) -> None:

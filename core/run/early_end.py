@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from core import environment, terminal
+from core import environment, log, terminal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
@@ -143,3 +143,4 @@ class EarlyEnd:
         """Every rank speaks, since perhaps nobody else got the signal."""
         who = f"rank {self._world.rank}: " if self._world.size > 1 else ""
         terminal.tell(f"{who}{text}", clear=terminal.is_terminal())
+        log.note_last(text)

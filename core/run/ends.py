@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core import environment
-from core.errors import EndedEarly, UserError, WorkError
+from core.errors import EndedEarly, PeerLost, UserError, WorkError
 from core.files import temporary_name
 
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
@@ -60,6 +60,8 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, UserError | WorkError | EndedEarly | OSError):
         refused = isinstance(error, UserError)
         return "refused" if refused else "asked" if isinstance(error, EndedEarly) else "work"
+    if isinstance(error, PeerLost):
+        return "peer"
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return "error"

@@ -25,12 +25,19 @@ print(sys.argv[2], file=sys.stderr)
 """
 
 
-def tell(line: str) -> None:
-    """Print a last line on standard error; of the ranks of our launcher only the first that has one.
+def tell(line: str, *, failed: bool = False) -> None:
+    """Print a last line on standard error, and log it; of the ranks of our launcher only the first prints.
 
     A rank speaks while it lives, so before others can notice its death and complain of that. Where nobody
     listens any more (a terminal that has gone) the line is lost, and the exit status is not.
     """
+    from core import log  # here, since to show help or a plan takes no log
+
+    _print(line)
+    log.note_last(line, failed=failed)
+
+
+def _print(line: str) -> None:
     if told := os.environ.get(TOLD):
         try:
             Path(told).touch(exist_ok=False)

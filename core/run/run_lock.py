@@ -13,6 +13,7 @@ from typing import Any
 from core import environment
 from core.errors import WorkError
 from core.files import write_json
+from core.run.code import Code, code, read
 from core.run.folder import LOCK
 
 UNKNOWN = ""  # which launcher began a run
@@ -20,11 +21,15 @@ UNKNOWN = ""  # which launcher began a run
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run.  name: `JOB.RESTART`, part of checkpoint names.  number: of this start, from 1."""
+    """One start of a run.  name: `JOB.RESTART`, part of checkpoint names.  number: of this start, from 1.
+
+    code: what the first rank runs.
+    """
 
     name: str
     number: int
     token: str
+    code: Code
 
 
 class RunLock:
@@ -43,7 +48,7 @@ class RunLock:
         before = self._read()
         number = (before["number"] if before else 0) + 1
         name = environment.attempt() or f"local.{number}"
-        self.attempt = Attempt(name, number, secrets.token_hex(8))
+        self.attempt = Attempt(name, number, secrets.token_hex(8), code())
         owner = {
             "begun_by": before.get("begun_by") if before else environment.launch() or UNKNOWN,
             "host": environment.node(),
@@ -52,9 +57,14 @@ class RunLock:
             "attempt": name,
             "number": number,
             "token": self.attempt.token,
+            "code": self.attempt.code.as_dict(),
         }
         write_json(self.path, owner)
         return self.attempt
+
+    def code(self) -> Code | None:
+        """What the last start of the run ran; None where that is not recorded."""
+        return read((self._read() or {}).get("code"))
 
     def begun_by_another(self) -> bool:
         """Whether the run was begun by another launch than this one; False where that is not known."""

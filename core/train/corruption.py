@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -88,7 +88,8 @@ class CorruptionCheck:
                 named = [of_network(turn.network, name) for name in differing]
                 mine.append({"rank": rank, "what": named, "how": DIFFERS})
         found = [entry for entries in ranks.gather_objects(mine) for entry in entries]
-        return found or self._compare({name: sums[name] for name, _ in self._copies()})
+        copies = {name: sums[name] for name, _ in self._copies()}
+        return found or compare(list(copies), ranks.gather_objects(list(copies.values())))
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
         for network, held in self._networks.items():
@@ -106,22 +107,6 @@ class CorruptionCheck:
                 yield from ((f"{weight} {name}", p.detach()) for name, p in module.named_parameters())
             shown = of_network(network, "buffer")
             yield from ((f"{shown} {name}", buffer) for name, buffer in module.named_buffers())
-
-    def _compare(self, sums: dict[str, int]) -> list[dict[str, Any]]:
-        """An entry for each rank whose copies are not those of the others; of two, nobody knows which."""
-        held = ranks.gather_objects(list(sums.values()))
-        if all(one == held[0] for one in held):
-            return []
-        (usual, votes), *_ = Counter(map(tuple, held)).most_common(1)
-        even = 2 * votes <= len(held)
-        how = "differs between the ranks" if even else "is not what the other ranks hold"
-        names, first = list(sums), held[0] if even else usual
-        found = []
-        for rank, one in enumerate(held):
-            what = [name for name, a, b in zip(names, one, first, strict=True) if a != b]
-            if what:
-                found.append({"rank": rank, "what": what[:4], "how": how})
-        return found
 
     def _repeat(self, step_index: int, number: int, turn: Turn, batch: Batch) -> list[str]:
         """Compute turn `number` of the batch twice; returns what came out differently (collective)."""
@@ -147,6 +132,26 @@ def _flats(network: Network) -> dict[str, list[Tensor]]:
     averages = network.ema.averages if network.ema else {}
     named = {f"average {name}": average for name, average in averages.items()}
     return {"master": network.engine.flats, **network.engine.moments(), **named}
+
+
+def compare(names: Sequence[str], held: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Return an entry for each rank whose copies are not those of most ranks.
+
+    held: of each rank, the checksums of what is named.  Where no more than half of the ranks agree nobody
+    knows who is right, and those that differ from the first rank are listed.
+    """
+    if all(one == held[0] for one in held):
+        return []
+    (usual, votes), *_ = Counter(map(tuple, held)).most_common(1)
+    even = 2 * votes <= len(held)
+    how = "differs between the ranks" if even else "is not what the other ranks hold"
+    first = held[0] if even else usual
+    found = []
+    for rank, one in enumerate(held):
+        what = [name for name, a, b in zip(names, one, first, strict=True) if a != b]
+        if what:
+            found.append({"rank": rank, "what": what[:4], "how": how})
+    return found
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:

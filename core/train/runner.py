@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from core.batch import Batch
+from core.distributed import ranks
 from core.distributed.agreement import StepAgreement
 from core.engine.borrow import buffers_kept, constant, discarded
 from core.engine.engine import StepResult
@@ -19,6 +20,7 @@ from core.engine.network import MAIN, require_networks
 from core.faults.failpoints import failpoint
 from core.faults.nonfinite import find_culprits
 from core.faults.out_of_memory import naming_what_does_not_fit
+from core.faults.watchdog import START_PATIENCE
 from core.losses import Losses
 from core.metrics.phases import Phases
 from core.metrics.shape_times import ShapeTimes
@@ -45,6 +47,7 @@ class StepRunner:
         self._engine = stepper.networks[MAIN].engine
         self.world = self._engine.world
         self._turns: Sequence[Turn] = ()  # of the last step
+        self._timeout_s = min(network.engine.config.timeout_s for network in self.networks.values())
         self.early_end, self.randomness = EarlyEnd(self.world), Randomness(seed, self.world)
 
     def run(
@@ -79,13 +82,23 @@ class StepRunner:
             if result.applied and ema:
                 failpoint("step.ema")
                 ema.update(engine.flats, engine.updates)
+        if self.phases.patience > 1:
+            self._allow(1)  # from here on every step is like the one before it
         return step.results
+
+    def _allow(self, times: float) -> None:
+        """Let a phase, and a collective, take so many times as long as usual."""
+        self.phases.patience = times
+        ranks.set_timeouts(times * self._timeout_s)
 
     def rehearse(self, step_index: int, batches: Sequence[Batch]) -> None:
         """Forward and backward of each batch as in step `step_index`, and nothing of it remains (collective).
 
         For the largest ones before the first step, so that memory runs out in the first minute or never.
+        From here to the end of the first step there is more patience: kernels are compiled and chosen, ranks
+        connect, and none of that can give a sign of life.
         """
+        self._allow(START_PATIENCE)
         if not batches:
             return
         where = "a micro-batch as large as any, tried before the first step"
@@ -118,6 +131,7 @@ class StepRunner:
 
     def loss(self, turn: Turn, step_index: int, batch: Batch) -> Losses:
         """A turn's losses of a batch on the device, under its draws of step `step_index`."""
+        self.phases.enter(self.phases.phase)  # a sign of life
         return turn.loss(batch, self.randomness.draws(step_index, batch))
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from core import log
 from core.averages.ema import weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
@@ -25,7 +26,7 @@ from core.errors import WorkError, below
 from core.faults import failpoints
 from core.faults.failpoints import failpoint
 from core.faults.incidents import Incidents
-from core.faults.watchdog import Watchdog, earlier_than_groups
+from core.faults.watchdog import Limits, Watchdog, earlier_than_groups
 from core.files import write_json
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
@@ -33,6 +34,7 @@ from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
 from core.metrics.watch import Watch
 from core.progress import Progress, say
+from core.run.fence import fenced
 from core.run.folder import FINISHED, LOGS
 from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
@@ -118,6 +120,7 @@ class Trainer:
                 self._run()
             finally:
                 self.saver.close()
+        log.leave()  # after an error the last line of this process still belongs to the run
 
     def _run(self) -> None:
         world = self.world
@@ -125,8 +128,11 @@ class Trainer:
         for ema in (network.ema for network in self.networks.values() if network.ema):
             for weak in weak_averages(ema.config, self.config.steps):
                 say(f"warning: {weak}")
-        limit = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
-        with Watchdog(self.folder / LOGS, self.phases, world, limit), self.profiler.running():
+        watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
+        limits = Limits(watchdog_s, self.config.save_timeout_s)
+        watchdog = Watchdog(self.folder / LOGS, self.phases, world, limits, self.saver.silence)
+        fence = fenced(self.saver.require_owner) if world.rank == 0 else contextlib.nullcontext()
+        with watchdog, fence, self.profiler.running():
             if self.step < self.config.steps:
                 self.runner.rehearse(self.step, self.feed.largest())
             self._loop()
@@ -134,6 +140,7 @@ class Trainer:
             self.metrics.close()
             raise self.early_end.over(self.folder, self.step, saved=self.incidents.may_save)
         if world.rank == 0:
+            self.saver.require_owner()
             write_json(self.folder / FINISHED, {"step": self.step, "samples_seen": self.samples_seen})
         failpoint("run.finished")
         self.metrics.close()
@@ -141,7 +148,10 @@ class Trainer:
     def open(self) -> None:
         """Take the run over, and stand where its newest checkpoint does (collective)."""
         state = self.saver.open()
-        self.records.own(self.saver.attempt.name, self.saver.require_owner, state)
+        attempt = self.saver.attempt
+        head = f"start {attempt.number} ({attempt.name}) with {attempt.code}"
+        log.keep_in(self.folder / LOGS, self.world.rank, head)
+        self.records.own(attempt.name, self.saver.require_owner, state)
         self.incidents.open(state)
         if state is not None:
             self._load(state)
@@ -150,6 +160,7 @@ class Trainer:
         self.metrics.start(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.records.compare()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take on the counters of a checkpoint whose networks are loaded, and the state of the stepper."""
@@ -220,6 +231,7 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint, or end the run (WorkError, on all ranks alike)."""
+        self.phases.enter("save")  # waiting for one, and reading one, has the limit of a save
         self.metrics.flush()
         self.incidents.require_rollback(self.step)
         self.saver.finish()
@@ -233,6 +245,7 @@ class Trainer:
         self.metrics.rewind(self.step)
         if self.validation:
             self.validation.start(self.step)
+        self.phases.enter("other")
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:
         """Wait for data, update, record (collective)."""

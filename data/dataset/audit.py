@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import published, sha256_file
+from data.dataset.blocks import open_table
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
 from data.dataset.tars import samples
 
@@ -68,11 +69,9 @@ def _shard_problem(path: Path, record: ShardRecord) -> str:
 
 def _index_problem(path: Path, manifest: DatasetManifest) -> str:
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        return f"is not readable ({error})"
-    if index.dtype != INDEX_DTYPE or index.shape != (manifest.samples,):
-        return f"does not fit the {manifest.samples} samples of {MANIFEST}"
+        index = np.asarray(open_table(path, INDEX_DTYPE, manifest.samples, "", "is not readable"))
+    except WorkError as error:
+        return str(error).removeprefix(f"{path}: ")
     sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
     inside = index["shard"] < len(sizes)
     ends = index["offset"] + index["size"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -16,14 +17,15 @@ from core.errors import WorkError
 from core.files import published, regular
 from core.progress import counted
 from data.dataset.audit import Finding, audit
+from data.dataset.blocks import Table, open_table
 from data.dataset.remote import RemoteFolder, url_of
 from data.dataset.schema import (
     INDEX,
     INDEX_DTYPE,
-    MANIFEST,
     MEDIA,
     MEDIA_DTYPE,
     DatasetManifest,
+    read_sidecar,
 )
 from data.dataset.tars import parse_sample, read_range
 
@@ -36,10 +38,12 @@ class Dataset:
 
     Opening reads `dataset.json` and maps the index; it checks that shards and index are there and fit each
     other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
-    something is missing or does not fit.  field: of a config, which named the folder.
+    something is missing or does not fit. A block of the index, or of a file beside it, is compared with its
+    hash when a row in it is first used (`data.dataset.blocks`); WorkError then.
+    field: of a config, which named the folder.  check: whether blocks are compared.
     """
 
-    def __init__(self, folder: Path | str, field: str = "source") -> None:
+    def __init__(self, folder: Path | str, field: str = "source", check: bool = True) -> None:
         url = url_of(folder, field)
         self._remote = RemoteFolder(url, field=field) if url else None
         self.folder = self._remote.folder if self._remote else Path(folder)
@@ -50,7 +54,10 @@ class Dataset:
         if missing:
             where = self._remote.url if self._remote else self.folder
             raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
-        self.index = self._mapped(INDEX, INDEX_DTYPE)
+        if not check:
+            self.manifest = replace(self.manifest, blocks={})  # nothing to compare with
+        rows, crcs = self.manifest.samples, self.manifest.blocks.get(INDEX, "")
+        self.index = open_table(self.folder / INDEX, INDEX_DTYPE, rows, crcs, "not a readable index")
         self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._lock = Lock()
 
@@ -58,9 +65,9 @@ class Dataset:
         return len(self.index)
 
     @cached_property
-    def media(self) -> np.ndarray:
+    def media(self) -> Table:
         """(samples,) MEDIA_DTYPE, row by row beside the index; raw datasets only."""
-        return self._mapped(MEDIA, MEDIA_DTYPE)
+        return read_sidecar(self.folder / MEDIA, MEDIA_DTYPE, self.manifest)
 
     def shard_path(self, shard: int) -> Path:
         """The tar with this number, of a local dataset."""
@@ -111,17 +118,6 @@ class Dataset:
         found = list(self.audit(advance))
         if found:
             raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
-
-    def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
-        path = self.folder / name
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise WorkError(f"{path}: not a readable index ({error})") from None
-        if array.dtype != dtype or array.shape != (self.manifest.samples,):
-            shape = f"{array.dtype} {array.shape}"
-            raise WorkError(f"{path}: {shape} does not fit the {self.manifest.samples} samples of {MANIFEST}")
-        return array
 
     def _open(self, shard: int) -> IO[bytes]:
         """The open file of a shard; the least recently used one is let go when there are too many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,10 +12,11 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
+from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
-FLIP, TEXT = "flip.npy", "text.npy"
+FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -36,6 +37,9 @@ MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), 
 FLIP_DTYPE = np.dtype("<u8")
 # Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.
 TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
+# Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text.
+# The last two stand only in a cache that has such views or text; what a sample does not have has 0.
+_CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
@@ -69,6 +73,8 @@ class DatasetManifest:
     latent shapes [M, C, T, H, W] for latent ones.
     classes: class names; a label is a position in it.
     files: SHA-256 of `index.npy` and the like, as returned by `write_index`.
+    blocks: of each `.npy` file among these the CRC-32 of every MiB (`data.dataset.blocks`), which `write`
+    takes of what lies in the folder. Datasets of earlier versions have none.
     extra: JSON values that only this kind of dataset has.
     """
 
@@ -78,6 +84,7 @@ class DatasetManifest:
     classes: tuple[str, ...] = ()
     buckets: tuple[Any, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    blocks: Mapping[str, str] = field(default_factory=dict, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,7 +100,10 @@ class DatasetManifest:
     def write(self, folder: Path) -> None:
         """Publish `dataset.json`; call it last, when everything it names is in place."""
         totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
-        write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **asdict(self)})
+        tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
+        blocks = {name: block_crcs(folder / name) for name in tables}
+        content = {**asdict(self), "blocks": blocks}
+        write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **content})
 
     @classmethod
     def read(cls, folder: Path, field: str = "source") -> Self:
@@ -118,6 +128,7 @@ class DatasetManifest:
     def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
         totals = raw.pop("totals", None)
         names = {f.name for f in fields(cls)}
+        raw.setdefault("blocks", {})
         if raw.keys() != names:
             wrong = ", ".join(sorted(raw.keys() ^ names))
             raise WorkError(f"{path}: missing or unknown entries: {wrong}")
@@ -140,11 +151,13 @@ class DatasetManifest:
 def content_fingerprint(
     kind: str, shards: Sequence[ShardRecord], files: Mapping[str, str], **more: Any
 ) -> str:
-    """Identity of a dataset's bytes: over the hashes of its tars and index files, and `more` JSON values."""
+    """Identity of a dataset's bytes: over the hashes of its tars and index files, and `more` JSON values.
+
+    `crc.npy` is left out: it follows from the others, and a dataset that had none is the same without it.
+    """
     hashes = [shard.sha256 for shard in shards]
-    return fingerprint(
-        {"kind": kind, "version": FORMAT_VERSION, "shards": hashes, "files": dict(files), **more}
-    )
+    counted = {name: digest for name, digest in files.items() if name != CRC}
+    return fingerprint({"kind": kind, "version": FORMAT_VERSION, "shards": hashes, "files": counted, **more})
 
 
 def write_index(
@@ -153,8 +166,9 @@ def write_index(
     media: np.ndarray | None = None,
     flips: np.ndarray | None = None,
     texts: np.ndarray | None = None,
+    crcs: np.ndarray | None = None,
 ) -> dict[str, str]:
-    """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`) and return {file name: SHA-256}.
+    """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`, `crc.npy`); return {file name: SHA-256}.
 
     index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
     """
@@ -165,6 +179,8 @@ def write_index(
         TEXT: (texts, TEXT_DTYPE),
     }
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
+    if crcs is not None:
+        arrays[CRC] = (crcs, crc_dtype(arrays))
     for name, (array, dtype) in arrays.items():
         if array.dtype != dtype or array.shape != index.shape:
             raise ValueError(
@@ -175,15 +191,14 @@ def write_index(
     return {name: sha256_file(folder / name) for name in arrays}
 
 
-def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> np.ndarray:
-    """A file that stands row by row beside the index, mapped: (samples,) of `dtype`.
+def crc_dtype(files: Collection[str]) -> np.dtype:
+    """Return the dtype of a row of `crc.npy` in a dataset that has these files."""
+    return np.dtype([(column, "<u4") for column, name in _CRC_COLUMNS.items() if name in files])
+
+
+def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> Table:
+    """Map a file that stands row by row beside the index: (samples,) of `dtype`.
 
     WorkError if it is missing, damaged, or of other rows.
     """
-    try:
-        rows = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise WorkError(f"{path}: not readable ({error})") from None
-    if rows.dtype != dtype or rows.shape != (manifest.samples,):
-        raise WorkError(f"{path}: {rows.dtype} {rows.shape} does not fit {manifest.samples} samples")
-    return rows
+    return open_table(path, dtype, manifest.samples, manifest.blocks.get(path.name, ""), "not readable")

@@ -1,4 +1,4 @@
-"""Copies of shards on this machine, named by SHA-256, within a limit.
+"""Copies of shards on this machine, named by SHA-256, within a limit, and trusted by it alone.
 
 LONGTAKE_CACHE is the folder of the copies (~/.cache/longtake) and LONGTAKE_CACHE_BYTES what shards may take
 there (64 GiB); beyond it those unused for the longest time go. Processes share the folder, also over nodes.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,7 @@ from core.files import (
     temporaries,
     temporary_name,
 )
+from core.progress import say
 from data.dataset.schema import MANIFEST
 
 LOCKS = 64  # files; two shards that share one are fetched one after the other
@@ -34,10 +36,17 @@ Download = Callable[[IO[bytes]], None]
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Copies of shards in `folder`, named by SHA-256, of at most `limit` bytes together."""
+    """Copies of shards in `folder`, named by SHA-256, of at most `limit` bytes together.
+
+    A copy is hashed when this process first opens it; what a disk did to it since it was fetched, or another
+    program, is found then. It may be opened again without.
+    """
 
     folder: Path
     limit: int
+    _whole: set[tuple[str, int]] = field(
+        default_factory=set, init=False, compare=False
+    )  # hashed: name, inode
 
     @classmethod
     def from_environment(cls) -> ShardCache:
@@ -51,20 +60,50 @@ class ShardCache:
         """The file with this hash, open for reading; downloaded and checked if it is not here yet.
 
         Of several processes one downloads and the others wait for it. The open file stays readable when its
-        copy has to make room. WorkError, naming `name`, if what comes is something else.
+        copy has to make room. A copy that is damaged is fetched anew, with a warning. WorkError, naming
+        `name`, if what comes is something else.
         """
         path = self.folder / sha256
         self.folder.mkdir(parents=True, exist_ok=True)
+        file = self._copy(path)
+        if file is not None and self._is_whole(file, sha256):  # hashed without the lock: others may read
+            return file
         with locked(self._lock(sha256)):
-            with contextlib.suppress(FileNotFoundError):
-                file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
-                if os.fstat(file.fileno()).st_size == size:
-                    os.utime(path)  # the time of last use
+            if file is not None:
+                self._remove_damaged(path, file, name)
+            if (file := self._copy(path)) is not None:  # another process has fetched it meanwhile
+                if self._is_whole(file, sha256):
                     return file
-                file.close()  # this disk lost a part of it
+                self._remove_damaged(path, file, name)
             if size > self.limit:
                 raise UserError("LONGTAKE_CACHE_BYTES", self.limit, f"at least {size}, the bytes of {name}")
             return self._fetched(path, sha256, size, name, download)
+
+    def _copy(self, path: Path) -> IO[bytes] | None:
+        """The copy that lies there, open, and noted as used now."""
+        try:
+            file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 (the caller's)
+        except FileNotFoundError:
+            return None
+        os.utime(file.fileno())
+        return file
+
+    def _is_whole(self, file: IO[bytes], sha256: str) -> bool:
+        key = sha256, os.fstat(file.fileno()).st_ino
+        if key in self._whole:
+            return True
+        found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        file.seek(0)
+        if found == sha256:
+            self._whole.add(key)
+        return found == sha256
+
+    def _remove_damaged(self, path: Path, file: IO[bytes], name: str) -> None:
+        """Remove a copy, unless another process has put a new one in its place."""
+        with file, contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+                path.unlink()
+                say(f"warning: {path} was damaged since it was copied here; {name} is fetched anew")
 
     def _fetched(self, path: Path, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
         temporary = temporary_name(path)
@@ -77,6 +116,7 @@ class ShardCache:
                 self._make_room(size)
                 os.replace(temporary, path)
             fsync_folder(path.parent)
+            self._whole.add((sha256, os.fstat(file.fileno()).st_ino))
             return file
         finally:
             temporary.unlink(missing_ok=True)

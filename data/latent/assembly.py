@@ -17,15 +17,20 @@ from core.files import sha256_file
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
+    FLIP,
     FLIP_DTYPE,
+    INDEX,
     QUARANTINE,
+    TEXT,
     TEXT_DTYPE,
     DatasetManifest,
     ShardRecord,
     content_fingerprint,
+    crc_dtype,
     write_index,
 )
-from data.latent.encode_job import Job
+from data.latent.checksums import crcs_of, range_crcs
+from data.latent.encode_job import Job, part_name
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import Shape, scan_part
@@ -47,7 +52,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
     statistics = _statistics(job, receipts, refused)
     index, buckets, flips, texts = _tables(job, receipts)
-    files = write_index(job.folder, index, flips=flips, texts=texts)
+    files = write_index(job.folder, index, flips=flips, texts=texts, crcs=_crcs(job, receipts, index))
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
     job.quarantine.rewrite(refused)
@@ -100,6 +105,19 @@ def _tables(
     return index, buckets, flips, texts
 
 
+def _crcs(job: Job, receipts: Sequence[Mapping[str, Any]], index: np.ndarray) -> np.ndarray:
+    """The rows of `crc.npy`; those of a part that an earlier version encoded are made now."""
+    views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
+    found = []
+    for shard, receipt in enumerate(receipts):
+        if "crcs" not in receipt:
+            path, rows = job.folder / part_name(shard), job.rows(shard)
+            found.append(crcs_of(path, scan_part(path), index[rows.start : rows.stop], views))
+        else:
+            found.append(np.array([tuple(row) for row in receipt["crcs"]], crc_dtype([INDEX, *views])))
+    return np.concatenate(found)
+
+
 def _require_whole(folder: Path, record: ShardRecord) -> None:
     path = folder / record.name
     size = path.stat().st_size if path.exists() else "no"
@@ -120,6 +138,20 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
 def longest_text(texts: np.ndarray | None) -> dict[str, int]:
     """What the manifest says of a cache's text, if it holds any: tokens of the longest caption."""
     return {} if texts is None else {"longest_text": int(texts["tokens"].max(initial=0))}
+
+
+def sidecars_from_parts(
+    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray, made_from: Mapping[str, Any]
+) -> dict[str, np.ndarray | None]:
+    """The files that stand row by row beside the index, from the tars alone, as `write_index` takes them."""
+    flips, texts = views_from_parts(folder, shards, index)
+    starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
+    width = made_from["text"]["width"] if texts is not None else 0
+    crcs = []
+    for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
+        flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
+        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width))
+    return {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs)}
 
 
 def views_from_parts(

@@ -25,7 +25,8 @@ from core.faults.failpoints import failpoint
 from core.files import temporaries, write_text
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.schema import ShardRecord
+from data.dataset.schema import FLIP, TEXT, ShardRecord
+from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
@@ -53,11 +54,13 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
     shapes = sorted(set(job.shapes))
     rows = index_rows(path, places, shard=shard, first=job.rows(shard).start, buckets=shapes)
     record = ShardRecord.of(path, len(rows))
+    views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
     content = {
         "record": asdict(record),
         "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
         "flips": flip_rows(places, rows).tolist() if job.flip else [],
         "texts": text_rows(places, rows).tolist() if job.captions else [],
+        "crcs": crcs_of(path, places, rows, views).tolist(),
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
     }

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from core.config.loading import difference
 from core.errors import WorkError
+from data.dataset.blocks import Table
 from data.dataset.schema import FLIP, FLIP_DTYPE, DatasetManifest, read_sidecar
+from data.latent.checksums import SampleCrcs
 from data.latent.members import is_finite
 from data.latent.memory import BatchMemory
 from data.latent.packs import Shape
@@ -23,23 +25,27 @@ from data.latent.parts import Parts
 class LatentReader:
     """Gathers samples of one shape from the parts of a cache, straight into one tensor.
 
-    index: (samples,) INDEX_DTYPE, may be a memory map.  Not for several threads at once.
+    index: (samples,) INDEX_DTYPE.  Not for several threads at once.
     has_flips: whether the cache also holds every sample mirrored left to right.
     open_part: as `data.latent.parts.Parts` takes it.
+    verify: whether every sample is compared with `crc.npy`.
     """
 
     def __init__(
         self,
         folder: Path,
         manifest: DatasetManifest,
-        index: np.ndarray,
+        index: np.ndarray | Table,
         open_part: Callable[[int], IO[bytes]] | None = None,
+        *,
+        verify: bool = False,
     ) -> None:
         self.folder = folder
         self.parts = Parts(folder, manifest, open_part)
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
         self.has_flips = FLIP in manifest.files
-        self._index = np.asarray(index)  # a plain view: indexing a memmap is slow
+        self._index = index
+        self._crcs = SampleCrcs(folder, manifest) if verify else None
         self._flips = read_flips(folder, manifest) if self.has_flips else None
         self._memory = BatchMemory()
 
@@ -65,17 +71,31 @@ class LatentReader:
         out = self._memory.empty(len(rows) * size, pin=pin).view(len(rows), size)
         present = entries["size"] == size
         if present.all():
-            self.parts.copy(parts, offsets, out)
+            self._copy(rows, parts, offsets, out, flipped)
         elif entries["size"][~present].any():
             raise WorkError(
                 f"{self.folder}: its index has a sample that is not {size} bytes, as its shape is"
             )
         else:
             found = self._memory.empty(int(present.sum()) * size).view(-1, size)
-            self.parts.copy(parts[present], offsets[present], found)
+            views = None if flipped is None else flipped[present]
+            self._copy(rows[present], parts[present], offsets[present], found, views)
             out[torch.from_numpy(present)] = found
             out[torch.from_numpy(~present)] = 0
         return out.view(torch.float16).view(len(rows), *shape)
+
+    def _copy(
+        self,
+        rows: np.ndarray,
+        parts: np.ndarray,
+        offsets: np.ndarray,
+        out: Tensor,
+        flipped: np.ndarray | None,
+    ) -> None:
+        """Fill out (n, bytes) from the parts, and compare it where that is asked for."""
+        self.parts.copy(parts, offsets, out)
+        if self._crcs is not None:
+            self._crcs.require(rows, parts, out, flipped)
 
 
 def one_bucket(entries: np.ndarray) -> int:
@@ -86,7 +106,7 @@ def one_bucket(entries: np.ndarray) -> int:
     return int(buckets[0])
 
 
-def read_flips(folder: Path, manifest: DatasetManifest) -> np.ndarray:
+def read_flips(folder: Path, manifest: DatasetManifest) -> Table:
     """`flip.npy`: (samples,) FLIP_DTYPE, mapped."""
     return read_sidecar(folder / FLIP, FLIP_DTYPE, manifest)
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from core.errors import WorkError
+from data.dataset.blocks import Table
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
+from data.latent.checksums import SampleCrcs
 from data.latent.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
 from data.latent.parts import Parts
 from data.latent.reading import are_finite
@@ -142,13 +144,23 @@ class TextReader:
 
     width: D of a token.  longest: tokens of the longest caption, of this cache or of those mixed with it, to
     which all are padded, so that every batch has one shape on every rank.
+    verify: as `data.latent.reading.LatentReader` takes it.
     """
 
-    def __init__(self, folder: Path, manifest: DatasetManifest, parts: Parts, longest: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: DatasetManifest,
+        parts: Parts,
+        longest: int = 0,
+        *,
+        verify: bool = False,
+    ) -> None:
         self.folder, self._manifest, self._parts = folder, manifest, parts
         self.longest, self.width = text_shape(manifest)
         self.longest = max(self.longest, longest)
         self._texts = read_texts(folder, manifest)
+        self._crcs = SampleCrcs(folder, manifest) if verify else None
 
     def gather(self, rows: np.ndarray, shards: np.ndarray, *, pin: bool = False) -> tuple[Tensor, Tensor]:
         """Tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
@@ -156,7 +168,7 @@ class TextReader:
         shards: (n,) where each row lies. WorkError for text outside of its part or that is not finite.
         """
         out = torch.zeros((len(rows), self.longest, self.width), dtype=torch.float16, pin_memory=pin)
-        entries = self._texts[rows]
+        entries = self._texts.take(rows)
         for place, (shard, (offset, tokens)) in enumerate(
             zip(shards.tolist(), entries.tolist(), strict=True)
         ):
@@ -166,6 +178,9 @@ class TextReader:
             if tokens:
                 found = part[offset : offset + size].view(torch.uint8).clone().view(torch.float16)
                 out[place, :tokens] = found.view(tokens, self.width)
+        if self._crcs is not None:
+            lengths = entries["tokens"].tolist()
+            self._crcs.require_texts(rows, shards, [t[:n] for t, n in zip(out.numpy(), lengths, strict=True)])
         finite = are_finite(out).numpy()
         if not finite.all():
             name = self._manifest.shards[shards[~finite][0]].name
@@ -183,6 +198,6 @@ def has_text(manifest: DatasetManifest) -> bool:
     return TEXT in manifest.files
 
 
-def read_texts(folder: Path, manifest: DatasetManifest) -> np.ndarray:
+def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
     """`text.npy`: (samples,) TEXT_DTYPE, mapped."""
     return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)

@@ -19,7 +19,7 @@ from data.latent.packs import Shape
 from data.latent.reading import LatentReader, are_finite
 from data.latent.texts import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
-from data.order.order import BucketRows, count_buckets
+from data.order.order import BucketRows, Column, count_buckets
 from data.order.steps import LoaderConfig, Share, StepPlan, Stock
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class LatentLoader:
                 raise UserError("source", cache.folder, expected)
         self.caches = tuple(caches)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
-        self._readers = [LatentReader(d.folder, d.manifest, d.index, d.open_shard) for d in caches]
+        self._verify = config.verify == "samples"
+        self._readers = [
+            LatentReader(d.folder, d.manifest, d.index, d.open_shard, verify=self._verify) for d in caches
+        ]
         self._texts = self._text_readers() if text else [None] * len(caches)
         self._lock = Lock()
         stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, tokens)]
@@ -102,7 +105,9 @@ class LatentLoader:
         manifests = [cache.manifest for cache in self.caches]
         longest = max((text_shape(m)[0] for m in manifests if has_text(m)), default=0)
         return [
-            TextReader(d.folder, d.manifest, reader.parts, longest=longest) if has_text(d.manifest) else None
+            TextReader(d.folder, d.manifest, reader.parts, longest, verify=self._verify)
+            if has_text(d.manifest)
+            else None
             for d, reader in zip(self.caches, self._readers, strict=True)
         ]
 
@@ -160,7 +165,7 @@ def cache_stocks(cache: Dataset, number: int, tokens: TokenCount) -> list[Stock]
 
 
 def latent_stocks(
-    column: np.ndarray,
+    column: Column,
     starts: np.ndarray,
     shapes: Sequence[Shape],
     tokens: TokenCount,

@@ -114,6 +114,11 @@ class PixelLoader:
     ) -> None:
         if dataset.manifest.kind != "raw":
             raise UserError("source", dataset.folder, "a raw dataset; this is a latent cache")
+        if config.verify == "samples":
+            expected = (
+                f"index or off, since {dataset.place} is raw, and only caches have a CRC-32 of each sample"
+            )
+            raise UserError("verify", config.verify, expected)
         self.dataset, self.config, self.seed = dataset, config, seed
         self.failed: dict[int, str] = {}
         self._quarantine, self._texts = quarantine, texts

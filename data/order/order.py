@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -40,15 +41,23 @@ class Group:
     offset: int
 
 
+class Column(Protocol):
+    """Numbers of all rows of a dataset, (rows,): an array, or a mapped column that is read where used."""
+
+    def __getitem__(self, rows: slice) -> np.ndarray: ...
+
+    def __array__(self) -> np.ndarray: ...
+
+
 class BucketRows:
     """The rows of one bucket, found shard by shard when asked for.
 
-    bucket_of_row: (rows,) bucket numbers of all rows of the dataset, in row order (may be a memory map).
+    bucket_of_row: (rows,) bucket numbers of all rows of the dataset, in row order.
     shard_starts: (shards + 1,) first row of each shard.  counts: (shards,) rows of this bucket in each shard.
     """
 
     def __init__(
-        self, bucket_of_row: np.ndarray, shard_starts: np.ndarray, bucket: int, counts: np.ndarray
+        self, bucket_of_row: Column, shard_starts: np.ndarray, bucket: int, counts: np.ndarray
     ) -> None:
         self._bucket_of_row, self._starts, self._bucket = bucket_of_row, shard_starts, bucket
         self._shards = np.flatnonzero(counts)
@@ -63,8 +72,9 @@ class BucketRows:
         return start + np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
 
 
-def count_buckets(bucket_of_row: np.ndarray, shard_starts: np.ndarray, buckets: int) -> np.ndarray:
+def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:
     """(shards, buckets) int64 rows of each bucket in each shard; one pass over all rows."""
+    bucket_of_row = np.asarray(column)
     shard = np.repeat(np.arange(len(shard_starts) - 1), np.diff(shard_starts))
     kept = bucket_of_row < buckets
     flat = np.bincount(

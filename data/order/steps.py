@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,12 @@ class LoaderConfig(GroupConfig):
     )
     shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
     prefetch: int = setting(2, "steps read ahead", unit="steps", low=1, role="work")
+    verify: Literal["index", "samples", "off"] = setting(
+        "index",
+        "what is compared with its hash when it is read: index: each MiB of the index and of the files "
+        "beside it, once; samples: also every sample, each time; off: nothing (costs: docs/benchmarks.md)",
+        role="work",
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ making: the folder that receives the new files.
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,15 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import (
+    CRC,
     QUARANTINE,
     DatasetManifest,
     ShardRecord,
     content_fingerprint,
     write_index,
 )
-from data.latent.assembly import index_from_parts, longest_text, views_from_parts
+from data.latent.assembly import index_from_parts, longest_text, sidecars_from_parts
+from data.latent.checksums import range_crcs
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape, read_part
 from data.order.order import count_buckets
@@ -57,7 +60,10 @@ def foreign_manifest(
         "made_from": origin(made_from, before.extra["made_from"] if before else None),
         "statistics": found.statistics(),
     }
-    files = write_index(making, index)
+    starts = np.cumsum([0, *found.counts]).tolist()
+    rows = [index[start:stop] for start, stop in itertools.pairwise(starts)]
+    crcs = np.concatenate([range_crcs(path, here) for path, here in zip(paths, rows, strict=True)])
+    files = write_index(making, index, crcs=crcs)
     return _cache_manifest(records, index, shapes, classes, files, quarantine, extra)
 
 
@@ -82,9 +88,11 @@ def latent_manifest(
         raise UserError(f"{folder}: its parts hold no latents")
     statistics = functools.reduce(operator.add, sums).statistics()
     index, shapes = index_from_parts(folder, records)
-    flips, texts = views_from_parts(folder, records, index)
-    files = write_index(making, index, flips=flips, texts=texts)
-    extra = {**before.extra, "statistics": statistics, **longest_text(texts)}
+    sidecars = sidecars_from_parts(folder, records, index, before.extra["made_from"])
+    if before.blocks and CRC not in before.files:
+        sidecars["crcs"] = None  # a cache of this version that was written without; earlier ones get it
+    files = write_index(making, index, **sidecars)
+    extra = {**before.extra, "statistics": statistics, **longest_text(sidecars["texts"])}
     return _cache_manifest(records, index, shapes, before.classes, files, folder / QUARANTINE, extra)
 
 

@@ -19,6 +19,7 @@ from core.records import read_last
 from core.run import ends, signals
 from core.run.folder import LOGS, METRICS
 from core.run.last_line import TOLD
+from launch.cluster import slurm
 from launch.cluster.config import ClusterConfig
 from launch.cluster.records import JOB_FILE, Submission, read_record
 from launch.cluster.verdict import Verdict, in_vain, judge
@@ -26,7 +27,10 @@ from launch.jobs import find
 
 POLL_S = 0.2
 LATE_S = 30.0  # for the other ranks to end when the first has
-SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some
+SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some; longer where that says so
+OUT_OF_TIME = (
+    "its time limit came before its ranks had ended; a larger cluster.signal_s gives the last save more time"
+)
 
 
 @dataclass
@@ -70,11 +74,13 @@ class Attempt:
         self.folder = submission.folder / "attempts" / (name or f"{local}.{len(before)}")
         self.number = len([earlier for earlier in before if earlier != self.folder.name])
         self.child: subprocess.Popen[bytes] | None = None
+        self.end_s = 0.0  # when the scheduler will end this start
 
     def run(self) -> Verdict:
         """Start the ranks and wait for their end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.time()
+        self.end_s = environment.end_time() or started + 60 * self.config.minutes
         self.write(
             state="running",
             task=self.task,
@@ -101,8 +107,7 @@ class Attempt:
         if self.asked.word:
             self.ask()
         status = self.watch(self.child)
-        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
-        verdict = judge(records, status, self.config.world_size, self.asked.word)
+        verdict = self.verdict(status)
         self.write(
             ended=time.time(),
             status=status,
@@ -117,18 +122,53 @@ class Attempt:
             return Verdict("failed", why)
         return verdict
 
-    def watch(self, child: subprocess.Popen[bytes]) -> int:
-        """Wait for the ranks; end those of a run in which nobody gives a sign of life. Their status."""
-        logs = self.submission.output / LOGS
+    def verdict(self, status: int | None) -> Verdict:
+        """Decide what becomes of the job.  status: of the ranks; None where SLURM ends them soon."""
+        if status is None:
+            return Verdict("again", OUT_OF_TIME)
+        self.tell_limit_from_cancel()
+        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
+        return judge(records, status, self.config.world_size, self.asked.word)
+
+    def watch(self, child: subprocess.Popen[bytes]) -> int | None:
+        """Wait for the ranks; end those of a run in which nobody gives a sign of life. Return their status.
+
+        None where SLURM ends the job because its time is over: this process and they will be killed within
+        seconds, so that there is no time to wait for their end.
+        """
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(POLL_S)
-            beats = [
-                path.stat().st_mtime for path in published(logs, "heartbeat-rank-*.json") if path.exists()
-            ]
-            if beats and time.time() - max(beats) > SILENT_S and max(beats) > self.started():
-                terminal.tell(f"no rank has given a sign of life for {SILENT_S:.0f} s")
+            if self.tell_limit_from_cancel():
+                return None
+            if silent_s := self.silence():
+                terminal.tell(f"no rank has given a sign of life for {silent_s:.0f} s")
                 child.kill()
+
+    def tell_limit_from_cancel(self) -> bool:
+        """Whether a SIGTERM, which asks to cancel the job, came from SLURM at the end of its time.
+
+        The job is then to be started again. Where the controller does not answer, the clock decides.
+        """
+        if self.slurm_job is None or (self.asked.word, self.asked.why) != ("cancel", signal.SIGTERM.name):
+            return False
+        is_limit = slurm.reached_its_limit(self.slurm_job)
+        if is_limit is None:
+            is_limit = time.time() >= self.end_s
+        self.asked.word = "requeue" if is_limit else "cancel"
+        self.asked.why = "the time limit" if is_limit else "scancel"
+        return is_limit
+
+    def silence(self) -> float:
+        """Return for how long no rank has left a heartbeat, where that is too long; else 0."""
+        found = published(self.submission.output / LOGS, "heartbeat-rank-*.json")
+        newest = max((path.stat().st_mtime for path in found if path.exists()), default=0.0)
+        silent_s = time.time() - newest
+        if silent_s <= SILENT_S or newest <= self.started():
+            return 0.0
+        # A phase may take longer: storage that holds up a save holds up heartbeats too. 0 is no limit.
+        limits = [float((read_record(path) or {}).get("limit_s", SILENT_S)) for path in found]
+        return silent_s if 0 not in limits and silent_s > max(limits, default=SILENT_S) else 0.0
 
     def started(self) -> float:
         """When this start began."""

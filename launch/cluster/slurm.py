@@ -84,6 +84,15 @@ def job_facts(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S*)", text))
 
 
+def reached_its_limit(job: str) -> bool | None:
+    """Whether SLURM ends the job since its time is over, and not because somebody cancels it; None where the
+    controller does not answer."""
+    try:
+        return job_facts(job).get("Reason") == "TimeLimit"
+    except WorkError:
+        return None
+
+
 def jobs_named(name: str) -> list[str]:
     """The jobs of that name that have not ended."""
     return command(["squeue", "--noheader", "--me", "--name", name, "--format", "%i"]).split()

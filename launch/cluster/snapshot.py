@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from core.files import write_json
 from core.root import ROOT
+from core.run.code import PACKAGES, RECORD, code
 
-PACKAGES = ("core", "models", "data", "tools", "launch", "configs")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 def copy_code(target: Path) -> None:
-    """Copy our packages to `target`, a new folder."""
+    """Copy our packages to `target`, a new folder, and note which commit they are of."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, target / package, ignore=_LEFT_OUT)
+    write_json(target / RECORD, code().as_dict())

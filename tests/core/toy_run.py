@@ -28,6 +28,7 @@ from core.faults import failpoints
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
+from core.run import fence
 from core.run.ending import end_with
 from core.train.config import TrainerConfig
 from core.train.feed import Feed
@@ -158,8 +159,10 @@ def main(make: Callable[..., Trainer] | None = None) -> int:
         folder, *items = run.split()
         fields = dict(item.split("=", 1) for item in items)
         failpoints.arm(fields.pop("fault", ""))
+        fence.EVERY_S = float(fields.pop("fence_s", fence.EVERY_S))
         values = {
-            name: json.loads(value) if value[0] in "[-0123456789" else value for name, value in fields.items()
+            name: json.loads(value) if value[0] in "[-0123456789" or value in ("true", "false") else value
+            for name, value in fields.items()
         }
         try:
             (make or toy_trainer)(Path(folder), world, **values).fit()

@@ -22,6 +22,7 @@ from core.records import read_rows
 from core.root import ROOT
 from data.latent.packs import read_part
 from launch import cli
+from tests.tools.train import opened
 from tools.runs.samples import Samples
 from tools.train import job as train
 
@@ -77,6 +78,13 @@ def test_a_run_goes_on_with_the_steps_it_would_have_done() -> None:
     assert Path("run/finished.json").exists()
 
 
+def test_an_index_made_anew_lets_a_run_go_on_and_compare_every_sample() -> None:
+    assert not Path("latents/crc.npy").exists()
+    run("inspect latents action=reindex")
+    run(COMMANDS["train"] + " data.verify=samples")
+    require_expected_steps(Path("run"))
+
+
 def test_a_run_begun_anew_does_the_same_steps() -> None:
     run(COMMANDS["train"].replace("output=run", "output=anew"))
     require_expected_steps(Path("anew"))
@@ -101,8 +109,8 @@ def require_expected_steps(folder: Path) -> None:
 
 def test_a_run_takes_the_samples_it_would_have_taken() -> None:
     config = load(train.Config, [Path("run/config.yaml")])
-    source, _ = train.open_checked(config)
-    loader = train.load_data(config, source, World(0, 1, 0, torch.device("cpu")))[0].loader
+    source, _ = opened.open_checked(config)
+    loader = opened.load_data(config, source, World(0, 1, 0, torch.device("cpu")))[0].loader
     for step, expected in enumerate(EXPECTED["order"]):
         batches = list(loader.load(step))
         assert [batch.id.tolist() for batch in batches] == expected["ids"], step

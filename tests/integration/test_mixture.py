@@ -20,9 +20,10 @@ from data.dataset.schema import DatasetManifest
 from data.loading.sources.mixed import MixedLatents
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
+from tests.tools.train.opened import open_checked, prepare_objective
 from tools.runs.trained import LatentSpace
 from tools.train.config import Config
-from tools.train.job import open_checked, plan, prepare_objective, run
+from tools.train.job import plan, run
 
 RUN = ("trainer.steps=8", "trainer.save_every=2", "engine.zero_stage=0", "engine.precision=fp32")
 WORLD = World(0, 1, 0, torch.device("cpu"))

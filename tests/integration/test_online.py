@@ -22,10 +22,11 @@ from tests.data.raw_datasets import damage, make_raw
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, finish, rows
 from tests.integration.tiny_run import command as train_command
 from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
+from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools.encode import job as encode
 from tools.runs.latent_space import LatentsConfig, choose_normaliser
 from tools.train.config import Config
-from tools.train.job import load_data, open_checked, plan, prepare_objective
+from tools.train.job import plan
 from tools.train.objective import LatentObjective
 
 BAD = 6

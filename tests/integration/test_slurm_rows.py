@@ -64,6 +64,16 @@ def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
     assert "ended early on SIGUSR2" in run.last_words(0)
 
 
+def test_a_job_whose_time_ends_during_a_save_is_requeued(run: Run) -> None:
+    """SLURM sends SIGTERM then, as for a cancelled job, and kills the ranks soon after."""
+    run.variables = {"LONGTAKE_FAULT": "save.flush@step=10:sleep=600"}
+    run.submit(*FIELDS, "cluster.minutes=1", "cluster.signal_s=20")
+    run.until_state("requeued")
+    assert "its time limit came before its ranks had ended" in run.attempts[0]["reason"]
+    run.until(lambda: run.cluster.state(run.job) == "PENDING")
+    assert run.launch("cancel", str(run.output)).returncode == 0
+
+
 def test_a_stopped_rank_is_told_by_the_watchdog_of_the_others(run: Run, undisturbed: Run) -> None:
     run.submit(*FIELDS, "trainer.watchdog_s=20")
     run.until(lambda: run.steps() > 12)

@@ -27,13 +27,13 @@ from models.denoisers.dit import DiT, DiTConfig
 from tests.data.samples import clip_bytes, image_bytes, picture
 from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder
+from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools import shard
 from tools.encode import job as encode
 from tools.runs import trained
 from tools.runs.latent_space import LatentsConfig, choose_normaliser, encoders_own, keep_latent_space
 from tools.sample import job as sample
 from tools.train.config import Config
-from tools.train.job import load_data, open_checked, prepare_objective
 from tools.train.objective import LatentObjective
 
 MODEL = {"input_channels": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 0, "text_width": 8}

@@ -16,9 +16,10 @@ from core.root import ROOT
 from models.denoisers.network import train_flops
 from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
+from tests.tools.train.opened import load_data, open_checked
 from tools.train.config import Config
 from tools.train.feed import validation_batches
-from tools.train.job import load_data, open_checked, run
+from tools.train.job import run
 from tools.train.workload import Workload
 
 # What a row has only of some runs.

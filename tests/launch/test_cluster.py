@@ -18,11 +18,13 @@ import pytest
 from PIL import Image
 
 from core.config import loading
-from core.errors import UserError
+from core.errors import UserError, WorkError
 from core.root import ROOT
+from core.run.code import RECORD, code, read
 from launch.cluster import records, slurm, submit
-from launch.cluster.attempt import Asked, progress
+from launch.cluster.attempt import Asked, Attempt, progress
 from launch.cluster.config import ClusterConfig
+from launch.cluster.snapshot import copy_code
 from launch.cluster.supervisor import excluded
 from launch.cluster.verdict import in_vain, judge
 
@@ -118,6 +120,72 @@ def test_a_request_to_end_for_good_is_not_taken_back() -> None:
     for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
         asked.note(number)
     assert (asked.word, asked.why, told) == ("cancel", "SIGTERM", ["requeue", "cancel"])
+
+
+class Child:
+    """Ranks that do not end."""
+
+    def wait(self, timeout: float) -> int:
+        raise subprocess.TimeoutExpired("srun", timeout)
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    """A start of a SLURM job, of which nothing runs."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    submission = records.new_submission(tmp_path / "run")
+    return Attempt(submission, ClusterConfig(), {"job": "train", "cwd": str(tmp_path)}, Asked())
+
+
+@pytest.mark.parametrize(
+    ("facts", "end_s", "word", "outcome"),
+    [
+        # As SLURM 23 says it to the supervisor that asks on SIGTERM.
+        ("JobState=COMPLETING Reason=TimeLimit TimeLimit=00:01:00", 2e10, "requeue", "again"),
+        ("JobState=COMPLETING Reason=None TimeLimit=00:01:00", 0.0, "cancel", "cancelled"),
+        ("", 2e10, "cancel", "cancelled"),  # no controller: before the end of its time, and after it
+        ("", 1.0, "requeue", "again"),
+    ],
+)
+def test_the_time_limit_is_told_from_a_cancel(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, facts: str, end_s: float, word: str, outcome: str
+) -> None:
+    """SLURM sends SIGTERM for both, and kills all soon after the first, whatever ranks are at."""
+
+    def show(*_: Any, **__: Any) -> str:
+        if not facts:
+            raise WorkError("Unable to contact slurm controller")
+        return facts
+
+    monkeypatch.setattr(slurm, "command", show)
+    attempt.end_s = end_s
+    attempt.asked.note(signal.SIGUSR2)
+    attempt.asked.note(signal.SIGTERM)
+    if word == "requeue":
+        assert attempt.watch(Child()) is None  # type: ignore[arg-type]
+    verdict = attempt.verdict(75 if word == "cancel" else None)
+    assert (attempt.asked.word, verdict.outcome, verdict.asked) == (word, outcome, word == "cancel")
+    attempt.asked.word, attempt.asked.why = "cancel", "SIGTERM"
+    assert attempt.verdict(75).outcome == outcome  # where the ranks were quick
+
+
+def test_ranks_are_ended_when_their_heartbeats_are_too_old_for_what_they_are_at(attempt: Attempt) -> None:
+    attempt.folder.mkdir(parents=True)
+    attempt.write(started=time.time() - 10_000)
+    beat = attempt.submission.output / "logs" / "heartbeat-rank-0.json"
+    assert attempt.silence() == 0  # it has left none yet
+    beat.parent.mkdir()
+    for limit_s, age_s, is_too_old in (
+        (600.0, 590, False),
+        (600.0, 700, True),
+        (3600.0, 700, False),  # storage that holds up a save holds up heartbeats too
+        (3600.0, 3700, True),
+        (0.0, 9000, False),  # the run was told to wait for ever
+        (600.0, 20_000, False),  # of an earlier start
+    ):
+        beat.write_text(json.dumps({"limit_s": limit_s}))
+        os.utime(beat, (time.time() - age_s,) * 2)
+        assert bool(attempt.silence()) == is_too_old, (limit_s, age_s)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +372,10 @@ def test_a_submission_prints_the_script_and_stops(tmp_path: Path) -> None:
     assert "#SBATCH --partition=gpu" in done.stdout
     assert not (tmp_path / "out").exists()
     assert loading.dump(ClusterConfig(partition="gpu")).splitlines()[0] in done.stdout
+
+
+def test_a_copy_of_the_code_says_which_commit_it_is_of(tmp_path: Path) -> None:
+    """So does a job that is submitted from a copy: in it, git is not asked."""
+    copy_code(tmp_path / "code")
+    assert read(json.loads((tmp_path / "code" / RECORD).read_text())) == code()
+    assert code(tmp_path / "code") == code()

@@ -24,7 +24,7 @@ ENGINE = (
 )
 TRAINER = {
     **dict.fromkeys(("profile_from", "profile_steps", "profile_ranks", "profile_memory"), "watch"),
-    "watchdog_s": "watch",
+    **dict.fromkeys(("watchdog_s", "save_timeout_s"), "watch"),
     **dict.fromkeys(("collect_every", "check_every", "max_skipped", "on_skipped", "max_rollbacks"), "work"),
     **dict.fromkeys(("save_every", "keep_last", "keep_every", "max_failed_saves"), "work"),
     **dict.fromkeys(("save_async", "save_spread"), "work"),
@@ -41,6 +41,7 @@ TRAINING = {
     **OUTPUTS,
     "source": "place",
     "data.prefetch": "work",
+    "data.verify": "work",
     **within("engine", ENGINE, "work"),
     "ema.snapshot_every": "work",
     **within("trainer", TRAINER),

@@ -60,7 +60,7 @@ def test_clips_move_and_change_little_from_frame_to_frame() -> None:
     pictures, _ = digits.load_digits(50)
     config = digits.Config(output="unused")
     for clip in range(20):
-        frames = digits.move(pictures[clip], config, clip)
+        frames = digits.move(pictures[clip], config.seed, clip, config.frames)
         centre = (frames * np.arange(32)).sum((1, 2)) / frames.sum((1, 2))
         row = (frames * np.arange(32)[:, None]).sum((1, 2)) / frames.sum((1, 2))
         steps = np.hypot(np.diff(centre), np.diff(row))

@@ -27,6 +27,7 @@ from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_folder
 from tests.integration import tiny_run
 from tests.tools.encode import encode_runs
+from tests.tools.train import opened
 from tools import shard
 from tools.encode import job as encode
 from tools.runs.continuing import latent_contents, raw_contents
@@ -96,18 +97,18 @@ def test_the_caches_of_a_mixture_may_move(tmp_path: Path) -> None:
     )
     run = tmp_path / "run"
     begun = train_config(images, run, f"data.also=[{clips}]")
-    train.prepare_objective(begun, *train.open_checked(begun), WORLD)
+    opened.prepare_objective(begun, *opened.open_checked(begun), WORLD)
     continued = train_config(images, run, f"data.also=[{moved(clips, 'a')}]")
-    source, autoencoder = train.open_checked(continued)
+    source, autoencoder = opened.open_checked(continued)
     recorded, found = latent_contents(run, source.facts)("data.also")
     assert recorded == found
-    train.prepare_objective(continued, source, autoencoder, WORLD)
+    opened.prepare_objective(continued, source, autoencoder, WORLD)
     replace(DatasetManifest.read(tmp_path / "a"), fingerprint="remade").write(tmp_path / "a")
-    source, _ = train.open_checked(continued)
+    source, _ = opened.open_checked(continued)
     recorded, found = latent_contents(run, source.facts)("data.also")
     assert recorded != found
     with pytest.raises(UserError, match="was begun with cache"):
-        train.prepare_objective(continued, source, autoencoder, WORLD)
+        opened.prepare_objective(continued, source, autoencoder, WORLD)
 
 
 def test_encoding_goes_on_from_where_source_and_autoencoder_are_now(tmp_path: Path) -> None:

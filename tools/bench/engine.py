@@ -25,8 +25,8 @@ from core.batch import Batch, Condition
 from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.agreement import order_hash, tally
-from core.draws import Draws
 from core.engine.config import EngineConfig
+from core.losses import Objective
 from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
@@ -39,7 +39,8 @@ from data.order.steps import LoaderConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Timing
-from tools.train.objective import LatentObjective, read_prepared
+from tools.train import prepared
+from tools.train.objective import LatentObjective
 
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
@@ -142,7 +143,7 @@ def _preparing_s(step_index: int) -> float:
     """Seconds for what the thread that reads ahead makes of one batch."""
     (batch,) = _load(step_index)
     started = time.perf_counter()
-    _objective().prepare(batch, Draws(0, step_index, batch.id, batch.position))
+    prepared.prepare(_objective(), batch, 0, step_index)
     return time.perf_counter() - started
 
 
@@ -160,13 +161,11 @@ def _trainer(folder: Path, world: ranks.World, steps: int) -> tuple[Trainer, Sto
     torch.manual_seed(0)
     model = DiT(NETWORK)
     engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
-    objective = _objective()
+    objective: Objective = (plain := _objective())
     ahead = LoaderConfig().prefetch
-    batches = (
-        partial(read_ahead, _load, depth=ahead)
-        if world.device.type == "cuda"
-        else read_prepared(_load, ahead, objective, seed=0)
-    )
+    batches: Callable[[int], Iterator[list[Batch]]] = partial(read_ahead, _load, depth=ahead)
+    if world.device.type == "cpu":
+        batches, objective = prepared.batches(_load, ahead, plain, seed=0), prepared.PreparedObjective(plain)
     feed = Feed(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
     trainer = Trainer(
         SingleStepper(engine, objective, EmaConfig()),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest, ShardRecord, write_index
+from data.dataset.schema import CRC, DatasetManifest, ShardRecord, write_index
+from data.latent.checksums import range_crcs
 from data.latent.members import tar_header
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, write_part
@@ -46,17 +47,20 @@ def make_cache(folder: Path, samples: int, shape: Shape, shards: int = 16) -> Da
     """A latent cache as `encode` leaves it."""
     folder.mkdir()
     starts = np.linspace(0, samples, shards + 1).astype(int)
-    rows, records = [], []
+    rows, crcs, records = [], [], []
     for number, (start, stop) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         path = folder / f"{number:06d}.tar"
         places = write_part(path, number, packs_of(start, stop - start, shape))
         rows.append(index_rows(path, places, shard=number, first=start, buckets=[shape]))
+        crcs.append(range_crcs(path, rows[-1]))
         records.append(ShardRecord.of(path, stop - start))
-    return publish(folder, np.concatenate(rows), records, shape)
+    return publish(folder, np.concatenate(rows), np.concatenate(crcs), records, shape)
 
 
-def publish(folder: Path, index: np.ndarray, records: list[ShardRecord], shape: Shape) -> Dataset:
-    """Index and manifest beside the parts of a cache."""
+def publish(
+    folder: Path, index: np.ndarray, crcs: np.ndarray, records: list[ShardRecord], shape: Shape
+) -> Dataset:
+    """Index, hashes and manifest beside the parts of a cache."""
     starts = np.cumsum([0, *(record.samples for record in records)])
     counts = count_buckets(index["bucket"], starts, 1).tolist()
     DatasetManifest(
@@ -64,7 +68,7 @@ def publish(folder: Path, index: np.ndarray, records: list[ShardRecord], shape: 
         fingerprint="synthetic",
         shards=tuple(records),
         buckets=(list(shape),),
-        files=write_index(folder, index),
+        files=write_index(folder, index, crcs=crcs),
         extra={"made_from": {"encoder": "none"}, "bucket_counts": counts},
     ).write(folder)
     return Dataset(folder)
@@ -87,7 +91,8 @@ def repeat(dataset: Dataset, folder: Path, rows: int) -> Dataset:
                 ShardRecord(name=name, samples=record.samples, bytes=record.bytes, sha256=record.sha256)
             )
     shape: Shape = tuple(dataset.manifest.buckets[0])
-    return publish(folder, repeated, records, shape)
+    crcs = np.tile(np.load(dataset.folder / CRC), times)
+    return publish(folder, repeated, crcs, records, shape)
 
 
 def npy(latent: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.files import published
 from core.queue.work_queue import QueueConfig, WorkQueue
 from tools.bench.calls import counted_calls
 from tools.bench.job import Config
@@ -65,7 +66,7 @@ def _claim(leases: Path, units: list[str], done: Path) -> Iterator[str]:
         leases,
         units,
         QueueConfig(),
-        list_done=lambda: os.listdir(done),
+        list_done=lambda: [path.name for path in published(done)],
         is_done=lambda unit: (done / unit).exists(),
     )
     queue.work(finish)

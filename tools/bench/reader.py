@@ -64,6 +64,11 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
         anew = LatentReader(cache.folder, cache.manifest, cache.index)
         return ((rows, anew.gather(rows)) for rows in order)
 
+    checking = LatentReader(cache.folder, cache.manifest, cache.index, verify=True)
+
+    def gather_checked() -> Iterator[Read]:
+        return ((rows, checking.gather(rows)) for rows in order)
+
     def load() -> Iterator[Read]:
         return ((b.id.numpy(), b.x) for step in range(steps) for b in loader.load(step))
 
@@ -75,6 +80,7 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
     ours = {
         "longtake": gather,
         "longtake, parts opened anew": gather_anew,
+        "longtake, every sample compared": gather_checked,
         "longtake, whole loader": load,
         "longtake, whole loader read ahead by a thread": ahead,
         "preadv": lambda: limits.in_order(cache, batch, steps, shape, BatchMemory()),
@@ -91,13 +97,14 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
         f"{steps} batches of {batch} from the page cache, one process, one thread but where it says so; "
         f"longtake: copies by {torch.get_num_threads()} threads of torch (OMP_NUM_THREADS), rows of the "
         "loader's order, gathered into tensors one may keep; parts opened anew: with the page faults of the "
-        "first epoch; whole loader: order, labels, ids and the check for NaN too; preadv: one call for "
+        "first epoch; every sample compared: with data.verify=samples; whole loader: order, labels, ids and "
+        "the check for NaN too; preadv: one call for "
         "each contiguous run of as many bytes, in the order of the file, into tensors one may keep, whose "
         "memory is used again as ours; into one buffer: the same, overwritten each time, so that it stays "
         f"in the processor's cache; peers: {few} samples, their start included"
     )
     before = anonymous()
-    row = Row(case, "samples", protocol, measure(ways[:4], 1))
+    row = Row(case, "samples", protocol, measure(ways[:5], 1))
     row.facts["anonymous memory of the reader, MB"] = (anonymous() - before) / 1e6
     allowed = 200 + 3 * batch * 2 * int(np.prod(shape)) / 1e6
     row.floors.append(Floor("MB anonymous, with 3 batches", next(iter(row.facts.values())), allowed, True))
@@ -120,7 +127,7 @@ def plain(config: Config, folder: Path) -> Row:
     start = time.perf_counter()
     manifest = reindex(folder).manifest
     seconds = time.perf_counter() - start
-    index = Dataset(folder).index
+    index = np.asarray(Dataset(folder).index)
     reader = LatentReader(folder, manifest, index)
     random = np.random.default_rng(0).permutation(samples)
     order = [np.sort(random[at : at + batch]) for at in range(0, samples - batch + 1, batch)]
@@ -163,7 +170,8 @@ def far(config: Config, folder: Path, images: Dataset, tars: list[Path]) -> Row:
     skipped = config.peer_samples - config.peer_samples % 256
 
     def first_batch() -> Iterator[Read]:
-        loader = LatentLoader([large], LoaderConfig(), World(0, 1, 0, torch.device("cpu")), seed=len(firsts))
+        opened = Dataset(large.folder)  # of which no block was compared yet
+        loader = LatentLoader([opened], LoaderConfig(), World(0, 1, 0, torch.device("cpu")), seed=len(firsts))
         start = time.perf_counter()
         batch = loader.load(step)[0]
         firsts.append(time.perf_counter() - start)

@@ -16,7 +16,7 @@ from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
-from data.latent.assembly import index_from_parts, views_from_parts
+from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.encode_job import Job, part_name
 from data.latent.encoding import encode_shard
 from data.latent.packs import scan_part
@@ -92,8 +92,8 @@ def _remake_parts(inside: Job, shards: Sequence[int]) -> None:
 
 def _remake_tables(making: Path, output: Path, manifest: DatasetManifest) -> None:
     index, _ = index_from_parts(output, manifest.shards)
-    flips, texts = views_from_parts(output, manifest.shards, index)
-    write_index(making, index, flips=flips, texts=texts)
+    made_from = manifest.extra["made_from"]
+    write_index(making, index, **sidecars_from_parts(output, manifest.shards, index, made_from))
 
 
 def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> None:

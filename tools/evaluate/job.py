@@ -22,6 +22,7 @@ from tools.evaluate.config import Config
 from tools.runs.samples import Samples, find_samples, require_one_origin
 
 if TYPE_CHECKING:
+    from tools.evaluate.judge import Judge
     from tools.evaluate.real import Real
 
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
@@ -35,7 +36,7 @@ def plan(config: Config) -> list[str]:
         f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}, {s.origin}"
         for s in samples
     ]
-    scored.require_real(config)
+    scored.require_real(config.real, config.heldout, config.autoencoder)
     return [
         *found,
         f"against {config.real}, held out: {config.heldout or 'a fifth of it'}",
@@ -50,12 +51,14 @@ def run(config: Config) -> None:
     from core.progress import counted, say
     from core.run.claim import claim
     from data.media.pictures import image_grid, write_png
+    from tools.evaluate.judge import make_judge
 
     output, samples = Path(config.output), find_samples(Path(config.source))
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
     require_one_origin(samples)
-    of = scored.describe(config, samples)  # before old scores are removed
+    beside = scored.require_real(config.real, config.heldout, config.autoencoder)
+    of = scored.describe(Path(config.source), samples, beside)  # before old scores are removed
     contents = scored.contents(output / SCORES, of)
     if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
         scored.require_of(output / SCORES, of)
@@ -65,8 +68,13 @@ def run(config: Config) -> None:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
     # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
     torch.set_num_threads(1)
-    train, heldout = read_real(config, samples)
-    scores = score(config, samples, train, heldout)
+    how: dict[str, Any] = {"seed": config.seed, "fps": config.fps, "stride": config.stride}
+    train, heldout = read_real(config.real, config.heldout, samples, config.most_real, **how)
+    judge = make_judge(train, config.steps, config.seed)
+    scores: dict[str, float] = {"heldout_unseen": bool(config.heldout)}
+    scores |= score(judge, samples, train, heldout, count=config.count, draws=config.draws, seed=config.seed)
+    if config.autoencoder and len(heldout.images):
+        scores["psnr_db"] = reconstruction_psnr(Path(config.autoencoder), heldout.images)
     if len(heldout.images):
         write_png(
             output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
@@ -76,35 +84,40 @@ def run(config: Config) -> None:
     terminal.tell(table(finite), to="stdout")
 
 
-def read_real(config: Config, samples: list[Samples]) -> tuple[Real, Real]:
-    """Return real data in the samples' shapes: what is learned from, and what is held out."""
+def read_real(
+    place: str, heldout: str, samples: list[Samples], most: int, *, seed: int, fps: float, stride: int
+) -> tuple[Real, Real]:
+    """Return real data in the samples' shapes: what is learned from, and what is held out.
+
+    heldout: the place of unseen data; "" takes a fifth of the other.  most: images and clips that are read.
+    """
     from data.dataset.index import Dataset
     from tools.evaluate.real import Shape, read
 
     shapes = [Shape(s.frames, s.height, s.width) for s in samples]
     image = next((shape for shape in shapes if shape.frames == 1), None)
     clip = next((shape for shape in shapes if shape.frames > 1), None)
-    more: dict[str, Any] = {"seed": config.seed, "fps": config.fps, "stride": config.stride}
-    real = read(Dataset(Path(config.real)), image, clip, config.most_real, **more)
-    if not config.heldout:
-        return real.split(config.seed)
-    return real, read(Dataset(Path(config.heldout)), image, clip, config.most_real, **more)
+    more: dict[str, Any] = {"seed": seed, "fps": fps, "stride": stride}
+    real = read(Dataset(Path(place)), image, clip, most, **more)
+    if not heldout:
+        return real.split(seed)
+    return real, read(Dataset(Path(heldout)), image, clip, most, **more)
 
 
-def score(config: Config, samples: list[Samples], train: Real, heldout: Real) -> dict[str, float]:
-    """Return every score that the samples and the real data allow."""
-    from tools.evaluate.judge import make_judge
+def score(
+    judge: Judge, samples: list[Samples], train: Real, heldout: Real, *, count: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Return every score that the samples and the real data allow.  count, draws, seed: as of `compare`."""
     from tools.evaluate.measures import motion, ratio
 
-    scores: dict[str, float] = {"heldout_unseen": bool(config.heldout)}
-    judge = make_judge(train, config.steps, config.seed)
+    scores: dict[str, float] = {}
     for generated in sorted(samples, key=lambda samples: samples.frames):
         pixels, labels = generated.load()
         if generated.frames == 1:
             scores["class_agreement"] = judge.agreement(pixels, labels)
             scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
-            scores |= compare(config, *features)
+            scores |= compare(*features, count=count, draws=draws, seed=seed)
             scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
             scores["clip_agreement"] = judge.agreement(pixels, labels)
@@ -113,30 +126,28 @@ def score(config: Config, samples: list[Samples], train: Real, heldout: Real) ->
             scores["motion_ratio"] = ratio(made.speed, real.speed)
             scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
             scores |= {"clips": len(pixels), "heldout_clips": len(heldout.clips)}
-    if config.autoencoder and len(heldout.images):
-        scores["psnr_db"] = reconstruction_psnr(Path(config.autoencoder), heldout.images)
     return scores
 
 
 def compare(
-    config: Config, generated: np.ndarray, train: np.ndarray, heldout: np.ndarray
+    generated: np.ndarray, train: np.ndarray, heldout: np.ndarray, *, count: int, draws: int, seed: int
 ) -> dict[str, float]:
-    """Compare features (n, d) of generated images with real ones; every mean is over `config.draws` subsets.
+    """Compare features (n, d) of generated images with real ones; every mean is over `draws` subsets.
 
     Fréchet distances: generated against real, and real against other real ones, all sets of one size.
     Precision, recall, nearest distance: of generated and of held-out images against training ones, for the
-    first two with equally many on all sides.
+    first two with equally many on all sides.  count: samples on each side of a Fréchet distance at most.
     """
     from tools.evaluate import measures
 
     real = np.concatenate([train, heldout])
     rows: list[dict[str, float]] = []
-    size = min(config.count, len(generated), len(real) // 2)
+    size = min(count, len(generated), len(real) // 2)
     few = min(len(generated), len(train), len(heldout))
-    for draw in range(config.draws):
+    for draw in range(draws):
 
-        def some(features: np.ndarray, count: int, purpose: str, draw: int = draw) -> np.ndarray:
-            return features[measures.subset(len(features), count, (draw,), config.seed, purpose)]
+        def some(features: np.ndarray, number: int, purpose: str, draw: int = draw) -> np.ndarray:
+            return features[measures.subset(len(features), number, (draw,), seed, purpose)]
 
         row: dict[str, float] = {}
         if size > 1:

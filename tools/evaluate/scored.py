@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.config.loading import difference
 from core.errors import UserError, WorkError
@@ -13,44 +13,44 @@ from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples
 
-if TYPE_CHECKING:
-    from tools.evaluate.config import Config
-
 OF = "of"  # in scores.json
 
 
-def require_real(config: Config) -> dict[str, str]:
-    """Hashes of what samples are compared with; UserError unless it is raw datasets and an autoencoder."""
+def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
+    """Hashes of what samples are compared with; UserError unless it is raw datasets and an autoencoder.
+
+    "" is none.
+    """
     from data.dataset.index import Dataset
 
     found = {}
-    for field in ("real", "heldout"):
-        if folder := getattr(config, field):
+    for field, folder in {"real": real, "heldout": heldout}.items():
+        if folder:
             manifest = Dataset(Path(folder), field).manifest
             if manifest.kind != "raw":
                 raise UserError(field, folder, "a raw dataset; this is a latent cache")
             found[field] = manifest.fingerprint
-    if config.autoencoder:
+    if autoencoder:
         from models.autoencoder.opening import identify_saved
 
-        found["autoencoder"] = identify_saved(Path(config.autoencoder))["encoder"]
+        found["autoencoder"] = identify_saved(Path(autoencoder))["encoder"]
     return found
 
 
-def describe(config: Config, samples: Sequence[Samples]) -> dict[str, Any]:
-    """What would be scored, by folder below the source, and what is beside it.
+def describe(source: Path, samples: Sequence[Samples], beside: dict[str, str]) -> dict[str, Any]:
+    """What would be scored, by folder below the source, and what is beside it (`require_real`).
 
     WorkError where samples.npz is not the file that samples.json tells of.
     """
     names = ("run", "checkpoint", "weights", "weights_sha256")
     folders = {
-        str(s.folder.relative_to(Path(config.source))): {
+        str(s.folder.relative_to(source)): {
             **{name: s.record.get(name) for name in names},
             "samples_sha256": s.verify(),
         }
         for s in samples
     }
-    return {"samples": folders, **require_real(config)}
+    return {"samples": folders, **beside}
 
 
 def require_of(scores: Path, of: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ from core.checkpoint.store import CheckpointStore
 from core.errors import WorkError
 from core.files import published
 from core.progress import counted
+from core.run.code import read
 from core.run.folder import AVERAGES, CHECKPOINTS
+from core.run.run_lock import RunLock
 from tools.inspect.telling import refuse_dataset_fields, tell
 
 if TYPE_CHECKING:
@@ -95,6 +97,9 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
     parts = _parts(folder) or {folder.name: folder}
     result: dict[str, Any] = {"files": 0, "damaged": []}
     lines = [str(folder)]
+    if started_with := RunLock(folder).code():
+        result["code"] = started_with.as_dict()
+        lines.append(f"last started with {started_with}")
     for name, part in parts.items():
         result[name] = []
         lines += ["", f"{name}: {'step':>8}  {'updates':>8}  {'ranks':>5}  {'MiB':>9}  folder"]
@@ -109,6 +114,8 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
             lines.append(" " * (len(name) + 2) + _row(entry.path.name, summary))
         if not result[name]:
             lines.append("  none that is complete")
+        made_with = dict.fromkeys(filter(None, map(_made_with, result[name])))
+        lines += [f"  made with {' and, before that, '.join(made_with)}"] if made_with else []
         incomplete = [
             path.name for path in published(part, "step-*") if not (path / format.MANIFEST).exists()
         ]
@@ -145,7 +152,13 @@ def _head(result: dict[str, Any]) -> list[str]:
         f"step {result['step']}, {result['updates']} updates, by {counted(result['ranks'], 'rank')}",
         f"{result['files']} files, {size:.1f} MiB, {result['numbers']:,} numbers of each of "
         + ", ".join(result["kinds"]),
+        *([f"made with {made_with}"] if (made_with := _made_with(result)) else []),
     ]
+
+
+def _made_with(summary: dict[str, Any]) -> str:
+    """The commit that a checkpoint was made with; "" where an earlier version did not record it."""
+    return str(read(summary.get("code")) or "")
 
 
 def _summary(reader: CheckpointReader, *, verify: bool) -> dict[str, Any]:
@@ -169,7 +182,7 @@ def _summary(reader: CheckpointReader, *, verify: bool) -> dict[str, Any]:
     state = reader.state()
     return {
         **result,
-        **{name: state[name] for name in ("step", "updates")},
+        **{name: state[name] for name in ("step", "updates", "code") if name in state},
         "ranks": reader.manifest["ranks"],
     }
 

@@ -12,27 +12,21 @@ from core.train.feed import Feed
 from core.train.validation import whole_steps
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from models.denoisers.network import DenoiserConfig
-from tools.train.objective import LatentObjective, read_prepared
 from tools.train.workload import Workload
 
 
 def make_feed(
     source: LatentSource,
     loader: Loader,
-    objective: LatentObjective,
     model: DenoiserConfig,
     world: World,
     *,
     validation: Callable[[], Iterable[Batch]],
-    prefetch: int,
-    seed: int,
+    batches: Callable[[int], Iterator[list[Batch]]] | None = None,
 ) -> Feed:
-    """What the trainer learns from; for a network on the CPU the thread that reads prepares its input too."""
-    batches: Callable[[int], Iterator[list[Batch]]] = loader
-    if source.gives_latents and world.device.type == "cpu":
-        batches = read_prepared(loader.load, prefetch, objective, seed)
+    """What the trainer learns from.  batches: those of the loader, with more in them; None takes its own."""
     return Feed(
-        batches=batches,
+        batches=batches or loader,
         largest=loader.largest,
         validation=validation,
         work_of=Workload(model, source.latent_grid).of,

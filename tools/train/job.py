@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 
 from core.config.loading import to_dict
+from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.engine.config import EngineConfig
 from core.errors import below
 from core.preflight.check import look_over_nodes
 from core.progress import counted, say
@@ -20,10 +22,11 @@ from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.loading.sources.kinds import LatentSource, Loader
-from models.denoisers.network import count_parameters, train_flops
+from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.continuing import latent_contents, steps_made
-from tools.runs.latent_space import choose_normaliser, keep_latent_space
-from tools.train.config import Config
+from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.train import prepared
+from tools.train.config import Config, DataConfig
 from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective
@@ -46,10 +49,12 @@ class Data(NamedTuple):
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
-    source, _ = open_checked(config)
-    trained, _ = load_data(config, source, World(0, config.processes, 0, torch.device("cpu")))
+    output, sections = Path(config.output), (config.data, config.model, config.latents)
+    source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
+    world, held_out = World(0, config.processes, 0, torch.device("cpu")), config.validation_source
+    data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     steps, groups = config.trainer.steps, config.data.groups_per_step
-    facts, plan = source.facts, trained.loader.plan
+    facts, plan = source.facts, data[0].loader.plan
     sizes, shares = plan.group_sizes, plan.weights
     samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
     flops = groups * sum(
@@ -71,10 +76,13 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    source, autoencoder = open_checked(config)
+    output, sections = Path(config.output), (config.data, config.model, config.latents)
+    source, autoencoder = open_checked(config.source, config.autoencoder, *sections, run=output)
     with below("engine"):
-        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, (trained, validated) = Path(config.output), load_data(config, source, world)
+        world = ranks.start(config.engine.device, config.engine.timeout_s, folder=output)
+    trained, validated = load_data(
+        source, config.validation_source, *sections, config.engine, world, run=output, seed=config.seed
+    )
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
 
@@ -93,25 +101,46 @@ def run(config: Config) -> None:
     ranks.stop(world)
 
 
-def open_checked(config: Config) -> tuple[LatentSource, Path]:
-    """The source and its autoencoder's folder; UserError unless source and network fit each other."""
-    text, run = config.model.text_width > 0, Path(config.output)
-    source = open_source(config.source, config.autoencoder, config.data, run=run, text=text)
-    require_fit(source, config.model, config.latents)
-    return source, autoencoder_of(source, config.autoencoder, config.data)
+def open_checked(
+    place: str,
+    autoencoder: str,
+    data: DataConfig,
+    model: DenoiserConfig,
+    latents: LatentsConfig,
+    *,
+    run: Path,
+) -> tuple[LatentSource, Path]:
+    """The source and its autoencoder's folder; UserError unless source and network fit each other.
+
+    run: the run's folder.
+    """
+    source = open_source(place, autoencoder, data, run=run, text=model.text_width > 0)
+    require_fit(source, model, latents)
+    return source, autoencoder_of(source, autoencoder, data)
 
 
-def load_data(config: Config, source: LatentSource, world: World) -> tuple[Data, Data]:
+def load_data(
+    source: LatentSource,
+    held_out: str,
+    data: DataConfig,
+    model: DenoiserConfig,
+    latents: LatentsConfig,
+    engine: EngineConfig,
+    world: World,
+    *,
+    run: Path,
+    seed: int,
+) -> tuple[Data, Data]:
     """What to train on and what to validate on: held-out samples where they are given, the same whatever the
-    run's seed, else those of the run's first steps."""
-    parts = config.data, config.engine, config.model, world
-    trained = Data(source, make_loader(source, *parts, seed=config.seed))
-    if not config.validation_source:
+    run's seed, else those of the run's first steps.
+
+    held_out: the place of held-out samples, "" for none.  run: the run's folder.
+    """
+    trained = Data(source, make_loader(source, data, engine, model, world, seed=seed))
+    if not held_out:
         return trained, trained
-    held_out = open_held_out(
-        config.validation_source, source, config.data, config.model, config.latents, run=Path(config.output)
-    )
-    return trained, Data(held_out, make_loader(held_out, *parts, seed=SEED))
+    other = open_held_out(held_out, source, data, model, latents, run=run)
+    return trained, Data(other, make_loader(other, data, engine, model, world, seed=SEED))
 
 
 def train(config: Config, trained: Data, validated: Data, autoencoder: Path, world: World) -> None:
@@ -121,19 +150,25 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     )
 
     output, seed = Path(config.output), config.seed
-    objective = prepare_objective(config, trained.source, autoencoder, world)
+    objective = prepare_objective(
+        trained.source, autoencoder, config.objective, config.latents, config.model, world, run=output
+    )
     for line in trained.loader.plan.report():
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
     data_ranks = world.size // config.engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
-    prefetch, facts = config.data.prefetch, trained.source.facts
+    batches, facts = None, trained.source.facts
+    if trained.source.gives_latents and world.device.type == "cpu":
+        batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
     trainer = Trainer(
-        SingleStepper(Engine(model, config.engine, config.optimizer, world), objective, config.ema),
-        make_feed(
-            *trained, objective, config.model, world, validation=held_out, prefetch=prefetch, seed=seed
+        SingleStepper(
+            Engine(model, config.engine, config.optimizer, world),
+            prepared.PreparedObjective(objective) if batches else objective,
+            config.ema,
         ),
+        make_feed(*trained, config.model, world, validation=held_out, batches=batches),
         config.trainer,
         folder=output,
         seed=seed,
@@ -150,13 +185,19 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
 
 
 def prepare_objective(
-    config: Config, source: LatentSource, autoencoder: Path, world: World
+    source: LatentSource,
+    autoencoder: Path,
+    objective: ObjectiveConfig,
+    latents: LatentsConfig,
+    model: DenoiserConfig,
+    world: World,
+    *,
+    run: Path,
 ) -> LatentObjective:
     """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks)."""
-    output, text = Path(config.output), config.model.text_width > 0
     source.to(world.device)
-    normaliser = choose_normaliser(source, config.latents, output, world)
-    space = output, source, autoencoder, config.objective, normaliser, config.latents
-    ranks.on_first_rank(lambda: keep_latent_space(*space, text=text))
-    frames = config.model.frame_condition
-    return LatentObjective(config.objective, normaliser, frame_condition=frames, moments=source.moments)
+    normaliser = choose_normaliser(source, latents, run, world)
+    space = run, source, autoencoder, objective, normaliser, latents
+    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0))
+    frames = model.frame_condition
+    return LatentObjective(objective, normaliser, frame_condition=frames, moments=source.moments)

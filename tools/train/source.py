@@ -20,7 +20,7 @@ from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
-from tools.train.config import DataConfig, OnlineConfig
+from tools.train.config import DataConfig
 
 
 def open_source(
@@ -31,21 +31,23 @@ def open_source(
     field: what `place` is called where the person wrote it.  text: whether the network takes text.
     """
     if data.encode == "online":
-        return _open_raw(place, autoencoder, data.online, run, field)
-    cache = Dataset(place, field)
+        return _open_raw(place, autoencoder, data, run, field)
+    check = data.verify != "off"
+    cache = Dataset(place, field, check)
     if cache.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
         raise UserError(field, place, expected)
     if not data.also:
         return CachedLatents(cache)
-    caches = [cache, *(Dataset(other, "data.also") for other in data.also)]
+    caches = [cache, *(Dataset(other, "data.also", check) for other in data.also)]
     return MixedLatents(caches, data.mix, text=text)
 
 
-def _open_raw(place: str, autoencoder: str, config: OnlineConfig, run: Path, field: str) -> OnlineLatents:
+def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: str) -> OnlineLatents:
+    config = data.online
     if not autoencoder:
         raise UserError("autoencoder", "''", "a folder, since data.encode=online")
-    raw = Dataset(place, field)
+    raw = Dataset(place, field, data.verify != "off")
     if raw.manifest.kind != "raw":
         raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
     cpu = torch.device("cpu")

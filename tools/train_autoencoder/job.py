@@ -28,7 +28,7 @@ from core.train.trainer import Trainer
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
-from data.loading.pixels import PixelLoader
+from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
 from models.autoencoder import store
 from models.autoencoder.interface import AutoencoderConfig
@@ -67,11 +67,12 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
-    dataset = Dataset(Path(config.source))
-    loader = make_loader(config, dataset, World(0, config.processes, 0, torch.device("cpu")))
+    dataset = open_source(config.source, config.data)
+    world = World(0, config.processes, 0, torch.device("cpu"))
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, config.engine.micro_batch)
     with shapes_only():
         parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
-    latents = (f"{bucket} -> {_times(config, bucket)}" for bucket in loader.buckets)
+    latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
         *loader.report(),
@@ -83,10 +84,9 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
-    dataset = Dataset(Path(config.source))
-    make_loader(
-        config, dataset, World(0, 1, 0, torch.device("cpu"))
-    )  # what is wrong fails before any rank waits
+    dataset = open_source(config.source, config.data)
+    alone = World(0, 1, 0, torch.device("cpu"))
+    make_loader(dataset, config.data, config.model, alone, config.seed)  # fails before any rank waits
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
@@ -98,7 +98,8 @@ def run(config: Config) -> None:
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
         train(config, dataset, world)
-        ranks.on_first_rank(lambda: publish(config, dataset, world))
+        parts = output, config.model, dataset, config.data, config.score_samples, world.device
+        ranks.on_first_rank(lambda: publish(*parts))
     ranks.stop(world)
 
 
@@ -111,7 +112,8 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     aside = Path(config.output) / QUARANTINE
     budget, field = config.data.quarantine_budget, "data.quarantine_budget"
     quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
-    loader = make_loader(config, dataset, world, quarantine)
+    micro_batch = config.engine.micro_batch
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, micro_batch, quarantine)
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -131,15 +133,21 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     ).fit()
 
 
-def publish(config: Config, dataset: Dataset, world: World) -> None:
+def publish(
+    output: Path,
+    model: AutoencoderConfig,
+    dataset: Dataset,
+    data: PixelConfig,
+    score_samples: int,
+    device: torch.device,
+) -> None:
     """Score the averaged weights on held-out samples, and write them down last: that completes the run."""
     from core.checkpoint.weights import load_weights
     from data.media.pictures import write_png
 
-    output = Path(config.output)
-    autoencoder = config.model.build().eval()
+    autoencoder = model.build().eval()
     autoencoder.load_state_dict(load_weights(output, "ema"))
-    pairs = reconstruct(autoencoder.to(world.device), dataset, config.data, config.score_samples)
+    pairs = reconstruct(autoencoder.to(device), dataset, data, score_samples)
     result: dict[str, Any] = scores(pairs)
     if pairs:
         write_png(output / RECONSTRUCTIONS, show(pairs))
@@ -148,16 +156,26 @@ def publish(config: Config, dataset: Dataset, world: World) -> None:
     say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
 
 
+def open_source(source: str, data: PixelConfig) -> Dataset:
+    """The raw dataset that is learned from."""
+    return Dataset(Path(source), check=data.verify != "off")
+
+
 def make_loader(
-    config: Config, dataset: Dataset, world: World, quarantine: Quarantine | None = None
+    dataset: Dataset,
+    data: PixelConfig,
+    model: AutoencoderConfig,
+    world: World,
+    seed: int,
+    micro_batch: int = 0,
+    quarantine: Quarantine | None = None,
 ) -> PixelLoader:
     """This rank's batches; UserError for a bucket that the autoencoder cannot take."""
-    micro_batch = config.engine.micro_batch
     with below("data"):
-        loader = PixelLoader(dataset, config.data, world, config.seed, micro_batch, quarantine=quarantine)
+        loader = PixelLoader(dataset, data, world, seed, micro_batch, quarantine=quarantine)
     for bucket in loader.buckets:
         try:
-            config.model.latent_shape(bucket)
+            model.latent_shape(bucket)
         except UserError as error:
             raise UserError(f"data.buckets: {bucket} does not suit the autoencoder: {error}") from None
     return loader
@@ -167,5 +185,5 @@ def _mean(values: Tensor) -> Tensor:
     return reduce(values, "b c t h w -> b", "mean")
 
 
-def _times(config: Config, bucket: Bucket) -> str:
-    return "x".join(map(str, config.model.latent_shape(bucket)))
+def _times(model: AutoencoderConfig, bucket: Bucket) -> str:
+    return "x".join(map(str, model.latent_shape(bucket)))

@@ -69,7 +69,7 @@ class CachedLatents(StoredLatents):
         cache, textless = self.cache, self.facts.samples
         if has_text(cache.manifest):
             textless = int((read_texts(cache.folder, cache.manifest)["tokens"] == 0).sum())
-        return Conditions.count(cache.index["label"], len(self.facts.classes), textless)
+        return Conditions.count(np.asarray(cache.index["label"]), len(self.facts.classes), textless)
 
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""

@@ -166,7 +166,7 @@ class OnlineLatents:
     def conditions(self) -> Conditions:
         """Count samples by class; captions are read as samples come."""
         textless = None if self._captions else len(self._raw)
-        return Conditions.count(self._raw.index["label"], len(self.facts.classes), textless)
+        return Conditions.count(np.asarray(self._raw.index["label"]), len(self.facts.classes), textless)
 
     def encoded_with(self, field: str) -> str:
         """Return a field that `encode` would be told."""

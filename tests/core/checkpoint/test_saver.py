@@ -78,8 +78,8 @@ def test_who_waits_for_a_save_hurries_it(
     """Each write would take days: at the next save, at the end of the run, and when training fails."""
 
     class Slow(save_thread.Pace):
-        def __init__(self, total: int, seconds: float) -> None:
-            super().__init__(total, seconds)
+        def __init__(self, total: int, seconds: float, **named: bool) -> None:
+            super().__init__(total, seconds, **named)
             self.seconds = 1e6
 
     monkeypatch.setattr(save_thread, "Pace", Slow)

@@ -7,18 +7,21 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from core.batch import Batch
 from core.checkpoint.weights import load_weights
-from core.distributed.ranks import start
-from core.faults.watchdog import EXIT_STATUS
+from core.distributed.ranks import World, start
+from core.faults.watchdog import EXIT_STATUS, START_PATIENCE
 from core.records import read_rows
 from tests.core import toy_run
-from tests.core.ranks import finish, run_ranks, start_ranks
+from tests.core.ranks import finish, fork_ranks, run_ranks, start_ranks
 from tests.core.toy_run import toy_trainer
 
 PROGRAM = toy_run.__file__
@@ -210,6 +213,45 @@ def test_a_read_that_hangs_ends_the_run(tmp_path: Path) -> None:
     assert status == EXIT_STATUS
     assert "nothing has moved for 1 s in step 3 (data)" in text
     assert "in _act" in (tmp_path / "logs" / "hang-rank-0.txt").read_text()  # where it hangs
+
+
+@pytest.mark.multiprocess
+def test_a_slow_save_is_waited_for_and_one_that_hangs_ends_the_run(tmp_path: Path) -> None:
+    """Rank 1's disk takes longer than the watchdog, and any collective, would wait; then it hangs."""
+    words = "steps=6 save_every=2 watchdog_s=3 timeout_s=5.0 save_async="
+    slow = "fault=save.flush@rank=1,step=2:sleep=7"
+    hangs = "fault=save.flush@step=4:sleep=1000"
+    both = {
+        "slow": fork_ranks(2, tmp_path / "out", f"--run={tmp_path}/slow", *f"{words}false {slow}".split()),
+        "beside": fork_ranks(
+            2, tmp_path / "out-2", f"--run={tmp_path}/beside", *f"{words}true {slow}".split()
+        ),
+    }
+    stuck = fork_ranks(
+        1, tmp_path / "out-3", f"--run={tmp_path}/stuck", *f"{words}true save_timeout_s=2 {hangs}".split()
+    )
+    for name, ranks in both.items():
+        for status, text in finish(ranks):
+            assert status == 0, text
+        assert (tmp_path / name / "finished.json").exists()
+    ((status, text),) = finish(stuck)
+    assert status == EXIT_STATUS
+    assert "rank 0: the save under way has written nothing for 2 s; the process ends with status 75" in text
+    assert len(list((tmp_path / "stuck").glob("checkpoints/*/manifest.json"))) == 1
+
+
+def test_there_is_more_patience_until_the_first_step_has_ended(world: World, tmp_path: Path) -> None:
+    trainer, seen = toy_trainer(tmp_path, world, steps=3, largest=True), list[float]()
+    batches = trainer.feed.batches
+
+    def watched(first: int) -> Iterator[list[Batch]]:
+        for parts in batches(first):
+            seen.append(trainer.phases.patience)
+            yield parts
+
+    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.fit()
+    assert seen == [START_PATIENCE, 1, 1]
 
 
 def wait_until_stuck(folder: Path) -> None:

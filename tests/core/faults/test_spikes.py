@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import pytest
@@ -73,3 +74,24 @@ def test_the_engine_clips_at_what_a_step_says(stage: int) -> None:
         masters.append(torch.cat([m.flatten() for moment in engine.moments().values() for m in moment]))
     assert torch.equal(masters[0], masters[1])
     assert not torch.equal(masters[0], masters[2])
+
+
+def test_statistics_are_those_of_the_logarithms_and_survive() -> None:
+    guard = SpikeGuard(6.0, 0.0)
+    for norm in (1.0, math.e):
+        guard.observe(norm)
+    assert guard.state() == pytest.approx([2, 0.5, 0.25])
+    for _ in range(WARM_UP):
+        guard.observe(1.0)
+    other = SpikeGuard(6.0, 0.0)
+    other.load(guard.state())
+    assert other.state() == guard.state()
+    assert other.clipping == guard.clipping > 0
+
+
+def test_a_norm_of_zero_and_a_guard_that_is_off_count_nothing() -> None:
+    guard, off = SpikeGuard(6.0, 1.0), SpikeGuard(0.0, 1.0)
+    assert not guard.observe(0.0)
+    assert not off.observe(2.0)
+    assert guard.state() == off.state() == [0, 0.0, 0.0]
+    assert off.clipping == 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,13 +13,9 @@ import pytest
 import torch
 
 from core.distributed.ranks import World
-from core.faults.watchdog import (
-    EXIT_STATUS,
-    Watchdog,
-    describe_ranks,
-    dump_collectives,
-    earlier_than_groups,
-)
+from core.faults import watchdog
+from core.faults.heartbeats import Heartbeat, describe_ranks, path_of
+from core.faults.watchdog import EXIT_STATUS, Limits, Watchdog, dump_collectives, earlier_than_groups
 from core.metrics.phases import MEASURED, Phases
 
 WORLD = World(1, 3, 1, torch.device("cpu"))
@@ -48,7 +45,7 @@ def test_a_hang_ends_the_process_with_stacks_and_places(
     phases, ends = Phases(), Ends()
     phases.step, phases.ids = 4, [40]
     phases.enter("update")
-    with Watchdog(tmp_path, phases, WORLD, 0.2, ends):
+    with Watchdog(tmp_path, phases, WORLD, Limits(0.2), end=ends):
         hang_here(ends)
     assert ends.status == EXIT_STATUS
     report = (tmp_path / "hang-rank-1.txt").read_text()
@@ -61,13 +58,78 @@ def test_a_hang_ends_the_process_with_stacks_and_places(
 
 def test_a_process_that_moves_is_left_alone(tmp_path: Path) -> None:
     phases, ends = Phases(), Ends()
-    with Watchdog(tmp_path, phases, WORLD, 2.0, ends):
+    with Watchdog(tmp_path, phases, WORLD, Limits(2.0), end=ends):
         for _ in range(30):
             phases.enter("forward")
             time.sleep(0.02)
         assert json.loads((tmp_path / "heartbeat-rank-1.json").read_text())["phase"] == "forward"
     assert not ends.called.is_set()
     assert not (tmp_path / "heartbeat-rank-1.json").exists()
+
+
+def overdue(
+    tmp_path: Path, phase: str, silence_s: float, save_s: float | None, **present: float
+) -> tuple[str, float]:
+    """What a watchdog of 600 s, 3600 s for saves, says of a phase so long; and the limit it tells others."""
+    phases = Phases(lambda: silence_s)
+    phases.phase, phases.since, phases.patience = phase, 0.0, present.get("patience", 1.0)
+    watched = Watchdog(tmp_path, phases, WORLD, Limits(600.0, 3600.0), lambda: save_s)
+    watched._saved = -1e9  # no save was ever under way
+    return watched._overdue(), float(str(watched._beat()["limit_s"]))
+
+
+def test_a_save_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    """From its last piece on, whether the loop waits for it or goes on; other phases keep theirs."""
+    assert overdue(tmp_path, "save", 9000.0, 3599.0) == ("", 3600.0)
+    hangs = "the save under way has written nothing for 3601 s"
+    assert overdue(tmp_path, "save", 9000.0, 3601.0) == (hangs, 3600.0)
+    assert overdue(tmp_path, "forward", 1.0, 3601.0) == (hangs, 600.0)
+    assert overdue(tmp_path, "save", 3599.0, None)[0] == ""
+    assert "nothing has moved for 3601 s in step 1 (save)" in overdue(tmp_path, "save", 3601.0, None)[0]
+    assert "nothing has moved for 601 s in step 1 (forward)" in overdue(tmp_path, "forward", 601.0, 0.0)[0]
+
+
+def test_what_comes_before_the_first_step_has_ended_may_take_longer(tmp_path: Path) -> None:
+    assert overdue(tmp_path, "forward", 3599.0, None, patience=6.0) == ("", 3600.0)
+    assert "nothing has moved for 3601 s" in overdue(tmp_path, "forward", 3601.0, None, patience=6.0)[0]
+
+
+def test_the_time_since_a_save_counts_from_its_end(tmp_path: Path) -> None:
+    """The loop has waited for hours for a slow one, and now goes on."""
+    phases, saves = Phases(lambda: 9000.0), iter([10.0, None])
+    phases.phase, phases.since = "save", 0.0
+    watched = Watchdog(tmp_path, phases, WORLD, Limits(600.0, 3600.0), lambda: next(saves))
+    assert [watched._overdue(), watched._overdue()] == ["", ""]
+
+
+def test_storage_that_does_not_answer_ends_the_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither heartbeats nor the report may keep it from that."""
+    never = threading.Event()
+    phases, ends = Phases(), Ends()
+    monkeypatch.setattr(watchdog, "PERIOD_S", 0.1)
+    monkeypatch.setattr(watchdog, "describe_ranks", lambda *_: never.wait() and [])
+    with Watchdog(tmp_path, phases, WORLD, Limits(0.2), end=ends) as watched:
+        monkeypatch.setattr(watched._heartbeat, "_present", lambda: {"is_late": never.wait()})
+        hang_here(ends)
+        never.set()
+    assert "rank 1: nothing has moved for 0 s in step 1 (other)" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heartbeat = Heartbeat(tmp_path, 0, dict, 5.0)
+    path = path_of(tmp_path, 0)
+    path.write_text("{}")
+    os.utime(path, (1, 1))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    heartbeat._beat()
+    assert path.stat().st_mtime > 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_rank_that_is_behind_comes_first(tmp_path: Path) -> None:

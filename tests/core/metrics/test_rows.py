@@ -10,8 +10,8 @@ import torch
 from core.distributed.ranks import World
 from core.losses import Losses
 from core.metrics.phases import Phases
-from core.metrics.rows import Metrics, MetricsConfig
-from core.metrics.step_sums import StepSums, vectors
+from core.metrics.rows import Metrics, MetricsConfig, complete_row
+from core.metrics.step_sums import COLUMNS, StepSums, vectors
 from core.records import read_rows
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -65,6 +65,12 @@ def test_steps_added_up_together_are_each_what_it_is_alone() -> None:
             for loss, time, one in zip(part.loss, part.time, weight, strict=True):
                 plain[:, int(time * 10)] += torch.stack([loss * one, one])
         torch.testing.assert_close(torch.stack([losses, weights]), plain)
+
+
+def test_the_wait_for_data_is_the_mean_over_ranks() -> None:
+    """Four ranks that waited 6 s together in a step of 2 s: each of them for three quarters of it."""
+    written = complete_row(row(1), [], [6.0, *[0.0] * (2 * COLUMNS)], 4)
+    assert written["data_wait"] == 0.75
 
 
 def test_rows_are_written_in_bunches_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -359,3 +359,24 @@ def test_the_folder_of_a_living_run_is_not_removed(tmp_path: Path) -> None:
     assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
     assert not (tmp_path / "run.lock").exists()
     RunLock(tmp_path).acquire()
+
+
+@pytest.mark.parametrize("field", ["source", "also"])
+def test_a_finished_run_is_not_that_of_other_data_at_the_same_place(tmp_path: Path, field: str) -> None:
+    job = Job(output=tmp_path, source="data", also=("more",))
+    given = {"source": "a", "also": "b"}
+    recorded = dict(given)
+
+    def contents(path: str) -> tuple[dict[str, str] | None, dict[str, str]]:
+        return {"cache": recorded[path]}, {"cache": given[path]}
+
+    assert claim_run(tmp_path, job, done="done.json", contents=contents)
+    (tmp_path / "done.json").write_text("{}")
+    assert not claim_run(tmp_path, job, done="done.json", contents=contents)
+    given[field] = "c" * 20
+    with pytest.raises(
+        UserError, match=rf"{field}=.*: expected what it held, with cache={recorded[field]}; .* c+ now"
+    ):
+        claim_run(tmp_path, job, done="done.json", contents=contents)
+    assert not claim_run(tmp_path, job, done="done.json", contents=lambda path: (None, {}))
+    assert claim_run(tmp_path, replace(job, overwrite=True), done="done.json", contents=contents)

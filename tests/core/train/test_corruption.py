@@ -16,7 +16,7 @@ from core.distributed.ranks import World
 from core.errors import WorkError
 from core.records import read_rows
 from core.train.config import TrainerConfig
-from core.train.corruption import checksums, same_losses
+from core.train.corruption import checksums, compare, same_losses
 from core.train.trainer import Trainer
 from tests.core.toy_run import ToyObjective, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
@@ -110,3 +110,31 @@ def test_any_bit_changes_a_checksum() -> None:
             assert checksums([("x", tensor)]) != before
             flip(tensor, bit)
         assert checksums([("x", tensor)]) == before
+
+
+MOST, EVEN = "is not what the other ranks hold", "differs between the ranks"
+
+
+@pytest.mark.parametrize(
+    ("held", "corrupt", "how"),
+    [
+        ("AAA", [], ""),
+        ("AAB", [2], MOST),
+        ("BAA", [0], MOST),
+        ("AB", [1], EVEN),
+        ("AABC", [2, 3], EVEN),  # two corrupt ranks: two of four agree, as two others might
+        ("BCAA", [1, 2, 3], EVEN),
+        ("AABB", [2, 3], EVEN),
+        ("AAABC", [3, 4], MOST),
+        ("BCAAA", [0, 1], MOST),
+    ],
+)
+def test_the_odd_ranks_are_told_where_most_agree(held: str, corrupt: list[int], how: str) -> None:
+    """What is named y is the same everywhere."""
+    found = compare(["x", "y"], [[ord(letter), 0] for letter in held])
+    assert found == [{"rank": rank, "what": ["x"], "how": how} for rank in corrupt]
+
+
+def test_no_more_than_four_names_are_told() -> None:
+    (entry,) = compare(list("abcde"), [[0] * 5, [0] * 5, [1] * 5])
+    assert entry == {"rank": 2, "what": ["a", "b", "c", "d"], "how": MOST}

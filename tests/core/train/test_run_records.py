@@ -5,6 +5,7 @@ Run: pytest tests/core/train/test_run_records.py
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -26,6 +27,7 @@ from core.faults import failpoints
 from core.records import encode, read_rows
 from core.root import ROOT
 from core.train.trainer import Trainer
+from tests.core.ranks import ForkedRank, finish, fork_ranks
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 
@@ -227,3 +229,42 @@ def test_of_two_hosts_one_goes_on_and_every_step_is_recorded_once(tmp_path: Path
     assert raw_steps(tmp_path / "metrics.jsonl") == list(range(1, 61))
     assert raw_steps(tmp_path / "validation.jsonl") == list(range(10, 61, 10))
     assert set(attempts(tmp_path / "metrics.jsonl")) == {"local.1", "local.2"}
+
+
+def wait_until_stuck(folder: Path) -> None:
+    """Until the run has been for a while at what its fault holds up."""
+    limit, beat = time.monotonic() + 120, {"phase": "", "since_s": 0.0}
+    while beat["phase"] not in ("forward", "validate") or beat["since_s"] < 0.5:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+        with contextlib.suppress(FileNotFoundError):
+            beat = json.loads((folder / "logs" / "heartbeat-rank-0.json").read_text())
+
+
+@pytest.mark.multiprocess
+def test_an_attempt_ends_in_the_midst_of_long_work_when_a_newer_one_takes_over(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two hosts; the older one is in a step, or in a validation, that does not end."""
+    options = "steps=8 validate_every=3 watchdog_s=300 save_timeout_s=16 fence_s=0.1"
+    faults = {"step": "step.forward@step=5:sleep=1000", "validation": "step.validate@step=3:sleep=1000"}
+    older: dict[str, ForkedRank] = {}
+    try:
+        for name, fault in faults.items():
+            words = f"--run={tmp_path}/{name} {options} fault={fault}".split()
+            (older[name],) = fork_ranks(1, tmp_path / f"out-{name}", *words)
+        for name in older:
+            wait_until_stuck(tmp_path / name)
+        monkeypatch.setenv("SLURMD_NODENAME", "another-host")
+        for name, rank in older.items():
+            toy_trainer(tmp_path / name, world, steps=8, validate_every=3).fit()
+            ((status, text),) = finish([rank])
+            assert status == 1
+            owner = f"attempt local.2 (process {os.getpid()} on another-host)"
+            assert f"{tmp_path / name} was taken over by {owner}; this attempt writes nothing more" in text
+            assert raw_steps(tmp_path / name / "metrics.jsonl") == list(range(1, 9))
+            assert raw_steps(tmp_path / name / "validation.jsonl") == [3, 6]
+            assert set(attempts(tmp_path / name / "metrics.jsonl")[3:]) == {"local.2"}
+    finally:
+        for rank in older.values():
+            rank.kill()

@@ -19,6 +19,8 @@ from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.records import read_rows
+from core.run import run_lock
+from core.run.code import Code
 from tests.core.toy_run import toy_trainer
 
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
@@ -85,6 +87,35 @@ def test_a_full_disk_is_survived_until_it_is_not(
     with pytest.raises(WorkError, match="No space left"):
         toy_trainer(tmp_path / "again", world, steps=6, save_every=3).fit()
     assert not list((tmp_path / "again" / "checkpoints").glob("step-*"))
+
+
+def log_of(folder: Path) -> list[str]:
+    """The lines of rank 0 without time and rank."""
+    text = (folder / "logs" / "rank-0.log").read_text()
+    return [line.split(" ", 1)[1].replace(" rank 0:", "") for line in text.splitlines()]
+
+
+def test_a_run_logs_its_starts_and_says_when_the_code_is_another(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = Code("a" * 40), Code("a" * 40, "changed12345")
+    for steps, now in (3, first), (6, first), (9, other):
+        monkeypatch.setattr(run_lock, "code", lambda now=now: now)
+        toy_trainer(tmp_path, world, steps=steps).fit()
+        newest = CheckpointStore(tmp_path / "checkpoints").latest()
+        assert newest is not None
+        assert json.loads((newest / "state.json").read_text())["code"] == now.as_dict()
+    told = "continuing with commit aaaaaaaaaaaa with changes (changed12345); the checkpoint was made with "
+    assert capsys.readouterr().err.count("continuing with commit") == 1
+    lines = log_of(tmp_path)
+    assert [line for line in lines if "start" in line] == [
+        "INFO start 1 (local.1) with commit aaaaaaaaaaaa",
+        "INFO start 2 (local.2) with commit aaaaaaaaaaaa",
+        "INFO start 3 (local.3) with commit aaaaaaaaaaaa with changes (changed12345)",
+    ]
+    assert f"WARNING {told}commit aaaaaaaaaaaa" in lines
+    assert "INFO continuing after step 6 of 9" in lines
+    assert json.loads((tmp_path / "run.lock").read_text())["code"] == other.as_dict()
 
 
 def test_a_step_has_one_number_everywhere(world: World, tmp_path: Path) -> None:

@@ -129,3 +129,29 @@ def test_bad_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGTAKE_CACHE_BYTES", "64G")
     with pytest.raises(UserError, match="LONGTAKE_CACHE_BYTES=64G: expected a number of bytes"):
         ShardCache.from_environment()
+
+
+def test_a_copy_is_trusted_by_its_hash_and_not_by_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged between two jobs, at the same length; a job hashes each copy once."""
+    digest, data = blob(1)
+    fetch(ShardCache(tmp_path / "shards", 10000), 1)
+    copy = tmp_path / "shards" / digest
+    for damaged in (b"?" + data[1:], data[:-1], data + b"?", b""):
+        copy.write_bytes(damaged)
+        capsys.readouterr()
+        assert fetch(ShardCache(tmp_path / "shards", 10000), 1) == data
+        assert f"{copy} was damaged since it was copied here; x is fetched anew" in capsys.readouterr().err
+        assert copy.read_bytes() == data
+
+
+def test_a_copy_is_hashed_once_by_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(ShardCache(tmp_path / "shards", 10000), 1)
+    hashed: list[int] = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(1) or real(file, name))
+    cache = ShardCache(tmp_path / "shards", 10000)
+    for _ in range(3):
+        assert fetch(cache, 1) == blob(1)[1]
+    assert len(hashed) == 1

@@ -73,7 +73,7 @@ def test_the_cache_holds_the_encoders_moments_row_by_row(config, sources):
     cache = Dataset(config.output)
     cache.verify()
     loaded = store.load(encoder)
-    reader = LatentReader(cache.folder, cache.manifest, cache.index)
+    reader = LatentReader(cache.folder, cache.manifest, cache.index, verify=True)
     assert cache.index["id"].tolist() == list(range(len(raw)))
     assert cache.index["label"].tolist() == raw.index["label"].tolist()
     assert cache.index["shard"].tolist() == raw.index["shard"].tolist()
@@ -124,6 +124,24 @@ def test_the_index_can_be_made_again_from_the_parts(config):
     index, shapes = index_from_parts(cache.folder, cache.manifest.shards)
     assert (index == cache.index).all()
     assert [list(shape) for shape in shapes] == list(cache.manifest.buckets)
+
+
+def test_what_an_earlier_version_began_is_finished_with_all_hashes(config, tmp_path):
+    """Its receipts hold no CRC-32 of the samples."""
+    whole = replace(config, output=tmp_path / "whole")
+    encode.run(whole)
+    failpoints.arm("encode.manifest:raise")
+    with pytest.raises(WorkError, match="failpoint"):
+        encode.run(config)
+    failpoints.arm("")
+    receipts = sorted((config.output / ".receipts").glob("[0-9]*.json"))
+    for receipt in receipts:
+        receipt.write_text(
+            json.dumps({k: v for k, v in json.loads(receipt.read_text()).items() if k != "crcs"})
+        )
+    encode.run(config)
+    assert len(receipts) > 1
+    assert content(config.output) == content(whole.output)
 
 
 def test_a_second_run_finds_it_finished(config, capsys):
@@ -236,7 +254,7 @@ def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources
     cache.verify()
     assert cache.manifest.extra["made_from"]["views"] == ["plain", "flip"]
     loaded = store.load(encoder)
-    reader = LatentReader(cache.folder, cache.manifest, cache.index)
+    reader = LatentReader(cache.folder, cache.manifest, cache.index, verify=True)
     for row in range(len(raw)):
         bucket = Bucket(*SHAPES[int(raw.media["frames"][row] > 1)])
         for flip in (False, True):

@@ -54,7 +54,8 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     write_samples(shapes / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
     write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
     chosen = config(data, shapes)
-    return evaluate.read_real(chosen, evaluate.find_samples(shapes))[0]
+    samples, how = evaluate.find_samples(shapes), {"seed": 0, "fps": 0.0, "stride": 1}
+    return evaluate.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
 
 
 def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from core.checkpoint.store import CheckpointStore
 from core.checkpoint.weights import load_weights
 from core.distributed import ranks
 from core.errors import UserError
+from core.run.code import code
 from launch import cli
 from tests.core.toy_run import ToyModel, toy_trainer
 from tests.core.train.adversarial_run import adversarial_trainer
@@ -67,6 +68,20 @@ def test_a_checkpoint_with_its_shapes_and_norms(trained: Path, capsys: pytest.Ca
     assert "step 4, 4 updates, by 1 rank" in text
     assert "65x33" in text
     assert text.endswith("every file is as it was written\n")
+
+
+def test_the_commit_is_told_of_a_run_and_of_each_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text, _ = told(capsys, str(run), "format=json")
+    found, shown = json.loads(text), str(code())
+    assert status == 0
+    assert found["code"] == code().as_dict()
+    assert [entry["code"] for entry in found["checkpoints"]] == [code().as_dict()] * 2
+    text = told(capsys, str(run))[1]
+    assert f"last started with {shown}\n" in text
+    assert text.count(f"  made with {shown}\n") == 2  # the checkpoints, and the copies of averages
+    assert f"made with {shown}\n" in told(capsys, str(newest(run)))[1]
 
 
 def test_a_checkpoint_of_two_networks_tells_of_both(

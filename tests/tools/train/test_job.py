@@ -27,11 +27,13 @@ from data.loading.sources.kinds import LatentSource
 from data.reindexing.foreign import FOREIGN
 from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
+from tests.tools.train.opened import load_data, open_checked
 from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
 from tools.runs.trained import LatentSpace
+from tools.train import prepared
 from tools.train.config import Config
-from tools.train.job import load_data, open_checked, plan, run
-from tools.train.objective import LatentObjective, read_prepared
+from tools.train.job import plan, run
+from tools.train.objective import LatentObjective
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
 
@@ -221,22 +223,27 @@ def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tup
     source, _ = open_checked(settings)
     (_, loader), _ = load_data(settings, source, WORLD)
     normaliser = Normaliser.from_dict(source.statistics(None, WORLD))
-    objective = LatentObjective(settings.objective, normaliser, frame_condition=True)
+    plainly = LatentObjective(settings.objective, normaliser, frame_condition=True)
+    taking = prepared.PreparedObjective(plainly)
     factor = torch.tensor(0.7, requires_grad=True)
 
-    def outcome(batch: Batch, draws: Draws) -> tuple[list[float], float]:
+    def outcome(
+        batch: Batch, draws: Draws, objective: LatentObjective | prepared.PreparedObjective = plainly
+    ) -> tuple[list[float], float]:
         losses = objective.loss(lambda x, time, condition: factor * x, batch, draws)
         (gradient,) = torch.autograd.grad(losses.loss.sum(), factor)
         return losses.loss.tolist(), float(gradient)
 
-    batches = read_prepared(loader.load, 2, objective, seed=5)(3)
+    batches = prepared.batches(loader.load, 2, plainly, seed=5)(3)
     for step in (3, 4):
         for made, plain in zip(next(batches), loader.load(step), strict=True):
             assert made.prepared is not None
             assert plain.prepared is None
             own, others = (Draws(5, k, plain.id, plain.position) for k in (step, step + 1))
-            assert outcome(made, own) == outcome(plain, own)
-            assert outcome(made, others) == outcome(plain, others) != outcome(plain, own)
+            assert outcome(made, own, taking) == outcome(plain, own) == outcome(plain, own, taking)
+            assert outcome(made, others, taking) == outcome(plain, others) != outcome(plain, own)
+            changed = replace(made, x=torch.zeros_like(made.x))
+            assert outcome(changed, own, taking) == outcome(plain, own)  # nothing is made again
     batches.close()  # type: ignore[attr-defined]
 
 

@@ -88,7 +88,8 @@ def test_only_held_out_samples_are_scored_and_none_of_them_is_trained_on(
     pairs = reconstruct.reconstruct(Autoencoder(settings.model), raw, settings.data, 99)
     assert set(scored) == held_out
     assert {pair.bucket.frames for pair in pairs} <= {1, 5}
-    loader = make_loader(settings, raw, World(0, 1, 0, torch.device("cpu")))
+    world = World(0, 1, 0, torch.device("cpu"))
+    loader = make_loader(raw, settings.data, settings.model, world, settings.seed)
     trained = {int(i) for step in range(8) for batch in loader.load(step) for i in batch.id}
     assert trained.isdisjoint(held_out)
     assert trained | held_out == set(range(len(raw)))

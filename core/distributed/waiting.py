@@ -1,0 +1,181 @@
+"""Wait for other ranks for as long as they work.
+
+A collective fails when its time-out has passed, however busy the rank is that it waits for: with a slow disk,
+or with more samples than the others. So ranks that come from work which is not the same on all of them `meet`
+first, which has no time-out, and the collective that follows finds them all there.
+
+A peer that has died closes its connections, and that ends the wait at once. One that stands still (a stopped
+process, a lost node) keeps them: therefore a thread of every rank gives signs of life, by counting at the
+store where the ranks have met. Rank 0 looks at those of all, the others at those of rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from core.errors import PeerLost
+
+PERIOD_S = 5.0  # between two signs of life
+LEAST_PATIENCE_S = 30.0  # a thread may have to wait so long for a processor, or for the interpreter
+LOOK_S = 1.0  # between two looks at the others
+_NEVER = timedelta(days=3650)
+
+_life: Life | None = None
+
+
+class Life:
+    """This rank's signs of life, and a look at those of others.
+
+    group: of all ranks on CPUs, None for the default one.  patience_s: without a sign from a rank for so long
+    it is taken for lost.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, patience_s: float, group: Any = None) -> None:
+        self.group, self._store, self._rank = group, store, rank
+        self.watched = range(1, size) if rank == 0 else range(1)
+        self.patience_s = max(LEAST_PATIENCE_S, patience_s)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        count = 0
+        try:
+            while True:
+                self._store.set(_key(self._rank), str(count := count + 1))
+                if self._ended.wait(min(PERIOD_S, self.patience_s / 4)):
+                    return
+        except RuntimeError:
+            return  # the host of the store has died: those who wait for it notice that themselves
+
+    def signs(self) -> list[bytes]:
+        """The last sign of life of each watched rank, b"" for none; PeerLost where the store has gone."""
+        keys = [_key(rank) for rank in self.watched]
+        try:
+            if self._store.check(keys):
+                return list(self._store.multi_get(keys))
+            return [self._store.get(key) if self._store.check([key]) else b"" for key in keys]
+        except RuntimeError as error:
+            raise PeerLost(f"the store where ranks met has gone: {str(error).splitlines()[0]}") from None
+
+    def end(self) -> None:
+        """Give no more signs."""
+        self._ended.set()
+        self._thread.join()
+
+
+class Silence:
+    """How long watched ranks have given no sign of life, as far as this wait has seen."""
+
+    def __init__(self, life: Life, clock: Callable[[], float] = time.monotonic) -> None:
+        self._life, self._clock = life, clock
+        self._signs: Sequence[bytes] = [b""] * len(life.watched)
+        self._since = [clock()] * len(life.watched)
+
+    def require_signs(self) -> None:
+        """PeerLost where a rank has been silent for longer than the patience."""
+        now, signs = self._clock(), self._life.signs()
+        for place, rank in enumerate(self._life.watched):
+            if signs[place] != self._signs[place]:
+                self._since[place] = now
+            elif now - self._since[place] > self._life.patience_s:
+                raise PeerLost(
+                    f"rank {rank} has given no sign of life for {now - self._since[place]:.0f} s while "
+                    "others waited for it"
+                )
+        self._signs = signs
+
+
+def begin(patience_s: float) -> None:
+    """Give signs of life from now on (collective: all ranks); they end with `end`."""
+    global _life
+    if _life is None and dist.get_world_size() > 1:
+        group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        _life = Life(store(), dist.get_rank(), dist.get_world_size(), patience_s, group)
+
+
+def end() -> None:
+    """Leave the others, who wait for this rank no more."""
+    global _life
+    if _life is not None:
+        _life.end()
+        _life = None
+
+
+def meet(group: Any = None) -> None:
+    """Wait until every rank is here, for as long as all of them live (collective: all ranks).
+
+    group: of all ranks on CPUs; a thread beside the main one needs its own.
+    PeerLost, or what the backend raises, where one does not come any more.
+    """
+    from torch.distributed import distributed_c10d as c10d
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    if _life is None:  # the group was made by somebody else
+        begin(LEAST_PATIENCE_S)
+    assert _life is not None
+    options = c10d.BarrierOptions()
+    options.timeout, options.device, options.asyncOp = _NEVER, torch.device("cpu"), True
+    work: Any = (group or _life.group or c10d._get_default_group()).barrier(opts=options)
+    silence: Silence | None = None
+    while not _has_ended(work):
+        silence = silence or Silence(_life)
+        silence.require_signs()
+
+
+def arrive(place: str) -> None:
+    """Tell `all_arrived` on every rank that this one has come to `place`, a name used once in a job."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        with contextlib.suppress(RuntimeError):  # the host of the store has died
+            store().set(_arrival(place, dist.get_rank()), "here")
+
+
+def all_arrived(place: str, timeout_s: float) -> bool:
+    """Whether every rank comes to `place` within so many seconds.
+
+    Asked through the store where ranks met, so that it works when collectives have failed, and may be asked
+    of ranks that are dead, stopped, or busy elsewhere.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return True
+    try:
+        keys = [_arrival(place, rank) for rank in range(dist.get_world_size())]
+        store().wait(keys, timedelta(seconds=timeout_s))
+    except RuntimeError:  # somebody is late, or the host of the store has died
+        return False
+    return True
+
+
+def store() -> Any:
+    """Where the ranks have met."""
+    from torch.distributed import distributed_c10d as c10d
+
+    return c10d._get_default_store()
+
+
+def _has_ended(work: Any) -> bool:
+    """Whether it has ended within LOOK_S; raises what it has failed with."""
+    try:
+        work.wait(timedelta(seconds=LOOK_S))
+    except RuntimeError:
+        if not work.is_completed():
+            return False
+        work.wait()  # it has ended just now, or failed
+    return True
+
+
+def _arrival(place: str, rank: int) -> str:
+    return f"longtake/{place}/{rank}"
+
+
+def _key(rank: int) -> str:
+    return f"longtake/alive/{rank}"

@@ -1,0 +1,129 @@
+"""Run the tests of a module against every mutant of it: `python -m tests.mutation.check data/order/order.py`.
+
+Each mutant has a forked process, in which the changed module takes the place of the file, and the tests of
+`TESTS` run up to the first that fails. Prints one JSON object a module: the mutants that survived, and how
+many there were.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+# What decides incidents, what may change when an output is continued, and the roles of columns; and the tests
+# that must notice a change of it.
+TESTS = {
+    "core/faults/incidents.py": ["tests/core/faults/test_incident_rules.py"],
+    "core/faults/spikes.py": [
+        "tests/core/faults/test_spikes.py",
+        "tests/core/faults/test_incident_rules.py",
+    ],
+    "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
+    "data/raw/annotations/roles.py": ["tests/data/raw/test_roles.py"],
+}
+LEAST_S = 20.0  # that a mutant is given before it counts as one that hangs, and is noticed
+# Imported once, before the forks: half of what a mutant would take otherwise.
+LIBRARIES = ("einops", "hypothesis", "numpy", "omegaconf", "PIL.Image", "safetensors.numpy", "torch")
+OPTIONS = [
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "_hypothesis_pytestplugin",
+    "-m",
+    "not full and not cuda",
+]
+OPTIONS += ["--hypothesis-seed=0", "-o", "addopts=--import-mode=importlib"]
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Gives one module another syntax tree; it must not be imported yet."""
+
+    def __init__(self, module: str, path: Path, tree: ast.Module) -> None:
+        self._module, self._path, self._tree = module, path, tree
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._module:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._tree, str(self._path), "exec")
+
+    def get_source(self, fullname: str) -> str:
+        return ast.unparse(self._tree)
+
+
+def survivors(name: str) -> tuple[list[str], int]:
+    """The names of mutants of a module that its tests do not notice, and the number of all."""
+    path = ROOT / name
+    source, tests = path.read_text(encoding="utf-8"), TESTS[name]
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    started = time.monotonic()
+    if _passes(name, Mutant("nothing", ast.parse(source)), tests, 600.0) is not True:
+        raise SystemExit(f"{name}: {' '.join(tests)} fail without a change")
+    limit = max(LEAST_S, 5 * (time.monotonic() - started))
+    every = list(mutants(source))
+    return [mutant.name for mutant in every if _passes(name, mutant, tests, limit)], len(every)
+
+
+def _passes(name: str, mutant: Mutant, tests: list[str], limit_s: float) -> bool:
+    """Whether the tests pass with a mutant in place of the module; not if they take longer than `limit_s`."""
+    child = os.fork()
+    if child == 0:
+        _run(name, mutant, tests)
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def _run(name: str, mutant: Mutant, tests: list[str]) -> None:
+    """In the child: run the tests, and end with pytest's status."""
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    module = name.removesuffix(".py").replace("/", ".")
+    if module in sys.modules:
+        os._exit(99)
+    sys.meta_path.insert(0, Changed(module, ROOT / name, mutant.tree))
+    os._exit(int(pytest.main([*OPTIONS, *tests])))
+
+
+def main() -> None:
+    """Check the modules that are named."""
+    os.chdir(ROOT)
+    for name in sys.argv[1:]:
+        survived, count = survivors(name)
+        print(json.dumps({"module": name, "mutants": count, "survivors": survived}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

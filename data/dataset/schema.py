@@ -15,8 +15,10 @@ from core.files import atomic_file, fingerprint, instead, sha256_file, write_jso
 from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1
+WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
 FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
+CAPTIONS, CAPTION_ROWS = "captions.npy", "caption_rows.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -37,6 +39,13 @@ MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), 
 FLIP_DTYPE = np.dtype("<u8")
 # Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.
 TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
+# Of a cache with several captions a sample, or captions with names. `captions.npy` stands row by row beside
+# the index: where a sample's rows of `caption_rows.npy` begin, and how many it has. These say where the
+# embeddings of a caption begin in its part, its tokens, the number of its name, its weight, their CRC-32.
+CAPTION_SPAN_DTYPE = np.dtype([("first", "<u8"), ("count", "<u2")])
+CAPTION_ROW_DTYPE = np.dtype(
+    [("offset", "<u8"), ("tokens", "<u2"), ("name", "<u4"), ("weight", "<f4"), ("crc", "<u4")]
+)
 # Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text.
 # The last two stand only in a cache that has such views or text; what a sample does not have has 0.
 _CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
@@ -97,13 +106,24 @@ class DatasetManifest:
         """Bytes over all shards."""
         return sum(shard.bytes for shard in self.shards)
 
+    @property
+    def latent_dtype(self) -> np.dtype:
+        """Number format of the latents of a cache."""
+        return np.dtype(self.extra.get("made_from", {}).get("dtype", "float16")).newbyteorder("<")
+
+    @property
+    def format_version(self) -> int:
+        """The least version of the format that can say what this dataset holds."""
+        wider = CAPTIONS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
+        return WIDER_VERSION if wider else FORMAT_VERSION
+
     def write(self, folder: Path) -> None:
         """Publish `dataset.json`; call it last, when everything it names is in place."""
         totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
         tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
         blocks = {name: block_crcs(folder / name) for name in tables}
         content = {**asdict(self), "blocks": blocks}
-        write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **content})
+        write_json(folder / MANIFEST, {"format_version": self.format_version, "totals": totals, **content})
 
     @classmethod
     def read(cls, folder: Path, field: str = "source") -> Self:
@@ -119,9 +139,9 @@ class DatasetManifest:
             version = raw.pop("format_version")
         except (ValueError, KeyError, AttributeError) as error:
             raise WorkError(f"{path}: not a dataset manifest ({type(error).__name__}: {error})") from None
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, WIDER_VERSION):
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
-            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION}{newer}")
+            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION} or {WIDER_VERSION}{newer}")
         return cls._checked(path, raw)
 
     @classmethod
@@ -167,10 +187,12 @@ def write_index(
     flips: np.ndarray | None = None,
     texts: np.ndarray | None = None,
     crcs: np.ndarray | None = None,
+    captions: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, str]:
     """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`, `crc.npy`); return {file name: SHA-256}.
 
     index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
+    captions: the contents of `captions.npy`, which is like these, and of `caption_rows.npy`.
     """
     given = {
         INDEX: (index, INDEX_DTYPE),
@@ -181,8 +203,13 @@ def write_index(
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     if crcs is not None:
         arrays[CRC] = (crcs, crc_dtype(arrays))
+    if captions is not None:
+        arrays |= {
+            CAPTIONS: (captions[0], CAPTION_SPAN_DTYPE),
+            CAPTION_ROWS: (captions[1], CAPTION_ROW_DTYPE),
+        }
     for name, (array, dtype) in arrays.items():
-        if array.dtype != dtype or array.shape != index.shape:
+        if array.dtype != dtype or (array.shape != index.shape and name != CAPTION_ROWS):
             raise ValueError(
                 f"{name}: expected {dtype} of shape {index.shape}, got {array.dtype} {array.shape}"
             )

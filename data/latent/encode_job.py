@@ -20,7 +20,7 @@ from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest
-from data.latent.packs import Shape
+from data.latent.packs import LATENT_DTYPE, Shape
 from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder
 from data.media.formats import MediaLimits
@@ -48,6 +48,7 @@ class Job:
     column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
     encoder works.  captions: what embeds the samples' text; None stores none.
+    dtype: number format of the stored latents.
     """
 
     dataset: Dataset
@@ -63,6 +64,7 @@ class Job:
     flip: bool = False
     decode_threads: int = 1
     captions: CaptionEncoder | None = None
+    dtype: np.dtype = LATENT_DTYPE
 
     def receipt(self, shard: int) -> Path:
         """Where the receipt of a finished part lies."""

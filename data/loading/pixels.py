@@ -163,7 +163,7 @@ class PixelLoader:
                 refused[row] = ("decode", str(result))
             else:
                 pixels[place] = result
-        condition = self._condition(share.rows, entries, refused)
+        condition = self._condition(share.rows, entries, refused, draws)
         for row, why in refused.items():
             self._set_aside(row, *why)
         x = to_tensor(pixels)
@@ -179,13 +179,15 @@ class PixelLoader:
         return replace(batch, tally=tally(step_index, batch))
 
     def _condition(
-        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
+        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]], draws: Draws
     ) -> Condition:
         """Labels and text; rows whose text cannot be used join the refused ones, {row: (stage, reason)}."""
         label = torch.from_numpy(entries["label"].astype(np.int64))
         if self._texts is None:
             return Condition(label=label)
-        tokens, lengths, unusable = self._texts.gather(rows.tolist(), skip=refused, pin=self._pin)
+        tokens, lengths, unusable = self._texts.gather(
+            rows.tolist(), draws=draws, skip=refused, pin=self._pin
+        )
         refused |= {row: ("text", reason) for row, reason in unusable.items()}
         return Condition(label=label, text=tokens, text_length=lengths)
 

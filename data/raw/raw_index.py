@@ -42,8 +42,12 @@ def raw_manifest(
     files: dict[str, str],
     index: np.ndarray,
     texts: int,
+    captions: int = 0,
 ) -> DatasetManifest:
-    """The manifest of a raw dataset. texts: samples that have a caption."""
+    """The manifest of a raw dataset. texts: samples that have a caption.
+
+    captions: all of them, where some samples have several.
+    """
     counts = {name: int((index["bucket"] == bucket).sum()) for bucket, name in enumerate(RAW_BUCKETS)}
     return DatasetManifest(
         kind="raw",
@@ -52,5 +56,5 @@ def raw_manifest(
         classes=tuple(classes),
         buckets=RAW_BUCKETS,
         files=files,
-        extra={"counts": counts, "texts": texts},
+        extra={"counts": counts, "texts": texts, **({"captions": captions} if captions > texts else {})},
     )

@@ -132,7 +132,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     """
     set_step(task.number)
     rows: list[list[Any]] = []
-    texts = 0
+    texts = captions = 0
     refused: list[QuarantineEntry] = []
     with atomic_file(task.folder / task.name) as file:
         out = _HashedFile(file)
@@ -146,6 +146,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
                 else:
                     facts, members = made
                     texts += bool(item.text)
+                    captions += len(item.more.get("texts", ())) or bool(item.text)
                     offset = tar.tarstream.offset
                     tar.write(members)
                     rows.append([offset, tar.tarstream.offset - offset, item.label, *facts])
@@ -158,6 +159,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         "record": asdict(record),
         "rows": rows,
         "texts": texts,
+        "captions": captions,
         "refused": [asdict(e) for e in refused],
     }
     failpoint("shard.receipt")
@@ -216,7 +218,7 @@ def assemble(
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
-    texts = 0
+    texts = captions = 0
     for task in tasks:
         receipt = json.loads(task.receipt.read_text())
         refused += [QuarantineEntry(**entry) for entry in receipt["refused"]]
@@ -224,6 +226,7 @@ def assemble(
             tables.append(index_rows(len(shards), receipt["rows"]))
             shards.append(ShardRecord(**receipt["record"]))
             texts += receipt["texts"]
+            captions += receipt.get("captions", receipt["texts"])
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
         raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
@@ -231,7 +234,7 @@ def assemble(
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)
     quarantine.rewrite(refused)
-    manifest = raw_manifest(tuple(shards), classes, files, index, texts)
+    manifest = raw_manifest(tuple(shards), classes, files, index, texts, captions)
     failpoint("shard.manifest")
     manifest.write(folder)
     drop_receipts(folder)

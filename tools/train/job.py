@@ -36,6 +36,7 @@ from tools.train.source import (
     open_held_out,
     open_source,
     require_fit,
+    unused_captions,
     unused_text,
 )
 
@@ -71,6 +72,7 @@ def plan(config: Config) -> list[str]:
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
+        *unused_captions(source, config.model, config.data),
     ]
 
 
@@ -86,13 +88,15 @@ def run(config: Config) -> None:
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
 
+    warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
+
     def claim() -> bool:
         contents, made = latent_contents(output, source.facts), partial(steps_made, output)
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
-        for warning in unused_text(source, config.model):
+        for warning in warnings:
             say(warning)
         train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."

@@ -28,6 +28,7 @@ from data.dataset.schema import QUARANTINE
 from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
+from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
 from data.loading.loader import TokenCount, latent_stocks, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
@@ -36,6 +37,7 @@ from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
 from data.raw.decoding import read_pixels
 
@@ -48,6 +50,9 @@ class EncodingConfig:
 
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
+    dtype: Literal["float16", "float32"] = setting(
+        "float16", "number format that latents are rounded to, as a cache would store them"
+    )
     flip: bool = setting(False, "mirror half of the samples left to right")
     threads: int = setting(2, "samples decoded at a time", low=1, role="work")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
@@ -81,6 +86,7 @@ class OnlineLatents:
     ) -> None:
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
+        self._dtype = TORCH_DTYPES[np.dtype(config.dtype).itemsize]
         media = np.asarray(raw.media)
         with below("buckets"):
             pixels = make_buckets(media, config.buckets)
@@ -103,6 +109,7 @@ class OnlineLatents:
             **self._encoder.identity,
             **text,
             "store": config.store,
+            **({"dtype": config.dtype} if config.dtype != "float16" else {}),
             "views": ["plain", "flip"] if config.flip else ["plain"],
             "buckets": [str(bucket) for bucket in self._buckets],
             "clips": [config.buckets.fps, config.buckets.stride],
@@ -129,10 +136,10 @@ class OnlineLatents:
             self._captions.to(device)
 
     def moments(self, x: Tensor) -> Tensor:
-        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W') float16."""
+        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W')."""
         with torch.no_grad():
             moments = self._encoder.encode_there(x)
-        return moments[:, : self.facts.shapes[0][0]].to(torch.float16)
+        return moments[:, : self.facts.shapes[0][0]].to(self._dtype)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return the kept ones, else measure some samples, shared among the ranks (collective: all ranks).
@@ -168,6 +175,10 @@ class OnlineLatents:
         textless = None if self._captions else len(self._raw)
         return Conditions.count(np.asarray(self._raw.index["label"]), len(self.facts.classes), textless)
 
+    def check_captions(self, choice: CaptionConfig) -> list[str]:
+        """Return nothing: captions are read as samples come, and what is not taken is said then."""
+        return []
+
     def encoded_with(self, field: str) -> str:
         """Return a field that `encode` would be told."""
         return self._made_with.get(field, "")
@@ -185,6 +196,7 @@ class OnlineLatents:
         *,
         tokens: TokenCount = patches_of_two,
         text: bool = True,
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
         own, budget, starts = self._config, self._config.quarantine_budget, shard_starts(self._raw)
@@ -208,7 +220,7 @@ class OnlineLatents:
                 budget=budget,
                 field="data.online.quarantine_budget",
             ),
-            texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
+            texts=RowTexts(self._raw, self._captions, captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
                 latent_stocks(self._column, starts, self.facts.shapes, tokens),
@@ -222,7 +234,7 @@ class OnlineLatents:
         return [None if latents is None else LatentSums.of(latents) for latents in found]
 
     def _latents(self, row: int) -> np.ndarray | None:
-        """(1, M, C, T, H, W) float16 of a sample; None if it cannot be decoded or is not finite."""
+        """(1, M, C, T, H, W) of a sample; None if it cannot be decoded or is not finite."""
         config, bucket = self._config, self._buckets[int(self._column[row])]
         read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
         try:

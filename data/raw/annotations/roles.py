@@ -18,7 +18,7 @@ USUAL: dict[Role, tuple[str, ...]] = {
         *("path", "file_name", "image", "video", "image_path", "video_path", "media_path", "media"),
         *("file_path", "image_file_name", "video_file_name"),
     ),
-    "text": ("text", "texts", "caption", "captions", "prompt", "cap"),
+    "text": ("text", "caption", "captions", "prompt", "cap"),
     "label": ("label",),
     "class": ("class", "class_name", "category"),
 }

@@ -1,10 +1,10 @@
 """Several captions of one sample: lists, named captions, weights, and a field that says which are meant.
 
     {"captions": ["a dog", "a brown dog on grass"], "caption_weights": [1, 3]}
-    {"captions": {"short": "a dog", "long": "a brown dog on grass"}, "caption_weights": {"short": 1, "long": 3}}
+    {"captions": {"short": "a dog", "long": "a brown dog"}, "caption_weights": {"short": 1, "long": 3}}
     {"caption_key": "long_caption", "short_caption": "a dog", "long_caption": "a brown dog on grass"}
 
-A raw dataset keeps them in the JSON of a sample as `texts`, with `text_names` and `text_weights` where there are any.
+A raw dataset keeps them in the JSON of a sample: `texts`, and `text_names` and `text_weights` where given.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from data.raw.annotations.roles import ColumnsConfig, is_nothing, plain, role_of
 
 _KEYS, _NAMES = {"captionkey", "captionkeys"}, {"textnames", "captionnames"}
 _WEIGHTS = {"captionweights", "captionsweights", "textweights", "textsweights"}
-ABOUT = _KEYS | _NAMES | _WEIGHTS  # plain names of fields that say something about captions
+ABOUT = {"texts"} | _KEYS | _NAMES | _WEIGHTS  # plain names of fields that say something about captions
+MOST_CAPTIONS = 1000  # of a sample
 STORED = ("texts", "text_names", "text_weights")  # fields of a raw sample's JSON
 
 
 class Caption(NamedTuple):
-    """One caption. name: of its field or key, "" for none.  weight: how often it is drawn, beside the others."""
+    """One caption. name: of its field or key, "" for none.  weight: how often it is drawn."""
 
     text: str
     name: str = ""
@@ -70,9 +71,13 @@ def read(
     one_text: different captions in two fields that nobody named are refused, else all are kept.
     """
     keys = _about(fields, _KEYS)
-    if keys is not None and not columns.text:
+    by_key = keys is not None and not columns.text
+    if by_key:
         filled, one_text = _named_by_key(fields, filled, keys), False
+    filled = [(name, _all_of(name, value, fields)) for name, value in filled]
     listed = {name: _listed(name, value) for name, value in filled}
+    if (count := sum(map(len, listed.values()))) > MOST_CAPTIONS:
+        raise CaptionError(f"{count} captions, more than {MOST_CAPTIONS}")
     listed = {name: captions for name, captions in listed.items() if _adds(name, captions, listed)}
     if len(listed) > 1 and one_text and not columns.names_texts:
         first, second, *_ = listed
@@ -81,13 +86,19 @@ def read(
             "columns.text=NAME+NAME keeps both",
             "columns",
         )
-    named = len(listed) > 1 or columns.names_texts
+    named = by_key or len(listed) > 1 or columns.names_texts
     every = [
         Caption(caption.text, caption.name or (field if named else ""), caption.weight)
         for field, captions in listed.items()
         for caption in captions
     ]
     return _distinct(_weighted(_renamed(every, _about(fields, _NAMES)), _about(fields, _WEIGHTS)))
+
+
+def _all_of(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
+    """The value of a field, or all captions where a raw dataset wrote `text` as the first of `texts`."""
+    texts = fields.get("texts")
+    return texts if name == "text" and isinstance(texts, list) and texts and texts[0] == value else value
 
 
 def _about(fields: Mapping[str, Any], names: set[str]) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import from_fields
-from data.raw.annotations.several import is_about_captions, is_caption_key
 from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
+from data.raw.annotations.several import is_about_captions, is_caption_key
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split

@@ -15,11 +15,13 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT_DTYPE, write_index
-from data.latent.assembly import longest_text, views_from_parts
+from data.latent.assembly import text_facts, views_from_parts
+from data.latent.pack_reading import read_part, scan_part
 from data.latent.pack_rows import index_rows, text_rows
-from data.latent.packs import LATENT_DTYPE, Pack, Text, read_part, scan_part, write_part
+from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
 from data.latent.parts import Parts
-from data.latent.texts import RowTexts, ShardTexts, TextReader
+from data.latent.text_reading import TextReader
+from data.latent.texts import RowTexts, ShardTexts
 from data.loading.loader import LatentLoader
 from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
@@ -65,7 +67,7 @@ def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
         manifest,
         shards=(record,),
         files=write_index(folder, index, texts=texts),
-        extra={**manifest.extra, "made_from": made_from, **longest_text(texts)},
+        extra={**manifest.extra, "made_from": made_from, **text_facts(texts)},
     ).write(folder)
     return Dataset(folder)
 
@@ -196,6 +198,9 @@ class Captions:
 
     def read(self, row: int) -> dict[str, bytes]:
         return {"png": b"", "json": b"{}", "txt": self.captions[row].encode()}
+
+    def count_tokens(self, captions: list[str]) -> list[int]:
+        return [len(caption) for caption in captions]
 
     def encode_captions(self, captions: list[str]) -> list[Tensor]:
         self.asked.append(captions)

@@ -102,12 +102,12 @@ class RecordWriter:
         """Return the step of the last row, None where there is no row."""
         if self._waiting:
             row = decode(self._waiting[-1])
-            return row["step"] if row else None
+            return row.get("step") if row else None
         if not self.path.exists():
             return None
         with open_regular(self.path) as file:
             lines = lines_from_end(file, os.fstat(file.fileno()).st_size)
-            return next((line.row["step"] for line in lines if line.row is not None), None)
+            return next((line.row["step"] for line in lines if line.row and "step" in line.row), None)
 
     def beyond(self, step: int) -> list[Row]:
         """Return the rows after those of the first `step` steps."""

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -44,12 +45,23 @@ def encode(row: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> Row | None:
-    """Return the row of a line, None where it is no JSON object."""
+    """Return the row of a line, None where it is no JSON object, or what it calls its step is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    step = row.get("step", 0)
+    return row if type(step) is int and 0 <= step < 2**63 else None
+
+
+def number(row: Row, name: str) -> float | None:
+    """Return the finite number that a row has under a name, None where it has none."""
+    value = row.get(name)
+    if not isinstance(value, (int, float)) or abs(value) > sys.float_info.max:
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def iterate(path: Path, start: int = 0) -> Iterator[Row]:

@@ -116,6 +116,9 @@ def _execute(words: Sequence[str]) -> int:
     from core.errors import UserError
     from launch import arguments, help, jobs, local
 
+    for word in words:
+        if not word.isprintable() and word != word.encode(errors="replace").decode():
+            raise UserError(f"{word!a}: a word that is not UTF-8 text")
     for command in jobs.COMMANDS:
         if words and words[0] == command.name:
             return int(command.load().main(words[1:]))

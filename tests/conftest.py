@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.util import find_spec
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that a test starts inherit it
 os.environ.setdefault("LONGTAKE_CACHE", os.path.join(tempfile.gettempdir(), f"longtake-tests-{os.getuid()}"))
@@ -35,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give all `multiprocess` tests to one worker of pytest-xdist, all `slurm` tests likewise.
 
-    Skip `cuda` tests without a GPU, and `slurm` tests without SLURM.
+    Skip `cuda` tests without a GPU, `heif` tests without pillow-heif, and `slurm` tests without SLURM.
     """
     for item in items:
         if item.get_closest_marker("multiprocess"):
@@ -47,6 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"LONGTAKE_SLURM=required, and this machine lacks {', '.join(lacks)}")
             if lacks:
                 item.add_marker(pytest.mark.skip(reason=f"needs SLURM; lacking: {', '.join(lacks)}"))
+        if item.get_closest_marker("heif") and find_spec("pillow_heif") is None:
+            if os.environ.get("LONGTAKE_HEIF") == "required":
+                raise pytest.UsageError("LONGTAKE_HEIF=required, and pillow-heif is not installed")
+            item.add_marker(pytest.mark.skip(reason="optional: pip install longtake[heif]"))
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))
 

@@ -142,9 +142,9 @@ MATRIX = {  # fault -> the tests that make it happen
         "data/order/test_order.py::test_a_bucket_smaller_than_its_group_repeats_by_epochs",
     ),
     "wandb down": (
-        "core/metrics/test_wandb_view.py::test_training_is_the_same_whatever_wandb_does",
-        "core/metrics/test_wandb_view.py::test_rows_that_are_not_taken_are_left_out_with_one_warning",
-        "core/metrics/test_wandb_view.py::test_every_step_is_shown_once_under_one_identity",
+        "core/metrics/trackers/test_wandb_view.py::test_training_is_the_same_whatever_wandb_does",
+        "core/metrics/trackers/test_wandb_view.py::test_rows_that_are_not_taken_are_left_out_with_one_warning",
+        "core/metrics/trackers/test_wandb_view.py::test_every_step_is_shown_once_under_one_identity",
     ),
     "config or data changed on resume": (
         "core/train/test_trainer.py::test_other_data_is_refused_on_resume",

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "core": [
         {"."},
+        {"reading"},
         {"config"},
         {"distributed"},
         {"run"},
@@ -43,8 +44,8 @@ ROOMS = {
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
 ELSEWHERE = {
-    "flip.npy": "data/latent/packs.py",
-    "text.npy": "data/latent/packs.py",
+    "flip.npy": "data/latent/pack_reading.py",
+    "text.npy": "data/latent/pack_reading.py",
     "scores.json": "models/autoencoder/store.py",
     "made_from.json": "tools/runs/samples.py",
 }
@@ -72,8 +73,9 @@ TAKES_ROOT = {
     "tools/sample/job.py": {"look", "take"},
     "tools/sample/sampled_from.py": {"checkpoint_of", "contents", "describe", "require_unchanged"},
     "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
+    "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
     "tools/train/job.py": {"train"},
-    "tools/train_autoencoder/job.py": {"train"},
+    "tools/train_autoencoder/job.py": {"find_beginning", "lines_of", "train"},
 }
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder
@@ -81,16 +83,18 @@ OWNERS = {
     "omegaconf": r"core/config/yaml_files\.py",
     "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/\w+\.py",
-    "wandb": r"core/metrics/wandb_view\.py",
+    "wandb": r"core/metrics/trackers/wandb_view\.py",
+    "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
     "submitit": r"launch/cluster/\w+\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
-    "av": r"data/media/(scaling|scenes|video|video_file|remux)\.py|tools/bench/clips\.py",
+    "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/images\.py|data/raw/duplicates\.py|data/media/lettering\.py",
+    "PIL": r"data/media/(stills/\w+|images|lettering)\.py|data/raw/duplicates\.py",
+    "pillow_heif": r"data/media/stills/still\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",
@@ -99,12 +103,33 @@ OWNERS = {
     "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {
-    "core/metrics/wandb_view.py",  # a metrics service that fails never ends a training run
+    "core/metrics/trackers/showing.py",  # what shows a run costs the view, with the reason told
+    "core/metrics/trackers/wandb_view.py",  # a metrics service that fails never ends a training run
     "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
     "core/progress.py",  # a line that cannot be made never ends the work it tells of
+    "models/foreign.py",  # what a library makes of somebody else's folder ends a job in one line
     "data/dataset/faults.py",  # what a sample's content raises sets it aside, and the job's exit status tells
+}
+# What parses a file, by the modules that may: they check what comes out, and refuse it in one line.
+READERS = {
+    r"json\.loads?": {
+        "core/reading/json_files.py",
+        "core/records.py",  # rows of records, line by line
+        "core/metrics/trackers/wandb_view.py",  # what the run's own process sends it
+        "data/raw/tables/json_rows.py",  # somebody else's tables, whose bad rows are set aside
+        "data/raw/annotations/captions.py",  # likewise of files beside pictures
+    },
+    r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
+        "core/reading/array_files.py"
+    },
+    r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
+    r"torch\.load": set(),
+    r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
+    r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},
+    r"tarfile\.(open|TarFile)|TarFile\.open": {"data/dataset/tars.py"},
+    r"csv\.(reader|DictReader)": {"data/raw/tables/delimited.py"},
 }
 LISTS_FOLDERS = {"glob", "iglob", "rglob", "iterdir", "listdir", "scandir", "walk"}
 MAY_LIST = {
@@ -327,7 +352,9 @@ def test_nothing_is_swallowed_unpickled_or_given_to_a_shell(source: Path) -> Non
             assert not broad or ast.unparse(node.body[-1]) == "raise", f"line {node.lineno}"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "Image.open" or name_of(source) == "data/media/images.py", f"line {node.lineno}"
+            assert called != "Image.open" or name_of(source) == "data/media/stills/still.py", (
+                f"line {node.lineno}"
+            )
             assert called not in {"torch.load", "os.system", "eval", "exec"}, f"line {node.lineno}"
             for keyword in node.keywords:
                 given = f"{keyword.arg}={ast.unparse(keyword.value)}"
@@ -369,6 +396,45 @@ def test_folders_are_listed_without_temporary_files() -> None:
 )
 def test_a_plain_listing_is_noticed(code: str, expected: list[str]) -> None:
     assert listings(ast.parse(code)) == expected
+
+
+def parsers(tree: ast.Module) -> dict[str, list[str]]:
+    """Name what a file calls of READERS, by their patterns."""
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = {pattern: [name for name in called if re.fullmatch(pattern, name)] for pattern in READERS}
+    return {pattern: names for pattern, names in found.items() if names}
+
+
+def test_files_are_parsed_by_their_readers() -> None:
+    """A parser takes whatever stands in a file, and its own exceptions name neither file nor place."""
+    found = {name_of(s): parsers(tree_of(s)) for s in SOURCES if "bench" not in s.parts}
+    bare = {
+        name: calls
+        for name, used in found.items()
+        for pattern, calls in used.items()
+        if name not in READERS[pattern]
+    }
+    assert bare == {}
+    readers = {name for names in READERS.values() for name in names}
+    assert {name for name in readers if not found[name]} == set()  # no reason outlives its module
+
+
+@pytest.mark.parametrize(
+    ("code", "is_noticed"),
+    [
+        ("json.loads(path.read_text())", True),
+        ("with open(p) as f: json.load(f)", True),
+        ("np.load(path, allow_pickle=False)", True),
+        ("np.lib.format.read_array(file)", True),
+        ("yaml.safe_load(text)", True),
+        ("safe_open(path, 'pt')", True),
+        ("tarfile.open(path)", True),
+        ("json_files.read(path, Row)", False),
+        ("json.dumps(row)", False),
+    ],
+)
+def test_a_bare_parser_is_noticed(code: str, is_noticed: bool) -> None:
+    assert bool(parsers(ast.parse(code))) == is_noticed
 
 
 def test_launchers_are_known_in_one_place() -> None:

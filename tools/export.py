@@ -140,11 +140,11 @@ def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
     """Fill the folder; returns what its `export.json` says."""
     from core.checkpoint import exported
-    from core.run.folder import AUTOENCODER, CONFIG, LATENTS
+    from core.run.folder import AUTOENCODER, CONFIG, INITIAL, LATENTS
 
     folder.mkdir(parents=True)
     try:
-        for name in (CONFIG, LATENTS):
+        for name in (CONFIG, LATENTS, *([INITIAL] if (run / INITIAL).is_file() else [])):
             shutil.copyfile(run / name, folder / name)
         shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)
     except FileNotFoundError as error:

@@ -20,6 +20,7 @@ from core.run.claim import claim
 from core.run.folder import CONFIG
 from data.dataset.schema import LEFT_OUT, MANIFEST
 from data.media.clips import ClipConfig
+from data.media.colour import ColourMode
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.annotations.text_encoding import Encoding
@@ -75,7 +76,14 @@ class Config:
     bytes_per_shard: int = setting(
         2**30, "most bytes of media in a shard of several samples", unit="bytes", low=1
     )
-    check: Literal["decode", "header"] = setting("decode", "how far each file is decoded before it is packed")
+    check: Literal["decode", "header"] = setting(
+        "decode", "how far each file is decoded before it is packed; header: until its form shows"
+    )
+    colour: ColourMode = setting(
+        "convert",
+        "colours that are not BT.709 or sRGB (HDR, wide gamut, ICC profiles): brought to these wherever the "
+        "dataset is read, set aside by name, or kept as their codes are",
+    )
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
     filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
     duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
@@ -125,7 +133,7 @@ def run(config: Config) -> None:
     from data.dataset.index import Dataset
     from data.dataset.quarantine import BEYOND, Quarantine
     from data.dataset.schema import QUARANTINE
-    from data.raw.findings import coverage
+    from data.raw.findings import closing_lines
     from data.raw.writing import assemble, begin, drop_receipts, write_shard
 
     config = _as_begun(config)
@@ -154,11 +162,12 @@ def run(config: Config) -> None:
         else:
             weights = [len(task.items) for task in left]
             each(write_shard, [(task, quarantine) for task in left], weights, config.processes, progress)
-    manifest = assemble(output, tasks, listing.classes, quarantine)
+    manifest = assemble(output, tasks, listing.classes, quarantine, config.colour)
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
     say(f"{output}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}{aside}")
     labels = int((Dataset(output).index["label"] >= 0).sum())
-    say(coverage(manifest.samples, manifest.extra["texts"], labels, len(manifest.classes)))
+    for line in closing_lines(manifest, labels):
+        say(line)
     require_no_program_errors(output)
 
 
@@ -244,4 +253,5 @@ def _tasks(config: Config, items: Sequence[Item]) -> Iterator[ShardTask]:
             items=items[start:stop],
             limits=config.limits,
             check=config.check,
+            colour=config.colour,
         )

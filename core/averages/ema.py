@@ -76,14 +76,17 @@ def require_updates(config: EmaConfig, steps: int) -> None:
         raise UserError("snapshot_every", config.snapshot_every, expected)
 
 
-def weak_averages(config: EmaConfig, steps: int) -> list[str]:
-    """Say which averages still hold much of the random start after `steps` updates, and how much."""
+def weak_averages(config: EmaConfig, steps: int, start_is: str = "the random start") -> list[str]:
+    """Say which averages still hold much of the start after `steps` updates, and how much.
+
+    start_is: what a run begins from, for a person.
+    """
     found = []
     for number, decay in enumerate((config.decay, *config.extra_decays)):
         start = start_share(decay, steps - steps % config.every, config.warmup)
         if start > FAINT:
             field = "ema.decay" if number == 0 else "ema.extra_decays"
-            what = f"{start:.0%} of the average is still the random start after {steps} steps"
+            what = f"{start:.0%} of the average is still {start_is} after {steps} steps"
             found.append(f"{field}={decay:g}: {what}; a smaller decay or ema.warmup above 0 forgets it")
     return found
 

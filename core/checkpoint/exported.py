@@ -6,23 +6,38 @@ manifest it lists all files of the folder with size and SHA-256, and has a SHA-2
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoint.format import DamagedCheckpoint, FileRecord, require_as_written, sealed
-from core.checkpoint.tensor_file import write_tensors
+from core.checkpoint.format import DamagedCheckpoint, FileRecord, Recorded, require_as_written, sealed
+from core.checkpoint.tensor_file import load_tensors, write_tensors
 from core.errors import WorkError
 from core.files import published_below, sha256_file, write_json
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
 VERSION = 2  # 1 listed the weights alone
+
+
+class _Record(TypedDict):
+    """What `export.json` says.  average: its name, None for raw weights.  trained: names of parameters."""
+
+    checkpoint: str
+    weights: str
+    average: str | None
+    dtype: str
+    step: Count
+    updates: Count
+    trained: list[str]
+    snapshots: NotRequired[Count | None]
+    profile_error: NotRequired[float | None]
+    files: dict[BelowName, Recorded]
 
 
 def is_export(folder: Path) -> bool:
@@ -48,23 +63,25 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What `export.json` says; DamagedCheckpoint if it is missing or altered, WorkError if it is too old."""
     path = folder / EXPORT
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = record.get("format", 1)
+        record = json_files.read(path, dict[str, Any])
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path} is missing, so nobody can say what {EXPORTED_WEIGHTS} is") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({type(error).__name__}: {error})") from None
-    if version != VERSION:
+    except (OSError, Malformed) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read ({error})") from None
+    if (version := record.get("format", 1)) != VERSION:
         raise WorkError(f"{path} has format {version}; this version reads {VERSION}: export the run again")
     if record != sealed(record):
         raise DamagedCheckpoint(f"{path} differs from its own SHA-256")
+    try:
+        json_files.checked(record, _Record, path)
+    except Malformed as error:
+        raise DamagedCheckpoint(str(error)) from None
+    if EXPORTED_WEIGHTS not in record["files"]:
+        raise DamagedCheckpoint(f"{path} does not list {EXPORTED_WEIGHTS}")
     return record
 
 
 def load(folder: Path) -> dict[str, Tensor]:
     """The weights of an export, if they are those that its record tells of."""
     require_as_written(folder / EXPORTED_WEIGHTS, read_record(folder)["files"][EXPORTED_WEIGHTS], EXPORT)
-    try:
-        return load_file(folder / EXPORTED_WEIGHTS)
-    except SafetensorError as error:
-        raise DamagedCheckpoint(f"{folder / EXPORTED_WEIGHTS} cannot be read: {error}") from None
+    return load_tensors(folder / EXPORTED_WEIGHTS)

@@ -23,10 +23,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from core.errors import WorkError
 from core.files import fingerprint, sha256_file
+from core.reading.json_schema import Count, FileName, Range
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -38,6 +39,50 @@ _FOLDER = re.compile(r"step-(?P<step>\d{8,})\.(?P<attempt>[\w.-]+)")
 
 class DamagedCheckpoint(WorkError):
     """A file of a published checkpoint is missing, cut off or altered."""
+
+
+class Recorded(TypedDict):
+    """A `FileRecord` as JSON has it."""
+
+    size: Count
+    sha256: str
+
+
+class Layout(TypedDict):
+    """What a manifest says of a network."""
+
+    kinds: list[str]
+    shapes: dict[str, list[Count]]
+    partial: NotRequired[dict[str, list[str]]]
+
+
+class Manifest(Layout):
+    """What `manifest.json` says."""
+
+    format: int
+    step: Count
+    number: Count
+    ranks: Annotated[int, Range(1, 1 << 20)]
+    files: dict[FileName, Recorded]
+    networks: NotRequired[dict[str, Layout]]
+    sha256: str
+
+
+class State(TypedDict):
+    """What any reader of `state.json` needs; the rest is for those who wrote it.  ema: names of averages."""
+
+    step: Count
+    updates: Count
+    ema: list[str]
+    ema_updates: NotRequired[Count]
+    ema_widths: NotRequired[dict[str, float]]
+    samples_seen: NotRequired[Count]
+    skipped: NotRequired[Count]
+    passed_over: NotRequired[list[int]]
+    records: NotRequired[dict[str, Any]]
+    identity: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, Any]]
+    networks: NotRequired[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)

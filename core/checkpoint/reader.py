@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.tensor_file import open_tensors
 from core.engine.network import MAIN
 from core.errors import UserError, WorkError
+from core.reading import json_files
+from core.reading.json_files import Malformed
+
+T = TypeVar("T")
 
 
 class CheckpointReader:
@@ -27,10 +30,10 @@ class CheckpointReader:
     def __init__(self, folder: Path, network: str = MAIN) -> None:
         self.folder, self.network = folder, network
         try:
-            self.manifest: dict[str, Any] = json.loads((folder / format.MANIFEST).read_text(encoding="utf-8"))
+            self.manifest = json_files.read(folder / format.MANIFEST, dict[str, Any])
         except FileNotFoundError:
             raise WorkError(f"{folder} is not a complete checkpoint: it has no {format.MANIFEST}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, Malformed) as error:
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} cannot be read: {error}") from None
         version = self.manifest.get("format")
         has_hash = version == format.VERSION or "sha256" in self.manifest  # format 1 had none
@@ -38,7 +41,8 @@ class CheckpointReader:
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} differs from its own SHA-256")
         if version != format.VERSION:
             raise WorkError(f"{folder} has format {version}; this version reads {format.VERSION}")
-        layouts = {MAIN: self.manifest} | self.manifest.get("networks", {})
+        found = _fitting(self.manifest, format.Manifest, folder / format.MANIFEST)
+        layouts: dict[str, format.Layout] = {MAIN: found, **found.get("networks", {})}
         self.networks = list(layouts)
         if network not in layouts:
             names = ", ".join(map(repr, layouts))
@@ -46,6 +50,11 @@ class CheckpointReader:
         layout = layouts[network]
         self.kinds: list[str] = layout["kinds"]
         self.shapes = {name: tuple(shape) for name, shape in layout["shapes"].items()}
+        numbers = sum(math.prod(shape) for shape in self.shapes.values())
+        if numbers > (
+            size := sum(file["size"] for file in found["files"].values())
+        ):  # of a byte or more each
+            raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
         self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
@@ -58,12 +67,22 @@ class CheckpointReader:
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Compare files (default: all) with the manifest; DamagedCheckpoint names the first that differs."""
         for name in self.files if names is None else names:
+            if name not in self.manifest["files"]:
+                raise DamagedCheckpoint(f"{self.folder / format.MANIFEST} does not list {name}")
             format.require_as_written(self.folder / name, self.manifest["files"][name])
 
     def state(self) -> dict[str, Any]:
         """What state.json holds; of another network than the main one, with its own part in place."""
-        state: dict[str, Any] = json.loads((self.folder / format.STATE).read_text(encoding="utf-8"))
-        return state | state["networks"][self.network] if self.network else state
+        path = self.folder / format.STATE
+        try:
+            state = json_files.read(path, dict[str, Any])
+        except Malformed as error:
+            raise DamagedCheckpoint(str(error)) from None
+        _fitting(state, format.State, path)
+        if self.network:
+            state |= state.get("networks", {}).get(self.network, {})
+            _fitting(state, format.State, path)
+        return state
 
     def read(self, kind: str, name: str, start: int, stop: int, out: Tensor) -> None:
         """Copy elements [start, stop) of a flattened tensor into `out`, 1-D."""
@@ -96,7 +115,7 @@ class CheckpointReader:
 
     def fixed(self) -> dict[str, Tensor]:
         """Frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
-        file, kinds = self._open(self.folder / format.FIXED), {}
+        file, kinds = self._open(self.folder / format.FIXED), dict[str, str]()
         for sort in ("frozen", "buffer"):
             kinds[format.of_network(self.network, sort)] = sort
         parts = ((key, *key.partition("/")[::2]) for key in file.keys())  # noqa: SIM118 (not a dict)
@@ -122,7 +141,7 @@ class CheckpointReader:
     def _open(self, path: Path) -> Any:
         """The safetensors file, mapped once: opening it parses a header that grows with the network."""
         if path not in self._opened:
-            self._opened[path] = safe_open(path, "pt")
+            self._opened[path] = open_tensors(path)
         return self._opened[path]
 
     def _ranges(self) -> dict[tuple[str, str], list[tuple[int, int, Path, str]]]:
@@ -131,12 +150,20 @@ class CheckpointReader:
             self._index = {}
             for rank in range(self.manifest["ranks"]):
                 path = self.folder / format.tensors_name(rank)
+                file = self._open(path)
                 try:
-                    file = self._open(path)
                     for key in file.keys():  # noqa: SIM118 (not a dict)
                         kind, name, start = format.parse_key(key)
                         stop = start + file.get_slice(key).get_shape()[0]
                         self._index.setdefault((kind, name), []).append((start, stop, path, key))
-                except (SafetensorError, OSError) as error:
+                except (ValueError, LookupError) as error:  # no key or shape of ours
                     raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
         return self._index
+
+
+def _fitting(content: dict[str, Any], schema: type[T], path: Path) -> T:
+    """The content by its schema; DamagedCheckpoint where it does not fit."""
+    try:
+        return json_files.checked(content, schema, path)
+    except Malformed as error:
+        raise DamagedCheckpoint(str(error)) from None

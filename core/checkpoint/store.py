@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from core.checkpoint import format
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import fsync_folder, published, write_json
 from core.progress import say
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 HINT = "latest.json"
 DAMAGED = "damaged-"
+
+
+class _Numbered(TypedDict):
+    number: int
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class CheckpointStore:
             manifest = path / format.MANIFEST
             if manifest.exists():
                 try:
-                    number = int(json.loads(manifest.read_text(encoding="utf-8"))["number"])
-                except (ValueError, KeyError, TypeError):
+                    number = json_files.read(manifest, _Numbered)["number"]
+                except Malformed:
                     number = 0
                 entries.append(Entry(format.step_of(path) or 0, number, path))
         return sorted(entries, key=lambda entry: (entry.step, entry.number), reverse=True)

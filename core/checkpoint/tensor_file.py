@@ -1,8 +1,8 @@
-"""Write a safetensors file in one pass, hashing while the bytes go out.
+"""safetensors files: written in one pass, hashing while the bytes go out, and opened for reading.
 
 The format (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header
 padded with spaces to a multiple of 8, the tensors' bytes in a row. `safetensors` itself would want a second
-pass over the file for its hash; reading stays with it.
+pass over the file for its hash; reading is its work.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoint.format import FileRecord
+from core.checkpoint.format import DamagedCheckpoint, FileRecord
 from core.checkpoint.pace import Pace
 from core.faults.failpoints import failpoint
 from core.files import atomic_file
@@ -58,6 +61,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], pace: Pace | None =
     finally:
         digest = hasher.close()
     return FileRecord(size, digest)
+
+
+def open_tensors(path: Path) -> Any:
+    """Map a file, as `safetensors.safe_open` does; DamagedCheckpoint where it cannot be read."""
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file by name; DamagedCheckpoint where it cannot be read."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:

@@ -69,9 +69,14 @@ def check(
 
 
 def assemble(schema: type[T], layers: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> T:
-    """Build the config from checked layers, over the presets that they name and the defaults."""
+    """Build the config from checked layers, over the presets that they name and the defaults.
+
+    A schema with a method `implied` says which defaults are others where certain fields are given.
+    """
+    follows = getattr(schema, "implied", None)
+    implied = follows(given) if follows else {}
     presets = _preset_layers(schema, layers, given)
-    return _built(schema, merge([defaults_of(schema, given), *presets, *layers]), given)
+    return _built(schema, merge([defaults_of(schema, given), implied, *presets, *layers]), given)
 
 
 def _preset_layers(

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import UserError
 from core.files import read_text
+from core.reading.json_files import require_utf8
 
 HEADER = "# longtake: the resolved config of "  # and then the job's name: how a recorded config begins
 LARGEST = 1 << 22  # bytes of a config file
@@ -51,6 +52,14 @@ def read_recorded(file: Path) -> dict[str, Any]:
     return _values(file, _text(file), resolve=False)
 
 
+def read_section(file: Path, name: str) -> dict[str, Any]:
+    """Read one section of a recorded config; UserError as of `read_recorded`, and where it is missing."""
+    section = read_recorded(file).get(name)
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: {name}", section, "a section with fields")
+    return section
+
+
 def as_yaml(values: Mapping[str, Any]) -> str:
     """Write as YAML that both functions read back as equal values."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
@@ -58,9 +67,11 @@ def as_yaml(values: Mapping[str, Any]) -> str:
 
 def read_inline(text: str) -> Any:
     """Read YAML that was typed; ValueError if it is none."""
+    text = str(text)  # libyaml takes no subclass of str
     try:
+        _require_bounded(text)
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -82,10 +93,11 @@ def _values(file: Path, text: str, *, resolve: bool) -> dict[str, Any]:
         _require_bounded(text)
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=resolve)
         values = values if resolve else _plain(values)
+        require_utf8(values)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, _Refused, RecursionError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not a valid config file: {_first_line(error)}") from None
     if not isinstance(values, dict) or values == {text.strip(): None}:  # it reads a bare word as {word: null}
         raise UserError(f"{file}: expected fields (name: value) at the top")
@@ -102,6 +114,9 @@ def _require_bounded(text: str) -> None:
     open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values it holds by now
     for event in yaml.parse(text, _LOADER):
         size, anchor = 0, getattr(event, "anchor", None)
+        if getattr(event, "tag", None) not in (None, "!"):  # constructors of tags raise whatever they meet
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Refused(f"tags are not read: {tag}, in line {event.start_mark.line + 1}")
         if isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
                 raise _Refused(f"*{anchor} stands before the end of &{anchor}")

@@ -9,10 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from core.files import temporary_name
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 STOP_S = 5.0  # for the last beat, on storage that may not answer
+
+
+class _Beat(TypedDict):
+    """What a heartbeat says.  since_s: in this phase.  ids: of the first samples of the micro-batch."""
+
+    step: int
+    phase: str
+    since_s: float
+    ids: list[int]
+    time: float
 
 
 class Heartbeat:
@@ -69,8 +82,8 @@ def describe_ranks(logs: Path, ranks: int, now: float, silent_s: float) -> list[
     lines = []
     for rank in range(ranks):
         try:
-            beat = json.loads(path_of(logs, rank).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            beat = json_files.read(path_of(logs, rank), _Beat)
+        except (OSError, Malformed):
             lines.append((-1, 0.0, f"rank {rank} has left no heartbeat"))
             continue
         ago = now - beat["time"]

@@ -75,10 +75,10 @@ class Incidents:
         counted_all = state is None or "rollbacks" in state  # an earlier version left them to the record
         read = functools.partial(self.record_file.beyond, step if counted_all else 0)
         for row in ranks.on_first_rank(read):
-            if row["kind"] == "rollback":
-                self._pass_over(row["first"], row["last"])
+            if row.get("kind") == "rollback":
+                self._pass_over(_step_of(row, "first"), _step_of(row, "last"))
         if self._world.rank == 0:
-            self.record_file.rewind(step, lambda r: r["step"] in self.passed_over or r["kind"] == "corrupt")
+            self.record_file.rewind(step, self._stays)
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.skipped = state["skipped"]
@@ -87,6 +87,9 @@ class Incidents:
             part = state["gradients"][name] if name else state
             self._in_a_row[name] = part["skipped_in_a_row"]
             guard.load(part["log_norm"])
+
+    def _stays(self, row: Mapping[str, Any]) -> bool:
+        return row.get("step") in self.passed_over or row.get("kind") == "corrupt"
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; of other networks than the main one under `gradients`."""
@@ -169,6 +172,10 @@ class Incidents:
             f"not trust its machine, nor checkpoints since the check before; see {self.path}"
         )
 
+    def tracker_failed(self, step: int, tracker: str, reason: str) -> None:
+        """Note that what showed the run elsewhere has ended, which was said."""
+        self._record({"kind": "tracker", "step": step, "tracker": tracker, "reason": reason})
+
     def require_rollback(self, step: int) -> None:
         """WorkError unless the run is to go back now."""
         if self.config.on_skipped == "stop":
@@ -193,3 +200,11 @@ class Incidents:
         if self._world.rank == 0:
             self.record_file.append([row])
             self.record_file.sync()
+
+
+def _step_of(row: Mapping[str, Any], name: str) -> int:
+    """A step that a row of the record names; WorkError where it names none."""
+    value = row.get(name)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise WorkError(f"{INCIDENTS}: a rollback after step {row.get('step')} does not say its {name} step")
+    return value

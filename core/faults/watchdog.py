@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import os
 import threading
 import time
@@ -31,6 +30,7 @@ from core.distributed.ranks import World
 from core.errors import CONTINUABLE
 from core.faults.heartbeats import Heartbeat, describe_ranks
 from core.metrics.phases import Phases
+from core.reading import json_files
 from core.run import ends
 
 EXIT_STATUS = CONTINUABLE  # whoever started the run may start it again
@@ -165,5 +165,5 @@ def dump_collectives(logs: Path, rank: int) -> None:
     for name, function in {"nccl-": "_dump_nccl_trace_json", "": "_dump_fr_trace_json"}.items():
         recorder = getattr(torch._C._distributed_c10d, function, None)
         text = recorder() if recorder else b""
-        if text and json.loads(text).get("entries"):
+        if text and json_files.loaded(text, "the flight recorder").get("entries"):
             (logs / f"collectives-{name}rank-{rank}.json").write_bytes(text)

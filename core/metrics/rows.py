@@ -1,5 +1,5 @@
-"""What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and wandb as a
-view.
+"""What a run says about itself: `metrics.jsonl` (the record, one row a step), the status line, and views
+of both elsewhere (`trackers`).
 
 A step leaves its losses on the device; they are added up, reduced over ranks and written every `log_every`
 steps and before every checkpoint, so that logging costs a step neither a collective nor a host
@@ -10,7 +10,7 @@ checkpoint are dropped before new ones come, so the file holds every step once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +24,15 @@ from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_report
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
-from core.metrics.wandb_view import WandbView
+from core.metrics.trackers.kinds import KINDS, Shown
+from core.metrics.trackers.showing import Trackers
 from core.record_writer import RecordWriter
 from core.run.folder import METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    """How often rows are written, and whether wandb shows them too."""
+    """How often rows are written, and what shows them too."""
 
     log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1, role="watch")
     log_matmul: bool = setting(
@@ -43,6 +44,14 @@ class MetricsConfig:
         False, "show the run in Weights & Biases as well (its own variables apply)", role="watch"
     )
     wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins", role="watch")
+    tensorboard: bool = setting(
+        False, "write event files for TensorBoard as well, in tensorboard/ of the run", role="watch"
+    )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The kinds of trackers that are asked for."""
+        return tuple(name for name in KINDS if getattr(self, name))
 
 
 class _Pending(NamedTuple):
@@ -58,6 +67,7 @@ class Metrics:
     data_ranks: how many ranks, or groups of ranks, hold different samples; 0 is all.  phases: of this rank;
     with it, the last row of every flush says in `ranks` how the ranks compare, by the phases in `alone`.
     peaks: name of a column -> TFLOP/s of all devices together that it relates the arithmetic to.
+    failed: takes the last step written, the name of a tracker that has failed, and why.
     """
 
     folder: Path
@@ -68,12 +78,14 @@ class Metrics:
     phases: Phases | None = None
     alone: Sequence[str] = ALONE
     peaks: dict[str, float] = field(default_factory=dict)
+    failed: Callable[[int, str, str], None] | None = None
     last_loss: float = math.nan
     _pending: list[_Pending] = field(default_factory=list)
     _stragglers: Stragglers = field(default_factory=Stragglers)
+    _last_step: int = 0
     record_file: RecordWriter = field(init=False)
     _probe: SpeedProbe = field(init=False)
-    _view: WandbView | None = None
+    _shown: Trackers | None = None
 
     def __post_init__(self) -> None:
         self.record_file = RecordWriter(self.folder / METRICS)
@@ -82,15 +94,19 @@ class Metrics:
     def start(self, step: int) -> None:
         """Begin after `step` steps: drop rows of steps that will be done again."""
         self.peaks = find_peaks(self.world.device, self.world.size, self.config.log_matmul)
+        self._last_step = step
         self.rewind(step)
-        if self.world.rank == 0 and self.config.wandb:
-            self._view = WandbView(self.folder, self.config.wandb_project, self.run_config)
+        if self.world.rank == 0 and self.config.trackers:
+            shown = Shown(self.folder, step, self.config.wandb_project, self.run_config)
+            self._shown = Trackers(self.config.trackers, shown, self._note_failure)
 
     def rewind(self, step: int) -> None:
         """Go back to after `step` steps: their rows stay, later ones are dropped."""
         self._pending = []
         if self.world.rank == 0:
             self.record_file.rewind(step)
+            if self._shown is not None:
+                self._shown.rewind(step)
 
     def record(self, row: dict[str, Any], sums: StepSums, waited_s: float) -> None:
         """Keep a step's row (its host-side part) and its sums until the next flush."""
@@ -125,8 +141,9 @@ class Metrics:
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan
         if self.world.rank == 0:
             self.record_file.append(rows)
-            if self._view is not None:
-                self._view.show(rows)
+            self._last_step = rows[-1]["step"]
+            if self._shown is not None:
+                self._shown.show(rows)
 
     def note(self) -> str:
         """The last loss for the status line, "" while there is none."""
@@ -134,13 +151,17 @@ class Metrics:
 
     def show_validation(self, row: Mapping[str, Any]) -> None:
         """Show a validation row too, beside its step's, which `flush` has written."""
-        if self._view is not None:
-            self._view.show_validation(row)
+        if self._shown is not None:
+            self._shown.show_validation(row)
 
     def close(self) -> None:
-        """Finish the view; the rows were flushed with the last checkpoint."""
-        if self._view is not None:
-            self._view.close()
+        """End what shows the run; the rows were flushed with the last checkpoint."""
+        if self._shown is not None:
+            self._shown.close()
+
+    def _note_failure(self, tracker: str, reason: str) -> None:
+        if self.failed is not None:
+            self.failed(self._last_step, tracker, reason)
 
 
 def complete_row(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from core.files import published, read_bytes, write_json
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 SUFFIX = ".failure.json"
 
@@ -22,6 +24,12 @@ class Failure:
     errors: tuple[str, ...]
     final: bool
     lost: bool = False
+
+
+class _Written(TypedDict):
+    errors: list[str]
+    final: bool
+    lost: NotRequired[bool]
 
 
 class Failures:
@@ -63,14 +71,8 @@ class Failures:
 def _parsed(unit: str, text: str) -> Failure | None:
     """The failure that the text describes; None where it describes none."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = json_files.parse(text.encode(), _Written, unit)
+    except Malformed:
         return None
-    if not isinstance(content, dict):
-        return None
-    errors, final, lost = content.get("errors"), content.get("final"), content.get("lost", False)
-    if not isinstance(errors, list) or not errors or not all(isinstance(error, str) for error in errors):
-        return None
-    if not isinstance(final, bool) or not isinstance(lost, bool):
-        return None
-    return Failure(unit, tuple(errors), final, lost)
+    errors = content["errors"]
+    return Failure(unit, tuple(errors), content["final"], content.get("lost", False)) if errors else None

@@ -29,6 +29,8 @@ from typing import Any
 from core import environment
 from core.faults.failpoints import failpoint
 from core.files import published, read_bytes, regular, write_text
+from core.reading import json_files
+from core.reading.json_files import Malformed
 
 SUFFIX = ".lease"
 START = "start"  # the mark of the last start of the command
@@ -238,8 +240,8 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
 def _read_note(text: str) -> dict[str, Any]:
     """What a lease says; nothing where its holder is still writing it, or was killed at that."""
     try:
-        note = json.loads(text)
-    except (ValueError, RecursionError):
+        note = json_files.loaded(text.encode(), "lease")
+    except Malformed:
         return {}
     return note if isinstance(note, dict) else {}
 

@@ -85,7 +85,7 @@ def _is_one_place(before: Any, now: Any) -> bool:
     if isinstance(before, Sequence) and isinstance(now, Sequence) and not isinstance(before, str):
         return len(before) == len(now) and all(map(_is_one_place, before, now))
     texts = (str(before or ""), str(now or ""))
-    if "" in texts or any("://" in text for text in texts):
+    if "" in texts or any("://" in text or "\0" in text for text in texts):
         return before == now
     return Path(texts[0]).resolve() == Path(texts[1]).resolve()
 

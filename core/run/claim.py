@@ -106,7 +106,7 @@ def claim_run(
     try:
         state = claim(output, config, overwrite=overwrite, **known)
     except UserError:
-        if _has_begun(output, done):
+        if has_begun(output, done):
             raise
         state = claim(output, config, overwrite=True, **known)
     if state == "finished":
@@ -121,7 +121,16 @@ def claim_run(
     return True
 
 
-def _has_begun(output: Path, done: str) -> bool:
+def job_of(output: Path) -> str | None:
+    """The name of the job whose output this is, by its `config.yaml`; None where that does not say."""
+    recorded = output / CONFIG
+    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
+    first = text.partition("\n")[0]
+    name = first.removeprefix(HEADER)
+    return EARLIER_NAMES.get(name, name) if first.startswith(HEADER) else None
+
+
+def has_begun(output: Path, done: str) -> bool:
     """Whether a run has done steps here, and not only set up its folder."""
     traces = (output / done, output / METRICS, *published(output / CHECKPOINTS))
     return any(path.exists() for path in traces)
@@ -146,15 +155,14 @@ def _is_launchers(entry: Path) -> bool:
 
 def _require_ours(output: Path, config: JobConfig) -> None:
     """UserError unless `config.yaml` says that this is an output of the same job."""
-    recorded = output / CONFIG
-    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
-    first = text.partition("\n")[0]
-    if not first.startswith(HEADER):
+    if (job := job_of(output)) is None:
         raise UserError("output", output, "a new or empty folder, or an earlier output of this job")
-    name = first.removeprefix(HEADER)
-    job = EARLIER_NAMES.get(name, name)
     if job != config.job:
         raise UserError("output", output, f"an output of {config.job}, and this is one of {job}")
+
+
+def _has_grown(change: Change) -> bool:
+    return isinstance(change.before, (int, float)) and change.now > change.before
 
 
 def _require_same(
@@ -170,7 +178,7 @@ def _require_same(
         if change.role == "place" and change.path != OUTPUT:
             if reason := unlike(change, contents, output):
                 refused.append((change, reason))
-        elif change.role == "result" and not (change.path in may_grow and change.now > change.before):
+        elif change.role == "result" and not (change.path in may_grow and _has_grown(change)):
             least = " or more" if change.path in may_grow else ""
             refused.append((change, f"{change.before}{least}, with which {output} was made"))
     if not refused:

@@ -6,20 +6,26 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
+from core.reading import json_files
 from core.root import ROOT
 
 RECORD = "code.json"  # beside the packages of a copy of the code: what was copied
 PACKAGES = ("core", "models", "data", "tools", "launch", "configs")
 TIMEOUT_S = 10.0
 _SHOWN = 12  # letters of a commit
+
+
+class CodeRecord(TypedDict):
+    """A `Code` as JSON."""
+
+    commit: str
+    changes: str
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,24 @@ class Code:
             return "an unknown commit"
         return f"commit {self.commit[:_SHOWN]}" + (f" with changes ({self.changes})" if self.changes else "")
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> CodeRecord:
         """Return plain JSON values."""
-        return asdict(self)
+        return {"commit": self.commit, "changes": self.changes}
 
 
-def read(record: Mapping[str, Any] | None) -> Code | None:
+def read(record: CodeRecord | None) -> Code | None:
     """Return what `as_dict` recorded; None for a record of an earlier version, which has none."""
-    return None if record is None else Code(str(record["commit"]), str(record["changes"]))
+    return None if record is None else Code(record["commit"], record["changes"])
+
+
+class _Repository(TypedDict):
+    commit_id: NotRequired[str]
+
+
+class _Installed(TypedDict):
+    """What pip notes of an installation."""
+
+    vcs_info: NotRequired[_Repository]
 
 
 @functools.cache
@@ -51,7 +67,7 @@ def code(root: Path = ROOT) -> Code:
     It is that of a checkout of git, of a copy that `submit` made, or of an installation from a repository.
     """
     if (root / RECORD).is_file():
-        return read(json.loads((root / RECORD).read_text(encoding="utf-8"))) or Code()
+        return read(json_files.read(root / RECORD, CodeRecord)) or Code()
     if (root / ".git").exists():  # asked for, since an installation may lie inside another project's checkout
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return _of_checkout(root)
@@ -94,6 +110,7 @@ def _of_installation(root: Path) -> Code:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         installed = importlib.metadata.distribution("longtake")
         if Path(str(installed.locate_file(""))).resolve() == root:
-            noted = json.loads(installed.read_text("direct_url.json") or "{}")
-            return Code(str(noted.get("vcs_info", {}).get("commit_id", "")))
+            noted = (installed.read_text("direct_url.json") or "{}").encode()
+            found = json_files.parse(noted, _Installed, "direct_url.json")
+            return Code(found.get("vcs_info", {}).get("commit_id", ""))
     return Code()

@@ -13,11 +13,12 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from core import environment
 from core.errors import EndedEarly, PeerLost, UserError, WorkError
 from core.files import temporary_name
+from core.reading import json_files
 
 FOLDER = "LONGTAKE_ATTEMPT"  # the supervisor's folder of this start of the job
 ASKED = "end-asked.json"  # in it: the run is to end after the step under way
@@ -28,6 +29,11 @@ Kind = Literal[
 """How a rank ended.  asked: early, on request.  refused: a mistake of the person's.  work: WorkError.
 memory: the device's was too small.  node: found unfit before the first step.  peer: only because another rank
 did.  error: a bug."""
+
+
+class _Asked(TypedDict):
+    why: str
+
 
 _OF_PEERS = re.compile(
     r"gloo|Connection (closed|reset) by peer|Socket (closed|Timeout)|[Tt]imed out|NCCL|ProcessGroup|TCPStore"
@@ -80,8 +86,8 @@ def end_asked() -> str:
     place = folder()
     if place is None or not (place / ASKED).exists():
         return ""
-    with contextlib.suppress(OSError, ValueError):
-        return str(json.loads((place / ASKED).read_text(encoding="utf-8"))["why"])
+    with contextlib.suppress(OSError, WorkError):
+        return json_files.read(place / ASKED, _Asked)["why"]
     return "the supervisor"
 
 

@@ -12,6 +12,8 @@ METRICS = "metrics.jsonl"
 VALIDATION = "validation.jsonl"
 INCIDENTS = "incidents.jsonl"
 WANDB = "wandb.json"
+TENSORBOARD = "tensorboard"  # a folder of event files
+INITIAL = "initial.json"  # of a run that began from the weights of another
 ATTENTION = "attention.json"
 
 CHECKPOINTS = "checkpoints"

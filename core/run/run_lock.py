@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from core import environment
 from core.errors import WorkError
 from core.files import write_json
-from core.run.code import Code, code, read
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import Count
+from core.run.code import Code, CodeRecord, code, read
 from core.run.folder import LOCK
 
 UNKNOWN = ""  # which launcher began a run
+
+
+class Owner(TypedDict):
+    """What `run.lock` says.  started: when the process began, "" once it has ended."""
+
+    begun_by: NotRequired[str | None]
+    host: str
+    pid: int
+    started: str
+    attempt: str
+    number: Count
+    token: str
+    code: NotRequired[CodeRecord]
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class RunLock:
         number = (before["number"] if before else 0) + 1
         name = environment.attempt() or f"local.{number}"
         self.attempt = Attempt(name, number, secrets.token_hex(8), code())
-        owner = {
+        owner: Owner = {
             "begun_by": before.get("begun_by") if before else environment.launch() or UNKNOWN,
             "host": environment.node(),
             "pid": os.getpid(),
@@ -64,7 +78,8 @@ class RunLock:
 
     def code(self) -> Code | None:
         """What the last start of the run ran; None where that is not recorded."""
-        return read((self._read() or {}).get("code"))
+        owner = self._read()
+        return read(owner.get("code")) if owner else None
 
     def begun_by_another(self) -> bool:
         """Whether the run was begun by another launch than this one; False where that is not known."""
@@ -97,14 +112,17 @@ class RunLock:
         if now is not None and now["token"] == self.attempt.token:
             write_json(self.path, {**now, "pid": 0, "started": ""})
 
-    def _read(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        return None
+    def _read(self) -> Owner | None:
+        try:
+            return json_files.read(self.path, Owner)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Malformed as error:
+            raise Malformed(f"{error}; where no process writes into the folder, remove this file") from None
 
 
-def _job_of(owner: dict[str, Any]) -> str:
-    return str(owner["attempt"]).rpartition(".")[0]
+def _job_of(owner: Owner) -> str:
+    return owner["attempt"].rpartition(".")[0]
 
 
 def _alive(pid: int, started: str) -> bool:

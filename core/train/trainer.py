@@ -35,7 +35,7 @@ from core.metrics.step_sums import StepSums
 from core.metrics.watch import Watch
 from core.progress import Progress, say
 from core.run.fence import fenced
-from core.run.folder import FINISHED, LOGS
+from core.run.folder import FINISHED, INITIAL, LOGS
 from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
@@ -91,6 +91,7 @@ class Trainer:
             self.engine.data_ranks,
             self.phases,
             ALONE_IF_MEETING if meets else ALONE,
+            failed=self.incidents.tracker_failed,
         )
         with below("validation"):
             self.validation = make_validation(
@@ -125,8 +126,9 @@ class Trainer:
     def _run(self) -> None:
         world = self.world
         self.open()
+        start_is = "what the run began from" if (self.folder / INITIAL).exists() else "the random start"
         for ema in (network.ema for network in self.networks.values() if network.ema):
-            for weak in weak_averages(ema.config, self.config.steps):
+            for weak in weak_averages(ema.config, self.config.steps, start_is):
                 say(f"warning: {weak}")
         watchdog_s = earlier_than_groups(self.config.watchdog_s, self._timeout_s, world)
         limits = Limits(watchdog_s, self.config.save_timeout_s)

@@ -15,19 +15,23 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import published, regular
-from core.progress import counted
+from core.progress import counted, say
 from data.dataset.audit import Finding, audit
 from data.dataset.blocks import Table, open_table
+from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
 from data.dataset.remote import RemoteFolder, url_of
 from data.dataset.schema import (
+    COLOUR,
     INDEX,
     INDEX_DTYPE,
     MEDIA,
     MEDIA_DTYPE,
+    MEDIA_RULES,
     DatasetManifest,
     read_sidecar,
 )
 from data.dataset.tars import parse_sample, read_range
+from data.media.colour import ColourMode
 
 _OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
 
@@ -66,8 +70,29 @@ class Dataset:
 
     @cached_property
     def media(self) -> Table:
-        """(samples,) MEDIA_DTYPE, row by row beside the index; raw datasets only."""
-        return read_sidecar(self.folder / MEDIA, MEDIA_DTYPE, self.manifest)
+        """(samples,) MEDIA_DTYPE, row by row beside the index; raw datasets only.
+
+        What was written before media rules had a version is told of once.
+        """
+        if self.media_rules:
+            return read_sidecar(self.folder / MEDIA, MEDIA_DTYPE, self.manifest)
+        say(
+            f"{self.place}: made before media rules had a version; what these would change is refused, and "
+            f"`longtake inspect {self.place} action=reindex` measures its videos anew"
+        )
+        old = read_sidecar(self.folder / MEDIA, OLD_MEDIA_DTYPE, self.manifest)
+        return Table(upgraded(np.asarray(old)), None)
+
+    @property
+    def media_rules(self) -> int:
+        """Version of the rules of docs/media.md by which a raw dataset was measured; 0 is before them."""
+        return int(self.manifest.extra.get(MEDIA_RULES, 0))
+
+    @property
+    def colour(self) -> ColourMode:
+        """What is done about colours wherever the samples of a raw dataset are read."""
+        mode: ColourMode = self.manifest.extra.get(COLOUR, "convert")
+        return mode
 
     def shard_path(self, shard: int) -> Path:
         """The tar with this number, of a local dataset."""

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import WorkError
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.records import append_shared, publish, read_from
 from data.dataset.schema import QUARANTINE
 
@@ -98,8 +100,8 @@ class Quarantine:
         rows, self._read_to = read_from(self.path, self._read_to)
         for row in rows:
             try:
-                entry = QuarantineEntry(**row)
-            except TypeError:
+                entry = json_files.checked(row, QuarantineEntry, self.path)
+            except Malformed:
                 continue  # of a later version
             self._entries.setdefault((entry.id, entry.stage), entry)
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
+from core.reading import json_files
+from core.reading.json_schema import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1
 WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
 FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
-CAPTIONS, CAPTION_ROWS = "captions.npy", "caption_rows.npy"
+CAPTION_SPANS, CAPTION_ROWS = "caption_spans.npy", "caption_rows.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -31,17 +32,23 @@ INDEX_DTYPE = np.dtype(
         ("label", "<i4"),
     ]
 )
-# Row by row beside the index of a raw dataset. frames: 1 for an image. fps: 0 for an image file.
-MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
-
+# Row by row beside the index of a raw dataset, as `data.media.formats.Media` has it; fractions are numerator
+# and denominator, duration in seconds. frames: 1 for an image. Rate and duration: 0 for an image file.
+MEDIA_DTYPE = np.dtype(
+    [
+        *(("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")),
+        *(("rate_num", "<u4"), ("rate_den", "<u4"), ("duration_num", "<u8"), ("duration_den", "<u8")),
+        ("fields", "u1"),
+    ]
+)
 
 # Row by row beside the index of a cache with mirrored views: where such a view begins in its part; 0 is none.
 FLIP_DTYPE = np.dtype("<u8")
 # Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.
 TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
-# Of a cache with several captions a sample, or captions with names. `captions.npy` stands row by row beside
-# the index: where a sample's rows of `caption_rows.npy` begin, and how many it has. These say where the
-# embeddings of a caption begin in its part, its tokens, the number of its name, its weight, their CRC-32.
+# Of a cache with several captions a sample, or captions with names. `caption_spans.npy` stands row by row
+# beside the index: where a sample's rows of `caption_rows.npy` begin, and how many it has. These say where
+# the embeddings of a caption begin in its part, its tokens, number of its name, its weight, their CRC-32.
 CAPTION_SPAN_DTYPE = np.dtype([("first", "<u8"), ("count", "<u2")])
 CAPTION_ROW_DTYPE = np.dtype(
     [("offset", "<u8"), ("tokens", "<u2"), ("name", "<u4"), ("weight", "<f4"), ("crc", "<u4")]
@@ -52,6 +59,7 @@ _CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
+MEDIA_RULES, FOUND, COLOUR = "media_rules", "found", "colour"  # in `extra` of a raw dataset's manifest
 QUARANTINE = "quarantine.jsonl"  # samples that could not be used, and why
 MADE_FROM = "made_from.json"  # in a cache in the making: what all its workers must agree on
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
@@ -62,15 +70,86 @@ FINISHED = f"a finished dataset (a folder with {MANIFEST})"
 class ShardRecord:
     """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
 
-    name: str
-    samples: int
-    bytes: int
+    name: FileName
+    samples: U32
+    bytes: Count
     sha256: str
 
     @classmethod
     def of(cls, path: Path, samples: int) -> Self:
         """Of a tar that is there, which is hashed."""
         return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+_Crcs = Annotated[str, Pattern("([0-9a-f]{8})*", "CRC-32 of blocks, 8 hexadecimal digits each")]
+_LatentShape = tuple[U16, U32, U32, U32, U32]  # M, C, T, H, W
+
+
+class Statistics(TypedDict):
+    """Mean and standard deviation of each channel of latents, or of each channel in each latent frame."""
+
+    mean: list[float | list[float]]
+    std: list[float | list[float]]
+
+
+class _TextOrigin(TypedDict):
+    encoder: str
+    tokens: U16
+    width: U32
+
+
+class _MadeFrom(TypedDict):
+    """What any reader of a cache's origin needs; it is compared as a whole."""
+
+    encoder: str
+    encoder_config: NotRequired[dict[str, Any]]
+    normalisation: NotRequired[Statistics | None]
+    text: NotRequired[_TextOrigin | None]
+    dtype: NotRequired[Literal["float16", "float32"]]
+    computation: NotRequired[dict[str, Any]]
+
+
+class _RawExtra(TypedDict):
+    counts: NotRequired[dict[str, U32]]
+    texts: NotRequired[U32]
+    captions: NotRequired[Count]
+
+
+class _SeveralCaptions(TypedDict):
+    """Of a cache that has some: rows of `caption_rows.npy`, most of a sample, samples with several, names."""
+
+    rows: Count
+    most: U16
+    several: U32
+    names: list[str]
+
+
+class _CutCaptions(TypedDict):
+    """Captions longer than the text encoder takes. limit, longest: tokens."""
+
+    limit: U16
+    captions: Count
+    cut: Count
+    longest: Count
+
+
+class _LatentExtra(TypedDict):
+    made_from: _MadeFrom
+    statistics: Statistics
+    bucket_counts: NotRequired[list[list[U32]]]
+    longest_text: NotRequired[U16]
+    captions: NotRequired[_SeveralCaptions]
+    cut_captions: NotRequired[_CutCaptions]
+
+
+class _Raw(TypedDict):
+    buckets: list[str]
+    extra: _RawExtra
+
+
+class _Latent(TypedDict):
+    buckets: list[_LatentShape]
+    extra: _LatentExtra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +171,8 @@ class DatasetManifest:
     shards: tuple[ShardRecord, ...]
     classes: tuple[str, ...] = ()
     buckets: tuple[Any, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    blocks: Mapping[str, str] = field(default_factory=dict, compare=False)
+    files: Mapping[FileName, str] = field(default_factory=dict)
+    blocks: Mapping[FileName, _Crcs] = field(default_factory=dict, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,7 +193,7 @@ class DatasetManifest:
     @property
     def format_version(self) -> int:
         """The least version of the format that can say what this dataset holds."""
-        wider = CAPTIONS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
+        wider = CAPTION_SPANS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
         return WIDER_VERSION if wider else FORMAT_VERSION
 
     def write(self, folder: Path) -> None:
@@ -134,11 +213,9 @@ class DatasetManifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            version = raw.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise WorkError(f"{path}: not a dataset manifest ({type(error).__name__}: {error})") from None
+        raw = json_files.read(path, dict[str, Any])
+        if (version := raw.pop("format_version", None)) is None:
+            raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
         if version not in (FORMAT_VERSION, WIDER_VERSION):
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
             raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION} or {WIDER_VERSION}{newer}")
@@ -147,25 +224,35 @@ class DatasetManifest:
     @classmethod
     def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
         totals = raw.pop("totals", None)
-        names = {f.name for f in fields(cls)}
-        raw.setdefault("blocks", {})
-        if raw.keys() != names:
-            wrong = ", ".join(sorted(raw.keys() ^ names))
-            raise WorkError(f"{path}: missing or unknown entries: {wrong}")
-        if raw["kind"] not in ("raw", "latent"):
-            raise WorkError(f"{path}: kind={raw['kind']!r}: expected raw or latent")
-        try:
-            shards = tuple(ShardRecord(**shard) for shard in raw.pop("shards"))
-            classes, buckets = tuple(raw.pop("classes")), tuple(raw.pop("buckets"))
-        except TypeError as error:
-            raise WorkError(f"{path}: {error}") from None
-        for shard in shards:
-            if Path(shard.name).name != shard.name or shard.name in ("", ".", ".."):
-                raise WorkError(f"{path}: shard name {shard.name!r} is not a plain file name")
-        manifest = cls(shards=shards, classes=classes, buckets=buckets, **raw)
-        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(shards)}:
-            raise WorkError(f"{path}: totals {totals} do not match the shards it lists")
+        if missing := {f.name for f in fields(cls)} - raw.keys() - {"blocks"}:
+            raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
+        manifest = json_files.checked(raw, cls, path)
+        json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
+        if manifest.kind == "latent":
+            manifest._require_consistent(path)
+        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
+            raise WorkError(f"{path}: totals do not match the shards it lists")
         return manifest
+
+    def _require_consistent(self, path: Path) -> None:
+        """WorkError unless the parts of a cache's manifest are of as many shards, shapes and channels."""
+        counts = self.extra.get("bucket_counts")
+        table = (len(self.shards), len(self.buckets))
+        if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
+            raise WorkError(
+                f"{path}: extra.bucket_counts is no table of {table[0]} shards by {table[1]} shapes"
+            )
+        channels = {shape[1] for shape in self.buckets} | {
+            len(self.extra["statistics"][name]) for name in ("mean", "std")
+        }
+        if len(channels) > 1:
+            raise WorkError(f"{path}: buckets and extra.statistics are of different numbers of channels")
+
+    def require_labels(self, labels: np.ndarray, place: object) -> None:
+        """WorkError where one of these labels of an index stands for no class.  place: of the dataset."""
+        if self.classes and labels.max(initial=-1) >= len(self.classes):
+            known = f"{len(self.classes)} classes"
+            raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
 
 
 def content_fingerprint(
@@ -192,7 +279,7 @@ def write_index(
     """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`, `crc.npy`); return {file name: SHA-256}.
 
     index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
-    captions: the contents of `captions.npy`, which is like these, and of `caption_rows.npy`.
+    captions: the contents of `caption_spans.npy`, which is like these, and of `caption_rows.npy`.
     """
     given = {
         INDEX: (index, INDEX_DTYPE),
@@ -205,7 +292,7 @@ def write_index(
         arrays[CRC] = (crcs, crc_dtype(arrays))
     if captions is not None:
         arrays |= {
-            CAPTIONS: (captions[0], CAPTION_SPAN_DTYPE),
+            CAPTION_SPANS: (captions[0], CAPTION_SPAN_DTYPE),
             CAPTION_ROWS: (captions[1], CAPTION_ROW_DTYPE),
         }
     for name, (array, dtype) in arrays.items():

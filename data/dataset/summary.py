@@ -12,9 +12,12 @@ import numpy as np
 
 from core.progress import counted, size
 from core.records import iterate
+from data.dataset.cache_notes import cache_notes
+from data.dataset.found import found_lines
 from data.dataset.index import Dataset
+from data.dataset.media_rows import seconds
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
-from data.dataset.schema import LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
+from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
 from data.order.buckets import NO_BUCKET, is_image
 
 _EXACT = functools.partial(size, digits=4)
@@ -54,9 +57,13 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "buckets": _buckets(index["bucket"], manifest.buckets),
         "shapes": _shapes(dataset, index),
         "media": _media(dataset) if manifest.kind == "raw" else {},
+        "found": manifest.extra.get(FOUND, {}),
         "extra": {
-            name: value for name, value in manifest.extra.items() if name not in ("bucket_counts", "texts")
+            name: value
+            for name, value in manifest.extra.items()
+            if name not in ("bucket_counts", "texts", FOUND)
         },
+        "notes": cache_notes(manifest),
         "quarantine": _entries(read_quarantine(dataset.folder)),
         "left_out": _left_out(dataset.folder / LEFT_OUT),
     }
@@ -77,7 +84,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines.append(f"without latents, so with weight 0 in training: {counted(totals['absent'], 'sample')}")
     for name, values in summary["media"].items():
         lines.append(f"{name:<18} {_shown(values)}")
-    lines += [_coverage(summary["coverage"])]
+    lines += [_coverage(summary["coverage"]), *found_lines(summary["found"])]
     for title in ("classes", "buckets", "shapes"):
         lines += ["", f"{title}:", *_bars(summary[title])]
     if "statistics" in summary["extra"]:
@@ -90,6 +97,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines += [f"  {channel:>3}  {mean:9.4f}  {std:9.4f}" for channel, (mean, std) in enumerate(pairs)]
     if "made_from" in summary["extra"]:
         lines += ["", "made from:", *_nested(summary["extra"]["made_from"])]
+    lines += ["", *summary["notes"]] if summary["notes"] else []
     lines += ["", f"quarantine: {counted(aside['entries'], 'sample')} set aside"]
     lines += [f"  {count:>8}  at stage {stage}" for stage, count in aside["stages"].items()]
     lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in aside["first"]]
@@ -147,7 +155,7 @@ def _shapes(dataset: Dataset, index: np.ndarray) -> list[dict[str, Any]]:
     if dataset.manifest.kind == "latent":
         present = index["bucket"][index["size"] > 0]
         shapes = np.array(dataset.manifest.buckets, np.int64)
-        counts = np.bincount(present, minlength=len(shapes))
+        counts = np.bincount(present, minlength=len(shapes))[: len(shapes)]
     else:
         frames, height, width = (
             np.asarray(dataset.media[n], np.int64) for n in ("frames", "height", "width")
@@ -172,7 +180,7 @@ def _media(dataset: Dataset) -> dict[str, list[float]]:
         "height": media["height"],
         "width / height": media["width"] / np.maximum(media["height"], 1),
         "frames of a video": videos["frames"],
-        "seconds of a video": videos["frames"] / videos["fps"],
+        "seconds of a video": seconds(videos),
         "frames a second": videos["fps"],
     }
     return {name: _range(array) for name, array in values.items() if array.size}
@@ -189,7 +197,7 @@ def _entries(entries: Sequence[QuarantineEntry]) -> dict[str, Any]:
 
 def _left_out(path: Path) -> dict[str, int]:
     """Reason -> number of samples that `shard` left out."""
-    return dict(Counter(row["reason"] for row in iterate(path)).most_common())
+    return dict(Counter(str(row.get("reason", "")) for row in iterate(path)).most_common())
 
 
 def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:

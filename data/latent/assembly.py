@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import numpy as np
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sha256_file
+from core.progress import counted
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
@@ -32,12 +32,10 @@ from data.dataset.schema import (
 )
 from data.latent.caption_table import CaptionTable, captions_of, with_several
 from data.latent.checksums import crcs_of, range_crcs
-from data.latent.encode_job import Job, part_name
-from data.latent.normalising import LatentSums
+from data.latent.encode_job import Job, Receipt, part_name, read_receipt
 from data.latent.pack_reading import scan_part
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
 from data.latent.packs import Shape
-from data.latent.texts import CutCaptions
 from data.order.buckets import NO_BUCKET
 from data.order.order import count_buckets
 
@@ -49,11 +47,12 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     set aside than may be, or a part is not as long as it was written.
     """
     job.quarantine.require_within_budget()
-    receipts = [json.loads(job.receipt(s).read_text()) for s in range(len(job.dataset.manifest.shards))]
-    shards = tuple(ShardRecord(**receipt["record"]) for receipt in receipts)
+    receipts = [read_receipt(job.receipt(shard)) for shard in range(len(job.dataset.manifest.shards))]
+    _require_of(job, receipts)
+    shards = tuple(receipt["record"] for receipt in receipts)
     for record in shards:
         _require_whole(job.folder, record)
-    refused = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
+    refused = [entry for receipt in receipts for entry in receipt["refused"]]
     statistics = _statistics(job, receipts, refused)
     index, buckets, flips, texts = _tables(job, receipts)
     captions = _captions(job, receipts, index)
@@ -90,11 +89,9 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     manifest.write(job.folder)
 
 
-def _statistics(
-    job: Job, receipts: Sequence[Mapping[str, Any]], refused: Sequence[QuarantineEntry]
-) -> dict[str, Any]:
+def _statistics(job: Job, receipts: Sequence[Receipt], refused: Sequence[QuarantineEntry]) -> dict[str, Any]:
     """Mean and standard deviation over all parts; WorkError where none holds a sample."""
-    sums = [LatentSums(**receipt["sums"]) for receipt in receipts if receipt["sums"]]
+    sums = [receipt["sums"] for receipt in receipts if receipt["sums"]]
     if not sums:
         raise WorkError(
             f"none of the {len(job.dataset)} samples could be encoded; the first: {refused[0].error}"
@@ -103,12 +100,13 @@ def _statistics(
 
 
 def _tables(
-    job: Job, receipts: Sequence[Mapping[str, Any]]
+    job: Job, receipts: Sequence[Receipt]
 ) -> tuple[np.ndarray, list[Shape], np.ndarray | None, np.ndarray | None]:
     """Index, table of shapes, and the rows of `flip.npy` and `text.npy`, None for what is not stored."""
     index = np.array(job.dataset.index)
     for name in ("offset", "size", "bucket", "label"):
-        index[name] = np.concatenate([receipt["rows"][name] for receipt in receipts])
+        columns = [np.array(receipt["rows"][name], index.dtype[name]) for receipt in receipts]
+        index[name] = np.concatenate(columns)
     index["bucket"], buckets = used_buckets(index["bucket"], sorted(set(job.shapes)))
     flips = texts = None
     if job.flip:
@@ -118,7 +116,7 @@ def _tables(
     return index, buckets, flips, texts
 
 
-def _captions(job: Job, receipts: Sequence[Mapping[str, Any]], index: np.ndarray) -> CaptionTable | None:
+def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:
     """All captions of a cache in which some sample has several, or names; None for any other."""
     tables = [receipt.get("captions") for receipt in receipts]
     if not any(tables):
@@ -133,16 +131,36 @@ def _captions(job: Job, receipts: Sequence[Mapping[str, Any]], index: np.ndarray
     return CaptionTable.joined(found)
 
 
-def _cut(job: Job, receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cut(job: Job, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """What the manifest says of captions that were cut; {} where an earlier version did not count them."""
     counts = [receipt.get("cut") for receipt in receipts]
     if job.captions is None or not all(counts):
         return {}
-    total = functools.reduce(operator.add, (CutCaptions(**count) for count in counts if count))
+    total = functools.reduce(operator.add, (count for count in counts if count))
     return {"cut_captions": {"limit": job.captions.tokens, **asdict(total)}}
 
 
-def _crcs(job: Job, receipts: Sequence[Mapping[str, Any]], index: np.ndarray) -> np.ndarray:
+def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
+    """WorkError names the first receipt that is not of the part of this source that it is called by."""
+    channels = job.shapes[0][1]
+    known = {*range(len(set(job.shapes))), NO_BUCKET}
+    for shard, receipt in enumerate(receipts):
+        sums, columns = receipt["sums"], receipt["rows"]
+        if receipt["record"].name != part_name(shard) or receipt["record"].samples != len(job.rows(shard)):
+            expected = f"{part_name(shard)} with {counted(len(job.rows(shard)), 'sample')}"
+            raise WorkError(f"{job.receipt(shard)}: not of {expected}")
+        if (sums and len(sums.total) != channels) or not known.issuperset(columns["bucket"]):
+            raise WorkError(f"{job.receipt(shard)}: of other latents than this job makes")
+        if job.flip and len(receipt["flips"]) != len(columns["offset"]):
+            raise WorkError(f"{job.receipt(shard)}: without the rows of mirrored views")
+        if job.captions and len(receipt["texts"]) != len(columns["offset"]):
+            raise WorkError(f"{job.receipt(shard)}: without the rows of text")
+        sizes = np.array(columns["offset"], np.float64) + np.array(columns["size"], np.float64)
+        if (sizes > receipt["record"].bytes).any():
+            raise WorkError(f"{job.receipt(shard)}: its rows point outside of the part")
+
+
+def _crcs(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> np.ndarray:
     """The rows of `crc.npy`; those of a part that an earlier version encoded are made now."""
     views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
     found = []
@@ -150,6 +168,8 @@ def _crcs(job: Job, receipts: Sequence[Mapping[str, Any]], index: np.ndarray) ->
         if "crcs" not in receipt:
             path, rows = job.folder / part_name(shard), job.rows(shard)
             found.append(crcs_of(path, scan_part(path), index[rows.start : rows.stop], views))
+        elif {len(row) for row in receipt["crcs"]} - {1 + len(views)}:
+            raise WorkError(f"{job.receipt(shard)}: its CRC-32 are not those of {1 + len(views)} views")
         else:
             found.append(np.array([tuple(row) for row in receipt["crcs"]], crc_dtype([INDEX, *views])))
     return np.concatenate(found)

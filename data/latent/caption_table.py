@@ -1,4 +1,4 @@
-"""Where several captions of each sample lie in a cache: the rows of `captions.npy` and `caption_rows.npy`.
+"""Where several captions of each sample lie in a cache: `caption_spans.npy` and `caption_rows.npy`.
 
 A cache in which no sample has several captions, or one with a name, has neither file: `text.npy` says all.
 Where there are several, `text.npy` has the first of each sample, and these two files have every one.
@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 
 from core.files import regular
+from core.reading.json_schema import U16, U32, U64
 from data.dataset.schema import CAPTION_ROW_DTYPE, CAPTION_SPAN_DTYPE
 from data.latent.pack_rows import token_offsets
 from data.latent.packs import CAPTION_DTYPE, LATENT_DTYPE, Place, Text
+
+
+class CaptionLists(TypedDict):
+    """A `CaptionTable` in a receipt."""
+
+    counts: list[U16]
+    rows: list[tuple[U64, U16, U32, float, U32]]
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,12 @@ class CaptionTable:
     rows: np.ndarray
     names: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> CaptionLists:
         """For a receipt."""
         return {"counts": self.counts.tolist(), "rows": self.rows.tolist(), "names": list(self.names)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: CaptionLists) -> Self:
         """Of what `as_json` gave."""
         rows = np.array([tuple(row) for row in values["rows"]], CAPTION_ROW_DTYPE)
         return cls(np.array(values["counts"], np.int64), rows, tuple(values["names"]))

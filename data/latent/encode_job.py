@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -16,18 +15,64 @@ from torch import Tensor
 from core.errors import UserError
 from core.files import published, write_json_once
 from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import I32, U16, U32, U64
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest
+from data.dataset.quarantine import Quarantine, QuarantineEntry
+from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest, ShardRecord
+from data.latent.caption_table import CaptionLists
+from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape
 from data.latent.reading import compare
-from data.latent.texts import CaptionEncoder
+from data.latent.texts import CaptionEncoder, CutCaptions
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
 
 RECEIPT = "[0-9]" * 6 + ".json"  # pattern of the names of receipts
+
+
+class _Columns(TypedDict):
+    """Rows of the index of a part, by column."""
+
+    offset: list[U64]
+    size: list[U32]
+    bucket: list[U16]
+    label: list[I32]
+
+
+class Receipt(TypedDict):
+    """What a finished part leaves: its rows of the tables, its sums, and what was set aside."""
+
+    record: ShardRecord
+    rows: _Columns
+    flips: list[U64]
+    texts: list[tuple[U64, U16]]
+    crcs: NotRequired[list[list[U32]]]
+    captions: NotRequired[CaptionLists | None]
+    cut: NotRequired[CutCaptions | None]
+    sums: LatentSums | None
+    refused: list[QuarantineEntry]
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read the receipt of a part; WorkError where it is damaged."""
+    receipt = json_files.read(path, Receipt)
+    samples, columns = receipt["record"].samples, receipt["rows"]
+    lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
+    lengths |= {len(rows) for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs")) if rows}
+    if (captions := receipt.get("captions")) is not None:
+        lengths.add(len(captions["counts"]))
+        names = len(captions["names"])
+        if sum(captions["counts"]) != len(captions["rows"]) or any(
+            row[2] >= names for row in captions["rows"]
+        ):
+            raise Malformed(f"{path}: its captions do not agree in number")
+    if lengths != {samples}:
+        raise Malformed(f"{path}: its rows are not those of {counted(samples, 'sample')}")
+    return receipt
 
 
 class Encoder(Protocol):
@@ -107,7 +152,7 @@ def recorded_origin(folder: Path) -> dict[str, Any] | None:
         record = DatasetManifest.read(folder).extra.get("made_from")
     else:
         with contextlib.suppress(FileNotFoundError):
-            record = json.loads((folder / RECEIPTS / MADE_FROM).read_text(encoding="utf-8"))
+            record = json_files.read(folder / RECEIPTS / MADE_FROM, dict[str, Any])
     return record
 
 
@@ -120,7 +165,7 @@ def begin(job: Job, made_from: Mapping[str, Any]) -> None:
     note = folder / RECEIPTS / MADE_FROM
     if not note.exists():
         write_json_once(note, made_from)
-    if (differs := compare(json.loads(note.read_text()), made_from)) is not None:
+    if (differs := compare(json_files.read(note, dict[str, Any]), made_from)) is not None:
         path, before, now = differs
         ways = ways_out(encoded(job), "the old content")
         raise UserError(f"{folder}: begun with {path}={before}, now it is {now}; {ways}")

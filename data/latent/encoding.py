@@ -131,7 +131,7 @@ class _Part:
         rows = np.array(self.job.rows(self.shard))
         buckets = self.job.column[rows]
         for row in rows[buckets == NO_BUCKET].tolist():
-            width, height, frames, _ = self.job.dataset.media[row].tolist()
+            width, height, frames = self.job.dataset.media[row].tolist()[:3]
             reason = f"{width}x{height} with {frames} frames fits no bucket"
             self._set_aside(row, Fault("bucket", reason), ())
         last = Pack(np.zeros((0, *self.job.shapes[0]), self.job.dtype), rows[:0], rows[:0])

@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
+from core.reading.array_files import read_header
 from data.dataset.tars import Member
 
 _PIECE = 1 << 17  # values, 256 KiB or 512
@@ -80,17 +81,16 @@ def array_place(
     """
     file.seek(member.content)
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not version 1.0 of the format")
-        shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+        header = read_header(file)
     except ValueError as error:
         raise WorkError(f"{path}: {name} is no .npy array ({error})") from None
-    offset = file.tell()
-    if found != dtype or fortran:
-        raise WorkError(f"{path}: {name} holds {found}, expected {dtype} in C order")
-    if offset - member.content + int(np.prod(shape)) * dtype.itemsize != member.size:
-        raise WorkError(f"{path}: {name} has {member.size} bytes, which is not what shape {shape} takes")
-    return shape, offset
+    if header.dtype != dtype:
+        raise WorkError(f"{path}: {name} holds {header.dtype}, expected {dtype}")
+    if header.offset + header.nbytes != member.size:
+        raise WorkError(
+            f"{path}: {name} has {member.size} bytes, which is not what shape {header.shape} takes"
+        )
+    return header.shape, member.content + header.offset
 
 
 def is_finite(array: np.ndarray) -> bool:

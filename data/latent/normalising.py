@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.draws import Draws
+from core.reading.json_schema import Range
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:
@@ -33,10 +34,14 @@ class LatentSums:
     variance: sum of the posterior's variance, (C,); 0 where only means are stored.
     """
 
-    count: int
+    count: Annotated[int, Range(1)]
     total: tuple[float, ...]
     squares: tuple[float, ...]
     variance: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.total) == len(self.squares) == len(self.variance) > 0:
+            raise ValueError("total, squares and variance have to be of the same channels")
 
     @classmethod
     def of(cls, latents: np.ndarray) -> LatentSums:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from core.errors import WorkError
 from core.files import regular
+from core.reading import json_files
+from core.reading.json_schema import U32
 from data.dataset.tars import Member, samples
 from data.latent.members import array_place, is_finite, read_array
 from data.latent.packs import (
@@ -19,13 +20,12 @@ from data.latent.packs import (
     ID_DTYPE,
     LABEL_DTYPE,
     LATENT_DTYPE,
-    LATENT_DTYPES,
     NO_CAPTIONS,
     TEXT_RANGE_DTYPE,
     Absent,
     Pack,
     Place,
-    Shape,
+    Sides,
     Text,
     TextPlace,
 )
@@ -86,11 +86,11 @@ def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
 
 def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) -> Place:
     about = _about(path, key, members["json"], file)
-    dtype = about.dtype
+    dtype = np.dtype(about.get("dtype", LATENT_DTYPE.name)).newbyteorder("<")
     ids = read_array(path, f"{key}.id.npy", members["id.npy"], file, ID_DTYPE)
     labels = read_array(path, f"{key}.label.npy", members["label.npy"], file, LABEL_DTYPE)
     shape, offset = array_place(path, f"{key}.latent.npy", members["latent.npy"], file, dtype)
-    if shape[1:] != about.shape or not len(ids) == len(labels) == shape[0] or len(shape) != 6:
+    if shape[1:] != about["shape"] or not len(ids) == len(labels) == shape[0] or len(shape) != 6:
         raise WorkError(f"{path}: the members of pack {key} do not agree in shape")
     flip_offset = 0
     if (flip := members.get("flip.npy")) is not None:
@@ -99,8 +99,8 @@ def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) ->
             raise WorkError(f"{path}: {key}.flip.npy is {flip_shape}, but {key}.latent.npy is {shape}")
     text = None
     if "text.npy" in members:
-        text = _text_place(path, key, members, file, len(ids), about.caption_names)
-    return Place(shape[1:], ids, labels, offset, about.absent, flip_offset, text, dtype)
+        text = _text_place(path, key, members, file, len(ids), about.get("caption_names", ()))
+    return Place(shape[1:], ids, labels, offset, about["absent"], flip_offset, text, dtype)
 
 
 def _text_place(
@@ -118,23 +118,16 @@ def _text_place(
     return TextPlace(offset, shape[0], shape[1], ranges, captions, names)
 
 
-class _About(NamedTuple):
+class _About(TypedDict):
     """The `.json` of a pack."""
 
-    shape: Shape
+    shape: Sides
+    samples: U32
     absent: tuple[Absent, ...]
-    dtype: np.dtype
-    caption_names: tuple[str, ...]
+    dtype: NotRequired[Literal["float16", "float32"]]
+    caption_names: NotRequired[tuple[str, ...]]
 
 
 def _about(path: Path, key: str, member: Member, file: IO[bytes]) -> _About:
     file.seek(member.content)
-    try:
-        about = json.loads(file.read(member.size))
-        absent = [Absent(int(a["id"]), int(a["label"]), tuple(a["shape"])) for a in about["absent"]]
-        dtype = np.dtype(about.get("dtype", LATENT_DTYPE.name)).newbyteorder("<")
-        if dtype not in LATENT_DTYPES:
-            raise ValueError(f"dtype {dtype} is none of latents")
-        return _About(tuple(about["shape"]), tuple(absent), dtype, tuple(about.get("caption_names", ())))
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkError(f"{path}: {key}.json is damaged ({type(error).__name__}: {error})") from None
+    return json_files.parse(file.read(member.size), _About, f"{path}: {key}.json")

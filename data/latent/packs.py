@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from core.files import atomic_file
+from core.reading.json_schema import I32, U32, U64
 from data.latent.members import (
     is_finite,
     write_array,
@@ -44,6 +45,7 @@ NO_CAPTIONS = np.zeros(0, CAPTION_DTYPE)
 PACK_SAMPLES = 64
 CAPTIONS_MEMBER = "captions.npy"
 Shape = tuple[int, ...]
+Sides = tuple[U32, ...]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Absent:
     shape: () where it fits no bucket.
     """
 
-    id: int
-    label: int
-    shape: Shape
+    id: U64
+    label: I32
+    shape: Sides
 
 
 @dataclass(frozen=True)

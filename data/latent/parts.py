@@ -53,6 +53,8 @@ class Parts:
         from a file server at once, and fault on no page. Fastest where ranges of one part stand together, in
         order. WorkError names a part that is cut off, or that the ranges do not fit.
         """
+        if (parts >= len(self._bytes)).any():
+            raise WorkError(f"{self.folder}: the index names part {parts.max()} of {len(self._bytes)}")
         outside = (offsets < 0) | (offsets > self._bytes[parts] - out.shape[1])
         if outside.any():
             name = self.manifest.shards[parts[outside][0]].name

@@ -17,7 +17,7 @@ from data.dataset.schema import (
     CAPTION_ROW_DTYPE,
     CAPTION_ROWS,
     CAPTION_SPAN_DTYPE,
-    CAPTIONS,
+    CAPTION_SPANS,
     TEXT,
     TEXT_DTYPE,
     DatasetManifest,
@@ -38,7 +38,7 @@ class Captions:
 
     def __init__(self, folder: Path, manifest: DatasetManifest, choice: CaptionConfig = ANY_CAPTION) -> None:
         self._choice, self._names = choice, caption_names(manifest)
-        self._spans = read_sidecar(folder / CAPTIONS, CAPTION_SPAN_DTYPE, manifest)
+        self._spans = read_sidecar(folder / CAPTION_SPANS, CAPTION_SPAN_DTYPE, manifest)
         path, count = folder / CAPTION_ROWS, int(manifest.extra["captions"]["rows"])
         crcs = manifest.blocks.get(CAPTION_ROWS, "")
         self._rows = open_table(path, CAPTION_ROW_DTYPE, count, crcs, "not readable")
@@ -147,7 +147,7 @@ def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
 
 def has_several(manifest: DatasetManifest) -> bool:
     """Whether a cache holds several captions of a sample, or captions with names."""
-    return CAPTIONS in manifest.files
+    return CAPTION_SPANS in manifest.files
 
 
 def caption_names(manifest: DatasetManifest) -> list[str]:

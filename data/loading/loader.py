@@ -145,6 +145,7 @@ class LatentLoader:
         return replace(batch, tally=tally(step_index, batch))
 
     def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray, draws: Draws) -> Condition:
+        self.caches[number].manifest.require_labels(entries["label"], self.caches[number].folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         reader = self._texts[number]
         if reader is None:

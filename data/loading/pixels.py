@@ -182,6 +182,7 @@ class PixelLoader:
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]], draws: Draws
     ) -> Condition:
         """Labels and text; rows whose text cannot be used join the refused ones, {row: (stage, reason)}."""
+        self.dataset.manifest.require_labels(entries["label"], self.dataset.folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         if self._texts is None:
             return Condition(label=label)

@@ -22,20 +22,33 @@ END = 2**62  # a time after every packet
 
 
 class Packet(NamedTuple):
-    """A compressed picture. time: when it is shown, in units of the stream.  size: bytes."""
+    """A compressed picture. time: when it is shown, in units of the stream.  size: bytes.
+
+    shown: False where the file says that it is not.
+    """
 
     time: int
     size: int
     key: bool
+    shown: bool = True
 
 
 class Clip(NamedTuple):
-    """Packets with start <= time < stop, in units of the stream; how many, and how many bytes."""
+    """Packets with start <= time < stop, in units of the stream; how many frames, and how many bytes.
+
+    shown: from which time on frames are shown; None: all are.
+    """
 
     start: int
     stop: int
     frames: int
     bytes: int
+    shown: int | None = None
+
+    @property
+    def begins(self) -> int:
+        """When the first frame that it shows is shown in the whole video."""
+        return self.start if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +101,38 @@ def cut_video(
     in_time = sorted(packets)
     times = [packet.time for packet in in_time]
     total = [0, *itertools.accumulate(packet.size for packet in in_time)]
-    edges = [times[0], *changes, END]
+    shown = [0, *itertools.accumulate(packet.shown for packet in in_time)]
     length, stride = config.length_s / unit_s, config.stride_s / unit_s
     clips = []
-    for first, last in itertools.pairwise(edges):
-        inside = starts[bisect.bisect_left(starts, first) : bisect.bisect_left(starts, last)]
-        stop = boundaries[bisect.bisect_right(boundaries, last) - 1]
-        for a, b in _clips_of_scene(inside, boundaries, stop, length, stride):
-            i, j = bisect.bisect_left(times, a), bisect.bisect_left(times, b)
-            clips.append(Clip(a, b, j - i, total[j] - total[i]))
+    for begin, end in _shown_runs(in_time):
+        # What comes before the first keyframe of a run is shown by a clip that begins with hidden frames.
+        hidden = {begin: starts[place - 1]} if (place := bisect.bisect_right(starts, begin)) else {}
+        for first, last in itertools.pairwise(_edges(begin, end, changes)):
+            inside = starts[bisect.bisect_left(starts, first) : bisect.bisect_left(starts, last)]
+            if first == begin and hidden and (not inside or inside[0] > begin):
+                inside = [begin, *inside]
+            stop = boundaries[bisect.bisect_right(boundaries, last) - 1] if last >= boundaries[0] else first
+            for a, b in _clips_of_scene(inside, boundaries, stop, length, stride):
+                start = hidden.get(a, a)
+                i, j = bisect.bisect_left(times, start), bisect.bisect_left(times, b)
+                frames = shown[j] - shown[i]
+                clips.append(Clip(start, b, frames, total[j] - total[i], None if start == a else a))
     return clips
+
+
+def _edges(begin: int, end: int, changes: Sequence[int]) -> list[int]:
+    """Where scenes begin and end between two times."""
+    return [begin, *(change for change in changes if begin < change < end), end]
+
+
+def _shown_runs(in_time: Sequence[Packet]) -> list[tuple[int, int]]:
+    """(time of the first frame, of what is hidden after the last) of each run of frames that are shown."""
+    edges = [
+        packet.time
+        for packet, before in zip(in_time, [None, *in_time[:-1]], strict=True)
+        if packet.shown != (before is not None and before.shown)
+    ]
+    return list(zip(edges[::2], [*edges[1::2], END], strict=False))
 
 
 def _clips_of_scene(

@@ -4,19 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 
 from core.config.settings import setting
 from core.files import regular
+from core.reading.json_schema import U8, U32
 
-IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+# Canonical suffix -> Pillow's (images) or FFmpeg's (videos) name of the format; HEIF is read by pillow-heif.
+IMAGE_FORMATS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "avif": "AVIF",
+    "heic": "HEIF",
+}
 VIDEO_FORMATS = {"mp4": "mp4", "mkv": "matroska", "avi": "avi"}
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIF, MP4, QuickTime, Matroska, WebM or AVI"
 # Names under which media are looked for; what a file is follows from its content (`suffix_of`).
-MEDIA_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+READ_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".avif", ".avifs", ".heic", ".heif", ".heics", ".heifs", ".hif"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp", ".3g2"),
+)
+MEDIA_SUFFIXES = (
+    *READ_SUFFIXES,
+    # Found so that they are refused by name, one by one.
+    *(".jxl", ".jp2", ".j2k", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob", ".flv", ".wmv", ".ogv"),
+)
 T = TypeVar("T")
 
+HEAD = 1024  # bytes by which `suffix_of` tells what a file is
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_AVIF = {b"avif", b"avis"}
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf", b"avci", b"jpeg", b"vvic"}
+_HEIF_SEQUENCE = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1", b"avcs", b"vvis"}
+_VIDEO = "ffmpeg -i FILE -c copy FILE.mkv makes one that is"
+_PICTURE = "save it as PNG or JPEG"
+# How files begin that are known and not read: (offset, bytes), what they are, what may be done.
+_UNREAD = (
+    (0, b"\xff\x0a", "JPEG XL", _PICTURE),
+    (4, b"JXL \r\n\x87\n", "JPEG XL", _PICTURE),
+    (4, b"jP  \r\n\x87\n", "JPEG 2000", _PICTURE),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", _PICTURE),
+    (0, b"8BPS", "Photoshop", _PICTURE),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR", _PICTURE),
+    (0, b"#?RADIANCE", "Radiance HDR", _PICTURE),
+    (0, b"FUJIFILMCCD-RAW", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"IIRO", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"IIU\0", "raw photograph", "develop it to PNG or JPEG"),
+    (8, b"CR\x02\0", "raw photograph", "develop it to PNG or JPEG"),
+    (8, b"crx ", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"\0\0\x01\xba", "MPEG program stream", _VIDEO),
+    (0, b"\0\0\x01\xb3", "MPEG video stream", _VIDEO),
+    (0, b"FLV\x01", "Flash video", _VIDEO),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media", _VIDEO),
+    (0, b"OggS", "Ogg", _VIDEO),
+)
 
 
 class MediaError(ValueError):
@@ -47,13 +96,67 @@ class MediaLimits:
             raise MediaError(f"{what} of {size} bytes, the limit is {self.bytes}")
 
 
+class MediaRecord(TypedDict):
+    """A `Media` as JSON; rate and duration are fractions such as `30000/1001`."""
+
+    width: U32
+    height: U32
+    frames: U32
+    fps: float
+    rate: str
+    duration: str
+    fields: U8
+    found: dict[str, str]
+
+
 class Media(NamedTuple):
-    """What a file shows, as displayed. frames: 1 for an image. fps: mean frames a second, 0 for an image."""
+    """What a file shows, as displayed.
+
+    frames: 1 for an image.  fps: frames a second as a float, 0 for an image.  rate: the same exactly, the
+    mean where frames are not evenly spaced.  duration: in seconds, measured; 0 for an image.
+    fields: how frames are interlaced, one of `data.media.film.interlacing.Fields`.
+    found: what else the file says of itself and what is done about it, {property: value}; for the sample's
+    JSON and for counts. docs/media.md lists the properties.
+    """
 
     width: int
     height: int
     frames: int
     fps: float
+    rate: Fraction = Fraction(0)
+    duration: Fraction = Fraction(0)
+    fields: int = 0
+    found: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts; 0 for an image."""
+        return float(self.duration) if self.duration else self.frames / self.fps if self.fps else 0.0
+
+    def described(self) -> dict[str, Any]:
+        """What a sample's JSON says; exact rate and duration only of videos, `found` where there is any."""
+        values = self.to_json()
+        absent = (
+            {"fields"} | (set() if self.rate else {"rate", "duration"}) | (set() if self.found else {"found"})
+        )
+        return {name: value for name, value in values.items() if name not in absent}
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as JSON; fractions as `30000/1001`."""
+        fractions = {"rate": str(self.rate), "duration": str(self.duration)}
+        return {**self._asdict(), **fractions, "found": dict(self.found)}
+
+    @classmethod
+    def from_json(cls, values: MediaRecord) -> Self:
+        """What `to_json` gave; ValueError where a fraction is none."""
+        try:
+            rate, duration = Fraction(values["rate"]), Fraction(values["duration"])
+        except ZeroDivisionError:
+            raise ValueError("a fraction has the denominator 0") from None
+        return cls(
+            *(values["width"], values["height"], values["frames"], values["fps"]),
+            *(rate, duration, values["fields"], values["found"]),
+        )
 
 
 DEFAULT_LIMITS = MediaLimits()
@@ -79,20 +182,54 @@ def media_member(members: Mapping[str, T]) -> T:
 
 
 def suffix_of(head: bytes) -> str:
-    """The canonical suffix (jpg, png, webp, mp4, mkv, avi) by a file's first 16 bytes; MediaError if none."""
+    """The canonical suffix of a file by its first `HEAD` bytes (more do no harm).
+
+    It is one of IMAGE_FORMATS or VIDEO_FORMATS. MediaError names what else the file is.
+    """
     if head.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"AVI "):
         return "webp" if head[8:12] == b"WEBP" else "avi"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+        return "bmp"
+    _refuse_unread(head)
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tif"
+    if head[4:8] == b"ftyp":
+        return _suffix_of_brands(head)
     if head[4:8] in _BOXES:
         return "mp4"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "mkv"
-    raise MediaError(
-        "empty file" if not head else "not a JPEG, PNG, WebP, MP4, QuickTime, Matroska, WebM or AVI file"
-    )
+    raise MediaError("empty file" if not head else f"not a {ACCEPTED} file")
+
+
+def _refuse_unread(head: bytes) -> None:
+    """MediaError if the file is of a kind that is known and not read."""
+    for offset, mark, name, way in _UNREAD:
+        if head.startswith(mark, offset):
+            raise MediaError(f"is a {name} file, not a {ACCEPTED} file: {way}")
+    for first, packet in ((0, 188), (4, 192)):  # with a time before each packet, as cameras write
+        if len(head) > 2 * packet + first and all(head[first + k * packet] == 0x47 for k in range(3)):
+            raise MediaError(f"is a MPEG-TS file, not a {ACCEPTED} file: {_VIDEO}")
+
+
+def _suffix_of_brands(head: bytes) -> str:
+    """avif, heic or mp4 by the brands of a file's first box (ISO/IEC 14496-12, 4.3; 23008-12, 10)."""
+    size = int.from_bytes(head[:4], "big")
+    major = head[8:12]
+    brands = {major, *(head[at : at + 4] for at in range(16, min(size, len(head)) - 3, 4))}
+    if major in _AVIF | _HEIF | _HEIF_SEQUENCE and brands & _AVIF:
+        return "avif"
+    if major in _HEIF_SEQUENCE:
+        raise MediaError(
+            f"is a HEIF image sequence (brand {major.decode()}), not a {ACCEPTED} file: {_VIDEO}"
+        )
+    return "heic" if major in _HEIF else "mp4"
 
 
 def read_media(source: bytes | Path, limits: MediaLimits) -> bytes:

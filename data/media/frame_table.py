@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, NamedTuple
 
 
 class Start(NamedTuple):
@@ -19,31 +16,40 @@ class FrameTable(NamedTuple):
     """How many frames a file shows, and its keyframes in order.
 
     delay: of showing after decoding; MP4 is searched by times of decoding plus this.
+    seconds: about how long the packets last.
     """
 
     frames: int
     starts: tuple[Start, ...]
     delay: int
+    seconds: float
 
 
-def listed_packets(stream: Any) -> int:
-    """How many packets the header of the file promises; 0 if it does not say."""
-    entries: int = len(stream.index_entries)
-    if entries and "mp4" in stream.container.format.name.split(","):
+def listed_packets(stream: Any, data: bytes) -> int:
+    """How many packets the header of the file `data` promises; 0 if it does not say."""
+    entries, kinds = len(stream.index_entries), stream.container.format.name.split(",")
+    if entries and "mp4" in kinds:
         return min(entries, stream.frames)  # fewer than it counts where an edit list shows a part of them
+    # A chunk of AVI without bytes says that the frame before it stays; its header counts it, its index does
+    # not. The index is that of the file only where the file is as long as it says.
+    if "avi" in kinds and len(data) >= 8 + int.from_bytes(data[4:8], "little"):
+        return min(entries, stream.frames)
     return int(stream.frames)
 
 
-def read_table(stream: Any, size: int) -> FrameTable | None:
-    """The table of a file of `size` bytes; None if it does not list all frames, or some are cut off."""
+def read_table(stream: Any, data: bytes) -> FrameTable | None:
+    """The table of the file `data`; None if it does not list all frames, or some are cut off."""
     entries = stream.index_entries
-    if not 0 < len(entries) == listed_packets(stream):
+    if not 0 < len(entries) == listed_packets(stream, data):
         return None
     frames, starts = 0, []
     for entry in entries:
-        if entry.pos + entry.size > size or not entry.size:
+        if entry.pos + entry.size > len(data) or not entry.size:
             return None
         if entry.is_keyframe:
             starts.append(Start(frames, entry.timestamp))
         frames += not entry.is_discard
-    return FrameTable(frames, tuple(starts), (stream.start_time or 0) - entries[0].timestamp)
+    delay = (stream.start_time or 0) - entries[0].timestamp
+    span = float((entries[-1].timestamp - entries[0].timestamp) * stream.time_base)
+    seconds = span * len(entries) / max(1, len(entries) - 1)  # the last packet lasts too
+    return FrameTable(frames, tuple(starts), delay, seconds)

@@ -6,80 +6,62 @@ expect; so a playlist or script called `x.mp4` cannot make it open other files.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
 
+from data.media.colour import ColourMode
+from data.media.film.interlacing import Fields
+from data.media.film.measuring import check_video, probe_video
 from data.media.formats import (
     DEFAULT_LIMITS,
     IMAGE_FORMATS,
-    VIDEO_FORMATS,
     Media,
     read_media,
     suffix_of,
 )
 from data.media.formats import MediaError as MediaError
 from data.media.formats import MediaLimits as MediaLimits
-from data.media.scaling import covering_box, displayed_size
+from data.media.scaling import covering_box
+from data.media.stills.animation import decode_animation
+from data.media.stills.facts import probe_still
+from data.media.stills.rendering import read_still
+from data.media.stills.still import opened_still
 from data.media.video import decode_video as decode_video
 from data.media.video import encode_mp4 as encode_mp4
-from data.media.video_file import opened_video
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
 
+def probe(
+    source: bytes | Path,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    fields: bool = False,
+    colour: ColourMode = "convert",
+) -> Media:
+    """Size, frames and rate as displayed; decodes at most one frame. MediaError if it is no usable media.
 
-def probe(source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Media:
-    """Size, frames and rate as displayed; decodes at most one frame. MediaError if it is no usable media."""
+    fields: decode what it takes to see whether a video is interlaced, too.
+    colour: what is to be done about colours that are not those of training.
+    """
     data = read_media(source, limits)
     if suffix_of(data) in IMAGE_FORMATS:
-        with _opened_image(data, limits) as image:
-            turned = _orientation(image) in SIDEWAYS
-            width, height = image.size[::-1] if turned else image.size
-        return Media(width, height, 1, 0.0)
-    with opened_video(data, limits) as video:
-        for _, frame in video.pictures():
-            height, width = displayed_size(frame)
-            return Media(width, height, video.frames, video.fps)
-    raise MediaError("damaged video: no frame can be decoded")
+        return probe_still(data, limits, colour, whole=False)
+    return probe_video(data, limits, fields, colour)
 
 
-def check(source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Media:
+def check(
+    source: bytes | Path, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert"
+) -> Media:
     """What `probe` says, after every pixel of every frame was decoded: what passes is whole."""
     data = read_media(source, limits)
     if suffix_of(data) in IMAGE_FORMATS:
-        height, width, _ = decode_image(data, limits).shape
-        return Media(width, height, 1, 0.0)
-    with opened_video(data, limits) as video:
-        decoded, sizes = 0, set()
-        for number, frame in video.pictures():
-            if frame.is_corrupt:
-                raise MediaError(f"damaged video: frame {number} of {video.frames}")
-            decoded += 1
-            sizes.add(displayed_size(frame))
-        if decoded != video.frames or len(sizes) != 1:
-            raise MediaError(f"damaged video: {decoded} of {video.frames} frames, in {len(sizes)} sizes")
-        height, width = sizes.pop()
-        return Media(width, height, video.frames, video.fps)
+        return probe_still(data, limits, colour, whole=True)
+    return check_video(data, limits, colour)
 
 
 def decode_media(
@@ -88,69 +70,36 @@ def decode_media(
     frames: tuple[int, int, int] = (0, 1, 1),
     fps: float | None = None,
     size: tuple[int, int] | None = None,
+    fields: Fields = Fields.WHOLE,
+    colour: ColourMode = "convert",
 ) -> np.ndarray:
     """uint8 (T, H, W, 3): the chosen frames of a video, or an image as its only frame, brought to `size`.
 
-    Arguments as of `decode_video`; the content says which of the two it is. So a video of one frame is read
-    as an image is, which is how it is put into a bucket (`data.order.buckets.is_image`).
+    Arguments as of `decode_video`; the content says which of the two it is, and an animated picture is a
+    video. A video of one frame is read as an image is, which is how it is put into a bucket
+    (`data.order.buckets.is_image`).
     """
     if suffix_of(data) not in IMAGE_FORMATS:
-        return decode_video(data, limits, frames, fps, size)
-    start, count, _ = frames
-    if start + count > 1:
-        raise MediaError(f"is an image, {start + count} frames are needed")
-    picture = decode_image(data, limits)[None]
-    return resize_crop(picture, *size) if size else picture
+        return decode_video(data, limits, frames, fps, size, fields=fields, colour=colour)
+    with opened_still(data, limits) as still:
+        if still.frames > 1:
+            pixels = decode_animation(still, limits, frames, fps, colour)
+        elif frames[0] + frames[1] > 1:
+            raise MediaError(f"is an image, {frames[0] + frames[1]} frames are needed")
+        else:
+            pixels = read_still(still, colour)[None]
+    return resize_crop(pixels, *size) if size else pixels
 
 
-def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """uint8 (H, W, 3), turned as EXIF says; of an animation the first picture.
+def decode_image(
+    data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert"
+) -> np.ndarray:
+    """uint8 (H, W, 3), turned as EXIF says, over white, in sRGB; of an animation the first picture.
 
-    Transparency is laid over white; 16-bit grey is scaled to 8 bits; all else converts to RGB.
     The claimed size is checked before any pixel is decoded; a truncated file is a MediaError.
     """
-    from PIL import Image
-
-    with _opened_image(data, limits) as image:
-        image.load()
-        orientation = _orientation(image)
-        if image.mode.startswith("I"):
-            grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-            image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-        elif image.has_transparency_data:
-            front = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-        picture = np.asarray(image.convert("RGB"))
-    if orientation in SIDEWAYS:
-        picture = picture.transpose(1, 0, 2)
-    vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    return np.ascontiguousarray(picture[:: -1 if vertical else 1, :: -1 if horizontal else 1])
-
-
-def _orientation(image: Any) -> int:
-    return image.getexif().get(0x0112, 1)
-
-
-@contextlib.contextmanager
-def _opened_image(data: bytes, limits: MediaLimits) -> Iterator[Any]:
-    from PIL import Image, UnidentifiedImageError
-
-    limits.check_bytes(len(data))
-    if (suffix := suffix_of(data)) in VIDEO_FORMATS:
-        raise MediaError("is a video, not an image")
-    format = IMAGE_FORMATS[suffix]
-    try:
-        with Image.open(io.BytesIO(data), formats=[format]) as image:
-            limits.check_picture(*image.size)
-            yield image
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"claims too many pixels ({error})") from None
-    except MediaError:
-        raise
-    except UnidentifiedImageError:  # its text holds an address in memory
-        raise MediaError(f"damaged image: header is not that of a {format} file") from None
-    except _PILLOW_ERRORS as error:
-        raise MediaError(f"damaged image: {error or type(error).__name__}") from None
+    with opened_still(data, limits) as still:
+        return read_still(still, colour)
 
 
 def resize_crop(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from data.media.clips import Clip, ClipConfig, Packet, cut_video
-from data.media.formats import VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.media.film.decoders import has_side_alpha
+from data.media.film.streams import choose_stream
+from data.media.formats import HEAD, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
 from data.media.scenes import scene_changes
-from data.media.video_file import opened_video
+from data.media.video_file import Video, opened_video
 
 _CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "avi": "matroska"}  # AVI has no times of display
 
@@ -33,12 +36,11 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
     """
     with opened_video(data, limits) as video:
         changes = scene_changes(video, config) if config.scenes else []
-        packets = _packets(video)
         unit_s = float(video.stream.time_base)
-        clips = cut_video(packets, changes, config, unit_s)
+        clips = cut_video(_packets(video), changes, config, unit_s)
         if not clips:
             raise MediaError("cannot be cut: no scene has a keyframe to begin with")
-        is_whole = len(clips) == 1 and clips[0].frames == len(packets)
+        is_whole = len(clips) == 1 and clips[0].frames == video.frames
         return None if is_whole else tuple(clips), unit_s
 
 
@@ -50,28 +52,43 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
     import av
 
     limits.check_bytes(clip.bytes, "clip")
-    suffix = suffix_of(file.read(16) or b"")
+    suffix = suffix_of(file.read(HEAD) or b"")
     file.seek(0)
     out = io.BytesIO()
     try:
         with (
             av.open(file, "r", format=VIDEO_FORMATS[suffix], metadata_errors="replace") as source,
-            av.open(out, "w", format=_CONTAINERS[suffix], options={"fflags": "+bitexact"}) as target,
+            contextlib.ExitStack() as stack,
         ):
-            stream: Any = source.streams.video[0]
+            stream: Any = choose_stream(source, limits.frames).stream
+            format = _container(suffix, stream)
+            target = stack.enter_context(av.open(out, "w", format=format, options={"fflags": "+bitexact"}))
             copy = target.add_stream_from_template(stream)
+            if has_side_alpha(stream):
+                copy.metadata["alpha_mode"] = "1"
             second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier
-            source.seek(max(clip.start - second, stream.start_time or 0), stream=stream)
+            source.seek(max(clip.start - second, min(clip.start, stream.start_time or 0)), stream=stream)
             packets = list(_between(source.demux(stream), clip))
             if sum(packet.size for packet in packets) != clip.bytes:
                 raise MediaError("it is not the video in which its clip was found")
             for packet, time in zip(packets, _decoding_times([p.pts for p in packets]), strict=True):
-                packet.pts, packet.dts = packet.pts - clip.start, time - clip.start
+                # What is shown before time 0 is hidden by the edit list that the MP4 gets.
+                packet.pts, packet.dts = packet.pts - clip.begins, time - clip.begins
                 packet.stream = copy
                 target.mux(packet)
     except av.FFmpegError as error:
         raise MediaError(f"damaged video: {error.strerror}") from None
     return out.getvalue()
+
+
+def _container(suffix: str, stream: Any) -> str:
+    """FFmpeg's name of the container that a clip is copied into."""
+    import av
+
+    name = _CONTAINERS[suffix]
+    with av.open(io.BytesIO(), "w", format=name) as container:
+        takes = stream.codec.canonical_name in container.supported_codecs
+    return name if takes else "mov"  # as QuickTime's ProRes, which MP4 has no name for
 
 
 def _between(packets: Any, clip: Clip) -> Iterator[Any]:
@@ -96,13 +113,12 @@ def _decoding_times(times: list[int]) -> list[int]:
     return [time - delay for time in ascending]
 
 
-def _packets(video: Any) -> list[Packet]:
+def _packets(video: Video) -> list[Packet]:
     """All packets in the order of the file; MediaError where one has no time of display."""
-    video.container.seek(0)
-    packets = []
-    for packet in video.container.demux(video.stream):
-        if packet.size:
-            if packet.pts is None:
-                raise MediaError("cannot be cut: its packets have no times")
-            packets.append(Packet(packet.pts, packet.size, packet.is_keyframe))
-    return packets
+    if any(packet.time is None for packet in video.packets):
+        raise MediaError("cannot be cut: its packets have no times")
+    edited = video.suffix == "mp4"  # elsewhere what is not shown is no picture, and harmless
+    return [
+        Packet(time, packet.size, packet.key, packet.shown or not edited)
+        for time, packet in zip(video.display_times, video.packets, strict=True)
+    ]

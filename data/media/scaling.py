@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from data.media.colour import ColourMode
+from data.media.film.geometry import Geometry, turn_of
+from data.media.film.looks import look_of, to_rgb
+
 # What is done to pictures and to frames: part of what a latent cache says it was made with.
 RESIZE = {
     "images": "Pillow bicubic, antialiased, to cover; centre crop",
@@ -19,8 +23,11 @@ RESIZE = {
 }
 
 
+PLAIN = Geometry()
+
+
 def covering_box(
-    source: tuple[int, int], target: tuple[int, int], position: tuple[float, float] = (0.5, 0.5)
+    source: tuple[float, float], target: tuple[int, int], position: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float, float, float]:
     """(left, top, right, bottom): the largest part of `source` that has the shape of `target`.
 
@@ -32,7 +39,7 @@ def covering_box(
     return left, top, right, bottom
 
 
-def _span(whole: int, part: float, position: float) -> tuple[float, float]:
+def _span(whole: float, part: float, position: float) -> tuple[float, float]:
     """(first, last) edge of a part of `whole` pixels; both lie in [0, whole].
 
     n * (whole / n) rounds to slightly more than `whole` for 1 to 4 % of sizes (1600 pixels into 352, say), so
@@ -42,46 +49,57 @@ def _span(whole: int, part: float, position: float) -> tuple[float, float]:
     return first, min(first + part, whole)
 
 
+def sharp_filter() -> Any:
+    """swscale's flags by which all frames are scaled and become RGB."""
+    from av.video.reformatter import Interpolation
+
+    return (
+        Interpolation.BICUBIC
+        | Interpolation.FULL_CHR_H_INT  # else two neighbours share the colour of one
+        | Interpolation.FULL_CHR_H_INP
+        | Interpolation.ACCURATE_RND
+        | Interpolation.BITEXACT  # no shortcuts that only some processors have
+    )
+
+
 class Scaler:
     """Writes frames as RGB of (height, width), as displayed; a part in the centre fills it.
 
     Bicubic with a = -0.6, antialiased. The part begins and ends where chroma samples do, up to a pixel of the
-    frame from the exact centre, so that luma and chroma stay registered.
+    frame from the exact centre, so that luma and chroma stay registered. Pixels that are not square become
+    so in the same pass.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        from av.video.reformatter import Interpolation, VideoReformatter
+    def __init__(
+        self, height: int, width: int, geometry: Geometry = PLAIN, colour: ColourMode = "convert"
+    ) -> None:
+        from av.video.reformatter import VideoReformatter
 
-        self.size = height, width
+        self.size, self.geometry, self._colour = (height, width), geometry, colour
         self._reformatter = VideoReformatter()  # one for all: each new one sets its filters up anew
-        self._filter = (
-            Interpolation.BICUBIC
-            | Interpolation.FULL_CHR_H_INT  # else two neighbours share the colour of one
-            | Interpolation.FULL_CHR_H_INP
-            | Interpolation.ACCURATE_RND
-            | Interpolation.BITEXACT  # no shortcuts that only some processors have
-        )
+        self._filter = sharp_filter()
         self._crop: tuple[Any, Any] = (None, None)  # for which frames and part, the graph
 
     def write(self, frame: Any, out: np.ndarray) -> None:
         """Fill uint8 (H, W, 3) from a frame of any size and format."""
-        turns = frame.rotation // 90
-        height, width = self.size[::-1] if turns % 2 else self.size
+        turn = turn_of(frame)
+        height, width = self.size[::-1] if turn.swap else self.size
+        look = look_of(frame, self._colour)
         small = self._reformatter.reformat(
             self._cropped(frame, height, width),
             width=width,
             height=height,
-            format="gbrp",  # swscale makes packed RGB pixel by pixel, which takes more than twice as long
+            format=look.format,
+            src_colorspace=look.matrix,
             interpolation=self._filter,
             threads=1,
         )
-        for plane, channel in zip(small.planes, (1, 2, 0), strict=True):
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-            out[..., channel] = np.rot90(rows[:height, :width], turns)
+        for channel, values in enumerate(to_rgb(small, look)):
+            out[..., channel] = turn.apply(values)
 
     def _cropped(self, frame: Any, height: int, width: int) -> Any:
         """The part to be seen, without a copy: the planes of the frame, from further inside."""
-        box = grid_box(frame, height, width)
+        box = grid_box(frame, height, width, self.geometry)
         if box == (0, 0, frame.width, frame.height):
             return frame
         key = box, frame.width, frame.height, frame.format.name
@@ -92,19 +110,24 @@ class Scaler:
         return graph.vpull()
 
 
-def displayed_size(frame: Any) -> tuple[int, int]:
-    """(height, width) of a frame as it is shown, which its file may say is turned."""
-    size = frame.height, frame.width
-    return size[::-1] if frame.rotation // 90 % 2 else size
+def displayed_size(frame: Any, geometry: Geometry = PLAIN) -> tuple[int, int]:
+    """(height, width) of a frame as it is shown: cut, of square pixels, turned."""
+    return geometry.shown(frame.width, frame.height, turn_of(frame))
 
 
-def grid_box(frame: Any, height: int, width: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the part that covers height x width, on the grid of chroma samples."""
-    left, top, right, bottom = covering_box((frame.height, frame.width), (height, width))
-    across, down = _chroma_steps(frame)
-    left_edge, part_width = _on_grid(right - left, frame.width, across)
-    top_edge, part_height = _on_grid(bottom - top, frame.height, down)
-    return left_edge, top_edge, part_width, part_height
+def grid_box(frame: Any, height: int, width: int, geometry: Geometry = PLAIN) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the part of a decoded frame that covers height x width.
+
+    It lies on the grid of chroma samples, and within what the container shows of the frame.
+    """
+    left, top, across, down = geometry.box(frame.width, frame.height)
+    wide, high = geometry.square(frame.width, frame.height)
+    box = covering_box((float(high), float(wide)), (height, width))
+    part = (box[2] - box[0]) * across / float(wide), (box[3] - box[1]) * down / float(high)
+    steps = _chroma_steps(frame)
+    first_column, part_width = _on_grid(part[0], across, steps[0])
+    first_row, part_height = _on_grid(part[1], down, steps[1])
+    return left + first_column, top + first_row, part_width, part_height
 
 
 def _chroma_steps(frame: Any) -> tuple[int, int]:
@@ -133,7 +156,9 @@ def _crop_graph(frame: Any, box: tuple[int, int, int, int]) -> Any:
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
     across, down = _chroma_steps(frame)
-    exact = int(width < across or height < down)  # else the filter rounds what is less than a step to nothing
+    # Else the filter rounds to whole steps, and what is less than one to nothing. What a container cuts off
+    # may begin between two chroma samples; chroma is then off by half a pixel, as with ffmpeg.
+    exact = int(left % across > 0 or top % down > 0 or width < across or height < down)
     graph.link_nodes(
         source, graph.add("crop", f"{width}:{height}:{left}:{top}:exact={exact}"), graph.add("buffersink")
     ).configure()

@@ -21,11 +21,11 @@ def scene_changes(video: Video, config: ClipConfig) -> list[int]:
     if config.cuts == "difference":
         places = _by_difference(_pictures(video, times, SMALL, SMALL, "rgb24"), config.scene_threshold)
     else:
-        context = video.stream.codec_context
+        context = video.context
         width = min(WIDE, context.width)
         height = max(1, round(context.height * width / context.width))
         pictures = _pictures(video, times, width, height, "bgr24")
-        places = _by_pyscenedetect(pictures, video.fps, config.scene_threshold)
+        places = _by_pyscenedetect(pictures, float(video.times.rate), config.scene_threshold)
     return [time for place in places if (time := times[place]) is not None]
 
 

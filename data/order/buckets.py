@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import counted
+from data.media.film.times import frames_at
 from data.media.formats import MediaError
 
 NO_BUCKET = 65535  # in an index: the sample fits no bucket, and no stream has it
@@ -45,8 +47,16 @@ class BucketConfig:
         high=1,
     )
     frames: tuple[int, ...] = setting((1, 17), "numbers of frames of made buckets; 1 is images", low=1)
-    fps: float = setting(0.0, "frame rate of clips; 0 keeps each video's own", unit="1/s", low=0)
+    fps: float = setting(
+        0.0,
+        "frame rate of clips: what is on screen at each time; 0 keeps each video's own",
+        unit="1/s",
+        low=0,
+    )
     stride: int = setting(1, "every stride-th frame is taken", unit="frames", low=1)
+    deinterlace: Literal["off", "auto"] = setting(
+        "off", "auto: make whole pictures of interlaced frames, one of each (bwdif); off leaves them"
+    )
 
 
 class GroupSizeError(UserError):
@@ -154,22 +164,28 @@ def assign(media: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig) -
 
 def available_frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
     """(samples,) int64: frames that a clip at the configured rate and stride can have; 1 for an image."""
-    frames = media["frames"].astype(np.float64)
-    rate = media["fps"] / config.fps if config.fps else np.ones(len(media))
-    span = np.maximum(frames - 1, 0) / np.maximum(config.stride * rate, 1e-9)
-    return np.where(~is_image(media), np.floor(span + 1e-6).astype(np.int64) + 1, 1)
+    return (np.maximum(_frames(media, config), 1) - 1) // config.stride + 1
+
+
+def _frames(media: np.ndarray, config: BucketConfig) -> np.ndarray:
+    """(samples,) int64: frames at the configured rate, or of the file."""
+    if not config.fps:
+        return media["frames"].astype(np.int64)
+    kinds, back = np.unique(media[["duration_num", "duration_den"]], return_inverse=True)
+    counts = [frames_at(Fraction(int(num), int(den) or 1), config.fps) for num, den in kinds.tolist()]
+    return np.where(is_image(media), 1, np.array(counts, np.int64)[back.reshape(-1)])
 
 
 def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float) -> int:
-    """Number of the first frame of a clip of `count` frames; MediaError if the sample has too few.
+    """Number of the first frame of a clip of `count` frames, in frames at the configured rate.
 
+    MediaError if the sample has too few.
     media: (1,) MEDIA_DTYPE.  where: in [0, 1], which of the possible clips; 0.5 is the one in the middle.
     """
-    if available_frames(media, clips)[0] < count:
-        raise MediaError(f"has {media['frames'][0]} frames, too few for {count}")
-    rate = float(media["fps"][0]) / clips.fps if clips.fps else 1.0
-    span = (count - 1) * clips.stride * rate
-    surplus = max(0, int(media["frames"][0] - 1 - span + 1e-6))
+    frames = int(_frames(media, clips)[0])
+    surplus = frames - 1 - (count - 1) * clips.stride
+    if surplus < 0:
+        raise MediaError(f"has {frames} frames, too few for {count}")
     return min(int(where * (surplus + 1)), surplus)
 
 

@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from core.draws import permutation
+from core.errors import WorkError
 
 _KEPT_BLOCKS = 4
 
@@ -69,7 +70,13 @@ class BucketRows:
     def rows(self, shard: int) -> np.ndarray:
         """The rows in the shard-th shard that has any, (counts[shard],) int64."""
         start, stop = self._starts[self._shards[shard]], self._starts[self._shards[shard] + 1]
-        return start + np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
+        found = np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
+        if len(found) != self.counts[shard]:  # the stream would look for the rest without end
+            raise WorkError(
+                f"rows {start} to {stop - 1} of the index: {len(found)} samples of bucket {self._bucket}, "
+                f"not {self.counts[shard]} as was counted: the index or the counts are damaged"
+            )
+        return start + found
 
 
 def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.draws import scrambled
-from core.errors import StorageError, WorkError
-from data.media.formats import MediaError, MediaLimits, media_member
-from data.media.images import decode_media
+from core.errors import StorageError, UserError, WorkError
+from data.dataset.schema import FOUND
+from data.media.colour import RULE, UNTAGGED_RULE
+from data.media.film.geometry import MIRRORED
+from data.media.film.interlacing import Fields
+from data.media.film.measuring import VARIABLE
+from data.media.formats import VIDEO_FORMATS, Media, MediaError, MediaLimits, media_member, suffix_of
+from data.media.images import decode_media, probe
 from data.order.buckets import (
     Bucket,
     BucketConfig,
@@ -18,6 +23,11 @@ from data.order.buckets import (
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
+
+
+COLOURED = {"colour", "profile"}  # properties for which pixels are converted
+_READ_SINCE = ("stream", "pixel_aspect", "cropping", "order", "colour", "profile", "matrix", "depth")
+ON_SCREEN = "what is on screen at each time"  # before: the nearest by number times the mean rate
 
 
 def read_pixels(
@@ -35,21 +45,72 @@ def read_pixels(
     where: in [0, 1], which of a video's possible clips; 0.5 is the one in the middle. Pictures are cropped
     in the centre.
     """
-    data = sample_media(dataset, row)
+    data = sample_media(dataset, row, by_time=bool(clips.fps))
     start = clip_start(dataset.media[row : row + 1], bucket.frames, clips, where)
     frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
-    pixels = decode_media(data, limits, frames, clips.fps or None, size)
+    fields = Fields(int(dataset.media["fields"][row])) if clips.deinterlace == "auto" else Fields.WHOLE
+    pixels = decode_media(data, limits, frames, clips.fps or None, size, fields, dataset.colour)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
 
 
-def sample_media(dataset: Dataset, row: int) -> bytes:
-    """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one."""
+def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:
+    """What pixels depend on besides size and clip, for fingerprints; {} where all is as it always was."""
+    identity: dict[str, Any] = {}
+    found = dataset.manifest.extra.get(FOUND, {})
+    if COLOURED & found.keys():
+        identity["colour"] = RULE if dataset.colour == "convert" else dataset.colour
+    if "matrix" in found:
+        identity["untagged"] = UNTAGGED_RULE
+    if dataset.media_rules:
+        identity["media_rules"] = dataset.media_rules
+    if clips.fps:
+        identity["frames_at_fps"] = ON_SCREEN
+    if clips.deinterlace != "off":
+        identity["deinterlace"] = clips.deinterlace
+    return identity
+
+
+def _require_unchanged(dataset: Dataset, row: int, data: bytes, by_time: bool) -> None:
+    """UserError if a sample of a dataset from before the media rules would be read otherwise by them."""
+    if what := changed(probe(data), by_time, is_film=suffix_of(data) in VIDEO_FORMATS):
+        raise UserError(
+            f"{dataset.place}: sample {row}: {what}, which was not read when the dataset was made; "
+            f"`longtake inspect {dataset.place} action=reindex` measures all samples anew, without packing"
+        )
+
+
+def changed(media: Media, by_time: bool, is_film: bool = True) -> str:
+    """What of a file is read since media rules have a version, in words; "" if nothing was read otherwise.
+
+    by_time: frames are taken by their times.  is_film: a video file, not a picture.
+    """
+    named = [name for name in _READ_SINCE if name in media.found]
+    if is_film and "alpha" in media.found:
+        named.append("alpha")
+    if media.found.get("kind") in ("HEIF", "AVIF"):  # packed as films of one of their tiles
+        named.append("kind")
+    if media.found.get("orientation") in MIRRORED:
+        named.append("orientation")
+    if by_time and media.found.get("frame_rate") == VARIABLE:
+        named.append("frame_rate")
+    return ", ".join(f"its {name} is {media.found[name]!r}" for name in named)
+
+
+def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
+    """The bytes of a sample's image or video; MediaError if they cannot be read, or it has not one.
+
+    UserError if media rules would change how it is read, and the dataset was made before them.
+    by_time: frames are to be taken by their times.
+    """
     try:
-        return media_member(dataset.read(row))
+        data = media_member(dataset.read(row))
     except StorageError:
         raise
     except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
         raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
+    if not dataset.media_rules:
+        _require_unchanged(dataset, row, data, by_time)
+    return data
 
 
 def in_part(ids: np.ndarray, part: str, held_out: float) -> np.ndarray:

@@ -40,7 +40,7 @@ class FilterConfig:
             (0 < self.max_aspect < longer / shorter, f"aspect ratio above {self.max_aspect:g}"),
         ]
         if media.fps > 0:
-            seconds = media.frames / media.fps
+            seconds = media.seconds
             checks += [
                 (seconds < self.min_seconds, f"lasts less than {self.min_seconds:g} s"),
                 (0 < self.max_seconds < seconds, f"lasts more than {self.max_seconds:g} s"),

@@ -16,6 +16,8 @@ from typing import Literal
 
 from core.errors import UserError, WorkError
 from core.progress import counted
+from data.dataset.found import found_lines
+from data.dataset.schema import FOUND, DatasetManifest
 from data.raw.annotations.roles import NO_TEXT, looks_like
 from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules
@@ -160,3 +162,12 @@ def coverage(samples: int, texts: int, labels: int, classes: int) -> str:
     """How many samples say what they show."""
     named = "1 class" if classes == 1 else f"{classes} classes"
     return f"{texts} of {counted(samples, 'sample')} with text, {labels} with a label ({named})"
+
+
+def closing_lines(manifest: DatasetManifest, labels: int) -> list[str]:
+    """What is said of a finished raw dataset. labels: samples that have one."""
+    texts = manifest.extra["texts"]
+    return [
+        coverage(manifest.samples, texts, labels, len(manifest.classes)),
+        *found_lines(manifest.extra[FOUND]),
+    ]

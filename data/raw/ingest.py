@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import instead
-from data.media.formats import MEDIA_SUFFIXES
+from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
 from data.raw.findings import Findings, coverage, found_text
@@ -67,7 +67,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         findings.add_file(name)
     findings.raise_errors()
     if not len(items):
-        accepted = " ".join(sorted(MEDIA_SUFFIXES))
+        accepted = " ".join(sorted(READ_SUFFIXES))
         found = found_text(findings.ignored) or "nothing"
         hint = "; links=follow reads those behind links" if findings.ignored[OUTSIDE] else ""
         raise UserError(

@@ -13,15 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import write_text
+from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.reading.json_schema import U64
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
-from data.media.formats import Media, MediaLimits
+from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits, MediaRecord, suffix_of
 from data.media.images import decode_media, probe
 from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
@@ -70,6 +74,17 @@ class Facts(NamedTuple):
     refused: tuple[str, str] | None
 
 
+class _Noted(TypedDict):
+    """`Facts` as a note has them."""
+
+    media: MediaRecord
+    sha256: str
+    hashes: tuple[U64, ...]
+    clips: tuple[Clip, ...] | None
+    unit_s: float
+    refused: tuple[str, str] | None
+
+
 class LeftOut(NamedTuple):
     """A sample that was not packed. detail: what it repeats, if it does."""
 
@@ -108,21 +123,21 @@ def look(chunk: Chunk) -> None:
     """Look at the items of a chunk and publish the note."""
     facts = [_facts(item, chunk) for item in chunk.items]
     failpoint("survey.note")
-    write_text(chunk.note, json.dumps([fact._asdict() for fact in facts]))
+    write_text(chunk.note, json.dumps([fact._asdict() | {"media": fact.media.to_json()} for fact in facts]))
 
 
 def found(chunk: Chunk) -> list[Facts]:
     """What `look` noted."""
+    entries = json_files.read(chunk.note, list[_Noted])
+    if len(entries) != len(chunk.items):
+        raise Malformed(f"{chunk.note}: {len(entries)} entries for {counted(len(chunk.items), 'file')}")
+    try:
+        media = [Media.from_json(entry["media"]) for entry in entries]
+    except ValueError as error:
+        raise Malformed(f"{chunk.note}: {error}") from None
     return [
-        Facts(
-            Media(*entry["media"]),
-            entry["sha256"],
-            tuple(entry["hashes"]),
-            None if entry["clips"] is None else tuple(Clip(*clip) for clip in entry["clips"]),
-            entry["unit_s"],
-            None if entry["refused"] is None else (entry["refused"][0], entry["refused"][1]),
-        )
-        for entry in json.loads(chunk.note.read_text())
+        Facts(one, entry["sha256"], entry["hashes"], entry["clips"], entry["unit_s"], entry["refused"])
+        for one, entry in zip(media, entries, strict=True)
     ]
 
 
@@ -144,10 +159,13 @@ def _facts(item: Item, chunk: Chunk) -> Facts:
 
 def _shown(data: bytes, config: HygieneConfig, limits: MediaLimits) -> Facts:
     """What the bytes of a file show; MediaError if they cannot be decoded or cut."""
-    media = probe(data, limits)
+    media = probe(data, limits, colour="keep")  # packing refuses what is to be refused
     hashes = _hashes(data, media, limits) if config.duplicates.near >= 0 else ()
     clips, unit_s = None, 0.0
-    if config.clips.on and media.fps > 0:
+    if config.clips.on and media.fps > 0 and suffix_of(data) in IMAGE_FORMATS:
+        if config.clips.scenes or media.seconds > config.clips.length_s:
+            raise MediaError("is an animated picture, which is not cut into clips: make a video of it")
+    elif config.clips.on and media.fps > 0:
         clips, unit_s = clips_of(data, config.clips, limits)
     digest = hashlib.sha256(data).hexdigest() if config.duplicates.exact else ""
     return Facts(media, digest, hashes, clips, unit_s, None)
@@ -201,10 +219,11 @@ def _parts(item: Item, fact: Facts) -> Iterator[tuple[Item, Media]]:
         yield item, fact.media
         return
     for clip in fact.clips:
-        begin, end = (clip.start * fact.unit_s, clip.start * fact.unit_s + clip.frames / fact.media.fps)
+        lasts = clip.frames / fact.media.rate
+        begin, end = clip.begins * fact.unit_s, clip.begins * fact.unit_s + float(lasts)
         # named as W3C Media Fragments URI 1.0 (section 4.2.1) does
         name = f"{item.name}#t={begin:g},{end:g}"
-        yield replace(item, name=name, clip=clip), fact.media._replace(frames=clip.frames)
+        yield replace(item, name=name, clip=clip), fact.media._replace(frames=clip.frames, duration=lasts)
 
 
 def _repeated(

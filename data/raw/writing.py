@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -27,8 +28,12 @@ from core.files import (
     write_json,
     write_text,
 )
+from core.progress import counted
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
+from data.dataset.media_rows import media_row
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import (
     DatasetManifest,
@@ -36,14 +41,19 @@ from data.dataset.schema import (
     write_index,
 )
 from data.media import images
+from data.media.colour import ColourMode
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.item import Item
 from data.raw.item_store import sizes_of
-from data.raw.raw_index import index_rows, raw_manifest
+from data.raw.raw_index import Receipt, add_counts, count_found, index_rows, raw_manifest
 
 RECEIPTS = ".receipts"  # inside the output, until it is complete
 LISTING = "listing.json"
 Check = Literal["decode", "header"]
+
+
+class _Listing(TypedDict):
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,7 @@ class ShardTask:
     items: Sequence[Item]
     limits: MediaLimits
     check: Check
+    colour: ColourMode = "convert"
 
     @property
     def receipt(self) -> Path:
@@ -68,12 +79,13 @@ class ShardTask:
         """Whether the shard is there as its receipt says."""
         if not self.receipt.exists():
             return False
-        receipt = json.loads(self.receipt.read_text())
-        if "texts" not in receipt:  # of an earlier version, which did not count them
+        receipt = json_files.read(self.receipt, Receipt)
+        if "found" not in receipt:  # of an earlier version, by other rules of media
             return False
-        record = receipt["record"]
-        tar = self.folder / self.name
-        return tar.stat().st_size == record["bytes"] if tar.exists() else record["samples"] == 0
+        record, tar = receipt["record"], self.folder / self.name
+        if record.name != self.name or record.samples != len(receipt["rows"]):
+            raise Malformed(f"{self.receipt}: not of the {counted(record.samples, 'sample')} of {self.name}")
+        return tar.stat().st_size == record.bytes if tar.exists() else record.samples == 0
 
 
 def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, int]]:
@@ -121,7 +133,7 @@ def listing_fingerprint(items: Iterable[Item]) -> str:
 def recorded_listing(folder: Path) -> str | None:
     """The fingerprint of the listing that an unfinished output is made of; None where there is no note."""
     note = folder / RECEIPTS / LISTING
-    return json.loads(note.read_text())["fingerprint"] if note.exists() else None
+    return json_files.read(note, _Listing)["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:
@@ -133,6 +145,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     set_step(task.number)
     rows: list[list[Any]] = []
     texts = captions = 0
+    found: list[Mapping[str, str]] = []
     refused: list[QuarantineEntry] = []
     with atomic_file(task.folder / task.name) as file:
         out = _HashedFile(file)
@@ -147,9 +160,10 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
                     facts, members = made
                     texts += bool(item.text)
                     captions += len(item.more.get("texts", ())) or bool(item.text)
+                    found.append(facts.found)
                     offset = tar.tarstream.offset
                     tar.write(members)
-                    rows.append([offset, tar.tarstream.offset - offset, item.label, *facts])
+                    rows.append([offset, tar.tarstream.offset - offset, item.label, *media_row(facts)])
                 advance()
         failpoint("shard.publish")
     if not rows:
@@ -160,6 +174,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         "rows": rows,
         "texts": texts,
         "captions": captions,
+        "found": count_found(found),
         "refused": [asdict(e) for e in refused],
     }
     failpoint("shard.receipt")
@@ -191,15 +206,15 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
     data = attempt(lambda: item.read(task.limits), "read", item.name)
     if isinstance(data, Fault):
         return data
-    look = images.check if task.check == "decode" else images.probe
-    facts = attempt(lambda: look(data, task.limits), "decode", item.name)
+    look = images.check if task.check == "decode" else partial(images.probe, fields=True)
+    facts = attempt(lambda: look(data, task.limits, colour=task.colour), "decode", item.name)
     if isinstance(facts, Fault):
         return facts
     told = {
         "label": item.label if item.label >= 0 else None,
         "class": item.class_name or None,
         "text": item.text,
-        **facts._asdict(),
+        **facts.described(),
         "source": item.name,
         **item.more,
     }
@@ -208,7 +223,11 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
 
 
 def assemble(
-    folder: Path, tasks: Sequence[ShardTask], classes: Sequence[str], quarantine: Quarantine
+    folder: Path,
+    tasks: Sequence[ShardTask],
+    classes: Sequence[str],
+    quarantine: Quarantine,
+    colour: ColourMode = "convert",
 ) -> DatasetManifest:
     """Make index, quarantine list and manifest from the receipts, then drop them: the dataset is complete.
 
@@ -218,15 +237,16 @@ def assemble(
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
-    texts = captions = 0
+    texts, captions, found = 0, 0, []
     for task in tasks:
-        receipt = json.loads(task.receipt.read_text())
-        refused += [QuarantineEntry(**entry) for entry in receipt["refused"]]
+        receipt = json_files.read(task.receipt, Receipt)
+        refused += receipt["refused"]
         if receipt["rows"]:
             tables.append(index_rows(len(shards), receipt["rows"]))
-            shards.append(ShardRecord(**receipt["record"]))
-            texts += receipt["texts"]
-            captions += receipt.get("captions", receipt["texts"])
+            shards.append(receipt["record"])
+            texts += receipt.get("texts", 0)
+            captions += receipt.get("captions", receipt.get("texts", 0))
+            found.append(receipt.get("found", {}))
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
         raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
@@ -234,7 +254,8 @@ def assemble(
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)
     quarantine.rewrite(refused)
-    manifest = raw_manifest(tuple(shards), classes, files, index, texts, captions)
+    counts = add_counts(found)
+    manifest = raw_manifest(tuple(shards), classes, files, index, texts, counts, colour, captions)
     failpoint("shard.manifest")
     manifest.write(folder)
     drop_receipts(folder)

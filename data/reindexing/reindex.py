@@ -18,8 +18,10 @@ import numpy as np
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import fsync_folder, published, regular, temporaries
-from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord, write_index
+from data.dataset.media_rows import media_row
+from data.dataset.schema import COLOUR, MANIFEST, DatasetManifest, ShardRecord, write_index
 from data.dataset.tars import TarSample, arrays, read_member, samples
+from data.media.colour import ColourMode
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.media.images import probe
 from data.raw.annotations.captions import read_tar_annotation
@@ -27,7 +29,7 @@ from data.raw.annotations.labels import known_names, with_labels
 from data.raw.annotations.several import stored
 from data.raw.item import Item
 from data.raw.layouts.tar_samples import media_members
-from data.raw.raw_index import index_rows, raw_manifest
+from data.raw.raw_index import count_found, index_rows, raw_manifest
 
 MAKING = ".reindex"  # inside the dataset, until the new files are in place
 Advance = Callable[[], None]
@@ -132,13 +134,16 @@ def _raw_manifest(
     records: list[ShardRecord] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
     items: list[Item] = []
+    found: list[Mapping[str, str]] = []
+    colour: ColourMode = before.extra.get(COLOUR, "convert") if before else "convert"
     for number, path in enumerate(paths):
         rows = []
         with open(path, "rb", opener=regular) as file:
             for sample in samples(path):
-                item, facts = _indexed(file.fileno(), path, sample, limits)
+                item, facts = _indexed(file.fileno(), path, sample, limits, colour)
                 items.append(item)
-                rows.append((sample.offset, sample.end - sample.offset, -1, *facts))
+                rows.append((sample.offset, sample.end - sample.offset, -1, *media_row(facts)))
+                found.append(facts.found)
         if not rows:
             raise UserError(f"{path}: holds no sample")
         tables.append(index_rows(number, rows))
@@ -151,10 +156,13 @@ def _raw_manifest(
     names = known_names(classes, before.classes if before else ())
     texts = sum(bool(item.text) for item in items)
     captions = sum(len(item.more.get("texts", ())) or bool(item.text) for item in items)
-    return raw_manifest(tuple(records), names, files, index, texts, captions)
+    counts = count_found(found)
+    return raw_manifest(tuple(records), names, files, index, texts, counts, colour, captions)
 
 
-def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> tuple[Item, Media]:
+def _indexed(
+    file: int, path: Path, sample: TarSample, limits: MediaLimits, colour: ColourMode
+) -> tuple[Item, Media]:
     """Label, class and media facts of one sample in a tar."""
     wanted = media_members(sample)
     try:
@@ -164,7 +172,7 @@ def _indexed(file: int, path: Path, sample: TarSample, limits: MediaLimits) -> t
         if annotation.refused:
             raise MediaError(annotation.refused[1])
         limits.check_bytes(wanted[0].size)
-        facts = probe(read_member(file, path, wanted[0]), limits)
+        facts = probe(read_member(file, path, wanted[0]), limits, fields=True, colour=colour)
     except MediaError as error:
         hint = "`longtake shard` can set such samples aside"
         raise UserError(f"{path}: sample {sample.key!r}: {error} ({hint})") from None

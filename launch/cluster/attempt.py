@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from core import environment, terminal
+from core.errors import WorkError
 from core.files import published, write_json
 from core.records import read_last
 from core.run import ends, signals
@@ -21,7 +22,15 @@ from core.run.folder import LOGS, METRICS
 from core.run.last_line import TOLD
 from launch.cluster import slurm
 from launch.cluster.config import ClusterConfig
-from launch.cluster.records import JOB_FILE, Submission, read_record
+from launch.cluster.records import (
+    ATTEMPT_FILE,
+    JOB_FILE,
+    RankEnd,
+    Started,
+    Submission,
+    Told,
+    read_record,
+)
 from launch.cluster.verdict import Verdict, in_vain, judge
 from launch.jobs import find
 
@@ -31,6 +40,12 @@ SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some
 OUT_OF_TIME = (
     "its time limit came before its ranks had ended; a larger cluster.signal_s gives the last save more time"
 )
+
+
+class _Beat(TypedDict):
+    """Of a heartbeat, how long a rank may stay at what it is at; 0 is no limit."""
+
+    limit_s: NotRequired[float]
 
 
 @dataclass
@@ -59,7 +74,7 @@ class Attempt:
         self,
         submission: Submission,
         config: ClusterConfig,
-        told: dict[str, Any],
+        told: Told,
         asked: Asked,
         task: int = 0,
     ) -> None:
@@ -127,7 +142,11 @@ class Attempt:
         if status is None:
             return Verdict("again", OUT_OF_TIME)
         self.tell_limit_from_cancel()
-        records = [record for path in published(self.folder, "rank-*.json") if (record := read_record(path))]
+        records = [
+            end
+            for path in published(self.folder, "rank-*.json")
+            if (end := read_record(path, RankEnd)) is not None
+        ]
         return judge(records, status, self.config.world_size, self.asked.word)
 
     def watch(self, child: subprocess.Popen[bytes]) -> int | None:
@@ -167,12 +186,13 @@ class Attempt:
         if silent_s <= SILENT_S or newest <= self.started():
             return 0.0
         # A phase may take longer: storage that holds up a save holds up heartbeats too. 0 is no limit.
-        limits = [float((read_record(path) or {}).get("limit_s", SILENT_S)) for path in found]
+        limits = [_limit_of(path) for path in found]
         return silent_s if 0 not in limits and silent_s > max(limits, default=SILENT_S) else 0.0
 
     def started(self) -> float:
         """When this start began."""
-        return float((read_record(self.folder / "attempt.json") or {}).get("started", 0.0))
+        found = read_record(self.folder / ATTEMPT_FILE, Started)
+        return found.get("started", 0.0) if found else 0.0
 
     def ask(self) -> None:
         """Leave word that the run is to end, and pass the signal on."""
@@ -229,13 +249,22 @@ class Attempt:
 
     def write(self, **fields: Any) -> None:
         """Add to the record of this start."""
-        path = self.folder / "attempt.json"
-        write_json(path, {**(read_record(path) or {}), "name": self.folder.name, **fields})
+        path = self.folder / ATTEMPT_FILE
+        write_json(path, {**(read_record(path, Started) or {}), "name": self.folder.name, **fields})
 
 
 def progress(output: Path) -> int:
     """How far a job is: the last step of training, else how many parts of its work are finished."""
     with contextlib.suppress(OSError):
         for row in read_last(output / METRICS, 1):
-            return int(row["step"])
+            return int(row.get("step", 0))
     return sum(len(published(output / name)) for name in (".receipts", "parts"))
+
+
+def _limit_of(heartbeat: Path) -> float:
+    """How long a rank may stay at what it is at. One that is damaged does not end the supervisor."""
+    try:
+        beat = read_record(heartbeat, _Beat)
+    except WorkError:
+        return SILENT_S
+    return beat.get("limit_s", SILENT_S) if beat else SILENT_S

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.progress import say
 from launch.cluster import records, slurm
 from launch.cluster.listing import state_of
-from launch.cluster.records import ENDED
+from launch.cluster.records import ENDED, Started
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,18 +27,19 @@ def main(words: Sequence[str]) -> int:
     if state in (*ENDED, "lost"):
         say(f"{output}: {state} before")
         return 0
-    if told["cluster"]["kind"] == "slurm":
+    if told["cluster"].get("kind") == "slurm":
         found = {str(told.get("slurm_job", "")), *slurm.jobs_named(told["name"])} - {""}
         for job in sorted(found):
             slurm.cancel(job)
         say(f"{output}: cancelled job {', '.join(sorted(found))}")
         return 0
-    running = [record for record in submission.latest_records() if record["state"] not in ENDED]
-    for attempt in running or [{}]:
-        if attempt.get("node") != environment.node():
+    running = [record for record in submission.latest_records() if record.get("state") not in ENDED]
+    nowhere: Started = {}
+    for attempt in running or [nowhere]:
+        if attempt.get("node") != environment.node() or not attempt.get("pid"):
             raise UserError(
                 "source", output, f"a job on this node, and it runs on {attempt.get('node', 'none yet')}"
             )
-        os.kill(int(attempt["pid"]), signal.SIGTERM)
+        os.kill(attempt["pid"], signal.SIGTERM)
         say(f"{output}: cancelled process {attempt['pid']}")
     return 0

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core import environment, terminal
 from core.config.yaml_files import read_recorded
-from core.errors import UserError
+from core.errors import UserError, WorkError
 from core.progress import duration
-from core.records import read_last
+from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
-from launch.cluster.records import ENDED, JOB_FILE, Submission
+from launch.cluster.records import ENDED, JOB_FILE, Started, Submission, Told
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
 
@@ -45,7 +44,9 @@ def state_of(submission: Submission) -> tuple[str, str]:
     An array is at work while any of its tasks is, and done when one is that the others leave nothing to do.
     """
     told = submission.read()
-    tasks = int(told.get("cluster", {}).get("array", 0))
+    tasks = told["cluster"].get("array", 0)
+    if not isinstance(tasks, int):
+        raise WorkError(f"{submission.folder}: cluster.array={tasks!r} of what was submitted is no number")
     if tasks < 2:  # submitit makes no array of one task
         return _state(submission.attempt_records(), told, str(told.get("slurm_job") or ""))
     job = told.get("slurm_job")
@@ -62,15 +63,15 @@ def state_of(submission: Submission) -> tuple[str, str]:
     return state, "; ".join([f"{tasks} tasks: {counts}", *reasons[:1]])
 
 
-def _state(attempts: Sequence[dict[str, Any]], told: dict[str, Any], job: str) -> tuple[str, str]:
+def _state(attempts: Sequence[Started], told: Told, job: str) -> tuple[str, str]:
     """The same of one task.  job: its number in SLURM, '' where it was not queued."""
-    last: dict[str, Any] = attempts[-1] if attempts else {}
-    state, reason = str(last.get("state", "queued")), str(last.get("reason", ""))
+    last: Started = attempts[-1] if attempts else {}
+    state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
         return state, reason
-    if told.get("cluster", {}).get("kind") != "slurm":
+    if told["cluster"].get("kind") != "slurm":
         is_here = last.get("node") in (None, environment.node())
-        if state == "running" and is_here and not records.lives(int(last.get("pid", 0))):
+        if state == "running" and is_here and not records.lives(last.get("pid", 0)):
             return "lost", "its supervisor was killed; submit it again to continue"
         return state, reason
     if not job:
@@ -90,7 +91,7 @@ def _row(output: Path) -> tuple[str, ...]:
     submission = records.latest(output)
     attempts = submission.attempt_records()
     state, reason = state_of(submission)
-    nodes = ",".join(dict.fromkeys(str(last.get("nodes", "")) for last in submission.latest_records()))
+    nodes = ",".join(dict.fromkeys(last.get("nodes", "") for last in submission.latest_records()))
     step, rate, left = _pace(output, submission)
     return str(output), state, str(len(attempts)), nodes, step, rate, left, " ".join(reason.split())
 
@@ -100,9 +101,11 @@ def _pace(output: Path, submission: Submission) -> tuple[str, str, str]:
     path = output / METRICS
     if not (rows := read_last(path, RECENT)):
         return "", "", ""
-    steps = int(read_recorded(submission.folder / JOB_FILE).get("trainer", {}).get("steps", 0))
-    recent = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    trainer = read_recorded(submission.folder / JOB_FILE).get("trainer")
+    steps = trainer.get("steps") if isinstance(trainer, dict) else 0
+    steps = steps if isinstance(steps, int) else 0
+    recent = [seconds for row in rows if (seconds := number(row, "seconds"))]
     each = sum(recent) / len(recent) if recent else 0.0
-    step, age = int(rows[-1]["step"]), time.time() - path.stat().st_mtime
+    step, age = rows[-1].get("step", 0), time.time() - path.stat().st_mtime
     left = duration(each * (steps - step)) if steps > step and each and age < 3600 else ""
     return f"{step}/{steps}", f"{1 / each:.3g}/s" if each else "", left

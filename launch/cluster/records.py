@@ -16,16 +16,72 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from core import environment
-from core.errors import UserError
+from core.errors import UserError, WorkError
 from core.files import cache_folder, published, read_text, write_json
+from core.reading import json_files
+from core.reading.json_schema import Count, Range
 from core.run.claim import SUBMISSIONS
+from core.run.ends import Kind
 
 JOB_FILE = "job.yaml"
 LOCK = "lock"
+ATTEMPT_FILE = "attempt.json"
+T = TypeVar("T")
 ENDED = ("done", "failed", "cancelled")
+
+
+class Told(TypedDict):
+    """What `submission.json` says.  after_output: of the job that has to be done before, "" for none."""
+
+    job: str
+    cluster: dict[str, Any]
+    cwd: str
+    after_output: NotRequired[str]
+    name: str
+    process: NotRequired[str]
+    slurm_job: NotRequired[str | int]
+
+
+class Started(TypedDict, total=False):
+    """What `attempt.json` says of a start of the job, as far as that is known yet."""
+
+    name: str
+    task: Count
+    state: str
+    reason: str
+    started: float
+    ended: float
+    node: str
+    nodes: str
+    pid: Annotated[int, Range(0, 2**31 - 1)]
+    status: int
+    asked: bool
+    failed_node: str
+    excluded: str
+    progress: Count
+    progress_before: Count
+
+
+class RankEnd(TypedDict):
+    """What a rank has told of how it began or ended (`core.run.ends`)."""
+
+    rank: Count
+    node: str
+    pid: int
+    time: float
+    kind: Kind
+    status: int
+    text: str
+
+
+class _Locked(TypedDict):
+    node: str
+    pid: Annotated[int, Range(0, 2**31 - 1)]
+    user: str
+    time: float
 
 
 @dataclass(frozen=True)
@@ -44,25 +100,29 @@ class Submission:
         """The code that it runs."""
         return self.folder / "code"
 
-    def read(self) -> dict[str, Any]:
-        """What was submitted."""
-        return read_record(self.folder / "submission.json") or {}
+    def read(self) -> Told:
+        """What was submitted; WorkError where that is damaged or not there yet."""
+        found = read_record(self.folder / "submission.json", Told)
+        if found is None:
+            raise WorkError(f"{self.folder} does not say what was submitted; submit it again")
+        return found
 
     def write(self, **fields: Any) -> None:
         """Add to it."""
-        write_json(self.folder / "submission.json", {**self.read(), **fields})
+        path = self.folder / "submission.json"
+        write_json(path, {**(read_record(path, Told) or {}), **fields})
 
     def attempts(self) -> list[Path]:
         """The folders of its starts, oldest first."""
         found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
-    def attempt_records(self, task: int | None = None) -> list[dict[str, Any]]:
+    def attempt_records(self, task: int | None = None) -> list[Started]:
         """What is known of its starts, oldest first; of one task of an array, if that is given."""
-        records = [read_record(path / "attempt.json") for path in self.attempts()]
+        records = [read_record(path / ATTEMPT_FILE, Started) for path in self.attempts()]
         return [record for record in records if record and task in (None, record.get("task", 0))]
 
-    def latest_records(self) -> list[dict[str, Any]]:
+    def latest_records(self) -> list[Started]:
         """What is known of the last start of each task that has been started."""
         return list({record.get("task", 0): record for record in self.attempt_records()}.values())
 
@@ -89,10 +149,13 @@ def latest(output: Path) -> Submission:
     return found[-1]
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A record, None where there is none yet, or its file server does not answer just now."""
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+def read_record(path: Path, schema: type[T]) -> T | None:
+    """A record, None where there is none yet, or its file server does not answer just now.
+
+    WorkError where it is damaged.
+    """
+    with contextlib.suppress(OSError):
+        return json_files.read(path, schema)
     return None
 
 
@@ -105,15 +168,18 @@ def locked(output: Path) -> Any:
     path = output / SUBMISSIONS / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = {"node": environment.node(), "pid": os.getpid(), "user": getpass.getuser(), "time": time.time()}
-    if (held := read_record(path)) and held["node"] == owner["node"] and not lives(held["pid"]):
+    if (held := read_record(path, _Locked)) and held["node"] == owner["node"] and not lives(held["pid"]):
         path.unlink(missing_ok=True)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
-        held = read_record(path) or {"node": "?", "pid": "?", "user": "?", "time": time.time()}
+        held = read_record(path, _Locked)
+        who = "another process"
+        if held:
+            age = f"{time.time() - held['time']:.0f} s"
+            who = f"process {held['pid']} of {held['user']} on {held['node']} for {age}"
         raise UserError(
-            f"{output} is being submitted by process {held['pid']} of {held['user']} on {held['node']} for "
-            f"{time.time() - held['time']:.0f} s; where that process has gone, remove {path}"
+            f"{output} is being submitted by {who}; where that process has gone, remove {path}"
         ) from None
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

@@ -135,7 +135,7 @@ def _after(text: str, cluster: ClusterConfig, output: Path) -> list[str]:
     if not text.isdigit() and Path(text).absolute() == output:
         raise UserError("after", text, "another output than the job's own")
     if cluster.kind != "slurm":
-        if text.isdigit() or records.latest(Path(text)).read()["cluster"]["kind"] == "slurm":
+        if text.isdigit() or records.latest(Path(text)).read()["cluster"].get("kind") == "slurm":
             expected = f"the output of a job submitted to this machine with cluster.kind={cluster.kind}"
             raise UserError("after", text, expected)
         return []
@@ -179,9 +179,10 @@ def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
         while slurm.jobs_named(_name(output)):
             time.sleep(POLL_S)
     for submission in records.submissions(output):
-        if submission.read().get("cluster", {}).get("kind") not in ("local", "inline"):
+        latest = submission.latest_records()
+        if not latest or submission.read()["cluster"].get("kind") not in ("local", "inline"):
             continue
-        for attempt in submission.latest_records():
+        for attempt in latest:
             if attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
                 raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
 

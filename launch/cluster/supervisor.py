@@ -26,7 +26,7 @@ from launch.cluster import slurm
 from launch.cluster.attempt import POLL_S, Asked, Attempt
 from launch.cluster.config import ClusterConfig
 from launch.cluster.listing import state_of
-from launch.cluster.records import ENDED, Submission, latest
+from launch.cluster.records import ENDED, Started, Submission, latest
 from launch.cluster.verdict import Verdict
 
 
@@ -85,7 +85,7 @@ def _requeue(attempt: Attempt, verdict: Verdict) -> int:
     return CONTINUABLE
 
 
-def excluded(records: Sequence[dict[str, Any]], verdict: Verdict, asked: str) -> str:
+def excluded(records: Sequence[Started], verdict: Verdict, asked: str) -> str:
     """Name the nodes that the next start goes without; '' leaves SLURM's list as it is.
 
     Those that were found unfit before the first step, those on which the job failed first twice, and those
@@ -93,7 +93,7 @@ def excluded(records: Sequence[dict[str, Any]], verdict: Verdict, asked: str) ->
     """
     failed = [record.get("failed_node") for record in records]
     twice = [verdict.node] if verdict.node and failed.count(verdict.node) >= 2 else []
-    before = [str(record["excluded"]) for record in records if record.get("excluded")]
+    before = [record["excluded"] for record in records if record.get("excluded")]
     if not (found := [*verdict.unfit, *twice]):
         return ""
     names = [name for text in (asked, *before, *found) for name in _names(text)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from core.errors import CONTINUABLE
+from launch.cluster.records import RankEnd, Started
 
 Outcome = Literal["done", "again", "failed", "cancelled"]
 # The first of these that a rank told, by time, is the cause; what peers tell follows from it.
@@ -28,14 +29,14 @@ class Verdict:
     unfit: tuple[str, ...] = ()
 
 
-def judge(ends: Sequence[dict[str, Any]], status: int, size: int, asked: str) -> Verdict:
+def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdict:
     """Decide over all ranks.
 
     ends: what each rank has told of its end (`core/run/ends.py`), or of its beginning where it could tell no
     more.  status: of the command that started them.  size: how many there should be.
     asked: 'cancel' or 'requeue' where the supervisor was told to end the job, else ''.
     """
-    told = sorted(ends, key=lambda end: float(end["time"]))
+    told = sorted(ends, key=lambda end: end["time"])
     causes = [end for end in told if end["kind"] not in ("running", "done", "asked", "peer")]
     silent = [end for end in told if end["kind"] == "running"]
     if status == 0 and not causes:
@@ -63,22 +64,22 @@ def judge(ends: Sequence[dict[str, Any]], status: int, size: int, asked: str) ->
     return Verdict("again", f"lost connections between ranks: {_said(told[0])}")
 
 
-def _said(end: dict[str, Any]) -> str:
-    text = str(end["text"]) or f"ended with status {end['status']}"
+def _said(end: RankEnd) -> str:
+    text = end["text"] or f"ended with status {end['status']}"
     return f"rank {end['rank']} on {end['node']}: {text}"
 
 
-def in_vain(attempts: Sequence[dict[str, Any]], most: int) -> str:
+def in_vain(attempts: Sequence[Started], most: int) -> str:
     """Why a job is given up that has ended `most` times in a row without a new step; '' while it is not.
 
     attempts: the records of all its starts, oldest first. One that was asked to end does not count.
     """
-    best, count, reason = int(attempts[0].get("progress_before", 0)), 0, ""
+    best, count, reason = attempts[0].get("progress_before", 0), 0, ""
     for attempt in attempts:
-        progress = int(attempt.get("progress", best))
+        progress = attempt.get("progress", best)
         if progress > best:
             best, count = progress, 0
         elif not attempt.get("asked"):
             count += 1
-            reason = str(attempt.get("reason") or "it was lost without a word")
+            reason = attempt.get("reason") or "it was lost without a word"
     return f"{count} starts in a row without a new step; the last: {reason}" if count >= most else ""

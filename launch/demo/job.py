@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from core.run.claim import claim
 from core.run.folder import FINISHED, SAMPLES, SCORES
 from core.run.ways_out import holds
 from data.dataset.schema import MANIFEST
-from launch.demo.report import BARS, REPORT, STAGES
+from launch.demo.report import BARS, REPORT, STAGES, read_scores, read_stages
 from launch.demo.stages import Command, Record, Stage, run_stages
 
 if TYPE_CHECKING:
@@ -189,8 +188,8 @@ class Chain:
 def read_record(output: Path, *, digits: bool) -> Record:
     """What an earlier run of this demo has noted of its stages."""
     path = output / STAGES
-    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    return Record(path, {"digits": digits}, {stage["name"]: stage for stage in stages})
+    stages = read_stages(output)["stages"] if path.is_file() else []
+    return Record(path, {"digits": digits}, {stage["name"]: dict(stage) for stage in stages})
 
 
 def stages_made(output: Path) -> str:
@@ -204,7 +203,7 @@ def write_result(output: Path, record: Record) -> dict[str, Any]:
     """Publish demo.json: seconds of each stage and the scores; null is what this data has no answer to."""
     from core.files import write_json
 
-    scores = json.loads((output / "scores" / SCORES).read_text(encoding="utf-8"))
+    scores = read_scores(output)
     stages = [{"name": stage["name"], "seconds": stage["seconds"]} for stage in record.stages.values()]
     result = {"stages": stages, **{key: scores.get(key) for key in REPORTED}}
     write_json(output / RESULT, result)

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.escaping import in_html
 from core.files import instead, read_bytes, write_text
-from core.records import iterate
+from core.reading import json_files
+from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
 from launch.demo.charts import Points, bars, curves
 from launch.demo.page import page
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
 REPORT, STAGES = "report.html", "stages.json"
+
+
+class StageRecord(TypedDict):
+    """A stage that ran.  inputs, outcome: hashes of files; earlier versions noted none."""
+
+    name: str
+    commands: list[str]
+    identity: NotRequired[str]
+    seconds: float
+    inputs: NotRequired[list[str]]
+    outcome: NotRequired[list[str]]
+
+
+class Stages(TypedDict):
+    """What `stages.json` says.  digits: whether the input is the built-in one."""
+
+    digits: bool
+    stages: list[StageRecord]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +136,8 @@ def _demo(config: Config) -> Path:
 
 def render(folder: Path) -> str:
     """Return the page; what a run does not have (clips, classes, …) is left out."""
-    record: dict[str, Any] = _read_json(folder / STAGES)
-    stages: list[dict[str, Any]] = record["stages"]
-    scores: dict[str, Any] = _read_json(folder / f"scores/{SCORES}") or {}
+    record = read_stages(folder)
+    stages, scores = record["stages"], read_scores(folder)
     total = sum(stage["seconds"] for stage in stages)
     sections = [
         _section(
@@ -203,8 +220,9 @@ def read_curve(path: Path, key: str) -> Points:
     """Return (step, value) from a metrics.jsonl; rows without the key are passed over."""
     points: dict[int, float] = {}
     for row in iterate(path):
-        if isinstance(row.get(key), (int, float)) and "step" in row:
-            points[int(row["step"])] = float(row[key])  # an early version may have a step twice
+        value = number(row, key)
+        if value is not None and "step" in row:
+            points[row["step"]] = value  # an early version may have a step twice
     return sorted(points.items())
 
 
@@ -221,8 +239,19 @@ def _places(folder: Path) -> str:
     return f"<table>{cells}</table>"
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_stages(folder: Path) -> Stages:
+    """What a demo has noted of its stages; WorkError where that is damaged."""
+    return json_files.read(folder / STAGES, Stages)
+
+
+def read_scores(folder: Path) -> dict[str, bool | float | None]:
+    """The scores of a demo by their keys, {} before there are any; WorkError where they are damaged."""
+    path = folder / "scores" / SCORES
+    if not path.is_file():
+        return {}
+    found = json_files.read(path, dict[str, Any])
+    found.pop("of", None)
+    return json_files.checked(found, dict[str, bool | float | None], path)
 
 
 PLACES = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,8 @@ from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
 from core.metrics.hardware import device_name
 from core.progress import say
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.folder import ATTENTION
 from models.attention.backends import releases
 from models.attention.by_heads import by_ring
@@ -209,8 +210,7 @@ def _run(name: Backend, inputs: list[Tensor]) -> list[Tensor]:
 def _read(path: Path) -> Mapping[str, str]:
     """What a file of choices says; nothing where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json_files.read(path, dict[str, str])
+    except (OSError, Malformed):
         return {}
-    usable = isinstance(found, dict) and all(name in BACKENDS for name in found.values())
-    return found if usable else {}
+    return found if all(name in BACKENDS for name in found.values()) else {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from core.errors import WorkError
 from core.files import published
+from core.reading import json_files
 from models.autoencoder import public, store
 from models.autoencoder.interface import AnyAutoencoder, settings_of
 
@@ -49,14 +48,11 @@ def files(folder: Path) -> list[Path]:
 
 
 def _is_public(folder: Path) -> bool:
-    try:
-        return "_class_name" in json.loads((folder / store.CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkError(f"{folder / store.CONFIG} is damaged: {error}") from None
+    return "_class_name" in json_files.read(folder / store.CONFIG, dict[str, Any])
 
 
 def _identity(
     fingerprint: str, settings: dict[str, Any], normalisation: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    plain = json.loads(json.dumps(settings))  # tuples become lists
+    plain = json_files.plain(settings)
     return {"encoder": fingerprint, "encoder_config": plain, "normalisation": normalisation}

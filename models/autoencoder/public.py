@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
 from core.files import fingerprint
+from core.reading import json_files
 from models import weights
 from models.autoencoder.kl import PIXEL_CHANNELS
 from models.autoencoder.tiling_config import TilingConfig
+from models.foreign import read_by_library
 
 IMAGE_CLASSES = ("AutoencoderKL", "AutoencoderDC")
 VIDEO_CLASSES = ("AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderKLLTXVideo")
@@ -45,7 +45,7 @@ class PublicAutoencoder(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.kind, self.tiling = type(network).__name__, TilingConfig()
-        settings = json.loads(network.to_json_string())
+        settings = json_files.loaded(network.to_json_string().encode(), self.kind)
         self.settings = {
             "class": self.kind,
             **{name: value for name, value in settings.items() if not name.startswith("_")},
@@ -186,8 +186,8 @@ def load(folder: Path) -> PublicAutoencoder:
 
     UserError for a class that is not known, or where diffusers is missing; WorkError for damaged weights.
     """
-    kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
-    if kind not in IMAGE_CLASSES + VIDEO_CLASSES:
+    kind = json_files.read(folder / CONFIG, dict[str, Any]).get("_class_name")
+    if not isinstance(kind, str) or kind not in IMAGE_CLASSES + VIDEO_CLASSES:
         raise UserError("autoencoder", kind, f"one of {', '.join(IMAGE_CLASSES + VIDEO_CLASSES)}")
     try:
         import diffusers
@@ -195,7 +195,7 @@ def load(folder: Path) -> PublicAutoencoder:
         raise UserError(
             f"{folder} holds a {kind} of diffusers, which is not installed: pip install 'longtake[public]'"
         ) from None
-    try:
+    with read_by_library(folder, kind):
         network, loading = getattr(diffusers, kind).from_pretrained(
             str(folder),
             local_files_only=True,
@@ -204,8 +204,6 @@ def load(folder: Path) -> PublicAutoencoder:
             torch_dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise WorkError(f"{folder} holds no readable {kind}: {' '.join(str(error).split())}") from None
     if missing := loading["missing_keys"]:
         raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
     return PublicAutoencoder(network)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core import files
+from core.checkpoint.tensor_file import load_tensors
+from core.config.loading import from_dict
 from core.config.values import any_of
 from core.errors import UserError, WorkError
 from core.files import open_regular
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from core.run.folder import AUTOENCODER
 from models.autoencoder.interface import FIRST, AutoencoderConfig, TrainedHere, fingerprint_of
 from models.autoencoder.kinds import KINDS
@@ -91,6 +93,14 @@ def read_config(folder: Path) -> tuple[AutoencoderConfig, str]:
     return saved.config, saved.fingerprint
 
 
+class _Record(TypedDict):
+    """What `config.json` says."""
+
+    kind: NotRequired[str]
+    config: dict[str, Any]
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class _Saved:
     """What a folder holds; the fingerprint is that of the weights that were read."""
@@ -105,8 +115,8 @@ def _read(folder: Path) -> _Saved:
     if kind not in KINDS:
         raise UserError("autoencoder", folder, f"an autoencoder of kind {any_of(list(KINDS))}, not {kind}")
     try:
-        config, weights = KINDS[kind](**settings), load_file(folder / WEIGHTS)
-    except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
+        config, weights = from_dict(KINDS[kind], settings), load_tensors(folder / WEIGHTS)
+    except (OSError, UserError, WorkError) as error:
         raise _unreadable(folder, error) from error
     if fingerprint_of(config, weights) != recorded:
         raise WorkError(f"{folder}: {WEIGHTS} is damaged (its fingerprint is not the one in {CONFIG})")
@@ -116,15 +126,14 @@ def _read(folder: Path) -> _Saved:
 def _record(folder: Path) -> tuple[str, dict[str, Any], str]:
     """Kind, configuration and fingerprint; a folder without a kind was written when there was one alone."""
     try:
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        fields = record["config"].items()
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
-        return str(record.get("kind", FIRST)), settings, record["fingerprint"]
-    except KeyError as error:
-        expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {error}"
-        raise UserError("autoencoder", folder, expected) from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = json_files.read(folder / CONFIG, dict[str, Any])
+        if lacking := [name for name in ("config", "fingerprint") if name not in found]:
+            expected = f"the folder of an autoencoder; {CONFIG} in this one has no field {lacking[0]!r}"
+            raise UserError("autoencoder", folder, expected)
+        record = json_files.checked(found, _Record, CONFIG)
+    except (OSError, Malformed) as error:
         raise _unreadable(folder, error) from error
+    return record.get("kind", FIRST), record["config"], record["fingerprint"]
 
 
 def _unreadable(folder: Path, error: Exception) -> WorkError:

@@ -169,6 +169,8 @@ class DiT(Denoiser):
     sequence: the ranks that compute this network together, each on its share of the tokens of equal inputs.
     """
 
+    unweighted = ("attention",)
+
     def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
         super().__init__()
         self.config, self.sequence = config, sequence
@@ -242,5 +244,8 @@ def initialise(model: DiT) -> None:
         nn.init.zeros_(model.frames.linear.weight)
     nn.init.zeros_(model.final.weight)
     model.label.table.weight.no_decay = True  # type: ignore[attr-defined]
+    for name, parameter in model.named_parameters():
+        if ".text." in name or name.startswith("frames."):
+            parameter.added_by = "text_width" if ".text." in name else "frame_condition"  # type: ignore[attr-defined]
     for parameter in model.blocks.parameters():
         parameter.hidden = parameter.ndim == 2  # type: ignore[attr-defined]

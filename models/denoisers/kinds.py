@@ -24,6 +24,6 @@ DEFAULT: DenoiserConfig = DiTConfig()
 def config_class(record: Mapping[str, Any]) -> type[DenoiserConfig]:
     """Find the class of a recorded configuration; one without a kind was written when there was one alone."""
     kind = record.get("kind", "dit")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError("kind", kind, any_of(list(KINDS)))
     return KINDS[kind]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,16 @@ class Denoiser(nn.Module):
     (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. It computes in the
     dtype of its weights, draws them from torch's global generator, and ignores parts of the condition that it
     is not made for.
-    Parameters may be tagged: `no_decay`, for the optimizer, and `hidden`, a matrix that Muon takes.
+    Parameters may be tagged: `no_decay`, for the optimizer, `hidden`, a matrix that Muon takes, and
+    `added_by`, `classes` and `places`, which say how this network may differ from one whose weights it begins
+    from (`models.transfer`); without these it begins from an equal one alone.
 
+    unweighted: fields of its configuration on which no weight depends.
     blocks: the parts that make up nearly all of its work, at least one. Each is wrapped by itself to be
     compiled, to be computed again in the backward pass, or to multiply in fp8.
     """
 
+    unweighted: ClassVar[tuple[str, ...]] = ()
     blocks: nn.ModuleList
 
     def use_attention(self, choices: Mapping[int, Backend]) -> None:

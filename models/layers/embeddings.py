@@ -43,6 +43,7 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.table = nn.Embedding(num_classes + 1, width)
+        self.table.weight.classes = True  # type: ignore[attr-defined]
 
     def forward(self, label: Tensor) -> Tensor:
         """label: (B,) int64 in -1 .. num_classes - 1.  Returns (B, D)."""

@@ -7,18 +7,19 @@ automatic choice would give the encoder of UMT5 a decoder that nobody trained.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core.errors import UserError, WorkError
 from core.files import fingerprint, instead, read_bytes
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from models import weights
+from models.foreign import read_by_library
 
 CONFIG = "config.json"
 # What a config may name, and the class that holds its text encoder.
@@ -44,6 +45,10 @@ TOKENIZER_FILES = (
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
+class _Config(TypedDict):
+    architectures: list[str]
+
+
 class TextEncoder(nn.Module):
     """Texts to the embeddings of their tokens: the encoder's last hidden state.
 
@@ -56,7 +61,7 @@ class TextEncoder(nn.Module):
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
         self.tokenizer_hash, self.tokens = tokenizer_hash, tokens
         settings = {k: v for k, v in network.config.to_dict().items() if k not in _NOT_IDENTITY}
-        self.settings = json.loads(json.dumps({"class": type(network).__name__, **settings}))
+        self.settings = json_files.plain({"class": type(network).__name__, **settings})
         self.width = int(network.config.hidden_size)
         state = weights.fingerprint(network.state_dict())
         self.identity = fingerprint(self.settings | {"weights": state})
@@ -99,9 +104,9 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
         expected = f"a folder with {CONFIG}, or with text_encoder/{CONFIG}{instead(folder)}"
         raise UserError("text_encoder", folder, expected)
     try:
-        named = json.loads((place / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise WorkError(f"{place / CONFIG} names no class ({type(error).__name__}: {error})") from None
+        named = json_files.read(place / CONFIG, _Config)["architectures"][0]
+    except (Malformed, IndexError) as error:
+        raise WorkError(f"{place / CONFIG} names no class ({error})") from None
     if named not in CLASSES:
         raise UserError("text_encoder", named, f"one of {', '.join(CLASSES)}")
     network = _network(place, CLASSES[named])
@@ -126,7 +131,7 @@ def _network(folder: Path, kind: str) -> Any:
             f"{folder} holds a {kind} of transformers, which is not installed: pip install 'longtake[public]'"
         ) from None
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with read_by_library(folder, kind):
         network, loading = getattr(transformers, kind).from_pretrained(
             str(folder),
             local_files_only=True,
@@ -134,8 +139,6 @@ def _network(folder: Path, kind: str) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise WorkError(f"{folder} holds no readable {kind}: {' '.join(str(error).split())}") from None
     if missing := loading["missing_keys"]:
         raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
     return network
@@ -152,10 +155,8 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _tokenizer(folder: Path) -> Any:
     import transformers
 
-    try:
+    with read_by_library(folder, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise WorkError(f"{folder} holds no readable tokenizer: {' '.join(str(error).split())}") from None
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

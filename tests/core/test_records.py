@@ -265,6 +265,41 @@ def test_several_processes_may_append_and_a_torn_line_is_ended(tmp_path: Path) -
     assert [json.loads(line) for line in path.read_text().splitlines()[::2]] == [{"id": "a"}, {"id": "b"}]
 
 
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        (b'{"step": 3, "loss": 1}', {"step": 3, "loss": 1}),
+        (b'{"reason": "small"}', {"reason": "small"}),
+        (b'{"step": "3"}', None),
+        (b'{"step": 3.0}', None),
+        (b'{"step": -1}', None),
+        (b'{"step": true}', None),
+        (b'{"step": 99999999999999999999}', None),
+        (b"[1]", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_a_line_is_a_row_only_with_a_step_that_is_one(line: bytes, row: object) -> None:
+    assert records.decode(line) == row
+
+
+def test_a_number_of_a_row_is_finite_or_absent() -> None:
+    row = {
+        "a": 2,
+        "b": 0.5,
+        "text": "1",
+        "list": [],
+        "huge": 10**400,
+        "inf": float("inf"),
+        "nan": float("nan"),
+    }
+    assert {name: value for name in [*row, "none"] if (value := records.number(row, name)) is not None} == {
+        "a": 2.0,
+        "b": 0.5,
+    }
+
+
 def test_a_line_without_end_is_passed_over_in_bounded_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

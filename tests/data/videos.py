@@ -21,13 +21,19 @@ def encoded_video(
     codec: str = "libx264",
     times: list[int] | None = None,
     muxing: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
     **options: str,
 ) -> bytes:
-    """times: of display, in 80ths of a second; None: 8 frames a second.  options: of the encoder."""
+    """times: of display, in 80ths of a second; None: 8 frames a second.  options: of the encoder.
+
+    aspect: width of a pixel over its height.
+    """
     file = io.BytesIO()
     with av.open(file, "w", format=format, options=muxing or {}) as container:
         stream = container.add_stream(codec, rate=8, options={"threads": "1", **options})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         stream.codec_context.time_base = unit = Fraction(1, 80 if times else 8)
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

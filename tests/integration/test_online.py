@@ -123,7 +123,7 @@ def test_statistics_are_of_a_spread_and_a_continued_run_keeps_them(folder: Path,
 def test_a_damaged_record_of_statistics_is_named(folder: Path, tmp_path: Path) -> None:
     source, _ = open_checked(config(folder, "raw"))
     (tmp_path / "latents.json").write_text('{"mean": [1, 2, 3, 4]')
-    with pytest.raises(WorkError, match=r"latents.json is damaged \(JSONDecodeError"):
+    with pytest.raises(WorkError, match=r"latents\.json: not readable as JSON"):
         choose_normaliser(source, LatentsConfig(), tmp_path, WORLD)
 
 

@@ -87,6 +87,8 @@ def test_run_gets_files_overrides_and_the_bare_path(toy: Toy, tmp_path: Path) ->
             ["toy", "a", "b"],
             "longtake toy: a b: expected one bare path, the source; other fields are field=value",
         ),
+        (["toy", "box\udcff"], r"longtake toy: 'box\udcff': a word that is not UTF-8 text"),
+        (["toy", "name=\udcc3\x1b"], r"longtake toy: 'name=\udcc3\x1b': a word that is not UTF-8 text"),
         (
             ["toy", "box", "--max-steps=3"],
             "longtake toy: --max-steps=3: no such option; fields are written max_steps=3; "

@@ -29,7 +29,7 @@ TRAINER = {
     **dict.fromkeys(("save_every", "keep_last", "keep_every", "max_failed_saves"), "work"),
     **dict.fromkeys(("save_async", "save_spread"), "work"),
 }
-METRICS = ("log_every", "log_matmul", "wandb", "wandb_project")
+METRICS = ("log_every", "log_matmul", "wandb", "wandb_project", "tensorboard")
 
 
 def within(section: str, names: Any, role: str = "") -> dict[str, str]:
@@ -39,7 +39,7 @@ def within(section: str, names: Any, role: str = "") -> dict[str, str]:
 
 TRAINING = {
     **OUTPUTS,
-    "source": "place",
+    **dict.fromkeys(("source", "initial"), "place"),
     "data.prefetch": "work",
     "data.verify": "work",
     **within("engine", ENGINE, "work"),
@@ -66,6 +66,7 @@ ROLES: dict[str, dict[str, str]] = {
         **TRAINING,
         **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
+        "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         "validation_source": "watch",
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import WorkError
-from core.files import fsync_folder, sha256_file
+from core.files import fsync_folder, published, sha256_file
 from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
-from data.dataset.quarantine import Quarantine, QuarantineEntry
+from core.reading.json_files import Malformed
+from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
 from data.latent.assembly import index_from_parts, sidecars_from_parts
-from data.latent.encode_job import Job, part_name
+from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
 from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
 from data.raw.writing import RECEIPTS
@@ -44,6 +44,12 @@ def plan(config: Config, job: Job) -> list[str]:
 
 def repair_unfinished(output: Path) -> None:
     """Forget damaged parts and failures, so that the queue has them again."""
+    for path in published(output / RECEIPTS, RECEIPT):
+        try:
+            read_receipt(path)
+        except Malformed as error:
+            say(f"{error}; its part will be encoded again")
+            path.unlink()
     records, files = recorded(output)
     for name in damaged(output, records, files):
         shard = int(name.removeprefix("latents-").removesuffix(".tar"))
@@ -105,8 +111,8 @@ def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> 
         if any(place.absent for place in scan_part(output / record.name))
     ]
     _remake_parts(inside, [shard for shard in shards if not inside.receipt(shard).exists()])
-    receipts = [json.loads(inside.receipt(shard).read_text()) for shard in shards]
-    entries = [QuarantineEntry(**entry) for receipt in receipts for entry in receipt["refused"]]
+    receipts = [read_receipt(inside.receipt(shard)) for shard in shards]
+    entries = [entry for receipt in receipts for entry in receipt["refused"]]
     inside.quarantine.rewrite(entries)
 
 

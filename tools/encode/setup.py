@@ -26,6 +26,8 @@ from data.latent.encode_job import Job, begin, encoded, recorded_origin
 from data.latent.reading import compare
 from data.media.scaling import RESIZE
 from data.order.buckets import NO_BUCKET, assign, make_buckets
+from data.order.usage import usage_lines
+from data.raw.decoding import decoding_identity
 from data.raw.writing import drop_receipts
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
@@ -151,6 +153,7 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
         most = 2 * samples * job.captions.tokens * job.captions.width
         tokens = counted(job.captions.tokens, "token")
         lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
+    lines += usage_lines(np.asarray(job.dataset.media), job.column, job.buckets, job.clips)
     return lines
 
 
@@ -205,6 +208,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
             "store": config.store,
             "views": ["plain", "flip"] if config.flip else ["plain"],
             "dtype": config.dtype,
+            **_all_captions(job),
             "preprocessing": {
                 "buckets": [str(bucket) for bucket in job.buckets],
                 "resize": RESIZE,
@@ -212,6 +216,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
                 "fps": config.buckets.fps,
                 "stride": config.buckets.stride,
                 "clip": "centre",
+                **decoding_identity(job.dataset, config.buckets),
             },
             "computation": {
                 "device": device,
@@ -222,6 +227,12 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
             "source": {"fingerprint": job.dataset.manifest.fingerprint, "samples": len(job.dataset)},
         }
     )
+
+
+def _all_captions(job: Job) -> dict[str, Any]:
+    """That every caption is stored, where samples have several: earlier versions stored the first."""
+    several = job.captions is not None and job.dataset.manifest.extra.get("captions")
+    return {"captions": "all"} if several else {}
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
-from data.latent.encode_job import RECEIPT
+from data.latent.encode_job import RECEIPT, read_receipt
 from data.raw.writing import RECEIPTS
 from tools.encode.setup import LEASES
 
@@ -128,7 +127,7 @@ def recorded(output: Path) -> tuple[list[ShardRecord], dict[str, str]]:
     if not (output / RECEIPTS).is_dir():
         raise UserError("output", output, "a cache that was begun, with action=encode")
     paths = published(output / RECEIPTS, RECEIPT)
-    return [ShardRecord(**json.loads(path.read_text())["record"]) for path in paths], {}
+    return [read_receipt(path)["record"] for path in paths], {}
 
 
 def damaged(output: Path, records: list[ShardRecord], files: dict[str, str]) -> Iterator[str]:

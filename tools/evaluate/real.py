@@ -102,10 +102,11 @@ def _read_kind(
         for row in rows:
             try:
                 pixels = decode_media(
-                    sample_media(dataset, int(row)),
+                    sample_media(dataset, int(row), by_time=bool(fps)),
                     frames=(0, shape.frames, stride),
                     fps=fps or None,
                     size=(shape.height, shape.width),
+                    colour=dataset.colour,
                 )
             except MediaError:
                 left_out += 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from core.config.loading import difference
-from core.errors import UserError, WorkError
+from core.errors import UserError
+from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples
 
 OF = "of"  # in scores.json
+
+
+class _Scores(TypedDict):
+    of: NotRequired[dict[str, Any]]
 
 
 def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
@@ -76,8 +80,4 @@ def contents(scores: Path, of: dict[str, Any]) -> Contents:
 
 def _recorded(scores: Path) -> dict[str, Any] | None:
     """What scores are of; None where an earlier version did not say, WorkError where they are damaged."""
-    try:
-        before: dict[str, Any] | None = json.loads(scores.read_text(encoding="utf-8")).get(OF)
-    except (ValueError, AttributeError) as error:
-        raise WorkError(f"{scores} is damaged ({type(error).__name__}: {error})") from None
-    return before
+    return json_files.read(scores, _Scores).get("of")

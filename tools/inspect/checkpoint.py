@@ -20,6 +20,8 @@ from core.run.code import read
 from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import RunLock
 from tools.inspect.telling import refuse_dataset_fields, tell
+from tools.runs.begun import told_record
+from tools.runs.initial import read_record
 
 if TYPE_CHECKING:
     from tools.inspect.config import Config
@@ -100,6 +102,9 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
     if started_with := RunLock(folder).code():
         result["code"] = started_with.as_dict()
         lines.append(f"last started with {started_with}")
+    if (record := read_record(folder)) is not None:
+        result["initial"] = record
+    lines += told_record(folder)
     for name, part in parts.items():
         result[name] = []
         lines += ["", f"{name}: {'step':>8}  {'updates':>8}  {'ranks':>5}  {'MiB':>9}  folder"]

@@ -62,6 +62,15 @@ def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
         lines += [f"  class {shown}, whose letters the font lacks" for shown in by_number]
         lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
         summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
+    if config.sample >= 0:
+        from tools.inspect.texts import sample_texts
+
+        summary["sample"], texts = sample_texts(dataset, config.sample)
+        lines += ["", *texts]
+    if config.pixels:
+        from tools.inspect.pixels import write_sample
+
+        lines += ["", write_sample(dataset, config.sample, config.buckets, Path(config.pixels))]
     return summary, lines
 
 
@@ -150,9 +159,9 @@ def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> P
 def _thumbnail(dataset: Dataset, row: int) -> Pixels:
     """uint8 (H, W, 3) whose longer side is THUMBNAIL."""
     data = media_member(dataset.read(row))
-    width, height, frames, _ = dataset.media[row].tolist()
+    width, height, frames = dataset.media[row].tolist()[:3]
     size = [max(1, round(side * THUMBNAIL / max(height, width))) for side in (height, width)]
-    return decode_media(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]))[0]
+    return decode_media(data, frames=(frames // 2, 1, 1), size=(size[0], size[1]), colour=dataset.colour)[0]
 
 
 def _latent_picture(dataset: Dataset, row: int) -> Pixels:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from core.checkpoint import exported, format
 from core.checkpoint.format import DamagedCheckpoint
-from core.config.yaml_files import read_recorded
-from core.errors import UserError
+from core.checkpoint.tensor_file import open_tensors
+from core.config.yaml_files import read_recorded, read_section
+from core.errors import UserError, WorkError
 from core.files import instead
 from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
 from tools.inspect.telling import refuse_dataset_fields, tell
@@ -37,7 +37,7 @@ def run(config: Config) -> None:
         tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
     result["config"] = read_recorded(folder / CONFIG)
     result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
-    lines += _network(result["config"]["model"], result["tensors"], result["trained"])
+    lines += _network(read_section(folder / CONFIG, "model"), result["tensors"], result["trained"])
     tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])
 
 
@@ -80,6 +80,10 @@ def _head(result: dict[str, Any]) -> list[str]:
 def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list[str]) -> list[str]:
     numbers = {tensor["name"]: tensor["numbers"] for tensor in tensors}
     settings = " ".join(f"{name}={json.dumps(value)}" for name, value in model.items() if value != "")
+    if unknown := set(trained) - set(numbers):
+        raise WorkError(
+            f"{EXPORT} names {min(unknown)} as trained, and {EXPORTED_WEIGHTS} has no such tensor"
+        )
     return [
         f"{sum(numbers.values()):,} numbers, {sum(numbers[name] for name in trained):,} of them trained",
         f"network: {settings}",
@@ -90,7 +94,7 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
 def _tensors(path: Path) -> list[dict[str, Any]]:
     """Name, shape, type and Euclidean norm of each."""
     tensors = []
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name)
             facts = {"name": name, "shape": list(tensor.shape), "numbers": tensor.numel()}

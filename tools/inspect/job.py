@@ -32,7 +32,7 @@ def plan(config: Config) -> list[str]:
         return checkpoint.plan(config)
     _require_dataset(config)
     what = {"show": "show", "verify": "hash every file of", "reindex": "write a new index and manifest of"}
-    files = [f"write {file}" for file in (config.json, config.sheet) if file]
+    files = [f"write {file}" for file in (config.json, config.sheet, config.pixels) if file]
     return [f"{what[config.action]} {config.source}", *files]
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from core import environment
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
-from core.errors import WorkError
+from core.errors import WorkError, below
+from core.metrics.rows import MetricsConfig
+from core.metrics.trackers.kinds import require_installed
 from core.progress import counted, duration
-from core.records import read_rows
+from core.records import number, read_rows
 from core.run.changes import Content, Contents
-from core.run.folder import CHECKPOINTS, LATENTS, METRICS
+from core.run.claim import has_begun
+from core.run.folder import CHECKPOINTS, FINISHED, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
+from tools.runs.begun import initial_content
+from tools.runs.initial import FIELD
 from tools.runs.latent_space import ADDED_LATER
+from tools.runs.space_record import read_space
 
 
 def steps_made(run: Path) -> str:
@@ -24,15 +30,30 @@ def steps_made(run: Path) -> str:
     rows = read_rows(run / METRICS)
     if not rows:
         return holds(run)
-    seconds = sum(row.get("seconds") or 0.0 for row in rows)
-    return f"{counted(rows[-1]['step'], 'step')} of training, {duration(seconds)} by {METRICS}"
+    seconds = sum(number(row, "seconds") or 0.0 for row in rows)
+    return f"{counted(rows[-1].get('step', len(rows)), 'step')} of training, {duration(seconds)} by {METRICS}"
 
 
-def latent_contents(run: Path, facts: LatentFacts) -> Contents:
-    """The places of `train`: what its `latents.json` records, and what its source is made from now."""
+def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, done: str = FINISHED) -> None:
+    """UserError where a run that begins asks for a tracker that is not installed; one that continues goes on.
+
+    done: the file that makes the output complete.
+    """
+    if (overwrite and not environment.restarts()) or not has_begun(output, done):
+        with below("metrics"):
+            require_installed(metrics.trackers)
+
+
+def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Contents:
+    """The places of `train`: what its `latents.json` records, and what its source is made from now.
+
+    initial: the field of that name, whose weights `initial.json` records.
+    """
     caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
 
     def contents(path: str) -> tuple[Content | None, Content]:
+        if path == FIELD:
+            return initial_content(run, initial, "train")
         found: dict[str, Any] = {
             "cache": caches,
             "encoder": facts.encoder,
@@ -42,7 +63,7 @@ def latent_contents(run: Path, facts: LatentFacts) -> Contents:
         found = {name: found[name] for name in names}
         if not (run / LATENTS).is_file():
             return None, found
-        kept = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        kept = ADDED_LATER | read_space(run)
         begun = kept["cache"]
         kept["cache"] = sorted(begun.values()) if isinstance(begun, dict) else [begun]
         return {name: kept[name] for name in names}, found
@@ -50,10 +71,12 @@ def latent_contents(run: Path, facts: LatentFacts) -> Contents:
     return contents
 
 
-def raw_contents(run: Path, dataset: Dataset) -> Contents:
-    """The place of `train-autoencoder`: the fingerprint of its data, which checkpoints record."""
+def raw_contents(run: Path, dataset: Dataset, initial: str = "") -> Contents:
+    """The places of `train-autoencoder`: the fingerprint of its data, in checkpoints, and `initial`."""
 
     def contents(path: str) -> tuple[Content | None, Content]:
+        if path == FIELD:
+            return initial_content(run, initial, "train-autoencoder")
         found = {"data": dataset.manifest.fingerprint}
         for entry in CheckpointStore(run / CHECKPOINTS).complete():
             try:

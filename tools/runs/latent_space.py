@@ -5,50 +5,79 @@ A run folder can so be moved to another machine without the cache it was trained
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from core.files import fsync_folder, instead, temporary_name, write_json
+from core.reading import json_files
 from core.run.folder import AUTOENCODER, LATENTS
+from data.dataset.schema import Statistics
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
+from tools.runs.space_record import read_space
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # what older runs do not say
 LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
 
 
+class _Kept(Statistics):
+    normalise: NotRequired[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentsConfig:
     """What the network sees of latents."""
 
-    normalise: Literal["measured", "encoder"] = setting(
+    normalise: Literal["measured", "encoder", "initial"] = setting(
         "measured",
-        "measured: by mean and deviation over the cache; encoder: as the authors of a public autoencoder do",
+        "measured: by mean and deviation over the cache; encoder: as the authors of a public autoencoder do; "
+        "initial, the default with initial=...: as in that run if its autoencoder is this one, else measured",
     )
 
 
-def choose_normaliser(source: LatentSource, config: LatentsConfig, run: Path, world: World) -> Normaliser:
+def settle_normaliser(config: LatentsConfig, run: Path, initial: Normaliser | None) -> LatentsConfig:
+    """The settings with what `initial` comes to (collective: all ranks).
+
+    initial: the normaliser of the run whose weights this one begins from; None where it cannot be kept, and
+    where the run continues, whose own record holds then.
+    """
+    if config.normalise != "initial":
+        return config
+    kept = ranks.on_first_rank(lambda: _kept(run, ("normalise",)))
+    usual: Literal["measured", "initial"] = "initial" if initial is not None else "measured"
+    return replace(config, normalise=kept["normalise"] if kept else usual)
+
+
+def choose_normaliser(
+    source: LatentSource, config: LatentsConfig, run: Path, world: World, initial: Normaliser | None = None
+) -> Normaliser:
     """How latents are brought to unit scale (collective: all ranks).
 
-    run: the run's folder, whose statistics are kept where they would have to be measured again.
+    config: as `settle_normaliser` gives it.  run: the run's folder, whose statistics are kept where they
+    would have to be measured again.  initial: the normaliser of the run that this one begins from.
     UserError where they are the encoder's and it has none.
     """
     if config.normalise == "encoder":
         return encoders_own(source.facts)
-    kept = ranks.on_first_rank(lambda: _kept_statistics(run))
+    kept = ranks.on_first_rank(lambda: _kept(run, ("mean", "std")))
+    if config.normalise == "initial":
+        if kept is not None:
+            return Normaliser.from_dict(kept)
+        if initial is not None:
+            return initial
     return Normaliser.from_dict(source.statistics(kept, world))
 
 
@@ -60,23 +89,25 @@ def encoders_own(facts: LatentFacts) -> Normaliser:
         expected = f"measured, since the autoencoder of {facts.place} has no normalisation of its own"
         raise UserError(field, given, expected)
     normaliser = Normaliser.from_dict(own)
-    longest = max(frames for _, frames, _, _ in facts.latent_shapes)
-    if 0 < normaliser.frames < longest:
-        expected = f"measured: the autoencoder's own is for {normaliser.frames} latent frames, not {longest}"
-        raise UserError(field, given, expected)
+    require_frames(normaliser, facts, given, "the autoencoder's own")
     return normaliser
 
 
-def _kept_statistics(run: Path) -> dict[str, Any] | None:
-    """Mean and standard deviation that the run was begun with; None before it has begun."""
+def require_frames(normaliser: Normaliser, facts: LatentFacts, given: str, whose: str) -> None:
+    """UserError where a normaliser is for fewer latent frames than clips have."""
+    longest = max(frames for _, frames, _, _ in facts.latent_shapes)
+    if 0 < normaliser.frames < longest:
+        expected = f"measured: {whose} is for {normaliser.frames} latent frames, not {longest}"
+        raise UserError("latents.normalise", given, expected)
+
+
+def _kept(run: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """What the run was begun with, by the names in its record; None before it has begun."""
     path = run / LATENTS
     if not path.exists():
         return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kept[name] for name in ("mean", "std")}
-    except (ValueError, KeyError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    kept = ADDED_LATER | json_files.read(path, _Kept)
+    return {name: kept[name] for name in names}
 
 
 def keep_latent_space(
@@ -96,7 +127,7 @@ def keep_latent_space(
     """
     record = describe(source, objective, normaliser, latents, text=text)
     if (run / LATENTS).exists():
-        before = ADDED_LATER | json.loads((run / LATENTS).read_text(encoding="utf-8"))
+        before = ADDED_LATER | read_space(run)
         before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
         if _are_moved(before["cache"], record["cache"]):
             before["cache"] = record["cache"]

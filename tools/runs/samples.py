@@ -6,13 +6,11 @@ that two files in one folder belong together. Manifests of earlier versions have
 
 from __future__ import annotations
 
-import json
-import zlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +19,46 @@ from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
 from core.files import instead, published, sha256_file
 from core.progress import counted
+from core.reading import json_files
+from core.reading.array_files import DamagedArray, open_archive
+from core.reading.json_files import Malformed
+from core.reading.json_schema import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
 
 ARRAYS = "samples.npz"
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
+Side = Annotated[int, Range(1, 1 << 31)]
+
+
+class _Record(TypedDict):
+    """What `samples.json` says, as far as anything depends on it; those written by others say less."""
+
+    count: Side
+    frames: Side
+    height: Side
+    width: Side
+    checkpoint: NotRequired[str | None]
+    weights: NotRequired[str | None]
+    run: NotRequired[str | None]
+    samples_sha256: NotRequired[str | None]
+    made_from: NotRequired[str | None]
+    weights_sha256: NotRequired[str | None]
+    autoencoder: NotRequired[str | None]
+    classes: NotRequired[list[str]]
+    prompts: NotRequired[list[str]]
+
+
+class _MadeFrom(TypedDict):
+    """What `made_from.json` says, as far as it is not only compared."""
+
+    checkpoint: str
+    weights: str
+    manifest_sha256: str
+    network: dict[str, Any]
+    sampler: dict[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -43,13 +75,10 @@ class Samples:
     @classmethod
     def read(cls, folder: Path) -> Samples:
         """Read the manifest; WorkError if it is damaged."""
-        try:
-            record = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
-            return cls(
-                folder, record=record, **{n: int(record[n]) for n in ("count", "frames", "height", "width")}
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkError(f"{folder / SAMPLES} is damaged ({type(error).__name__}: {error})") from None
+        path = folder / SAMPLES
+        record = json_files.read(path, dict[str, Any])
+        known = json_files.checked(record, _Record, path)
+        return cls(folder, known["count"], known["frames"], known["height"], known["width"], record=record)
 
     @property
     def origin(self) -> str:
@@ -81,17 +110,21 @@ class Samples:
         WorkError where they cannot be read, or are not of the shape that the manifest says.
         """
         path = self.folder / ARRAYS
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                pixels, labels = arrays["arr_0"], arrays["labels"].astype(np.int64)
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
-            raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
         frames = (self.frames,) if self.frames > 1 else ()
         expected = (self.count, *frames, self.height, self.width, 3)
-        if pixels.shape != expected or pixels.dtype != np.uint8 or labels.shape != expected[:1]:
+        try:
+            with open_archive(path) as arrays:
+                pixels, labels = (
+                    arrays.read("arr_0", math.prod(expected)),
+                    arrays.read("labels", 8 * self.count),
+                )
+        except DamagedArray as error:
+            raise WorkError(f"{path} is {error}") from None
+        are_numbers = pixels.dtype == np.uint8 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
+        if pixels.shape != expected or not are_numbers or labels.shape != expected[:1]:
             found = f"{pixels.dtype} {pixels.shape} with labels {labels.shape}"
             raise WorkError(f"{path} holds {found}, and {SAMPLES} tells of uint8 {expected}")
-        return pixels, labels
+        return pixels, labels.astype(np.int64)
 
 
 def require_one_origin(found: Sequence[Samples]) -> None:
@@ -123,18 +156,22 @@ def read_made_from(folder: Path) -> dict[str, Any] | None:
     """What the job in `folder` is made from, None where it does not say; WorkError if that is damaged."""
     path = folder / MADE_FROM
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json_files.read(path, dict[str, Any])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path} is damaged ({type(error).__name__}: {error}); {anew(folder)}") from None
-    if not isinstance(record, dict) or record != sealed(record):
+    except (OSError, Malformed) as error:
+        raise WorkError(f"{path} is damaged ({error}); {anew(folder)}") from None
+    if record != sealed(record):
         raise WorkError(f"{path} is damaged: it differs from its own SHA-256; {anew(folder)}")
     if record.get("format") != MADE_FROM_VERSION:
         raise WorkError(
             f"{path} has format {record.get('format')}; this version reads {MADE_FROM_VERSION}; "
             f"{anew(folder)}"
         )
+    try:
+        json_files.checked(record, _MadeFrom, path)
+    except Malformed as error:
+        raise WorkError(f"{error}; {anew(folder)}") from None
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
 from core.config.loading import from_dict
-from core.config.yaml_files import read_recorded
+from core.config.yaml_files import read_section
 from core.diffusion.paths import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError, below
@@ -26,6 +25,7 @@ from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
 from tools.runs.latent_space import ADDED_LATER, LEARNT, space_file
+from tools.runs.space_record import read_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,13 @@ class LatentSpace:
     @classmethod
     def read(cls, run: Path) -> Self:
         """Read a run folder's; UserError where there is none, WorkError where it is damaged."""
-        path = space_file(run)
-        try:
-            record: dict[str, Any] = ADDED_LATER | LEARNT | json.loads(path.read_text(encoding="utf-8"))
-            normaliser = Normaliser.from_dict(record)
-            record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
-            record["untrained_classes"] = tuple(record["untrained_classes"])
-            record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
-            return cls(**{field.name: record[field.name] for field in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+        space_file(run)
+        record = ADDED_LATER | LEARNT | read_space(run)
+        normaliser = Normaliser.from_dict(record)
+        record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
+        record["untrained_classes"] = tuple(record["untrained_classes"])
+        record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced meanwhile do not fit it any more
     state = load_weights(chosen, weights)
-    recorded = read_recorded(folder / CONFIG)["model"]
+    recorded = read_section(folder / CONFIG, "model")
     with below("model"):
         network = from_dict(config_class(recorded), recorded)
     model = network.build()

@@ -6,20 +6,17 @@ the record that the job keeps to (`tools.sample.sampled_from`). A part is checke
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import WorkError
-from core.files import atomic_file, open_regular, published
+from core.files import atomic_file, published
+from core.reading.array_files import DamagedArray, open_archive
 
 FOLDER = "parts"
 _NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.npz")
@@ -54,21 +51,13 @@ class Parts:
     def read(self, rows: range) -> NDArray[np.uint8]:
         """The pixels of a part, (n, *shape); DamagedPart where it is not what this job wrote."""
         try:
-            with open_regular(self.path(rows)) as file, zipfile.ZipFile(file) as archive:
-                made_from = str(_member(archive, "made_from", _SLACK))
+            with open_archive(self.path(rows)) as archive:
+                made_from = str(archive.read("made_from", _SLACK))
                 if made_from != self.made_from:
                     raise DamagedPart(f"it was made from {made_from[:12]!r}, not {self.made_from[:12]!r}")
-                pixels = _member(archive, "arr_0", len(rows) * int(np.prod(self.shape)) + _SLACK)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise DamagedPart(f"it is damaged ({type(error).__name__}: {error})") from None
+                pixels = archive.read("arr_0", len(rows) * int(np.prod(self.shape)))
+        except DamagedArray as error:
+            raise DamagedPart(f"it is {error}") from None
         expected = (len(rows), *self.shape)
         if pixels.shape != expected or pixels.dtype != np.uint8:
             raise DamagedPart(f"it holds {pixels.dtype} {pixels.shape}, not uint8 {expected}")
@@ -114,12 +103,3 @@ def missing(rows: Iterable[range], count: int) -> list[range]:
         gaps.append(range(end, found.start))
         end = found.stop
     return [gap for gap in [*gaps, range(end, count)] if len(gap)]
-
-
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[Any]:
-    """An array of an .npz, its CRC compared before its header is believed."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.file_size > most:
-        raise ValueError(f"{name} has {info.file_size} bytes, at most {most} are expected")
-    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
-    return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
+from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.denoisers.kinds import config_class
@@ -69,7 +69,7 @@ def describe(
         "frames": config.frames,
         "shape": list(shape),
     }
-    return sealed(json.loads(json.dumps(record)))  # as JSON gives it back: tuples are lists
+    return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
 def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:

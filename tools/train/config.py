@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
@@ -22,6 +23,8 @@ from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
 from tools.runs.latent_space import LatentsConfig
+
+Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,16 @@ class Config:
         shown="path",
         role="place",
     )
+    initial: str = setting(
+        "",
+        "begin a new run from the weights of a run, a checkpoint or an export: the main average, or the one "
+        "that is named (raw: those of the step itself)",
+        shown="path[@AVERAGE]",
+        role="place",
+    )
+    initial_accept: tuple[Differing, ...] = setting(
+        (), "in what the other run may differ, although its weights depend on it", role="work"
+    )
     model: DenoiserConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
     data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
@@ -119,7 +132,16 @@ class Config:
         role="watch",
     )
 
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults that follow from other fields: latents stay normalised as the weights know them."""
+        return {"latents": {"normalise": "initial"}} if given.get("initial") else {}
+
     def __post_init__(self) -> None:
+        if not self.initial and self.initial_accept:
+            raise UserError("initial_accept", list(self.initial_accept), "[] without initial=...")
+        if not self.initial and self.latents.normalise == "initial":
+            raise UserError("latents.normalise", "initial", "measured or encoder without initial=...")
         require_effect(self.trainer, self.optimizer, self.ema)
         every, steps = self.validation.every, self.trainer.steps
         if every > steps:

@@ -21,11 +21,18 @@ from core.run.folder import FINISHED
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
+from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
-from tools.runs.continuing import latent_contents, steps_made
-from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.runs.continuing import latent_contents, require_trackers, steps_made
+from tools.runs.latent_space import (
+    LatentsConfig,
+    choose_normaliser,
+    keep_latent_space,
+    settle_normaliser,
+)
 from tools.train import prepared
+from tools.train.beginning import find_beginning
 from tools.train.config import Config, DataConfig
 from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
@@ -51,7 +58,9 @@ class Data(NamedTuple):
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes, parameters, arithmetic and disk space of the run."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
+    require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
+    beginning = find_beginning(config, source.facts, claimed=False)
     world, held_out = World(0, config.processes, 0, torch.device("cpu")), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     steps, groups = config.trainer.steps, config.data.groups_per_step
@@ -73,13 +82,16 @@ def plan(config: Config) -> list[str]:
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),
+        *(beginning.lines if beginning else ()),
     ]
 
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
+    require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, autoencoder = open_checked(config.source, config.autoencoder, *sections, run=output)
+    find_beginning(config, source.facts, claimed=False)  # what is wrong with it fails before any rank waits
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=output)
     trained, validated = load_data(
@@ -91,7 +103,7 @@ def run(config: Config) -> None:
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
     def claim() -> bool:
-        contents, made = latent_contents(output, source.facts), partial(steps_made, output)
+        contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
@@ -154,13 +166,17 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     )
 
     output, seed = Path(config.output), config.seed
+    beginning = ranks.on_first_rank(partial(find_beginning, config, trained.source.facts, claimed=True))
+    initial = beginning.normaliser if beginning else None
     objective = prepare_objective(
-        trained.source, autoencoder, config.objective, config.latents, config.model, world, run=output
+        trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
     )
     for line in trained.loader.plan.report():
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
+    if beginning:
+        beginning.put_into(model, output)
     data_ranks = world.size // config.engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     batches, facts = None, trained.source.facts
@@ -195,12 +211,16 @@ def prepare_objective(
     latents: LatentsConfig,
     model: DenoiserConfig,
     world: World,
-    *,
     run: Path,
+    initial: Normaliser | None = None,
 ) -> LatentObjective:
-    """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks)."""
+    """What is minimised, once the run folder holds what sampling needs of latents (collective: all ranks).
+
+    run: the run's folder.  initial: the normaliser of the run that this one begins from.
+    """
     source.to(world.device)
-    normaliser = choose_normaliser(source, latents, run, world)
+    latents = settle_normaliser(latents, run, initial)
+    normaliser = choose_normaliser(source, latents, run, world, initial)
     space = run, source, autoencoder, objective, normaliser, latents
     ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0))
     frames = model.frame_condition

@@ -53,6 +53,13 @@ class Config:
         role="work",
     )
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
+    initial: str = setting(
+        "",
+        "begin a new run from the weights of a run, a checkpoint or a saved autoencoder: the main average, "
+        "or the one that is named (raw: those of the step itself)",
+        shown="path[@AVERAGE]",
+        role="place",
+    )
     model: AutoencoderConfig = setting(DEFAULT, "the network", kinds=KINDS)
     objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
     data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")

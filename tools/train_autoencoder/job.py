@@ -12,7 +12,8 @@ from einops import reduce
 from torch import Tensor
 
 from core.batch import Batch
-from core.config.loading import to_dict
+from core.config.loading import from_dict, to_dict
+from core.config.values import any_of
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
@@ -30,15 +31,21 @@ from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
+from data.raw.decoding import decoding_identity
 from models.autoencoder import store
-from models.autoencoder.interface import AutoencoderConfig
+from models.autoencoder.interface import FIRST, AutoencoderConfig
+from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
+from models.transfer import Transfer, plan_transfer
 from models.weights import shapes_only
-from tools.runs.continuing import raw_contents, steps_made
+from tools.runs.begun import begin_from, differing_settings
+from tools.runs.continuing import raw_contents, require_trackers, steps_made
+from tools.runs.initial import Initial, initial_of
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 
 RECONSTRUCTIONS = "reconstructions.png"
+DONE = f"{AUTOENCODER}/{store.CONFIG}"  # in the output: completes it
 Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -67,11 +74,13 @@ class ReconstructionObjective:
 
 def plan(config: Config) -> list[str]:
     """Shapes, group sizes and parameters of the run."""
+    require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
     dataset = open_source(config.source, config.data)
     world = World(0, config.processes, 0, torch.device("cpu"))
     loader = make_loader(dataset, config.data, config.model, world, config.seed, config.engine.micro_batch)
     with shapes_only():
         parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
+    beginning = find_beginning(config, claimed=False)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
@@ -79,21 +88,24 @@ def plan(config: Config) -> list[str]:
         f"latents: {config.model.latent_channels} channels, {', '.join(latents)}",
         f"model: {parameters:,} parameters",
         f"run: {config.trainer.steps} steps into {config.output}",
+        *(lines_of(config, *beginning) if beginning else ()),
     ]
 
 
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
+    require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
     dataset = open_source(config.source, config.data)
     alone = World(0, 1, 0, torch.device("cpu"))
     make_loader(dataset, config.data, config.model, alone, config.seed)  # fails before any rank waits
+    find_beginning(config, claimed=False)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
-    output, done = Path(config.output), f"{AUTOENCODER}/{store.CONFIG}"
+    output = Path(config.output)
 
     def claim() -> bool:
-        contents, made = raw_contents(output, dataset), partial(steps_made, output)
-        return claim_run(output, config, done=done, contents=contents, made=made)
+        contents, made = raw_contents(output, dataset, config.initial), partial(steps_made, output)
+        return claim_run(output, config, done=DONE, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
@@ -117,9 +129,15 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
+    model = config.model.build()
+    if beginning := ranks.on_first_rank(partial(find_beginning, config, claimed=True)):
+        initial, transfer = beginning
+        for line in lines_of(config, initial, transfer):
+            say(line)
+        begin_from(initial, transfer, model, Path(config.output))
     Trainer(
         SingleStepper(
-            Engine(config.model.build(), config.engine, config.optimizer, world),
+            Engine(model, config.engine, config.optimizer, world),
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
@@ -128,9 +146,31 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         folder=Path(config.output),
         seed=config.seed,
         metrics=config.metrics,
-        fingerprints={"data": dataset.manifest.fingerprint},
+        fingerprints={"data": dataset.manifest.fingerprint}
+        | {name: str(value) for name, value in decoding_identity(dataset, config.data.buckets).items()},
         run_config=to_dict(config),
     ).fit()
+
+
+def find_beginning(config: Config, *, claimed: bool) -> tuple[Initial, Transfer] | None:
+    """What the run begins from, and what becomes of it; None for a run that continues, or begins at random.
+
+    claimed: whether the run's folder is this run's already.
+    """
+    if (initial := initial_of(config, claimed=claimed)) is None:
+        return None
+    kind = str(initial.network.get("kind", FIRST))
+    if kind not in KINDS:
+        raise UserError("initial", initial.text, f"an autoencoder of kind {any_of(list(KINDS))}, not {kind}")
+    theirs = from_dict(KINDS[kind], {"kind": kind, **initial.network})
+    with below("model"):
+        return initial, plan_transfer(config.model, theirs, str(initial.run))
+
+
+def lines_of(config: Config, initial: Initial, transfer: Transfer) -> list[str]:
+    """Say what the run begins from."""
+    lines = [f"begins from {initial.origin}", *transfer.lines(), *differing_settings(initial, config)]
+    return [f"initial: {line}" for line in lines]
 
 
 def publish(

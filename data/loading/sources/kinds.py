@@ -99,7 +99,7 @@ class Conditions:
     def count(cls, labels: np.ndarray, classes: int, textless: int | None) -> Conditions:
         """Count labels (samples,), of which those below 0 are none."""
         known = labels[labels >= 0]
-        by_class = np.bincount(known, minlength=classes)[:classes].tolist()
+        by_class = np.bincount(known[known < classes], minlength=classes).tolist()
         return cls(tuple(by_class), len(labels) - len(known), textless)
 
     def __add__(self, other: Conditions) -> Conditions:

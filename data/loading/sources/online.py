@@ -20,7 +20,7 @@ from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
-from core.progress import Progress
+from core.progress import Progress, say
 from data.dataset.faults import RETRY
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
@@ -39,7 +39,8 @@ from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
-from data.raw.decoding import read_pixels
+from data.order.usage import usage_lines
+from data.raw.decoding import decoding_identity, read_pixels
 
 ROUND = 256  # samples measured between two exchanges of ranks, so that none waits long for another
 
@@ -98,6 +99,8 @@ class OnlineLatents:
         numbers = np.full(NO_BUCKET + 1, NO_BUCKET, np.uint16)
         numbers[: len(pixels)] = [table.index(shape) for shape in shapes]
         self._column, used = used_buckets(numbers[assign(media, pixels, config.buckets)], table)
+        for line in usage_lines(media, assign(media, pixels, config.buckets), pixels, config.buckets):
+            say(line)
         by_shape = dict(zip(shapes, pixels, strict=True))
         self._buckets: list[Bucket] = [by_shape[shape] for shape in used]
         self.facts = self._describe(used)
@@ -113,6 +116,7 @@ class OnlineLatents:
             "views": ["plain", "flip"] if config.flip else ["plain"],
             "buckets": [str(bucket) for bucket in self._buckets],
             "clips": [config.buckets.fps, config.buckets.stride],
+            **decoding_identity(self._raw, config.buckets),
             "source": {"fingerprint": manifest.fingerprint, "samples": len(self._raw)},
         }
         identity = fingerprint(made_from)

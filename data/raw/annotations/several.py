@@ -9,8 +9,8 @@ A raw dataset keeps them in the JSON of a sample: `texts`, and `text_names` and 
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -171,10 +171,7 @@ def _renamed(captions: list[Caption], names: Any) -> list[Caption]:
 def _weighted(captions: list[Caption], weights: Any) -> list[Caption]:
     """The captions with `caption_weights`: numbers in their order, or an object with one for each name."""
     if isinstance(weights, str):
-        try:
-            weights = json.loads(weights)
-        except ValueError:
-            raise CaptionError(f"caption_weights {weights[:40]!r} is no list of numbers") from None
+        weights = re.split(r"[\s,;]+", weights.strip("[]() \t"))
     if isinstance(weights, Mapping):
         by_name = {plain(str(name)): value for name, value in weights.items()}
         if lost := [c.name for c in captions if c.text and plain(c.name) not in by_name]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.reading import json_files
+from core.reading.json_files import Malformed
 from data.media.formats import MediaError
 from data.raw.annotations.text_encoding import Encoding
 from data.raw.opening import open_within
@@ -150,13 +151,14 @@ def _holds_media(kind: Any) -> bool:
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
     """Names of the classes in columns that Hugging Face's `datasets` wrote as ClassLabel."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = json_files.loaded((schema.metadata or {}).get(b"huggingface", b"{}"), "huggingface")
+        features = found["info"]["features"]
         return {
             name: tuple(feature["names"])
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (Malformed, KeyError, TypeError, AttributeError):
         return {}  # written by another program
 
 

@@ -59,6 +59,13 @@ class Job:
     model: Model = setting(Model(), "the network")
 
 
+# Five lines that stand for 10^5 values and more.
+BOMB = "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}' if before else '1'] * 11)}]\n"
+    for before, name in zip(["", *"abcd"], "abcde", strict=True)
+)
+
+
 def read(*overrides: str, text: str | None = None, folder: Path | None = None) -> Job:
     files = []
     if text is not None and folder is not None:
@@ -179,7 +186,19 @@ def test_value_in_a_file(tmp_path: Path, text: str, field: str, value: object) -
         ("7: 3", "7: no such field; the nearest is "),
         ("steps: }", "{file}:1: not valid YAML: "),
         ("steps: 1\nsteps: 2", "{file}:2: not valid YAML: found duplicate key steps"),
-        ("steps: !!python/object:os.system x", "{file}:1: not valid YAML: could not determine a constructor"),
+        (
+            "steps: !!python/object:os.system x",
+            "{file}: not a valid config file: tags are not read: !!python/object",
+        ),
+        ("name: x\nsteps: !!int abc", "{file}: not a valid config file: tags are not read: !!int"),
+        ("steps: !!timestamp abc", "{file}: not a valid config file: tags are not read: !!timestamp"),
+        ("steps: !own 1", "{file}: not a valid config file: tags are not read: !own"),
+        ("steps: 0x_", "{file}: not a valid config file: invalid literal for int()"),
+        (f"steps: {'9' * 5000}", "{file}: not a valid config file: Exceeds the limit"),
+        ('name: "\\ud800"', "{file}:1: not valid YAML: found invalid Unicode character"),
+        ("null: 1", "{file}: not a valid config file: Incompatible key type"),
+        ("sizes: &a [*a]", "{file}: not a valid config file: *a stands before the end of &a"),
+        (BOMB, "{file}: not a valid config file: more than 131072 values"),
         ("- 1", "{file}: expected fields (name: value) at the top"),
         ("hello", "{file}: expected fields (name: value) at the top"),
         ("3", "{file}: "),

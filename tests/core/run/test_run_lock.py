@@ -100,3 +100,10 @@ def test_a_living_owner_keeps_others_out_and_a_dead_one_does_not(tmp_path: Path)
         assert json.loads((tmp_path / "run.lock").read_text())["number"] == 1
     assert RunLock(tmp_path).acquire().number == 2
     assert json.loads((tmp_path / "run.lock").read_text())["number"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"number": "1"}', "\0"])
+def test_a_damaged_lock_is_one_line_that_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.lock").write_text(text)
+    with pytest.raises(WorkError, match=r"run\.lock: .*; where no process writes into the folder, remove"):
+        RunLock(tmp_path).acquire()

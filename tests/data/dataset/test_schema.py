@@ -30,7 +30,7 @@ def manifest() -> DatasetManifest:
 
 
 def test_index_rows_are_little_endian_and_packed() -> None:
-    assert (INDEX_DTYPE.itemsize, MEDIA_DTYPE.itemsize) == (30, 16)
+    assert (INDEX_DTYPE.itemsize, MEDIA_DTYPE.itemsize) == (30, 41)
     row = np.zeros(1, INDEX_DTYPE)
     row["id"], row["label"] = 1, -1
     assert row.tobytes() == b"\1" + b"\0" * 25 + b"\xff" * 4
@@ -63,11 +63,11 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"surprise": 1}, "unknown entries: surprise"),
+        ({"surprise": 1}, '"surprise" is not known'),
         ({"kind": "cooked"}, "expected raw or latent"),
         ({"totals": {"samples": 4, "bytes": 10240, "shards": 1}}, "do not match"),
         ({"shards": [{"name": "../x.tar", "samples": 3, "bytes": 10240, "sha256": ""}]}, "plain file name"),
-        ({"shards": [{"name": "x.tar"}]}, "missing 3 required"),
+        ({"shards": [{"name": "x.tar"}]}, '"bytes", "samples", "sha256" are missing'),
     ],
 )
 def test_damaged_manifest_is_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -77,11 +77,34 @@ def test_damaged_manifest_is_named(tmp_path: Path, change: dict, message: str) -
         DatasetManifest.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("buckets", "extra", "message"),
+    [
+        ([[2, 4, 1, 8]], {}, r"buckets\[0\]=a list of 4: expected a list of 5"),
+        ([[2, 4, 1, 8, -1]], {}, r"buckets\[0\]\[4\]=-1"),
+        ([[2, 3, 1, 8, 8]], {}, "different numbers of channels"),
+        ([[2, 4, 1, 8, 8]], {"bucket_counts": [[3], [3]]}, "no table of 1 shards by 1 shapes"),
+        ([[2, 4, 1, 8, 8]], {"bucket_counts": [[3, 0]]}, "no table of 1 shards by 1 shapes"),
+        ([[2, 4, 1, 8, 8]], {"statistics": None}, "extra.statistics=null: expected an object"),
+        ([[2, 4, 1, 8, 8]], {"made_from": {}}, 'extra.made_from: "encoder" is missing'),
+        ([[2, 4, 1, 8, 8]], {"longest_text": 2**20}, "longest_text=1048576: expected a number from 0 to"),
+    ],
+)
+def test_what_a_cache_says_of_itself_is_checked(
+    tmp_path: Path, buckets: list, extra: dict, message: str
+) -> None:
+    manifest().write(tmp_path)
+    good = {"made_from": {"encoder": "a"}, "statistics": {"mean": [0.0] * 4, "std": [1.0] * 4}}
+    edit(tmp_path, kind="latent", buckets=buckets, extra=good | extra)
+    with pytest.raises(WorkError, match=message):
+        DatasetManifest.read(tmp_path)
+
+
 def test_cut_off_manifest_is_named(tmp_path: Path) -> None:
     manifest().write(tmp_path)
     path = tmp_path / "dataset.json"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(WorkError, match="not a dataset manifest"):
+    with pytest.raises(WorkError, match="not readable as JSON"):
         DatasetManifest.read(tmp_path)
 
 

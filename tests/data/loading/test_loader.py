@@ -226,3 +226,28 @@ def test_damaged_latents_name_their_part(tmp_path):
     batches = LatentLoader([cache], CONFIG, world(), 0)(0)
     with pytest.raises(WorkError, match=r"000000\.tar: damaged, sample 2 is not finite"):
         next(batches)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("shard", 7, "the index names part 7 of 2"),
+        ("offset", 2**40, "the index points behind its end"),
+        ("label", 3, "its index has the label 3, and there are 2 classes"),
+    ],
+)
+def test_an_index_that_points_nowhere_is_refused(tmp_path, column, value, told):
+    cache = make_cache(tmp_path, [[IMAGE] * 4, [IMAGE] * 4])
+    cache.index[column] = value
+    cache = Cache(cache.folder, replace(cache.manifest, classes=("cat", "dog")), cache.index)
+    with pytest.raises(WorkError, match=told):
+        LatentLoader([cache], CONFIG, world(), 0).load(0)
+
+
+def test_counts_that_the_index_does_not_bear_out_end_the_search(tmp_path):
+    """The stream of a bucket would look for the missing rows without end."""
+    cache = make_cache(tmp_path, [[IMAGE] * 8], counts=True)
+    extra = {**cache.manifest.extra, "bucket_counts": [[9]]}
+    cache = Cache(cache.folder, replace(cache.manifest, extra=extra), cache.index)
+    with pytest.raises(WorkError, match=r"8 samples of bucket 0, not 9 as was counted"):
+        LatentLoader([cache], CONFIG, world(), 0).load(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.dataset.index import Dataset
+from data.dataset.media_rows import media_table
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MEDIA_DTYPE
 from data.loading.pixels import PixelConfig, PixelLoader
-from data.media.formats import MediaError, MediaLimits, media_member
+from data.media.film.times import Times
+from data.media.formats import Media, MediaError, MediaLimits, media_member
 from data.media.images import decode_image, decode_video, from_tensor, resize_crop
 from data.media.video import frame_numbers
 from data.order.buckets import Bucket, BucketConfig, available_frames, clip_start
@@ -178,20 +180,25 @@ def test_a_sample_without_media_is_named():
 
 
 @given(
-    frames=st.integers(2, 100_000),
-    rate=st.floats(0.1, 240) | st.sampled_from([24000 / 1001, 30000 / 1001, 25.0, 60.0]),
+    frames=st.integers(2, 5000),
+    gap=st.integers(1, 1000),
+    unit=st.sampled_from([Fraction(1, 1000), Fraction(1, 90000), Fraction(1, 24), Fraction(1001, 30000)]),
     fps=st.just(0.0) | st.floats(0.1, 240) | st.sampled_from([8.0, 24000 / 1001, 30.0]),
     stride=st.integers(1, 9),
     count=st.integers(1, 257),
     where=st.floats(0, 1),
 )
-def test_a_clip_that_a_bucket_promises_lies_in_its_video(frames, rate, fps, stride, count, where):
-    """The index has the rate in float32, the decoder the file's own; both must take the same frames."""
-    media = np.array([(16, 16, frames, rate)], MEDIA_DTYPE)
+def test_a_clip_that_a_bucket_promises_lies_in_its_video(frames, gap, unit, fps, stride, count, where):
+    """The index has durations exactly, so the decoder finds a frame for each that was promised."""
+    times = Times(tuple(range(7, 7 + gap * frames, gap)), unit, 7 + gap * frames, 1 / (gap * unit), False)
+    media = media_table([Media(16, 16, frames, float(times.rate), times.rate, times.seconds)])
     config = BucketConfig(fps=fps, stride=stride)
     count = min(count, int(available_frames(media, config)[0]))
     start = clip_start(media, count, config, where)
-    numbers = frame_numbers(frames, start, count, stride, rate=rate / fps if fps else 1.0)
+    numbers = frame_numbers(times.count_at(fps) if fps else frames, start, count, stride)
+    if fps:
+        numbers = [times.on_screen(number / Fraction(fps)) for number in numbers]
+    assert numbers == sorted(numbers)
     assert 0 <= numbers[0] <= numbers[-1] < frames
     with pytest.raises(MediaError, match="too few"):
         clip_start(media, int(available_frames(media, config)[0]) + 1, config, where)

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -30,7 +31,8 @@ def mp4(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_mp4_round_trip(mp4: bytes) -> None:
-    assert probe(mp4) == check(mp4) == Media(48, 32, 40, 8.0)
+    expected = Media(48, 32, 40, 8.0, Fraction(8), Fraction(5), found={"frame_rate": "8"})
+    assert probe(mp4) == check(mp4) == expected
     decoded = decode_video(mp4)
     assert (decoded.shape, decoded.dtype) == ((40, 32, 48, 3), np.uint8)
     assert np.abs(decoded.astype(int) - clip(40)).mean() < 3
@@ -60,7 +62,8 @@ def test_stride_and_rate_choose_frames(mp4: bytes) -> None:
     full = decode_video(mp4)
     assert np.array_equal(decode_video(mp4, frames=(2, 5, 3)), full[2:15:3])
     assert np.array_equal(decode_video(mp4, frames=(0, 4, 1), fps=4.0), full[0:8:2])
-    assert np.array_equal(decode_video(mp4, frames=(0, 4, 1), fps=16.0), full[[0, 0, 1, 2]])
+    assert np.array_equal(decode_video(mp4, frames=(0, 4, 1), fps=16.0), full[[0, 0, 1, 1]])
+    assert np.array_equal(decode_video(mp4, frames=(3, 3, 2), fps=4.0), full[6:15:4])
     assert frame_numbers(10, 1, None, 4) == [1, 5, 9]
 
 

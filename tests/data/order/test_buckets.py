@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from data.dataset.schema import MEDIA_DTYPE
+from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
 from data.order.buckets import (
     NO_BUCKET,
     Bucket,
@@ -25,7 +25,7 @@ from data.order.buckets import (
 
 
 def media(*rows: tuple[int, int, int, float]) -> np.ndarray:
-    return np.array(list(rows), MEDIA_DTYPE)
+    return upgraded(np.array(list(rows), OLD_MEDIA_DTYPE))
 
 
 TABLE = [

@@ -32,13 +32,13 @@ def test_image_folder_gives_sorted_classes_and_files(tmp_path: Path) -> None:
 
 
 def test_plain_folder_has_no_classes_and_counts_what_it_ignores(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpeg", "c.mp4", "notes.md", ".hidden.png", "d.heic", "e.HEIC"):
+    for name in ("b.PNG", "a.jpeg", "c.mp4", "notes.md", ".hidden.png", "d.xcf", "e.XCF"):
         (tmp_path / name).write_bytes(PNG)
     (tmp_path / "elsewhere").symlink_to("/usr")
     listing = list_source(tmp_path)
     assert brief(listing) == [("a.jpeg", -1, ""), ("b.PNG", -1, ""), ("c.mp4", -1, "")]
     assert listing.classes == ()
-    assert listing.ignored == {".md": 1, ".heic": 2, "hidden": 1, "linked folder": 1}
+    assert listing.ignored == {".md": 1, ".xcf": 2, "hidden": 1, "linked folder": 1}
 
 
 def test_captions_beside_files(tmp_path: Path) -> None:

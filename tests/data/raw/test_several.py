@@ -67,7 +67,7 @@ def test_every_form_is_read_and_read_again_from_what_is_stored(
         ({"captions": ["a", "b"], "caption_weights": [1, float("nan")]}, "weight 'nan' is no number"),
         ({"captions": ["a", "b"], "caption_weights": [True, 1]}, "weight 'True' is no number"),
         ({"captions": ["a", "b"], "caption_weights": [0, 0]}, "caption_weights are all 0"),
-        ({"captions": ["a"], "caption_weights": "many"}, "caption_weights 'many' is no list of numbers"),
+        ({"captions": ["a"], "caption_weights": "many"}, "caption weight 'many' is no number"),
         ({"captions": {"s": "a", "l": "b"}, "caption_weights": {"s": 1}}, "no weight for 'l'"),
         ({"caption_key": "gone", "caption": "a"}, "caption_key names 'gone', which is not there"),
         ({"caption_key": 3, "caption": "a"}, "caption_key is not a name but int"),
@@ -124,7 +124,7 @@ def test_a_table_keeps_several_captions_and_says_so(
         ["short", "long"],
         [1, 3],
     )
-    assert (second["text"], "texts" in second) == ("d", False)
+    assert (second["texts"], second["text_names"]) == (["d"], ["long"])
     said = capsys.readouterr().err
     assert "1 x several captions: all are stored, and each step of training draws one" in said
     assert "not used" not in said

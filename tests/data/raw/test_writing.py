@@ -110,8 +110,8 @@ def test_index_points_at_the_adjacent_members(packed: Path) -> None:
     assert dataset.index["id"].tolist() == list(range(7))
     assert dataset.index["label"].tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert dataset.index["bucket"].tolist() == [0] * 6 + [1]
-    assert dataset.media[6].item() == (48, 32, 9, 8.0)
-    assert dataset.media[0].item() == (16, 12, 1, 0.0)
+    assert dataset.media[6].item() == (48, 32, 9, 8.0, 8, 1, 9, 8, 0)
+    assert dataset.media[0].item() == (16, 12, 1, 0.0, 0, 1, 0, 1, 0)
 
 
 def test_manifest_and_quarantine(packed: Path) -> None:

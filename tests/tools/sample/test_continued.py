@@ -138,7 +138,7 @@ def change_space(run: Path, **fields: Any) -> None:
         (other_decoder, "autoencoder"),
         (lambda run, _: change_space(run, mean=[0.0, 0.2, 0.3, 0.4]), r"latents.mean\[0\]"),
         (lambda run, _: change_space(run, classes=["cat", "dog", "fox"]), r"classes\[2\]"),
-        (lambda run, _: change_space(run, prediction="x0"), "latents.prediction"),
+        (lambda run, _: change_space(run, prediction="noise"), "latents.prediction"),
         (lambda run, _: change_space(run, shapes=[[4, 1, 4, 4], [4, 1, 2, 2]]), r"shape\[2\]"),
     ],
 )
@@ -271,7 +271,8 @@ def test_a_replaced_export_is_noticed(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def export(seed: int) -> None:
-        record = {"checkpoint": FIRST, "weights": "ema"}
+        record = {"checkpoint": FIRST, "weights": "ema", "average": "ema", "dtype": "fp32"}
+        record |= {"step": 1, "updates": 1, "trained": []}
         for path in (run / EXPORTED_WEIGHTS, run / EXPORT):
             path.unlink(missing_ok=True)
         exported.finish(run, weights(seed), record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from core.batch import Batch
+from core.checkpoint.weights import load_weights
 from core.config.loading import load
 from core.distributed.ranks import World
 from core.draws import Draws
@@ -19,7 +21,7 @@ from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.raw_datasets import damage, make_raw
 from tools.train_autoencoder import reconstruct
 from tools.train_autoencoder.config import Config, ReconstructionConfig
-from tools.train_autoencoder.job import ReconstructionObjective, make_loader, plan
+from tools.train_autoencoder.job import ReconstructionObjective, make_loader, plan, run
 
 FIELDS = (
     "model.width=8",
@@ -49,6 +51,28 @@ def test_the_plan_tells_latents_parameters_and_what_is_held_out(raw: Dataset) ->
     assert "40% of them held out" in text
     assert "4 channels, 1x16x16 -> 1x4x4, 5x16x16 -> 2x4x4" in text
     assert f"model: {sum(p.numel() for p in network.parameters()):,} parameters" in text
+
+
+def test_it_begins_from_the_weights_of_another_run_or_of_a_folder(
+    raw: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    common = ("ema.decay=0.5", "engine.device=cpu", "engine.precision=fp32", "score_samples=1")
+    first = tmp_path / "first"
+    run(config(raw, f"output={first}", "trainer.steps=2", "optimizer.lr=0.01", *common))
+    taken = load_weights(first, "ema")
+    for place, output in ((first, "second"), (first / "autoencoder", "third")):
+        still = ("trainer.steps=1", "optimizer.lr=0", "seed=5", f"initial={place}")
+        run(config(raw, f"output={tmp_path / output}", *still, *common))
+        found = load_weights(tmp_path / output, "raw")
+        assert all(torch.equal(found[name], tensor) for name, tensor in taken.items())
+        assert json.loads((tmp_path / output / "initial.json").read_text())["taken"] == len(taken)
+    said = capfd.readouterr().err
+    assert f"initial: begins from the average 0.5 of step 2 in {first}/checkpoints/" in said
+    assert "optimizer.lr=0.0 (0.01 there)" in said
+    with pytest.raises(UserError, match=r"^model\.blocks=2: expected 1, with which .* was trained"):
+        plan(config(raw, f"output={tmp_path / 'run'}", f"initial={first}", "model.blocks=2"))
+    with pytest.raises(UserError, match=r"^initial=.*: expected no @0.5: an autoencoder's folder has one"):
+        plan(config(raw, f"output={tmp_path / 'run'}", f"initial={first}/autoencoder@0.5"))
 
 
 def test_the_loss_is_squared_error_and_divergence_of_the_drawn_posterior() -> None:

@@ -2,7 +2,7 @@
 
 wandb is a module of the tests' own here, which the view's process imports in its place.
 
-Run: pytest tests/core/metrics/test_wandb_view.py
+Run: pytest tests/core/metrics/trackers/test_wandb_view.py
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from core.distributed.ranks import World
-from core.metrics import wandb_view
 from core.metrics.rows import MetricsConfig
-from core.metrics.wandb_view import WandbView
+from core.metrics.trackers import wandb_view
+from core.metrics.trackers.wandb_view import WandbView
 from core.records import read_rows
 from core.root import ROOT
 from tests.core.toy_run import toy_trainer
@@ -130,6 +130,8 @@ def test_training_is_the_same_whatever_wandb_does(
     monkeypatch.setattr(wandb_view, "FINISH_S", 0.2 if "sleep" in does else 60.0)
     assert train(fake / "shown", world, wandb=True) == plain
     assert [row["step"] for row in plain] == [1, 2, 3, 4]
+    (incident,) = read_rows(fake / "shown" / "incidents.jsonl")
+    assert (incident["kind"], incident["tracker"]) == ("tracker", "wandb")
     said = capfd.readouterr().err
     assert [line for line in said.splitlines() if "warning: wandb" in line] == [
         line for line in said.splitlines() if warning in line
@@ -162,7 +164,7 @@ def test_a_run_that_is_killed_leaves_no_view_behind(fake: Path) -> None:
     """The view sees the end of the pipe, and shows the run as failed."""
     program = """
 import os, pathlib, sys
-from core.metrics.wandb_view import WandbView
+from core.metrics.trackers.wandb_view import WandbView
 WandbView(pathlib.Path(sys.argv[1]), "p", {}).show([{"step": 1, "loss": 1.0}])
 os.kill(os.getpid(), 9)
 """

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from core.files import atomic_file
 from core.progress import say
+from core.reading import json_files
 from core.root import import_path
 from core.run.folder import WANDB
 
@@ -29,6 +30,10 @@ LEAVE_S = 5.0  # for its process to end once it reads no more
 TOLD = 3  # exit status of the view's process when it has said itself why it ends
 
 
+class _Identity(TypedDict):
+    id: str
+
+
 class WandbView:
     """Hands rows to wandb, which shows each step once, also after a restart or a rollback.
 
@@ -36,18 +41,27 @@ class WandbView:
     the run. A run that fails without `close` is shown as failed.
     """
 
-    def __init__(self, folder: Path, project: str, run_config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        project: str,
+        run_config: Mapping[str, Any],
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """failed: is told why the view has ended before the run."""
+        self._failed = failed
         self._folder, self._waiting, self._is_behind = folder, bytearray(), False
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "core.metrics.wandb_view", str(folder), project],
+                [sys.executable, "-P", "-m", "core.metrics.trackers.wandb_view", str(folder), project],
                 env={**os.environ, "PYTHONPATH": import_path()},
                 stdin=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the run, which then ends the view
             )
         except OSError as error:  # no memory or no process left
             say(f"warning: wandb could not start, metrics go to files only: {error}")
+            failed(str(error))
             return
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
@@ -65,6 +79,9 @@ class WandbView:
         losses = {f"validation/{name}": part["loss"] for name, part in row.items() if name != "step"}
         self._hand_over(("beside", row["step"], losses))
 
+    def rewind(self, step: int) -> None:
+        """Leave out what was shown before: wandb takes no step twice."""
+
     def close(self) -> None:
         """Finish the view; what wandb has not sent after FINISH_S stays in its own files."""
         self._hand_over(("end", 0, {}))
@@ -77,11 +94,12 @@ class WandbView:
         try:
             if process.stdin is not None:
                 process.stdin.close()
-            _tell_status(process.wait(max(0.0, deadline - time.monotonic())))
+            self._end(process.wait(max(0.0, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             say(f"warning: wandb had not sent all in {FINISH_S:g} s; `wandb sync` sends {self._folder}/wandb")
+            self._failed(f"it had not sent all in {FINISH_S:g} s")
 
     def _hand_over(self, message: Any) -> None:
         if self._process is None:
@@ -103,21 +121,21 @@ class WandbView:
         except OSError:  # it has ended, or reads no more
             process, self._process = self._process, None
             if process is not None:
-                _tell_end(process)
+                self._wait(process)
 
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Say how the view's process ended; one that goes on without reading is ended."""
+        try:
+            self._end(process.wait(LEAVE_S))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            self._end(process.wait())
 
-def _tell_end(process: subprocess.Popen[bytes]) -> None:
-    """Say how the view's process ended; one that goes on without reading is ended."""
-    try:
-        _tell_status(process.wait(LEAVE_S))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        _tell_status(process.wait())
-
-
-def _tell_status(status: int) -> None:
-    if status not in (0, TOLD):
-        say(f"warning: wandb has ended with status {status}, metrics go to files only")
+    def _end(self, status: int) -> None:
+        if status not in (0, TOLD):
+            say(f"warning: wandb has ended with status {status}, metrics go to files only")
+        if status:
+            self._failed("it said so" if status == TOLD else f"ended with status {status}")
 
 
 def main(folder: Path, project: str, messages: IO[str]) -> int:
@@ -146,7 +164,7 @@ def _start(folder: Path, project: str, run_config: Mapping[str, Any]) -> Any:
         with atomic_file(identity, "w") as file:
             json.dump({"id": secrets.token_hex(4)}, file)
     project = os.environ.get("WANDB_PROJECT", project)
-    name = json.loads(identity.read_text(encoding="utf-8"))["id"]
+    name = json_files.read(identity, _Identity)["id"]
     watched = wandb.Settings(x_stats_pid=os.getppid())  # whose memory and processor time it shows
     return wandb.init(
         project=project, id=name, resume="allow", dir=folder, config=dict(run_config), settings=watched

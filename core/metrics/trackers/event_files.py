@@ -1,0 +1,85 @@
+"""The run in TensorBoard: event files in `tensorboard/` of the run folder.
+
+Every start of the run begins a file of its own, and before anything else it says from which step on earlier
+files no longer count (`SessionLog.START`): what a killed attempt wrote beyond the checkpoint that the run
+went on from, TensorBoard leaves out. A rollback says the same within a file. Each row is handed to the
+system as it is shown, so that a kill loses none that a checkpoint covers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from core import environment
+from core.files import published
+from core.run.folder import TENSORBOARD
+
+FILES = "events.out.tfevents."  # how TensorBoard knows them; it reads a folder's in the order of their names
+
+
+class EventFiles:
+    """Writes the numbers of rows as scalars, those of a part of a row as `PART/NAME`."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Begin a file after `step` steps."""
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # an extra
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._events, self._summaries = event_pb2, summary_pb2
+        place = folder / TENSORBOARD
+        place.mkdir(parents=True, exist_ok=True)
+        self._file = open(place / _next_name(place), "xb")  # noqa: SIM115 (as long as the run)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        self.rewind(step)
+
+    def show(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Metrics rows, in order."""
+        for row in rows:
+            self._show(row["step"], numbers(row))
+
+    def show_validation(self, row: Mapping[str, Any]) -> None:
+        """The losses of a validation row."""
+        losses = {
+            f"validation/{name}": part["loss"] for name, part in row.items() if isinstance(part, Mapping)
+        }
+        self._show(row["step"], numbers(losses))
+
+    def rewind(self, step: int) -> None:
+        """Say that what was shown of steps after `step` does not count."""
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._write(step=step + 1, session_log=start)
+
+    def close(self) -> None:
+        """End the file."""
+        self._file.close()
+
+    def _show(self, step: int, values: Iterable[tuple[str, float]]) -> None:
+        scalars = [self._summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in values]
+        self._write(step=step, summary=self._summaries.Summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        event = self._events.Event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+
+def numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The finite numbers of a row but for its step; those of parts under the part's name."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and math.isfinite(value) and (prefix, name) != ("", "step"):
+            yield f"{prefix}{name}", float(value)
+
+
+def _next_name(place: Path) -> str:
+    """A name behind those of all files that are there, whatever this node's clock says."""
+    taken = [re.match(r"\d+", path.name.removeprefix(FILES)) for path in published(place, f"{FILES}*")]
+    number = max([int(time.time()), *(int(found[0]) + 1 for found in taken if found)])
+    return f"{FILES}{number:010d}.{environment.node()}"

@@ -1,0 +1,143 @@
+"""Arrays in `.npy` and `.npz`, believed as far as their header fits what is read.
+
+A header is compared with the form in which NumPy writes it and never evaluated, so a damaged one is refused
+before anything is allocated; arrays of objects are not read.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import WorkError
+from core.files import regular
+
+_LONGEST = 1 << 16  # bytes of a header
+_PIECE = 1 << 20  # bytes
+_TYPE = r"'[<>|][a-zA-Z?]\d{0,4}'"
+_FIELD = rf"\('\w{{1,64}}', {_TYPE}\)"
+_HEADER = re.compile(
+    rf"\{{'descr': (?P<descr>{_TYPE}|\[{_FIELD}(?:, {_FIELD}){{0,63}}\]), "
+    r"'fortran_order': (?P<order>False|True), "
+    r"'shape': \((?P<shape>|\d{1,18},|\d{1,18}(?:, \d{1,18}){1,31})\), \} *\n"
+)
+_PAIR = re.compile(r"'(\w+)', '([^']+)'")
+
+
+class DamagedArray(WorkError):
+    """The bytes are no array as NumPy writes it, or not of what is told of them."""
+
+
+class Header(NamedTuple):
+    """What a `.npy` file says of its values.  offset: of the first one, in bytes from the header's start."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Read the header that begins here; the file stands at the first value after it.
+
+    ValueError where it is none, or tells of objects or of Fortran order.
+    """
+    head = file.read(8)
+    if head[:6] != np.lib.format.MAGIC_PREFIX or head[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise ValueError("it does not begin as a .npy file")
+    field = "<H" if head[6] == 1 else "<I"
+    size = file.read(struct.calcsize(field))
+    if len(size) < struct.calcsize(field) or (length := struct.unpack(field, size)[0]) > _LONGEST:
+        raise ValueError("the length of its header is damaged")
+    match = _HEADER.fullmatch(file.read(length).decode("ascii", errors="replace"))
+    if match is None:
+        raise ValueError("its header is damaged")
+    if match["order"] == "True":
+        raise ValueError("its values are in Fortran order")
+    try:
+        named = _PAIR.findall(match["descr"])
+        dtype = np.dtype(named if match["descr"][0] == "[" else match["descr"].strip("'"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its header names no type of numbers ({error})") from None
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    shape = tuple(int(size) for size in re.findall(r"\d+", match["shape"]))
+    return Header(dtype, shape, len(head) + len(size) + length)
+
+
+def mapped(path: Path) -> np.ndarray:
+    """Map the array of a `.npy` file, read-only; DamagedArray where it is not whole."""
+    try:
+        with open(path, "rb", opener=regular) as file:
+            header = read_header(file)
+            size = file.seek(0, io.SEEK_END)
+    except (OSError, ValueError) as error:
+        raise DamagedArray(f"{path}: not readable ({error})") from None
+    if size != header.offset + header.nbytes:
+        expected = f"{header.nbytes} after its header of {header.offset}"
+        raise DamagedArray(f"{path}: not readable (it has {size} bytes, not {expected})")
+    if not header.nbytes:
+        return np.empty(header.shape, header.dtype)
+    return np.memmap(path, header.dtype, "r", header.offset, header.shape)
+
+
+def parse(data: bytearray) -> NDArray[Any]:
+    """Return the array that a `.npy` file of these bytes holds, uncopied; ValueError where it is damaged."""
+    header = read_header(io.BytesIO(data))
+    if len(data) != header.offset + header.nbytes:
+        raise ValueError(f"{len(data)} bytes are not what {header.dtype} {header.shape} takes")
+    array: NDArray[Any] = np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape)
+    return array
+
+
+class Archive:
+    """The arrays of an open `.npz`."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def read(self, name: str, most: int) -> NDArray[Any]:
+        """Return an array, its CRC compared before its header is believed; within `open_archive`.
+
+        most: bytes that its numbers may take.
+        """
+        info = self._archive.getinfo(f"{name}.npy")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name} is compressed in a way that NumPy does not write")
+        if info.file_size > most + _LONGEST:
+            raise ValueError(f"{name} has {info.file_size} bytes, at most {most} are expected")
+        data = bytearray(info.file_size)
+        with memoryview(data) as view, self._archive.open(info) as member:
+            start = 0
+            while piece := member.read(_PIECE):  # the last read compares the CRC
+                view[start : start + len(piece)] = piece
+                start += len(piece)
+        return parse(data)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open an `.npz`; DamagedArray, without the path, for whatever the block cannot read from it."""
+    try:
+        with open(path, "rb", opener=regular) as file, zipfile.ZipFile(file) as archive:
+            yield Archive(archive)
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, OverflowError) as error:
+        raise DamagedArray(f"damaged ({type(error).__name__}: {error})") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, MemoryError) as error:
+        raise DamagedArray(f"damaged ({type(error).__name__}: {error})") from None

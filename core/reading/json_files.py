@@ -1,0 +1,79 @@
+"""JSON files, believed as far as they fit a schema: parsed, checked, and returned as the types it names.
+
+A schema is a type, as `core.reading.json_schema` says. A text has a UTF-8 form, which a lone surrogate has
+not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from core.errors import WorkError
+from core.files import regular
+from core.reading.json_schema import Wrong, reader_of
+
+T = TypeVar("T")
+
+
+class Malformed(WorkError):
+    """A file does not hold what is read from it."""
+
+
+def read(path: Path, schema: type[T]) -> T:
+    """Read a file by its schema.
+
+    Malformed names the file, the place in it and what is expected there; OSError where it cannot be read.
+    """
+    with open(path, "rb", opener=regular) as file:
+        return parse(file.read(), schema, path)
+
+
+def parse(data: bytes, schema: type[T], source: Path | str) -> T:
+    """Read bytes by their schema.  source: what a refusal calls them."""
+    return checked(loaded(data, source), schema, source)
+
+
+def checked(value: Any, schema: type[T], source: Path | str) -> T:
+    """Read a value that JSON gave by its schema; Malformed as `read`."""
+    try:
+        return cast(T, reader_of(cast(Hashable, schema))(value))
+    except Wrong as wrong:
+        raise Malformed(f"{source}: {wrong.told()}") from None
+
+
+def loaded(data: bytes, source: Path | str) -> Any:
+    """Parse JSON whose content is not known; Malformed where it is none, or a text has no UTF-8 form."""
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if "\\u" in text:
+            require_utf8(value)
+    except RecursionError:
+        raise Malformed(f"{source}: not readable as JSON: nested too deeply") from None
+    except ValueError as error:
+        raise Malformed(f"{source}: not readable as JSON: {error}") from None
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def require_utf8(value: Any) -> None:
+    """ValueError where a text in a JSON value has no UTF-8 form: it has half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in it has a lone surrogate, which is no character") from None
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON gives it back: tuples become lists, keys texts."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,90 @@
+"""What a video file shows, and what it says of itself, as `probe` and `check` answer it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.media.colour import ColourMode
+from data.media.film.geometry import SQUARE, Crop, turn_of
+from data.media.film.interlacing import Fields, FieldWatch
+from data.media.film.looks import film_found
+from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
+from data.media.scaling import displayed_size
+from data.media.video_file import Video, opened_video
+
+VARIABLE = "variable"  # as a frame rate
+RULES = 1  # version of what docs/media.md says; datasets made before it was written have 0
+
+
+def probe_video(
+    data: bytes, limits: MediaLimits = DEFAULT_LIMITS, fields: bool = False, colour: ColourMode = "convert"
+) -> Media:
+    """What a video shows; decodes one frame. MediaError if it cannot be used.
+
+    fields: decode as many frames as it takes to see whether they are interlaced; else one flag tells.
+    """
+    watch, first = FieldWatch(), None
+    with opened_video(data, limits) as video:
+        for _, frame in video.pictures():
+            if first is None:
+                first, colours = _shown(video, frame), film_found(frame, colour)
+            watch.look(frame)
+            if not fields or watch.is_certain:
+                break
+        if first is None:
+            raise MediaError("damaged video: no frame can be decoded")
+        return _media(video, first, watch.fields, colours)
+
+
+def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: ColourMode = "convert") -> Media:
+    """The same after every frame was decoded: what passes is whole."""
+    watch = FieldWatch()
+    with opened_video(data, limits) as video:
+        decoded, last, shown = 0, -1, set()
+        colours: dict[str, str] = {}
+        for number, frame in video.pictures():
+            if frame.is_corrupt:
+                raise MediaError(f"damaged video: frame {number} of {video.frames}")
+            if number <= last:
+                raise MediaError(f"frame {number} leaves the decoder after frame {last}: its times are wrong")
+            last = number
+            colours = film_found(frame, colour) if not decoded else colours
+            decoded += 1
+            shown.add(_shown(video, frame))
+            watch.look(frame)
+        if decoded != video.frames or len(shown) != 1:
+            raise MediaError(f"damaged video: {decoded} of {video.frames} frames, in {len(shown)} sizes")
+        return _media(video, shown.pop(), watch.fields, colours)
+
+
+def _shown(video: Video, frame: Any) -> tuple[int, int, str]:
+    """(height, width, how it is turned) of a frame."""
+    return *displayed_size(frame, video.geometry), turn_of(frame).name
+
+
+def _media(video: Video, shown: tuple[int, int, str], fields: Fields, colours: dict[str, str]) -> Media:
+    height, width, turn = shown
+    times, geometry = video.times, video.geometry
+    found = {
+        "stream": video.choice,
+        "orientation": "" if turn == "as stored" else turn,
+        "pixel_aspect": "" if geometry.aspect == SQUARE else str(geometry.aspect).replace("/", ":"),
+        "cropping": ""
+        if geometry.crop == Crop()
+        else "left {} top {} right {} bottom {}".format(*geometry.crop),
+        "frame_rate": VARIABLE if times.variable else str(times.rate) if video.frames > 1 else "",
+        "order": "of the decoder" if video.frames > 1 and video.reordered else "",
+        "hidden": str(video.hidden) if video.hidden else "",
+        "interlacing": fields.told,
+        **colours,
+    }
+    return Media(
+        width,
+        height,
+        video.frames,
+        float(times.rate),
+        times.rate,
+        times.seconds,
+        int(fields),
+        {name: value for name, value in found.items() if value},
+    )

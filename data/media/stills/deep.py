@@ -1,0 +1,60 @@
+"""Pictures of more than 8 bits a channel, which Pillow reads as 8: PNG, TIFF and AVIF through PyAV."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from data.media.film.looks import look_of, planes_of
+from data.media.formats import MediaError
+from data.media.scaling import sharp_filter
+
+_DEMUXERS = {"png": "png_pipe", "tif": "tiff_pipe", "avif": "mov"}
+_CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
+
+
+def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | None:
+    """uint16 (H, W, C), full range, C being grey, grey and alpha, RGB or RGB and alpha.
+
+    size: (width, height) that the picture has. None where FFmpeg does not read it, or not as a whole (AVIF of
+    tiles). MediaError if it is damaged.
+    """
+    import av
+
+    try:
+        with av.open(io.BytesIO(data), format=_DEMUXERS[suffix]) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            frame: Any = next(container.decode(stream))  # type: ignore[union-attr]
+            if (frame.width, frame.height) != size:
+                return None
+            if suffix == "avif":
+                return _from_planes(frame)
+            return _from_packed(frame)
+    except (av.error.PatchWelcomeError, av.error.DecoderNotFoundError, IndexError):
+        return None
+    except (av.FFmpegError, StopIteration) as error:
+        raise MediaError(f"damaged image: {getattr(error, 'strerror', 'no picture')}") from None
+
+
+def _from_packed(frame: Any) -> np.ndarray | None:
+    name: str = frame.format.name
+    if (channels := _CHANNELS.get(name[:-2])) is None:
+        return None
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), ">u2" if name.endswith("be") else "<u2")
+    rows = rows.reshape(-1, plane.line_size // 2)[: plane.height, : plane.width * channels]
+    return rows.astype(np.uint16).reshape(plane.height, plane.width, channels)
+
+
+def _from_planes(frame: Any) -> np.ndarray:
+    """swscale undoes luma and chroma, and nothing else."""
+    from av.video.reformatter import VideoReformatter
+
+    look = look_of(frame, "keep")._replace(convert=True, alpha=False)
+    whole = VideoReformatter().reformat(
+        frame, format=look.format, src_colorspace=look.matrix, interpolation=sharp_filter(), threads=1
+    )
+    return np.stack(planes_of(whole, look), -1)

@@ -1,0 +1,75 @@
+"""What a picture, animated or not, shows and says of itself, as `probe` and `check` answer it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from data.media.colour import ColourMode
+from data.media.film.measuring import VARIABLE
+from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
+from data.media.stills.animation import animation_frames
+from data.media.stills.rendering import deep_codes, read_still, require_convertible
+from data.media.stills.still import Still, opened_still
+
+DARK = 4095  # the largest code of 12 bits; pictures of 16 bits that do not exceed it are near black
+
+
+def probe_still(data: bytes, limits: MediaLimits, mode: ColourMode, *, whole: bool) -> Media:
+    """Size, frames and rate as displayed; MediaError if it cannot be used.
+
+    whole: decode all of it, else only animations, whose pictures have to be counted, and 16 bits.
+    """
+    with opened_still(data, limits) as still:
+        require_convertible(still, mode)
+        if still.frames > 1:
+            return _film(still, limits, mode)
+        width, height = still.size
+        found = still_found(still, mode)
+        if whole:
+            height, width, _ = read_still(still, mode).shape
+        return Media(width, height, 1, 0.0, found=found)
+
+
+def _film(still: Still, limits: MediaLimits, mode: ColourMode) -> Media:
+    milliseconds, count, sizes, delays = Fraction(0), 0, set(), set()
+    for delay, picture in animation_frames(still, limits, mode):
+        milliseconds += Fraction(delay).limit_denominator(1000)
+        count += 1
+        sizes.add(picture.shape)
+        delays.add(delay)
+        if milliseconds > 1000 * limits.seconds:
+            raise MediaError(f"lasts more than {limits.seconds} s, the limit")
+    if len(sizes) != 1:
+        raise MediaError(f"damaged image: {count} frames, in {len(sizes)} sizes")
+    duration = milliseconds / 1000
+    rate = count / duration
+    found = still_found(still, mode) | {
+        "kind": f"animated {IMAGE_FORMATS[still.suffix]}",
+        "frame_rate": VARIABLE if len(delays) > 1 else str(rate),
+    }
+    return Media(*still.size, count, float(rate), rate, duration, found=found)
+
+
+def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
+    """What a picture says of itself, in words, for `data.media.formats.Media.found`."""
+    kept = ", kept" * (mode == "keep")
+    found = {}
+    if still.suffix not in ("jpg", "png", "webp"):
+        found["kind"] = IMAGE_FORMATS[still.suffix]
+    if still.profile is not None and still.profile.transform is not None:
+        found["profile"] = f"{still.profile.name}{kept}"
+    elif still.profile is None and not still.colour.is_plain:
+        found["colour"] = f"{still.colour}{kept}"
+    elif still.profile is None and still.image.mode == "CMYK":
+        found["profile"] = "none, of CMYK"
+    if still.has_alpha:
+        found["alpha"] = "transparent"
+    if still.pages > 1:
+        found["pages"] = f"1 of {still.pages}"
+    if still.depth > 8 and (codes := deep_codes(still)) is not None:
+        found["depth"] = f"{still.depth} bits"
+        if still.depth == 16 and codes[..., : codes.shape[-1] - (codes.shape[-1] % 2 == 0)].max() <= DARK:
+            found["depth"] = "16 bits, of which no more than 12 are used: near black"
+    if still.ignored:
+        found["ignored"] = ", ".join(still.ignored)
+    return found

@@ -1,0 +1,223 @@
+"""Open a picture by the one decoder that its content names, and gather what it says beside its pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from data.media.colour import ADOBE, BT709, PRIMARIES, UNSAID, Colour, colour_of
+from data.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.media.stills.boxes import nclx
+from data.media.stills.png_chunks import SRGB, read_png
+from data.media.stills.profiles import Profile, read_profile
+
+PLAIN = Colour(*PRIMARIES[BT709], SRGB)
+HEIF_EXTRA = "is a HEIF picture, which needs: pip install 'longtake[heif]'"
+ADOBE_GAMMA = 563 / 256
+_ORIENTATION, _EXIF_IFD, _COLOUR_SPACE, _INTEROP_IFD = 0x0112, 0x8769, 0xA001, 0xA005
+_NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT = 254, 50706, 338, 258, 339
+# Pillow's mode of an image -> of the profile that fits; all others are RGB.
+_PROFILE_MODES = {
+    **{"1": "L", "L": "L", "LA": "L", "La": "L", "I;16": "L", "I;16B": "L", "I": "L"},
+    **{"CMYK": "CMYK", "LAB": "LAB"},
+}
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    RuntimeError,  # of libavif and libheif
+    ZeroDivisionError,  # Pillow's, of an animation whose clock stands still
+)
+
+
+@dataclass(frozen=True)
+class Still:
+    """An open picture. image: Pillow's, not loaded yet.  data: the bytes of the file.
+
+    codes: uint16 (H, W, C), full range, where a HEIF picture has more than 8 bits; image is then a stand-in.
+    colour: what codes mean where no profile says so.  orientation: as EXIF has it, 1 to 8.
+    depth: bits of a channel.  ignored: metadata that is damaged or larger than any use, in words.
+    """
+
+    suffix: str
+    image: Any
+    data: bytes
+    colour: Colour = PLAIN
+    profile: Profile | None = None
+    orientation: int = 1
+    depth: int = 8
+    ignored: tuple[str, ...] = ()
+    codes: np.ndarray | None = None
+    pages: int = 1
+
+    @property
+    def is_turned_by_pillow(self) -> bool:
+        """Whether Pillow applies `orientation` itself when it loads the image; its size is as displayed."""
+        return self.suffix == "tif"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as displayed."""
+        width, height = self.image.size
+        turns = self.orientation >= 5 and not self.is_turned_by_pillow
+        return (height, width) if turns else (width, height)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether it has an alpha channel, or a colour that is clear."""
+        if self.codes is not None:
+            return self.codes.shape[-1] in (2, 4)
+        return bool(self.image.has_transparency_data)
+
+    @property
+    def frames(self) -> int:
+        """Pictures of an animation; 1 for others, also where a TIFF has several pages."""
+        if self.suffix in ("jpg", "tif", "bmp", "heic"):
+            return 1
+        shown = int(getattr(self.image, "n_frames", 1))
+        return shown - bool(shown > 1 and self.image.info.get("default_image"))
+
+
+@contextlib.contextmanager
+def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
+    """Open a picture; whatever its decoder dislikes until it closes is a MediaError of one line."""
+    from PIL import Image, UnidentifiedImageError
+
+    limits.check_bytes(len(data))
+    if (suffix := suffix_of(data)) in VIDEO_FORMATS:
+        raise MediaError("is a video, not an image")
+    try:
+        if suffix == "heic":
+            yield _heif(data, limits)
+            return
+        png = read_png(data) if suffix == "png" else None
+        file = io.BytesIO(png.pixels if png else data)
+        with Image.open(file, formats=[IMAGE_FORMATS[suffix]]) as image:
+            limits.check_picture(*image.size)
+            still = Still(suffix, image, data)
+            if png:
+                profile = _profiled(still, png.profile)
+                ignored = (*profile.ignored, *png.ignored)
+                still = replace(profile, colour=png.colour or PLAIN, depth=png.depth, ignored=ignored)
+            else:
+                still = _profiled(still, image.info.get("icc_profile") or b"")
+            yield _by_kind(_oriented(still))
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"claims too many pixels ({error})") from None
+    except MediaError:
+        raise
+    except UnidentifiedImageError:  # its text holds an address in memory
+        raise MediaError(f"damaged image: header is not that of a {IMAGE_FORMATS[suffix]} file") from None
+    except _PILLOW_ERRORS as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> MediaError:
+    """What a decoder disliked, in one line."""
+    return MediaError(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _profiled(still: Still, data: bytes) -> Still:
+    if not data:
+        return still
+    profile = read_profile(bytes(data))
+    if profile is None:
+        return replace(still, ignored=(*still.ignored, "damaged ICC profile"))
+    if profile.mode != _PROFILE_MODES.get(still.image.mode, "RGB"):
+        wrong = () if profile.transform is None else ("ICC profile for other pixels",)
+        return replace(still, ignored=still.ignored + wrong)
+    return replace(still, profile=profile)
+
+
+def _oriented(still: Still) -> Still:
+    """With what EXIF says; damaged EXIF is no damage to the picture."""
+    try:
+        exif = still.image.getexif()
+        if not len(exif) and still.image.info.get("exif"):
+            return replace(still, ignored=(*still.ignored, "damaged EXIF"))
+        orientation = exif.get(_ORIENTATION, 1)
+        adobe = still.suffix == "jpg" and still.profile is None and _says_adobe(exif)
+    except _PILLOW_ERRORS:
+        return replace(still, ignored=(*still.ignored, "damaged EXIF"))
+    if orientation not in range(1, 9):
+        still = replace(still, ignored=(*still.ignored, "damaged EXIF"))
+        orientation = 1
+    colour = Colour(*ADOBE, UNSAID, ADOBE_GAMMA) if adobe else still.colour
+    return replace(still, orientation=orientation, colour=colour)
+
+
+def _says_adobe(exif: Any) -> bool:
+    """Whether EXIF says Adobe RGB: its own way, or that of DCF (interoperability index R03)."""
+    details = exif.get_ifd(_EXIF_IFD)
+    if details.get(_COLOUR_SPACE) == 2:
+        return True
+    return details.get(_COLOUR_SPACE) == 65535 and exif.get_ifd(_INTEROP_IFD).get(1) == "R03"
+
+
+def _by_kind(still: Still) -> Still:
+    """With what only files of this kind say."""
+    image = still.image
+    if still.suffix == "avif":
+        codes = nclx(still.data)
+        if codes and still.profile is None:
+            return replace(still, colour=colour_of(*codes))
+    if still.suffix != "tif":
+        return still
+    tags = image.tag_v2
+    if tags.get(_NEW_SUBFILE, 0) & 1 or _DNG_VERSION in tags:
+        raise MediaError("its first picture is a preview, as in raw photographs: develop it to PNG or JPEG")
+    depth = max(tags.get(_BITS, (8,)))
+    if image.mode == "F" or depth > 16 or 3 in tags.get(_SAMPLE_FORMAT, ()):
+        raise MediaError(
+            f"is a TIFF of {depth}-bit samples whose range nothing says: 8 or 16 bits are accepted"
+        )
+    return replace(still, depth=depth, pages=getattr(image, "n_frames", 1))
+
+
+def _heif(data: bytes, limits: MediaLimits) -> Still:
+    """The primary picture whole, with grid, rotation and mirroring applied, as libheif reads it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise MediaError(HEIF_EXTRA) from None
+    from PIL import Image
+
+    try:
+        heif = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+        limits.check_picture(*heif.size)
+        said, depth = heif.info, int(heif.info.get("bit_depth", 8))
+        codes = _heif_codes(heif, depth) if depth > 8 else None
+        image = heif.to_pillow() if codes is None else Image.new("RGB", heif.size)
+    except MediaError:
+        raise
+    except _PILLOW_ERRORS as error:
+        raise _damaged(error) from None
+    still = Still("heic", image, data, depth=depth, codes=codes, pages=len(heif))
+    still = _profiled(still, said.get("icc_profile") or b"")
+    stated = said.get("nclx_profile")
+    if stated and still.profile is None:
+        colour = colour_of(int(stated["color_primaries"]), int(stated["transfer_characteristics"]))
+        return replace(still, colour=colour)
+    return still
+
+
+def _heif_codes(heif: Any, depth: int) -> np.ndarray:
+    """uint16 (H, W, C), full range; colours are not multiplied by alpha."""
+    most = 2**depth - 1
+    values = np.asarray(heif).reshape(heif.size[1], heif.size[0], -1).astype(np.uint32)
+    if heif.premultiplied_alpha:
+        alpha = np.maximum(values[..., -1:], 1)
+        values[..., :-1] = np.minimum((values[..., :-1] * most + alpha // 2) // alpha, most)
+    return ((values * 65535 + most // 2) // most).astype(np.uint16)

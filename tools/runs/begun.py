@@ -1,0 +1,96 @@
+"""A run that begins from other weights: what it takes and records, and how it knows them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from core.distributed import ranks
+from core.errors import UserError
+from core.files import write_json_once
+from core.progress import say
+from core.run.changes import Content, changes
+from core.run.claim import job_of
+from core.run.folder import INITIAL
+from models.transfer import Transfer
+from models.weights import fingerprint
+from tools.runs.initial import FIELD, Initial, find_initial, read_record
+
+NOTHING = "random"  # in place of a hash, for a run that begins from no other
+SHOWN = 8  # settings in a line
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def differing_settings(initial: Initial, config: Any) -> list[str]:
+    """Say which settings that decide a result are others than those of the run that the weights are of."""
+    if job_of(initial.run) is None:
+        return []
+    told = (FIELD, "latents.normalise")  # on a line of their own
+    found = [c for c in changes(initial.recorded, config) if c.role == "result" and c.path not in told]
+    shown = [f"{change.path}={change.now} ({change.before} there)" for change in found[:SHOWN]]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return [f"other settings than there: {', '.join(shown)}{more}"] if found else []
+
+
+def begin_from(
+    initial: Initial, transfer: Transfer, model: nn.Module, output: Path, accepted: Mapping[str, str] = NONE
+) -> None:
+    """Put the weights into the first rank's network, which the engine then gives to all (collective).
+
+    accepted: in what the runs differ although weights depend on it.
+    UserError where they are not those that the output was begun with, WorkError where they are damaged.
+    """
+
+    def begin() -> None:
+        state = initial.load()
+        transfer.require_state(state, str(initial.chosen))
+        record = {**describe(initial, fingerprint(state)), **transfer.record(), "accepted": dict(accepted)}
+        write_json_once(output / INITIAL, record)
+        kept = read_record(output)
+        assert kept is not None
+        if kept["sha256"] != record["sha256"]:
+            was, now = kept["sha256"][:12], record["sha256"][:12]
+            expected = f"the weights {was}, with which {output} was begun; {initial.chosen} holds {now}"
+            raise UserError(FIELD, initial.text, f"{expected}; overwrite=true begins anew")
+        transfer.apply(model, state)
+        say(f"{output} begins from {initial.origin} ({record['sha256'][:12]})")
+
+    ranks.on_first_rank(begin)
+
+
+def describe(initial: Initial, sha256: str) -> dict[str, Any]:
+    """Where weights are from: the run or export, the checkpoint ("" for none), its step, which weights of it.
+
+    sha256: as `models.weights.fingerprint` gives it.
+    """
+    within_run = initial.run != initial.chosen
+    return {
+        FIELD: initial.text,
+        "run": str(initial.run),
+        "checkpoint": initial.chosen.name if within_run else "",
+        "step": initial.step,
+        "weights": initial.weights,
+        "average": initial.average,
+        "sha256": sha256,
+    }
+
+
+def told_record(run: Path) -> list[str]:
+    """Say what a run, or an export of it, began from; nothing for one that began at random."""
+    if (record := read_record(run)) is None:
+        return []
+    of = f" of step {record['step']}" if record.get("step") is not None else ""
+    what = f"the {record['weights']} weights{of} of {record.get('run')}"
+    return [f"began from {what} ({record['sha256'][:12]})"]
+
+
+def initial_content(output: Path, text: str, job: str) -> tuple[Content, Content]:
+    """The place `initial` of a run: the hash of weights that it records, and of those that lie there now."""
+    record = read_record(output)
+    recorded = NOTHING if record is None else record["sha256"]
+    found = fingerprint(find_initial(text, job, output).load()) if text else NOTHING
+    return {"weights": recorded}, {"weights": found}

@@ -1,0 +1,58 @@
+"""The `latents.json` of a run or an export, as its readers find it; `tools.runs.latent_space` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from core.diffusion.paths import PathName
+from core.diffusion.predictions import Prediction
+from core.errors import WorkError
+from core.reading import json_files
+from core.reading.json_schema import U16, U32, Range
+from core.run.folder import LATENTS
+
+_Side = Annotated[int, Range(1, 1 << 31)]
+
+
+class _NullShare(TypedDict):
+    label: float | None
+    text: float | None
+
+
+class _Text(TypedDict):
+    """What embedded the captions, as far as it is not only compared."""
+
+    tokens: U16
+    width: U32
+    precision: Literal["fp32", "bf16"]
+
+
+class _Space(TypedDict):
+    """What `latents.json` says."""
+
+    mean: list[float | list[float]]
+    std: list[float | list[float]]
+    cache: str | dict[str, str]
+    encoder: str
+    classes: list[str]
+    shapes: list[tuple[_Side, _Side, _Side, _Side]]
+    path: PathName
+    prediction: Prediction
+    learned_sigma: bool
+    normalise: NotRequired[str]
+    text: NotRequired[_Text | None]
+    text_folder: NotRequired[str]
+    null_share: NotRequired[_NullShare | None]
+    untrained_classes: NotRequired[list[str]]
+
+
+def read_space(run: Path) -> dict[str, Any]:
+    """Read the `latents.json` of a run or an export; WorkError where it is damaged."""
+    path = run / LATENTS
+    content = json_files.read(path, dict[str, Any])
+    space = json_files.checked(content, _Space, path)
+    channels = {len(space["mean"]), len(space["std"])} | {shape[0] for shape in space["shapes"]}
+    if len(channels) != 1 or not space["shapes"]:
+        raise WorkError(f"{path}: mean, std and shapes are of different numbers of channels")
+    return content

@@ -210,8 +210,8 @@ class _Part:
         text = None
         if self._texts is not None:
             text, refused = self._texts.pack(ids.tolist())
-            for row, reason in refused.items():
-                self._set_aside(row, Fault("text", reason), tuple(views.shape[2:]))
+            for row, fault in refused.items():
+                self._set_aside(row, fault, tuple(views.shape[2:]))
             kept = ~np.isin(ids, list(refused))
             ids, views = ids[kept], views[:, kept]
         latents, *flips = (np.ascontiguousarray(view) for view in views)

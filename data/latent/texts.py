@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from core.draws import Draws
 from core.progress import counted, say
+from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset
 from data.latent.caption_table import text_of
 from data.latent.packs import LATENT_DTYPE, Text
@@ -23,7 +25,7 @@ from data.raw.annotations.several import Caption
 
 KEPT_BYTES = 1 << 28  # of embeddings that a later batch may need again
 CAPTIONS = 32  # embedded at once while training
-NOT_FINITE = "its text is not finite in float16"
+NOT_FINITE = Fault("text", "its text is not finite in float16")
 
 
 class CaptionEncoder(Protocol):
@@ -73,8 +75,8 @@ class ShardTexts:
         self._rows = 0
         self.cut = CutCaptions()
 
-    def pack(self, rows: list[int]) -> tuple[Text, dict[int, str]]:
-        """The text of `rows`, and why some of them have none that could be used: {row: reason}.
+    def pack(self, rows: list[int]) -> tuple[Text, dict[int, Fault]]:
+        """The text of `rows`, and why some of them have none that could be used.
 
         Its tokens are those of the captions that no pack had before.
         """
@@ -124,8 +126,8 @@ class RowTexts:
         draws: Draws | None = None,
         skip: Collection[int] = (),
         pin: bool = False,
-    ) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: reason} of
+    ) -> tuple[Tensor, Tensor, dict[int, Fault]]:
+        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: fault} of
         those whose text cannot be used, which have no tokens. skip: rows that are not read and have none.
         draws: of these samples, by which one of several captions is taken; None takes the first."""
         found, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
@@ -192,15 +194,18 @@ def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[
 
 def read_captions(
     dataset: Dataset, rows: Sequence[int]
-) -> tuple[dict[int, tuple[Caption, ...]], dict[int, str]]:
+) -> tuple[dict[int, tuple[Caption, ...]], dict[int, Fault]]:
     """The captions of each raw sample; and of those that have none of use, why."""
-    captions, refused = {}, {}
+    captions: dict[int, tuple[Caption, ...]] = {}
+    refused: dict[int, Fault] = {}
     for row in rows:
-        found, problem = captions_of_row(dataset, row)
-        if problem:
-            refused[row] = problem
+        read = attempt(partial(captions_of_row, dataset, row), "text", f"sample {row}")
+        if isinstance(read, Fault):
+            refused[row] = read
+        elif read[1]:
+            refused[row] = Fault("text", read[1])
         else:
-            captions[row] = found
+            captions[row] = read[0]
     return captions, refused
 
 

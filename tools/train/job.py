@@ -21,6 +21,7 @@ from core.run.folder import FINISHED
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
+from data.dataset.faults import require_no_program_errors
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
@@ -112,6 +113,7 @@ def run(config: Config) -> None:
             say(warning)
         train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
+        ranks.on_first_rank(partial(require_no_program_errors, output))
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
     ranks.stop(world)

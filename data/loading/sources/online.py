@@ -21,7 +21,7 @@ from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
 from core.progress import Progress, say
-from data.dataset.faults import RETRY
+from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
@@ -34,7 +34,7 @@ from data.loading.loader import TokenCount, latent_stocks, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
-from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
@@ -241,9 +241,8 @@ class OnlineLatents:
         """(1, M, C, T, H, W) of a sample; None if it cannot be decoded or is not finite."""
         config, bucket = self._config, self._buckets[int(self._column[row])]
         read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
-        try:
-            pixels = RETRY.storage(f"sample {row}", read)
-        except MediaError:
-            return None
+        pixels = attempt(read, "decode", f"sample {row}")
+        if isinstance(pixels, Fault):
+            return None  # recorded when a step comes to it, since only then it is missed
         latents = self.moments(to_tensor(pixels[None]).to(self._device)).cpu().numpy()
         return latents if np.isfinite(latents).all() else None

@@ -167,6 +167,7 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
             write_array(file, f"{key}.{CAPTIONS_MEMBER}", pack.text.captions, CAPTION_DTYPE)
             about["caption_names"] = list(pack.text.names)
         found = pack.text
-        text = TextPlace(start, *found.tokens.shape, found.ranges, found.captions, found.names)
+        rows, width = found.tokens.shape
+        text = TextPlace(start, rows, width, found.ranges, found.captions, found.names)
     write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
     return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset, text, dtype)

@@ -44,8 +44,8 @@ ROOMS = {
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
 ELSEWHERE = {
-    "flip.npy": "data/latent/packs.py",
-    "text.npy": "data/latent/packs.py",
+    "flip.npy": "data/latent/pack_reading.py",
+    "text.npy": "data/latent/pack_reading.py",
     "scores.json": "models/autoencoder/store.py",
     "made_from.json": "tools/runs/samples.py",
 }

@@ -16,8 +16,10 @@ from core.reading.json_schema import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1
+WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
 FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
+CAPTION_SPANS, CAPTION_ROWS = "caption_spans.npy", "caption_rows.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
 INDEX_DTYPE = np.dtype(
@@ -44,6 +46,13 @@ MEDIA_DTYPE = np.dtype(
 FLIP_DTYPE = np.dtype("<u8")
 # Likewise of a cache with text: where a caption's embeddings begin in the part, and its tokens; 0 is none.
 TEXT_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u2")])
+# Of a cache with several captions a sample, or captions with names. `caption_spans.npy` stands row by row
+# beside the index: where a sample's rows of `caption_rows.npy` begin, and how many it has. These say where
+# the embeddings of a caption begin in its part, its tokens, number of its name, its weight, their CRC-32.
+CAPTION_SPAN_DTYPE = np.dtype([("first", "<u8"), ("count", "<u2")])
+CAPTION_ROW_DTYPE = np.dtype(
+    [("offset", "<u8"), ("tokens", "<u2"), ("name", "<u4"), ("weight", "<f4"), ("crc", "<u4")]
+)
 # Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text.
 # The last two stand only in a cache that has such views or text; what a sample does not have has 0.
 _CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
@@ -96,12 +105,32 @@ class _MadeFrom(TypedDict):
     encoder_config: NotRequired[dict[str, Any]]
     normalisation: NotRequired[Statistics | None]
     text: NotRequired[_TextOrigin | None]
+    dtype: NotRequired[Literal["float16", "float32"]]
     computation: NotRequired[dict[str, Any]]
 
 
 class _RawExtra(TypedDict):
     counts: NotRequired[dict[str, U32]]
     texts: NotRequired[U32]
+    captions: NotRequired[Count]
+
+
+class _SeveralCaptions(TypedDict):
+    """Of a cache that has some: rows of `caption_rows.npy`, most of a sample, samples with several, names."""
+
+    rows: Count
+    most: U16
+    several: U32
+    names: list[str]
+
+
+class _CutCaptions(TypedDict):
+    """Captions longer than the text encoder takes. limit, longest: tokens."""
+
+    limit: U16
+    captions: Count
+    cut: Count
+    longest: Count
 
 
 class _LatentExtra(TypedDict):
@@ -109,6 +138,8 @@ class _LatentExtra(TypedDict):
     statistics: Statistics
     bucket_counts: NotRequired[list[list[U32]]]
     longest_text: NotRequired[U16]
+    captions: NotRequired[_SeveralCaptions]
+    cut_captions: NotRequired[_CutCaptions]
 
 
 class _Raw(TypedDict):
@@ -154,13 +185,24 @@ class DatasetManifest:
         """Bytes over all shards."""
         return sum(shard.bytes for shard in self.shards)
 
+    @property
+    def latent_dtype(self) -> np.dtype:
+        """Number format of the latents of a cache."""
+        return np.dtype(self.extra.get("made_from", {}).get("dtype", "float16")).newbyteorder("<")
+
+    @property
+    def format_version(self) -> int:
+        """The least version of the format that can say what this dataset holds."""
+        wider = CAPTION_SPANS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
+        return WIDER_VERSION if wider else FORMAT_VERSION
+
     def write(self, folder: Path) -> None:
         """Publish `dataset.json`; call it last, when everything it names is in place."""
         totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
         tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
         blocks = {name: block_crcs(folder / name) for name in tables}
         content = {**asdict(self), "blocks": blocks}
-        write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "totals": totals, **content})
+        write_json(folder / MANIFEST, {"format_version": self.format_version, "totals": totals, **content})
 
     @classmethod
     def read(cls, folder: Path, field: str = "source") -> Self:
@@ -174,9 +216,9 @@ class DatasetManifest:
         raw = json_files.read(path, dict[str, Any])
         if (version := raw.pop("format_version", None)) is None:
             raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, WIDER_VERSION):
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
-            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION}{newer}")
+            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION} or {WIDER_VERSION}{newer}")
         return cls._checked(path, raw)
 
     @classmethod
@@ -232,10 +274,12 @@ def write_index(
     flips: np.ndarray | None = None,
     texts: np.ndarray | None = None,
     crcs: np.ndarray | None = None,
+    captions: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, str]:
     """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`, `crc.npy`); return {file name: SHA-256}.
 
     index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
+    captions: the contents of `caption_spans.npy`, which is like these, and of `caption_rows.npy`.
     """
     given = {
         INDEX: (index, INDEX_DTYPE),
@@ -246,8 +290,13 @@ def write_index(
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     if crcs is not None:
         arrays[CRC] = (crcs, crc_dtype(arrays))
+    if captions is not None:
+        arrays |= {
+            CAPTION_SPANS: (captions[0], CAPTION_SPAN_DTYPE),
+            CAPTION_ROWS: (captions[1], CAPTION_ROW_DTYPE),
+        }
     for name, (array, dtype) in arrays.items():
-        if array.dtype != dtype or array.shape != index.shape:
+        if array.dtype != dtype or (array.shape != index.shape and name != CAPTION_ROWS):
             raise ValueError(
                 f"{name}: expected {dtype} of shape {index.shape}, got {array.dtype} {array.shape}"
             )

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.progress import counted, size
 from core.records import iterate
+from data.dataset.cache_notes import cache_notes
 from data.dataset.found import found_lines
 from data.dataset.index import Dataset
 from data.dataset.media_rows import seconds
@@ -62,6 +63,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             for name, value in manifest.extra.items()
             if name not in ("bucket_counts", "texts", FOUND)
         },
+        "notes": cache_notes(manifest),
         "quarantine": _entries(read_quarantine(dataset.folder)),
         "left_out": _left_out(dataset.folder / LEFT_OUT),
     }
@@ -95,6 +97,7 @@ def as_text(summary: dict[str, Any]) -> list[str]:
         lines += [f"  {channel:>3}  {mean:9.4f}  {std:9.4f}" for channel, (mean, std) in enumerate(pairs)]
     if "made_from" in summary["extra"]:
         lines += ["", "made from:", *_nested(summary["extra"]["made_from"])]
+    lines += ["", *summary["notes"]] if summary["notes"] else []
     lines += ["", f"quarantine: {counted(aside['entries'], 'sample')} set aside"]
     lines += [f"  {count:>8}  at stage {stage}" for stage, count in aside["stages"].items()]
     lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in aside["first"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from data.dataset.schema import (
     crc_dtype,
     write_index,
 )
+from data.latent.caption_table import CaptionTable, captions_of, with_several
 from data.latent.checksums import crcs_of, range_crcs
 from data.latent.encode_job import Job, Receipt, part_name, read_receipt
+from data.latent.pack_reading import scan_part
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
-from data.latent.packs import Shape, scan_part
+from data.latent.packs import Shape
 from data.order.buckets import NO_BUCKET
 from data.order.order import count_buckets
 
@@ -52,7 +55,15 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     refused = [entry for receipt in receipts for entry in receipt["refused"]]
     statistics = _statistics(job, receipts, refused)
     index, buckets, flips, texts = _tables(job, receipts)
-    files = write_index(job.folder, index, flips=flips, texts=texts, crcs=_crcs(job, receipts, index))
+    captions = _captions(job, receipts, index)
+    files = write_index(
+        job.folder,
+        index,
+        flips=flips,
+        texts=texts,
+        crcs=_crcs(job, receipts, index),
+        captions=captions.arrays() if captions else None,
+    )
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
     job.quarantine.rewrite(refused)
@@ -70,7 +81,8 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
             "made_from": dict(made_from),
             "statistics": statistics,
             "bucket_counts": counts.tolist(),
-            **longest_text(texts),
+            **text_facts(texts, captions),
+            **_cut(job, receipts),
         },
     )
     failpoint("encode.manifest")
@@ -102,6 +114,30 @@ def _tables(
     if job.captions:
         texts = np.array([tuple(row) for receipt in receipts for row in receipt["texts"]], TEXT_DTYPE)
     return index, buckets, flips, texts
+
+
+def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:
+    """All captions of a cache in which some sample has several, or names; None for any other."""
+    tables = [receipt.get("captions") for receipt in receipts]
+    if not any(tables):
+        return None
+    found = []
+    for shard, table in enumerate(tables):
+        if table is None:
+            path, rows = job.folder / part_name(shard), job.rows(shard)
+            found.append(captions_of(path, scan_part(path), index[rows.start : rows.stop]))
+        else:
+            found.append(CaptionTable.from_json(table))
+    return CaptionTable.joined(found)
+
+
+def _cut(job: Job, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """What the manifest says of captions that were cut; {} where an earlier version did not count them."""
+    counts = [receipt.get("cut") for receipt in receipts]
+    if job.captions is None or not all(counts):
+        return {}
+    total = functools.reduce(operator.add, (count for count in counts if count))
+    return {"cut_captions": {"limit": job.captions.tokens, **asdict(total)}}
 
 
 def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
@@ -156,18 +192,23 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
     return numbers[column], [shapes[bucket] for bucket in used]
 
 
-def longest_text(texts: np.ndarray | None) -> dict[str, int]:
-    """Return the manifest's entry on captions, the number of tokens of the longest one.
-
-    {} without captions.
-    """
-    return {} if texts is None else {"longest_text": int(texts["tokens"].max(initial=0))}
+def text_facts(texts: np.ndarray | None, captions: CaptionTable | None = None) -> dict[str, Any]:
+    """What the manifest says of a cache's text, if it holds any: tokens of the longest, several captions."""
+    if texts is None:
+        return {}
+    if captions is None:
+        return {"longest_text": int(texts["tokens"].max(initial=0))}
+    longest = int(captions.rows["tokens"].max(initial=0))
+    return {"longest_text": longest, "captions": captions.describe()}
 
 
 def sidecars_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray, made_from: Mapping[str, Any]
-) -> dict[str, np.ndarray | None]:
-    """Rebuild the files that stand row by row beside the index from the tars alone, for `write_index`."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The files that stand row by row beside the index, from the tars alone, as `write_index` takes them.
+
+    Also what the manifest says of the text.
+    """
     flips, texts = views_from_parts(folder, shards, index)
     starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
@@ -175,7 +216,21 @@ def sidecars_from_parts(
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
         flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
         crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width))
-    return {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs)}
+    captions = _captions_from_parts(folder, shards, index) if texts is not None else None
+    arrays = captions.arrays() if captions else None
+    files = {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs), "captions": arrays}
+    return files, text_facts(texts, captions)
+
+
+def _captions_from_parts(
+    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
+) -> CaptionTable | None:
+    paths = [folder / shard.name for shard in shards]
+    places = [scan_part(path) for path in paths]
+    if not any(map(with_several, places)):
+        return None
+    rows = np.split(index, np.cumsum([shard.samples for shard in shards])[:-1])
+    return CaptionTable.joined([captions_of(*part) for part in zip(paths, places, rows, strict=True)])
 
 
 def views_from_parts(

@@ -22,10 +22,11 @@ from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest, ShardRecord
+from data.latent.caption_table import CaptionLists
 from data.latent.normalising import LatentSums
-from data.latent.packs import Shape
+from data.latent.packs import LATENT_DTYPE, Shape
 from data.latent.reading import compare
-from data.latent.texts import CaptionEncoder
+from data.latent.texts import CaptionEncoder, CutCaptions
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
 from data.raw.writing import RECEIPTS
@@ -50,6 +51,8 @@ class Receipt(TypedDict):
     flips: list[U64]
     texts: list[tuple[U64, U16]]
     crcs: NotRequired[list[list[U32]]]
+    captions: NotRequired[CaptionLists | None]
+    cut: NotRequired[CutCaptions | None]
     sums: LatentSums | None
     refused: list[QuarantineEntry]
 
@@ -60,6 +63,13 @@ def read_receipt(path: Path) -> Receipt:
     samples, columns = receipt["record"].samples, receipt["rows"]
     lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
     lengths |= {len(rows) for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs")) if rows}
+    if (captions := receipt.get("captions")) is not None:
+        lengths.add(len(captions["counts"]))
+        names = len(captions["names"])
+        if sum(captions["counts"]) != len(captions["rows"]) or any(
+            row[2] >= names for row in captions["rows"]
+        ):
+            raise Malformed(f"{path}: its captions do not agree in number")
     if lengths != {samples}:
         raise Malformed(f"{path}: its rows are not those of {counted(samples, 'sample')}")
     return receipt
@@ -83,6 +93,7 @@ class Job:
     column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
     encoder works.  captions: what embeds the samples' text; None stores none.
+    dtype: number format of the stored latents.
     """
 
     dataset: Dataset
@@ -98,6 +109,7 @@ class Job:
     flip: bool = False
     decode_threads: int = 1
     captions: CaptionEncoder | None = None
+    dtype: np.dtype = LATENT_DTYPE
 
     def receipt(self, shard: int) -> Path:
         """Return the path of the receipt of a finished part."""

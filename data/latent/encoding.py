@@ -26,12 +26,14 @@ from core.files import temporaries, write_text
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import FLIP, TEXT, ShardRecord
+from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import flip_rows, index_rows, text_rows
-from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
-from data.latent.texts import ShardTexts
+from data.latent.packs import PACK_SAMPLES, Absent, Pack, Shape, write_part
+from data.latent.reading import TORCH_DTYPES
+from data.latent.texts import CutCaptions, ShardTexts
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET
 from data.raw.decoding import read_pixels
@@ -60,6 +62,8 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
         "flips": flip_rows(places, rows).tolist() if job.flip else [],
         "texts": text_rows(places, rows).tolist() if job.captions else [],
+        "captions": captions_of(path, places, rows).as_json() if with_several(places) else None,
+        "cut": asdict(part.cut) if job.captions else None,
         "crcs": crcs_of(path, places, rows, views).tolist(),
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
@@ -120,6 +124,11 @@ class _Part:
         job = self.job
         self._texts = ShardTexts(job.dataset, job.captions, job.batch) if job.captions else None
 
+    @property
+    def cut(self) -> CutCaptions:
+        """The captions so far, and those that were cut."""
+        return self._texts.cut if self._texts is not None else CutCaptions()
+
     def packs(self, advance: Callable[[int], None]) -> Iterator[Pack]:
         """Yield the packs of every bucket; the last one carries the absent samples."""
         rows = np.array(self.job.rows(self.shard))
@@ -128,7 +137,7 @@ class _Part:
             width, height, frames = self.job.dataset.media[row].tolist()[:3]
             reason = f"{width}x{height} with {frames} frames fits no bucket"
             self._set_aside(row, Fault("bucket", reason), ())
-        last = Pack(np.zeros((0, *self.job.shapes[0]), LATENT_DTYPE), rows[:0], rows[:0])
+        last = Pack(np.zeros((0, *self.job.shapes[0]), self.job.dtype), rows[:0], rows[:0])
         batches = [
             _Batch(bucket, here[start : start + self.job.batch])
             for bucket in range(len(self.job.buckets))
@@ -179,14 +188,17 @@ class _Part:
         finite = np.isfinite(rearrange(views, "v n ... -> n v (...)")).all((1, 2))
         rows = np.array(ids, np.int64)
         for row in rows[~finite].tolist():
-            self._set_aside(row, Fault("encode", "its latents are not finite in float16"), shape)
+            self._set_aside(
+                row, Fault("encode", f"its latents are not finite in {self.job.dtype.name}"), shape
+            )
         return rows[finite], views[:, finite]
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
-        """Encode pixels (n, 3, T, H, W) to moments (n, M, C, T, H, W) float16."""
+        """(n, M, C, T, H, W) of pixels (n, 3, T, H, W), as they are stored."""
         with torch.inference_mode():
             moments = self.job.encoder.encode(pixels)
-        latents: np.ndarray = moments[:, : shape[0]].to(torch.float16).numpy()
+        dtype = TORCH_DTYPES[self.job.dtype.itemsize]
+        latents: np.ndarray = moments[:, : shape[0]].to(dtype).numpy()
         if latents.shape[1:] != tuple(shape):
             frames, height, width = pixels.shape[2:]
             raise WorkError(
@@ -195,14 +207,14 @@ class _Part:
         return latents
 
     def _no_views(self, bucket: int) -> np.ndarray:
-        return np.zeros((1 + self.job.flip, 0, *self.job.shapes[bucket]), LATENT_DTYPE)
+        return np.zeros((1 + self.job.flip, 0, *self.job.shapes[bucket]), self.job.dtype)
 
     def _pack(self, ids: np.ndarray, views: np.ndarray) -> Pack:
         text = None
         if self._texts is not None:
             text, refused = self._texts.pack(ids.tolist())
-            for row, reason in refused.items():
-                self._set_aside(row, Fault("text", reason), tuple(views.shape[2:]))
+            for row, fault in refused.items():
+                self._set_aside(row, fault, tuple(views.shape[2:]))
             kept = ~np.isin(ids, list(refused))
             ids, views = ids[kept], views[:, kept]
         latents, *flips = (np.ascontiguousarray(view) for view in views)

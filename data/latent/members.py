@@ -14,7 +14,8 @@ from core.errors import WorkError
 from core.reading.array_files import read_header
 from data.dataset.tars import Member
 
-_PIECE = 1 << 17  # values, 256 KiB
+_PIECE = 1 << 17  # values, 256 KiB or 512
+_INFINITIES = {2: (0x7C00, 0xFC00), 4: (0x7F800000, 0xFF800000)}  # bits of inf and -inf, by bytes of a value
 
 
 def write_array(file: IO[bytes], name: str, array: np.ndarray, dtype: np.dtype) -> int:
@@ -93,16 +94,18 @@ def array_place(
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Return whether all values of a float16 array in C order are finite.
+    """Whether all values of a float16 or float32 array in C order are finite.
 
-    As signed integers, the positive values that are not finite are the largest, from 0x7C00 on; as unsigned
-    ones the negative ones are, from 0xFC00 on. Two reductions of pieces that stay in a core's cache take 1/30
-    of the time of `np.isfinite(array).all()`, the plain twin.
+    As signed integers, the positive values that are not finite are the largest, of float16 from 0x7C00 on; as
+    unsigned ones the negative ones are, from 0xFC00 on. Two reductions of pieces that stay in a core's cache
+    take 1/30 of the time of `np.isfinite(array).all()`, the plain twin.
     """
-    signed = array.reshape(-1).view("<i2")
-    unsigned = signed.view("<u2")
+    size = array.dtype.itemsize
+    infinity, negative = _INFINITIES[size]
+    signed = array.reshape(-1).view(f"<i{size}")
+    unsigned = signed.view(f"<u{size}")
     for start in range(0, len(signed), _PIECE):
         here = slice(start, start + _PIECE)
-        if signed[here].max() >= 0x7C00 or unsigned[here].max() >= 0xFC00:
+        if signed[here].max() >= infinity or unsigned[here].max() >= negative:
             return False
     return True

@@ -24,7 +24,7 @@ def index_rows(
     """
     rows = [np.zeros(0, INDEX_DTYPE)]
     for place in places:
-        size = int(np.prod(place.shape)) * LATENT_DTYPE.itemsize
+        size = int(np.prod(place.shape)) * place.dtype.itemsize
         new = np.zeros(len(place.ids) + len(place.absent), INDEX_DTYPE)
         here, missing = new[: len(place.ids)], new[len(place.ids) :]
         here["id"], here["label"], here["size"] = place.ids, place.labels, size
@@ -65,16 +65,24 @@ def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
     places: all packs of the part. A caption's tokens lie together in one of them.
     """
     found = np.zeros(len(rows), TEXT_DTYPE)
-    texts = [place.text for place in places if place.text is not None]
-    starts = np.cumsum([0, *(text.rows for text in texts)])
     for place in places:
         if place.text is not None:
             first, count = place.text.ranges.astype(np.int64).T
             here = np.searchsorted(rows["id"], place.ids)
-            pack = np.searchsorted(starts[1:], first, side="right")
-            pack = pack.clip(max=len(texts) - 1)  # any value for a sample without text
-            begins = np.array([text.offset for text in texts])[pack]
-            size = place.text.width * LATENT_DTYPE.itemsize
             found["tokens"][here] = count
-            found["offset"][here] = np.where(count, begins + (first - starts[pack]) * size, 0)
+            found["offset"][here] = token_offsets(places, first, count)
     return found
+
+
+def token_offsets(places: Sequence[Place], first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Where in the tar embeddings begin that are `count` (n,) rows from row `first` (n,) on; 0 of no rows.
+
+    places: all packs of the part, over whose text rows are counted.
+    """
+    texts = [place.text for place in places if place.text is not None]
+    starts = np.cumsum([0, *(text.rows for text in texts)])
+    pack = np.searchsorted(starts[1:], first.astype(np.int64), side="right")
+    pack = pack.clip(max=len(texts) - 1)  # of a sample without text, any
+    begins = np.array([text.offset for text in texts])[pack]
+    sizes = np.array([text.width * LATENT_DTYPE.itemsize for text in texts])[pack]
+    return np.where(count, begins + (first.astype(np.int64) - starts[pack]) * sizes, 0)

@@ -21,11 +21,14 @@ from data.latent.memory import BatchMemory
 from data.latent.packs import Shape
 from data.latent.parts import Parts
 
+TORCH_DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a value
+
 
 class LatentReader:
     """Gathers samples of one shape from the parts of a cache, straight into one tensor.
 
-    index: (samples,) INDEX_DTYPE.  Not thread-safe.
+    index: (samples,) INDEX_DTYPE.  Not for several threads at once.
+    dtype: float16, or float32 where the cache stores that.
     has_flips: whether the cache also holds every sample mirrored left to right.
     open_part: as `data.latent.parts.Parts` takes it.
     verify: whether every sample is compared with `crc.npy`.
@@ -43,6 +46,7 @@ class LatentReader:
         self.folder = folder
         self.parts = Parts(folder, manifest, open_part)
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
+        self.dtype = TORCH_DTYPES[manifest.latent_dtype.itemsize]
         self.has_flips = FLIP in manifest.files
         self._index = index
         self._crcs = SampleCrcs(folder, manifest) if verify else None
@@ -54,7 +58,7 @@ class LatentReader:
         return self._index.take(rows)  # 1/8 of the time of indexing
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
-        """Gather the latents of `rows` (n,), all of one shape: (n, M, C, T, H, W) float16, pinned if `pin`.
+        """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W), pinned if `pin`.
 
         flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
         A row without latents (size 0) gives zeros. Fastest where rows are in order.
@@ -67,7 +71,7 @@ class LatentReader:
             if self._flips is None:
                 raise ValueError(f"{self.folder} holds no mirrored views")
             offsets = np.where(flipped, self._flips.take(rows).astype(np.int64), offsets)
-        size = 2 * math.prod(shape)
+        size = self.dtype.itemsize * math.prod(shape)
         out = self._memory.empty(len(rows) * size, pin=pin).view(len(rows), size)
         present = entries["size"] == size
         if present.all():
@@ -82,7 +86,7 @@ class LatentReader:
             self._copy(rows[present], parts[present], offsets[present], found, views)
             out[torch.from_numpy(present)] = found
             out[torch.from_numpy(~present)] = 0
-        return out.view(torch.float16).view(len(rows), *shape)
+        return out.view(self.dtype).view(len(rows), *shape)
 
     def _copy(
         self,
@@ -112,7 +116,7 @@ def read_flips(folder: Path, manifest: DatasetManifest) -> Table:
 
 
 def are_finite(latents: Tensor) -> Tensor:
-    """Return whether all values of each sample of float16 (n, ...) on the CPU are finite, (n,) bool."""
+    """(n,) bool: whether all values of each sample of float16 or float32 (n, ...) on the CPU are finite."""
     if is_finite(latents.numpy()):
         return torch.ones(len(latents), dtype=torch.bool)
     return torch.isfinite(latents).flatten(1).all(1)

@@ -1,10 +1,11 @@
-"""Captions in a latent cache: embedded once while encoding, gathered into padded batches for training."""
+"""Captions embedded: once each while a cache is encoded, or when training online asks for them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Protocol
 
@@ -12,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import WorkError
-from data.dataset.blocks import Table
+from core.draws import Draws
+from core.progress import counted, say
+from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset
-from data.dataset.schema import TEXT, TEXT_DTYPE, DatasetManifest, read_sidecar
-from data.latent.checksums import SampleCrcs
-from data.latent.packs import LATENT_DTYPE, TEXT_RANGE_DTYPE, Text
-from data.latent.parts import Parts
-from data.latent.reading import are_finite
+from data.latent.caption_table import text_of
+from data.latent.packs import LATENT_DTYPE, Text
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig, choose, uniforms
 from data.raw.annotations.captions import carrier, combined
+from data.raw.annotations.several import Caption
 
 KEPT_BYTES = 1 << 28  # bytes of embeddings that a later batch may need again
 CAPTIONS = 32  # embedded at once while training
-NOT_FINITE = "its text is not finite in float16"
+NOT_FINITE = Fault("text", "its text is not finite in float16")
 
 
 class CaptionEncoder(Protocol):
@@ -37,61 +38,106 @@ class CaptionEncoder(Protocol):
         """Embed captions: for each, (its tokens, D) float32 on the CPU."""
         ...
 
+    def count_tokens(self, captions: list[str]) -> list[int]:
+        """Count the tokens of each caption if none were cut off."""
+        ...
+
+
+@dataclass(frozen=True)
+class CutCaptions:
+    """Captions that were longer than the encoder takes. longest: tokens of the longest caption, uncut."""
+
+    captions: int = 0
+    cut: int = 0
+    longest: int = 0
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], limit: int) -> CutCaptions:
+        """Of captions with these numbers of tokens."""
+        return cls(len(lengths), sum(length > limit for length in lengths), max(lengths, default=0))
+
+    def __add__(self, other: CutCaptions) -> CutCaptions:
+        """Those of two shards together."""
+        longest = max(self.longest, other.longest)
+        return CutCaptions(self.captions + other.captions, self.cut + other.cut, longest)
+
 
 class ShardTexts:
     """The embedded captions of one shard, a pack at a time, each distinct one once in the whole part.
 
-    A sample without caption has no tokens.
+    A sample without caption has no tokens.  cut: counts the captions of the packs so far.
     """
 
     def __init__(self, dataset: Dataset, encoder: CaptionEncoder, batch: int) -> None:
         self._dataset, self._encoder, self._batch = dataset, encoder, batch
-        self._places: dict[str, tuple[int, int] | None] = {"": (0, 0)}  # None: it is not finite
+        self._places: dict[str, tuple[int, int] | None] = {}  # None: it is not finite
+        self._lengths: dict[str, int] = {}
         self._rows = 0
+        self.cut = CutCaptions()
 
-    def pack(self, rows: list[int]) -> tuple[Text, dict[int, str]]:
-        """Return the text of `rows`, and why some of them have no usable text: {row: reason}.
+    def pack(self, rows: list[int]) -> tuple[Text, dict[int, Fault]]:
+        """The text of `rows`, and why some of them have none that could be used.
 
         Its tokens are those of the captions that no pack had before.
         """
         captions, refused = read_captions(self._dataset, rows)
-        new = list(dict.fromkeys(text for text in captions.values() if text not in self._places))
+        texts = [caption.text for found in captions.values() for caption in found]
+        tokens = self._embed([text for text in dict.fromkeys(texts) if text not in self._places])
+        for row, found in captions.items():
+            if any(self._places[caption.text] is None for caption in found):
+                refused[row] = NOT_FINITE
+        kept = [captions[row] for row in rows if row not in refused]
+        lengths = [self._lengths[caption.text] for found in kept for caption in found]
+        self.cut += CutCaptions.of(lengths, self._encoder.tokens)
+        placed = [[(*(self._places[c.text] or (0, 0)), c.name, c.weight) for c in found] for found in kept]
+        return text_of(tokens, placed), refused
+
+    def _embed(self, new: list[str]) -> np.ndarray:
+        """The tokens of captions that are met for the first time; where they lie is noted."""
         tokens = [np.zeros((0, self._encoder.width), LATENT_DTYPE)]
+        self._lengths |= zip(new, self._encoder.count_tokens(new) if new else [], strict=True)
         for text, embedding in zip(new, embed(self._encoder, new, self._batch), strict=True):
             self._places[text] = None
             if np.isfinite(embedding).all():
                 self._places[text] = (self._rows, len(embedding))
                 self._rows += len(embedding)
                 tokens.append(embedding)
-        refused |= {row: NOT_FINITE for row, text in captions.items() if self._places[text] is None}
-        ranges = [self._places[captions[row]] for row in rows if row not in refused]
-        return Text(np.concatenate(tokens), np.array(ranges, TEXT_RANGE_DTYPE).reshape(-1, 2)), refused
+        return np.concatenate(tokens)
 
 
 class RowTexts:
     """Captions of a raw dataset's rows, embedded when they are asked for and padded to the encoder's limit.
 
-    Recent embeddings are kept. Safe from several threads.
+    choice: which of several captions are drawn.  What was embedded lately is kept. Safe from several threads.
     """
 
-    def __init__(self, dataset: Dataset, encoder: CaptionEncoder) -> None:
-        self._dataset, self._encoder, self._lock = dataset, encoder, Lock()
+    def __init__(
+        self, dataset: Dataset, encoder: CaptionEncoder, choice: CaptionConfig = ANY_CAPTION
+    ) -> None:
+        self._dataset, self._encoder, self._choice, self._lock = dataset, encoder, choice, Lock()
         self._known: OrderedDict[str, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self._told: set[str] = set()
 
     def gather(
-        self, rows: Sequence[int], *, skip: Collection[int] = (), pin: bool = False
-    ) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Return tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: reason}
-        of those whose text cannot be used, which have no tokens. skip: rows that are not read and have none.
-        """
-        captions, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
+        self,
+        rows: Sequence[int],
+        *,
+        draws: Draws | None = None,
+        skip: Collection[int] = (),
+        pin: bool = False,
+    ) -> tuple[Tensor, Tensor, dict[int, Fault]]:
+        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: fault} of
+        those whose text cannot be used, which have no tokens. skip: rows that are not read and have none.
+        draws: of these samples, by which one of several captions is taken; None takes the first."""
+        found, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
+        captions = self._drawn(rows, found, draws)
         shape = (len(rows), self._encoder.tokens, self._encoder.width)
         out, lengths = torch.zeros(shape, dtype=torch.float16, pin_memory=pin), torch.zeros(len(rows)).long()
         with self._lock:
-            self._embed([text for text in dict.fromkeys(captions.values()) if text])
-            for place, row in enumerate(rows):
-                if not (text := captions.get(row)):
+            self._embed([text for text in dict.fromkeys(captions) if text])
+            for place, (row, text) in enumerate(zip(rows, captions, strict=True)):
+                if not text:
                     continue
                 if not np.isfinite(self._known[text]).all():
                     refused[row] = NOT_FINITE
@@ -102,9 +148,36 @@ class RowTexts:
                 self._bytes -= self._known.popitem(last=False)[1].nbytes
         return out, lengths, refused
 
+    def _drawn(
+        self, rows: Sequence[int], found: dict[int, tuple[Caption, ...]], draws: Draws | None
+    ) -> list[str]:
+        """The caption of each row, "" for none."""
+        several = any(len(captions) > 1 for captions in found.values()) or not self._choice.takes_all
+        u = uniforms(draws) if several and draws is not None else [0.0] * len(rows)
+        chosen = []
+        for row, number in zip(rows, u, strict=True):
+            captions = found.get(row, ())
+            weights = self._choice.weigh([c.name for c in captions], [c.weight for c in captions])
+            at = choose(weights, number)
+            if captions and at is None:
+                self._tell(f"warning: sample {row} has no caption that {self._choice} takes", "choice")
+            chosen.append("" if at is None else captions[at].text)
+        return chosen
+
+    def _tell(self, line: str, kind: str) -> None:
+        """Say the first line of a kind."""
+        if kind not in self._told:
+            self._told.add(kind)
+            say(f"{line} (said once)")
+
     def _embed(self, wanted: list[str]) -> None:
         """Embed those of `wanted` that are not known yet, and mark all of them as the newest."""
         new = [text for text in wanted if text not in self._known]
+        limit = self._encoder.tokens
+        for text, length in zip(new, self._encoder.count_tokens(new) if new else [], strict=True):
+            if length > limit:
+                line = f"warning: a caption of {counted(length, 'token')} is cut to {limit}: {text[:40]!r}"
+                self._tell(line, "cut")
         self._known |= zip(new, embed(self._encoder, new, CAPTIONS), strict=True)
         self._bytes += sum(self._known[text].nbytes for text in new)
         for text in wanted:
@@ -119,86 +192,32 @@ def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[
     return [embedding.to(torch.float16).numpy() for embedding in found]
 
 
-def read_captions(dataset: Dataset, rows: Sequence[int]) -> tuple[dict[int, str], dict[int, str]]:
-    """Read the caption of each raw sample, "" for none, and why the captions of some cannot be used."""
-    captions, refused = {}, {}
+def read_captions(
+    dataset: Dataset, rows: Sequence[int]
+) -> tuple[dict[int, tuple[Caption, ...]], dict[int, Fault]]:
+    """The captions of each raw sample; and of those that have none of use, why."""
+    captions: dict[int, tuple[Caption, ...]] = {}
+    refused: dict[int, Fault] = {}
     for row in rows:
-        text, problem = read_caption(dataset, row)
-        if problem:
-            refused[row] = problem
+        read = attempt(partial(captions_of_row, dataset, row), "text", f"sample {row}")
+        if isinstance(read, Fault):
+            refused[row] = read
+        elif read[1]:
+            refused[row] = Fault("text", read[1])
         else:
-            captions[row] = text
+            captions[row] = read[0]
     return captions, refused
 
 
-def read_caption(dataset: Dataset, row: int) -> tuple[str, str]:
-    """Read the caption of a raw sample, "" for none, and what is wrong with it, "" for nothing."""
+def captions_of_row(dataset: Dataset, row: int) -> tuple[tuple[Caption, ...], str]:
+    """The captions of a raw sample, and what is wrong with them, "" for nothing.
+
+    Weights are rounded to float32, as a cache stores them, so that both draw alike.
+    """
     members = dataset.read(row)
     annotation = combined(
         {suffix: members[suffix] for suffix in members if carrier(suffix) in ("json", "text")}
     )
-    return annotation.text, annotation.refused[1] if annotation.refused else ""
-
-
-class TextReader:
-    """Gathers the text of samples from the parts of a cache.
-
-    width: D of a token.  longest: tokens of the longest caption, of this cache or of those mixed with it, to
-    which all are padded, so that every batch has one shape on every rank.
-    verify: as `data.latent.reading.LatentReader` takes it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        manifest: DatasetManifest,
-        parts: Parts,
-        longest: int = 0,
-        *,
-        verify: bool = False,
-    ) -> None:
-        self.folder, self._manifest, self._parts = folder, manifest, parts
-        self.longest, self.width = text_shape(manifest)
-        self.longest = max(self.longest, longest)
-        self._texts = read_texts(folder, manifest)
-        self._crcs = SampleCrcs(folder, manifest) if verify else None
-
-    def gather(self, rows: np.ndarray, shards: np.ndarray, *, pin: bool = False) -> tuple[Tensor, Tensor]:
-        """Gather tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
-
-        shards: (n,) where each row lies. WorkError for text outside of its part or that is not finite.
-        """
-        out = torch.zeros((len(rows), self.longest, self.width), dtype=torch.float16, pin_memory=pin)
-        entries = self._texts.take(rows)
-        for place, (shard, (offset, tokens)) in enumerate(
-            zip(shards.tolist(), entries.tolist(), strict=True)
-        ):
-            part, size = self._parts.mapped(shard), tokens * self.width * LATENT_DTYPE.itemsize
-            if offset + size > len(part) or tokens > self.longest:
-                raise WorkError(f"{self.folder / TEXT}: row {rows[place]} points outside of its part")
-            if tokens:
-                found = part[offset : offset + size].view(torch.uint8).clone().view(torch.float16)
-                out[place, :tokens] = found.view(tokens, self.width)
-        if self._crcs is not None:
-            lengths = entries["tokens"].tolist()
-            self._crcs.require_texts(rows, shards, [t[:n] for t, n in zip(out.numpy(), lengths, strict=True)])
-        finite = are_finite(out).numpy()
-        if not finite.all():
-            name = self._manifest.shards[shards[~finite][0]].name
-            raise WorkError(f"{self.folder / name}: damaged, the text of {rows[~finite][0]} is not finite")
-        return out, torch.from_numpy(entries["tokens"].astype(np.int64))
-
-
-def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
-    """Return (L, D) of the text of each sample in a batch: longest caption of the cache, width of a token."""
-    return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
-
-
-def has_text(manifest: DatasetManifest) -> bool:
-    """Return whether a cache holds embedded captions."""
-    return TEXT in manifest.files
-
-
-def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
-    """Map `text.npy`, (samples,) TEXT_DTYPE."""
-    return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)
+    captions = annotation.captions or ((Caption(annotation.text),) if annotation.text else ())
+    rounded = tuple(c._replace(weight=float(np.float32(c.weight))) for c in captions)
+    return rounded, annotation.refused[1] if annotation.refused else ""

@@ -17,8 +17,9 @@ from core.errors import UserError, WorkError
 from data.dataset.index import shard_starts
 from data.latent.packs import Shape
 from data.latent.reading import LatentReader, are_finite
-from data.latent.texts import TextReader, has_text, text_shape
+from data.latent.text_reading import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.order import BucketRows, Column, count_buckets
 from data.order.steps import LoaderConfig, Share, StepPlan, Stock
 
@@ -43,9 +44,9 @@ class LatentLoader:
     caches: latent caches of one encoder.  mix: share of the groups of each; () follows their samples.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
     tokens: how many tokens the network makes of latents (T, H, W), for the cost of a sample.
-    Batch.x is (b, M, C, T, H, W) float16, pinned where the world's device is CUDA. If a cache also holds its
-    samples mirrored, a keyed draw takes the mirrored view of half of them. text: whether batches carry the
-    text of a cache that holds some, padded to its longest.
+    Batch.x is (b, M, C, T, H, W) as stored, pinned where the world's device is CUDA. Of a cache that also has
+    its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
+    that holds some, padded to its longest.  captions: which of several are drawn.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LatentLoader:
         tokens: TokenCount = patches_of_two,
         text: bool = True,
         mix: Sequence[float] = (),
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> None:
         for cache in caches:
             if cache.manifest.kind != "latent":
@@ -70,7 +72,7 @@ class LatentLoader:
         self._readers = [
             LatentReader(d.folder, d.manifest, d.index, d.open_shard, verify=self._verify) for d in caches
         ]
-        self._texts = self._text_readers() if text else [None] * len(caches)
+        self._texts = self._text_readers(captions) if text else [None] * len(caches)
         self._lock = Lock()
         stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, tokens)]
         if len(caches) > 1:
@@ -102,12 +104,12 @@ class LatentLoader:
         with self._lock:
             return [self._batch(0, share) for share in self.plan.largest()]
 
-    def _text_readers(self) -> list[TextReader | None]:
-        """Open one text reader for each cache that holds text; all pad to the longest caption of any."""
+    def _text_readers(self, choice: CaptionConfig) -> list[TextReader | None]:
+        """One for each cache that holds text; all pad to the longest caption of any."""
         manifests = [cache.manifest for cache in self.caches]
         longest = max((text_shape(m)[0] for m in manifests if has_text(m)), default=0)
         return [
-            TextReader(d.folder, d.manifest, reader.parts, longest, verify=self._verify)
+            TextReader(d.folder, d.manifest, reader.parts, longest, verify=self._verify, choice=choice)
             if has_text(d.manifest)
             else None
             for d, reader in zip(self.caches, self._readers, strict=True)
@@ -125,7 +127,8 @@ class LatentLoader:
         entries = reader.entries(rows)
         ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
         positions = torch.from_numpy(share.positions)
-        flipped = draw_flips(Draws(self.seed, step_index, ids, positions)) if reader.has_flips else None
+        draws = Draws(self.seed, step_index, ids, positions)
+        flipped = draw_flips(draws) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)
         finite = are_finite(x).numpy()
         if not finite.all():
@@ -136,20 +139,20 @@ class LatentLoader:
             id=ids,
             position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
-            condition=self._condition(number, rows, entries),
+            condition=self._condition(number, rows, entries, draws),
             bucket=stock.name,
             source=stock.source,
             order_hash=order_hash,
         )
         return replace(batch, tally=tally(step_index, batch))
 
-    def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray) -> Condition:
+    def _condition(self, number: int, rows: np.ndarray, entries: np.ndarray, draws: Draws) -> Condition:
         self.caches[number].manifest.require_labels(entries["label"], self.caches[number].folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         reader = self._texts[number]
         if reader is None:
             return Condition(label=label)
-        tokens, lengths = reader.gather(rows, entries["shard"], pin=self._pin)
+        tokens, lengths = reader.gather(rows, entries["shard"], draws=draws, pin=self._pin)
         return Condition(label=label, text=tokens, text_length=lengths)
 
 

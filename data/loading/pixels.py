@@ -16,12 +16,12 @@ from core.distributed.agreement import tally
 from core.draws import Draws
 from core.errors import UserError, WorkError, below
 from core.progress import say
-from data.dataset.faults import RETRY
+from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
-from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import (
     NO_BUCKET,
@@ -159,15 +159,15 @@ class PixelLoader:
         bucket = self.buckets[share.stock]
         results = list(self._threads.map(self._read, share.rows.tolist(), [bucket] * len(ids), where, flips))
         pixels = np.zeros((len(ids), *bucket, 3), np.uint8)
-        refused: dict[int, tuple[str, str]] = {}
+        refused: dict[int, Fault] = {}
         for place, (row, result) in enumerate(zip(share.rows.tolist(), results, strict=True)):
-            if isinstance(result, MediaError):
-                refused[row] = ("decode", str(result))
+            if isinstance(result, Fault):
+                refused[row] = result
             else:
                 pixels[place] = result
-        condition = self._condition(share.rows, entries, refused)
-        for row, why in refused.items():
-            self._set_aside(row, *why)
+        condition = self._condition(share.rows, entries, refused, draws)
+        for row, fault in refused.items():
+            self._set_aside(row, fault)
         x = to_tensor(pixels)
         batch = Batch(
             x=x.pin_memory() if self._pin else x,
@@ -181,21 +181,20 @@ class PixelLoader:
         return replace(batch, tally=tally(step_index, batch))
 
     def _condition(
-        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, tuple[str, str]]
+        self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, Fault], draws: Draws
     ) -> Condition:
-        """Return labels and text.
-
-        Add rows whose text cannot be used to the refused ones, {row: (stage, reason)}.
-        """
+        """Labels and text; rows whose text cannot be used join the refused ones."""
         self.dataset.manifest.require_labels(entries["label"], self.dataset.folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         if self._texts is None:
             return Condition(label=label)
-        tokens, lengths, unusable = self._texts.gather(rows.tolist(), skip=refused, pin=self._pin)
-        refused |= {row: ("text", reason) for row, reason in unusable.items()}
+        tokens, lengths, unusable = self._texts.gather(
+            rows.tolist(), draws=draws, skip=refused, pin=self._pin
+        )
+        refused |= unusable
         return Condition(label=label, text=tokens, text_length=lengths)
 
-    def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | MediaError:
+    def _read(self, row: int, bucket: Bucket, where: float, flip: bool) -> np.ndarray | Fault:
         config = self.config
 
         def read() -> np.ndarray:
@@ -203,20 +202,18 @@ class PixelLoader:
                 self.dataset, row, bucket, config.buckets, config.limits, where=where, flip=flip
             )
 
-        try:
-            return RETRY.storage(f"sample {row}", read)
-        except MediaError as error:
-            return error
+        return attempt(read, "decode", f"sample {row}")
 
-    def _set_aside(self, row: int, stage: str, error: str) -> None:
+    def _set_aside(self, row: int, fault: Fault) -> None:
         """Record a sample once, and stop the job when there are too many."""
         if row in self.failed:
             return
-        self.failed[row] = error
-        say(f"sample {row} is set aside: {error}")
+        self.failed[row] = fault.error
+        say(f"sample {row} is set aside: {fault.error}")
         if self._quarantine is not None:
             try:
-                self._quarantine.add(row, stage, error)
+                keep_traceback(self._quarantine.path.parent, row, fault)
+                self._quarantine.add(row, fault.stage, fault.error)
             except OSError as full:  # a full disk; every later start meets the sample again
                 say(f"warning: sample {row} could not be added to {self._quarantine.path}: {full.strerror}")
         budget, total = self.config.quarantine_budget, len(self.dataset.index)

@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.files import instead
 from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.labels import Pair, numbering
+from data.raw.annotations.several import STORED
 from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
@@ -100,7 +101,7 @@ def _tree(source: Path, rules: SourceRules) -> Tree:
 def _wanted(item: Item, rules: SourceRules) -> Item:
     """Return the item without what the rules exclude."""
     if not rules.wants_text:
-        more = {name: value for name, value in item.more.items() if name != "texts"}
+        more = {name: value for name, value in item.more.items() if name not in STORED}
         item = replace(item, text="", more=more)
     return item if rules.classes is not False else replace(item, label=-1, class_name="")
 

@@ -37,6 +37,7 @@ class Receipt(TypedDict):
     record: ShardRecord
     rows: list[Row]
     texts: NotRequired[Count]
+    captions: NotRequired[Count]
     found: NotRequired[dict[str, dict[str, Count]]]
     refused: list[QuarantineEntry]
 
@@ -65,13 +66,17 @@ def raw_manifest(
     texts: int,
     found: Mapping[str, Mapping[str, int]],
     colour: ColourMode = "convert",
+    captions: int = 0,
 ) -> DatasetManifest:
     """Build the manifest of a raw dataset. texts: samples that have a caption.
 
     found: how many samples say what of themselves, {property: {value: count}}.
     colour: what is done about colours wherever the dataset is read.
+    captions: all of them, where some samples have several.
     """
-    chosen = {} if colour == "convert" else {COLOUR: colour}
+    chosen: dict[str, Any] = {} if colour == "convert" else {COLOUR: colour}
+    if captions > texts:
+        chosen["captions"] = captions
     counts = {name: int((index["bucket"] == bucket).sum()) for bucket, name in enumerate(RAW_BUCKETS)}
     return DatasetManifest(
         kind="raw",

@@ -147,7 +147,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
     """
     set_step(task.number)
     rows: list[list[Any]] = []
-    texts = 0
+    texts = captions = 0
     found: list[Mapping[str, str]] = []
     refused: list[QuarantineEntry] = []
     with atomic_file(task.folder / task.name) as file:
@@ -162,6 +162,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
                 else:
                     facts, members = made
                     texts += bool(item.text)
+                    captions += len(item.more.get("texts", ())) or bool(item.text)
                     found.append(facts.found)
                     offset = tar.tarstream.offset
                     tar.write(members)
@@ -175,6 +176,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         "record": asdict(record),
         "rows": rows,
         "texts": texts,
+        "captions": captions,
         "found": count_found(found),
         "refused": [asdict(e) for e in refused],
     }
@@ -238,7 +240,7 @@ def assemble(
     shards: list[ShardRecord] = []
     refused: list[QuarantineEntry] = []
     tables: list[tuple[np.ndarray, np.ndarray]] = []
-    texts, found = 0, []
+    texts, captions, found = 0, 0, []
     for task in tasks:
         receipt = json_files.read(task.receipt, Receipt)
         refused += receipt["refused"]
@@ -246,6 +248,7 @@ def assemble(
             tables.append(index_rows(len(shards), receipt["rows"]))
             shards.append(receipt["record"])
             texts += receipt.get("texts", 0)
+            captions += receipt.get("captions", receipt.get("texts", 0))
             found.append(receipt.get("found", {}))
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
@@ -254,7 +257,8 @@ def assemble(
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)
     quarantine.rewrite(refused)
-    manifest = raw_manifest(tuple(shards), classes, files, index, texts, add_counts(found), colour)
+    counts = add_counts(found)
+    manifest = raw_manifest(tuple(shards), classes, files, index, texts, counts, colour, captions)
     failpoint("shard.manifest")
     manifest.write(folder)
     drop_receipts(folder)

@@ -25,10 +25,11 @@ from data.dataset.schema import (
     content_fingerprint,
     write_index,
 )
-from data.latent.assembly import index_from_parts, longest_text, sidecars_from_parts
+from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.checksums import range_crcs
 from data.latent.normalising import LatentSums
-from data.latent.packs import Shape, read_part
+from data.latent.pack_reading import read_part
+from data.latent.packs import Shape
 from data.order.order import count_buckets
 from data.raw.annotations.labels import known_names
 from data.reindexing.foreign import origin, read_foreign
@@ -91,11 +92,11 @@ def latent_manifest(
         raise UserError(f"{folder}: its parts hold no latents")
     statistics = functools.reduce(operator.add, sums).statistics()
     index, shapes = index_from_parts(folder, records)
-    sidecars = sidecars_from_parts(folder, records, index, before.extra["made_from"])
+    sidecars, text = sidecars_from_parts(folder, records, index, before.extra["made_from"])
     if before.blocks and CRC not in before.files:
         sidecars["crcs"] = None  # a cache of this version that was written without; earlier ones get it
     files = write_index(making, index, **sidecars)
-    extra = {**before.extra, "statistics": statistics, **longest_text(sidecars["texts"])}
+    extra = {**before.extra, "statistics": statistics, **text}
     return _cache_manifest(records, index, shapes, before.classes, files, folder / QUARANTINE, extra)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
 from data.media.images import probe
 from data.raw.annotations.captions import read_tar_annotation
 from data.raw.annotations.labels import known_names, with_labels
+from data.raw.annotations.several import stored
 from data.raw.item import Item
 from data.raw.layouts.tar_samples import media_members
 from data.raw.raw_index import count_found, index_rows, raw_manifest
@@ -157,7 +159,9 @@ def _raw_manifest(
     files = write_index(folder / MAKING, index, facts_table)
     names = known_names(classes, before.classes if before else ())
     texts = sum(bool(item.text) for item in items)
-    return raw_manifest(tuple(records), names, files, index, texts, count_found(found), colour)
+    captions = sum(len(item.more.get("texts", ())) or bool(item.text) for item in items)
+    counts = count_found(found)
+    return raw_manifest(tuple(records), names, files, index, texts, counts, colour, captions)
 
 
 def _indexed(
@@ -176,4 +180,5 @@ def _indexed(
     except MediaError as error:
         hint = "`longtake shard` can set such samples aside"
         raise UserError(f"{path}: sample {sample.key!r}: {error} ({hint})") from None
-    return Item(sample.key, path, 0, 0, annotation.label, annotation.class_name, annotation.text), facts
+    item = Item(sample.key, path, 0, 0, annotation.label, annotation.class_name, annotation.text)
+    return replace(item, more=stored(annotation.captions)), facts

@@ -77,6 +77,11 @@ class TextEncoder(nn.Module):
             states = self.network(input_ids=ids, attention_mask=mask).last_hidden_state.float().cpu()
         return [row[:count] for row, count in zip(states, mask.sum(1).tolist(), strict=True)]
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text if none were cut off."""
+        found = self.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        return [len(ids) for ids in found]
+
     def describe(self) -> dict[str, Any]:
         """Return a cache's record of its text encoder, as plain JSON values."""
         return {

@@ -20,7 +20,7 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from core.records import read_rows
 from core.root import ROOT
-from data.latent.packs import read_part
+from data.latent.pack_reading import read_part
 from launch import cli
 from tests.tools.train import opened
 from tools.runs.samples import Samples

@@ -17,7 +17,8 @@ from core.files import write_text
 from core.records import read_rows
 from core.root import ROOT
 from data.latent.normalising import LatentSums
-from data.latent.packs import Shape, read_part
+from data.latent.pack_reading import read_part
+from data.latent.packs import Shape
 from models.autoencoder import store
 from models.autoencoder.interface import settings_of
 from models.autoencoder.kl import Autoencoder, KLConfig

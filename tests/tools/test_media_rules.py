@@ -127,7 +127,7 @@ def test_inspect_refuses_a_sample_that_is_not_there(packed: Path, tmp_path: Path
     out = tmp_path / "out.npy"
     for words, message in (
         (["sample=99", f"pixels={out}"], "sample=99: expected a row below 5"),
-        (["sample=1"], "pixels=OUT.npy"),
+        ([f"pixels={out}"], "sample=-1: expected a row, since pixels= is given"),
         (["sample=1", f"pixels={out}.jpg"], "ends in .npy or .png"),
     ):
         assert cli.main(["inspect", str(packed), "buckets.shapes=[[1,16,16],[5,32,48]]", *words]) == 2

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.latent.packs import LATENT_DTYPE, Pack, read_part, write_packs, write_part
+from data.latent.pack_reading import read_part
+from data.latent.packs import LATENT_DTYPE, Pack, write_packs, write_part
 from tools.bench import peers
 from tools.bench.job import Config
 from tools.bench.material import IMAGE, latents_of, packs_of

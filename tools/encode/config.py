@@ -50,6 +50,9 @@ class Config:
     store: Literal["moments", "mean"] = setting(
         "moments", "moments: training draws fresh latents every epoch; mean: half the bytes"
     )
+    dtype: Literal["float16", "float32"] = setting(
+        "float16", "number format of stored latents; float32 is exact, and twice the bytes"
+    )
     flip: bool = setting(False, "store samples mirrored left to right as well; training draws one of the two")
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     batch: int = setting(8, "samples encoded at once", unit="samples", low=1)

@@ -19,7 +19,7 @@ from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_ind
 from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
 from data.latent.encoding import encode_shard
-from data.latent.packs import scan_part
+from data.latent.pack_reading import scan_part
 from data.raw.writing import RECEIPTS
 from tools.encode.setup import LEASES, report, start
 from tools.encode.state import damaged, recorded
@@ -101,7 +101,8 @@ def _remake_parts(inside: Job, shards: Sequence[int]) -> None:
 def _remake_tables(making: Path, output: Path, manifest: DatasetManifest) -> None:
     index, _ = index_from_parts(output, manifest.shards)
     made_from = manifest.extra["made_from"]
-    write_index(making, index, **sidecars_from_parts(output, manifest.shards, index, made_from))
+    sidecars, _ = sidecars_from_parts(output, manifest.shards, index, made_from)
+    write_index(making, index, **sidecars)
 
 
 def _remake_quarantine(inside: Job, output: Path, manifest: DatasetManifest) -> None:

@@ -75,6 +75,7 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
         config.flip,
         config.decode_threads,
         captions,
+        np.dtype(config.dtype).newbyteorder("<"),
     )
     identity = encoder.identity | ({"text": captions.identity} if captions else {})
     return job, _made_from(config, job, identity, device.type)
@@ -159,7 +160,8 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
 def _bytes(job: Job, shards: Iterable[int]) -> int:
     """Return the bytes of the latents of these shards' samples, and 3 % for all else."""
     sizes = np.zeros(NO_BUCKET + 1)
-    sizes[: len(job.shapes)] = [(1 + job.flip) * 2 * np.prod(shape) for shape in job.shapes]
+    bytes_of_value = (1 + job.flip) * job.dtype.itemsize
+    sizes[: len(job.shapes)] = [bytes_of_value * np.prod(shape) for shape in job.shapes]
     return int(1.03 * sum(sizes[job.column[job.rows(s).start : job.rows(s).stop]].sum() for s in shards))
 
 
@@ -205,7 +207,8 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
             "tiling": to_dict(config.tiling),
             "store": config.store,
             "views": ["plain", "flip"] if config.flip else ["plain"],
-            "dtype": "float16",
+            "dtype": config.dtype,
+            **_all_captions(job),
             "preprocessing": {
                 "buckets": [str(bucket) for bucket in job.buckets],
                 "resize": RESIZE,
@@ -224,6 +227,12 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
             "source": {"fingerprint": job.dataset.manifest.fingerprint, "samples": len(job.dataset)},
         }
     )
+
+
+def _all_captions(job: Job) -> dict[str, Any]:
+    """That every caption is stored, where samples have several: earlier versions stored the first."""
+    several = job.captions is not None and job.dataset.manifest.extra.get("captions")
+    return {"captions": "all"} if several else {}
 
 
 def _plain(value: Any) -> Any:

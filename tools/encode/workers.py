@@ -21,6 +21,7 @@ from core.progress import counted, say
 from core.queue.work_queue import WorkQueue
 from core.run import signals
 from core.run.ending import Ending
+from data.dataset.cache_notes import cache_notes
 from data.dataset.faults import require_no_program_errors
 from data.dataset.quarantine import BudgetError
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
@@ -146,6 +147,8 @@ def _tell(config: Config) -> None:
     statistics = manifest.extra["statistics"]
     for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
         say(f"latent channel {channel}: mean {mean:.4f}, standard deviation {std:.4f}")
+    for line in cache_notes(manifest):
+        say(line)
 
 
 def _work_in_processes(config: Config) -> None:

@@ -36,7 +36,9 @@ class Config:
     sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
     rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
     columns: int = setting(10, "pictures in a row of the contact sheet", low=1)
-    sample: int = setting(-1, "row of a raw dataset whose pixels are written; -1 is none", low=-1)
+    sample: int = setting(
+        -1, "row whose captions are shown, and whose pixels are written; -1 is none", low=-1
+    )
     pixels: str = setting(
         "",
         "file that receives what training sees of `sample`, brought to its bucket: .npy of (frames, height, "
@@ -51,7 +53,9 @@ class Config:
             raise UserError("sheet", self.sheet, "action=show, or no sheet")
         if self.autoencoder and self.action != "reindex":
             raise UserError("autoencoder", self.autoencoder, "action=reindex, or no autoencoder")
-        if (self.sample < 0) != (not self.pixels):
-            raise UserError("sample", self.sample, "a row, and pixels=OUT.npy or .png beside it")
+        if self.sample < 0 and self.pixels:
+            raise UserError("sample", self.sample, "a row, since pixels= is given")
+        if self.sample >= 0 and self.action != "show":
+            raise UserError("sample", self.sample, "-1, or action=show")
         if self.pixels and (self.action != "show" or Path(self.pixels).suffix not in (".npy", ".png")):
             raise UserError("pixels", self.pixels, "a name that ends in .npy or .png, and action=show")

@@ -21,7 +21,6 @@ from data.dataset.remote import RemoteFolder, url_of
 from data.dataset.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
-from data.latent.packs import LATENT_DTYPE
 from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
 from data.media.lettering import legend, written_name
@@ -63,6 +62,11 @@ def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
         lines += [f"  class {shown}, whose letters the font lacks" for shown in by_number]
         lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
         summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
+    if config.sample >= 0:
+        from tools.inspect.texts import sample_texts
+
+        summary["sample"], texts = sample_texts(dataset, config.sample)
+        lines += ["", *texts]
     if config.pixels:
         from tools.inspect.pixels import write_sample
 
@@ -169,9 +173,10 @@ def _latent_picture(dataset: Dataset, row: int) -> Pixels:
     with dataset.open_shard(int(entry["shard"])) as file:
         data = read_range(file.fileno(), size, int(entry["offset"]))
     shape = tuple(dataset.manifest.buckets[entry["bucket"]])
-    if len(data) != size or size != 2 * math.prod(shape):
+    dtype = dataset.manifest.latent_dtype
+    if len(data) != size or size != dtype.itemsize * math.prod(shape):
         raise WorkError(f"{dataset.folder / INDEX}: row {row} does not point at latents of shape {shape}")
-    values = np.frombuffer(data, LATENT_DTYPE).reshape(shape).astype(np.float32)
+    values = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
     statistics = dataset.manifest.extra["statistics"]
     mean, std = (np.array(statistics[name], np.float32).reshape(shape[1], -1) for name in ("mean", "std"))
     picture = values[0, :3, shape[2] // 2]

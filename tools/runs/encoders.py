@@ -101,6 +101,10 @@ class CaptionEmbedder:
         with self._clock.running():
             return self.encoder(captions)
 
+    def count_tokens(self, captions: list[str]) -> list[int]:
+        """Count the tokens of each caption if none were cut off."""
+        return self.encoder.count_tokens(captions)
+
 
 def _dtype(precision: str) -> dtype:
     import torch

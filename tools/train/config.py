@@ -16,6 +16,7 @@ from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
 from data.loading.sources.online import EncodingConfig
+from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
@@ -41,8 +42,8 @@ class OnlineConfig(EncodingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(LoaderConfig):
-    """The contents of a step, and the source of its latents."""
+class DataConfig(LoaderConfig, CaptionConfig):
+    """What makes up a step, and where its latents come from."""
 
     encode: Literal["cached", "online"] = setting(
         "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
@@ -60,7 +61,8 @@ class DataConfig(LoaderConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        LoaderConfig.__post_init__(self)
+        CaptionConfig.__post_init__(self)
         if self.also and self.encode == "online":
             expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
             raise UserError("also", list(self.also), expected)

@@ -21,6 +21,7 @@ from core.run.folder import FINISHED
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import SEED
+from data.dataset.faults import require_no_program_errors
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
@@ -43,6 +44,7 @@ from tools.train.source import (
     open_held_out,
     open_source,
     require_fit,
+    unused_captions,
     unused_text,
 )
 
@@ -80,6 +82,7 @@ def plan(config: Config) -> list[str]:
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
+        *unused_captions(source, config.model, config.data),
         *(beginning.lines if beginning else ()),
     ]
 
@@ -98,16 +101,19 @@ def run(config: Config) -> None:
     # Where no step depends on the last one's number, a longer run begins as the shorter one did.
     longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
 
+    warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
+
     def claim() -> bool:
         contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
-        for warning in unused_text(source, config.model):
+        for warning in warnings:
             say(warning)
         train(config, trained, validated, autoencoder, world)
         more = "output=... prompts=..." if config.model.text_width else "output=..."
+        ranks.on_first_rank(partial(require_no_program_errors, output))
         steps = counted(config.trainer.steps, "step")
         say(f"{output}: trained {steps}; next: longtake sample {output} {more}")
     ranks.stop(world)

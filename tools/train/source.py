@@ -126,6 +126,14 @@ def unused_text(source: LatentSource, model: DenoiserConfig) -> list[str]:
     ]
 
 
+def unused_captions(source: LatentSource, model: DenoiserConfig, data: DataConfig) -> list[str]:
+    """Return warnings about captions that are never drawn; UserError for names that no caption has."""
+    if not model.text_width:
+        return []
+    with below("data"):
+        return source.check_captions(data)
+
+
 def make_loader(
     source: LatentSource,
     data: DataConfig,
@@ -140,7 +148,9 @@ def make_loader(
         world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
     with below("data"):
-        return source.loader(data, world, seed, engine.micro_batch, tokens=model.tokens, text=text)
+        return source.loader(
+            data, world, seed, engine.micro_batch, tokens=model.tokens, text=text, captions=data
+        )
 
 
 def open_held_out(

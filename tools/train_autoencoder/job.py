@@ -26,6 +26,7 @@ from core.run.folder import AUTOENCODER
 from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from data.dataset.faults import require_no_program_errors
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
@@ -114,6 +115,7 @@ def run(config: Config) -> None:
         train(config, dataset, world)
         parts = output, config.model, dataset, config.data, config.score_samples, world.device
         ranks.on_first_rank(lambda: publish(*parts))
+        ranks.on_first_rank(partial(require_no_program_errors, output))
     ranks.stop(world)
 
 

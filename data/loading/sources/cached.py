@@ -12,9 +12,10 @@ from core.config.yaml_files import read_recorded
 from core.distributed.ranks import World
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
-from data.latent.texts import has_text, read_texts
+from data.latent.text_reading import has_text, read_texts, require_names, unused_captions
 from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
 
 
@@ -71,6 +72,12 @@ class CachedLatents(StoredLatents):
             textless = int((read_texts(cache.folder, cache.manifest)["tokens"] == 0).sum())
         return Conditions.count(np.asarray(cache.index["label"]), len(self.facts.classes), textless)
 
+    def check_captions(self, choice: CaptionConfig) -> list[str]:
+        """Count the samples with captions of which `choice` takes none."""
+        require_names(choice, [self.cache.manifest])
+        line = unused_captions(self.cache.folder, self.cache.manifest, choice)
+        return [line] if line else []
+
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the cache, "" where it kept none."""
         config = self.cache.folder / CONFIG
@@ -85,6 +92,9 @@ class CachedLatents(StoredLatents):
         *,
         tokens: TokenCount = patches_of_two,
         text: bool = True,
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
-        return LatentLoader([self.cache], config, world, seed, micro_batch, tokens=tokens, text=text)
+        return LatentLoader(
+            [self.cache], config, world, seed, micro_batch, tokens=tokens, text=text, captions=captions
+        )

@@ -13,6 +13,7 @@ from core.batch import Batch
 from core.distributed.ranks import World
 from data.latent.packs import Shape
 from data.loading.loader import TokenCount, patches_of_two
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig, StepPlan
 
 Grid = tuple[int, int, int]
@@ -131,7 +132,7 @@ class LatentSource(Protocol):
         ...
 
     def moments(self, x: Tensor) -> Tensor:
-        """Turn a micro-batch's x, on the device, into moments (B, M, C, T, H, W) float16."""
+        """Turn a micro-batch's x, on the device, into moments (B, M, C, T, H, W)."""
         ...
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
@@ -147,6 +148,13 @@ class LatentSource(Protocol):
 
     def conditions(self) -> Conditions:
         """Count samples by class, and those without label or caption; reads a column of the whole index."""
+        ...
+
+    def check_captions(self, choice: CaptionConfig) -> list[str]:
+        """Return warnings about samples of whose captions `choice` takes none; reads a whole table.
+
+        UserError for a name that no caption has.
+        """
         ...
 
     def encoded_with(self, field: str) -> str:
@@ -166,6 +174,7 @@ class LatentSource(Protocol):
         *,
         tokens: TokenCount = patches_of_two,
         text: bool = True,
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> Loader:
         """Return this rank's batches.
 

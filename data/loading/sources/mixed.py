@@ -14,9 +14,11 @@ from core.errors import UserError
 from core.files import fingerprint
 from data.dataset.index import Dataset
 from data.latent.reading import compare
+from data.latent.text_reading import require_names, unused_captions
 from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.cached import CachedLatents, StoredLatents
 from data.loading.sources.kinds import Conditions, LatentFacts
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
 
 # The fields that decide what latents mean. Caches may differ in what was encoded (shapes, clips, views,
@@ -57,6 +59,13 @@ class MixedLatents(StoredLatents):
         first, *others = (part.conditions() for part in self._parts)
         return functools.reduce(operator.add, others, first)
 
+    def check_captions(self, choice: CaptionConfig) -> list[str]:
+        """Count such samples of each cache."""
+        manifests = [part.cache.manifest for part in self._parts]
+        require_names(choice, manifests)
+        lines = [unused_captions(part.cache.folder, part.cache.manifest, choice) for part in self._parts]
+        return [line for line in lines if line]
+
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` kept in the first cache."""
         return self._parts[0].encoded_with(field)
@@ -70,10 +79,21 @@ class MixedLatents(StoredLatents):
         *,
         tokens: TokenCount = patches_of_two,
         text: bool = True,
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> LatentLoader:
         """Return this rank's batches, each of one cache."""
         caches = [part.cache for part in self._parts]
-        return LatentLoader(caches, config, world, seed, micro_batch, tokens=tokens, text=text, mix=self._mix)
+        return LatentLoader(
+            caches,
+            config,
+            world,
+            seed,
+            micro_batch,
+            tokens=tokens,
+            text=text,
+            mix=self._mix,
+            captions=captions,
+        )
 
 
 def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentFacts:

@@ -21,21 +21,23 @@ from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
 from core.progress import Progress, say
-from data.dataset.faults import RETRY
+from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.latent.assembly import used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
+from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
 from data.loading.loader import TokenCount, latent_stocks, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
-from data.media.formats import DEFAULT_LIMITS, MediaError, MediaLimits
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity, read_pixels
@@ -49,6 +51,9 @@ class EncodingConfig:
 
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
+    dtype: Literal["float16", "float32"] = setting(
+        "float16", "number format that latents are rounded to, as a cache would store them"
+    )
     flip: bool = setting(False, "mirror half of the samples left to right")
     threads: int = setting(2, "samples decoded at a time", low=1, role="work")
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
@@ -82,6 +87,7 @@ class OnlineLatents:
     ) -> None:
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
+        self._dtype = TORCH_DTYPES[np.dtype(config.dtype).itemsize]
         media = np.asarray(raw.media)
         with below("buckets"):
             pixels = make_buckets(media, config.buckets)
@@ -106,6 +112,7 @@ class OnlineLatents:
             **self._encoder.identity,
             **text,
             "store": config.store,
+            **({"dtype": config.dtype} if config.dtype != "float16" else {}),
             "views": ["plain", "flip"] if config.flip else ["plain"],
             "buckets": [str(bucket) for bucket in self._buckets],
             "clips": [config.buckets.fps, config.buckets.stride],
@@ -133,10 +140,10 @@ class OnlineLatents:
             self._captions.to(device)
 
     def moments(self, x: Tensor) -> Tensor:
-        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W') float16."""
+        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W')."""
         with torch.no_grad():
             moments = self._encoder.encode_there(x)
-        return moments[:, : self.facts.shapes[0][0]].to(torch.float16)
+        return moments[:, : self.facts.shapes[0][0]].to(self._dtype)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return the kept statistics, else measure samples, shared among the ranks (collective: all ranks).
@@ -172,6 +179,10 @@ class OnlineLatents:
         textless = None if self._captions else len(self._raw)
         return Conditions.count(np.asarray(self._raw.index["label"]), len(self.facts.classes), textless)
 
+    def check_captions(self, choice: CaptionConfig) -> list[str]:
+        """Return nothing: captions are read as samples come, and what is not taken is said then."""
+        return []
+
     def encoded_with(self, field: str) -> str:
         """Return a field of the config that `encode` would be given."""
         return self._made_with.get(field, "")
@@ -189,6 +200,7 @@ class OnlineLatents:
         *,
         tokens: TokenCount = patches_of_two,
         text: bool = True,
+        captions: CaptionConfig = ANY_CAPTION,
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
         own, budget, starts = self._config, self._config.quarantine_budget, shard_starts(self._raw)
@@ -212,7 +224,7 @@ class OnlineLatents:
                 budget=budget,
                 field="data.online.quarantine_budget",
             ),
-            texts=RowTexts(self._raw, self._captions) if text and self._captions else None,
+            texts=RowTexts(self._raw, self._captions, captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
                 latent_stocks(self._column, starts, self.facts.shapes, tokens),
@@ -226,12 +238,11 @@ class OnlineLatents:
         return [None if latents is None else LatentSums.of(latents) for latents in found]
 
     def _latents(self, row: int) -> np.ndarray | None:
-        """Encode a sample to (1, M, C, T, H, W) float16; None if it cannot be decoded or is not finite."""
+        """(1, M, C, T, H, W) of a sample; None if it cannot be decoded or is not finite."""
         config, bucket = self._config, self._buckets[int(self._column[row])]
         read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
-        try:
-            pixels = RETRY.storage(f"sample {row}", read)
-        except MediaError:
-            return None
+        pixels = attempt(read, "decode", f"sample {row}")
+        if isinstance(pixels, Fault):
+            return None  # recorded when a step comes to it, since only then it is missed
         latents = self.moments(to_tensor(pixels[None]).to(self._device)).cpu().numpy()
         return latents if np.isfinite(latents).all() else None

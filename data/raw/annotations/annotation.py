@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data.raw.annotations import several
 from data.raw.annotations.roles import NOTHING, USUAL_COLUMNS, ColumnsConfig, by_role, is_nothing, role_of
+from data.raw.annotations.several import Caption, CaptionError
 
 LONGEST_BYTES = 1 << 20  # largest caption file
 LARGEST_LABEL = 2**31 - 1
@@ -18,7 +20,7 @@ NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, take
 class Annotation:
     """Facts about a sample beside its pixels. refused: (stage, reason) if something is wrong with it.
 
-    texts: all captions where there are several, `text` being the first.  notes: what is to be counted.
+    captions: all of them where they come from fields; `text` is the first.  notes: what is to be counted.
     unused: carriers of text that were passed over, since another was taken.
     """
 
@@ -27,7 +29,7 @@ class Annotation:
     text: str = ""
     path: str = ""
     refused: tuple[str, str] | None = None
-    texts: tuple[str, ...] = ()
+    captions: tuple[Caption, ...] = ()
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -37,7 +39,8 @@ def from_fields(
 ) -> Annotation:
     """Read path, text, label and class from a JSON object or a table row, by the roles of its fields.
 
-    one_text: different texts in two fields are refused (stage `columns`), else they are several captions.
+    one_text: different texts in two fields are refused (stage `columns`), else they are several captions
+    (see `several`).
     Where bytes were not UTF-8 strings hold surrogates; the sample is refused then.
     """
     found = by_role(fields, columns)
@@ -48,53 +51,31 @@ def from_fields(
     )[:1]
     try:
         path = _only("path", found["path"])
-        texts = _texts(found["text"], one_text)
+        captions = several.read(fields, found["text"], columns, one_text=one_text)
         label, class_name = _class(found["label"], found["class"])
-    except _Refused as error:
+    except CaptionError as error:
         path = next((v for _, v in found["path"] if isinstance(v, str)), "")
         return Annotation(path=path, refused=(error.stage, str(error)))
     annotation = Annotation(label, class_name, path=path, notes=notes)
+    texts = tuple(caption.text for caption in captions)
     if any(len(text) > LONGEST_BYTES for text in texts):
         return replace(annotation, refused=("caption", f"text longer than {LONGEST_BYTES} characters"))
     for name, value in (("class", class_name), *(("text", text) for text in texts)):
         if not _is_unicode(value):
             return replace(annotation, class_name="", refused=("caption", f"{name} is not UTF-8"))
-    return replace(annotation, text=texts[0] if texts else "", texts=texts if len(texts) > 1 else ())
-
-
-class _Refused(ValueError):
-    """Raised for a row that is wrong. stage: of its entry in the list of samples set aside."""
-
-    def __init__(self, reason: str, stage: str = "caption") -> None:
-        super().__init__(reason)
-        self.stage = stage
+    return replace(annotation, text=texts[0] if texts else "", captions=captions)
 
 
 def _only(role: str, found: list[tuple[str, Any]]) -> str:
     """Return the text that all filled fields of a role agree on, "" if there is none."""
     for name, value in found:
         if not isinstance(value, str):
-            raise _Refused(f"{name} is not a text but {type(value).__name__}")
+            raise CaptionError(f"{name} is not a text but {type(value).__name__}")
         if value != found[0][1]:
-            raise _Refused(
+            raise CaptionError(
                 f"{found[0][0]!r} and {name!r} differ; columns.{role}=NAME says which is meant", "columns"
             )
     return found[0][1] if found else ""
-
-
-def _texts(found: list[tuple[str, Any]], one_text: bool) -> tuple[str, ...]:
-    """Return all different captions, in their order."""
-    by_field: dict[str, tuple[str, ...]] = {}
-    for name, value in found:
-        values = value if isinstance(value, list | tuple) else [value]
-        for text in values:
-            if not isinstance(text, str) and not is_nothing(text):
-                raise _Refused(f"{name} is not a text but {type(text).__name__}")
-        by_field[name] = tuple(text for text in values if not is_nothing(text))
-    if one_text and len({texts for texts in by_field.values() if texts}) > 1:
-        first, second, *_ = [name for name, texts in by_field.items() if texts]
-        raise _Refused(f"{first!r} and {second!r} differ; columns.text=NAME says which is meant", "columns")
-    return tuple(dict.fromkeys(text for texts in by_field.values() for text in texts))
 
 
 def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:
@@ -104,11 +85,13 @@ def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple
     """
     for _, value in names:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise _Refused(f"class is not a text but {type(value).__name__}")
+            raise CaptionError(f"class is not a text but {type(value).__name__}")
     words = list(dict.fromkeys(str(value).strip() for _, value in names))
     if len(words) > 1:
         first, second = names[0][0], names[1][0]
-        raise _Refused(f"{first!r} and {second!r} differ; columns.label=NAME says which is meant", "columns")
+        raise CaptionError(
+            f"{first!r} and {second!r} differ; columns.label=NAME says which is meant", "columns"
+        )
     if not labels:
         try:
             return (read_label(names[0][1]), "") if names else (-1, "")
@@ -119,7 +102,7 @@ def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple
         return read_label(value), name
     except ValueError as error:
         if not isinstance(value, str) or (name and name != value.strip()):
-            raise _Refused(str(error)) from None
+            raise CaptionError(str(error)) from None
     return -1, value.strip()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from data.dataset.tars import TarSample, read_member
 from data.raw.annotations.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
 from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
+from data.raw.annotations.several import is_about_captions
 from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 
 # Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
@@ -98,7 +99,7 @@ def _chosen(
     from_json = captions == "json" or (not filled and captions in ("", NO_CAPTIONS))
     kept = {n: v for n, v in fields.items() if role_of(n, columns) != "path"}
     if not from_json:
-        kept = {n: v for n, v in kept.items() if role_of(n, columns) != "text"}
+        kept = {n: v for n, v in kept.items() if role_of(n, columns) != "text" and not is_about_captions(n)}
     annotation = from_fields(kept, columns)
     if len(filled) < len(texts) and any(text for suffix, text in texts.items() if suffix not in filled):
         notes = (*notes, NOT_A_TEXT)

@@ -41,8 +41,22 @@ class ColumnsConfig:
     path: str = setting(
         "", "column with the file, relative to the table; empty: the usual names", shown="name"
     )
-    text: str = setting("", "column with the caption; empty: the usual names", shown="name")
+    text: str = setting(
+        "",
+        "column with the caption, or several, all of whose captions are kept; empty: the usual names",
+        shown="NAME[+NAME]",
+    )
     label: str = setting("", "column with class number or name; empty: the usual names", shown="name")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that `text` names."""
+        return tuple(name.strip() for name in self.text.split("+") if name.strip())
+
+    @property
+    def names_texts(self) -> bool:
+        """Whether several columns hold captions of one sample, which are called by their columns."""
+        return len(self.texts) > 1
 
     def given(self) -> dict[Role, str]:
         """Return the roles whose column is named."""
@@ -67,12 +81,18 @@ def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
     """Return the role of a column, None for one that is not read."""
     given = columns.given()
     for role, wanted in given.items():
-        if plain(name) == plain(wanted):
+        if plain(name) in map(plain, columns.texts if role == "text" else (wanted,)):
             return role
     role_by_name = _ROLES.get(plain(name))
     if role_by_name in given or (role_by_name == "class" and "label" in given):
         return None
     return role_by_name
+
+
+@functools.cache
+def _ranks(columns: ColumnsConfig) -> dict[str, int]:
+    """Plain name -> place among the columns of its role."""
+    return _RANK | {plain(name): rank for rank, name in enumerate(columns.texts)}
 
 
 def by_role(
@@ -84,8 +104,9 @@ def by_role(
         role = role_of(name, columns)
         if role and not is_nothing(value):
             found[role].append((name, value))
+    ranks = _ranks(columns)
     for filled in found.values():
-        filled.sort(key=lambda pair: _RANK.get(plain(pair[0]), 0))
+        filled.sort(key=lambda pair: ranks.get(plain(pair[0]), 0))
     return found
 
 
@@ -101,8 +122,9 @@ def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig)
     names = list(names)
     shown = ", ".join(name or "''" for name in names) or "none"
     for role, wanted in columns.given().items():
-        if plain(wanted) not in map(plain, names):
-            raise UserError(f"columns.{role}", wanted, f"a column of {table}; it has: {shown}")
+        for column in columns.texts if role == "text" else (wanted,):
+            if plain(column) not in map(plain, names):
+                raise UserError(f"columns.{role}", column, f"a column of {table}; it has: {shown}")
     if not any(role_of(name, columns) == "path" for name in names):
         usual = " ".join(USUAL["path"])
         raise UserError(

@@ -40,15 +40,10 @@ def read(tree: Tree) -> Iterable[Item]:
         if annotation.class_name == "" and annotation.label < 0:
             found = (folder[1] if tree.rules.classes else "") if folder else tree.class_of(name)
             annotation = replace(annotation, class_name="" if tree.tables else found)
-        yield replace(
-            file_item(tree.source / name, name, annotation, tree.within(name)), more=more | _more(annotation)
-        )
+        item = file_item(tree.source / name, name, annotation, tree.within(name))
+        yield replace(item, more={**more, **item.more})
     _note_unread(tree, beside, used)
     tree.take([*media, *used])
-
-
-def _more(annotation: Annotation) -> dict[str, list[str]]:
-    return {"texts": list(annotation.texts)} if annotation.texts else {}
 
 
 def _beside(tree: Tree, media: Iterable[str]) -> Beside:

@@ -15,6 +15,7 @@ from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import from_fields
 from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
+from data.raw.annotations.several import is_about_captions, is_caption_key
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split
@@ -67,9 +68,31 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
 
 def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
     """Note the columns that are not read; all of them where the table names no files."""
+    read = {SPLIT, *map(plain, _named_by_key(table))}
     for column in table.columns:
-        if nameless or (role_of(column, tree.rules.columns) is None and plain(column) != SPLIT):
+        unread = role_of(column, tree.rules.columns) is None and not is_about_captions(column)
+        if nameless or (unread and plain(column) not in read):
             tree.findings.add_column(name, column, (fields.get(column) for fields in table.head), nameless)
+
+
+def _named_by_key(table: Table) -> list[str]:
+    """The columns that a column `caption_key` names in the first rows."""
+    keys = [value for fields in table.head for name, value in fields.items() if is_caption_key(name)]
+    return [
+        key
+        for value in keys
+        for key in (value if isinstance(value, list) else [value])
+        if key in table.columns
+    ]
+
+
+def _caption_columns(table: Table) -> list[str]:
+    """Columns that say something about captions, and where one names the caption, all that may hold it."""
+    about = [name for name in table.columns if is_about_captions(name)]
+    if not any(map(is_caption_key, about)):
+        return about
+    held = {n for fields in table.head for n, v in fields.items() if isinstance(v, str | list | tuple | dict)}
+    return [name for name in table.columns if name in held or name in about]
 
 
 def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
@@ -77,6 +100,7 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
     columns = tree.rules.columns
     split = next((c for c in table.columns if plain(c) == SPLIT and _are_splits(table, c)), None)
     wanted = [c for c in table.columns if role_of(c, columns)] + ([split] if split else [])
+    wanted += [c for c in _caption_columns(table) if c not in wanted]
     left_out: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     named: set[str] = set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from data.raw.annotations.annotation import Annotation
+from data.raw.annotations.several import stored
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
 from data.raw.opening import Opener, opener_within
@@ -61,23 +62,20 @@ class Tree:
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""
         self.findings.notes.update(annotation.notes)
-        if len(annotation.texts) > 1:
-            self.findings.notes[
-                "several captions: all are stored, the first is the one that is trained on"
-            ] += 1
+        if len(annotation.captions) > 1:
+            self.findings.notes["several captions: all are stored, and each step of training draws one"] += 1
         self.findings.notes.update(f"a second caption in .{suffix}, not used" for suffix in annotation.unused)
 
 
 def with_annotation(item: Item, annotation: Annotation) -> Item:
-    """Return the item with an annotation's label, class, texts and reason for refusal."""
-    more = {**item.more, "texts": list(annotation.texts)} if len(annotation.texts) > 1 else item.more
+    """The item with label, class, texts and reason of refusal of an annotation."""
     return replace(
         item,
         label=annotation.label,
         class_name=annotation.class_name,
         text=annotation.text,
         refused=item.refused or annotation.refused,
-        more=more,
+        more={**item.more, **stored(annotation.captions)},
     )
 
 

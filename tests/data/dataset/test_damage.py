@@ -23,7 +23,7 @@ from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest
 from data.dataset.tars import samples
-from data.latent.packs import read_part
+from data.latent.pack_reading import read_part
 from data.latent.parts import Parts
 from data.raw.ingest import list_source
 from data.reindexing.reindex import reindex
@@ -236,8 +236,8 @@ def test_index_older_than_its_tar(folder: Path) -> None:
 
 def test_newer_format_version(folder: Path) -> None:
     manifest = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps(manifest | {"format_version": 2}))
-    with pytest.raises(UserError, match=r"format_version=2: expected 1 \(written by a newer longtake\)"):
+    (folder / "dataset.json").write_text(json.dumps(manifest | {"format_version": 3}))
+    with pytest.raises(UserError, match=r"format_version=3: expected 1 or 2 \(written by a newer longtake\)"):
         Dataset(folder)
 
 

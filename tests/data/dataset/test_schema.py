@@ -55,8 +55,8 @@ def test_folder_without_manifest_is_a_users_mistake(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
     manifest().write(tmp_path)
-    edit(tmp_path, format_version=2)
-    with pytest.raises(UserError, match=r"format_version=2: expected 1 \(written by a newer longtake\)"):
+    edit(tmp_path, format_version=3)
+    with pytest.raises(UserError, match=r"format_version=3: expected 1 or 2 \(written by a newer longtake\)"):
         DatasetManifest.read(tmp_path)
 
 

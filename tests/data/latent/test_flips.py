@@ -13,8 +13,9 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import WorkError
 from data.dataset.schema import write_index
+from data.latent.pack_reading import read_part, scan_part
 from data.latent.pack_rows import flip_rows, index_rows
-from data.latent.packs import Pack, read_part, scan_part, write_part
+from data.latent.packs import Pack, write_part
 from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader, draw_flips
 from data.order.steps import LoaderConfig

@@ -12,15 +12,9 @@ import pytest
 
 from core.errors import WorkError
 from data.latent.members import is_finite, plain_tar_header, tar_header
+from data.latent.pack_reading import read_part, scan_part
 from data.latent.pack_rows import index_rows
-from data.latent.packs import (
-    LATENT_DTYPE,
-    Absent,
-    Pack,
-    read_part,
-    scan_part,
-    write_part,
-)
+from data.latent.packs import LATENT_DTYPE, Absent, Pack, write_part
 from tests.data.caches import CLIP, IMAGE, latents_of, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]

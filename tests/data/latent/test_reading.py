@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.errors import WorkError
 from data.latent.members import is_finite
-from data.latent.packs import read_part
+from data.latent.pack_reading import read_part
 from data.latent.reading import LatentReader, are_finite, compare
 from tests.data.caches import CLIP, IMAGE, Cache, make_cache
 

@@ -15,11 +15,13 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT_DTYPE, write_index
-from data.latent.assembly import longest_text, views_from_parts
+from data.latent.assembly import text_facts, views_from_parts
+from data.latent.pack_reading import read_part, scan_part
 from data.latent.pack_rows import index_rows, text_rows
-from data.latent.packs import LATENT_DTYPE, Pack, Text, read_part, scan_part, write_part
+from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
 from data.latent.parts import Parts
-from data.latent.texts import RowTexts, ShardTexts, TextReader
+from data.latent.text_reading import TextReader
+from data.latent.texts import NOT_FINITE, RowTexts, ShardTexts
 from data.loading.loader import LatentLoader
 from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
@@ -65,7 +67,7 @@ def make_text_cache(folder: Path, *, encoder: str = "t") -> Dataset:
         manifest,
         shards=(record,),
         files=write_index(folder, index, texts=texts),
-        extra={**manifest.extra, "made_from": made_from, **longest_text(texts)},
+        extra={**manifest.extra, "made_from": made_from, **text_facts(texts)},
     ).write(folder)
     return Dataset(folder)
 
@@ -197,6 +199,9 @@ class Captions:
     def read(self, row: int) -> dict[str, bytes]:
         return {"png": b"", "json": b"{}", "txt": self.captions[row].encode()}
 
+    def count_tokens(self, captions: list[str]) -> list[int]:
+        return [len(caption) for caption in captions]
+
     def encode_captions(self, captions: list[str]) -> list[Tensor]:
         self.asked.append(captions)
         return [torch.tensor([[float("inf") if c == "!" else ord(c)] for c in text]) for text in captions]
@@ -208,11 +213,11 @@ def test_a_caption_of_a_shard_is_embedded_once_and_what_is_not_finite_is_refused
     text, refused = texts.pack([0, 1, 2, 3, 4])
     assert text.tokens[:, 0].tolist() == [ord(c) for c in "abc"]
     assert text.ranges.tolist() == [[0, 2], [0, 0], [2, 1], [0, 2]]
-    assert refused == {4: "its text is not finite in float16"}
+    assert refused == {4: NOT_FINITE}
     text, refused = texts.pack([5, 6, 7])
     assert text.tokens[:, 0].tolist() == [ord("d")]
     assert text.ranges.tolist() == [[2, 1], [3, 1]]
-    assert refused == {7: "its text is not finite in float16"}
+    assert refused == {7: NOT_FINITE}
     assert source.asked == [["ab", "c"], ["!"], ["d"]]
     text, _ = texts.pack([1])
     assert text.tokens.shape == (0, 1)
@@ -225,10 +230,24 @@ def test_captions_of_rows_are_padded_to_the_encoder_and_remembered(monkeypatch: 
     assert tokens.shape == (4, Captions.tokens, 1)
     assert lengths.tolist() == [2, 0, 2, 0]
     assert tokens[..., 0].tolist() == [[97, 98, *[0] * 6], [0] * 8, [97, 98, *[0] * 6], [0] * 8]
-    assert refused == {3: "its text is not finite in float16"}
+    assert refused == {3: NOT_FINITE}
     texts.gather([4, 0])
     assert source.asked == [["ab", "!"], ["c"]]
     monkeypatch.setattr("data.latent.texts.KEPT_BYTES", 0)
     texts.gather([0])
     texts.gather([4])
     assert source.asked[2:] == [["c"]]
+
+
+def test_an_error_of_the_program_in_a_caption_concerns_its_sample_alone() -> None:
+    class Broken(Captions):
+        def read(self, row: int) -> dict[str, bytes]:
+            return {"json": None} if row == 1 else super().read(row)  # type: ignore[dict-item]
+
+    source = Broken("ab", "c", "d")
+    texts, online = ShardTexts(source, source, 2), RowTexts(source, source)  # type: ignore[arg-type]
+    refusals = [texts.pack([0, 1, 2])[1], online.gather([0, 1, 2])[2]]
+    for refused in refusals:
+        assert refused.keys() == {1}
+        assert refused[1].error.startswith("error of the program: TypeError")
+        assert "Traceback" in refused[1].traceback

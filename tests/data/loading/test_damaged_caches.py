@@ -24,7 +24,7 @@ from core.errors import UserError, WorkError
 from data.dataset import blocks
 from data.dataset.index import Dataset
 from data.dataset.schema import CRC, ShardRecord, content_fingerprint, write_index
-from data.latent.assembly import index_from_parts, longest_text, sidecars_from_parts
+from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
 from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents
@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first += len(shapes)
     index, shapes_found = index_from_parts(folder, records)
     made_from = {"encoder": "a", "text": {"encoder": "t", "width": WIDTH, "tokens": 8}}
-    sidecars = sidecars_from_parts(folder, records, index, made_from)
+    sidecars, text = sidecars_from_parts(folder, records, index, made_from)
     files = write_index(folder, index, **sidecars)
     replace(
         manifest,
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shards=tuple(records),
         buckets=tuple(shapes_found),
         files=files,
-        extra={**manifest.extra, "made_from": made_from, **longest_text(sidecars["texts"])},
+        extra={**manifest.extra, "made_from": made_from, **text},
     ).write(folder)
     return folder
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
+from data.dataset.faults import require_no_program_errors
 from data.dataset.index import Dataset
 from data.dataset.media_rows import media_table
 from data.dataset.quarantine import Quarantine
+from data.dataset.retry import Retry
 from data.loading.pixels import PixelConfig, PixelLoader
 from data.media.film.times import Times
 from data.media.formats import Media, MediaError, MediaLimits, media_member
@@ -122,6 +124,41 @@ def test_a_damaged_sample_keeps_its_slot_with_weight_0(damaged, tmp_path, capsys
             assert batch.weight.tolist() == [float(sample != row) for sample in batch.id.tolist()]
     assert [(entry.id, entry.stage) for entry in quarantine.entries] == [(row, "decode")]
     assert capsys.readouterr().err.count(f"sample {row} is set aside") == 1
+
+
+def test_an_error_of_the_program_sets_its_sample_aside_and_fails_the_job_at_its_end(
+    raw, tmp_path, monkeypatch
+):
+    def read(dataset, row, *arguments, **settings):
+        if row == 3:
+            raise KeyError("rotation")
+        return read_pixels(dataset, row, *arguments, **settings)
+
+    monkeypatch.setattr("data.loading.pixels.read_pixels", read)
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl", total=len(raw), budget=1)
+    loader = PixelLoader(raw, replace(CONFIG, quarantine_budget=1), world(), 0, quarantine=quarantine)
+    seen = set()
+    for step in range(4):
+        for batch in loader.load(step):
+            assert batch.weight.tolist() == [float(sample != 3) for sample in batch.id.tolist()]
+            seen |= set(batch.id.tolist())
+    assert 3 in seen
+    assert "KeyError: 'rotation'" in (tmp_path / "logs" / "sample-000000003.txt").read_text()
+    with pytest.raises(
+        WorkError, match=r"1 sample set aside by errors of this program.*KeyError"
+    ):
+        require_no_program_errors(tmp_path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("device"), UserError("source", "x", "y")])
+def test_what_concerns_more_than_a_sample_ends_training(raw, monkeypatch, error):
+    def read(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr("data.loading.pixels.read_pixels", read)
+    monkeypatch.setattr("data.dataset.faults.RETRY", Retry(attempts=1))
+    with pytest.raises(type(error)):
+        PixelLoader(raw, CONFIG, world(), 0).load(0)
 
 
 def test_the_budget_stops_the_job(damaged):

@@ -18,7 +18,8 @@ from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest, content_fingerprint
 from data.latent.normalising import LatentSums
-from data.latent.packs import read_part, write_part
+from data.latent.pack_reading import read_part
+from data.latent.packs import write_part
 from data.reindexing.reindex import reindex
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 from tests.data.raw_datasets import make_raw

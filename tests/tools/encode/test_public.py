@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.faults import failpoints
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
-from data.latent.packs import read_part
+from data.latent.pack_reading import read_part
 from data.loading.loader import LatentLoader
 from data.order.buckets import BucketConfig
 from data.order.steps import LoaderConfig

@@ -1,0 +1,178 @@
+"""The text of samples as training sees it: gathered from the parts of a cache into padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.draws import Draws
+from core.errors import UserError, WorkError
+from core.progress import counted
+from data.dataset.blocks import Table, open_table
+from data.dataset.schema import (
+    CAPTION_ROW_DTYPE,
+    CAPTION_ROWS,
+    CAPTION_SPAN_DTYPE,
+    CAPTION_SPANS,
+    TEXT,
+    TEXT_DTYPE,
+    DatasetManifest,
+    read_sidecar,
+)
+from data.latent.checksums import SampleCrcs
+from data.latent.packs import LATENT_DTYPE
+from data.latent.parts import Parts
+from data.latent.reading import are_finite
+from data.order.caption_choice import ANY_CAPTION, CaptionConfig, choose, uniforms
+
+
+class Captions:
+    """Several captions of each sample of a cache.
+
+    choice: which of them are drawn; UserError where it names none.
+    """
+
+    def __init__(self, folder: Path, manifest: DatasetManifest, choice: CaptionConfig = ANY_CAPTION) -> None:
+        self._choice, self._names = choice, caption_names(manifest)
+        self._spans = read_sidecar(folder / CAPTION_SPANS, CAPTION_SPAN_DTYPE, manifest)
+        path, count = folder / CAPTION_ROWS, int(manifest.extra["captions"]["rows"])
+        crcs = manifest.blocks.get(CAPTION_ROWS, "")
+        self._rows = open_table(path, CAPTION_ROW_DTYPE, count, crcs, "not readable")
+
+    def of(self, row: int) -> np.ndarray:
+        """All captions of a sample, CAPTION_ROW_DTYPE."""
+        first, count = self._spans[row].tolist()
+        return self._rows[first : first + count]
+
+    def name(self, entry: np.ndarray) -> str:
+        """The name of one of them, "" for none."""
+        return self._names[int(entry["name"])]
+
+    def drawn(self, rows: np.ndarray, u: list[float]) -> np.ndarray:
+        """One caption of each row, drawn by u (n,), CAPTION_ROW_DTYPE; of none all is 0."""
+        found = np.zeros(len(rows), CAPTION_ROW_DTYPE)
+        for place, row in enumerate(rows.tolist()):
+            captions = self.of(row)
+            if (at := choose(self._weights(captions), u[place])) is not None:
+                found[place] = captions[at]
+        return found
+
+    def without(self) -> int:
+        """Count the samples with captions none of which may be drawn; reads all."""
+        spans = np.asarray(self._spans)
+        return sum(not any(self._weights(self.of(row))) for row in np.flatnonzero(spans["count"]).tolist())
+
+    def _weights(self, captions: np.ndarray) -> list[float]:
+        names = [self._names[number] for number in captions["name"].tolist()]
+        return self._choice.weigh(names, captions["weight"].tolist())
+
+
+class TextReader:
+    """Gathers the text of samples from the parts of a cache.
+
+    width: D of a token.  longest: tokens of the longest caption, of this cache or of those mixed with it, to
+    which all are padded, so that every batch has one shape on every rank.
+    verify: as `data.latent.reading.LatentReader` takes it.  choice: which of several captions are drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: DatasetManifest,
+        parts: Parts,
+        longest: int = 0,
+        *,
+        verify: bool = False,
+        choice: CaptionConfig = ANY_CAPTION,
+    ) -> None:
+        self.folder, self._manifest, self._parts = folder, manifest, parts
+        self.longest, self.width = text_shape(manifest)
+        self.longest = max(self.longest, longest)
+        self._texts = read_texts(folder, manifest)
+        self._captions = Captions(folder, manifest, choice) if has_several(manifest) else None
+        self._crcs = SampleCrcs(folder, manifest) if verify else None
+
+    def gather(
+        self, rows: np.ndarray, shards: np.ndarray, *, draws: Draws | None = None, pin: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
+
+        shards: (n,) where each row lies.  draws: of these samples, by which one of several captions is taken;
+        None takes the first.  WorkError for text outside of its part or that is not finite.
+        """
+        out = torch.zeros((len(rows), self.longest, self.width), dtype=torch.float16, pin_memory=pin)
+        crcs = None
+        if self._captions is None or draws is None:
+            entries = self._texts.take(rows)
+        else:
+            entries = self._captions.drawn(rows, uniforms(draws))
+            crcs = entries["crc"]
+        places = zip(shards.tolist(), entries["offset"].tolist(), entries["tokens"].tolist(), strict=True)
+        for place, (shard, offset, tokens) in enumerate(places):
+            part, size = self._parts.mapped(shard), tokens * self.width * LATENT_DTYPE.itemsize
+            if offset + size > len(part) or tokens > self.longest:
+                raise WorkError(f"{self.folder / TEXT}: row {rows[place]} points outside of its part")
+            if tokens:
+                found = part[offset : offset + size].view(torch.uint8).clone().view(torch.float16)
+                out[place, :tokens] = found.view(tokens, self.width)
+        if self._crcs is not None:
+            lengths = entries["tokens"].tolist()
+            texts = [t[:n] for t, n in zip(out.numpy(), lengths, strict=True)]
+            self._crcs.require_texts(rows, shards, texts, crcs)
+        finite = are_finite(out).numpy()
+        if not finite.all():
+            name = self._manifest.shards[shards[~finite][0]].name
+            raise WorkError(f"{self.folder / name}: damaged, the text of {rows[~finite][0]} is not finite")
+        return out, torch.from_numpy(entries["tokens"].astype(np.int64))
+
+
+def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
+    """(L, D) of the text of each sample in a batch: the longest caption of the cache, width of a token."""
+    return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
+
+
+def has_text(manifest: DatasetManifest) -> bool:
+    """Whether a cache holds embedded captions."""
+    return TEXT in manifest.files
+
+
+def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
+    """`text.npy`: (samples,) TEXT_DTYPE, mapped."""
+    return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)
+
+
+def has_several(manifest: DatasetManifest) -> bool:
+    """Whether a cache holds several captions of a sample, or captions with names."""
+    return CAPTION_SPANS in manifest.files
+
+
+def caption_names(manifest: DatasetManifest) -> list[str]:
+    """The names of captions of a cache, by number; [] where it does not say more than one text a sample."""
+    return list(manifest.extra.get("captions", {}).get("names", ()))
+
+
+def require_names(choice: CaptionConfig, manifests: Iterable[DatasetManifest]) -> None:
+    """UserError for a name of `caption_key` that no caption of these caches has."""
+    names = {name for manifest in manifests for name in caption_names(manifest)}
+    for key in choice.caption_keys:
+        if key not in names:
+            known = ", ".join(sorted(names - {""})) or "none has a name"
+            raise UserError("caption_key", choice.caption_key, f"names of captions: {known}")
+
+
+def unused_captions(folder: Path, manifest: DatasetManifest, choice: CaptionConfig) -> str:
+    """Say how many samples have captions of which the choice takes none; "" where all have one."""
+    if choice.takes_all or not has_text(manifest):
+        return ""
+    if has_several(manifest):
+        left = Captions(folder, manifest, choice).without()
+    else:
+        left = int((read_texts(folder, manifest)["tokens"] > 0).sum()) if choice.caption_keys else 0
+    if not left:
+        return ""
+    samples = counted(left, "sample")
+    return f"warning: {samples} of {folder} with text have no caption that {choice} takes, and train without"

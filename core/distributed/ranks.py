@@ -75,7 +75,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
 
 
 def own_device(device: str = "auto") -> torch.device:
-    """The device of this process, which shares work with others through a folder and joins no group."""
+    """Return the device of this process, which shares work through a folder and joins no group."""
     place = environment.place()
     environment.local_rank_for_libraries()
     chosen = _device(device, place.local_rank)

@@ -236,7 +236,7 @@ def lease_path(folder: Path, unit: str, generation: int) -> Path:
 
 
 def read_note(text: str) -> dict[str, Any]:
-    """What a lease says; nothing where its holder is still writing it, or was killed at that."""
+    """Return what a lease says; nothing where its holder is still writing it, or was killed at that."""
     try:
         note = json_files.loaded(text.encode(), "lease")
     except json_files.Malformed:

@@ -144,7 +144,7 @@ def _start(output: Path, config: JobConfig) -> Literal["new"]:
 
 
 def _recorded(config: JobConfig) -> str:
-    """The record. It never says overwrite=true, so a command that is given it as a file continues."""
+    """Write the record. It never says overwrite=true, so a command that is given it as a file continues."""
     kept: Any = dataclasses.replace(cast(Any, config), overwrite=False)
     return f"{HEADER}{config.job}\n{dump(kept)}"
 

@@ -20,7 +20,7 @@ def started(pid: int) -> str:
 
 
 def identity() -> str:
-    """This process, for `has_ended`; '' where the system does not tell."""
+    """Return an identity of this process, for `has_ended`; '' where the system does not tell."""
     return _identity(os.getpid())
 
 

@@ -132,7 +132,7 @@ def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> Capti
 
 
 def _cut(job: Job, receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """What the manifest says of captions that were cut; {} where an earlier version did not count them."""
+    """Return what the manifest says of captions that were cut; {} where they were not counted."""
     counts = [receipt.get("cut") for receipt in receipts]
     if job.captions is None or not all(counts):
         return {}
@@ -193,7 +193,7 @@ def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, l
 
 
 def text_facts(texts: np.ndarray | None, captions: CaptionTable | None = None) -> dict[str, Any]:
-    """What the manifest says of a cache's text, if it holds any: tokens of the longest, several captions."""
+    """Return what the manifest says of a cache's text: tokens of the longest, several captions."""
     if texts is None:
         return {}
     if captions is None:
@@ -205,7 +205,7 @@ def text_facts(texts: np.ndarray | None, captions: CaptionTable | None = None) -
 def sidecars_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray, made_from: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The files that stand row by row beside the index, from the tars alone, as `write_index` takes them.
+    """Return the files beside the index, row by row, from the tars alone, as `write_index` takes them.
 
     Also what the manifest says of the text.
     """

@@ -64,14 +64,14 @@ class CaptionTable:
         return cls(np.concatenate([t.counts for t in tables]), np.concatenate(rows), tuple(names))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The contents of the two files."""
+        """Return the contents of the two files."""
         spans = np.zeros(len(self.counts), CAPTION_SPAN_DTYPE)
         spans["count"] = self.counts
         spans["first"] = np.cumsum(self.counts) - self.counts
         return spans, self.rows
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest says of them, as `captions`."""
+        """Return what the manifest says of them, as `captions`."""
         return {
             "rows": len(self.rows),
             "most": int(self.counts.max(initial=0)),
@@ -86,7 +86,7 @@ def with_several(places: Sequence[Place]) -> bool:
 
 
 def captions_of(path: Path, places: Sequence[Place], rows: np.ndarray) -> CaptionTable:
-    """The captions of the samples of one part. rows: its index rows."""
+    """Return the captions of the samples of one part. rows: its index rows."""
     names = sorted({"", *(name for p in places if p.text is not None for name in p.text.names)})
     found = []
     for place in places:
@@ -111,7 +111,7 @@ def captions_of(path: Path, places: Sequence[Place], rows: np.ndarray) -> Captio
 
 
 def first_captions(ranges: np.ndarray) -> np.ndarray:
-    """The captions, (captions,) CAPTION_DTYPE, of samples with at most one each. ranges: as in `Text`."""
+    """Return the captions, (captions,) CAPTION_DTYPE, of samples with at most one. ranges: as in `Text`."""
     samples = np.flatnonzero(ranges[:, 1])
     captions = np.zeros(len(samples), CAPTION_DTYPE)
     captions["sample"], captions["weight"] = samples, 1
@@ -120,7 +120,7 @@ def first_captions(ranges: np.ndarray) -> np.ndarray:
 
 
 def text_of(tokens: np.ndarray, captions: Sequence[Sequence[tuple[int, int, str, float]]]) -> Text:
-    """The text of a pack. captions: (first row, rows, name, weight) of every caption of each sample."""
+    """Return the text of a pack. captions: (first row, rows, name, weight) of all captions of a sample."""
     ranges = np.array([c[0][:2] if c else (0, 0) for c in captions], np.uint32).reshape(-1, 2)
     if not any(len(c) > 1 or any(name for _, _, name, _ in c) for c in captions):
         return Text(tokens, ranges)

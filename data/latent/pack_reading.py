@@ -35,7 +35,7 @@ _TEXT = ("text.npy", "text_rows.npy")
 
 
 def read_part(path: Path) -> Iterator[Pack]:
-    """The packs of a part, whole, by `tarfile` and NumPy: the plain twin of
+    """Return the packs of a part, whole, by `tarfile` and NumPy: the plain twin of
     `data.latent.reading.LatentReader`.
 
     WorkError names the member that is damaged, of another dtype or shape, or not finite.

@@ -58,7 +58,7 @@ class LatentReader:
         return self._index.take(rows)  # 1/8 of the time of indexing
 
     def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
-        """The latents of `rows` (n,), all of one shape: (n, M, C, T, H, W), pinned if `pin`.
+        """Return the latents of `rows` (n,), all of one shape: (n, M, C, T, H, W), pinned if `pin`.
 
         flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
         A row without latents (size 0) gives zeros. Fastest where rows are in order.

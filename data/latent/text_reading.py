@@ -49,7 +49,7 @@ class Captions:
         return self._rows[first : first + count]
 
     def name(self, entry: np.ndarray) -> str:
-        """The name of one of them, "" for none."""
+        """Return the name of one of them, "" for none."""
         return self._names[int(entry["name"])]
 
     def drawn(self, rows: np.ndarray, u: list[float]) -> np.ndarray:
@@ -151,7 +151,7 @@ def has_several(manifest: DatasetManifest) -> bool:
 
 
 def caption_names(manifest: DatasetManifest) -> list[str]:
-    """The names of captions of a cache, by number; [] where it does not say more than one text a sample."""
+    """Return the names of captions of a cache, by number; [] where a sample has at most one text."""
     return list(manifest.extra.get("captions", {}).get("names", ()))
 
 

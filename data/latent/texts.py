@@ -76,7 +76,7 @@ class ShardTexts:
         self.cut = CutCaptions()
 
     def pack(self, rows: list[int]) -> tuple[Text, dict[int, Fault]]:
-        """The text of `rows`, and why some of them have none that could be used.
+        """Return the text of `rows`, and why some of them have none that could be used.
 
         Its tokens are those of the captions that no pack had before.
         """
@@ -93,7 +93,7 @@ class ShardTexts:
         return text_of(tokens, placed), refused
 
     def _embed(self, new: list[str]) -> np.ndarray:
-        """The tokens of captions that are met for the first time; where they lie is noted."""
+        """Return the tokens of captions that are met for the first time; where they lie is noted."""
         tokens = [np.zeros((0, self._encoder.width), LATENT_DTYPE)]
         self._lengths |= zip(new, self._encoder.count_tokens(new) if new else [], strict=True)
         for text, embedding in zip(new, embed(self._encoder, new, self._batch), strict=True):
@@ -151,7 +151,7 @@ class RowTexts:
     def _drawn(
         self, rows: Sequence[int], found: dict[int, tuple[Caption, ...]], draws: Draws | None
     ) -> list[str]:
-        """The caption of each row, "" for none."""
+        """Return the caption of each row, "" for none."""
         several = any(len(captions) > 1 for captions in found.values()) or not self._choice.takes_all
         u = uniforms(draws) if several and draws is not None else [0.0] * len(rows)
         chosen = []
@@ -195,7 +195,7 @@ def embed(encoder: CaptionEncoder, captions: Sequence[str], batch: int) -> list[
 def read_captions(
     dataset: Dataset, rows: Sequence[int]
 ) -> tuple[dict[int, tuple[Caption, ...]], dict[int, Fault]]:
-    """The captions of each raw sample; and of those that have none of use, why."""
+    """Return the captions of each raw sample; and of those that have none of use, why."""
     captions: dict[int, tuple[Caption, ...]] = {}
     refused: dict[int, Fault] = {}
     for row in rows:
@@ -210,7 +210,7 @@ def read_captions(
 
 
 def captions_of_row(dataset: Dataset, row: int) -> tuple[tuple[Caption, ...], str]:
-    """The captions of a raw sample, and what is wrong with them, "" for nothing.
+    """Return the captions of a raw sample, and what is wrong with them, "" for nothing.
 
     Weights are rounded to float32, as a cache stores them, so that both draw alike.
     """

@@ -100,7 +100,7 @@ def _write_submission(folder: Path) -> None:
 
 
 def _leave_unfinished(folder: Path) -> None:
-    """What killed jobs leave: an expired lease and a failure, and some parts of a cache and of samples."""
+    """Leave what killed jobs do: an expired lease and a failure, and some parts of a cache and of samples."""
     (folder / "encoding" / ".receipts" / "000001.json").unlink()
     _leave_unit(folder / "encoding" / ".leases", "000001")
     shutil.copytree(folder / "samples", folder / "sampling")

@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def material(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported weights, and `alone`, what one process makes of them."""
+    """Make exported weights, and `alone`, what one process makes of them."""
     folder = tmp_path_factory.mktemp("material")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         make_run(folder / "exported", patch)
@@ -72,7 +72,7 @@ def kill_task(run: Run, task: int) -> None:
 
 
 def listing(run: Run) -> str:
-    """The row of `longtake jobs`."""
+    """Return the row of `longtake jobs`."""
     shown = run.launch("jobs", str(run.output))
     assert shown.returncode == 0, shown.stdout
     return shown.stdout.splitlines()[1]

@@ -230,7 +230,7 @@ def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -
 
 
 def _all_captions(job: Job) -> dict[str, Any]:
-    """That every caption is stored, where samples have several: earlier versions stored the first."""
+    """State that every caption is stored, where samples have several: earlier versions stored the first."""
     several = job.captions is not None and job.dataset.manifest.extra.get("captions")
     return {"captions": "all"} if several else {}
 

@@ -107,7 +107,7 @@ class Job:
         return Parts(Path(self.config.output) / sample_parts.FOLDER, made_from, self.config.count, shape)
 
     def generate(self, rows: range) -> NDArray[np.uint8]:
-        """The pixels of samples `rows`, (n, [T,] H, W, 3), so many at once as `batch` says."""
+        """Return the pixels of samples `rows`, (n, [T,] H, W, 3), so many at once as `batch` says."""
         labels, size = self.labels, self.config.batch
         made = []
         for start in range(rows.start, rows.stop, size):

@@ -80,7 +80,7 @@ class Parts:
         return sorted(rows, key=lambda found: (found.start, -found.stop)), foreign
 
     def together(self) -> NDArray[np.uint8]:
-        """The pixels of all samples, (count, *shape); IncompleteParts where one is missing or damaged."""
+        """Return the pixels of all samples, (count, *shape); IncompleteParts if one is missing or damaged."""
         rows = apart(self.listed()[0])
         if gaps := missing(rows, self.count):
             raise IncompleteParts(f"{self.path(gaps[0])} is missing; the same command makes it")

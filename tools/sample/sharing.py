@@ -69,7 +69,7 @@ def _require_alone(folder: Path, queue: QueueConfig) -> None:
 
 
 def work(job: Job, parts: Parts, publish: Callable[[], None]) -> None:
-    """Generate what nobody else does until all is there, and publish it unless somebody else does."""
+    """Generate what no other worker does until all is there, and publish it unless another one does."""
     output = Path(job.config.output)
     with (ending := Ending()).catching():
         try:
@@ -128,7 +128,7 @@ class Worker:
         )
 
     def done(self) -> set[str]:
-        """The units that are generated; all of them once the samples are published."""
+        """Return the units that are generated; all of them once the samples are published."""
         names = {rows: unit for unit, rows in self.units.items()}
         found = {names[rows] for rows in self.parts.listed()[0] if rows in names}
         # The parts go once the samples are there, maybe while they were listed.
@@ -228,6 +228,6 @@ class Worker:
 
 
 def _what(unit: str) -> str:
-    """A unit as people call it."""
+    """Return a unit as people call it."""
     numbers = re.fullmatch(r"(\d+)-(\d+)", unit)
     return f"samples {int(numbers[1])} to {int(numbers[2])}" if numbers else unit

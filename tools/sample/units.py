@@ -40,13 +40,13 @@ def agreed_size(leases: Path, parts: Parts, batch: int) -> int:
 
 
 def cut(count: int, size: int) -> dict[str, range]:
-    """The units of `count` samples by name, in order."""
+    """Return the units of `count` samples by name, in order."""
     ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
     return {f"{rows.start:06d}-{rows.stop - 1:06d}": rows for rows in ranges}
 
 
 def unusable(parts: Parts, units: dict[str, range]) -> dict[Path, str]:
-    """The files among the parts that cannot be used, and why; all parts are read."""
+    """Return the files among the parts that cannot be used, and why; all parts are read."""
     listed, foreign = parts.listed()
     found = dict.fromkeys(foreign, "its name is not one of a part of this job")
     known = set(units.values())

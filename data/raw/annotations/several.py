@@ -50,7 +50,7 @@ def is_caption_key(name: str) -> bool:
 
 
 def stored(captions: Iterable[Caption]) -> dict[str, list[Any]]:
-    """What a raw sample's JSON records beside `text`; {} for one caption without a name."""
+    """Return what a raw sample's JSON records beside `text`; {} for one caption without a name."""
     captions = list(captions)
     if len(captions) < 2 and not any(caption.name for caption in captions):
         return {}
@@ -96,20 +96,20 @@ def read(
 
 
 def _all_of(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
-    """The value of a field, or all captions where a raw dataset wrote `text` as the first of `texts`."""
+    """Return the value of a field, or all captions where a raw dataset wrote `text` and `texts`."""
     texts = fields.get("texts")
     return texts if name == "text" and isinstance(texts, list) and texts and texts[0] == value else value
 
 
 def _about(fields: Mapping[str, Any], names: set[str]) -> Any:
-    """The value of the field with one of these plain names, None if there is none."""
+    """Return the value of the field with one of these plain names, None if there is none."""
     return next((v for n, v in fields.items() if plain(n) in names and not is_nothing(v)), None)
 
 
 def _named_by_key(
     fields: Mapping[str, Any], filled: list[tuple[str, Any]], keys: Any
 ) -> list[tuple[str, Any]]:
-    """The fields, or the keys of an object of captions, that `caption_key` names."""
+    """Return the fields, or the keys of an object of captions, that `caption_key` names."""
     wanted = [keys] if isinstance(keys, str) else keys
     if not isinstance(wanted, list | tuple) or not all(isinstance(key, str) for key in wanted):
         raise CaptionError(f"caption_key is not a name but {type(keys).__name__}")
@@ -124,7 +124,7 @@ def _named_by_key(
 
 
 def _listed(field: str, value: Any) -> list[Caption]:
-    """The captions in a field, empty ones included, since weights count them."""
+    """Return the captions in a field, empty ones included, since weights count them."""
     if isinstance(value, Mapping) and not any(role_of(name) == "text" for name in value):
         return [
             Caption(caption.text, name, caption.weight)
@@ -169,7 +169,7 @@ def _renamed(captions: list[Caption], names: Any) -> list[Caption]:
 
 
 def _weighted(captions: list[Caption], weights: Any) -> list[Caption]:
-    """The captions with `caption_weights`: numbers in their order, or an object with one for each name."""
+    """Return the captions with `caption_weights`: numbers in order, or an object with one a name."""
     if isinstance(weights, str):
         weights = re.split(r"[\s,;]+", weights.strip("[]() \t"))
     if isinstance(weights, Mapping):

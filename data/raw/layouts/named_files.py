@@ -76,7 +76,7 @@ def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
 
 
 def _named_by_key(table: Table) -> list[str]:
-    """The columns that a column `caption_key` names in the first rows."""
+    """Return the columns that a column `caption_key` names in the first rows."""
     keys = [value for fields in table.head for name, value in fields.items() if is_caption_key(name)]
     return [
         key

@@ -68,7 +68,7 @@ class Tree:
 
 
 def with_annotation(item: Item, annotation: Annotation) -> Item:
-    """The item with label, class, texts and reason of refusal of an annotation."""
+    """Return the item with label, class, texts and reason of refusal of an annotation."""
     return replace(
         item,
         label=annotation.label,

@@ -144,9 +144,7 @@ def test_an_error_of_the_program_sets_its_sample_aside_and_fails_the_job_at_its_
             seen |= set(batch.id.tolist())
     assert 3 in seen
     assert "KeyError: 'rotation'" in (tmp_path / "logs" / "sample-000000003.txt").read_text()
-    with pytest.raises(
-        WorkError, match=r"1 sample set aside by errors of this program.*KeyError"
-    ):
+    with pytest.raises(WorkError, match=r"1 sample set aside by errors of this program.*KeyError"):
         require_no_program_errors(tmp_path)
 
 

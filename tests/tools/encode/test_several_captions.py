@@ -101,7 +101,7 @@ def loader_of(
 
 
 def texts_of(loader: LatentLoader, step: int) -> dict[int, torch.Tensor]:
-    """The text of every sample of a step, without padding."""
+    """Return the text of every sample of a step, without padding."""
     found = {}
     for batch in loader.load(step):
         condition = batch.condition

@@ -33,7 +33,7 @@ def content(output: Path) -> dict[str, bytes]:
 
 
 def start_worker(config: sample.Config, faults: str = "", attempt: Path | None = None) -> BaseProcess:
-    """The command in a process of its own.  attempt: folder of its supervisor."""
+    """Start the command in a process of its own.  attempt: folder of its supervisor."""
     process = multiprocessing.get_context("fork").Process(target=_be_worker, args=(config, faults, attempt))
     process.start()
     return process

@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def alone(run: Path) -> dict[str, bytes]:
-    """What one process makes."""
+    """Return what one process makes."""
     sample.run(config(run, "alone"))
     return content(run.parent / "alone")
 
@@ -293,7 +293,7 @@ def run_on_ranks(run: Path, name: str, *, dies: bool = False, overwrite: bool = 
 
 
 def be_rank(run: str, name: str, dies: str, overwrite: str) -> None:
-    """What each rank does."""
+    """Do what each rank does."""
     generate, dying = batches.generate, Path(run).parent / "dying"
 
     def fall(*arguments: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -219,6 +219,12 @@ def sha256_file(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of `value`: equal content gives equal fingerprints."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with `sha256`, the fingerprint of all else in it, in place of any that it has."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return {**rest, "sha256": fingerprint(rest)}
 
 
 def canonical(value: Any) -> bytes:

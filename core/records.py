@@ -107,15 +107,20 @@ def read_from(path: Path, start: int) -> tuple[list[Row], int]:
 
     Lines that are no JSON objects are passed over: `append_shared` has ended what a killed process began.
     """
+    rows: list[Row] = []
     if not path.exists():
-        return [], start
+        return rows, start
     with open_regular(path) as file:
         file.seek(start)
-        whole, _, _ = file.read().rpartition(b"\n")
-    if not whole:
-        return [], start
-    rows = [row for row in map(decode, whole.split(b"\n")) if row is not None]
-    return rows, start + len(whole) + 1
+        while line := file.readline(LONGEST):
+            if not line.endswith(b"\n"):
+                if not _skip_line(file):
+                    break
+                line = b""
+            start = file.tell()
+            if (row := decode(line)) is not None:
+                rows.append(row)
+    return rows, start
 
 
 def lines_from_end(file: IO[bytes], stop: int) -> Iterator[Line]:

@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import EndedEarly, UserError, WorkError
+from core.files import published, require_regular
 
 
 @contextmanager
 def read_by_library(folder: Path, what: str) -> Iterator[None]:
     """Turn any error in the block into a one-line WorkError that says what the folder does not hold.
 
+    A library may wait for ever for a pipe, so what is no regular file is refused before the block.
     `tokenizers` raises plain Exception, and transformers and diffusers compute with the numbers of a
     configuration before anything has looked at them.
     """
     try:
+        for path in published(folder):
+            if not path.is_dir():
+                require_regular(path)
         yield
     except (UserError, WorkError, EndedEarly):
         raise

@@ -13,10 +13,10 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from core.checkpoint.format import DamagedCheckpoint, FileRecord, Recorded, require_as_written, sealed
+from core.checkpoint.format import DamagedCheckpoint, FileRecord, Recorded, require_as_written
 from core.checkpoint.tensor_file import load_tensors, write_tensors
 from core.errors import WorkError
-from core.files import published_below, sha256_file, write_json
+from core.files import published_below, sealed, sha256_file, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.reading.json_schema import BelowName, Count

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from core.errors import WorkError
-from core.files import fingerprint, sha256_file
+from core.files import sha256_file
 from core.reading.json_schema import Count, FileName, Range
 
 VERSION = 2
@@ -101,12 +101,6 @@ def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MAN
         raise DamagedCheckpoint(f"{path} has {size} bytes, {said_by} says {record['size']}")
     if sha256_file(path) != record["sha256"]:
         raise DamagedCheckpoint(f"{path} differs from its SHA-256 in {said_by}: it was altered or decayed")
-
-
-def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest with its `sha256`: the fingerprint of everything else in it."""
-    rest = {name: value for name, value in manifest.items() if name != "sha256"}
-    return {**rest, "sha256": fingerprint(rest)}
 
 
 def tensors_name(rank: int) -> str:

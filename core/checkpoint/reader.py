@@ -15,6 +15,7 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.tensor_file import open_tensors
 from core.engine.network import MAIN
 from core.errors import UserError, WorkError
+from core.files import sealed
 from core.reading import json_files
 from core.reading.json_files import Malformed
 
@@ -37,7 +38,7 @@ class CheckpointReader:
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} cannot be read: {error}") from None
         version = self.manifest.get("format")
         has_hash = version == format.VERSION or "sha256" in self.manifest  # format 1 had none
-        if has_hash and self.manifest != format.sealed(self.manifest):
+        if has_hash and self.manifest != sealed(self.manifest):
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} differs from its own SHA-256")
         if version != format.VERSION:
             raise WorkError(f"{folder} has format {version}; this version reads {format.VERSION}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from core.checkpoint.format import DamagedCheckpoint, FileRecord
 from core.checkpoint.pace import Pace
 from core.faults.failpoints import failpoint
-from core.files import atomic_file
+from core.files import atomic_file, require_regular
 
 CHUNK_BYTES = 1 << 22
 
@@ -66,6 +66,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], pace: Pace | None =
 def open_tensors(path: Path) -> Any:
     """Map a file, as `safetensors.safe_open` does; DamagedCheckpoint where it cannot be read."""
     try:
+        require_regular(path)
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
@@ -74,6 +75,7 @@ def open_tensors(path: Path) -> Any:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file by name; DamagedCheckpoint where it cannot be read."""
     try:
+        require_regular(path)
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None

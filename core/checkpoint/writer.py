@@ -18,7 +18,7 @@ from core.distributed.ranks import Group
 from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, sha256_file, write_json
+from core.files import fsync_folder, sealed, sha256_file, write_json
 
 
 def write_checkpoint(
@@ -110,7 +110,7 @@ def _publish(
         **_layouts(snapshot),
         "files": files,
     }
-    write_json(folder / format.MANIFEST, format.sealed(manifest))
+    write_json(folder / format.MANIFEST, sealed(manifest))
     fsync_folder(folder.parent)
     failpoint("save.committed")
 

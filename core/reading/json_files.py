@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from core.errors import WorkError
-from core.files import regular
+from core.files import regular, sealed
 from core.reading.json_schema import Wrong, reader_of
 
 T = TypeVar("T")
@@ -30,6 +30,23 @@ def read(path: Path, schema: type[T]) -> T:
     """
     with open(path, "rb", opener=regular) as file:
         return parse(file.read(), schema, path)
+
+
+def read_sealed(path: Path, schema: type[T]) -> T:
+    """Read what `core.files.sealed` gave, as `read`; Malformed also where the rest is not what its hash says.
+
+    A file without a hash, as earlier versions wrote it, is read as it is.
+    """
+    found = read(path, dict[str, Any])
+    require_seal(found, path)
+    found.pop("sha256", None)
+    return checked(found, schema, path)
+
+
+def require_seal(content: dict[str, Any], path: Path) -> None:
+    """Malformed where `content` has a hash, and that is not of the rest."""
+    if "sha256" in content and content != sealed(content):
+        raise Malformed(f"{path} is damaged: it differs from its own SHA-256")
 
 
 def parse(data: bytes, schema: type[T], source: Path | str) -> T:

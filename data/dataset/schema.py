@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import atomic_file, fingerprint, instead, sha256_file, write_json
+from core.files import atomic_file, fingerprint, instead, sealed, sha256_file, write_json
 from core.reading import json_files
 from core.reading.json_schema import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
@@ -154,7 +154,8 @@ class _Latent(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetManifest:
-    """The content of `dataset.json`; a folder is a finished dataset only with it.
+    """The content of `dataset.json`; a folder is a finished dataset only with it, and the file has a hash of
+    itself, so that no word of it changes unnoticed.
 
     fingerprint: identity of the content (`content_fingerprint`, or what else the writer derives it from).
     buckets: what the numbers in the index's `bucket` column mean: ("image", "video") for raw datasets,
@@ -202,7 +203,8 @@ class DatasetManifest:
         tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
         blocks = {name: block_crcs(folder / name) for name in tables}
         content = {**asdict(self), "blocks": blocks}
-        write_json(folder / MANIFEST, {"format_version": self.format_version, "totals": totals, **content})
+        whole = {"format_version": self.format_version, "totals": totals, **content}
+        write_json(folder / MANIFEST, sealed(json_files.plain(whole)))
 
     @classmethod
     def read(cls, folder: Path, field: str = "source") -> Self:
@@ -219,7 +221,11 @@ class DatasetManifest:
         if version not in (FORMAT_VERSION, WIDER_VERSION):
             newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
             raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION} or {WIDER_VERSION}{newer}")
-        return cls._checked(path, raw)
+        seal = raw.pop("sha256", None)
+        manifest = cls._checked(path, dict(raw))
+        if seal is not None:  # earlier versions wrote none
+            json_files.require_seal({"format_version": version, **raw, "sha256": seal}, path)
+        return manifest
 
     @classmethod
     def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:

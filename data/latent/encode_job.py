@@ -59,7 +59,7 @@ class Receipt(TypedDict):
 
 def read_receipt(path: Path) -> Receipt:
     """Read the receipt of a part; WorkError where it is damaged."""
-    receipt = json_files.read(path, Receipt)
+    receipt = json_files.read_sealed(path, Receipt)
     samples, columns = receipt["record"].samples, receipt["rows"]
     lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
     lengths |= {len(rows) for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs")) if rows}

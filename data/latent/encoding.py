@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import temporaries, write_text
+from core.files import sealed, temporaries, write_text
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import FLIP, TEXT, ShardRecord
@@ -69,7 +69,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "refused": [asdict(entry) for entry in part.refused],
     }
     failpoint("encode.receipt")
-    write_text(job.receipt(shard), json.dumps(content, sort_keys=True))
+    write_text(job.receipt(shard), json.dumps(sealed(content), sort_keys=True))
 
 
 @dataclass(frozen=True)

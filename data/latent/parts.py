@@ -23,21 +23,28 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 _KEPT_PARTS = 128  # mapped, viewed, and open: three times as many file descriptors; a usual limit is 1024
+_FEWEST = 2  # of a cache, however many share these
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
 
 
 class Parts:
     """The parts of a cache by number, and ranges of equal size copied from them.
 
-    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL). WorkError
-    at once if a part is not in the folder. Not thread-safe.
+    open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
+    sharers: caches that are read at once, which share the parts that stay open.
+    WorkError at once if a part is not in the folder. Not thread-safe.
     """
 
     def __init__(
-        self, folder: Path, manifest: DatasetManifest, open_part: Callable[[int], IO[bytes]] | None = None
+        self,
+        folder: Path,
+        manifest: DatasetManifest,
+        open_part: Callable[[int], IO[bytes]] | None = None,
+        sharers: int = 1,
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._open_part = open_part or self._open_in_folder
+        self._most = _KEPT_PARTS if sharers == 1 else max(_FEWEST, _KEPT_PARTS // sharers)
         self._bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
         self._mapped: OrderedDict[int, Tensor] = OrderedDict()
         self._views: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # keep their parts mapped
@@ -89,14 +96,14 @@ class Parts:
             mapped = self.mapped(number)
             return mapped.as_strided((len(mapped) - size + 1, size), (1, 1))
 
-        return _kept(self._views, (number, size), view)
+        return self._kept(self._views, (number, size), view)
 
     def mapped(self, number: int) -> Tensor:
         """Map a part, (bytes,) uint8; what is read stays in the page cache."""
-        return _kept(self._mapped, number, self._map)
+        return self._kept(self._mapped, number, self._map)
 
     def _file(self, number: int) -> IO[bytes]:
-        return _kept(self._files, number, self._open)
+        return self._kept(self._files, number, self._open)
 
     def _map(self, number: int) -> Tensor:
         with self._open(number) as file:
@@ -111,6 +118,15 @@ class Parts:
             raise WorkError(f"{name}: has {size} bytes, the manifest says {record.bytes}")
         return file
 
+    def _kept(self, kept: OrderedDict[K, T], key: K, make: Callable[[K], T]) -> T:
+        """Return the value of this key, made if absent; the least recently used one is dropped for it."""
+        if key not in kept:
+            kept[key] = make(key)
+            if len(kept) > self._most:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]
+
     def _open_in_folder(self, number: int) -> IO[bytes]:
         path = self.folder / self.manifest.shards[number].name
         return open(path, "rb", buffering=0, opener=regular)
@@ -119,13 +135,3 @@ class Parts:
 def _edges(breaks: np.ndarray, count: int) -> list[int]:
     """Return the starts of runs, and the end: 0, each i for which breaks[i - 1], and `count`."""
     return [0, *(np.flatnonzero(breaks) + 1).tolist(), count]
-
-
-def _kept(kept: OrderedDict[K, T], key: K, make: Callable[[K], T]) -> T:
-    """Return the value of this key, made if absent; the least recently used one is dropped for it."""
-    if key not in kept:
-        kept[key] = make(key)
-        if len(kept) > _KEPT_PARTS:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]

@@ -24,6 +24,7 @@ from core.faults.failpoints import failpoint, set_step
 from core.files import (
     atomic_file,
     canonical,
+    sealed,
     temporaries,
     write_json,
     write_text,
@@ -79,7 +80,7 @@ class ShardTask:
         """Whether the shard exists as its receipt says."""
         if not self.receipt.exists():
             return False
-        receipt = json_files.read(self.receipt, Receipt)
+        receipt = json_files.read_sealed(self.receipt, Receipt)
         if "found" not in receipt:  # written by an earlier version, by other media rules
             return False
         record, tar = receipt["record"], self.folder / self.name
@@ -181,7 +182,7 @@ def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], N
         "refused": [asdict(e) for e in refused],
     }
     failpoint("shard.receipt")
-    write_text(task.receipt, json.dumps(content, sort_keys=True))
+    write_text(task.receipt, json.dumps(sealed(content), sort_keys=True))
 
 
 class _HashedFile:
@@ -242,7 +243,7 @@ def assemble(
     tables: list[tuple[np.ndarray, np.ndarray]] = []
     texts, captions, found = 0, 0, []
     for task in tasks:
-        receipt = json_files.read(task.receipt, Receipt)
+        receipt = json_files.read_sealed(task.receipt, Receipt)
         refused += receipt["refused"]
         if receipt["rows"]:
             tables.append(index_rows(len(shards), receipt["rows"]))

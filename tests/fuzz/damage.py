@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from core.checkpoint.format import sealed
+from core.files import sealed
 
 WRONG_JSON = (
     *(

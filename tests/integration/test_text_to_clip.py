@@ -19,7 +19,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
-from core.files import write_json, write_text
+from core.files import sealed, write_json, write_text
 from data.dataset.index import Dataset
 from data.order.buckets import BucketConfig
 from models.autoencoder.tiling_config import TilingConfig
@@ -189,7 +189,8 @@ def test_only_the_text_encoder_of_the_run_will_do(
         draw(run, "out", text_encoder=str(other))
     moved = save_text_encoder(tmp_path / "elsewhere", "T5EncoderModel")
     draw(run, "moved", text_encoder=str(moved), count=1)
-    write_json(run / "latents.json", json.loads((run / "latents.json").read_text()) | {"text": None})
+    textless = json.loads((run / "latents.json").read_text()) | {"text": None}
+    write_json(run / "latents.json", sealed(textless))
     with pytest.raises(
         UserError, match="prompts=a red disc: expected none, since the run was trained without"
     ):

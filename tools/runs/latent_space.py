@@ -17,7 +17,7 @@ from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError
-from core.files import fsync_folder, instead, temporary_name, write_json
+from core.files import fsync_folder, instead, sealed, temporary_name, write_json
 from core.reading import json_files
 from core.run.folder import AUTOENCODER, LATENTS
 from data.dataset.schema import Statistics
@@ -109,7 +109,7 @@ def _kept(run: Path, names: Sequence[str]) -> dict[str, Any] | None:
     path = run / LATENTS
     if not path.exists():
         return None
-    kept = ADDED_LATER | json_files.read(path, _Kept)
+    kept = ADDED_LATER | json_files.read_sealed(path, _Kept)
     return {name: kept[name] for name in names}
 
 
@@ -139,7 +139,7 @@ def keep_latent_space(
             raise UserError(f"{run} was begun with {field}={was}; in {source.facts.place} it is {now}")
         return
     copy_autoencoder(autoencoder, run)
-    write_json(run / LATENTS, record)
+    write_json(run / LATENTS, sealed(json_files.plain(record)))
 
 
 def describe(

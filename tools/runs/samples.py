@@ -15,9 +15,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import instead, published, sha256_file
+from core.files import instead, published, sealed, sha256_file
 from core.progress import counted
 from core.reading import json_files
 from core.reading.array_files import DamagedArray, open_archive

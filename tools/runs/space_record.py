@@ -50,7 +50,7 @@ class _Space(TypedDict):
 def read_space(run: Path) -> dict[str, Any]:
     """Read the `latents.json` of a run or an export; WorkError where it is damaged."""
     path = run / LATENTS
-    content = json_files.read(path, dict[str, Any])
+    content = json_files.read_sealed(path, dict[str, Any])
     space = json_files.checked(content, _Space, path)
     channels = {len(space["mean"]), len(space["std"])} | {shape[0] for shape in space["shapes"]}
     if len(channels) != 1 or not space["shapes"]:

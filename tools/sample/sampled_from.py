@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.checkpoint import exported
-from core.checkpoint.format import sealed
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
-from core.files import write_json_once
+from core.files import sealed, write_json_once
 from core.progress import say
 from core.reading import json_files
 from core.run.changes import Content, Contents

@@ -44,6 +44,7 @@ from tools.train.source import (
     open_held_out,
     open_source,
     require_fit,
+    require_known_labels,
     unused_captions,
     unused_text,
 )
@@ -64,6 +65,7 @@ def plan(config: Config) -> list[str]:
     beginning = find_beginning(config, source.facts, claimed=False)
     world, held_out = World(0, config.processes, 0, torch.device("cpu")), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
+    require_known_labels(config.model, *(part.source for part in data))
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
     sizes, shares = plan.group_sizes, plan.weights
@@ -104,6 +106,7 @@ def run(config: Config) -> None:
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
     def claim() -> bool:
+        require_known_labels(config.model, trained.source, validated.source)
         contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
         return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
 

@@ -100,6 +100,18 @@ def _unlike_classes(facts: LatentFacts, model: DenoiserConfig) -> tuple[str, int
     return "model.num_classes", model.num_classes, f"at least {classes}, those of {facts.place}"
 
 
+def require_known_labels(model: DenoiserConfig, *sources: LatentSource) -> None:
+    """UserError where samples have a label that the network has no row for.
+
+    It reads a column of the whole index where the classes have no names; where they have, `require_fit` has
+    compared their number, and loaders compare each label with it.
+    """
+    for source in {id(source): source for source in sources if not source.facts.classes}.values():
+        if (largest := source.conditions().largest_label) >= model.num_classes:
+            expected = f"at least {largest + 1}, since {source.facts.place} has the label {largest}"
+            raise UserError("model.num_classes", model.num_classes, expected)
+
+
 def _unlike_text(facts: LatentFacts, width: int, setting: str) -> tuple[str, int, str] | None:
     """Say why there is no text of this width. setting: what has captions embedded."""
     found, field = facts.text_encoder, "model.text_width"

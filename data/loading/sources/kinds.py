@@ -92,18 +92,21 @@ class Conditions:
 
     by_class: samples of each class.  unlabelled: samples without a label.
     textless: samples without a caption; None where captions are not read beforehand.
+    largest_label: -1 where no sample has one; it may stand for no class where classes have no names.
     """
 
     by_class: tuple[int, ...]
     unlabelled: int
     textless: int | None
+    largest_label: int = -1
 
     @classmethod
     def count(cls, labels: np.ndarray, classes: int, textless: int | None) -> Conditions:
         """Count labels (samples,), of which those below 0 are none."""
         known = labels[labels >= 0]
         by_class = np.bincount(known[known < classes], minlength=classes).tolist()
-        return cls(tuple(by_class), len(labels) - len(known), textless)
+        largest = int(known.max(initial=-1))
+        return cls(tuple(by_class), len(labels) - len(known), textless, largest)
 
     def __add__(self, other: Conditions) -> Conditions:
         """Return the counts of two sources together."""
@@ -112,7 +115,10 @@ class Conditions:
         known = self.textless is not None and other.textless is not None
         textless = (self.textless or 0) + (other.textless or 0) if known else None
         return Conditions(
-            tuple((counts[0] + counts[1]).tolist()), self.unlabelled + other.unlabelled, textless
+            tuple((counts[0] + counts[1]).tolist()),
+            self.unlabelled + other.unlabelled,
+            textless,
+            max(self.largest_label, other.largest_label),
         )
 
 

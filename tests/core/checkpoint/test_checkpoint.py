@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.averages.ema import Ema, EmaConfig
-from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.restore import load, resume
 from core.checkpoint.snapshot import take
 from core.checkpoint.store import CheckpointStore
+from core.checkpoint.tensor_file import load_tensors, open_tensors
 from core.checkpoint.weights import load_weights
 from core.checkpoint.writer import write_checkpoint
 from core.distributed.ranks import World
 from core.engine.engine import Engine
 from core.engine.network import MAIN, Network
 from core.errors import UserError, WorkError
+from core.files import sealed
 from tests.core.toy_run import ToyModel, toy_engine, toy_trainer
 
 
@@ -158,7 +160,7 @@ def test_another_format_is_refused_as_such(run: Path) -> None:
     path = newest(run) / "manifest.json"
     manifest = json.loads(path.read_text())
     first = {name: value for name, value in manifest.items() if name != "sha256"} | {"format": 1}
-    for other in (first, format.sealed({**manifest, "format": 99})):
+    for other in (first, sealed({**manifest, "format": 99})):
         path.write_text(json.dumps(other))
         with pytest.raises(WorkError, match=rf"format {other['format']}; this version reads") as caught:
             CheckpointReader(path.parent)
@@ -224,3 +226,10 @@ def test_a_failure_publishes_nothing(world: World, tmp_path: Path) -> None:
             path, take({MAIN: Network(engine)}, {"step": 1}, None), number=1, may_commit=taken_over
         )
     assert not path.exists()
+
+
+def test_a_pipe_in_place_of_tensors_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "rank-00000.safetensors")
+    for read in (open_tensors, load_tensors):
+        with pytest.raises(DamagedCheckpoint, match="not a regular file"):
+            read(path)

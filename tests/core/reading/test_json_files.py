@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.files import sealed, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.reading.json_schema import BelowName, Count, FileName
@@ -115,6 +116,17 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(OSError, match="not a regular file"):
         json_files.read(tmp_path / "a.json", Record)
+
+
+def test_a_record_that_tells_its_own_hash_is_what_it_was(tmp_path: Path) -> None:
+    path, record = tmp_path / "a.json", {"kind": "a", "parts": []}
+    write_json(path, sealed(record))
+    assert json_files.read_sealed(path, dict[str, Any]) == record
+    path.write_text(path.read_text().replace('"a"', '"b"'))
+    with pytest.raises(Malformed, match=r"a\.json is damaged: it differs from its own SHA-256"):
+        json_files.read_sealed(path, dict[str, Any])
+    write_json(path, record)  # as earlier versions did
+    assert json_files.read_sealed(path, dict[str, Any]) == record
 
 
 values = st.recursive(

@@ -53,6 +53,35 @@ def test_folder_without_manifest_is_a_users_mistake(tmp_path: Path) -> None:
         DatasetManifest.read(tmp_path)
 
 
+@pytest.mark.parametrize("place", [b'"cat"', b'"image"', b'"raw"', b'"0000', b'"shards": 1', b'"sha256"'])
+def test_no_word_of_a_manifest_changes_unnoticed(tmp_path: Path, place: bytes) -> None:
+    manifest().write(tmp_path)
+    path = tmp_path / "dataset.json"
+    data = bytearray(path.read_bytes())
+    for at in range(data.index(place) + 1, data.index(place) + len(place)):
+        changed = data.copy()
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises((UserError, WorkError), match=r"dataset\.json"):
+            DatasetManifest.read(tmp_path)
+
+
+def test_a_changed_class_name_is_noticed(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    edit(tmp_path, classes=["cow", "Hünd"])
+    with pytest.raises(WorkError, match=r"dataset.json is damaged: it differs from its own SHA-256"):
+        DatasetManifest.read(tmp_path)
+
+
+def test_a_manifest_of_an_earlier_version_has_no_hash_of_itself(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    path = tmp_path / "dataset.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert DatasetManifest.read(tmp_path) == manifest()
+
+
 def test_newer_format_is_refused(tmp_path: Path) -> None:
     manifest().write(tmp_path)
     edit(tmp_path, format_version=3)

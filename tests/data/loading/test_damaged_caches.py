@@ -259,7 +259,7 @@ def test_a_first_batch_checks_just_the_blocks_of_the_shards_that_it_is_drawn_fro
 
 def as_of_an_earlier_version(folder: Path) -> None:
     record = json.loads((folder / "dataset.json").read_text())
-    del record["blocks"], record["files"][CRC]
+    del record["sha256"], record["blocks"], record["files"][CRC]
     (folder / "dataset.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     (folder / CRC).unlink()
 

@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.faults import failpoints
-from core.files import sha256_file, temporary_name
+from core.files import sealed, sha256_file, temporary_name, write_json
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.schema import DatasetManifest, content_fingerprint
@@ -112,7 +112,7 @@ def test_a_class_without_samples_keeps_its_name(raw: Path, tmp_path: Path) -> No
     folder = shutil.copytree(raw, tmp_path / "data")
     manifest = json.loads((folder / "dataset.json").read_text())
     manifest["classes"].append("never seen")
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    write_json(folder / "dataset.json", sealed(manifest))
     assert reindex(folder).manifest.classes == ("a", "b", "never seen")
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.checkpoint.format import sealed
 from core.errors import UserError, WorkError
-from core.files import sha256_file, write_json
+from core.files import sealed, sha256_file, write_json
 from models.autoencoder import kl, store
 from tools import digits, shard
 from tools.evaluate import job as evaluate

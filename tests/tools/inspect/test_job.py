@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
+from core.files import sealed, write_json
 from data.dataset.index import Dataset
 from data.dataset.summary import summarise
 from data.media.pictures import PAPER
@@ -39,7 +40,7 @@ def latent(tmp_path: Path) -> Path:
     folder = make_cache(tmp_path / "latent", [[IMAGE, CLIP, IMAGE], [IMAGE] * 5], absent=(1,)).folder
     manifest = json.loads((folder / "dataset.json").read_text())
     manifest["extra"]["statistics"] = {"mean": [0.0] * 3, "std": [1.0] * 3, "count": 1}
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    write_json(folder / "dataset.json", sealed(manifest))
     return folder
 
 

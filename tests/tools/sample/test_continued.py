@@ -18,7 +18,7 @@ from torch import Tensor
 from core.checkpoint import exported
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
-from core.files import write_json
+from core.files import sealed, write_json
 from core.run.ending import end_with
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 from launch import local
@@ -128,7 +128,8 @@ def other_decoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_space(run: Path, **fields: Any) -> None:
-    write_json(run / "latents.json", {**json.loads((run / "latents.json").read_text()), **fields})
+    kept = json.loads((run / "latents.json").read_text())
+    write_json(run / "latents.json", sealed({**kept, **fields}))
 
 
 @pytest.mark.parametrize(

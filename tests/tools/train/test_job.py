@@ -21,7 +21,7 @@ from core.draws import Draws
 from core.errors import UserError
 from core.run.claim import claim
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest
+from data.dataset.schema import DatasetManifest, write_index
 from data.latent.normalising import Normaliser, sample_posterior
 from data.loading.sources.kinds import LatentSource
 from data.reindexing.foreign import FOREIGN
@@ -125,7 +125,7 @@ def test_a_run_from_before_there_was_text_goes_on_and_is_read(cache: Path, tmp_p
     source, autoencoder = open_checked(config(cache))
     keep(tmp_path, source, autoencoder)
     kept = json.loads((tmp_path / "latents.json").read_text())
-    later = {"text", "text_folder", "normalise", "null_share", "untrained_classes"}
+    later = {"text", "text_folder", "normalise", "null_share", "untrained_classes", "sha256"}
     older = {name: kept[name] for name in kept.keys() - later}
     (tmp_path / "latents.json").write_text(json.dumps(older))
     keep(tmp_path, source, autoencoder)
@@ -283,3 +283,21 @@ def test_a_finished_run_is_lengthened_where_no_step_depends_on_the_last(cache: P
     (tmp_path / "cosine" / "metrics.jsonl").touch()  # as of a run that has done steps
     with pytest.raises(UserError, match=r"trainer\.steps=6: expected 3, with which"):
         train("cosine", 6, *cosine)
+
+
+@pytest.mark.parametrize("largest", [10, 11])
+def test_a_label_without_a_row_is_refused_before_the_run(cache: Path, tmp_path: Path, largest: int) -> None:
+    """One more than the last class would be taken for no class, in silence."""
+    unnamed = make_latents(tmp_path / "latents", cache.parent / "autoencoder")
+    index = np.load(unnamed / "index.npy")
+    index["label"][3] = largest
+    manifest = DatasetManifest.read(unnamed)
+    files = {**manifest.files, **write_index(unnamed, index)}
+    replace(manifest, classes=(), files=files).write(unnamed)
+    words = (f"output={tmp_path / 'run'}", "model.num_classes=10")
+    expected = rf"model.num_classes=10: expected at least {largest + 1}, since .* has the label {largest}"
+    for job in (plan, run):
+        with pytest.raises(UserError, match=expected):
+            job(config(unnamed, *words))
+    assert not (tmp_path / "run").exists()
+    plan(config(unnamed, *words, f"model.num_classes={largest + 1}"))

@@ -117,6 +117,7 @@ def foreign_package() -> str | None:
 def _execute(words: Sequence[str]) -> int:
     from core import environment, terminal
     from core.errors import UserError
+    from core.reading import open_files
     from launch import arguments, help, jobs, local
 
     for word in words:
@@ -135,6 +136,7 @@ def _execute(words: Sequence[str]) -> int:
     if typed.help:
         terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
+    open_files.require_enough()
     from core.config import loading
     from core.escaping import escaped_line
 

@@ -17,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Generic, TypeVar
 
+from core.errors import UserError
+
 T = TypeVar("T")
 
 LEAST_LIMIT = 64  # descriptors of a process, with which every job works on one rank
@@ -37,6 +39,12 @@ def limit() -> int:
     """Return how many descriptors this process may have; a very large number where there is no limit."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 2**31 if soft == resource.RLIM_INFINITY else soft
+
+
+def require_enough() -> None:
+    """UserError where the limit is too low for a job, which would fail in the middle of its work."""
+    if limit() < LEAST_LIMIT:
+        raise UserError("RLIMIT_NOFILE", limit(), f"at least {LEAST_LIMIT} open files (`ulimit -n` sets it)")
 
 
 def files_budget() -> int:
@@ -163,5 +171,5 @@ class KeptFiles:
         self._kept: Kept[OpenFile] = Kept(FILES)
 
     def get(self, number: int, open: Callable[[int], IO[bytes]]) -> OpenFile:
-        """Return the file with this number, which `open` opens if it is not open."""
+        """Return the file with this number, opened by `open` if need be. Hold it while it is read."""
         return self._kept.get(number, lambda number: OpenFile(open(number)))

@@ -121,9 +121,7 @@ class Dataset:
         shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
         if shard >= len(self.manifest.shards) or offset + size > self.manifest.shards[shard].bytes:
             raise WorkError(f"{self.folder / INDEX}: row {row} points outside of the shards")
-        file = self._files.get(
-            shard, self.open_shard
-        )  # held until the bytes are read: others may let go of it meanwhile
+        file = self._files.get(shard, self.open_shard)  # held while it is read: another thread may drop it
         data = read_range(file.fileno(), size, offset)
         try:
             return parse_sample(data)[1]

@@ -31,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         from core import terminal
+        from core.reading import open_files
         from core.run import signals
         from launch.endings import answer_for
 
         terminal.survive()
+        open_files.raise_limit()
         signals.take_over(answer_for(words))
     from core import environment
     from core.run.ending import end_with
@@ -70,6 +72,7 @@ def _status(words: Sequence[str]) -> int:
 def _with_lines(words: Sequence[str]) -> int:
     """Run a command line; what a person can act on becomes a line and a status."""
     from core.errors import CONTINUABLE, PEER_LOST, EndedEarly, UserError, WorkError
+    from core.reading.open_files import told
     from core.run import ends
     from launch import local
 
@@ -86,7 +89,7 @@ def _with_lines(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _failed(words, str(error), 1)
+        return _failed(words, told(error), 1)
     except RuntimeError as error:
         if ends.kind_of(error) != "peer":
             raise
@@ -117,6 +120,7 @@ def foreign_package() -> str | None:
 def _execute(words: Sequence[str]) -> int:
     from core import environment, terminal
     from core.errors import UserError
+    from core.reading import open_files
     from launch import arguments, help, jobs, local
 
     for word in words:
@@ -135,6 +139,7 @@ def _execute(words: Sequence[str]) -> int:
     if typed.help:
         terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
+    open_files.require_enough()
     from core.config import loading
     from core.escaping import escaped_line
 

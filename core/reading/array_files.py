@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from core.errors import WorkError
 from core.files import regular
+from core.reading.maps import map_file
 
 _LONGEST = 1 << 16  # bytes of a header
 _PIECE = 1 << 20  # bytes
@@ -86,15 +87,15 @@ def mapped(path: Path) -> np.ndarray:
     try:
         with open(path, "rb", opener=regular) as file:
             header = read_header(file)
-            size = file.seek(0, io.SEEK_END)
+            data = map_file(file)
     except (OSError, ValueError) as error:
         raise DamagedArray(f"{path}: not readable ({error})") from None
-    if size != header.offset + header.nbytes:
+    if (size := len(data)) != header.offset + header.nbytes:
         expected = f"{header.nbytes} after its header of {header.offset}"
         raise DamagedArray(f"{path}: not readable (it has {size} bytes, not {expected})")
     if not header.nbytes:
         return np.empty(header.shape, header.dtype)
-    return np.memmap(path, header.dtype, "r", header.offset, header.shape)
+    return np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape)
 
 
 def parse(data: bytearray) -> NDArray[Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from core.errors import WorkError
 from core.files import published, regular
 from core.progress import counted, say
+from core.reading.open_files import KeptFiles
 from data.dataset.audit import Finding, audit
 from data.dataset.blocks import Table, open_table
 from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
@@ -32,8 +31,6 @@ from data.dataset.schema import (
 )
 from data.dataset.tars import parse_sample, read_range
 from data.media.colour import ColourMode
-
-_OPEN_SHARDS = 128  # file descriptors; common limits are 1024 a process
 
 
 class Dataset:
@@ -62,8 +59,7 @@ class Dataset:
             self.manifest = replace(self.manifest, blocks={})  # nothing to compare with
         rows, crcs = self.manifest.samples, self.manifest.blocks.get(INDEX, "")
         self.index = open_table(self.folder / INDEX, INDEX_DTYPE, rows, crcs, "not a readable index")
-        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
-        self._lock = Lock()
+        self._files = KeptFiles()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -125,7 +121,7 @@ class Dataset:
         shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
         if shard >= len(self.manifest.shards) or offset + size > self.manifest.shards[shard].bytes:
             raise WorkError(f"{self.folder / INDEX}: row {row} points outside of the shards")
-        file = self._open(shard)  # held until the bytes are read: other threads may drop it in between
+        file = self._files.get(shard, self.open_shard)  # held while it is read: another thread may drop it
         data = read_range(file.fileno(), size, offset)
         try:
             return parse_sample(data)[1]
@@ -146,17 +142,6 @@ class Dataset:
         found = list(self.audit(advance))
         if found:
             raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
-
-    def _open(self, shard: int) -> IO[bytes]:
-        """Return the open file of a shard; close the least recently used one when too many are open."""
-        with self._lock:
-            file = self._files.pop(shard, None)
-            if file is None:
-                file = self.open_shard(shard)
-            self._files[shard] = file
-            if len(self._files) > _OPEN_SHARDS:
-                self._files.popitem(last=False)  # another thread that still reads keeps it open
-            return file
 
 
 def shard_starts(dataset: Dataset) -> np.ndarray:

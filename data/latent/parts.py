@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +14,27 @@ from torch import Tensor
 
 from core.errors import WorkError
 from core.files import published, regular
+from core.reading.maps import map_file
+from core.reading.open_files import MAPS, Kept, KeptFiles
 from data.dataset.schema import DatasetManifest
 from data.dataset.tars import read_into
 
-K = TypeVar("K")
-T = TypeVar("T")
-
-_KEPT_PARTS = 128  # mapped, viewed, and open: three times as many file descriptors; a usual limit is 1024
-_FEWEST = 2  # of a cache, however many share these
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
+
+
+class _MappedPart(NamedTuple):
+    """The bytes of a part, (bytes,) uint8, and its windows by size, (offsets, size)."""
+
+    bytes: Tensor
+    windows: dict[int, Tensor]
 
 
 class Parts:
     """The parts of a cache by number, and ranges of equal size copied from them.
 
     open_part: opens the part with a number, in place of those in `folder` (a cache behind a URL).
-    sharers: caches that are read at once, which share the parts that stay open.
-    WorkError at once if a part is not in the folder. Not thread-safe.
+    WorkError at once if a part is not in the folder. Not for several threads at once. What is open or mapped
+    stays so within the budget of the process (`core.reading.open_files`).
     """
 
     def __init__(
@@ -40,15 +42,12 @@ class Parts:
         folder: Path,
         manifest: DatasetManifest,
         open_part: Callable[[int], IO[bytes]] | None = None,
-        sharers: int = 1,
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._open_part = open_part or self._open_in_folder
-        self._most = _KEPT_PARTS if sharers == 1 else max(_FEWEST, _KEPT_PARTS // sharers)
         self._bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
-        self._mapped: OrderedDict[int, Tensor] = OrderedDict()
-        self._views: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # keep their parts mapped
-        self._files: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._files = KeptFiles()
+        self._mapped: Kept[_MappedPart] = Kept(MAPS)
         missing = {shard.name for shard in manifest.shards} - {path.name for path in published(folder)}
         if missing and open_part is None:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
@@ -85,30 +84,26 @@ class Parts:
         edges = _edges(apart, len(parts))
         for start, stop in itertools.pairwise(edges):
             number, wanted = int(parts[start]), buffer[start * size : stop * size]
-            if read_into(self._file(number).fileno(), wanted, int(offsets[start])) < len(wanted):
+            file = self._files.get(number, self._open)  # held while it is read
+            if read_into(file.fileno(), wanted, int(offsets[start])) < len(wanted):
                 name = self.manifest.shards[number].name
                 raise WorkError(f"{self.folder / name}: cut off since it was opened")
 
     def _windows(self, number: int, size: int) -> Tensor:
-        """Return a view (offsets, size) of a mapped part: the `size` bytes from every offset on."""
-
-        def view(key: tuple[int, int]) -> Tensor:
-            mapped = self.mapped(number)
-            return mapped.as_strided((len(mapped) - size + 1, size), (1, 1))
-
-        return self._kept(self._views, (number, size), view)
+        """(offsets, size): the bytes of a mapped part from every offset on."""
+        part = self._mapped.get(number, self._map)
+        if (windows := part.windows.get(size)) is None:
+            part.windows[size] = windows = part.bytes.as_strided((len(part.bytes) - size + 1, size), (1, 1))
+        return windows
 
     def mapped(self, number: int) -> Tensor:
-        """Map a part, (bytes,) uint8; what is read stays in the page cache."""
-        return self._kept(self._mapped, number, self._map)
+        """Return the bytes of a part, (bytes,) uint8, mapped; what is read stays in the page cache."""
+        return self._mapped.get(number, self._map).bytes
 
-    def _file(self, number: int) -> IO[bytes]:
-        return self._kept(self._files, number, self._open)
-
-    def _map(self, number: int) -> Tensor:
+    def _map(self, number: int) -> _MappedPart:
         with self._open(number) as file:
             # A private map: torch wants writable memory, and nothing writes.
-            return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+            return _MappedPart(torch.from_numpy(map_file(file, writable=True)), {})
 
     def _open(self, number: int) -> IO[bytes]:
         file, record = self._open_part(number), self.manifest.shards[number]
@@ -117,15 +112,6 @@ class Parts:
             name = self.folder / record.name
             raise WorkError(f"{name}: has {size} bytes, the manifest says {record.bytes}")
         return file
-
-    def _kept(self, kept: OrderedDict[K, T], key: K, make: Callable[[K], T]) -> T:
-        """Return the value of this key, made if absent; the least recently used one is dropped for it."""
-        if key not in kept:
-            kept[key] = make(key)
-            if len(kept) > self._most:
-                kept.popitem(last=False)
-        kept.move_to_end(key)
-        return kept[key]
 
     def _open_in_folder(self, number: int) -> IO[bytes]:
         path = self.folder / self.manifest.shards[number].name

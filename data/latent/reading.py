@@ -30,7 +30,7 @@ class LatentReader:
     index: (samples,) INDEX_DTYPE.  Not for several threads at once.
     dtype: float16, or float32 where the cache stores that.
     has_flips: whether the cache also holds every sample mirrored left to right.
-    open_part, sharers: as `data.latent.parts.Parts` takes them.
+    open_part: as `data.latent.parts.Parts` takes it.
     verify: whether every sample is compared with `crc.npy`.
     """
 
@@ -42,10 +42,9 @@ class LatentReader:
         open_part: Callable[[int], IO[bytes]] | None = None,
         *,
         verify: bool = False,
-        sharers: int = 1,
     ) -> None:
         self.folder = folder
-        self.parts = Parts(folder, manifest, open_part, sharers)
+        self.parts = Parts(folder, manifest, open_part)
         self.shapes: list[Shape] = [tuple(shape) for shape in manifest.buckets]
         self.dtype = TORCH_DTYPES[manifest.latent_dtype.itemsize]
         self.has_flips = FLIP in manifest.files

@@ -70,10 +70,7 @@ class LatentLoader:
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._verify = config.verify == "samples"
         self._readers = [
-            LatentReader(
-                d.folder, d.manifest, d.index, d.open_shard, verify=self._verify, sharers=len(caches)
-            )
-            for d in caches
+            LatentReader(d.folder, d.manifest, d.index, d.open_shard, verify=self._verify) for d in caches
         ]
         self._texts = self._text_readers(captions) if text else [None] * len(caches)
         self._lock = Lock()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import repeat
 from numpy.typing import NDArray
 
 from core.files import atomic_file
@@ -99,18 +99,23 @@ def enlarge(picture: Pixels, factor: int) -> Pixels:
 
 
 def page(cells: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
-    """Put rows of equal cells (H, W, 3) on a dark page, with row names at the left if there are any."""
-    height = cells[0][0].shape[0]
+    """Put rows of pictures (H, W, 3) on a dark page, with row names at the left if there are any.
+
+    Each stands in the middle of a cell that holds the largest. The page is allocated once.
+    """
+    height = max(picture.shape[0] for row in cells for picture in row)
+    width = max(picture.shape[1] for row in cells for picture in row)
     columns = max(len(row) for row in cells)
-    filled = [[*row, *[np.full_like(cells[0][0], PAPER)] * (columns - len(row))] for row in cells]
-    padded = np.pad(np.array(filled), ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=PAPER)
-    sheet = np.pad(
-        rearrange(padded, "r n h w c -> (r h) (n w) c"), ((GAP, 0), (GAP, 0), (0, 0)), constant_values=PAPER
-    )
-    if not any(names):
+    margin = max(lettering.width(name) for name in names) + 4 * GAP if any(names) else 0
+    size = GAP + len(cells) * (height + GAP), margin + GAP + columns * (width + GAP)
+    sheet = np.full((*size, 3), PAPER, np.uint8)
+    for row, pictures in enumerate(cells):
+        for column, picture in enumerate(pictures):
+            top = GAP + row * (height + GAP) + (height - picture.shape[0]) // 2
+            left = margin + GAP + column * (width + GAP) + (width - picture.shape[1]) // 2
+            sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    if not margin:
         return sheet
-    margin = max(lettering.width(name) for name in names) + 4 * GAP
-    sheet = np.pad(sheet, ((0, 0), (margin, 0), (0, 0)), constant_values=PAPER)
     places = [(margin // 2, GAP + row * (height + GAP) + height // 2) for row in range(len(names))]
     return lettering.write(sheet, list(zip(places, names, strict=True)))
 

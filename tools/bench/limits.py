@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from core.files import open_regular
+from core.reading.open_files import KeptFiles
 from data.dataset.index import Dataset
 from data.dataset.tars import parse_sample
 from data.latent.memory import BatchMemory
@@ -29,17 +30,17 @@ def in_order(
     index = np.asarray(cache.index)
     size = 2 * int(np.prod(shape))
     kept = torch.empty(batch * size, dtype=torch.uint8)
-    with ExitStack() as stack:
-        files = [stack.enter_context(cache.open_shard(s)).fileno() for s in range(len(cache.manifest.shards))]
-        for step in range(steps):
-            out = memory.empty(batch * size) if memory else kept
-            buffer = out.numpy().data
-            rows = np.arange(step * batch, (step + 1) * batch)
-            shards, offsets = index["shard"][rows].astype(int), index["offset"][rows].astype(int)
-            breaks = np.flatnonzero((np.diff(offsets) != size) | (np.diff(shards) != 0)) + 1
-            for start, stop in itertools.pairwise([0, *breaks.tolist(), batch]):
-                os.preadv(files[shards[start]], [buffer[start * size : stop * size]], offsets[start])
-            yield rows, out.view(torch.float16).view(batch, *shape)
+    files = KeptFiles()
+    for step in range(steps):
+        out = memory.empty(batch * size) if memory else kept
+        buffer = out.numpy().data
+        rows = np.arange(step * batch, (step + 1) * batch)
+        shards, offsets = index["shard"][rows].astype(int), index["offset"][rows].astype(int)
+        breaks = np.flatnonzero((np.diff(offsets) != size) | (np.diff(shards) != 0)) + 1
+        for start, stop in itertools.pairwise([0, *breaks.tolist(), batch]):
+            file = files.get(int(shards[start]), cache.open_shard)
+            os.preadv(file.fileno(), [buffer[start * size : stop * size]], offsets[start])
+        yield rows, out.view(torch.float16).view(batch, *shape)
 
 
 def one_by_one(
@@ -48,28 +49,28 @@ def one_by_one(
     """Read the same samples in the same order as this project does, one `preadv` each."""
     index = np.asarray(cache.index)
     size = 2 * int(np.prod(shape))
-    with ExitStack() as stack:
-        files = [stack.enter_context(cache.open_shard(s)).fileno() for s in range(len(cache.manifest.shards))]
-        for rows in order:
-            out = memory.empty(len(rows) * size)
-            buffer, at = out.numpy().data, 0
-            entries = index.take(rows)
-            for shard, offset in zip(entries["shard"].tolist(), entries["offset"].tolist(), strict=True):
-                at += os.preadv(files[shard], [buffer[at : at + size]], offset)
-            yield rows, out.view(torch.float16).view(len(rows), *shape)
+    files = KeptFiles()
+    for rows in order:
+        out = memory.empty(len(rows) * size)
+        buffer, at = out.numpy().data, 0
+        entries = index.take(rows)
+        for shard, offset in zip(entries["shard"].tolist(), entries["offset"].tolist(), strict=True):
+            file = files.get(shard, cache.open_shard)
+            at += os.preadv(file.fileno(), [buffer[at : at + size]], offset)
+        yield rows, out.view(torch.float16).view(len(rows), *shape)
 
 
 def parsed(
     paths: Sequence[Path], index: np.ndarray, order: Sequence[np.ndarray], shape: Shape
 ) -> Iterator[Read]:
-    """Read members `KEY.latent.npy` of plain tars, whose headers are read and checked each time."""
-    head = 128 + 512  # header of the .npy, and of the tar
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(path, "rb", buffering=0)).fileno() for path in paths]
-        for rows in order:
-            out = np.empty((len(rows), *shape), LATENT_DTYPE)
-            for place, entry in enumerate(index[rows]):
-                start, size = int(entry["offset"]) - head, head + int(entry["size"])
-                _, found = parse_sample(os.pread(files[entry["shard"]], size + -size % 512, start))
-                out[place] = np.frombuffer(found["latent.npy"], LATENT_DTYPE, offset=128).reshape(shape)
-            yield rows, torch.from_numpy(out)
+    """Members `KEY.latent.npy` of plain tars, whose headers are read and checked each time."""
+    head = 128 + 512  # of the .npy, and of the tar
+    files = KeptFiles()
+    for rows in order:
+        out = np.empty((len(rows), *shape), LATENT_DTYPE)
+        for place, entry in enumerate(index[rows]):
+            start, size = int(entry["offset"]) - head, head + int(entry["size"])
+            file = files.get(int(entry["shard"]), lambda shard: open_regular(paths[shard]))
+            _, found = parse_sample(os.pread(file.fileno(), size + -size % 512, start))
+            out[place] = np.frombuffer(found["latent.npy"], LATENT_DTYPE, offset=128).reshape(shape)
+        yield rows, torch.from_numpy(out)

@@ -10,6 +10,8 @@ from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from data.order.buckets import BucketConfig
 
+MOST_PICTURES = 10_000  # of a contact sheet, whose pictures and page then take about 600 MB
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -35,10 +37,8 @@ class Config:
     json: str = setting("", "file that receives the same as JSON", shown="path")
     sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
     rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
-    columns: int = setting(10, "pictures in a row of the contact sheet", low=1)
-    sample: int = setting(
-        -1, "row whose captions are shown, and whose pixels are written; -1 is none", low=-1
-    )
+    columns: int = setting(10, "pictures in a row of the contact sheet", low=1, high=MOST_PICTURES)
+    sample: int = setting(-1, "row of a raw dataset whose pixels are written; -1 is none", low=-1)
     pixels: str = setting(
         "",
         "file that receives what training sees of `sample`, brought to its bucket: .npy of (frames, height, "
@@ -49,6 +49,9 @@ class Config:
     processes: int = setting(1, "not used: one process reads", low=1)
 
     def __post_init__(self) -> None:
+        if self.rows * self.columns > MOST_PICTURES:
+            expected = f"at most {MOST_PICTURES} pictures, here {MOST_PICTURES // self.columns} rows"
+            raise UserError("rows", self.rows, expected)
         if self.sheet and self.action != "show":
             raise UserError("sheet", self.sheet, "action=show, or no sheet")
         if self.autoencoder and self.action != "reindex":

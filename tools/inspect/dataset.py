@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
 from data.media.lettering import legend, written_name
 from data.media.pictures import (
-    PAPER,
     choose_rows,
     enlarge,
     enlargement,
@@ -145,7 +143,7 @@ def contact_sheet(
     for _, numbers in chosen:
         cells.append([_cell(dataset, int(row), damaged) for row in numbers])
     names = [written_name(label, dataset.manifest.classes) for label, _ in chosen]
-    return page(_evened(cells), names), damaged
+    return page(cells, names), damaged
 
 
 def _cell(dataset: Dataset, row: int, damaged: list[tuple[int, Exception]]) -> Pixels:
@@ -184,17 +182,3 @@ def _latent_picture(dataset: Dataset, row: int) -> Pixels:
     channels = scaled if len(scaled) == 3 else np.repeat(scaled[:1], 3, 0)
     pixels = np.clip((np.nan_to_num(channels) / 6 + 0.5) * 255, 0, 255).astype(np.uint8)
     return enlarge(rearrange(pixels, "c h w -> h w c"), enlargement(max(shape[3:]), THUMBNAIL))
-
-
-def _evened(cells: Sequence[Sequence[Pixels]]) -> list[list[Pixels]]:
-    """Centre the pictures in cells of one size."""
-    height = max(cell.shape[0] for row in cells for cell in row)
-    width = max(cell.shape[1] for row in cells for cell in row)
-
-    def padded(cell: Pixels) -> Pixels:
-        top, left = (height - cell.shape[0]) // 2, (width - cell.shape[1]) // 2
-        out = np.full((height, width, 3), PAPER, np.uint8)
-        out[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-        return out
-
-    return [[padded(cell) for cell in row] for row in cells]

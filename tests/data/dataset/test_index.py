@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from data.dataset import index as index_module
+from core.reading.open_files import FILES
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.media.formats import DEFAULT_LIMITS
@@ -57,7 +57,7 @@ def dataset(made: Path, tmp_path: Path) -> Path:
 def test_index_is_mapped_and_rows_are_read_in_any_order_from_many_threads(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "_OPEN_SHARDS", 1)
+    monkeypatch.setattr(FILES, "most", lambda: 1)
     dataset = Dataset(made)
     assert np.asarray(dataset.index).base is not None  # rows of a map, not a copy
     rows = np.random.default_rng(0).integers(0, len(dataset), 300).tolist()

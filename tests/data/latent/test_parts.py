@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import WorkError
+from core.reading.open_files import FILES, MAPS
 from data.dataset.tars import read_into
 from data.latent import parts as parts_module
 from data.latent.parts import Parts
@@ -106,9 +107,11 @@ def test_a_part_cut_off_while_it_is_open_is_named(tmp_path):
 
 @pytest.mark.parametrize("how", ["select", "read"])
 def test_few_parts_stay_open(cache, how, monkeypatch):
-    monkeypatch.setattr(parts_module, "_KEPT_PARTS", 1)
+    for pool in (FILES, MAPS):
+        monkeypatch.setattr(pool, "most", lambda: 1)
+        pool.let_go()
     parts = Parts(cache.folder, cache.manifest)
     places = [(0, 0), (1, 0), (2, 0), (0, 512)]
     found = copied(getattr(parts, how), places, 16)
     assert torch.equal(found, copied(Parts(cache.folder, cache.manifest).select, places, 16))
-    assert max(map(len, (parts._mapped, parts._views, parts._files))) == 1
+    assert [len(FILES), len(MAPS)] == ([0, 1] if how == "select" else [1, 1])

@@ -17,7 +17,6 @@ from core.batch import Batch
 from core.distributed.agreement import order_hash
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
-from data.latent import parts
 from data.loading.loader import LatentLoader
 from data.order.buckets import GroupSizeError
 from data.order.steps import LoaderConfig
@@ -252,12 +251,3 @@ def test_counts_that_the_index_does_not_bear_out_end_the_search(tmp_path):
     cache = Cache(cache.folder, replace(cache.manifest, extra=extra), cache.index)
     with pytest.raises(WorkError, match=r"8 samples of bucket 0, not 9 as was counted"):
         LatentLoader([cache], CONFIG, world(), 0).load(0)
-
-
-def test_caches_of_a_mixture_share_the_parts_that_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "_KEPT_PARTS", 6)
-    caches = [make_cache(tmp_path / f"{number}", [[IMAGE] * 2] * 8) for number in range(3)]
-    loader = LatentLoader(caches, LoaderConfig(group_size=4, groups_per_step=4), world(), 0)
-    for step in range(20):
-        loader.load(step)
-    assert [len(reader.parts._mapped) for reader in loader._readers] == [2, 2, 2]

@@ -115,6 +115,12 @@ def test_contact_sheet_shows_pictures_by_class(made: Path, tmp_path: Path) -> No
     assert (sheet == 255).all(-1).any()  # the white corner of the pictures
 
 
+def test_a_contact_sheet_has_a_bounded_number_of_pictures() -> None:
+    Config(source="raw", rows=100, columns=100)
+    with pytest.raises(UserError, match=r"rows=101: expected at most 10000 pictures, here 100 rows"):
+        Config(source="raw", rows=101, columns=100)
+
+
 def test_contact_sheet_marks_what_cannot_be_decoded(raw: Path) -> None:
     dataset = Dataset(raw)
     row = int(np.flatnonzero(dataset.index["label"] == 0)[0])

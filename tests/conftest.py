@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from importlib.util import find_spec
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that a test starts inherit it
@@ -31,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything asks for them; processes inherit it
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Under nohup a terminal's end is ignored, and every process that a test starts would inherit that.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

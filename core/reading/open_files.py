@@ -170,6 +170,6 @@ class KeptFiles:
     def __init__(self) -> None:
         self._kept: Kept[OpenFile] = Kept(FILES)
 
-    def get(self, number: int, open: Callable[[int], IO[bytes]]) -> OpenFile:
-        """Return the file with this number, opened by `open` if need be. Hold it while it is read."""
-        return self._kept.get(number, lambda number: OpenFile(open(number)))
+    def get(self, number: int, make: Callable[[int], IO[bytes]]) -> OpenFile:
+        """Return the file with this number, opened by `make` if need be. Hold it while it is read."""
+        return self._kept.get(number, lambda number: OpenFile(make(number)))

@@ -6,14 +6,16 @@ import functools
 import os
 from pathlib import Path
 
+from core.files import read_text
+
 _NAMESPACE = "/proc/self/ns/pid"  # containers of one machine may number their processes alike
 
 
 def started(pid: int) -> str:
     """When a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = read_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        boot = read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"

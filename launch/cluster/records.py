@@ -57,7 +57,7 @@ class Started(TypedDict, total=False):
     node: str
     nodes: str
     pid: Annotated[int, Range(0, 2**31 - 1)]
-    status: int
+    status: int | None  # null where SLURM was about to end the ranks itself
     asked: bool
     failed_node: str
     excluded: str

@@ -115,7 +115,8 @@ class Run:
 
     def last_words(self, start: int) -> str:
         """Return what the ranks of one start reported to its supervisor of their ends."""
-        ends = [records.read_record(path) for path in self.submission.attempts()[start].glob("rank-*.json")]
+        told = self.submission.attempts()[start].glob("rank-*.json")
+        ends = [records.read_record(path, records.RankEnd) for path in told]
         return "\n".join(str(end["text"]) for end in ends if end)
 
     def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -30,6 +30,7 @@ class Ending:
     def __init__(self, *, speaks: bool = True) -> None:
         self._speaks, self._is_held, self._is_asked = speaks, False, False
         self._heard: list[signal.Signals] = []  # by the listening thread
+        self._told = threading.Event()
         self._limit: threading.Timer | None = None
 
     @contextlib.contextmanager
@@ -37,7 +38,11 @@ class Ending:
         """Answer signals until the block ends."""
         try:
             with signals.answered_by(self):
-                yield
+                try:
+                    yield
+                finally:
+                    if self._is_asked:  # the process may end now, and has to be heard first
+                        self._told.wait(signals.GRACE_S)
         finally:
             if self._limit is not None:
                 self._limit.cancel()
@@ -75,11 +80,12 @@ class Ending:
         if got == signal.SIGINT and got in self._heard:
             os._exit(signals.INTERRUPTED)
         if not self._heard:
+            self._limit = signals.end_after(GRACE_S, CONTINUABLE)
             if self._speaks:
                 text = f"{got.name}: ending; the same command continues the work"
                 tell(text)
                 ends.record("asked", CONTINUABLE, text)
-            self._limit = signals.end_after(GRACE_S, CONTINUABLE)
+            self._told.set()
         self._heard.append(got)
 
     def _end_if_asked(self) -> None:

@@ -39,7 +39,7 @@ _OF_PEERS = re.compile(
     r"gloo|Connection (closed|reset) by peer|Socket (closed|Timeout)|[Tt]imed out|NCCL|ProcessGroup|TCPStore"
 )
 _OF_DEVICE = re.compile(r"CUDA (error|driver)|CUBLAS_STATUS|CUDNN_STATUS|uncorrectable|ECC error")
-_written = False
+_recorded: tuple[int, Path] | None = None  # the process that has recorded its end, and where
 
 
 def folder() -> Path | None:
@@ -55,9 +55,10 @@ def begin() -> None:
 
 def record(kind: Kind, status: int, text: str) -> None:
     """Record how this rank ends; an earlier record stays."""
-    global _written
-    if not _written:
-        _written = True
+    global _recorded
+    place = folder()
+    if place is not None and _recorded != (os.getpid(), place):  # not that of the process that forked us
+        _recorded = os.getpid(), place
         _write(kind, status, text)
 
 

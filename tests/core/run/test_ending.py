@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from core.errors import CONTINUABLE
+from core.run import ends
 from core.run.ending import Ending
 
 
@@ -80,6 +85,45 @@ def test_within_allowed_it_comes_at_once_and_after_it_is_held_again() -> None:
     places, error = reached(signal.SIGTERM, block)
     assert places == ["allowed", "held"]
     assert isinstance(error, SystemExit)
+
+
+SLOW_LISTENER = """
+import os, signal, time
+from core.run import ending, signals
+
+def tell(line):
+    time.sleep(0.2)  # as a slow terminal does
+    print(line, flush=True)
+
+ending.tell = tell
+signals.take_over(signals.EndAtOnce("too early", continues=True, grace_s=5))
+try:
+    with ending.Ending().catching():
+        signal.raise_signal(signal.SIGTERM)
+finally:
+    os._exit(0)  # as a rank ends
+"""
+
+
+def test_a_process_that_leaves_at_once_has_told_and_recorded_it(tmp_path: Path) -> None:
+    variables = {**os.environ, ends.FOLDER: str(tmp_path), "RANK": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", SLOW_LISTENER], env=variables, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "SIGTERM: ending; the same command continues the work\n"
+    assert json.loads((tmp_path / "rank-0.json").read_text())["kind"] == "asked"
+
+
+def test_a_forked_process_records_an_end_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ends.FOLDER, str(tmp_path))
+    ends.record("asked", CONTINUABLE, "this process")
+    ends.record("error", 1, "a later end of it")
+    record = tmp_path / "rank-0.json"
+    assert json.loads(record.read_text())["kind"] == "asked"
+    child = multiprocessing.get_context("fork").Process(target=ends.record, args=("memory", 1, "the child"))
+    child.start()
+    child.join()
+    assert json.loads(record.read_text())["kind"] == "memory"
 
 
 def test_another_thread_goes_on_without() -> None:

@@ -1,0 +1,49 @@
+"""The micro-batches that a run takes, as it keeps them: its bits depend on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.files import write_json
+from core.run.folder import MICRO_BATCHES
+
+Sizes = Mapping[str, Sequence[tuple[str, int]]]
+"""Of each plan (`train`, `validation`): each shape and the most samples of it that a rank takes at once."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """ranks: that share out the samples of a group.  sizes: what was chosen for them."""
+
+    ranks: int
+    sizes: Sizes
+
+    def write(self, run: Path) -> None:
+        """Put it into the run's folder."""
+        plain = {name: [list(pair) for pair in pairs] for name, pairs in self.sizes.items()}
+        write_json(run / MICRO_BATCHES, {"ranks": self.ranks, "sizes": plain})
+
+    @classmethod
+    def read(cls, run: Path) -> Chosen | None:
+        """Return what the run's folder holds; None where it holds nothing that can be read."""
+        try:
+            kept = json.loads((run / MICRO_BATCHES).read_text(encoding="utf-8"))
+            sizes = {
+                str(name): [(str(shape), int(size)) for shape, size in pairs]
+                for name, pairs in kept["sizes"].items()
+            }
+            return cls(int(kept["ranks"]), sizes)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def reason_to_choose_anew(self, ranks: int, shapes: Mapping[str, Sequence[str]]) -> str:
+        """Say why it cannot be taken by so many ranks for these shapes of each plan; '' where it can."""
+        if self.ranks != ranks:
+            return f"chosen for {self.ranks} ranks, and these are {ranks}"
+        for name, wanted in shapes.items():
+            if [shape for shape, _ in self.sizes.get(name, ())] != list(wanted):
+                return f"chosen for other shapes than those of {name}"
+        return ""

@@ -60,7 +60,7 @@ def control_groups(root: Path = Path("/")) -> Iterator[Free]:
             continue
         for group in _upwards(path):
             if (left := _left(tree / group, *names)) is not None:
-                yield Free(left, f"control group /{group}".rstrip("/") or "/")
+                yield Free(left, f"control group /{group}")
 
 
 def _upwards(path: str) -> list[str]:

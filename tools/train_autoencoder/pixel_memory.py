@@ -1,4 +1,4 @@
-"""The memory of autoencoder training: a forward and backward pass that belongs to no run, to measure it by."""
+"""The memory of autoencoder training, measured by a forward and backward pass that belongs to no run."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ def memory_of(
     )
 
 
+class _Zeros(Draws):
+    """Draws of the same shapes, for passes that compute nothing: numbers need real memory."""
+
+    def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Return zeros of the shape that the draws would have."""
+        return torch.zeros((len(self.id), *shape))
+
+
 def _pass(
     config: AutoencoderConfig, objective: ReconstructionConfig, shape: tuple[int, ...]
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -60,6 +68,6 @@ def _pass(
     def loss() -> Tensor:
         number = torch.zeros(shape[0], dtype=torch.int64)
         batch = Batch(x=torch.zeros(shape), id=number, position=number, weight=number.float())
-        return losses.loss(model, batch, Draws(0, 0, number, number)).loss.mean()
+        return losses.loss(model, batch, _Zeros(0, 0, number, number)).loss.mean()
 
     return model, loss

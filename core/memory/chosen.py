@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import write_json
+from core.progress import counted
 from core.run.folder import MICRO_BATCHES
 
 Sizes = Mapping[str, Sequence[tuple[str, int]]]
@@ -42,7 +43,7 @@ class Chosen:
     def reason_to_choose_anew(self, ranks: int, shapes: Mapping[str, Sequence[str]]) -> str:
         """Say why it cannot be taken by so many ranks for these shapes of each plan; '' where it can."""
         if self.ranks != ranks:
-            return f"chosen for {self.ranks} ranks, and these are {ranks}"
+            return f"chosen for {counted(self.ranks, 'rank')}, and there are {ranks}"
         for name, wanted in shapes.items():
             if [shape for shape, _ in self.sizes.get(name, ())] != list(wanted):
                 return f"chosen for other shapes than those of {name}"

@@ -17,6 +17,7 @@ from core.memory.chosen import Chosen
 from core.memory.free import USABLE, Free, free_memory
 from core.memory.micro_batch import Measured, choose
 from core.progress import counted, say
+from core.progress import size as in_bytes
 from core.run.folder import CONFIG
 from tools.runs.run_memory import MemoryOfRun
 
@@ -152,14 +153,14 @@ def _memory_lines(
 ) -> list[str]:
     largest = max(activations, default=(0, "")) if activations else (0, "")
     total = sum(parts.values()) + largest[0]
-    shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items())
-    free = f"{_gb(room.free.bytes)} GB are free for it in {room.free.of}"
+    shown = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
+    free = f"{in_bytes(room.free.bytes)} are free for it in {room.free.of}"
     if not activations:
-        return [f"memory of a rank: {_gb(total)} GB ({shown}) and activations, not measured; {free}"]
+        return [f"memory of a rank: {in_bytes(total)} ({shown}) and activations, not measured; {free}"]
     return [
-        f"memory of a rank: {_gb(total)} GB ({shown}, activations {_gb(largest[0])}); {free}, of which "
-        f"{USABLE:.0%} are planned with",
-        *(f"micro-batch: {what}, {_gb(size)} GB of activations" for size, what in activations),
+        f"memory of a rank: {in_bytes(total)} ({shown}, activations {in_bytes(largest[0])}); {free}, "
+        f"of which {USABLE:.0%} are planned with",
+        *(f"micro-batch: {what}, {in_bytes(size)} of activations" for size, what in activations),
     ]
 
 
@@ -178,7 +179,7 @@ def _excess(
             if need <= room.activations:
                 continue
             what = f"warning: {counted(size, 'sample')} of {planned.plan.stocks[number]} at once"
-            has = f"{what} take {_gb(need)} GB, and {_gb(max(0, room.activations))} GB are to be had"
+            has = f"{what} take {in_bytes(need)}, and {in_bytes(max(0, room.activations))} are to be had"
             if size > fits[number]:
                 lines.append(
                     f"{has}; the run keeps them, since its bits depend on them: "
@@ -192,7 +193,3 @@ def _excess(
 def _say_all(lines: Sequence[str]) -> None:
     for line in lines:
         say(line)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g}"

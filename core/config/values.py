@@ -189,7 +189,7 @@ def optional_of(kind: Any) -> Any:
 
 
 def words_of(kind: Any) -> tuple[Any, Any] | None:
-    """The two parts of `X | Literal[...]`, the Literal first; None for another kind."""
+    """Split `X | Literal[...]` into the Literal and X; return None for another kind."""
     parts = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else ()
     words = [part for part in parts if typing.get_origin(part) is Literal]
     others = [part for part in parts if part not in words]

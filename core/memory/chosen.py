@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+from core.errors import WorkError
 from core.files import write_json
 from core.progress import counted
+from core.reading import json_files
 from core.run.folder import MICRO_BATCHES
 
 Sizes = Mapping[str, Sequence[tuple[str, int]]]
 """Of each plan (`train`, `validation`): each shape and the most samples of it that a rank takes at once."""
+
+
+class _Kept(TypedDict):
+    ranks: int
+    sizes: dict[str, list[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -23,22 +30,23 @@ class Chosen:
     sizes: Sizes
 
     def write(self, run: Path) -> None:
-        """Put it into the run's folder."""
+        """Write it into the run's folder."""
         plain = {name: [list(pair) for pair in pairs] for name, pairs in self.sizes.items()}
         write_json(run / MICRO_BATCHES, {"ranks": self.ranks, "sizes": plain})
 
     @classmethod
     def read(cls, run: Path) -> Chosen | None:
-        """Return what the run's folder holds; None where it holds nothing that can be read."""
-        try:
-            kept = json.loads((run / MICRO_BATCHES).read_text(encoding="utf-8"))
-            sizes = {
-                str(name): [(str(shape), int(size)) for shape, size in pairs]
-                for name, pairs in kept["sizes"].items()
-            }
-            return cls(int(kept["ranks"]), sizes)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        """Return what the run's folder holds; None where nothing was chosen yet.
+
+        WorkError where it cannot be understood, since another choice would change the run's bits.
+        """
+        path = run / MICRO_BATCHES
+        if not path.exists():
             return None
+        kept = json_files.read(path, _Kept)
+        if any(size < 1 for pairs in kept["sizes"].values() for _, size in pairs):
+            raise WorkError(f"{path}: a micro-batch of less than 1 sample; remove the file to choose anew")
+        return cls(kept["ranks"], kept["sizes"])
 
     def reason_to_choose_anew(self, ranks: int, shapes: Mapping[str, Sequence[str]]) -> str:
         """Say why it cannot be taken by so many ranks for these shapes of each plan; '' where it can."""

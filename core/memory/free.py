@@ -64,7 +64,7 @@ def control_groups(root: Path = Path("/")) -> Iterator[Free]:
 
 
 def _upwards(path: str) -> list[str]:
-    """The path of a group and of all above it, relative to the tree; the last is the tree's root, ''."""
+    """Return the path of a group and of all above it, relative to the tree; the last is the root, ''."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
     return ["/".join(parts[:count]) for count in range(len(parts), -1, -1)]
 
@@ -82,7 +82,7 @@ def _left(group: Path, limit_name: str, usage_name: str, reclaimable: str) -> in
 
 
 def _read(path: Path) -> str:
-    """The text of one of the kernel's files; '' where it is not there, or not for us."""
+    """Return the text of one of the kernel's files; '' where it is missing or may not be read."""
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -30,7 +30,7 @@ class Room(NamedTuple):
 
 
 def keep_number(config: Any, recorded: Mapping[str, Any]) -> Any:
-    """The config to record of a continued run: `auto` stands for the number that is recorded.
+    """Return the config to record of a continued run: `auto` stands for the number that is recorded.
 
     A record without the field is of a version that took a rank's whole share, 0.
     """
@@ -119,7 +119,7 @@ def _named(memory: MemoryOfRun, sizes: Sequence[Sequence[int]]) -> dict[str, lis
 
 
 def _room(parts: Mapping[str, int], world: World, peers: int = 0) -> Room:
-    """What the rank with the least room has (collective, unless `peers` says how many share a machine)."""
+    """Return the room of the rank that has the least (collective, unless `peers` ranks share it)."""
     device = None
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -170,7 +170,7 @@ def _excess(
     room: Room,
     fitting: Sequence[Sequence[int]],
 ) -> list[str]:
-    """A warning for each shape whose micro-batch takes more than there is, and what is done then."""
+    """Return a warning for each shape whose micro-batch takes more than there is, and what is done then."""
     lines = []
     for planned, table, fits in zip(memory.planned, measured, fitting, strict=True):
         for number in planned.used:

@@ -40,7 +40,7 @@ class Planned:
         return [number for number, weight in enumerate(self.plan.weights) if weight > 0]
 
     def sizes(self) -> list[int]:
-        """The most samples of each stock that are taken at once."""
+        """Return the most samples of each stock that are taken at once."""
         return [self.plan.micro_batches(number)[0] for number in range(len(self.plan.stocks))]
 
 

@@ -45,7 +45,7 @@ def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -
 def _pass(
     engine: EngineConfig, config: DenoiserConfig, source: LatentSource, stock: int, samples: int
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return a new network, and a loss of its answer to a micro-batch, which the source's encoder makes first.
+    """Return a new network, and a loss of its answer to a micro-batch that the source encodes first.
 
     Backends of attention are those of the rule in `models.attention.dispatch`; none keeps more than they do,
     but the one named `math`, which must be named. Ranks that share tokens each take their part of it.

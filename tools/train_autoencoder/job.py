@@ -36,7 +36,6 @@ from tools.runs.begun import begin_from, differing_settings
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
 from tools.runs.initial import Initial, initial_of
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
-from tools.runs.run_memory import MemoryOfRun
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
@@ -52,7 +51,8 @@ def plan(config: Config) -> list[str]:
     dataset = open_source(config.source, config.data)
     world, most = ranks.planned(config.engine.device, config.processes), config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most)
-    memory = _memory(config, loader)
+    sections = config.engine, config.model, config.objective, config.ema
+    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
     takes = foreseen(memory, world, Path(config.output))
     beginning = find_beginning(config, claimed=False)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
@@ -102,7 +102,9 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
     most = config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
-    settle_micro_batches(_memory(config, loader), world, Path(config.output))
+    sections = config.engine, config.model, config.objective, config.ema
+    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
+    settle_micro_batches(memory, world, Path(config.output))
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -198,11 +200,6 @@ def make_loader(
         except UserError as error:
             raise UserError(f"data.buckets: {bucket} does not suit the autoencoder: {error}") from None
     return loader
-
-
-def _memory(config: Config, loader: PixelLoader) -> MemoryOfRun:
-    sections = config.engine, config.model, config.objective, config.ema
-    return memory_of(*sections, loader, prefetch=config.data.prefetch)
 
 
 def _times(model: AutoencoderConfig, bucket: Bucket) -> str:

@@ -48,7 +48,7 @@ def unlimited(root: Path) -> None:
 
 
 def container(root: Path) -> None:
-    """A path of the host, which the container's own tree does not have."""
+    """Give the process a path of the host, which the container's own tree does not have."""
     write(root, "proc/self/cgroup", "0::/../../docker/abc\n")
     group(root, "sys/fs/cgroup", V2, str(8 * GB), 3 * GB)
 

@@ -20,6 +20,7 @@ from core.memory.free import Free
 from core.records import read_rows
 from core.run.claim import claim_run
 from data.dataset.index import Dataset
+from data.loading.pixels import PixelLoader
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, picture
 from tests.tools.train_autoencoder.test_job import FIELDS
@@ -27,7 +28,8 @@ from tools import shard
 from tools.runs import micro_batches, run_memory
 from tools.runs.micro_batches import keep_number, settle_micro_batches
 from tools.train_autoencoder.config import Config
-from tools.train_autoencoder.job import make_loader, memory_of, plan, run
+from tools.train_autoencoder.job import make_loader, plan, run
+from tools.train_autoencoder.pixel_memory import memory_of
 
 GIB = 2**30
 Machine = Callable[[int], None]
@@ -40,7 +42,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Makes a machine that has so many bytes free for a rank."""
+    """Return what makes a machine have so many bytes free for a rank."""
 
     def having(size: int) -> None:
         found = Free(size, "the machine")
@@ -58,18 +60,28 @@ def begin(found: Config) -> None:
     claim_run(Path(found.output), found, done="done", keeping=keep_number)
 
 
+def loader_of(found: Config, world: World) -> PixelLoader:
+    dataset = Dataset(Path(found.source))
+    return make_loader(dataset, found.data, found.model, world, found.seed, found.engine.most_at_once)
+
+
+def memory_of_run(found: Config, loader: PixelLoader) -> run_memory.MemoryOfRun:
+    sections = found.engine, found.model, found.objective, found.ema
+    return memory_of(*sections, loader, prefetch=found.data.prefetch)
+
+
 def settled(found: Config, ranks: int = 1) -> list[int]:
-    """The most samples of each shape at once, after a start of the run on so many ranks."""
+    """Return the most samples of each shape at once, after a start of the run on so many ranks."""
     world = World(0, ranks, 0, torch.device("cpu"))
-    loader = make_loader(found, Dataset(Path(found.source)), world)
-    settle_micro_batches(memory_of(found, loader), world, Path(found.output))
+    loader = loader_of(found, world)
+    settle_micro_batches(memory_of_run(found, loader), world, Path(found.output))
     return [loader.plan.micro_batches(number)[0] for number in range(len(loader.plan.stocks))]
 
 
 def needed(found: Config, sizes: list[int]) -> int:
-    """Bytes that must be free, so that just these sizes fit into 80 % of them."""
+    """Return the bytes that must be free, so that just these sizes fit into 80 % of them."""
     world = World(0, 1, 0, torch.device("cpu"))
-    memory = memory_of(found, make_loader(found, Dataset(Path(found.source)), world))
+    memory = memory_of_run(found, loader_of(found, world))
     table = memory.measure(world.device, None)[0]
     most = max(measured.bytes(size) for measured, size in zip(table, sizes, strict=True))
     return int((sum(memory.parts(world).values()) + most) / 0.8) + 1
@@ -85,7 +97,7 @@ def test_more_memory_never_takes_fewer_samples_and_all_take_whole_shares(
         machine(size)
         (tmp_path / "run" / "micro_batches.json").unlink(missing_ok=True)
         seen.append(settled(found))
-        shares = make_loader(found, raw, World(0, 1, 0, torch.device("cpu"))).plan
+        shares = loader_of(found, World(0, 1, 0, torch.device("cpu"))).plan
         assert [shares.share(n) % most for n, most in enumerate(seen[-1])] == [0, 0]
     assert seen == sorted(seen)
     assert seen[0] == [1, 1]

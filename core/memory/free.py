@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import psutil
 
+from core.files import read_text
+
 USABLE = 0.8
 """Share of what is free that a run plans with: libraries, kernels and fragments take memory uncounted."""
 
@@ -84,5 +86,5 @@ def _left(group: Path, limit_name: str, usage_name: str, reclaimable: str) -> in
 def _read(path: Path) -> str:
     """Return the text of one of the kernel's files; '' where it is missing or may not be read."""
     with contextlib.suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_text(path)
     return ""

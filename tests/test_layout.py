@@ -27,7 +27,7 @@ ROOMS = {
         {"config"},
         {"distributed"},
         {"run"},
-        {"averages", "diffusion", "metrics", "optim"},
+        {"averages", "diffusion", "memory", "metrics", "optim"},
         {"engine"},
         {"faults"},
         {"checkpoint", "preflight", "queue"},

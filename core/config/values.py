@@ -22,7 +22,7 @@ class Typed(str):
 def read_value(value: Any, kind: Any, path: str, low: float | None = None, high: float | None = None) -> Any:
     """Read `value` (text, or what YAML made of it) as `kind`; low and high are inclusive bounds of numbers.
 
-    kind: str, bool, int, float, Path, Literal, a tuple of these, or `X | None`.
+    kind: str, bool, int, float, Path, Literal, a tuple of these, `X | None`, or `X | Literal[...]`.
     Raises UserError naming `path`, the value and what is accepted.
     """
     if (inner := optional_of(kind)) is not None:
@@ -34,6 +34,14 @@ def read_value(value: Any, kind: Any, path: str, low: float | None = None, high:
             raise UserError(error.field, error.value, f"{error.expected}, or null") from None
     if typing.get_origin(kind) is tuple:
         return _read_tuple(value, kind, path, low, high)
+    if (either := words_of(kind)) is not None:
+        words, other = either
+        if value in typing.get_args(words):
+            return _read_literal(value, words)
+        try:
+            return read_value(value, other, path, low, high)
+        except UserError as error:
+            raise UserError(error.field, error.value, accepted(kind, low, high)) from None
     try:
         result = _read_literal(value, kind) if typing.get_origin(kind) is Literal else _SCALARS[kind](value)
     except (ValueError, OverflowError):
@@ -177,13 +185,23 @@ def optional_of(kind: Any) -> Any:
     if typing.get_origin(kind) not in (types.UnionType, typing.Union):
         return None
     inner = [k for k in typing.get_args(kind) if k is not type(None)]
-    return inner[0] if len(inner) == 1 else None
+    return inner[0] if len(inner) == 1 and len(typing.get_args(kind)) == 2 else None
+
+
+def words_of(kind: Any) -> tuple[Any, Any] | None:
+    """Split `X | Literal[...]` into the Literal and X; return None for another kind."""
+    parts = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else ()
+    words = [part for part in parts if typing.get_origin(part) is Literal]
+    others = [part for part in parts if part not in words]
+    return (words[0], others[0]) if len(parts) == 2 and len(words) == 1 else None
 
 
 def accepted(kind: Any, low: float | None = None, high: float | None = None) -> str:
     """Return the text after "expected" in a refusal."""
     if (inner := optional_of(kind)) is not None:
         return f"{accepted(inner, low, high)}, or null"
+    if (either := words_of(kind)) is not None:
+        return f"{accepted(either[0])}, or {accepted(either[1], low, high)}"
     if typing.get_origin(kind) is Literal:
         return any_of([str(choice) for choice in typing.get_args(kind)])
     if typing.get_origin(kind) is tuple:
@@ -207,6 +225,8 @@ def type_name(kind: Any, low: float | None = None, high: float | None = None) ->
     """Return the type as `--help` shows it: `int 0..3`, `adamw|sgd`, `(int, int)`, `[number, ...]`."""
     if (inner := optional_of(kind)) is not None:
         return f"{type_name(inner, low, high)}|null"
+    if (either := words_of(kind)) is not None:
+        return f"{type_name(either[0])}|{type_name(either[1], low, high)}"
     if typing.get_origin(kind) is Literal:
         return "|".join(str(choice) or "''" for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:

@@ -84,6 +84,14 @@ def own_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def planned(device: str, processes: int) -> World:
+    """Return the first rank of a job that is not started: where it would compute, and with how many others.
+
+    The CPU stands in for a GPU that this machine does not have.
+    """
+    return World(0, processes, 0, _device("cpu" if device == "cpu" else "auto", 0))
+
+
 def stop(world: World) -> None:
     """Leave the process group (collective: all ranks, after their last collective).
 

@@ -29,8 +29,13 @@ class EngineConfig:
     )
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
-    micro_batch: int = setting(
-        0, "most samples a rank takes at once, 0 = its whole share", unit="samples", low=0, role="work"
+    micro_batch: int | Literal["auto"] = setting(
+        "auto",
+        "most samples a rank takes at once, 0 = its whole share of a group; auto: for each shape the most "
+        "whose memory, measured of one and two samples, fits; kept when the run goes on",
+        unit="samples",
+        low=0,
+        role="work",
     )
     sequence_parallel: int = setting(
         1,
@@ -58,6 +63,11 @@ class EngineConfig:
         if self.compile and self.zero_stage == 3:
             reason = "its hooks, which gather weights, break a block's graph at every layer"
             raise UserError("compile", True, f"false with zero_stage=3: {reason}")
+
+    @property
+    def most_at_once(self) -> int:
+        """Most samples that a rank takes at once as far as the configuration says so; 0 is any number."""
+        return 0 if self.micro_batch == "auto" else self.micro_batch
 
     @property
     def meets_in_forward(self) -> bool:

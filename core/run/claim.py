@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -43,6 +43,10 @@ class JobConfig(Protocol):
     def overwrite(self) -> bool: ...
 
 
+Keeping = Callable[[Any, Mapping[str, Any]], Any]
+"""Of a job's config and an earlier record of it, the config to record from here on."""
+
+
 def claim(
     output: Path,
     config: JobConfig,
@@ -52,6 +56,7 @@ def claim(
     may_grow: Collection[str] = (),
     contents: Contents = nothing_recorded,
     made: Callable[[], str] | None = None,
+    keeping: Keeping = lambda config, _: config,
 ) -> Literal["new", "continue", "finished"]:
     """Take `output` for the job that `config` describes; one process of a job calls this, before all work.
 
@@ -59,6 +64,7 @@ def claim(
     overwrite: remove what an earlier claim left, finished or not, and start anew.
     may_grow: paths of numbers that may be larger now: the output is continued, even if it was finished.
     contents: of places that have moved.  made: says what overwriting would cost; the default counts files.
+    keeping: of the config and the record, what is recorded where a place has moved or a number has grown.
     Raises UserError where the folder is not of this job, or was made from another config. What may differ
     stands at each field (`core.config.settings.Role`).
     """
@@ -71,14 +77,15 @@ def claim(
     if overwrite and not is_empty:  # else another process was faster, and its config is the one that counts
         _remove_contents(output, done)
         return _start(output, config)
-    found = changes(read_recorded(output / CONFIG), config)
+    recorded = read_recorded(output / CONFIG)
+    found = changes(recorded, config)
     _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
     grown = any(change.path in may_grow for change in found)
     if grown:
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
     moved = [change for change in found if change.role == "place"]
     if grown or moved:
-        _start(output, config)
+        _start(output, keeping(config, recorded))
     for path, before, now, _ in moved:
         say(f"{output}: {path} is {now} now, and was {before}; {CONFIG} says so from here on")
     return "finished" if (output / done).exists() else "continue"
@@ -92,6 +99,7 @@ def claim_run(
     may_grow: Collection[str] = (),
     contents: Contents = nothing_recorded,
     made: Callable[[], str] | None = None,
+    keeping: Keeping = lambda config, _: config,
 ) -> bool:
     """Claim a run's folder for training, which may be restarted unchanged; return False if it is finished.
 
@@ -104,6 +112,7 @@ def claim_run(
     lock.require_free()
     overwrite = config.overwrite and (not environment.restarts() or lock.begun_by_another())
     known: dict[str, Any] = {"done": done, "may_grow": may_grow, "contents": contents, "made": made}
+    known["keeping"] = keeping
     try:
         state = claim(output, config, overwrite=overwrite, **known)
     except UserError:

@@ -18,6 +18,7 @@ class Feed:
     as any that will come, tried before the first step; [] where all are alike.  validation: samples to
     validate on, the same at every call.  work_of: tokens of a micro-batch, and operations of its forward and
     pass, for tokens/s and TFLOP/s.  shape_times: called when micro-batches begin and end.
+    samples: of an epoch; 0 where that is not known.
     """
 
     batches: Callable[[int], Iterator[list[Batch]]]
@@ -25,6 +26,7 @@ class Feed:
     validation: Callable[[], Iterable[Batch]] | None = None
     work_of: Callable[[Batch], tuple[int, float]] | None = None
     shape_times: ShapeTimes | None = None
+    samples: int = 0
 
     def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
         """Return how much work a step is on all `ranks` that have samples of their own, and which samples."""

@@ -40,6 +40,7 @@ from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
 from core.train.feed import Feed
+from core.train.outlook import Outlook
 from core.train.profiler import Profiler
 from core.train.run_records import RunRecords
 from core.train.runner import StepRunner
@@ -101,6 +102,7 @@ class Trainer:
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
         self.records = RunRecords(writers)
+        self.outlook = Outlook(config.steps, feed.samples)
         self.step = self.samples_seen = 0
 
     def watch(self, watch: Watch) -> None:
@@ -274,6 +276,7 @@ class Trainer:
         row = {"step": self.step, **rates, **outcome(results), **sizes}
         row["seconds"] = time.perf_counter() - started
         self.metrics.record(row, sums, waited)
+        self.outlook.count(self.step, row["seconds"], self.samples_seen)
         failpoint("step.end")
 
     def _check(self, batch: Batch) -> None:

@@ -84,7 +84,7 @@ class StepPlan:
         if not any(len(stock.rows) for stock in stocks):
             raise UserError("the dataset holds no sample that fits a bucket")
         self.stocks, self.config = list(stocks), config
-        self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
+        self.rank, self.ranks = rank, ranks
         self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
         check_ranks([str(stock) for stock in stocks], self.group_sizes, ranks, config)
         self.weights = group_shares(self.stocks, self.group_sizes, config.video_share, mix)
@@ -96,7 +96,23 @@ class StepPlan:
             groups_per_step=config.groups_per_step,
             block=config.shuffle_shards,
         )
+        self._most = [micro_batch or self.share(number) for number in range(len(self.stocks))]
         self._lock = Lock()
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are to learn from: those of an epoch."""
+        return sum(len(stock.rows) for stock in self.stocks)
+
+    def share(self, stock: int) -> int:
+        """How many samples of a group of this stock are a rank's."""
+        return self.group_sizes[stock] // self.ranks
+
+    def limit(self, most: Sequence[int]) -> None:
+        """Take at most so many samples of each stock at once; call it before the first step is asked for."""
+        if len(most) != len(self.stocks) or min(most) < 1:
+            raise ValueError(f"micro-batches {list(most)}: expected {len(self.stocks)} numbers of at least 1")
+        self._most = list(most)
 
     def shares(self, step_index: int) -> list[Share]:
         """Return this rank's micro-batches of step `step_index`, in order. Safe from several threads."""
@@ -115,8 +131,7 @@ class StepPlan:
 
     def micro_batches(self, stock: int) -> list[int]:
         """Return how many samples of a group of this stock a rank takes at a time, in order."""
-        share = self.group_sizes[stock] // self.ranks
-        most = self.micro_batch or share
+        share, most = self.share(stock), self._most[stock]
         return [min(most, share - first) for first in range(0, share, most)]
 
     def order_hash(self, step_index: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 Grid = tuple[int, int, int]  # tokens along time, height and width
 
@@ -71,7 +74,23 @@ def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
     return rearrange(tokens, pattern, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
 
 
-@lru_cache(maxsize=64)
+def remembered(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keep what a function returned for its last 64 arguments.
+
+    Not while operations are watched by a dispatch mode: memory is counted over tensors without data, and one
+    of these that were kept would be taken for a real one later.
+    """
+    known = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def recall(*arguments: Any) -> Tensor:
+        return make(*arguments) if is_in_torch_dispatch_mode() else known(*arguments)
+
+    recall.cache_clear = known.cache_clear  # type: ignore[attr-defined]
+    return recall
+
+
+@remembered
 def sincos_positions(grid: Grid, width: int, device: torch.device) -> Tensor:
     """Return (N, width) float32 fixed positions of a grid of tokens, row by row, frame by frame.
 
@@ -92,7 +111,7 @@ def _sines_first(position: Tensor, size: int) -> Tensor:
     return torch.cat([sines, cosines], dim=-1)
 
 
-@lru_cache(maxsize=64)
+@remembered
 def rotary_angles(grid: Grid, head_width: int, device: torch.device) -> Tensor:
     """Return (N, head_width / 2) float32 angles: parts of every head turn with the frame, row and column.
 

@@ -125,7 +125,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
     largest = fields.pop("largest", False)
     engine = toy_engine(world, **fields)
-    batches = toy_batches(world, engine.config.micro_batch, bad, poison)
+    batches = toy_batches(world, engine.config.most_at_once, bad, poison)
     feed = Feed(
         batches=batches,
         largest=lambda: next(batches(0))[:1] if largest else [],

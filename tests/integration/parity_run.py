@@ -92,7 +92,7 @@ def train(
         torch.nn.init.normal_(parameter, std=0.2)
     checkpoint_blocks(network.blocks, config)
     mine = data_world(world, config.sequence_parallel)
-    steps_from = batches(mine, config.micro_batch)
+    steps_from = batches(mine, config.most_at_once)
     feed = Feed(
         batches=steps_from,
         validation=lambda: whole_steps(lambda step: next(steps_from(step)), VALIDATED, mine.size),

@@ -17,7 +17,7 @@ from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tests.stand_in_gpu import GPU, gpu, put
 from tools.train_autoencoder.config import ReconstructionConfig
-from tools.train_autoencoder.job import ReconstructionObjective
+from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
 
 def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:

@@ -31,6 +31,7 @@ def make_feed(
         validation=validation,
         work_of=Workload(model, source.latent_grid).of,
         shape_times=measure_groups(source.facts, loader, world),
+        samples=loader.plan.samples,
     )
 
 

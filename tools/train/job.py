@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
+from typing import Any, NamedTuple
 
 from core.config.loading import to_dict
 from core.diffusion.objective import ObjectiveConfig
@@ -32,12 +30,14 @@ from tools.runs.latent_space import (
     keep_latent_space,
     settle_normaliser,
 )
+from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import Config, DataConfig
 from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective
+from tools.train.run_passes import memory_of
 from tools.train.source import (
     autoencoder_of,
     make_loader,
@@ -58,14 +58,16 @@ class Data(NamedTuple):
 
 
 def plan(config: Config) -> list[str]:
-    """Describe the shapes, group sizes, parameters, arithmetic and disk space of the run."""
+    """Describe the shapes, group sizes, parameters, memory, arithmetic and disk space of the run."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
     beginning = find_beginning(config, source.facts, claimed=False)
-    world, held_out = World(0, config.processes, 0, torch.device("cpu")), config.validation_source
+    world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
+    memory = memory_of(config.engine, config.model, config.data, config.ema, _by_use(*data))
+    takes = foreseen(memory, world, output)
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
     sizes, shares = plan.group_sizes, plan.weights
@@ -80,6 +82,7 @@ def plan(config: Config) -> list[str]:
         f"data: {facts.samples} samples, {len(facts.classes)} classes in {facts.place}",
         *plan.report(),
         f"model: {parameters:,} parameters",
+        *takes,
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
@@ -108,7 +111,8 @@ def run(config: Config) -> None:
     def claim() -> bool:
         require_known_labels(config.model, trained.source, validated.source)
         contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
-        return claim_run(output, config, done=FINISHED, may_grow=longer, contents=contents, made=made)
+        known: Any = {"contents": contents, "made": made, "keeping": keep_number}
+        return claim_run(output, config, done=FINISHED, may_grow=longer, **known)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
@@ -166,6 +170,10 @@ def load_data(
     return trained, Data(other, make_loader(other, data, engine, model, world, seed=SEED))
 
 
+def _by_use(trained: Data, validated: Data) -> dict[str, Data]:
+    return {"train": trained} if validated is trained else {"train": trained, "validation": validated}
+
+
 def train(config: Config, trained: Data, validated: Data, autoencoder: Path, world: World) -> None:
     """Train in a folder that is claimed (collective: all ranks)."""
     from core.engine.engine import (
@@ -178,6 +186,8 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     objective = prepare_objective(
         trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
     )
+    memory = memory_of(config.engine, config.model, config.data, config.ema, _by_use(trained, validated))
+    settle_micro_batches(memory, world, output)
     for line in trained.loader.plan.report():
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)

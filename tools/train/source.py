@@ -161,7 +161,7 @@ def make_loader(
     text = model.text_width > 0
     with below("data"):
         return source.loader(
-            data, world, seed, engine.micro_batch, tokens=model.tokens, text=text, captions=data
+            data, world, seed, engine.most_at_once, tokens=model.tokens, text=text, captions=data
         )
 
 

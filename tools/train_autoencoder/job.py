@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import reduce
-from torch import Tensor
 
-from core.batch import Batch
 from core.config.loading import from_dict, to_dict
 from core.config.values import any_of
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.draws import Draws
 from core.errors import UserError, below
-from core.losses import Losses
 from core.preflight.check import look_over_nodes
 from core.progress import say
 from core.run.claim import claim_run
@@ -38,58 +32,36 @@ from models.autoencoder.interface import FIRST, AutoencoderConfig
 from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
-from models.weights import shapes_only
 from tools.runs.begun import begin_from, differing_settings
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
 from tools.runs.initial import Initial, initial_of
-from tools.train_autoencoder.config import Config, ReconstructionConfig
+from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
+from tools.train_autoencoder.config import Config
+from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
+from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
 RECONSTRUCTIONS = "reconstructions.png"
 DONE = f"{AUTOENCODER}/{store.CONFIG}"  # in the output: completes it
-Model = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-
-
-class ReconstructionObjective:
-    """Error of the reconstruction; of a posterior, drawn from it, and its divergence (arXiv:1312.6114)."""
-
-    def __init__(self, config: ReconstructionConfig, model: AutoencoderConfig) -> None:
-        self._config, self._model = config, model
-
-    def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
-        """Return the losses of batch.x, pixels (B, 3, T, H, W): means over a sample's pixels and latent
-        numbers.
-        """
-        config, pixels = self._config, batch.x
-        shape = self._model.latent_shape((pixels.shape[2], pixels.shape[3], pixels.shape[4]))
-        posterior, channels = self._model.moments == 2, self._model.latent_channels
-        noise = draws.normal("posterior", (channels, *shape)) if posterior else None
-        reconstruction, moments = model(pixels, noise)
-        error = reconstruction - pixels
-        squared, absolute = _mean(error.square()), _mean(error.abs())
-        loss, extras = config.squared * squared + config.absolute * absolute, {"squared_error": squared}
-        if posterior:
-            mean, log_variance = moments.unbind(1)
-            divergence = _mean(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance))
-            loss, extras = loss + config.kl * divergence, {**extras, "divergence": divergence}
-        return Losses(loss=loss, extras=extras)
 
 
 def plan(config: Config) -> list[str]:
-    """Describe the shapes, group sizes and parameters of the run."""
+    """Describe the shapes, group sizes, parameters and memory of the run."""
     require_trackers(Path(config.output), config.metrics, overwrite=config.overwrite, done=DONE)
     dataset = open_source(config.source, config.data)
-    world = World(0, config.processes, 0, torch.device("cpu"))
-    loader = make_loader(dataset, config.data, config.model, world, config.seed, config.engine.micro_batch)
-    with shapes_only():
-        parameters = sum(parameter.numel() for parameter in config.model.build().parameters())
+    world, most = ranks.planned(config.engine.device, config.processes), config.engine.most_at_once
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, most)
+    sections = config.engine, config.model, config.objective, config.ema
+    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
+    takes = foreseen(memory, world, Path(config.output))
     beginning = find_beginning(config, claimed=False)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
         *loader.report(),
         f"latents: {config.model.latent_channels} channels, {', '.join(latents)}",
-        f"model: {parameters:,} parameters",
+        f"model: {memory.numbers:,} parameters",
+        *takes,
         f"run: {config.trainer.steps} steps into {config.output}",
         *(lines_of(config, *beginning) if beginning else ()),
     ]
@@ -108,7 +80,7 @@ def run(config: Config) -> None:
 
     def claim() -> bool:
         contents, made = raw_contents(output, dataset, config.initial), partial(steps_made, output)
-        return claim_run(output, config, done=DONE, contents=contents, made=made)
+        return claim_run(output, config, done=DONE, contents=contents, made=made, keeping=keep_number)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
@@ -128,8 +100,11 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     aside = Path(config.output) / QUARANTINE
     budget, field = config.data.quarantine_budget, "data.quarantine_budget"
     quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
-    micro_batch = config.engine.micro_batch
-    loader = make_loader(dataset, config.data, config.model, world, config.seed, micro_batch, quarantine)
+    most = config.engine.most_at_once
+    loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
+    sections = config.engine, config.model, config.objective, config.ema
+    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
+    settle_micro_batches(memory, world, Path(config.output))
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -145,7 +120,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
-        Feed(batches=loader, largest=loader.largest),
+        Feed(batches=loader, largest=loader.largest, samples=loader.plan.samples),
         config.trainer,
         folder=Path(config.output),
         seed=config.seed,
@@ -225,10 +200,6 @@ def make_loader(
         except UserError as error:
             raise UserError(f"data.buckets: {bucket} does not suit the autoencoder: {error}") from None
     return loader
-
-
-def _mean(values: Tensor) -> Tensor:
-    return reduce(values, "b c t h w -> b", "mean")
 
 
 def _times(model: AutoencoderConfig, bucket: Bucket) -> str:

@@ -111,7 +111,7 @@ def adversarial_trainer(
     torch.manual_seed(seed)
     nets = Net(5, WIDTH, dropout), Net(WIDTH, 3, dropout)
     engines = [Engine(net, engine, one, world) for net, one in zip(nets, OPTIMIZERS, strict=True)]
-    batches = toy_batches(world, engine.micro_batch)
+    batches = toy_batches(world, engine.most_at_once)
     return Trainer(
         Adversarial(*engines, poison=poison),
         Feed(batches=batches, largest=lambda: next(batches(0))[:1] if largest else []),

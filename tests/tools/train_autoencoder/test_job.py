@@ -21,7 +21,8 @@ from models.autoencoder.kl import Autoencoder, KLConfig
 from tests.data.raw_datasets import damage, make_raw
 from tools.train_autoencoder import reconstruct
 from tools.train_autoencoder.config import Config, ReconstructionConfig
-from tools.train_autoencoder.job import ReconstructionObjective, make_loader, plan, run
+from tools.train_autoencoder.job import make_loader, plan, run
+from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
 FIELDS = (
     "model.width=8",

@@ -1,0 +1,111 @@
+"""Bytes of tensors that live during a pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.memory.counting import live_bytes
+from core.memory.micro_batch import Measured
+from models.autoencoder.kl import KLConfig
+from models.denoisers.dit import DiTConfig
+from models.denoisers.network import example_inputs
+from models.layers.embeddings import sincos_positions
+
+CPU = torch.device("cpu")
+
+
+class Doubled(nn.Module):
+    """Keeps what it multiplies: 4 bytes a number for each of two products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight) * self.weight
+
+
+def doubled(samples: int):
+    def make() -> tuple[nn.Module, object]:
+        model = Doubled()
+        return model, lambda: model(torch.zeros(samples, 1000)).sum()
+
+    return make
+
+
+def autoencoder(samples: int):
+    def make() -> tuple[nn.Module, object]:
+        model = KLConfig(width=8).build()
+        return model, lambda: model(torch.zeros(samples, 3, 1, 32, 32))[0].square().mean()
+
+    return make
+
+
+def denoiser(samples: int):
+    config = DiTConfig(width=32, depth=2, heads=2, num_classes=10)
+
+    def make() -> tuple[nn.Module, object]:
+        model = config.build()
+
+        def loss() -> Tensor:
+            inputs = example_inputs(config, (samples, 4, 1, 16, 16), torch.get_default_device())
+            return model(*inputs).square().mean()
+
+        return model, loss
+
+    return make
+
+
+def count(make, *, fake: bool, dtype: torch.dtype = torch.float32) -> list[int]:
+    return live_bytes(make, dtype=dtype, device=CPU, fake=fake)
+
+
+def test_what_is_kept_counts_and_what_is_gone_does_not() -> None:
+    trace = count(doubled(3), fake=False)
+    assert 3 * 4000 * 3 <= max(trace) < 3 * 4000 * 4 + 1000
+    assert trace[-1] < 1000
+
+
+@pytest.mark.parametrize("made", [doubled, autoencoder, denoiser])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shapes_alone_give_the_bytes_of_the_computed_pass(made, dtype: torch.dtype) -> None:
+    for samples in (1, 2):
+        computed = count(made(samples), fake=False, dtype=dtype)
+        assert count(made(samples), fake=True, dtype=dtype) == computed
+
+
+def test_a_pass_over_shapes_leaves_nothing_that_is_taken_for_data() -> None:
+    grid = (1, 8, 8)  # that of `denoiser`, whose positions are kept from one call to the next
+    count(denoiser(1), fake=True)
+    assert type(sincos_positions(grid, 32, CPU)) is Tensor
+    assert sincos_positions(grid, 32, CPU) is sincos_positions(grid, 32, CPU)
+
+
+@pytest.mark.parametrize("made", [doubled, autoencoder, denoiser])
+def test_one_and_two_samples_tell_the_peak_of_many(made) -> None:
+    found = Measured(count(made(1), fake=False), count(made(2), fake=False))
+    for samples in (3, 8, 16):
+        assert found.bytes(samples) == pytest.approx(max(count(made(samples), fake=False)), rel=0.01)
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_nothing_is_drawn_from_torchs_generator(fake: bool) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    count(autoencoder(2), fake=fake)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_computed_pass_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from tests.core.memory.test_counting import count, doubled\n"
+        "count(doubled(2), fake=False)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

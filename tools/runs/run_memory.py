@@ -1,0 +1,103 @@
+"""What the memory of a training run is made of, and how much of it each shape takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from core.distributed.ranks import World
+from core.engine.config import EngineConfig
+from core.memory.counting import SMALL, Pass, device_peak, live_bytes
+from core.memory.micro_batch import Measured
+from core.memory.state import TrainingState
+from data.order.steps import StepPlan
+
+NOTHING = Measured([0], [0])  # of a shape that gives no groups
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan whose micro-batches are to be chosen.
+
+    name: `train` or `validation`.  shapes: of a sample of each stock as it is loaded.
+    passes: of the number of a stock and of samples, a forward and backward pass.
+    """
+
+    name: str
+    plan: StepPlan
+    shapes: Sequence[tuple[int, ...]]
+    passes: Callable[[int, int], Pass]
+
+    @property
+    def names(self) -> list[str]:
+        return [stock.name for stock in self.plan.stocks]
+
+    @property
+    def used(self) -> list[int]:
+        """The stocks that give groups."""
+        return [number for number, weight in enumerate(self.plan.weights) if weight > 0]
+
+    def sizes(self) -> list[int]:
+        """Return the most samples of each stock that are taken at once."""
+        return [self.plan.micro_batches(number)[0] for number in range(len(self.plan.stocks))]
+
+
+@dataclass(frozen=True)
+class MemoryOfRun:
+    """What a run's memory is made of. prefetch: steps of samples that are read ahead."""
+
+    engine: EngineConfig
+    numbers: int
+    moments: int
+    averages: int
+    prefetch: int
+    planned: Sequence[Planned]
+
+    def parts(self, world: World) -> dict[str, int]:
+        """Bytes of a rank by part, activations left out."""
+        engine, on_cpu = self.engine, world.device.type == "cpu"
+        state = TrainingState(
+            numbers=self.numbers,
+            ranks=world.size,
+            zero_stage=engine.zero_stage,
+            bf16=engine.precision == "bf16",
+            fp32_sums=engine.gradient_dtype == "fp32",
+            moments=self.moments,
+            averages=self.averages,
+            saves=int(on_cpu),  # elsewhere the copy lies in the host's memory
+        )
+        parts = state.parts()
+        if on_cpu:
+            parts["samples read ahead"] = (self.prefetch + 1) * self._step_bytes()
+        return parts
+
+    def measure(self, device: torch.device, most: int | None) -> list[list[Measured]]:
+        """Bytes of one and of two samples of every shape of every plan; nothing of stocks without groups.
+
+        On a GPU a pass that would take more than `most` bytes is counted over shapes alone.
+        """
+        return [
+            [
+                self._measure(planned, number, device, most) if number in planned.used else NOTHING
+                for number in range(len(planned.shapes))
+            ]
+            for planned in self.planned
+        ]
+
+    def _measure(self, planned: Planned, stock: int, device: torch.device, most: int | None) -> Measured:
+        dtype = torch.bfloat16 if self.engine.precision == "bf16" else torch.float32
+        one, two = planned.passes(stock, 1), planned.passes(stock, 2)
+        size = 2 * torch.Size(planned.shapes[stock]).numel()
+        fake = device.type != "cpu" or size * self.numbers > SMALL
+        found = [live_bytes(make, dtype=dtype, device=device, fake=fake) for make in (one, two)]
+        if device.type == "cuda" and (most is None or max(found[1]) + self.numbers * dtype.itemsize < most):
+            found = [device_peak(make, dtype=dtype, device=device) for make in (one, two)]
+        shared = self.engine.sequence_parallel  # each of these ranks holds its share of the tokens
+        return Measured(*([count // shared for count in trace] for trace in found))
+
+    def _step_bytes(self) -> int:
+        plan, shapes = self.planned[0].plan, self.planned[0].shapes
+        group = max(plan.share(n) * torch.Size(shapes[n]).numel() for n in self.planned[0].used)
+        return 4 * group * plan.config.groups_per_step

@@ -1,0 +1,65 @@
+"""A forward and backward pass of a denoiser that belongs to no run, to measure its memory by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from core.averages.ema import EmaConfig
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.config import EngineConfig
+from core.memory.counting import Pass
+from data.loading.sources.kinds import LatentSource, Loader
+from data.order.steps import LoaderConfig
+from models.denoisers.network import DenoiserConfig, count_parameters, example_inputs
+from tools.runs.run_memory import MemoryOfRun, Planned
+
+
+def memory_of(
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    data: LoaderConfig,
+    ema: EmaConfig,
+    sources: Mapping[str, tuple[LatentSource, Loader]],
+) -> MemoryOfRun:
+    """Return what the run's memory is made of.  sources: by their use, `train` first."""
+    return MemoryOfRun(
+        engine=engine,
+        numbers=count_parameters(model),
+        moments=2,
+        averages=len(ema.names),
+        prefetch=data.prefetch,
+        planned=[
+            Planned(name, loader.plan, source.facts.batch_shapes, _passes(engine, model, source))
+            for name, (source, loader) in sources.items()
+        ],
+    )
+
+
+def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -> Callable[[int, int], Pass]:
+    return lambda stock, samples: lambda: _pass(engine, model, source, stock, samples)
+
+
+def _pass(
+    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, stock: int, samples: int
+) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """Return a new network, and a loss of its answer to a micro-batch that the source encodes first.
+
+    Backends of attention are those of the rule in `models.attention.dispatch`; none keeps more than they do,
+    but the one named `math`, which must be named. Ranks that share tokens each take their part of it.
+    """
+    facts = source.facts
+    model = config.build()
+    checkpoint_blocks(model.blocks, engine)
+    padded = facts.text_shape[0] if facts.text_shape is not None and config.text_width else 0
+
+    def loss() -> Tensor:
+        if not source.gives_latents:
+            source.moments(torch.zeros((samples, *facts.batch_shapes[stock])))
+        shape = (samples, *facts.latent_shapes[stock])
+        x, time, condition = example_inputs(config, shape, torch.get_default_device(), padded)
+        return model(x, time, condition).square().mean()
+
+    return model, loss

@@ -1,0 +1,73 @@
+"""The memory of autoencoder training, measured by a forward and backward pass that belongs to no run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from core.averages.ema import EmaConfig
+from core.batch import Batch
+from core.draws import Draws
+from core.engine.config import EngineConfig
+from core.memory.counting import Pass
+from data.loading.pixels import PixelLoader
+from models.autoencoder.interface import AutoencoderConfig
+from models.weights import shapes_only
+from tools.runs.run_memory import MemoryOfRun, Planned
+from tools.train_autoencoder.config import ReconstructionConfig
+from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
+
+PIXEL_CHANNELS = 3
+
+
+def memory_of(
+    engine: EngineConfig,
+    model: AutoencoderConfig,
+    objective: ReconstructionConfig,
+    ema: EmaConfig,
+    loader: PixelLoader,
+    *,
+    prefetch: int,
+) -> MemoryOfRun:
+    """Return what the run's memory is made of.  prefetch: steps of samples that are read ahead."""
+
+    def passes(stock: int, samples: int) -> Pass:
+        shape = (samples, PIXEL_CHANNELS, *loader.buckets[stock])
+        return lambda: _pass(model, objective, shape)
+
+    with shapes_only():
+        numbers = sum(parameter.numel() for parameter in model.build().parameters())
+    return MemoryOfRun(
+        engine=engine,
+        numbers=numbers,
+        moments=2,
+        averages=len(ema.names),
+        prefetch=prefetch,
+        planned=[
+            Planned("train", loader.plan, [(PIXEL_CHANNELS, *bucket) for bucket in loader.buckets], passes)
+        ],
+    )
+
+
+class _Zeros(Draws):
+    """Draws of the same shapes, for passes that compute nothing: numbers need real memory."""
+
+    def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Return zeros of the shape that the draws would have."""
+        return torch.zeros((len(self.id), *shape))
+
+
+def _pass(
+    config: AutoencoderConfig, objective: ReconstructionConfig, shape: tuple[int, ...]
+) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """Return a new network, and its loss on a micro-batch of pixels of this shape."""
+    model, losses = config.build(), ReconstructionObjective(objective, config)
+
+    def loss() -> Tensor:
+        number = torch.zeros(shape[0], dtype=torch.int64)
+        batch = Batch(x=torch.zeros(shape), id=number, position=number, weight=number.float())
+        return losses.loss(model, batch, _Zeros(0, 0, number, number)).loss.mean()
+
+    return model, loss

@@ -126,6 +126,12 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     return data
 
 
+def read_head(path: Path, most: int) -> bytes:
+    """Read the first `most` bytes of a regular file, or all where it has fewer."""
+    with open_regular(path) as file:
+        return file.read(most)
+
+
 def read_text(path: Path, most: int | None = None) -> str:
     """Read a regular file of UTF-8 text, its lines ended by "\\n"; errors as in `read_bytes`."""
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8").read()

@@ -22,6 +22,7 @@ from core.files import MEETING_PREFIX, read_text, write_text
 
 WAIT_S = 300.0  # for the first rank's address: nodes may start their tasks minutes apart
 POLL_S = 0.1
+LONGEST = 4096  # bytes of an address
 
 
 def meet(place: Place, folder: Path | None, timeout_s: float) -> TCPStore:
@@ -78,7 +79,7 @@ def _read(path: Path, wait_s: float) -> tuple[str, int]:
     limit = time.monotonic() + wait_s
     while True:
         try:
-            host, _, port = read_text(path).strip().rpartition(":")
+            host, _, port = read_text(path, LONGEST).strip().rpartition(":")
             return host, int(port)
         except (FileNotFoundError, NotADirectoryError):
             if time.monotonic() > limit:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from core.files import published, read_bytes, write_json
+from core.files import published, read_head, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
 
 SUFFIX = ".failure.json"
+LARGEST = 1 << 24  # bytes that are read of a failure; a longer one counts as damaged
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Failures:
         """
         path = self._path(unit)
         try:
-            text = read_bytes(path).decode("utf-8", "replace")
+            text = read_head(path, LARGEST).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         return _parsed(unit, text) or Failure(unit, (f"{path} is damaged: what failed is not known",), False)

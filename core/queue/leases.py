@@ -27,11 +27,12 @@ from typing import Any
 
 from core import environment
 from core.faults.failpoints import failpoint
-from core.files import published, read_bytes, regular, write_text
+from core.files import published, read_head, regular, write_text
 from core.reading import json_files
 from core.run.processes import identity
 
 SUFFIX = ".lease"
+LARGEST = 1 << 16  # bytes that are read of a lease: a hundred times what we write
 START = "start"  # the mark of the last start of the command
 _NAME = re.compile(rf"(.+)\.(\d{{6}}){re.escape(SUFFIX)}")
 
@@ -120,7 +121,7 @@ class Leases:
         """Return one lease; FileNotFoundError if it is there no more."""
         path = lease_path(self.folder, unit, generation)
         with open(path, encoding="utf-8", errors="replace", opener=regular) as file:  # NFS refreshes on open
-            stamp, note = os.fstat(file.fileno()).st_mtime, read_note(file.read())
+            stamp, note = os.fstat(file.fileno()).st_mtime, read_note(file.read(LARGEST))
         age = self._server_now() - stamp
         expired, losses = age > self.timeout_s, Losses()
         if note.get("start", "") == self._start:
@@ -149,7 +150,7 @@ class Leases:
 
     def _read_start(self) -> str:
         try:
-            return read_bytes(self.folder / START).decode("utf-8", "replace")
+            return read_head(self.folder / START, LARGEST).decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
 
@@ -185,7 +186,7 @@ class Lease:
         if lease_path(self.folder, self.unit, self.generation + 1).exists():
             return False
         try:
-            text = read_bytes(self.path).decode("utf-8", "replace")
+            text = read_head(self.path, LARGEST).decode("utf-8", "replace")
         except FileNotFoundError:
             return False
         return bool(read_note(text).get("token") == self.token)

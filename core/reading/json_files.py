@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from core.errors import WorkError
-from core.files import regular, sealed
+from core.files import read_bytes, sealed
 from core.reading.json_schema import Wrong, reader_of
 
 T = TypeVar("T")
+
+LARGEST = 1 << 28  # bytes: twenty times the manifest of a dataset of 100,000 shards
 
 
 class Malformed(WorkError):
     """A file does not hold what its schema requires."""
 
 
-def read(path: Path, schema: type[T]) -> T:
-    """Read a file by its schema.
+def read(path: Path, schema: type[T], most: int = LARGEST) -> T:
+    """Read a file of at most `most` bytes by its schema.
 
-    Malformed names the file, the place in it and what is expected there; OSError where it cannot be read.
+    Malformed names the file, the place in it and what is expected there; OSError where it cannot be read, or
+    is larger, of which nothing is parsed.
     """
-    with open(path, "rb", opener=regular) as file:
-        return parse(file.read(), schema, path)
+    return parse(read_bytes(path, most), schema, path)
 
 
 def read_sealed(path: Path, schema: type[T]) -> T:

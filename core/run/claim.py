@@ -12,7 +12,7 @@ from core import environment
 from core.config.loading import dump
 from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
-from core.files import MEETING_PREFIX, published, read_bytes, temporaries, write_text, write_text_once
+from core.files import MEETING_PREFIX, published, read_head, temporaries, write_text, write_text_once
 from core.progress import say
 from core.run.changes import Change, Contents, changes, nothing_recorded, replaced, unlike
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
@@ -20,6 +20,7 @@ from core.run.run_lock import RunLock
 from core.run.ways_out import holds, ways_out
 
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
+LONGEST_NAME = 4096  # bytes in which the line that names the job ends
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
 EARLIER_NAMES = {
@@ -134,8 +135,9 @@ def claim_run(
 def job_of(output: Path) -> str | None:
     """Return the name of the job whose output this is, by its `config.yaml`; None where that does not say."""
     recorded = output / CONFIG
-    text = read_bytes(recorded).decode("utf-8", "replace") if recorded.is_file() else ""
-    first = text.partition("\n")[0]
+    if not recorded.is_file():
+        return None
+    first = read_head(recorded, LONGEST_NAME).decode("utf-8", "replace").partition("\n")[0]
     name = first.removeprefix(HEADER)
     return EARLIER_NAMES.get(name, name) if first.startswith(HEADER) else None
 

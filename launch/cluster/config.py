@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.config.settings import setting
+from core.config.yaml_files import LARGEST
 from core.errors import UserError
 from core.files import read_bytes
 
@@ -94,6 +95,6 @@ class ClusterConfig:
 def refuse_clock_times(files: Sequence[Path]) -> None:
     """Raise UserError if a file gives minutes as a time of day: YAML reads 4:00:00 as the number 14400."""
     for file in files:
-        if file.is_file() and (found := _CLOCK.search(read_bytes(file).decode("utf-8", "replace"))):
+        if file.is_file() and (found := _CLOCK.search(read_bytes(file, LARGEST).decode("utf-8", "replace"))):
             expected = f"a whole number of minutes; YAML reads such a time as a number to base 60 (in {file})"
             raise UserError("cluster.minutes", found[1], expected)

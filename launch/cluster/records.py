@@ -27,6 +27,7 @@ from core.run.claim import SUBMISSIONS
 from core.run.ends import Kind
 
 JOB_FILE = "job.yaml"
+LARGEST = 1 << 24  # bytes of the list of submitted jobs
 LOCK = "lock"
 ATTEMPT_FILE = "attempt.json"
 T = TypeVar("T")
@@ -195,7 +196,7 @@ def remember(output: Path) -> None:
     """Record for `longtake jobs` that this user has submitted a job with this output."""
     path = _register()
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = read_text(path).splitlines() if path.exists() else []
+    known = read_text(path, LARGEST).splitlines() if path.exists() else []
     if str(output.resolve()) not in known:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{output.resolve()}\n")
@@ -204,7 +205,7 @@ def remember(output: Path) -> None:
 def remembered() -> list[Path]:
     """Return outputs that this user has submitted jobs for, and that still exist."""
     path = _register()
-    lines = read_text(path).splitlines() if path.exists() else []
+    lines = read_text(path, LARGEST).splitlines() if path.exists() else []
     return [Path(line) for line in lines if (Path(line) / SUBMISSIONS).is_dir()]
 
 

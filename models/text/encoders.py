@@ -118,7 +118,7 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
         raise UserError("text_tokens", tokens, what)
     digest = hashlib.sha256()
     for file in files:
-        content = read_bytes(file)
+        content = read_bytes(file, json_files.LARGEST)
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return TextEncoder(network, tokenizer, digest.hexdigest(), tokens or limit)
 

@@ -16,14 +16,13 @@ import torch
 
 from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
-from core.files import read_text
 from core.progress import counted, say
 from core.queue.work_queue import WorkQueue
 from core.run import signals
 from core.run.ending import Ending
 from data.dataset.cache_notes import cache_notes
 from data.dataset.faults import require_no_program_errors
-from data.dataset.quarantine import BudgetError
+from data.dataset.quarantine import BudgetError, read_quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
@@ -138,8 +137,8 @@ def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Endin
 
 def _tell(config: Config) -> None:
     manifest = DatasetManifest.read(config.output)
-    path = config.output / QUARANTINE
-    aside = f"; {len(read_text(path).splitlines())} set aside, see {path}" if path.exists() else ""
+    count = len(read_quarantine(config.output))
+    aside = f"; {count} set aside, see {config.output / QUARANTINE}" if count else ""
     contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
     say(f"{config.output}: {contents}{aside}")
     if manifest.extra.get("longest_text") == 0:

@@ -19,6 +19,7 @@ from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
 from core.run.ways_out import holds, ways_out
 
+INITIAL_FIELD = "initial"  # of jobs whose runs can begin from the weights of another
 OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 LONGEST_NAME = 4096  # bytes in which the line that names the job ends
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
@@ -80,7 +81,9 @@ def claim(
         return _start(output, config)
     recorded = read_recorded(output / CONFIG)
     found = changes(recorded, config)
-    _require_same(output, found, may_grow, contents, made or (lambda: holds(output)))
+    _require_same(
+        output, found, may_grow, contents, made or (lambda: holds(output)), _another(config, output)
+    )
     grown = any(change.path in may_grow for change in found)
     if grown:
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
@@ -188,6 +191,7 @@ def _require_same(
     may_grow: Collection[str],
     contents: Contents,
     made: Callable[[], str],
+    another: str,
 ) -> None:
     """Raise a UserError that names every field which may not differ as it does, and the alternatives."""
     refused: list[tuple[Change, str]] = []
@@ -203,7 +207,17 @@ def _require_same(
     (first, expected), *others = refused
     also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
     values = "the old values" if others else "the old value"
-    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values)}")
+    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values, another)}")
+
+
+def _another(config: JobConfig, output: Path) -> str:
+    """Name the other output that a refused command may take: for a run, one that starts from its weights."""
+    begins = any(field.name == INITIAL_FIELD for field in dataclasses.fields(cast(Any, config)))
+    return (
+        f"output=NEW {INITIAL_FIELD}={output}, a new run that starts from its weights"
+        if begins
+        else "another output"
+    )
 
 
 def _require_same_contents(

@@ -12,15 +12,15 @@ NOT_WORK = (CONFIG, LOCK)
 SHORT_S = 60.0  # a time shorter than this is not reported
 
 
-def ways_out(made: str, instead: str) -> str:
+def ways_out(made: str, instead: str, another: str = "another output") -> str:
     """End a refusal to continue an output: other ways first, then what `overwrite=true` would remove.
 
     made: the output's content, as `holds` or its job describes it; "" for none.
-    instead: changes with which the output can be continued.
+    instead: changes with which the output can be continued.  another: the other output that is offered.
     """
     if not made:
-        return f"go on with {instead}, or take another output, or overwrite=true: no work is lost"
-    return f"go on with {instead}, or take another output; overwrite=true would remove {made}"
+        return f"go on with {instead}, or take {another}, or overwrite=true: no work is lost"
+    return f"go on with {instead}, or take {another}; overwrite=true would remove {made}"
 
 
 def holds(output: Path) -> str:

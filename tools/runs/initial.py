@@ -25,11 +25,11 @@ from core.config.yaml_files import read_recorded
 from core.errors import UserError, WorkError
 from core.files import instead
 from core.reading import json_files
+from core.run.claim import INITIAL_FIELD as FIELD
 from core.run.claim import JobConfig, job_of
 from core.run.folder import CHECKPOINTS, CONFIG, INITIAL
 from models.autoencoder import store
 
-FIELD = "initial"
 AVERAGE = "@"  # between the place and the name of the weights
 
 

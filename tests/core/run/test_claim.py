@@ -130,6 +130,22 @@ def test_every_differing_field_is_named_and_ways_out_come_before_what_overwritin
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beginner(Job):
+    """A job whose runs can begin from the weights of another."""
+
+    initial: str = setting("", "weights to begin from", role="place")
+
+
+def test_a_run_of_another_config_is_offered_as_the_beginning_of_a_new_one(tmp_path: Path) -> None:
+    take(tmp_path, Beginner())
+    (tmp_path / "checkpoint").write_text("work")
+    with pytest.raises(UserError, match="size=2: expected 1") as caught:
+        take(tmp_path, Beginner(size=2))
+    offered = f"or take output=NEW initial={tmp_path}, a new run that starts from its weights; overwrite=true"
+    assert offered in str(caught.value)
+
+
 CONTENT = {"/old": "0123456789abcdef", "/new": "0123456789abcdef", "/other": "fedcba9876543210"}
 
 

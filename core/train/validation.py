@@ -25,6 +25,7 @@ from core.engine.borrow import borrowed
 from core.engine.engine import Engine
 from core.engine.network import Network
 from core.errors import UserError
+from core.faults.failpoints import failpoint
 from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.rows import complete_row
@@ -137,6 +138,7 @@ class Validation:
                 batch = batch.to(device)
                 for stratum in range(self.config.strata):
                     phases.enter("validate")
+                    failpoint("validation.batch")
                     losses = self._objective.loss(self._engine, batch, self.draws(batch, stratum))
                     sums.add(losses, batch.weight)
         total = sum_over_ranks(sums.vector(0.0)).tolist()

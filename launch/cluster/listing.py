@@ -47,9 +47,9 @@ def state_of(submission: Submission) -> tuple[str, str]:
     tasks = told["cluster"].get("array", 0)
     if not isinstance(tasks, int):
         raise WorkError(f"{submission.folder}: cluster.array={tasks!r} of what was submitted is no number")
+    job = str(told.get("slurm_job") or _queued_job(told))
     if tasks < 2:  # submitit makes no array of one task
-        return _state(submission.attempt_records(), told, str(told.get("slurm_job") or ""))
-    job = told.get("slurm_job")
+        return _state(submission.attempt_records(), told, job)
     found = [
         _state(submission.attempt_records(task), told, f"{job}_{task}" if job else "")
         for task in range(tasks)
@@ -61,6 +61,13 @@ def state_of(submission: Submission) -> tuple[str, str]:
     counts = ", ".join(f"{states.count(each)} {each}" for each in dict.fromkeys(states))
     reasons = [reason for _, reason in found if reason]
     return state, "; ".join([f"{tasks} tasks: {counts}", *reasons[:1]])
+
+
+def _queued_job(told: Told) -> str:
+    """Return SLURM's number of a job whose submitter was killed before it wrote that down; '' for none."""
+    if told["cluster"].get("kind") != "slurm":
+        return ""
+    return next(iter(slurm.jobs_named(told["name"])), "")
 
 
 def _state(attempts: Sequence[Started], told: Told, job: str) -> tuple[str, str]:

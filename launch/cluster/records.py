@@ -20,13 +20,15 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from core import environment
 from core.errors import UserError, WorkError
-from core.files import cache_folder, published, read_text, write_json
+from core.faults.failpoints import failpoint
+from core.files import cache_folder, published, read_text, write_json, write_text_once
 from core.reading import json_files
 from core.reading.json_schema import Count, Range
 from core.run.claim import SUBMISSIONS
 from core.run.ends import Kind
 
 JOB_FILE = "job.yaml"
+SUBMISSION = "submission.json"  # written last but for the job's number: then it is complete
 LARGEST = 1 << 24  # bytes of the list of submitted jobs
 LOCK = "lock"
 ATTEMPT_FILE = "attempt.json"
@@ -103,14 +105,14 @@ class Submission:
 
     def read(self) -> Told:
         """Read what was submitted; WorkError if it is damaged or not there yet."""
-        found = read_record(self.folder / "submission.json", Told)
+        found = read_record(self.folder / SUBMISSION, Told)
         if found is None:
             raise WorkError(f"{self.folder} does not say what was submitted; submit it again")
         return found
 
     def write(self, **fields: Any) -> None:
         """Add values to `submission.json`."""
-        path = self.folder / "submission.json"
+        path = self.folder / SUBMISSION
         write_json(path, {**(read_record(path, Told) or {}), **fields})
 
     def attempts(self) -> list[Path]:
@@ -129,14 +131,18 @@ class Submission:
 
 
 def submissions(output: Path) -> list[Submission]:
-    """Return all submissions of the job with this output, oldest first."""
-    return [Submission(path) for path in published(output / SUBMISSIONS, "[0-9]*")]
+    """Return all submissions of the job with this output, oldest first.
+
+    The folder of one whose submitter was killed before it was complete is left out.
+    """
+    found = published(output / SUBMISSIONS, "[0-9]*")
+    return [Submission(path) for path in found if (path / SUBMISSION).exists()]
 
 
 def new_submission(output: Path) -> Submission:
     """Create a folder for the next submission."""
-    before = submissions(output)
-    number = int(before[-1].folder.name) + 1 if before else 1
+    before = published(output / SUBMISSIONS, "[0-9]*")
+    number = int(before[-1].name) + 1 if before else 1
     folder = output / SUBMISSIONS / f"{number:04d}"
     folder.mkdir(parents=True)
     return Submission(folder)
@@ -173,20 +179,15 @@ def locked(output: Path) -> Any:
     owner = {"node": environment.node(), "pid": os.getpid(), "user": getpass.getuser(), "time": time.time()}
     if (held := read_record(path, _Locked)) and held["node"] == owner["node"] and not lives(held["pid"]):
         path.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
+    if not write_text_once(path, json.dumps(owner)):
         held = read_record(path, _Locked)
         who = "another process"
         if held:
             age = f"{time.time() - held['time']:.0f} s"
             who = f"process {held['pid']} of {held['user']} on {held['node']} for {age}"
-        raise UserError(
-            f"{output} is being submitted by {who}; where that process has gone, remove {path}"
-        ) from None
+        raise UserError(f"{output} is being submitted by {who}; where that process has gone, remove {path}")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(owner, file)
+        failpoint("submit.locked")
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from core.config import loading
 from core.config.fields import describe
 from core.config.settings import setting
 from core.errors import UserError
+from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.claim import SUBMISSIONS
 from launch import arguments, jobs
@@ -151,6 +152,7 @@ def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after:
     """Prepare everything that the job needs, in a new folder."""
     submission = records.new_submission(output)
     copy_code(submission.code)
+    failpoint("submit.copied")
     loading.save(config, submission.folder / JOB_FILE)
     (submission.folder / "cluster.yaml").write_text(_cluster_file(cluster), encoding="utf-8")
     submission.write(
@@ -160,6 +162,7 @@ def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after:
         after_output=after if cluster.kind != "slurm" else "",
         name=_name(output),
     )
+    failpoint("submit.written")
     return submission
 
 
@@ -209,6 +212,7 @@ def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str])
         return 0
     parameters = slurm.parameters(cluster, _name(submission.output), after, submission.code)
     job = slurm.submit(function, folder, parameters, tasks=cluster.array)
+    failpoint("submit.queued")
     submission.write(slurm_job=job)
     say(f"{submission.output}: job {job}{_tasks(cluster)}; logs in {logs}")
     return 0

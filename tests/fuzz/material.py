@@ -30,9 +30,9 @@ AUTOENCODER = (
     " model.spatial_compression=4 model.temporal_compression=2 model.width=2 model.channel_multipliers=[1,1]"
     " model.blocks=1 trainer.steps=2 output="
 )
+QUEUE = "queue.timeout_s=1 queue.heartbeat_s=0.2"  # so that no lease is waited for a minute
 ENCODE = (
-    f"encode raw autoencoder=autoencoder flip=true batch=4 device=cpu buckets.shapes={SHAPES}"
-    " queue.timeout_s=1 queue.heartbeat_s=0.2 output="
+    f"encode raw autoencoder=autoencoder flip=true batch=4 device=cpu buckets.shapes={SHAPES} {QUEUE} output="
 )
 TRAIN = (
     f"train latents {SMALL} data.groups_per_step=2 data.shuffle_shards=1 model.input_channels=2"
@@ -41,7 +41,7 @@ TRAIN = (
     " trainer.save_every=2 metrics.log_every=1 validation.every=2 validation.samples=8 validation.strata=2"
     " output="
 )
-SAMPLE = "sample run count=12 batch=6 sampler.steps=2 device=cpu output="
+SAMPLE = f"sample run count=12 batch=6 sampler.steps=2 device=cpu {QUEUE} output="
 SHARD = "shard files samples_per_shard=8 output="
 SURVEYED = "shard files samples_per_shard=8 filters.min_side=4 duplicates.exact=true output="
 EVALUATE = "evaluate samples real=raw autoencoder=autoencoder steps=2 count=10 draws=1 output="

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.integration.slurm_run import Run
+from core.records import read_rows
+from tests.integration.slurm_run import NODES, Run
 from tests.integration.test_slurm import FIELDS, SLOW, cluster, require_equal, run, undisturbed
 from tests.integration.tiny_run import command
 
@@ -38,6 +42,48 @@ def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, undisturbed
     for _ in range(2):
         run.cluster.run("scancel", "--signal=USR2", job)
     finished(run, undisturbed)
+
+
+def test_a_job_is_signalled_again_and_again_at_random_times(run: Run, undisturbed: Run) -> None:
+    draw = random.Random(0)
+    job = run.submit(*FIELDS)
+    for start, least in enumerate(sorted(draw.sample(range(1, 24), 2)), 1):
+        run.until(lambda least=least: run.steps() > least)  # type: ignore[misc]
+        time.sleep(draw.random() / 5)  # to be in a step, in a save, between them
+        run.cluster.run("scancel", "--batch", "--signal=USR2", job)
+        run.until(lambda start=start: run.attempts[start - 1]["state"] == "requeued")  # type: ignore[misc]
+        run.start_now(start + 1)
+    run.finish()
+    require_equal(run, undisturbed)
+
+
+def test_a_job_is_signalled_during_validation(run: Run, undisturbed: Run) -> None:
+    """What it owes of the validation is made up for, and the training is as without any."""
+    run.variables = {"LONGTAKE_FAULT": "validation.batch@rank=0:sleep=1"}
+    job = run.submit(*FIELDS, "validation.every=10", "validation.samples=16")
+    run.until(lambda: run.steps() == 10)
+    run.cluster.run("scancel", "--batch", "--signal=USR2", job)
+    finished(run, undisturbed)
+    validated = [row["step"] for row in read_rows(run.output / "validation.jsonl")]
+    assert validated == [10, 20, 30]
+
+
+def test_a_submitter_is_killed_at_each_point(run: Run, undisturbed: Run) -> None:
+    """The next submission takes the place of what it left, be it a job that nobody knows the number of."""
+    words = command(run.cache, run.output, *NODES, *FIELDS)[3:]
+    for place in ("locked", "copied", "written", "queued"):
+        run.variables = {"LONGTAKE_FAULT": f"submit.{place}:kill"}
+        assert run.launch("submit", *words).returncode == -signal.SIGKILL
+        listed = run.launch("jobs", str(run.output)).stdout
+        assert ("not queued" in listed) == (place == "written"), listed
+    run.variables = {}
+    refused = run.launch("submit", *words)
+    assert refused.returncode == 2
+    assert re.search(r"job \d+ is queued or runs", refused.stdout), refused.stdout
+    replaced = run.launch("submit", str(run.output))
+    assert replaced.returncode == 0, replaced.stdout
+    run.finish()
+    require_equal(run, undisturbed)
 
 
 def test_a_signal_at_the_start_is_no_start_in_vain(run: Run, undisturbed: Run) -> None:
@@ -90,6 +136,20 @@ def test_a_node_that_goes_down_is_done_without(run: Run, undisturbed: Run) -> No
     run.until(lambda: run.cluster.state(run.job) == "PENDING")
     run.cluster.tell("scontrol", "update", "nodename=n1", "state=resume")  # or it has come back by itself
     finished(run, undisturbed)
+
+
+def test_a_node_that_fails_first_twice_is_left_out(run: Run) -> None:
+    run.submit(*FIELDS, "cluster.nodes=1")
+    for start in (1, 2):
+        run.until(lambda start=start: run.steps() > 8 * start)  # type: ignore[misc]
+        first = run.attempts[-1]["nodes"]
+        run.kill(0, signal.SIGKILL)
+        run.until(lambda start=start: run.attempts[start - 1]["state"] == "requeued")  # type: ignore[misc]
+        run.start_now(start + 1)
+    run.finish()
+    assert [attempt["nodes"] for attempt in run.attempts[:2]] == [first, first]
+    assert run.attempts[1]["excluded"] == first
+    assert run.attempts[2]["nodes"] != first
 
 
 def test_a_killed_supervisor_leaves_a_run_that_can_be_submitted_again(run: Run, undisturbed: Run) -> None:

@@ -14,11 +14,11 @@ from core.errors import UserError
 from core.files import write_json_once
 from core.progress import say
 from core.run.changes import Content, changes
-from core.run.claim import job_of
+from core.run.claim import INITIAL_FIELD, job_of
 from core.run.folder import INITIAL
 from models.transfer import Transfer
 from models.weights import fingerprint
-from tools.runs.initial import FIELD, Initial, find_initial, read_record
+from tools.runs.initial import Initial, find_initial, read_record
 
 NOTHING = "random"  # in place of a hash, for a run that begins from no other
 SHOWN = 8  # settings in a line
@@ -29,7 +29,7 @@ def differing_settings(initial: Initial, config: Any) -> list[str]:
     """Say which settings that decide a result differ from those of the run that the weights are of."""
     if job_of(initial.run) is None:
         return []
-    told = (FIELD, "latents.normalise")  # on a line of their own
+    told = (INITIAL_FIELD, "latents.normalise")  # on a line of their own
     found = [c for c in changes(initial.recorded, config) if c.role == "result" and c.path not in told]
     shown = [f"{change.path}={change.now} ({change.before} there)" for change in found[:SHOWN]]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -55,7 +55,7 @@ def begin_from(
         if kept["sha256"] != record["sha256"]:
             was, now = kept["sha256"][:12], record["sha256"][:12]
             expected = f"the weights {was}, with which {output} was begun; {initial.chosen} holds {now}"
-            raise UserError(FIELD, initial.text, f"{expected}; overwrite=true begins anew")
+            raise UserError(INITIAL_FIELD, initial.text, f"{expected}; overwrite=true begins anew")
         transfer.apply(model, state)
         say(f"{output} begins from {initial.origin} ({record['sha256'][:12]})")
 
@@ -69,7 +69,7 @@ def describe(initial: Initial, sha256: str) -> dict[str, Any]:
     """
     within_run = initial.run != initial.chosen
     return {
-        FIELD: initial.text,
+        INITIAL_FIELD: initial.text,
         "run": str(initial.run),
         "checkpoint": initial.chosen.name if within_run else "",
         "step": initial.step,

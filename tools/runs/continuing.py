@@ -14,13 +14,12 @@ from core.metrics.trackers.kinds import require_installed
 from core.progress import counted, duration
 from core.records import number, read_rows
 from core.run.changes import Content, Contents
-from core.run.claim import has_begun
+from core.run.claim import INITIAL_FIELD, has_begun
 from core.run.folder import CHECKPOINTS, FINISHED, LATENTS, METRICS
 from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
 from tools.runs.begun import initial_content
-from tools.runs.initial import FIELD
 from tools.runs.latent_space import ADDED_LATER
 from tools.runs.space_record import read_space
 
@@ -54,7 +53,7 @@ def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Content
     caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
 
     def contents(path: str) -> tuple[Content | None, Content]:
-        if path == FIELD:
+        if path == INITIAL_FIELD:
             return initial_content(run, initial, "train")
         found: dict[str, Any] = {
             "cache": caches,
@@ -77,7 +76,7 @@ def raw_contents(run: Path, dataset: Dataset, initial: str = "") -> Contents:
     """Return the places of `train-autoencoder`: the data's fingerprint, in checkpoints, and `initial`."""
 
     def contents(path: str) -> tuple[Content | None, Content]:
-        if path == FIELD:
+        if path == INITIAL_FIELD:
             return initial_content(run, initial, "train-autoencoder")
         found = {"data": dataset.manifest.fingerprint}
         for entry in CheckpointStore(run / CHECKPOINTS).complete():

@@ -100,11 +100,17 @@ def jobs_named(name: str) -> list[str]:
     return command(["squeue", "--noheader", "--me", "--name", name, "--format", "%i"]).split()
 
 
-def requeue(job: str, exclude: str = "") -> None:
-    """Have SLURM start the job again, perhaps without some nodes. WorkError where it will not."""
-    if exclude:
-        command(["scontrol", "update", f"jobid={job}", f"ExcNodeList={exclude}"])
+def requeue(job: str) -> None:
+    """Have SLURM start the job again, which soon ends this process; WorkError where it will not."""
     command(["scontrol", "requeue", job])
+
+
+def leave_out(job: str, nodes: str) -> None:
+    """Have the next start of a job that was requeued avoid some nodes; WorkError where SLURM refuses.
+
+    Of a job that runs SLURM changes no list of nodes.
+    """
+    command(["scontrol", "update", f"jobid={job}", f"ExcNodeList={nodes}"])
 
 
 def cancel(job: str) -> None:

@@ -79,10 +79,17 @@ def _requeue(attempt: Attempt, verdict: Verdict) -> int:
     exclude = excluded(records, verdict, attempt.config.exclude)
     attempt.write(state="requeued", reason=verdict.reason, excluded=exclude)
     try:
-        slurm.requeue(attempt.slurm_job, exclude)
+        slurm.requeue(attempt.slurm_job)
     except WorkError as error:
         attempt.write(state="failed", reason=f"{verdict.reason}; and SLURM did not requeue the job: {error}")
         return 1
+    if (
+        exclude
+    ):  # after the requeue: only of a job that waits does SLURM change it, and we have KillWait for that
+        try:
+            slurm.leave_out(attempt.slurm_job, exclude)
+        except WorkError as error:
+            attempt.write(reason=f"{verdict.reason}; and SLURM did not leave out {exclude}: {error}")
     signal.pause()  # SLURM ends this process, and starts it again elsewhere
     return CONTINUABLE
 

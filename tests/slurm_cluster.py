@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,6 +71,16 @@ def missing() -> list[str]:
     return found or (["root, who alone may start slurmd"] if os.getuid() else [])
 
 
+END_WITH = """
+import os, pathlib, select, signal, sys
+ended = select.poll()
+ended.register(os.pidfd_open(int(sys.argv[1])), select.POLLIN)
+ended.poll()
+for file in pathlib.Path(sys.argv[2]).glob("*.pid"):
+    os.kill(int(file.read_text()), signal.SIGTERM)
+"""
+
+
 class Cluster:
     """A running cluster.  environment: of commands that talk to it."""
 
@@ -81,10 +92,12 @@ class Cluster:
         self.environment = {**outside, "PATH": path, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
-        """Start the daemons and wait until both nodes are idle."""
+        """Start the daemons and wait until both nodes are idle; they end with this process in any case."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)  # munged refuses a socket that others cannot reach
         _name_nodes()
+        words = [sys.executable, "-I", "-S", "-c", END_WITH, str(os.getpid()), str(self.folder)]
+        self._watcher = subprocess.Popen(words, start_new_session=True)
         self._start_munge()
         user, host, ports = _user(), socket.gethostname().partition(".")[0], _free_ports(3)
         text = CONFIG.format(user=user, host=host, folder=self.folder, ports=ports)
@@ -107,6 +120,8 @@ class Cluster:
             with_pid(pid, signal.SIGTERM)
         for pid in self._daemons:
             until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)  # type: ignore[misc]
+        self._watcher.kill()
+        self._watcher.wait()
 
     def run(self, *command: str) -> str:
         """Return the output of a command, which must succeed."""

@@ -45,6 +45,7 @@ def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) 
 
     module = job.load()
     fields = help_of(module.Config, files, overrides)
+    continues = not job.prints and any(field.role != "result" for field in fields)
     lines = [
         f"longtake {job.name}: {job.help}",
         "",
@@ -61,7 +62,7 @@ def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) 
         *(f"  {example}" for example in job.examples),
         "",
         *(inspect.getdoc(module) or "").splitlines(),
-        *(["", *textwrap.wrap(CONTINUING, WIDTH)] if any(field.role != "result" for field in fields) else []),
+        *(["", *textwrap.wrap(CONTINUING, WIDTH)] if continues else []),
         "",
         "fields:",
     ]

@@ -74,6 +74,17 @@ JOBS = (
         shares=True,
     ),
     Job(
+        "plan",
+        "tools.plan.job",
+        "tell whether a training run fits, how long it takes and what it costs, without a GPU",
+        (
+            "longtake plan my.yaml plan.device=H100 plan.ranks=64",
+            "longtake plan model.preset=DiT-XL/2 plan.device=H200 plan.samples=1e6 plan.shapes=[[4,1,32,32]]",
+        ),
+        on_ranks=False,
+        prints=True,
+    ),
+    Job(
         "train",
         "tools.train.job",
         "train a diffusion transformer on latents; the same command again continues",

@@ -38,7 +38,7 @@ ROOMS = {
     "tools": [
         {"runs"},
         {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
-        {"bench"},
+        {"bench", "plan"},
     ],
     "launch": [{"."}, {"cluster", "demo"}],
 }

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 import time
 
 import torch
 
-# Dense bf16 matrix products in TFLOP/s, from NVIDIA's data sheets (half of the "with sparsity" figures).
-_PEAKS = (
-    (r"NVIDIA A100[- ](SXM4|PCIE|80GB PCIe).*", 312.0),
-    (r"NVIDIA H100 (80GB|64GB|96GB) HBM3.*", 989.0),
-    (r"NVIDIA H100 PCIe", 756.0),
-    (r"NVIDIA H100 NVL", 835.0),
-    (r"NVIDIA H200", 989.0),
-    (r"NVIDIA GH200 .*", 989.0),
-    (r"NVIDIA B200", 2250.0),
-    (r"NVIDIA GB200", 2500.0),
-)
+from core.metrics.devices import by_driver
 
 
 def device_name(device: torch.device) -> str:
@@ -29,9 +18,8 @@ def device_name(device: torch.device) -> str:
 
 def peak_tflops(name: str) -> float | None:
     """Return a device's bf16 TFLOP/s from its data sheet; None for an unknown one, or a part of one (MIG)."""
-    if "MIG" in name:
-        return None
-    return next((peak for pattern, peak in _PEAKS if re.fullmatch(pattern, name)), None)
+    device = by_driver(name)
+    return device.tflops if device else None
 
 
 def measured_tflops(device: torch.device, size: int = 0, seconds: float = 0.3) -> float:

@@ -31,6 +31,7 @@ from core.run.claim import SUBMISSIONS
 from launch import arguments, jobs
 from launch.cluster import records, slurm
 from launch.cluster.config import ClusterConfig, refuse_clock_times
+from launch.cluster.fitting import require_fit
 from launch.cluster.records import JOB_FILE, Submission
 from launch.cluster.snapshot import copy_code
 from launch.cluster.supervisor import Supervise, supervise
@@ -47,6 +48,7 @@ class Target:
 
     cluster: ClusterConfig = setting(ClusterConfig(), "where and how the job runs")
     after: str = setting("", "output of a submitted job, or a SLURM job, that has to end well first")
+    force: bool = setting(False, "submit a run that would not fit its GPUs (`longtake plan`)")
 
 
 def main(words: Sequence[str]) -> int:
@@ -64,6 +66,9 @@ def main(words: Sequence[str]) -> int:
     after = _after(settings.after, cluster, output)
     for line in _plan(job, config, cluster, wait=bool(settings.after)):
         say(line)
+    if not (settings.force or settings.after):
+        for line in require_fit(job.name, config, cluster):
+            say(line)
     if typed.dry_run:
         terminal.deliver(loading.dump(settings), end="")
         terminal.deliver(_script(output, cluster, after))

@@ -95,7 +95,7 @@ class DiTConfig:
         """Return what the choice of a backend depends on."""
         return AttentionHeads(self.heads, self.width // self.heads, self.attention, sequence_ranks)
 
-    def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:
+    def macs_by_part(self, shape: Grid, text_tokens: int = 0) -> dict[str, int]:
         """Count the MACs of one forward pass over one sample (T, H, W), matrix products only.
 
         adaLN and the time embedding run once a sample and not once a token, and attention grows with the
@@ -104,14 +104,20 @@ class DiTConfig:
         """
         width, tokens, patch = self.width, self.tokens(shape), math.prod(self.patch)
         per_token = 4 * width**2 + 2 * width * int(width * self.mlp_ratio)
-        block = tokens * per_token + 2 * tokens**2 * width + 6 * width**2
+        parts = {
+            "matrices of the blocks": self.depth * tokens * per_token,
+            "attention": self.depth * 2 * tokens**2 * width,
+            "modulation": self.depth * 6 * width**2,
+        }
         if self.text_width:
-            text_tokens = max(text_tokens, 1)  # without text there is still one empty token
-            block += 2 * width * (tokens * width + text_tokens * self.text_width + tokens * text_tokens)
+            count = max(text_tokens, 1)  # without text there is still one empty token
+            text = 2 * width * (tokens * width + count * self.text_width + tokens * count)
+            parts["text"] = self.depth * text
         ends = tokens * patch * width * (self.input_channels + self.output_channels)
         if self.frame_condition:
             ends += tokens * patch * width * (self.input_channels + 1)
-        return self.depth * block + ends + TimeEmbedding.FREQUENCIES * width + 3 * width**2
+        parts["ends"] = ends + TimeEmbedding.FREQUENCIES * width + 3 * width**2
+        return parts
 
 
 def _published() -> dict[str, DiTConfig]:

@@ -82,8 +82,8 @@ class DenoiserConfig(Protocol):
         """
         ...
 
-    def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:
-        """Count the multiply-accumulates of a forward pass over one sample (T, H, W), exactly."""
+    def macs_by_part(self, shape: Grid, text_tokens: int = 0) -> dict[str, int]:
+        """Count the multiply-accumulates of a forward pass over one sample (T, H, W), exactly, by part."""
         ...
 
     def attention_heads(self, sequence_ranks: int = 1) -> AttentionHeads | None:
@@ -100,9 +100,14 @@ def count_parameters(config: DenoiserConfig) -> int:
         return sum(parameter.numel() for parameter in config.build().parameters())
 
 
+def forward_macs(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:
+    """Count the multiply-accumulates of a forward pass over one sample (T, H, W)."""
+    return sum(config.macs_by_part(shape, text_tokens).values())
+
+
 def train_flops(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:
     """Count the FLOPs of forward and backward of one sample: 2 per MAC, backward twice forward."""
-    return 6 * config.forward_macs(shape, text_tokens)
+    return 6 * forward_macs(config, shape, text_tokens)
 
 
 def output_channels(config: DenoiserConfig) -> int:

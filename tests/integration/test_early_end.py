@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint.store import CheckpointStore
+from core.records import read_rows
 from core.root import ROOT
 from tests.integration.tiny_run import command, finish, rows, start
 
@@ -29,7 +30,8 @@ def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_equal(run: Path, undisturbed: Path) -> None:
     assert rows(run) == rows(undisturbed)
-    assert (run / "validation.jsonl").read_text() == (undisturbed / "validation.jsonl").read_text()
+    validated = [read_rows(folder / "validation.jsonl") for folder in (run, undisturbed)]
+    assert validated[0] == validated[1]
     ends = [CheckpointStore(folder / "checkpoints").latest() for folder in (run, undisturbed)]
     tensors = [{p.name: p.read_bytes() for p in end.glob("*.safetensors")} for end in ends if end]
     assert tensors[0] == tensors[1]

@@ -81,6 +81,7 @@ ROLES: dict[str, dict[str, str]] = {
     "digits": {"output": "place", "overwrite": "work"},
 }
 CONTINUE_NOTHING = {"export", "inspect", "bench", "report"}  # they begin anew each time
+OF_ANOTHER_JOB = {"plan"}  # its config is that of `train`
 ALL = {job.name: job for job in JOBS}
 each_job = pytest.mark.parametrize("name", ROLES)
 
@@ -138,7 +139,7 @@ def refused(output: Path, config: Any, **contents: Any) -> set[str]:
 
 
 def test_every_job_is_looked_at() -> None:
-    assert {*ROLES, *CONTINUE_NOTHING} == {*ALL}
+    assert {*ROLES, *CONTINUE_NOTHING, *OF_ANOTHER_JOB} == {*ALL}
     for name in CONTINUE_NOTHING:
         assert {place.role for place in walk(ALL[name].load().Config)} == {"result"}, name
 

@@ -42,24 +42,38 @@ def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -
     return lambda stock, samples: lambda: _pass(engine, model, source, stock, samples)
 
 
-def _pass(
-    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, stock: int, samples: int
+def denoiser_pass(
+    engine: EngineConfig, config: DenoiserConfig, shape: tuple[int, ...], padded: int = 0
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return a new network, and a loss of its answer to a micro-batch that the source encodes first.
+    """Return a new network, and a loss of its answer to a micro-batch (b, C, T, H, W).
 
     Backends of attention are those of the rule in `models.attention.dispatch`; none keeps more than they do,
-    but the one named `math`, which must be named. Ranks that share tokens each take their part of it.
+    but the one named `math`, which must be named.  padded: tokens to which captions are padded.
     """
-    facts = source.facts
     model = config.build()
     checkpoint_blocks(model.blocks, engine)
-    padded = facts.text_shape[0] if facts.text_shape is not None and config.text_width else 0
 
     def loss() -> Tensor:
-        if not source.gives_latents:
-            source.moments(torch.zeros((samples, *facts.batch_shapes[stock])))
-        shape = (samples, *facts.latent_shapes[stock])
         x, time, condition = example_inputs(config, shape, torch.get_default_device(), padded)
         return model(x, time, condition).square().mean()
 
     return model, loss
+
+
+def _pass(
+    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, stock: int, samples: int
+) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """Return a new network, and its loss on a micro-batch that the source encodes first, where it does so.
+
+    Ranks that share tokens each take their part of it.
+    """
+    facts = source.facts
+    padded = facts.text_shape[0] if facts.text_shape is not None and config.text_width else 0
+    model, loss = denoiser_pass(engine, config, (samples, *facts.latent_shapes[stock]), padded)
+
+    def encoded_loss() -> Tensor:
+        if not source.gives_latents:
+            source.moments(torch.zeros((samples, *facts.batch_shapes[stock])))
+        return loss()
+
+    return model, encoded_loss

@@ -34,7 +34,15 @@ def test_known_devices_have_their_data_sheets_peak(name: str, peak: float) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["cpu", "NVIDIA A10", "NVIDIA A1000", "NVIDIA H800", "NVIDIA H200 MIG 1g.18gb", "H200", "NVIDIA B300"],
+    [
+        "cpu",
+        "NVIDIA A10",
+        "NVIDIA A1000",
+        "NVIDIA H800",
+        "NVIDIA H200 MIG 1g.18gb",
+        "H200",
+        "NVIDIA RTX 4090",
+    ],
 )
 def test_an_unknown_device_is_left_out(name: str) -> None:
     assert peak_tflops(name) is None

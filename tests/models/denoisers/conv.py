@@ -51,9 +51,10 @@ class ConvConfig:
             raise UserError("kind", self.kind, f"another for an odd height or width in {shape}")
         return math.prod(shape)
 
-    def forward_macs(self, shape: Grid, text_tokens: int = 0) -> int:
+    def macs_by_part(self, shape: Grid, text_tokens: int = 0) -> dict[str, int]:
         per_position = 9 * (2 * self.input_channels * self.width + self.layers * self.width**2)
-        return math.prod(shape) * per_position + TimeEmbedding.FREQUENCIES * self.width + self.width**2
+        time = TimeEmbedding.FREQUENCIES * self.width + self.width**2
+        return {"convolutions": math.prod(shape) * per_position, "time": time}
 
     def attention_heads(self, sequence_ranks: int = 1) -> AttentionHeads | None:
         return None

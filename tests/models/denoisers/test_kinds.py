@@ -19,6 +19,7 @@ from models.denoisers.network import (
     DenoiserConfig,
     count_parameters,
     example_inputs,
+    forward_macs,
     output_channels,
     train_flops,
 )
@@ -85,7 +86,7 @@ def test_operations_are_those_that_torch_counts(config: DenoiserConfig, shape: t
     inputs = example_inputs(config, (b, config.input_channels, t, h, w), torch.device("cpu"), TEXT_TOKENS)
     with FlopCounterMode(display=False) as counter:
         config.build()(*inputs)
-    macs = config.forward_macs((t, h, w), TEXT_TOKENS if config.text_width else 0)
+    macs = forward_macs(config, (t, h, w), TEXT_TOKENS if config.text_width else 0)
     assert counter.get_total_flops() == 2 * b * macs
     assert train_flops(config, (t, h, w), TEXT_TOKENS if config.text_width else 0) == 6 * macs
 

@@ -1,0 +1,141 @@
+"""A plan: what it says of memory, arithmetic, traffic and disk, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config.loading import load
+from core.config.yaml_files import read_yaml
+from core.errors import UserError, WorkError
+from core.memory.state import LIVE
+from launch.cluster.config import ClusterConfig
+from launch.cluster.fitting import require_fit
+from models.denoisers.network import count_parameters
+from tests.integration.tiny_run import MODEL, make_autoencoder, make_latents
+from tools.plan.config import Config
+from tools.plan.job import run
+from tools.plan.traffic import payloads, sent
+from tools.train.config import Config as TrainConfig
+
+SMALL = ("model.width=64", "model.depth=2", "model.heads=2", "data.group_size=16", "data.rank_multiple=8")
+SHAPES = ("plan.samples=1001", "plan.shapes=[[4,1,16,16],[4,5,16,16]]")
+
+
+def planned(capsys: pytest.CaptureFixture[str], *fields: str) -> dict[str, Any]:
+    run(load(Config, overrides=["format=json", *fields]))
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_parameters_shapes_and_disk_are_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, *SMALL, *SHAPES, "plan.device=H100")
+    config = load(Config, overrides=[*SMALL, *SHAPES])
+    assert found["parameters"] == count_parameters(config.model)
+    assert [bucket["tokens"] for bucket in found["buckets"]] == [64, 5 * 64]
+    assert sum(bucket["samples"] for bucket in found["buckets"]) == 1001
+    per_sample = [2 * 2 * 4 * 256, 2 * 2 * 4 * 5 * 256]  # two moments of two bytes
+    counts = [bucket["samples"] for bucket in found["buckets"]]
+    assert found["cache_bytes"] == sum(n * size for n, size in zip(counts, per_sample, strict=True))
+    assert found["checkpoint_bytes"] == 4 * 4 * found["parameters"]  # weights, moments, one average
+    for bucket in found["buckets"]:
+        assert sum(bucket["flops_by_part"].values()) == bucket["flops_of_a_sample"]
+
+
+def test_a_cache_gives_what_its_shapes_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    make_autoencoder(tmp_path / "autoencoder")
+    cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")
+    fields = (*MODEL, "data.group_size=8", "data.rank_multiple=8", "plan.device=A100", "plan.ranks=2")
+    of_cache = planned(capsys, *fields, f"source={cache}")
+    shapes = [bucket["latents"] for bucket in of_cache["buckets"]]
+    counts = [bucket["samples"] for bucket in of_cache["buckets"]]
+    stated = (f"plan.shapes={shapes}", f"plan.samples={sum(counts)}", f"plan.shares={counts}")
+    of_shapes = planned(capsys, *fields, *stated)
+    for found in (of_cache, of_shapes):
+        for bucket in found["buckets"]:
+            del bucket["name"]
+        del found["largest_bucket"]
+    assert of_cache == of_shapes
+
+
+def test_the_recommendation_fits_and_shards_as_little_as_it_can(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    large = ("model.width=1024", "model.depth=8", "model.heads=8", "data.group_size=1024")
+    fields = (*large, "plan.samples=1000", "plan.shapes=[[4,8,64,64]]", "plan.device=A100-40GB")
+    write = tmp_path / "engine.yaml"
+    found = planned(capsys, *fields, f"write={write}")
+    best = found["recommended"]
+    assert best["fits"]
+    assert best["bytes"] <= 0.8 * 40e9
+    lower = [s for s in found["settings"] if s["zero_stage"] < best["zero_stage"]]
+    same_policy = "activation_checkpointing"
+    assert not any(s["fits"] for s in lower if s[same_policy] == best[same_policy])
+    assert 128 % best["micro_batches"][0] == 0
+    recommended = load(Config, [write], [*large])
+    assert recommended.engine.zero_stage == best["zero_stage"]
+    assert read_yaml(write)["engine"]["micro_batch"] == "auto"
+
+
+def test_times_follow_the_data_sheet_and_the_stated_share_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = (*SMALL, *SHAPES, "plan.device=H200", "plan.price=2", "trainer.steps=1000000")
+    least, real = planned(capsys, *fields), planned(capsys, *fields, "plan.mfu=0.25")
+    step = least["recommended"]["step_s"]
+    assert step == pytest.approx(least["step"]["flops"] / 8 / 989e12)
+    assert real["recommended"]["step_s"] == pytest.approx(4 * step)
+    assert real["recommended"]["gpu_hours"] == pytest.approx(8 * 4 * step * 1_000_000 / 3600)
+    assert real["recommended"]["price"] == pytest.approx(2 * real["recommended"]["gpu_hours"])
+
+
+def test_nothing_fits_where_the_state_alone_is_too_large(capsys: pytest.CaptureFixture[str]) -> None:
+    huge = ("model.width=8192", "model.depth=2", "model.heads=64", "plan.ranks=1", "data.group_size=8")
+    with pytest.raises(WorkError, match=r"nothing fits a A100-40GB: the least .* takes [\d.]+ GB of a"):
+        run(load(Config, overrides=[*huge, *SHAPES, "plan.device=A100-40GB"]))
+    assert "as configured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("plan.device=V100",), "plan.device=V100: expected one of A100-40GB, A100, H100"),
+        (("plan.shapes=[[3,1,16,16]]",), r"plan.shapes=\[3, 1, 16, 16\]: expected 4 channels"),
+        (("plan.shapes=[[4,1,17,16]]",), "patch="),
+        (("plan.samples=0",), "plan.samples=0: expected a value, or a source"),
+        (("plan.shares=[1]",), r"plan.shares=\[1.0\]: expected 2 numbers"),
+        (("plan.ranks=3",), "3 data-parallel ranks do not divide it"),
+        (("engine.sequence_parallel=3",), "engine.sequence_parallel=3: expected a divisor of plan.ranks=8"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(load(Config, overrides=[*SMALL, *SHAPES, *fields]))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 4096])
+def test_rings_send_nearly_the_payload_or_twice_that(ranks: int) -> None:
+    numbers = 1_000_000
+    gathered = payloads(numbers, zero_stage=1, bf16=True, micro_batches=4)
+    assert sent(gathered, ranks) == pytest.approx(3 * 2 * numbers * (ranks - 1) / ranks)
+    after_each = payloads(numbers, zero_stage=2, bf16=True, micro_batches=4)
+    assert after_each["all_reduce"] == 4 * gathered["all_reduce"]
+    large = payloads(2 * LIVE, zero_stage=3, bf16=True, micro_batches=4)
+    assert large["all_gather"] == 2 * 4 * 2 * LIVE * 2
+
+
+def test_a_run_that_cannot_fit_is_not_queued(tmp_path: Path) -> None:
+    make_autoencoder(tmp_path / "autoencoder")
+    cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")
+    small = load(TrainConfig, overrides=[f"source={cache}", "output=x", *MODEL])
+    assert require_fit("train", small, ClusterConfig(gpus_per_node="8")) == []
+    assert "is not checked" in require_fit("train", small, ClusterConfig(gpus_per_node="v100:1"))[0]
+    (line,) = require_fit("train", small, ClusterConfig(gpus_per_node="h200:1"))
+    assert line.startswith("h200: the run takes")
+    wide = ("model.width=8192", "model.depth=4", "model.heads=64")
+    large = load(TrainConfig, overrides=[f"source={cache}", "output=x", *MODEL, *wide])
+    with pytest.raises(
+        UserError, match=r"the run takes .* GB of 40 on each a100-40gb with engine.zero_stage=1"
+    ):
+        require_fit("train", large, ClusterConfig(gpus_per_node="a100-40gb:8"))

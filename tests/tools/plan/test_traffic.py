@@ -1,0 +1,88 @@
+"""What a plan says of traffic beside what DeepSpeed's collectives are called with on two ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.core.ranks import run_ranks
+from tools.plan.traffic import payloads
+
+PROGRAM = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+import torch
+import torch.distributed as dist
+
+PAYLOADS = {"all_reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
+sent, counting = Counter(), [False]
+
+def counted(name, place):
+    call = getattr(dist, name)
+    def counting_call(*arguments, **named):
+        tensor = arguments[place] if len(arguments) > place else list(named.values())[place - len(arguments)]
+        if counting[0]:
+            sent[name.removesuffix("_into_tensor").removesuffix("_tensor")] += tensor.nbytes
+        return call(*arguments, **named)
+    setattr(dist, name, counting_call)
+
+for name, place in PAYLOADS.items():
+    counted(name, place)
+
+from torch import nn
+from core.distributed import ranks
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
+from core.optim.groups import OptimizerConfig
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(128, 128) for _ in range(8))
+    def forward(self, x):
+        x = x.to(self.layers[0].weight.dtype)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x.float()
+
+folder = Path(sys.argv[1])
+world = ranks.start("cpu", 60, folder=folder)
+found = {}
+for precision in ("bf16", "fp32"):
+    for stage in range(4):
+        for micro_batches in (1, 3):
+            config = EngineConfig(zero_stage=stage, precision=precision, device="cpu")
+            engine = Engine(Network(), config, OptimizerConfig(), world)
+            sent.clear()
+            for step in range(2):
+                counting[0] = step == 1
+                for _ in range(micro_batches):
+                    engine.backward(engine(torch.ones(4, 128)).square().mean())
+                engine.step(1e-3)
+            counting[0] = False
+            found[f"{precision} {stage} {micro_batches}"] = dict(sent)
+if world.rank == 0:
+    numbers = sum(parameter.numel() for parameter in Network().parameters())
+    (folder / "found.json").write_text(json.dumps([numbers, found]))
+ranks.stop(world)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_payloads_are_those_of_the_engine_s_collectives(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    run_ranks(2, str(tmp_path / "program.py"), str(tmp_path))
+    numbers, found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 16
+    for name, calls in found.items():
+        precision, stage, micro_batches = name.split()
+        expected = payloads(
+            numbers, zero_stage=int(stage), bf16=precision == "bf16", micro_batches=int(micro_batches)
+        )
+        for kind in {*calls, *expected}:
+            # Norms, flags and padding come on top.
+            assert calls.get(kind, 0) == pytest.approx(expected.get(kind, 0), rel=0.01, abs=1000), name

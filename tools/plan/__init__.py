@@ -1,0 +1,1 @@
+"""Predict what a training run takes: memory, arithmetic, traffic, time, disk."""

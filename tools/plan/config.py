@@ -1,0 +1,74 @@
+"""Configuration of the job `plan`: that of `train`, and what it would run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from core.config.settings import setting
+from core.errors import UserError
+from core.metrics.devices import NAMES, by_name
+from tools.train.config import Config as TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What the run would have: GPUs, samples, and what is known of their speed and price."""
+
+    device: str = setting(
+        "",
+        "GPU, whose data sheet gives memory and speed; '' is the one of this machine",
+        shown="|".join(NAMES),
+    )
+    ranks: int = setting(8, "GPUs of the run in all", low=1)
+    ranks_per_node: int = setting(8, "GPUs of a node, between which links are fast", low=1)
+    samples: int = setting(0, "samples of the dataset, where there is no source yet", low=0)
+    shapes: tuple[tuple[int, int, int, int], ...] = setting(
+        (), "latents (channels, frames, height, width) of each bucket, where there is no source yet"
+    )
+    shares: tuple[float, ...] = setting((), "shares of the samples in these buckets; [] is evenly")
+    moments: Literal[1, 2] = setting(2, "numbers that a cache holds of a latent: mean, or also deviation")
+    text_tokens: int = setting(0, "tokens to which captions are padded, where the model takes text", low=0)
+    mfu: float = setting(
+        0.0,
+        "share of the data sheet's peak that the run reaches, as measured; 0 gives the least time",
+        low=0,
+        high=1,
+    )
+    network_gb_s: float = setting(
+        0.0, "of a GPU to other nodes, one direction; 0 is not known", unit="GB/s", low=0
+    )
+    encode_rate: float = setting(
+        0.0, "samples that a GPU encodes in a second, as measured; 0 is not known", low=0
+    )
+    price: float = setting(0.0, "of a GPU for an hour, in any currency; 0 is not known", low=0)
+
+    def __post_init__(self) -> None:
+        if self.device and by_name(self.device) is None:
+            raise UserError("device", self.device, f"one of {', '.join(NAMES)}, or '' for this machine's")
+        if self.shares and len(self.shares) != len(self.shapes):
+            raise UserError(
+                "shares", list(self.shares), f"{len(self.shapes)} numbers, one for each of shapes"
+            )
+        if any(share <= 0 for share in self.shares):
+            raise UserError("shares", list(self.shares), "numbers above 0")
+        if any(min(shape) < 1 for shape in self.shapes):
+            raise UserError("shapes", list(self.shapes), "numbers of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """A run of `train` that is to be planned; a source and an output need not be there yet."""
+
+    job: ClassVar[str] = "plan"
+
+    source: str = setting(
+        "",
+        "latent cache of the run; '' where there is none yet, and plan.samples and plan.shapes stand for it",
+        shown="path or URL",
+        role="place",
+    )
+    output: str = setting("", "not used: `plan` prints", shown="path", role="place")
+    plan: PlanConfig = setting(PlanConfig(), "what the run would have")
+    format: Literal["text", "json"] = setting("text", "what is printed")
+    write: str = setting("", "YAML file that receives the recommended fields", shown="path")

@@ -1,0 +1,127 @@
+"""Which settings of the engine fit into a GPU, and what each takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from core.engine.config import EngineConfig
+from core.memory.counting import live_bytes
+from core.memory.free import USABLE
+from core.memory.micro_batch import Measured, choose
+from core.memory.state import TrainingState
+from models.denoisers.network import DenoiserConfig
+from tools.plan.step_samples import Bucket, Workload
+from tools.train.run_passes import denoiser_pass
+
+STAGES = (0, 1, 2, 3)
+POLICIES = ("none", "selective", "every_k", "full")
+"""Of activation checkpointing, in the order of what they compute again."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to run, and its bytes on a rank.
+
+    parts: of the state of training.  micro_batches: of each bucket, those of the workload in order.
+    activations: of the bucket that takes most.
+    """
+
+    zero_stage: int
+    policy: str
+    parts: Mapping[str, int]
+    micro_batches: Sequence[int]
+    activations: int
+    fits: bool
+
+    @property
+    def bytes(self) -> int:
+        """All that it takes."""
+        return sum(self.parts.values()) + self.activations
+
+
+def activations(
+    model: DenoiserConfig, engine: EngineConfig, workload: Workload, policy: str
+) -> list[Measured]:
+    """Count the activations of one and of two samples of each bucket, over shapes alone: nothing is computed.
+
+    Ranks that share the tokens of a sample hold a share of them each. Attention keeps what torch's fused
+    kernels keep, as on a GPU; the rule for CPUs takes chunks, of which long clips have thousands.
+    """
+    if getattr(model, "attention", "") == "auto":
+        model = replace(model, attention="sdpa")  # type: ignore[type-var]
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
+
+    def count(bucket: Bucket, samples: int) -> list[int]:
+        shape = (samples, *bucket.shape)
+        make = lambda: denoiser_pass(chosen, model, shape, workload.text_tokens)  # noqa: E731
+        trace = live_bytes(make, dtype=dtype, device=torch.device("cpu"), fake=True)
+        return [size // engine.sequence_parallel for size in trace]
+
+    return [Measured(count(bucket, 1), count(bucket, 2)) for bucket in workload.buckets]
+
+
+def state(numbers: int, engine: EngineConfig, ranks: int, stage: int, averages: int) -> dict[str, int]:
+    """Return the bytes of the state of training on one rank, by part."""
+    return TrainingState(
+        numbers=numbers,
+        ranks=ranks,
+        zero_stage=stage,
+        bf16=engine.precision == "bf16",
+        fp32_sums=engine.gradient_dtype == "fp32",
+        averages=averages,
+    ).parts()
+
+
+def possible(
+    numbers: int,
+    engine: EngineConfig,
+    workload: Workload,
+    policy: str,
+    measured: Sequence[Measured],
+    *,
+    ranks: int,
+    averages: int,
+    memory: int,
+) -> list[Setting]:
+    """Return every stage with a policy, the micro-batch of each bucket the largest that fits.
+
+    measured: activations of each bucket.  memory: bytes of a GPU, of which USABLE are planned with; 0 is no
+    limit.
+    """
+    found = []
+    shares = [workload.rank_share(bucket) for bucket in workload.buckets]
+    for stage in STAGES:
+        parts = state(numbers, engine, ranks, stage, averages)
+        room = int(USABLE * memory) - sum(parts.values()) if memory else 1 << 62
+        sizes = [choose(share, each, room) for share, each in zip(shares, measured, strict=True)]
+        if engine.most_at_once:
+            sizes = [min(engine.most_at_once, share) for share in shares]
+        most = max(each.bytes(size) for each, size in zip(measured, sizes, strict=True))
+        found.append(Setting(stage, policy, parts, sizes, most, most <= room))
+    return found
+
+
+def recommend(found: Sequence[Setting]) -> Setting | None:
+    """Return the least recomputation that fits, with the least sharding; None where nothing fits.
+
+    Recomputing costs up to a third of the arithmetic, and a higher stage some traffic.
+    """
+    order = {policy: number for number, policy in enumerate(POLICIES)}
+    fitting = [setting for setting in found if setting.fits]
+    return min(fitting, key=lambda each: (order[each.policy], each.zero_stage), default=None)
+
+
+def smallest(found: Sequence[Setting]) -> Setting:
+    """Return the setting that takes least, to say how much is missing."""
+    return min(found, key=lambda each: each.bytes)
+
+
+def as_fields(setting: Setting) -> dict[str, Any]:
+    """Return the fields of the section `engine` that stand for a setting."""
+    fields = {"zero_stage": setting.zero_stage, "activation_checkpointing": setting.policy}
+    return {"engine": {**fields, "micro_batch": "auto"}}

@@ -12,31 +12,38 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.config.settings import setting
-from core.diffusion import solvers
 from core.diffusion.amplification import require_sound_start
+from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.guidance import classifier_free
 from core.diffusion.objective import Model
 from core.diffusion.paths import Path
 from core.diffusion.predictions import Prediction, to_data, to_noise
-from core.diffusion.solvers import Estimate, Level, Solver
-from core.diffusion.timesteps import shifted
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
 from core.draws import Draws
 from core.errors import UserError
-
-SOLVERS: dict[str, Solver] = {
-    "euler": solvers.euler,
-    "heun": solvers.heun,
-    "ddim": solvers.ddim,
-    "ddpm": solvers.ddpm,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    solver: Literal["euler", "heun", "ddim", "ddpm"] = setting(
-        "euler", "how to step from noise to data; ddpm is the ancestral sampler, the others are deterministic"
+    solver: SolverName = setting(
+        "euler",
+        "how to step from noise to data; ddpm, renoise and the sde ones draw in every step, and ddim where "
+        "eta is above 0; docs/method.md says which for what",
     )
-    steps: int = setting(50, "steps; heun evaluates the network twice in each", low=1)
+    steps: int = setting(
+        50, "steps; midpoint, heun and dpmpp_2s evaluate the network twice in each, rk4 four times", low=1
+    )
+    grid: Literal[
+        "auto", "even", "trailing", "leading", "quadratic", "cosine", "straight", "log_snr", "edm"
+    ] = setting("auto", "how the times of the steps lie; auto is the best measured for the solver")
+    times: tuple[float, ...] = setting((), "times of the steps instead of a grid, falling from start")
+    eta: float = setting(
+        0.0, "ddim: noise drawn in a step; 0 none, 1 as the ancestral sampler", low=0, high=1
+    )
+    variance: Variance = setting(
+        "auto", "ddpm: small of the posterior, large of the step forward, auto the learned one, else small"
+    )
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float = setting(0.0, "smallest time at which guidance acts", low=0, high=1)
@@ -46,6 +53,16 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError("shift", self.shift, "a number above 0")
+        if self.eta and self.solver != "ddim":
+            raise UserError("eta", self.eta, f"0 with solver={self.solver}; solver=ddim takes it")
+        if self.variance != "auto" and self.solver != "ddpm":
+            raise UserError(
+                "variance", self.variance, f"auto with solver={self.solver}; solver=ddpm takes it"
+            )
+        if self.times and self.grid != "auto":
+            raise UserError("grid", self.grid, "auto where times are given")
+        if self.times and self.shift != 1:
+            raise UserError("shift", self.shift, "1 where times are given")
         if self.guidance_start < self.guidance_end:
             raise UserError(
                 "guidance_start", self.guidance_start, f"at least guidance_end={self.guidance_end}"
@@ -84,8 +101,13 @@ def sample(
         )
 
     x = draws.normal("sample_start", size) * start_deviation(path, times[0])
-    x = SOLVERS[config.solver](
-        denoise, x, times, path, noise=lambda i: draws.normal(f"sample_step_{i}", size)
+    x = KINDS[config.solver].solve(
+        denoise,
+        x,
+        times,
+        path,
+        noise=lambda i: draws.normal(f"sample_step_{i}", size),
+        options=Options(config.eta, config.variance),
     )
     if condition.frame_mask is not None and condition.frame_latents is not None:
         mask = rearrange(condition.frame_mask, "b t -> b 1 t 1 1")
@@ -109,18 +131,10 @@ def start_deviation(path: Path, time: float) -> float:
 def time_grid(config: SamplerConfig, path: Path) -> list[float]:
     """Return steps + 1 falling times from config.start to 0.
 
-    On a chain of N steps they are grid times, evenly spaced from start to 1/N and then 0, so that the network
-    sees only times it was trained at (2102.09672, section 4).
+    `auto` is even on continuous paths, and on a chain what was measured to be best for the solver.
     """
-    if path.num_steps is None:
-        grid = torch.linspace(config.start, 0, config.steps + 1, dtype=torch.float64)
-        return shifted(grid, config.shift).tolist()
-    if config.steps > path.num_steps * config.start:
-        raise UserError("steps", config.steps, f"at most {int(path.num_steps * config.start)} on {path.name}")
-    grid = torch.linspace(config.start, 1 / path.num_steps, config.steps, dtype=torch.float64)
-    places = torch.round(shifted(grid, config.shift) * path.num_steps).tolist()
-    if len(set(places)) < len(places):
-        raise UserError(
-            "steps", config.steps, f"fewer: with shift={config.shift} two of them share a time of {path.name}"
-        )
-    return [place / path.num_steps for place in places] + [0.0]
+    if config.times:
+        return own_grid(config.times, path, config.steps, config.start)
+    best: Grid = "even" if path.num_steps is None else KINDS[config.solver].chain_grid
+    kind = best if config.grid == "auto" else config.grid
+    return make_grid(kind, path, config.steps, config.start, config.shift)

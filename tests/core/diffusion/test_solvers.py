@@ -15,7 +15,10 @@ from torch import Tensor
 
 from core.diffusion.paths import Path, PathName, make_path
 from core.diffusion.posterior import posterior
-from core.diffusion.solvers import Estimate, Level, Solver, ddim, ddpm, euler, heun
+from core.diffusion.solvers.ancestral import ddpm
+from core.diffusion.solvers.ddim import ddim
+from core.diffusion.solvers.levels import Estimate, Level, Solver
+from core.diffusion.solvers.runge_kutta import euler, heun
 
 PATHS = get_args(PathName)
 MEAN, VARIANCE = 0.7, 0.3

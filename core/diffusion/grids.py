@@ -1,0 +1,131 @@
+"""Grids of times from a start down to data, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from core.diffusion.paths import Path
+from core.diffusion.solvers.levels import noise_share, noise_to_signal, times_at
+from core.diffusion.timesteps import shifted
+from core.errors import UserError
+
+Grid = Literal["even", "trailing", "leading", "quadratic", "cosine", "straight", "log_snr", "edm"]
+RHO = 7.0  # of the grid `edm` (2206.00364, eq. 5)
+NEAR = 1e-3  # distance in time from the ends of a continuous path, where log(sigma / alpha) is infinite
+
+
+def make_grid(kind: Grid, path: Path, steps: int, start: float, shift: float = 1.0) -> list[float]:
+    """Return steps + 1 falling times from `start` to 0.
+
+    On a chain of N steps they are grid times (i + 1) / N, and then 0, so that the network sees only times at
+    which it was trained (2102.09672, section 4).  shift: moves them towards noise.
+    """
+    times = shifted(torch.tensor(_KINDS[kind](path, steps, start), dtype=torch.float64), shift).tolist()
+    if path.num_steps is None:
+        return [*times, 0.0]
+    if steps > path.num_steps * start:
+        raise UserError("steps", steps, f"at most {int(path.num_steps * start)} on {path.name}")
+    places = [max(1.0, float(torch.round(torch.tensor(time * path.num_steps)))) for time in times]
+    if len(set(places)) < len(places):
+        shifting = f"with shift={shift} " if shift != 1 else ""
+        raise UserError(
+            "steps", steps, f"fewer: {shifting}two of them share a time of {path.name} on grid={kind}"
+        )
+    return [place / path.num_steps for place in places] + [0.0]
+
+
+def own_grid(times: Sequence[float], path: Path, steps: int, start: float) -> list[float]:
+    """Return a list of times that a person gave, with 0 after them."""
+    last = 0.0 if path.num_steps is None else 0.5 / path.num_steps
+    if len(times) != steps:
+        raise UserError("times", list(times), f"{steps} times, as steps says")
+    if any(a <= b for a, b in pairwise(times)) or not last < times[-1] or not times[0] <= 1:
+        raise UserError("times", list(times), "times that fall, from 1 at most to above 0")
+    if times[0] != start:
+        raise UserError("times", list(times), f"times from start={start:g} on")
+    if path.num_steps is None:
+        return [*times, 0.0]
+    off = [time for time in times if abs(time * path.num_steps - round(time * path.num_steps)) > 1e-6]
+    if off:
+        raise UserError("times", off[0], f"multiples of 1/{path.num_steps}, the times of {path.name}")
+    return [round(time * path.num_steps) / path.num_steps for time in times] + [0.0]
+
+
+def _even(path: Path, steps: int, start: float) -> list[float]:
+    """Take even times; on a chain from the start to its first time, as `linspace` of diffusers."""
+    if path.num_steps is None:
+        return torch.linspace(start, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
+    return torch.linspace(start, 1 / path.num_steps, steps, dtype=torch.float64).tolist()
+
+
+def _trailing(path: Path, steps: int, start: float) -> list[float]:
+    """Take even times that end one step before 0 (2305.08891, section 3.3)."""
+    return [start * (1 - step / steps) for step in range(steps)]
+
+
+def _leading(path: Path, steps: int, start: float) -> list[float]:
+    """Take every k-th time of a chain from its first on, with the start in place of the last of them."""
+    if path.num_steps is None:
+        raise UserError("grid", "leading", f"another: {path.name} is no chain of steps")
+    stride = int(start * path.num_steps) // steps
+    places = [step * stride + 1 for step in range(steps)][::-1]
+    return [place / path.num_steps for place in places]
+
+
+def _quadratic(path: Path, steps: int, start: float) -> list[float]:
+    """Take even square roots of times (2010.02502, appendix D.2)."""
+    return [start * (1 - step / steps) ** 2 for step in range(steps)]
+
+
+def _cosine(path: Path, steps: int, start: float) -> list[float]:
+    """Take times that are close together at both ends."""
+    return [start * math.sin(math.pi / 2 * (1 - step / steps)) ** 2 for step in range(steps)]
+
+
+def _straight(path: Path, steps: int, start: float) -> list[float]:
+    """Take even shares of noise, sigma / (alpha + sigma)."""
+    first = _at(path, start, noise_share)
+    wanted = [first * (1 - step / steps) for step in range(steps)]
+    return [start, *times_at(path, wanted[1:], noise_share)]
+
+
+def _log_snr(path: Path, steps: int, start: float) -> list[float]:
+    """Take even log signal-to-noise ratios (2206.00927, section 3.4)."""
+    first, last = _bounds(path, start)
+    wanted = torch.linspace(first, last, steps, dtype=torch.float64).tolist()
+    return [start, *times_at(path, wanted[1:], noise_to_signal)]
+
+
+def _edm(path: Path, steps: int, start: float) -> list[float]:
+    """Take even sigma^(1/7) of sigma / alpha (2206.00364, eq. 5)."""
+    first, last = (math.exp(bound / RHO) for bound in _bounds(path, start))
+    wanted = torch.linspace(first, last, steps, dtype=torch.float64).log() * RHO
+    return [start, *times_at(path, wanted.tolist()[1:], noise_to_signal)]
+
+
+def _bounds(path: Path, start: float) -> tuple[float, float]:
+    """Return log(sigma / alpha) at the start and near data, where both are finite."""
+    last = NEAR if path.num_steps is None else 1 / path.num_steps
+    return _at(path, min(start, 1 - NEAR), noise_to_signal), _at(path, last, noise_to_signal)
+
+
+def _at(path: Path, time: float, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
+    t = torch.tensor([time], dtype=torch.float64)
+    return float(measure(path.alpha(t), path.sigma(t)))
+
+
+_KINDS: dict[Grid, Callable[[Path, int, float], list[float]]] = {
+    "even": _even,
+    "trailing": _trailing,
+    "leading": _leading,
+    "quadratic": _quadratic,
+    "cosine": _cosine,
+    "straight": _straight,
+    "log_snr": _log_snr,
+    "edm": _edm,
+}

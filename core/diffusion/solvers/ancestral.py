@@ -1,0 +1,45 @@
+"""The ancestral sampler of a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from core.diffusion.paths import Path
+from core.diffusion.posterior import log_variance, posterior
+from core.diffusion.solvers.levels import DEFAULTS, Denoise, Noise, Options, levels
+
+
+def ddpm(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Sample ancestrally: draw from q(x_s | x_t, x_0 = data) (Ho et al., arXiv:2006.11239, eq. 6-7).
+
+    The variance is the network's where it predicts one (2102.09672, eq. 15), else the posterior's, or that of
+    the step forward (`options.variance`). The last step adds no noise.
+    """
+    grid = torch.tensor(list(times), dtype=torch.float64)
+    step = posterior(path, grid[:-1], grid[1:])
+    from_x, from_data = step.from_x.tolist(), step.from_data.tolist()
+    variance, transition = step.variance.tolist(), step.transition.tolist()
+    for i, (here, there) in enumerate(pairwise(levels(path, times))):
+        estimate = denoise(x, here)
+        x = from_x[i] * x + from_data[i] * estimate.data
+        if there.sigma == 0:
+            continue
+        if estimate.fraction is None or options.variance != "auto":
+            chosen = transition[i] if options.variance == "large" else variance[i]
+            x = x + chosen**0.5 * noise(i)
+        else:
+            lower, upper = x.new_full((), variance[i]), x.new_full((), transition[i])
+            x = x + torch.exp(log_variance(estimate.fraction, lower, upper) / 2) * noise(i)
+    return x

@@ -1,0 +1,63 @@
+"""Steps that keep the estimated data and change the level of noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from core.diffusion.paths import Path
+from core.diffusion.solvers.levels import DEFAULTS, Denoise, Level, Noise, Options, levels
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve by DDIM (Song et al., arXiv:2010.02502, eq. 12): with eta = 0 keep the noise, change the level.
+
+    With eta > 0 a step draws part of its noise anew, with eta = 1 as much as the ancestral sampler.
+    """
+    for number, (here, there) in enumerate(pairwise(levels(path, times))):
+        estimate = denoise(x, here)
+        drawn = options.eta * _ancestral_deviation(here, there) if options.eta else 0.0
+        kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2)) if drawn else there.sigma
+        x = there.alpha * estimate.data + kept * estimate.noise
+        if drawn:
+            x = x + drawn * noise(number)
+    return x
+
+
+def renoise(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Estimate the data and add new noise of the next level, as few-step models are sampled (2303.01469).
+
+    For a network that estimates the mean of the data, the limit of many steps has half of their variance: it
+    is meant for networks that map to samples.
+    """
+    for number, (here, there) in enumerate(pairwise(levels(path, times))):
+        x = there.alpha * denoise(x, here).data
+        if there.sigma > 0:
+            x = x + there.sigma * noise(number)
+    return x
+
+
+def _ancestral_deviation(here: Level, there: Level) -> float:
+    """Return the standard deviation of q(x_s | x_t, x_0): of 2010.02502, eq. 16, on any path."""
+    ratio = here.alpha / there.alpha
+    transition = here.sigma**2 - (ratio * there.sigma) ** 2
+    return math.sqrt(max(0.0, transition)) * there.sigma / here.sigma

@@ -1,0 +1,251 @@
+"""DPM-Solver++ (Lu et al., arXiv:2211.01095): the exact flow for a polynomial estimate of the data.
+
+In l = log(alpha / sigma) the flow from level t to s, h = l_s - l_t, is
+
+    x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^h exp(u - h) data(l_t + u) du.
+
+With a constant estimate the integral is 1 - exp(-h), and alpha_s (1 - exp(-h)) = alpha_s - sigma_s alpha_t /
+sigma_t: the step of ddim, which has a limit where alpha_t = 0 or sigma_s = 0. Steps that begin or end there
+are of this first order, as are those whose history holds such a level: differences in l would be infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from core.diffusion.paths import Path
+from core.diffusion.solvers.levels import (
+    DEFAULTS,
+    Denoise,
+    Level,
+    Noise,
+    Options,
+    levels,
+    levels_at,
+    noise_to_signal,
+    times_at,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.  keep, take: of x and of a constant estimate.  h: its length in l, infinite at the ends."""
+
+    here: Level
+    there: Level
+    keep: float
+    take: float
+    h: float
+
+
+def steps(grid: Sequence[Level]) -> list[Step]:
+    """Return the coefficients of all steps of a grid."""
+    found = []
+    for here, there in pairwise(grid):
+        keep = there.sigma / here.sigma
+        found.append(Step(here, there, keep, there.alpha - keep * here.alpha, there.log_snr - here.log_snr))
+    return found
+
+
+def weights_2m(plan: Sequence[Step]) -> list[tuple[float, ...]]:
+    """Return the weights of the last two estimates, the newest first, for each step."""
+    found: list[tuple[float, ...]] = [(plan[0].take,)]
+    for before, step in pairwise(plan):
+        if not math.isfinite(before.h) or not math.isfinite(step.h):
+            found.append((step.take,))
+            continue
+        more = step.take * step.h / (2 * before.h)
+        found.append((step.take + more, -more))
+    return found
+
+
+def weights_3m(plan: Sequence[Step]) -> list[tuple[float, ...]]:
+    """Return the weights of the last estimates, the newest first: of the parabola through three of them, of
+    the line where there are two.
+    """
+    found: list[tuple[float, ...]] = [(plan[0].take,)]
+    for number in range(1, len(plan)):
+        before, step = plan[number - 1], plan[number]
+        if not math.isfinite(before.h) or not math.isfinite(step.h):
+            found.append((step.take,))
+        elif number > 1 and math.isfinite(plan[number - 2].h):
+            found.append(_parabola(step, before.h / step.h, plan[number - 2].h / step.h))
+        else:
+            late = _late(step) * step.h / before.h
+            found.append((step.take + late, -late))
+    return found
+
+
+def weights_3m_diffusers(plan: Sequence[Step]) -> list[tuple[float, ...]]:
+    """Return the weights with half of the second difference, and the rule of 2M where there are two."""
+    found = weights_2m(plan)
+    for number in range(2, len(plan)):
+        first, second, step = plan[number - 2 : number + 1]
+        if all(math.isfinite(each.h) for each in (first, second, step)):
+            found[number] = _parabola(step, second.h / step.h, first.h / step.h, curvature=0.5)
+    return found
+
+
+def _late(step: Step) -> float:
+    """Return alpha_s times the integral of exp(u - h) u / h over the step."""
+    return step.there.alpha * (1 + math.expm1(-step.h) / step.h)
+
+
+def _parabola(step: Step, r0: float, r1: float, curvature: float = 1.0) -> tuple[float, ...]:
+    """Return the weights of the estimates at u / h = 0, -r0 and -r0 - r1.
+
+    With divided differences f1 and f2 the parabola is d0 + (u / h) (f1 + r0 f2) + (u / h)^2 f2.
+    curvature: factor of the integral of its last term.
+    """
+    slope = _late(step)
+    curve = curvature * (step.there.alpha - 2 * slope / step.h)
+    f1 = (1 / r0, -1 / r0, 0.0)
+    f2 = (1 / r0 / (r0 + r1), (-1 / r0 - 1 / r1) / (r0 + r1), 1 / r1 / (r0 + r1))
+    bent = slope * r0 + curve
+    return tuple(step.take * (place == 0) + slope * f1[place] + bent * f2[place] for place in range(3))
+
+
+def _multistep(
+    denoise: Denoise,
+    x: Tensor,
+    plan: Sequence[Step],
+    weights: Sequence[tuple[float, ...]],
+    *,
+    corrects_start: bool = False,
+) -> Tensor:
+    history: list[Tensor] = []
+    last = x
+    for number, (step, factors) in enumerate(zip(plan, weights, strict=True)):
+        history = [denoise(x, step.here).data, *history[:2]]
+        if corrects_start and number and len(weights[number - 1]) == 1 and math.isfinite(plan[number - 1].h):
+            x = _on_a_line(last, plan[number - 1], history[1], history[0])
+        last = x
+        x = step.keep * x
+        for factor, data in zip(factors, history, strict=False):
+            x = x + factor * data
+    return x
+
+
+def _on_a_line(x: Tensor, step: Step, first: Tensor, last: Tensor) -> Tensor:
+    """Take a step for the estimate that runs from `first` to `last`."""
+    late = _late(step)
+    return step.keep * x + (step.take - late) * first + late * last
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve by DPM-Solver++(2M), order 2, one evaluation a step (algorithm 2)."""
+    plan = steps(levels(path, times))
+    return _multistep(denoise, x, plan, weights_2m(plan))
+
+
+def dpmpp_3m(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve by the multistep method of order 3, one evaluation a step, with the whole second difference.
+
+    The first step has one estimate alone. The next one, made at its end, corrects it to the line through
+    both: an error of second order in the start would be left in the end.
+    """
+    plan = steps(levels(path, times))
+    return _multistep(denoise, x, plan, weights_3m(plan), corrects_start=True)
+
+
+def dpmpp_3m_diffusers(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve as diffusers does with solver_order=3: half of the second difference, which leaves order 2."""
+    plan = steps(levels(path, times))
+    return _multistep(denoise, x, plan, weights_3m_diffusers(plan))
+
+
+def dpmpp_2s(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve by DPM-Solver++(2S), order 2, two evaluations a step, the second half-way in l (algorithm 1)."""
+    plan = steps(levels(path, times))
+    inner = [step for step in plan if math.isfinite(step.h)]
+    halves = [-(step.here.log_snr + step.h / 2) for step in inner]
+    middles = iter(levels_at(path, times_at(path, halves, noise_to_signal)) if inner else [])
+    for step in plan:
+        data = denoise(x, step.here).data
+        if math.isfinite(step.h):
+            middle = next(middles)
+            keep = middle.sigma / step.here.sigma
+            data = denoise(keep * x + (middle.alpha - keep * step.here.alpha) * data, middle).data
+        x = step.keep * x + step.take * data
+    return x
+
+
+def sde_dpmpp(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve the reverse SDE by its exponential integrator, weak order 1, one evaluation a step."""
+    return _sde(denoise, x, steps(levels(path, times)), noise, uses_history=False)
+
+
+def sde_dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    times: Sequence[float],
+    path: Path,
+    *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+) -> Tensor:
+    """Solve the reverse SDE with the estimate extrapolated from the last two, one evaluation a step."""
+    return _sde(denoise, x, steps(levels(path, times)), noise, uses_history=True)
+
+
+def _sde(denoise: Denoise, x: Tensor, plan: Sequence[Step], noise: Noise, *, uses_history: bool) -> Tensor:
+    """Take steps x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) data + sigma_s sqrt(1 - e^-2h) z."""
+    before: tuple[Tensor, float] | None = None
+    for number, step in enumerate(plan):
+        here, there = step.here, step.there
+        shrink = here.alpha * there.sigma / (here.sigma * there.alpha)  # exp(-h), 0 where h is infinite
+        taken = there.alpha * (1 - shrink**2)
+        data = denoise(x, here).data
+        used = data
+        if uses_history and before is not None and math.isfinite(step.h) and math.isfinite(before[1]):
+            used = data + step.h / (2 * before[1]) * (data - before[0])
+        x = step.keep * shrink * x + taken * used
+        if there.sigma > 0:
+            x = x + there.sigma * math.sqrt(1 - shrink**2) * noise(number)
+        before = data, step.h
+    return x

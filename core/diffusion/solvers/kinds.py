@@ -1,0 +1,69 @@
+"""The solvers by name. A new one is a function here or a file beside this one, and a line in the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.diffusion.grids import Grid
+from core.diffusion.solvers.ancestral import ddpm
+from core.diffusion.solvers.ddim import ddim, renoise
+from core.diffusion.solvers.dpm import (
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    dpmpp_3m_diffusers,
+    sde_dpmpp,
+    sde_dpmpp_2m,
+)
+from core.diffusion.solvers.levels import Solver
+from core.diffusion.solvers.runge_kutta import euler, heun, midpoint, rk4
+from core.diffusion.solvers.unipc import unipc_2, unipc_3
+
+SolverName = Literal[
+    "euler",
+    "heun",
+    "ddim",
+    "ddpm",
+    "renoise",
+    "midpoint",
+    "rk4",
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "dpmpp_3m_diffusers",
+    "unipc_2",
+    "unipc_3",
+    "sde_dpmpp",
+    "sde_dpmpp_2m",
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A solver.  evaluations: of the network in a step.  is_random: whether it draws in its steps.
+    chain_grid: the grid that is best for it on a chain, as measured (docs/method.md)."""
+
+    solve: Solver
+    evaluations: int = 1
+    is_random: bool = False
+    chain_grid: Grid = "even"
+
+
+KINDS: dict[SolverName, Kind] = {
+    "euler": Kind(euler),
+    "heun": Kind(heun, 2),
+    "ddim": Kind(ddim),
+    "ddpm": Kind(ddpm, is_random=True),
+    "renoise": Kind(renoise, is_random=True),
+    "midpoint": Kind(midpoint, 2),
+    "rk4": Kind(rk4, 4),
+    "dpmpp_2m": Kind(dpmpp_2m),
+    "dpmpp_2s": Kind(dpmpp_2s, 2),
+    "dpmpp_3m": Kind(dpmpp_3m),
+    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers),
+    "unipc_2": Kind(unipc_2),
+    "unipc_3": Kind(unipc_3),
+    "sde_dpmpp": Kind(sde_dpmpp, is_random=True),
+    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True),
+}

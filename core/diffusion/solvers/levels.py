@@ -1,0 +1,123 @@
+"""What a solver works with: levels of noise with their coefficients, and the network's estimates there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from core.diffusion.paths import Path
+
+HALVINGS = 60  # of an interval of times: to the last bit of a float64
+
+
+@dataclass(frozen=True)
+class Level:
+    """A time on the path with its coefficients; time_input is the network's form of it."""
+
+    t: float
+    alpha: float
+    sigma: float
+    time_input: float
+
+    @property
+    def straight(self) -> float:
+        """Share of noise, which runs from 0 at data to 1 at noise on every path."""
+        return self.sigma / (self.alpha + self.sigma)
+
+    @property
+    def log_snr(self) -> float:
+        """Half of the log signal-to-noise ratio, log(alpha / sigma); infinite at the ends of a path."""
+        if self.alpha == 0:
+            return -math.inf
+        return math.log(self.alpha / self.sigma) if self.sigma > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Data and noise that the network estimates in x_t; fraction is its variance output, if any."""
+
+    data: Tensor
+    noise: Tensor
+    fraction: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, Level], Estimate]
+Noise = Callable[[int], Tensor]
+Variance = Literal["auto", "small", "large"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of single solvers.
+
+    eta: of ddim, the noise of a step: 0 is none, 1 that of the ancestral sampler.  variance: of ddpm: small
+    is the posterior's, large that of the step forward, auto what the network learned, else small.
+    """
+
+    eta: float = 0.0
+    variance: Variance = "auto"
+
+
+DEFAULTS = Options()
+
+
+class Solver(Protocol):
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        times: Sequence[float],
+        path: Path,
+        *,
+        noise: Noise,
+        options: Options = DEFAULTS,
+    ) -> Tensor:
+        """Return the sample at t = 0 of a start `x` at times[0], in the dtype of `x`.
+
+        times: falling to 0.  noise: of the number of a step, standard normal numbers in the shape of `x`.
+        """
+        ...
+
+
+def levels(path: Path, times: Sequence[float]) -> list[Level]:
+    """Return the coefficients of every time, as Python numbers; `times` must fall and end at 0."""
+    if len(times) < 2 or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
+        raise ValueError(f"times must fall to 0, got {list(times)}")
+    return levels_at(path, times)
+
+
+def levels_at(path: Path, times: Sequence[float]) -> list[Level]:
+    """Return the coefficients of any times, computed in float64."""
+    t = torch.tensor(list(times), dtype=torch.float64)
+    columns = (path.alpha(t), path.sigma(t), path.time_input(t))
+    return [Level(*row) for row in zip(times, *(column.tolist() for column in columns), strict=True)]
+
+
+def times_at(path: Path, wanted: Sequence[float], measure: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+    """Return the times in [0, 1] at which a measure has these values, by bisection.
+
+    measure: of alpha and sigma, both (n,) float64; it grows with time.
+    """
+    target = torch.tensor(list(wanted), dtype=torch.float64)
+    low, high = torch.zeros_like(target), torch.ones_like(target)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        is_below = measure(path.alpha(middle), path.sigma(middle)) < target
+        low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
+    return high.tolist()
+
+
+def noise_share(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return sigma / (alpha + sigma), the variable in which every path is straight."""
+    return sigma / (alpha + sigma)
+
+
+def noise_to_signal(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return log(sigma / alpha), which grows with time; infinite at the ends."""
+    return torch.log(sigma) - torch.log(alpha)

@@ -31,12 +31,20 @@ def make_grid(kind: Grid, path: Path, steps: int, start: float, shift: float = 1
     if steps > path.num_steps * start:
         raise UserError("steps", steps, f"at most {int(path.num_steps * start)} on {path.name}")
     places = [max(1.0, float(torch.round(torch.tensor(time * path.num_steps)))) for time in times]
-    if len(set(places)) < len(places):
-        shifting = f"with shift={shift} " if shift != 1 else ""
-        raise UserError(
-            "steps", steps, f"fewer: {shifting}two of them share a time of {path.name} on grid={kind}"
-        )
-    return [place / path.num_steps for place in places] + [0.0]
+    if kind == "even" and len(set(places)) < len(places):
+        raise UserError("steps", steps, f"fewer: with shift={shift} two of them share a time of {path.name}")
+    return [place / path.num_steps for place in _apart(places)] + [0.0]
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Return falling places of a chain: those that share one take the next free ones, towards noise first."""
+    found = list(places)
+    for number in range(len(found) - 2, -1, -1):
+        found[number] = max(found[number], found[number + 1] + 1)
+    found[0] = min(found[0], places[0])
+    for number in range(1, len(found)):
+        found[number] = min(found[number], found[number - 1] - 1)
+    return found
 
 
 def own_grid(times: Sequence[float], path: Path, steps: int, start: float) -> list[float]:

@@ -23,6 +23,8 @@ from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
 from core.draws import Draws
 from core.errors import UserError
 
+LEAST_MEASURED = 10  # steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
@@ -135,6 +137,14 @@ def time_grid(config: SamplerConfig, path: Path) -> list[float]:
     """
     if config.times:
         return own_grid(config.times, path, config.steps, config.start)
-    best: Grid = "even" if path.num_steps is None else KINDS[config.solver].chain_grid
-    kind = best if config.grid == "auto" else config.grid
+    kind = best_grid(config.solver, config.steps, path) if config.grid == "auto" else config.grid
     return make_grid(kind, path, config.steps, config.start, config.shift)
+
+
+def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:
+    """Return the grid that is best for a solver, as far as that was measured (docs/method.md).
+
+    With few steps the first one of other grids is so long that it enlarges errors.
+    """
+    is_measured = path.num_steps is not None and steps >= LEAST_MEASURED
+    return KINDS[solver].chain_grid if is_measured else "even"

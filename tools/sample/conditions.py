@@ -20,6 +20,11 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
     was trained with, or where the start is one that drowns the data in the network's errors.
     """
     warnings = [warning] if (warning := check_start(sampler, make_path(space.path), space.prediction)) else []
+    if sampler.solver == "renoise" and sampler.steps > 1:
+        warnings.append(
+            "solver=renoise suits networks that map to samples; with one that estimates the mean of the "
+            "data, as all that are trained here, samples lack up to half of the variance"
+        )
     guided, shares = sampler.guidance != 1, space.null_share
     if guided and not given:
         expected = "1, since samples have neither a class nor a prompt that could be dropped"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from core.checkpoint import exported
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
-from core.diffusion.sampling import SamplerConfig
+from core.diffusion.paths import make_path
+from core.diffusion.sampling import SamplerConfig, best_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
 from core.progress import say
@@ -112,11 +113,20 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
     schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
+    then["sampler"] = _as_it_was(then["sampler"] or {}, then["latents"])
     # A field that an earlier version did not have was, in effect, what its default is today.
     then |= {name: with_defaults(then[name] or {}, schema) for name, schema in schemas.items()}
     if differs := difference(then, {name: now.get(name) for name in names}):
         field, was, found = _first(*differs[0])
         raise UserError(f"{output} was begun with {field}={was}; now it is {found}; {anew(output)}")
+
+
+def _as_it_was(sampler: Mapping[str, Any], latents: Any) -> Mapping[str, Any]:
+    """Return a recorded sampler with the grid of times that earlier versions took, where it was another."""
+    if "grid" in sampler or not isinstance(latents, Mapping) or "solver" not in sampler:
+        return sampler
+    now = best_grid(sampler["solver"], sampler.get("steps", 50), make_path(latents["path"]))
+    return sampler if now == "even" else {**sampler, "grid": "even"}
 
 
 def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:

@@ -51,19 +51,19 @@ class Kind:
 
 
 KINDS: dict[SolverName, Kind] = {
-    "euler": Kind(euler),
+    "euler": Kind(euler, chain_grid="straight"),
     "heun": Kind(heun, 2),
-    "ddim": Kind(ddim),
+    "ddim": Kind(ddim, chain_grid="straight"),
     "ddpm": Kind(ddpm, is_random=True),
     "renoise": Kind(renoise, is_random=True),
-    "midpoint": Kind(midpoint, 2),
+    "midpoint": Kind(midpoint, 2, chain_grid="straight"),
     "rk4": Kind(rk4, 4),
-    "dpmpp_2m": Kind(dpmpp_2m),
-    "dpmpp_2s": Kind(dpmpp_2s, 2),
-    "dpmpp_3m": Kind(dpmpp_3m),
-    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers),
-    "unipc_2": Kind(unipc_2),
-    "unipc_3": Kind(unipc_3),
+    "dpmpp_2m": Kind(dpmpp_2m, chain_grid="straight"),
+    "dpmpp_2s": Kind(dpmpp_2s, 2, chain_grid="quadratic"),
+    "dpmpp_3m": Kind(dpmpp_3m, chain_grid="straight"),
+    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, chain_grid="straight"),
+    "unipc_2": Kind(unipc_2, chain_grid="straight"),
+    "unipc_3": Kind(unipc_3, chain_grid="straight"),
     "sde_dpmpp": Kind(sde_dpmpp, is_random=True),
     "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True),
 }

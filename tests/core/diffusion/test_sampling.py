@@ -155,7 +155,7 @@ def test_impossible_grids_are_refused() -> None:
     with pytest.raises(UserError, match=r"steps=1001: expected at most 1000 on ddpm_linear"):
         time_grid(SamplerConfig(steps=1001), CHAIN)
     with pytest.raises(UserError, match="share a time"):
-        time_grid(SamplerConfig(steps=1000, shift=3.0), CHAIN)
+        time_grid(SamplerConfig(grid="even", steps=1000, shift=3.0), CHAIN)
     with pytest.raises(UserError, match="guidance_start"):
         SamplerConfig(guidance_start=0.1, guidance_end=0.5)
 

@@ -51,6 +51,13 @@ def test_a_condition_that_was_always_dropped_is_warned_of(run: Path) -> None:
     assert require_trained(space(run, null_share=shares(label=0.0)), PLAIN, ["label"]) == []
 
 
+def test_renoising_is_warned_of_where_it_takes_more_than_one_step(run: Path) -> None:
+    once, twice = SamplerConfig(solver="renoise", steps=1), SamplerConfig(solver="renoise", steps=2)
+    (warning,) = require_trained(space(run), twice, ["label"])
+    assert "samples lack up to half of the variance" in warning
+    assert not [line for line in require_trained(space(run), once, ["label"]) if "renoise" in line]
+
+
 def test_what_is_not_recorded_is_warned_of_where_it_matters(run: Path) -> None:
     for unknown in (None, shares(label=None)):
         (warning,) = require_trained(space(run, null_share=unknown), GUIDED, ["label"])

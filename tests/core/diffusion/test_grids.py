@@ -1,0 +1,150 @@
+"""Grids of times: falling, on the times of a chain, and the ones that are best as measured."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+import torch
+
+from core.config.loading import load
+from core.diffusion.grids import Grid, make_grid, own_grid
+from core.diffusion.paths import Path, PathName, make_path
+from core.diffusion.sampling import SamplerConfig, best_grid, time_grid
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.diffusion.solvers.levels import Denoise, Estimate, Level
+from core.errors import UserError
+
+GRIDS = get_args(Grid)
+PATHS = get_args(PathName)
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_times_fall_from_the_start_to_0_and_lie_on_the_chain(kind: Grid, name: PathName, steps: int) -> None:
+    path = make_path(name)
+    if kind == "leading" and path.num_steps is None:
+        with pytest.raises(UserError, match="grid=leading: expected another"):
+            make_grid(kind, path, steps, 1.0)
+        return
+    times = make_grid(kind, path, steps, 0.97 if steps > 1 else 1.0)
+    assert len(times) == steps + 1
+    assert times[-1] == 0
+    assert all(a > b for a, b in pairwise(times))
+    if kind != "leading":
+        assert times[0] == pytest.approx(0.97 if steps > 1 else 1.0, abs=1e-12)
+    if path.num_steps is not None:
+        assert all(time * 1000 == pytest.approx(round(time * 1000), abs=1e-9) for time in times)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GRIDS if kind != "leading"])
+def test_all_steps_of_a_chain_are_the_chain(kind: Grid) -> None:
+    times = make_grid(kind, make_path("ddpm_linear"), 1000, 1.0)
+    assert times == [place / 1000 for place in range(1000, -1, -1)]
+
+
+def test_a_list_of_ones_own_is_checked() -> None:
+    chain, flow = make_path("ddpm_linear"), make_path("rectified_flow")
+    assert own_grid([1.0, 0.5, 0.1], chain, 3, 1.0) == [1.0, 0.5, 0.1, 0.0]
+    assert own_grid([0.9, 0.123456], flow, 2, 0.9) == [0.9, 0.123456, 0.0]
+    for times, path, message in (
+        ([1.0, 0.5], chain, "3 times, as steps says"),
+        ([1.0, 0.1, 0.5], chain, "times that fall"),
+        ([1.0, 0.5, 0.0], flow, "times that fall"),
+        ([0.9, 0.5, 0.1], flow, "times from start=1 on"),
+        ([1.0, 0.50001, 0.1], chain, "multiples of 1/1000"),
+    ):
+        with pytest.raises(UserError, match=message):
+            own_grid(times, path, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("eta=0.5",), "eta=0.5: expected 0 with solver=euler"),
+        (("solver=ddim", "eta=1.5"), "eta=1.5: expected a finite number from 0 to 1"),
+        (("variance=large",), "variance=large: expected auto with solver=euler"),
+        (("times=[1,0.5]", "steps=2", "grid=edm"), "grid=edm: expected auto where times are given"),
+        (("times=[1,0.5]", "steps=2", "shift=3"), "shift=3.0: expected 1 where times are given"),
+        (("solver=plms",), "solver=plms: expected euler, heun"),
+        (("steps=0",), "steps=0: expected an integer, at least 1"),
+    ],
+)
+def test_settings_that_cannot_act_are_refused(fields: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(SamplerConfig, overrides=list(fields))
+
+
+def mixture(modes: int) -> Denoise:
+    """Return the exact denoiser of 16-dimensional Gaussians of variance 0.1 and unequal weights."""
+    generator = torch.Generator().manual_seed(modes)
+    means = torch.randn(modes, 16, generator=generator, dtype=torch.float64) * 0.95
+    weights = torch.rand(modes, generator=generator, dtype=torch.float64) + 0.2
+
+    def denoise(x: torch.Tensor, level: Level) -> Estimate:
+        spread = level.alpha**2 * 0.1 + level.sigma**2
+        apart = x[:, None] - level.alpha * means
+        share = torch.softmax(-(apart**2).sum(-1) / (2 * spread) + weights.log(), 1)
+        data = (share[..., None] * (means + level.alpha * 0.1 * apart / spread)).sum(1)
+        return Estimate(data, (x - level.alpha * data) / level.sigma)
+
+    return denoise
+
+
+def errors(
+    solver: SolverName, grid: Grid | None, path: Path, evaluations: int, exact: list[torch.Tensor]
+) -> float:
+    """Return the geometric mean over mixtures of the median error of 64 starts."""
+    steps = evaluations // KINDS[solver].evaluations
+    times = make_grid(grid or best_grid(solver, steps, path), path, steps, 1.0)
+    found = [
+        (KINDS[solver].solve(mixture(modes), starts(), times, path, noise=lambda i: starts()) - ends)
+        .norm(dim=1)
+        .median()
+        for modes, ends in zip(MODES, exact, strict=True)
+    ]
+    return float(torch.stack(found).log().mean().exp())
+
+
+MODES = (1, 4, 16, 64)
+
+
+def starts() -> torch.Tensor:
+    return torch.randn(64, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
+    path = make_path("ddpm_linear")
+    chain = make_grid("even", path, 1000, 1.0)
+    exact = [
+        KINDS["unipc_2"].solve(mixture(modes), starts(), chain, path, noise=lambda i: starts())
+        for modes in MODES
+    ]
+    ddim = {count: errors("ddim", None, path, count, exact) for count in (20, 100)}
+    for solver in ("dpmpp_2m", "unipc_2", "unipc_3"):
+        assert errors(solver, None, path, 20, exact) <= ddim[20] / 3, solver
+        assert errors(solver, None, path, 50, exact) <= ddim[100], solver
+    names: tuple[SolverName, ...] = (
+        "ddim",
+        "midpoint",
+        "dpmpp_2m",
+        "dpmpp_2s",
+        "dpmpp_3m",
+        "unipc_2",
+        "unipc_3",
+    )
+    for other in ("trailing", "even"):
+        ratios = [
+            errors(name, other, path, 20, exact) / errors(name, None, path, 20, exact) for name in names
+        ]
+        assert float(torch.tensor(ratios).log().mean().exp()) >= 1.2, (other, ratios)
+
+
+def test_few_steps_take_even_times_by_default() -> None:
+    path = make_path("ddpm_linear")
+    few, more = SamplerConfig(steps=5), SamplerConfig(steps=20)
+    assert time_grid(few, path) == make_grid("even", path, 5, 1.0)
+    assert time_grid(more, path) == make_grid("straight", path, 20, 1.0)
+    assert time_grid(SamplerConfig(steps=20), make_path("rectified_flow"))[1] == 0.95

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -17,6 +16,7 @@ from core.diffusion.paths import PathName, make_path
 from core.diffusion.posterior import bound_bits
 from core.diffusion.predictions import Prediction
 from core.diffusion.timesteps import TimestepConfig
+from core.diffusion.weightings import MOST, LossSpace, Weighting, output_weight, space_weight
 from core.draws import Draws
 from core.errors import UserError
 from core.losses import Losses
@@ -29,9 +29,20 @@ class ObjectiveConfig:
     path: PathName = setting("rectified_flow", "how data turns into noise")
     prediction: Prediction = setting("flow", "what the network predicts")
     timesteps: TimestepConfig = setting(TimestepConfig(), "which times are trained")
-    weighting: Literal["uniform", "min_snr"] = setting("uniform", "weight of a time's squared error")
+    weighting: Weighting = setting(
+        "uniform", "weight of a time's squared error, the same for all predictions (docs/method.md)"
+    )
+    loss_space: LossSpace = setting(
+        "", "uniform: the prediction whose error is squared; '' is the one that the network makes"
+    )
     min_snr_gamma: float = setting(
         5.0, "min_snr: the signal-to-noise ratio above which x0 errors weigh the same"
+    )
+    p2_gamma: float = setting(1.0, "p2: the power of 1 / (1 + signal-to-noise ratio)", low=0)
+    edm_deviation: float = setting(1.0, "edm: standard deviation of the latents", low=1e-3)
+    sigmoid_bias: float = setting(
+        0.0,
+        "sigmoid: the log signal-to-noise ratio of which noise errors weigh half as much as of pure noise",
     )
     label_dropout: float = setting(0.1, "share of samples trained without label and text", low=0, high=1)
     given_frames: float = setting(
@@ -48,6 +59,8 @@ class ObjectiveConfig:
             raise UserError("learned_sigma", True, "false unless path is a ddpm one and prediction=noise")
         if self.min_snr_gamma <= 0:
             raise UserError("min_snr_gamma", self.min_snr_gamma, "a number above 0")
+        if self.loss_space and self.weighting != "uniform":
+            raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
 
 
 @dataclass(frozen=True)
@@ -126,18 +139,22 @@ class Objective:
         )
 
     def _weight(self, t: Tensor) -> Tensor | None:
-        """Return the (B,) weight of the squared error, None for 1.
-
-        min_snr: min(SNR, gamma) for the error of x0 (2303.09556, eq. 5).
-        """
-        if self.config.weighting == "uniform":
+        """Return the (B,) weight of the squared error of the output, None for 1."""
+        config = self.config
+        space = config.loss_space or config.prediction
+        if config.weighting == "uniform" and space == config.prediction:
             return None
         alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
-        snr = (alpha / sigma) ** 2
-        if self.config.prediction == "noise":  # min(SNR, gamma) / SNR, written so that SNR = 0 has a value
-            return (self.config.min_snr_gamma / snr).clamp(max=1).float()
-        per_output = (sigma / predictions.determinant(self.config.prediction, alpha, sigma)) ** 2
-        return (snr.clamp(max=self.config.min_snr_gamma) * per_output).float()
+        if config.weighting == "uniform":
+            return space_weight(config.prediction, space, alpha, sigma).clamp(max=MOST).float()
+        parameters = {
+            "min_snr": config.min_snr_gamma,
+            "p2": config.p2_gamma,
+            "edm": config.edm_deviation,
+            "sigmoid": config.sigmoid_bias,
+        }
+        parameter = parameters[config.weighting]
+        return output_weight(config.weighting, parameter, config.prediction, alpha, sigma).float()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +16,14 @@ from core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TimestepConfig:
-    kind: Literal["uniform", "logit_normal"] = setting(
-        "uniform", "distribution of t; logit_normal puts more weight on the middle of the path"
+    kind: Literal["uniform", "logit_normal", "mode", "edm", "laplace", "cauchy", "sech"] = setting(
+        "uniform",
+        "distribution of t: logit_normal and mode put more weight on the middle; edm (normal), laplace, "
+        "cauchy and sech are distributions of log(sigma / alpha), on any path",
     )
-    mean: float = setting(0.0, "logit_normal: mean of logit(t); positive means noisier")
-    std: float = setting(1.0, "logit_normal: standard deviation of logit(t)", low=1e-3)
+    mean: float = setting(0.0, "of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2")
+    std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
+    mode_scale: float = setting(1.29, "mode: weight of the middle; 0 is uniform", low=-1, high=1.75)
     shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
 
     def __post_init__(self) -> None:
@@ -30,15 +34,51 @@ class TimestepConfig:
 def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
     """Return times in (0, 1] from uniforms `u` (B,) in (0, 1); for N steps, on the grid (i + 1) / N.
 
-    logit_normal and shift: Esser et al., arXiv:2403.03206, eq. 19 and 23.
+    logit_normal, mode and shift: Esser et al., arXiv:2403.03206, eq. 19, 20 and 23.  edm: 2206.00364, table
+    1.  laplace, cauchy, sech: 2407.03297.
     """
     t = u
     if config.kind == "logit_normal":
         t = torch.sigmoid(config.mean + config.std * torch.special.ndtri(u))
+    elif config.kind == "mode":
+        t = 1 - u - config.mode_scale * (torch.cos(torch.pi / 2 * u) ** 2 - 1 + u)
+    elif config.kind != "uniform":
+        t = _time_of(path, config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
     t = shifted(t, config.shift)
     if path.num_steps is None:
         return t
     return (torch.ceil(t * path.num_steps) / path.num_steps).clamp(1 / path.num_steps, 1)
+
+
+def _laplace(u: Tensor) -> Tensor:
+    return -torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs())
+
+
+def _cauchy(u: Tensor) -> Tensor:
+    return torch.tan(torch.pi * (u - 0.5))
+
+
+def _sech(u: Tensor) -> Tensor:
+    return 2 / torch.pi * torch.log(torch.tan(torch.pi / 2 * u))
+
+
+_QUANTILES: dict[str, Callable[[Tensor], Tensor]] = {
+    "edm": torch.special.ndtri,
+    "laplace": _laplace,
+    "cauchy": _cauchy,
+    "sech": _sech,
+}
+"""Inverses of standard distribution functions."""
+
+
+def _time_of(path: Path, log_ratio: Tensor) -> Tensor:
+    """Return the times at which log(sigma / alpha) has these values; the nearest ends beyond a path's own."""
+    if path.num_steps is None:
+        nearest = torch.finfo(torch.float32).eps
+        return torch.sigmoid(log_ratio).clamp(nearest, 1 - nearest)  # sigma / alpha = t / (1 - t)
+    grid = torch.arange(1, path.num_steps + 1, dtype=torch.float64, device=log_ratio.device) / path.num_steps
+    ratios = torch.log(path.sigma(grid)) - torch.log(path.alpha(grid))
+    return grid[torch.searchsorted(ratios, log_ratio).clamp(max=path.num_steps - 1)]
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:

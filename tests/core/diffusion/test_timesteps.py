@@ -1,9 +1,11 @@
 """Distributions of training times."""
 
+import math
+
 import pytest
 import torch
 
-from core.diffusion.paths import make_path
+from core.diffusion.paths import PathName, make_path
 from core.diffusion.timesteps import TimestepConfig, draw
 from core.errors import UserError
 
@@ -27,6 +29,30 @@ def test_logit_normal_has_its_quantiles() -> None:
     assert float(logits.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(logits.std()) == pytest.approx(2.0, rel=0.01)
     assert float(t.median()) == pytest.approx(torch.sigmoid(torch.tensor(0.5)).item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "ddpm_linear", "ddpm_cosine"])
+@pytest.mark.parametrize(
+    ("kind", "quartile"),
+    [("edm", 0.6744897501960817), ("laplace", math.log(2)), ("cauchy", 1.0), ("sech", 0.5610998523)],
+)
+def test_distributions_of_the_noise_ratio_have_their_quartiles_on_any_path(
+    name: PathName, kind: str, quartile: float
+) -> None:
+    config = TimestepConfig(kind=kind, mean=-0.4, std=0.5)  # type: ignore[arg-type]
+    path = make_path(name)
+    t = draw(config, path, U.double()).double()
+    ratio = torch.log(path.sigma(t) / path.alpha(t))
+    for share, place in ((0.25, -1), (0.5, 0), (0.75, 1)):
+        expected = -0.4 + 0.5 * place * quartile
+        assert float(ratio.quantile(share)) == pytest.approx(expected, abs=0.01)
+
+
+def test_mode_is_uniform_without_its_scale_and_favours_the_middle_with_it() -> None:
+    path = make_path("rectified_flow")
+    torch.testing.assert_close(draw(TimestepConfig(kind="mode", mode_scale=0.0), path, U), 1 - U)
+    t = draw(TimestepConfig(kind="mode"), path, U)
+    assert float(((t > 0.4) & (t < 0.6)).float().mean()) > 0.22
 
 
 def test_shift_multiplies_the_odds() -> None:

@@ -1,0 +1,99 @@
+"""Weights of the squared error: the same loss in every prediction, and the published formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.paths import PathName, make_path
+from core.diffusion.predictions import Prediction, target, to_data, to_noise
+from core.diffusion.weightings import Weighting, output_weight, space_weight
+from core.errors import UserError
+
+PATHS = get_args(PathName)
+KINDS: tuple[Prediction, ...] = get_args(Prediction)
+PARAMETERS: dict[Weighting, float] = {"min_snr": 5.0, "p2": 0.7, "edm": 0.5, "sigmoid": -1.3}
+TIMES = torch.linspace(0.02, 0.97, 20, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("space", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_in_another_space_is_the_same_loss_times_its_weight(
+    name: PathName, space: Prediction, kind: Prediction
+) -> None:
+    """Loss and gradient: of the output converted to that space, and of the output itself with the weight."""
+    path = make_path(name)
+    alpha, sigma = path.alpha(TIMES), path.sigma(TIMES)
+    x0, noise, wrong = torch.randn(3, len(TIMES), generator=torch.Generator().manual_seed(0)).double()
+    x_t = alpha * x0 + sigma * noise
+    output = (target(kind, x0, noise, alpha, sigma) + wrong).requires_grad_()
+    converted = target(
+        space,
+        to_data(kind, output, x_t, alpha, sigma),
+        to_noise(kind, output, x_t, alpha, sigma),
+        alpha,
+        sigma,
+    )
+    there = (converted - target(space, x0, noise, alpha, sigma)).square()
+    weight = space_weight(kind, space, alpha, sigma)
+    here = weight * (output - target(kind, x0, noise, alpha, sigma)).square()
+    torch.testing.assert_close(here, there, rtol=1e-9, atol=0)
+    gradients = [torch.autograd.grad(loss.sum(), output, retain_graph=True)[0] for loss in (here, there)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("weighting", PARAMETERS)
+def test_a_weighting_counts_an_error_alike_in_every_prediction(name: PathName, weighting: Weighting) -> None:
+    path = make_path(name)
+    alpha, sigma = path.alpha(TIMES), path.sigma(TIMES)
+    of_noise = output_weight(weighting, PARAMETERS[weighting], "noise", alpha, sigma)
+    for kind in KINDS:
+        found = output_weight(weighting, PARAMETERS[weighting], kind, alpha, sigma)
+        torch.testing.assert_close(
+            found, of_noise * space_weight(kind, "noise", alpha, sigma), rtol=1e-9, atol=0
+        )
+
+
+def test_the_published_formulas() -> None:
+    alpha, sigma = torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64)
+    snr, s = (0.8 / 0.6) ** 2, 0.6 / 0.8
+    for weighting, kind, expected in (
+        ("min_snr", "data", min(snr, 5.0)),
+        ("p2", "noise", 1 / (1 + snr) ** 0.7),
+        ("edm", "data", (s**2 + 0.25) / (s * 0.5) ** 2),
+        ("sigmoid", "noise", 1 / (1 + math.exp(math.log(snr) + 1.3))),
+    ):
+        found = output_weight(weighting, PARAMETERS[weighting], kind, alpha, sigma)  # type: ignore[arg-type, index]
+        assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pure_noise_has_a_weight_in_noise_prediction() -> None:
+    alpha, sigma = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for weighting in ("min_snr", "p2", "sigmoid"):
+        found = output_weight(weighting, PARAMETERS[weighting], "noise", alpha, sigma)  # type: ignore[arg-type, index]
+        assert float(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss_space": "v", "weighting": "edm"}, "loss_space=v: expected '' with weighting=edm"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ObjectiveConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["data", "noise"])
+def test_no_sample_outweighs_all_others(kind: Prediction) -> None:
+    objective = Objective(ObjectiveConfig(prediction=kind, loss_space="v"))
+    weights = objective._weight(torch.tensor([1e-6, 0.5, 1 - 1e-6]))
+    assert weights is not None
+    assert float(weights.max()) <= 400

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +13,75 @@ from core.batch import Condition
 from core.diffusion.objective import Model, drop_condition
 from core.errors import UserError
 
-Guided = Callable[[Tensor, float, float], Tensor]
+GuidanceKind = Literal["cfg", "cfg_zero", "apg"]
+Mix = Callable[[Tensor, Tensor], Tensor]
+"""Of the outputs with the condition and without it, what is taken instead, in the same prediction."""
+
+
+class Guided(Protocol):
+    def __call__(self, x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
+        """Return the guided output.  mix: None mixes linearly, by the scale."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How outputs with and without the condition are mixed.
+
+    kind: cfg: linearly.  cfg_zero: with the output without the condition scaled to fit the other
+    (2503.18886).  apg: without the part of their difference that is parallel to the data (2410.02416).
+    scale: 1 is the output with the condition.  rescale: share in which the spread of the estimated data is
+    brought back to that without guidance (2305.08891, eq. 15-16).  channels: that are guided, from the first
+    on, 0 for all; the published DiT guides 3.  limit: of apg, the largest norm of the difference a number of
+    the sample, 0 for none.
+    """
+
+    kind: GuidanceKind = "cfg"
+    scale: float = 1.0
+    rescale: float = 0.0
+    channels: int = 0
+    limit: float = 0.0
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is nothing but the linear mix of all channels."""
+        return self.kind == "cfg" and not self.rescale and not self.channels
+
+    def mix(self, given: Tensor, none: Tensor, to_data: Convert, from_data: Convert) -> Tensor:
+        """Mix outputs (B, C, T, H, W); each sample by itself.
+
+        to_data, from_data: from an output to the data that it stands for, and back.
+        """
+        if self.kind == "apg":
+            mixed = from_data(self._projected(to_data(given), to_data(none)))
+        else:
+            if self.kind == "cfg_zero":
+                none = none * (_dot(given, none) / _dot(none, none).clamp(min=1e-12))
+            mixed = none + self.scale * (given - none)
+        if self.rescale:
+            data, plain = to_data(mixed), to_data(given)
+            spread = plain.std((1, 2, 3, 4), keepdim=True) / data.std((1, 2, 3, 4), keepdim=True)
+            mixed = from_data(data * (self.rescale * spread + 1 - self.rescale))
+        if self.channels:
+            mixed = torch.cat([mixed[:, : self.channels], given[:, self.channels :]], dim=1)
+        return mixed
+
+    def _projected(self, given: Tensor, none: Tensor) -> Tensor:
+        """Return the data with the scaled difference that is orthogonal to them."""
+        difference = given - none
+        if self.limit:
+            norm = _dot(difference, difference).sqrt() / difference[0].numel() ** 0.5
+            difference = difference * (self.limit / norm.clamp(min=1e-12)).clamp(max=1)
+        parallel = given * (_dot(difference, given) / _dot(given, given).clamp(min=1e-12))
+        return given + (self.scale - 1) * (difference - parallel)
+
+
+Convert = Callable[[Tensor], Tensor]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of each sample with its own, (B, 1, 1, 1, 1)."""
+    return (a * b).sum((1, 2, 3, 4), keepdim=True)
 
 
 def classifier_free(
@@ -29,14 +98,15 @@ def classifier_free(
             "guidance", scale, "1, since nothing is given (no label, no text) that could be dropped"
         )
 
-    def guided(x: Tensor, t: float, time_input: float) -> Tensor:
+    def guided(x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
         time = torch.full((len(x),), time_input, dtype=torch.float32, device=x.device)
         if scale == 1 or not interval[0] <= t <= interval[1]:
             return model(x, time, condition).float()
         output = model(torch.cat([x, x]), torch.cat([time, time]), pair).float()
         given, none = output.chunk(2)
         channels = x.shape[1]
-        mixed = none[:, :channels] + scale * (given[:, :channels] - none[:, :channels])
+        halves = given[:, :channels], none[:, :channels]
+        mixed = mix(*halves) if mix else halves[1] + scale * (halves[0] - halves[1])
         return torch.cat([mixed, given[:, channels:]], dim=1)
 
     pair = _with_null(condition)

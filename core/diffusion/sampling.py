@@ -14,10 +14,10 @@ from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion.amplification import require_sound_start
 from core.diffusion.grids import Grid, make_grid, own_grid
-from core.diffusion.guidance import classifier_free
+from core.diffusion.guidance import Guidance, GuidanceKind, Mix, classifier_free
 from core.diffusion.objective import Model
 from core.diffusion.paths import Path
-from core.diffusion.predictions import Prediction, to_data, to_noise
+from core.diffusion.predictions import Prediction, target, to_data, to_noise
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
 from core.draws import Draws
@@ -49,6 +49,19 @@ class SamplerConfig:
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float = setting(0.0, "smallest time at which guidance acts", low=0, high=1)
+    guidance_kind: GuidanceKind = setting(
+        "cfg",
+        "cfg: linear; cfg_zero: with the output without condition scaled; apg: without the parallel part",
+    )
+    guidance_rescale: float = setting(
+        0.0, "share in which guided data are brought back to the spread of unguided ones", low=0, high=1
+    )
+    guidance_channels: int = setting(
+        0, "channels that are guided, from the first on; 0 is all; the published DiT guides 3", low=0
+    )
+    guidance_limit: float = setting(
+        0.0, "apg: largest norm of the difference that guides, a number of the sample; 0 is none", low=0
+    )
     start: float = setting(1.0, "time to start from, nearly all noise; 1 is pure noise", low=0.5, high=1)
     shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
 
@@ -61,6 +74,9 @@ class SamplerConfig:
             raise UserError(
                 "variance", self.variance, f"auto with solver={self.solver}; solver=ddpm takes it"
             )
+        if self.guidance_limit and self.guidance_kind != "apg":
+            expected = f"0 with guidance_kind={self.guidance_kind}"
+            raise UserError("guidance_limit", self.guidance_limit, expected)
         if self.times and self.grid != "auto":
             raise UserError("grid", self.grid, "auto where times are given")
         if self.times and self.shift != 1:
@@ -93,8 +109,17 @@ def sample(
     guided = classifier_free(model, condition, config.guidance, (config.guidance_end, config.guidance_start))
     size, channels = tuple(shape[1:]), shape[1]
 
+    guidance = Guidance(
+        config.guidance_kind,
+        config.guidance,
+        config.guidance_rescale,
+        config.guidance_channels,
+        config.guidance_limit,
+    )
+
     def denoise(x: Tensor, level: Level) -> Estimate:
-        output = guided(x, level.t, level.time_input)
+        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level)
+        output = guided(x, level.t, level.time_input, mix)
         fraction = output[:, channels:] if learned_sigma else None
         coefficients = (x, level.alpha, level.sigma)
         output = output[:, :channels]
@@ -115,6 +140,19 @@ def sample(
         mask = rearrange(condition.frame_mask, "b t -> b 1 t 1 1")
         x = mask * condition.frame_latents + (1 - mask) * x
     return x
+
+
+def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level) -> Mix:
+    """Return how outputs at x are mixed, by the data that they stand for."""
+
+    def from_data(data: Tensor) -> Tensor:
+        noise = (x - level.alpha * data) / level.sigma
+        return target(prediction, data, noise, level.alpha, level.sigma)
+
+    def as_data(output: Tensor) -> Tensor:
+        return to_data(prediction, output, x, level.alpha, level.sigma)
+
+    return lambda given, none: guidance.mix(given, none, as_data, from_data)
 
 
 def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:

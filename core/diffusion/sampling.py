@@ -23,7 +23,7 @@ from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
 from core.draws import Draws
 from core.errors import UserError
 
-LEAST_MEASURED = 10  # steps
+MANY = 10  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,9 @@ def time_grid(config: SamplerConfig, path: Path) -> list[float]:
 def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:
     """Return the grid that is best for a solver, as far as that was measured (docs/method.md).
 
-    With few steps the first one of other grids is so long that it enlarges errors.
+    With few steps the first one of the best grid is so long that it enlarges the network's errors.
     """
-    is_measured = path.num_steps is not None and steps >= LEAST_MEASURED
-    return KINDS[solver].chain_grid if is_measured else "even"
+    if path.num_steps is None:
+        return "even"
+    kind = KINDS[solver]
+    return kind.chain_grid if steps >= MANY else kind.few_steps_grid

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.config.loading import load
+from core.diffusion.amplification import LARGEST, amplifications
 from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.paths import Path, PathName, make_path
 from core.diffusion.sampling import SamplerConfig, best_grid, time_grid
@@ -142,9 +143,24 @@ def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> 
         assert float(torch.tensor(ratios).log().mean().exp()) >= 1.2, (other, ratios)
 
 
-def test_few_steps_take_even_times_by_default() -> None:
+def test_few_steps_take_times_that_enlarge_no_errors() -> None:
     path = make_path("ddpm_linear")
-    few, more = SamplerConfig(steps=5), SamplerConfig(steps=20)
-    assert time_grid(few, path) == make_grid("even", path, 5, 1.0)
+    for steps in range(4, 30):
+        times = time_grid(SamplerConfig(solver="dpmpp_2m", steps=steps), path)
+        assert max(amplifications("noise", path, times)) <= LARGEST, steps
+    few, more = SamplerConfig(solver="unipc_2", steps=8), SamplerConfig(solver="unipc_2", steps=20)
+    assert time_grid(few, path) == make_grid("trailing", path, 8, 1.0)
     assert time_grid(more, path) == make_grid("straight", path, 20, 1.0)
+    assert time_grid(SamplerConfig(solver="heun", steps=8), path) == make_grid("even", path, 8, 1.0)
     assert time_grid(SamplerConfig(steps=20), make_path("rectified_flow"))[1] == 0.95
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "midpoint", "rk4"])
+def test_few_steps_are_nearer_on_the_default_grid_than_on_even_times(solver: SolverName) -> None:
+    path = make_path("ddpm_linear")
+    chain = make_grid("even", path, 1000, 1.0)
+    exact = [
+        KINDS["unipc_2"].solve(mixture(n), starts(), chain, path, noise=lambda i: starts()) for n in MODES
+    ]
+    evaluations = 8 * KINDS[solver].evaluations
+    assert errors(solver, None, path, evaluations, exact) < errors(solver, "even", path, evaluations, exact)

@@ -274,7 +274,7 @@ ORDERS: dict[SolverName, float] = {
 
 
 def mixture(x: Tensor, level: Level) -> Estimate:
-    """Return the exact estimate for two Gaussians at -1 and 1.5 of variance 0.1."""
+    """Return the exact estimate for three Gaussians of variance 0.1."""
     means = torch.tensor([-1.0, 1.5, 0.4], dtype=x.dtype)
     spread = level.alpha**2 * 0.1 + level.sigma**2
     apart = x[:, None] - level.alpha * means

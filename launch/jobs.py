@@ -180,6 +180,7 @@ COMMANDS = (
     Command("submit", "launch.cluster.submit", "queue any of these on a cluster, or in the background"),
     Command("jobs", "launch.cluster.listing", "what was submitted, how far it is, and what went wrong"),
     Command("cancel", "launch.cluster.cancel", "end a submitted job; training saves first"),
+    Command("doctor", "launch.doctor.command", "what this machine lacks, or what went wrong in a run"),
     Command("logs", "launch.cluster.logs", "what a submitted job has written"),
 )
 

@@ -40,7 +40,7 @@ ROOMS = {
         {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
         {"bench", "plan"},
     ],
-    "launch": [{"."}, {"cluster", "demo"}],
+    "launch": [{"."}, {"cluster", "demo"}, {"doctor"}],
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
 ELSEWHERE = {

@@ -152,8 +152,12 @@ def test_the_budget_stops_a_run(folder: Path) -> None:
 
 
 def test_the_plan_of_both_is_the_same(folder: Path) -> None:
+    """But for the memory: encoding takes some, and pixels are larger than latents."""
     one, two = (plan(config(folder, source)) for source in ("cache", "raw"))
-    assert one[1:] == two[1:]
+    own = ("memory of a rank", "micro-batch: ")
+    kept = [[line for line in lines[1:] if not line.startswith(own)] for lines in (one, two)]
+    assert len(kept[0]) > 5
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.full

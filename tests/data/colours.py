@@ -112,8 +112,9 @@ def coloured_film(
     frame = patches(codes, matrix, format)
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
-        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-        stream = out.add_stream(codec, rate=8, options=quiet)
+        # With frames that wait for later ones its decoding times are undefined for a film as short as this.
+        options = {"x265-params": "log-level=none:bframes=0"} if codec == "libx265" else {}
+        stream = out.add_stream(codec, rate=8, options=options)
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, format
         context = stream.codec_context
         context.color_primaries, context.color_trc, context.colorspace = primaries, transfer, matrix

@@ -45,7 +45,7 @@ class Config:
     job: ClassVar[str] = "bench"
 
     source: Literal[
-        "reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup", "queue"
+        "reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup", "queue", "solver"
     ] = setting(REQUIRED, "what is measured")
     output: str = setting(
         "runs/bench", "folder that receives results, and holds the material during the run", shown="path"

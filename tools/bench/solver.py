@@ -1,0 +1,147 @@
+"""Measure solvers: arithmetic of a step beside diffusers' schedulers, and error against evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.diffusion.grids import make_grid
+from core.diffusion.paths import PathName, make_path
+from core.diffusion.sampling import best_grid
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.diffusion.solvers.levels import Denoise, Estimate, Level
+from tools.bench.job import Config
+from tools.bench.rounds import Floor, Row, Way, measure
+
+CHAIN: PathName = "ddpm_linear"
+STEPS = 20
+SHAPE = (64, 4, 32, 32)  # latents of 64 pictures of 256 pixels
+REPEATS = 5  # of all steps in a round
+PEERS: dict[SolverName, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "solver_order": 2}),
+    "dpmpp_3m_diffusers": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "solver_order": 3}),
+    "unipc_2": ("UniPCMultistepScheduler", {"solver_order": 2}),
+}
+MODES = (1, 4, 16, 64)  # Gaussians of the mixtures
+DIMENSIONS, VARIANCE, STARTS = 16, 0.1, 128
+EVALUATIONS = (10, 20, 50, 100)
+COMPARED: tuple[SolverName, ...] = ("dpmpp_2m", "unipc_2", "unipc_3")
+
+
+def rows(config: Config, folder: Path) -> list[Row]:
+    """Measure a case for each solver that diffusers has too, and one of errors."""
+    return [*(_arithmetic(config, name) for name in PEERS), *_errors()]
+
+
+def _arithmetic(config: Config, name: SolverName) -> Row:
+    """Time all steps with an answer that is there already: what is left is the solver's own work."""
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    answer = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    path = make_path(CHAIN)
+    times = [(1000 - number * (1000 // STEPS)) / 1000 for number in range(STEPS)]
+
+    def denoise(state: Tensor, level: Level) -> Estimate:
+        return Estimate((state - level.sigma * answer) / level.alpha, answer)
+
+    def ours() -> Iterator[Tensor]:
+        for _ in range(REPEATS):
+            yield KINDS[name].solve(denoise, x, [*times, 0.0], path, noise=lambda i: answer)
+
+    expected = next(ours())
+    scale = float(expected.abs().max())
+
+    def is_right(found: Tensor) -> bool:
+        return bool(((found - expected).abs().max() < 3e-5 * scale).item())
+
+    ways = [Way("longtake", STEPS * REPEATS, ours, is_right)]
+    absent: tuple[str, ...] = ()
+    try:
+        import diffusers
+    except ImportError:
+        absent = ("diffusers",)
+    else:
+        kind, fields = PEERS[name]
+        make = getattr(diffusers, kind)
+        chain = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+
+        def theirs() -> Iterator[Tensor]:
+            for _ in range(REPEATS):
+                scheduler = make(**chain, timestep_spacing="trailing", **fields)
+                scheduler.set_timesteps(STEPS)
+                state = x
+                for step in scheduler.timesteps:
+                    state = scheduler.step(answer, step, state).prev_sample
+                yield state
+
+        # Its last steps are of lower order for some solvers, so its end is not compared here; tests do that.
+        ways.append(Way("diffusers", STEPS * REPEATS, theirs, lambda found: bool(found.isfinite().all())))
+    protocol = (
+        f"{STEPS} steps of {name} on {SHAPE} float32 with the network's answer at hand, {REPEATS} times"
+    )
+    row = Row(name, "steps", protocol, measure(ways, config.rounds), absent)
+    row.require("diffusers", 1.0)
+    return row
+
+
+def _errors() -> list[Row]:
+    """Compare errors at equal numbers of evaluations, each solver on its default grid of a chain."""
+    path = make_path(CHAIN)
+    chain = make_grid("even", path, 1000, 1.0)
+    problems = [_mixture(count) for count in MODES]
+    exact = [_solve("unipc_2", problem, chain) for problem in problems]
+    found: list[Row] = []
+    errors: dict[tuple[SolverName, int], float] = {}
+    for name, kind in KINDS.items():
+        if kind.is_random:
+            continue
+        protocol = (
+            f"median error of {STARTS} starts against the exact flow, geometric mean, mixtures of {MODES} "
+            f"Gaussians, variance {VARIANCE}, {DIMENSIONS} dimensions, {CHAIN}, exact denoiser, default grid"
+        )
+        row = Row(f"error of {name}", "-", protocol)
+        for count in EVALUATIONS:
+            steps = count // kind.evaluations
+            times = make_grid(best_grid(name, steps, path), path, steps, 1.0)
+            errors[name, count] = _distance([_solve(name, problem, times) for problem in problems], exact)
+            row.facts[f"{count} evaluations"] = errors[name, count]
+        found.append(row)
+        if name in COMPARED:
+            few, many = errors["ddim", 20] / 3, errors["ddim", 100]
+            row.floors.append(Floor("error at 20, a third of ddim's", errors[name, 20], few, at_most=True))
+            row.floors.append(Floor("error at 50, ddim's at 100", errors[name, 50], many, at_most=True))
+    return found
+
+
+def _starts() -> Tensor:
+    return torch.randn(STARTS, DIMENSIONS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def _solve(name: SolverName, denoise: Denoise, times: Sequence[float]) -> Tensor:
+    start = _starts()
+    return KINDS[name].solve(denoise, start, times, make_path(CHAIN), noise=lambda i: start)
+
+
+def _distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    medians = [(one - other).norm(dim=1).median() for one, other in zip(found, exact, strict=True)]
+    return float(torch.stack(medians).log().mean().exp())
+
+
+def _mixture(modes: int) -> Denoise:
+    """Return the exact denoiser of Gaussians with unequal weights."""
+    generator = torch.Generator().manual_seed(modes)
+    means = torch.randn(modes, DIMENSIONS, generator=generator, dtype=torch.float64) * 0.95
+    weights = torch.rand(modes, generator=generator, dtype=torch.float64) + 0.2
+
+    def denoise(x: Tensor, level: Level) -> Estimate:
+        spread = level.alpha**2 * VARIANCE + level.sigma**2
+        apart = x[:, None] - level.alpha * means
+        share = torch.softmax(-(apart**2).sum(-1) / (2 * spread) + weights.log(), 1)
+        data = (share[..., None] * (means + level.alpha * VARIANCE * apart / spread)).sum(1)
+        return Estimate(data, (x - level.alpha * data) / level.sigma)
+
+    return denoise

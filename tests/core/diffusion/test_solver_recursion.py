@@ -160,7 +160,10 @@ def test_stochastic_solvers_have_the_variance_of_the_data_in_the_limit(solver: S
 
 
 def runge_kutta(path: Path, times: Sequence[float], order: int) -> Affine:
-    """Follow Runge-Kutta steps of dz/dr = noise - data for an affine estimate, by stages."""
+    """Follow Runge-Kutta steps of dz/dr = noise - data for an affine estimate, by stages.
+
+    order: 2 is the midpoint rule, 4 the classical one; 1 stands for Heun's.
+    """
 
     def slope(a: float, b: float, alpha: float, sigma: float) -> tuple[float, float]:
         g, c = gain(alpha, sigma)
@@ -177,6 +180,11 @@ def runge_kutta(path: Path, times: Sequence[float], order: int) -> Affine:
         k1 = slope(*state, alpha, sigma)
         k2 = slope(*((p + step / 2 * q) * whole for p, q in zip(z, k1, strict=True)), *middle)
         ks, weights = [k2], [1.0]
+        if order == 1:  # Heun's: the mean of the slopes at both ends, Euler's step to t = 0
+            ks, weights = [k1], [1.0]
+            if sigma_s > 0:
+                end = slope(*((p + step * q) * total_s for p, q in zip(z, k1, strict=True)), alpha_s, sigma_s)
+                ks, weights = [k1, end], [0.5, 0.5]
         if order == 4 and sigma_s > 0:
             k3 = slope(*((p + step / 2 * q) * whole for p, q in zip(z, k2, strict=True)), *middle)
             k4 = slope(*((p + step * q) * total_s for p, q in zip(z, k3, strict=True)), alpha_s, sigma_s)
@@ -187,7 +195,7 @@ def runge_kutta(path: Path, times: Sequence[float], order: int) -> Affine:
 
 
 @pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize(("solver", "order"), [("midpoint", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("solver", "order"), [("heun", 1), ("midpoint", 2), ("rk4", 4)])
 def test_runge_kutta_solvers_follow_their_stages(name: PathName, solver: SolverName, order: int) -> None:
     path = make_path(name)
     times = make_grid("even", path, 9, 1.0)
@@ -254,6 +262,59 @@ def test_the_multistep_solver_of_order_3_is_exact_for_the_parabola_through_its_e
     path = make_path(name)
     times = make_grid("log_snr", path, 14, 0.98)
     found, expected = moments_of("dpmpp_3m", Options(), path, times), exponential(path, times)
+    assert found.a == pytest.approx(expected.a, abs=1e-10)
+    assert found.b == pytest.approx(expected.b, abs=1e-10)
+
+
+def second_order(path: Path, times: Sequence[float], *, multistep: bool, random: bool = False) -> Affine:
+    """Follow 2M, with the last two estimates, or 2S, with one half-way in l; of the SDE where `random`."""
+    state, before = (
+        Affine(),
+        None,
+    )  # before: the last estimate as a gain of the start and a constant, and its h
+    for (alpha, sigma), (alpha_s, sigma_s) in pairwise(coefficients(path, times)):
+        g, c = gain(alpha, sigma)
+        data = g * state.a, g * state.b + c
+        is_inner = alpha > 0 and sigma_s > 0
+        h = math.log(alpha_s / sigma_s) - math.log(alpha / sigma) if is_inner else math.inf
+        shrink = alpha * sigma_s / (sigma * alpha_s) if random else 1.0
+        keep = sigma_s / sigma * shrink
+        take = alpha_s * (1 - shrink**2) if random else alpha_s - keep * alpha
+        used = data
+        if is_inner and multistep and before is not None and math.isfinite(before[2]):
+            ratio = h / (2 * before[2])
+            used = tuple(d + ratio * (d - b) for d, b in zip(data, before, strict=False))  # type: ignore[assignment]
+        if is_inner and not multistep:
+            middle = level_of(
+                path, -(math.log(alpha / sigma) + h / 2), lambda a, s: math.log(s / a) if a else math.inf
+            )
+            half = middle[1] / sigma
+            inner = [
+                half * at + (middle[0] - half * alpha) * d
+                for at, d in zip((state.a, state.b), data, strict=True)
+            ]
+            g, c = gain(*middle)
+            used = g * inner[0], g * inner[1] + c
+        state = Affine(keep * state.a + take * used[0], keep * state.b + take * used[1])
+        before = (*data, h)
+    return state
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("solver", "multistep", "random"),
+    [("dpmpp_2m", True, False), ("dpmpp_2s", False, False), ("sde_dpmpp_2m", True, True)],
+)
+def test_solvers_of_second_order_follow_their_recursion(
+    name: PathName, solver: SolverName, multistep: bool, random: bool
+) -> None:
+    """Of the SDE the mean is followed; its draws enter as in the first-order one."""
+    path = make_path(name)
+    times = make_grid("even", path, 11, 1.0)
+    found, expected = (
+        moments_of(solver, Options(), path, times),
+        second_order(path, times, multistep=multistep, random=random),
+    )
     assert found.a == pytest.approx(expected.a, abs=1e-10)
     assert found.b == pytest.approx(expected.b, abs=1e-10)
 

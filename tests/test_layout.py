@@ -91,7 +91,8 @@ OWNERS = {
     "submitit": r"launch/cluster/\w+\.py",
     "flash_attn": r"models/attention/backends\.py",
     "flash_attn_interface": r"models/attention/backends\.py",
-    "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py",
+    "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py"
+    r"|launch/doctor/machine\.py",
     # Pictures are decoded in the first only.
     "PIL": r"data/media/(stills/\w+|images|lettering)\.py|data/raw/duplicates\.py",
     "pillow_heif": r"data/media/stills/still\.py",
@@ -99,7 +100,7 @@ OWNERS = {
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",
     "sklearn": r"tools/digits\.py",
-    "diffusers": r"models/autoencoder/public\.py|tools/bench/public_dits\.py",
+    "diffusers": r"models/autoencoder/public\.py|tools/bench/(public_dits|solver)\.py",
     "transformers": r"models/text/encoders\.py",
 }
 MAY_CATCH_ALL = {

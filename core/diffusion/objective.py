@@ -154,7 +154,8 @@ class Objective:
             "sigmoid": config.sigmoid_bias,
         }
         parameter = parameters[config.weighting]
-        return output_weight(config.weighting, parameter, config.prediction, alpha, sigma).float()
+        weight = output_weight(config.weighting, parameter, config.prediction, alpha, sigma)
+        return (weight if config.weighting == "min_snr" else weight.clamp(max=MOST)).float()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

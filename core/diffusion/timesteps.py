@@ -13,13 +13,15 @@ from core.config.settings import setting
 from core.diffusion.paths import Path
 from core.errors import UserError
 
+EDGE = 2.0**-23  # the least distance of a time from the ends of the path, in float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimestepConfig:
     kind: Literal["uniform", "logit_normal", "mode", "edm", "laplace", "cauchy", "sech"] = setting(
         "uniform",
         "distribution of t: logit_normal and mode put more weight on the middle; edm (normal), laplace, "
-        "cauchy and sech are distributions of log(sigma / alpha), on any path",
+        "cauchy and sech are distributions of log(sigma / alpha), minus half a log-SNR, on any path",
     )
     mean: float = setting(0.0, "of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2")
     std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
@@ -44,6 +46,8 @@ def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
         t = 1 - u - config.mode_scale * (torch.cos(torch.pi / 2 * u) ** 2 - 1 + u)
     elif config.kind != "uniform":
         t = _time_of(path, config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
+    if config.kind != "uniform":  # whose extremes round to the ends
+        t = t.clamp(EDGE, 1 - EDGE)
     t = shifted(t, config.shift)
     if path.num_steps is None:
         return t
@@ -74,8 +78,7 @@ _QUANTILES: dict[str, Callable[[Tensor], Tensor]] = {
 def _time_of(path: Path, log_ratio: Tensor) -> Tensor:
     """Return the times at which log(sigma / alpha) has these values; the nearest ends beyond a path's own."""
     if path.num_steps is None:
-        nearest = torch.finfo(torch.float32).eps
-        return torch.sigmoid(log_ratio).clamp(nearest, 1 - nearest)  # sigma / alpha = t / (1 - t)
+        return torch.sigmoid(log_ratio)  # sigma / alpha = t / (1 - t)
     grid = torch.arange(1, path.num_steps + 1, dtype=torch.float64, device=log_ratio.device) / path.num_steps
     ratios = torch.log(path.sigma(grid)) - torch.log(path.alpha(grid))
     return grid[torch.searchsorted(ratios, log_ratio).clamp(max=path.num_steps - 1)]

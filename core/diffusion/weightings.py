@@ -75,8 +75,8 @@ def _sigmoid_noise(bias: float, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 MOST = 400.0
-"""Of a weight in training where the loss is taken in another space: near t = 0 that of data has no bound, and
-one sample would outweigh all others; JiT's limit, 1 / 0.05^2."""
+"""Of a weight in training: at the ends of a path some have no bound, and one sample would outweigh all.
+JiT's limit, 1 / 0.05^2; min_snr has a limit of its own."""
 _Weight = Callable[[float, Tensor, Tensor], Tensor]
 _DATA: dict[str, _Weight] = {"min_snr": _min_snr_data, "edm": _edm_data}
 """Those that are stated for errors of the data, and are finite where the signal is."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.files import temporary_name
+from core.files import read_text, temporary_name
 from core.reading import open_files
 from launch.doctor.finding import Finding
 
@@ -102,12 +102,12 @@ def _devices() -> Iterator[Finding]:
 
 def _driver() -> str:
     with contextlib.suppress(OSError):
-        return Path("/sys/module/nvidia/version").read_text().strip()
+        return read_text(Path("/sys/module/nvidia/version")).strip()
     return ""
 
 
 def _nccl(torch: object) -> str:
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(RuntimeError, AttributeError, TypeError):
         return ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[attr-defined]
     return "absent"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.checkpoint.store import CheckpointStore
 from core.errors import UserError, WorkError
-from core.files import instead
+from core.files import instead, published
 from core.progress import counted, duration
 from core.records import Row, number, read_last, read_rows
 from core.run.claim import job_of
@@ -95,5 +95,5 @@ def _incidents(run: Path) -> Iterator[Finding]:
 
 
 def _hang(run: Path) -> Iterator[Finding]:
-    for path in sorted((run / "logs").glob("hang-rank-*.txt")):
+    for path in published(run / "logs", "hang-rank-*.txt"):
         yield Finding("hang", f"where every rank was: {path}", "note")

@@ -22,7 +22,7 @@ from data.media.images import from_tensor
 from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import conditions_of, require_trained, turns_of
+from tools.sample.conditions import conditions_of, require_trained, turns_of, untrained_shift
 from tools.sample.parts import Parts
 from tools.sample.prompts import Prompts, embed
 
@@ -49,7 +49,7 @@ def prepare(
     sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
     with below("sampler"):
         warnings = require_trained(trained.space, config.sampler, conditions_of(job.turns, job.texts))
-    for warning in warnings:
+    for warning in (*warnings, *untrained_shift(Path(config.source), config.sampler)):
         say(f"warning: {warning}")
     return job
 

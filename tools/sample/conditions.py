@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
+from core.config.yaml_files import read_recorded
 from core.diffusion.paths import make_path
 from core.diffusion.sampling import SamplerConfig, check_start
 from core.errors import UserError
+from core.run.folder import CONFIG
 from tools.runs.trained import LatentSpace
 
 WORDS = {"label": "class", "text": "text"}
@@ -51,6 +54,22 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
             what = f"whether samples were trained without {word}, which guidance needs"
             warnings.append(f"sampler.guidance={sampler.guidance:g}: the run does not record {what}")
     return warnings
+
+
+def untrained_shift(source: Path, sampler: SamplerConfig) -> list[str]:
+    """Return a warning where samples are made with another shift than the run was trained with.
+
+    source: the folder of the run or export, whose config says that.
+    """
+    objective = read_recorded(source / CONFIG).get("objective", {})
+    times = objective.get("timesteps", {}) if isinstance(objective, dict) else {}
+    trained = times.get("shift", 1.0) if isinstance(times, dict) else 1.0
+    if trained == sampler.shift or sampler.times:
+        return []
+    return [
+        f"the run was trained with objective.timesteps.shift={trained}, and samples are made with "
+        f"sampler.shift={sampler.shift:g}: sampler.shift={trained} takes the times that it saw most"
+    ]
 
 
 def turns_of(classes: Collection[str], prompts: Collection[str], space: LatentSpace) -> list[int]:

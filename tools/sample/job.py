@@ -38,7 +38,7 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.paths import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.trained import LatentSpace
-    from tools.sample.conditions import conditions_of, require_trained, turns_of
+    from tools.sample.conditions import conditions_of, require_trained, turns_of, untrained_shift
     from tools.sample.prompts import read_prompts
 
     space = LatentSpace.read(Path(config.source))
@@ -56,7 +56,7 @@ def plan(config: Config) -> list[str]:
         f"{config.sampler.steps} steps of {config.sampler.solver}{guidance}, in batches of {config.batch}",
         f"errors of the network enlarged at most {largest:.3g}-fold by a step",
         f"into {config.output}",
-        *(f"warning: {warning}" for warning in warnings),
+        *(f"warning: {each}" for each in (*warnings, *untrained_shift(Path(config.source), config.sampler))),
     ]
 
 

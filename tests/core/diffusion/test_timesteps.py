@@ -70,6 +70,17 @@ def test_times_stay_on_the_path_at_the_extremes() -> None:
         assert (t <= 1).all()
 
 
+@pytest.mark.parametrize("kind", ["logit_normal", "mode", "edm", "laplace", "cauchy", "sech"])
+@pytest.mark.parametrize("mean", [-30.0, 0.0, 30.0])
+def test_no_time_rounds_to_an_end(kind: str, mean: float) -> None:
+    extremes = torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24])
+    for scale in (-1.0, 1.75):
+        config = TimestepConfig(kind=kind, mean=mean, std=8.0, mode_scale=scale)  # type: ignore[arg-type]
+        t = draw(config, make_path("rectified_flow"), extremes)
+        assert (t > 0).all()
+        assert (t < 1).all()
+
+
 def test_a_shift_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="shift=0"):
         TimestepConfig(shift=0)

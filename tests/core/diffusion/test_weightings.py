@@ -11,6 +11,7 @@ import torch
 from core.diffusion.objective import Objective, ObjectiveConfig
 from core.diffusion.paths import PathName, make_path
 from core.diffusion.predictions import Prediction, target, to_data, to_noise
+from core.diffusion.timesteps import TimestepConfig, draw
 from core.diffusion.weightings import Weighting, output_weight, space_weight
 from core.errors import UserError
 
@@ -91,9 +92,15 @@ def test_what_has_no_meaning_is_refused(fields: dict[str, str], message: str) ->
         ObjectiveConfig(**fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["data", "noise"])
-def test_no_sample_outweighs_all_others(kind: Prediction) -> None:
-    objective = Objective(ObjectiveConfig(prediction=kind, loss_space="v"))
-    weights = objective._weight(torch.tensor([1e-6, 0.5, 1 - 1e-6]))
-    assert weights is not None
-    assert float(weights.max()) <= 400
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fields", [{"loss_space": "v"}, *({"weighting": each} for each in PARAMETERS)])
+def test_no_sample_outweighs_all_others(name: PathName, kind: Prediction, fields: dict[str, str]) -> None:
+    objective = Objective(ObjectiveConfig(path=name, prediction=kind, **fields))  # type: ignore[arg-type]
+    times = TimestepConfig(kind="mode", mode_scale=-1.0)
+    extremes = torch.tensor([2.0**-24, 0.3, 0.5, 0.7, 1 - 2.0**-24])
+    for t in (draw(times, objective.path, extremes), draw(TimestepConfig(), objective.path, extremes)):
+        weights = objective._weight(t)
+        if weights is not None:
+            assert weights.isfinite().all()
+            assert float(weights.max()) <= 400

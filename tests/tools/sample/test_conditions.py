@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from core.config.yaml_files import as_yaml, read_yaml
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
 from tools.runs.trained import LatentSpace
 from tools.sample import job as sample
-from tools.sample.conditions import chosen_classes, require_trained
+from tools.sample.conditions import chosen_classes, require_trained, untrained_shift
 
 GUIDED, PLAIN = SamplerConfig(steps=2, guidance=3), SamplerConfig(steps=2)
 
@@ -56,6 +57,16 @@ def test_renoising_is_warned_of_where_it_takes_more_than_one_step(run: Path) -> 
     (warning,) = require_trained(space(run), twice, ["label"])
     assert "samples lack up to half of the variance" in warning
     assert not [line for line in require_trained(space(run), once, ["label"]) if "renoise" in line]
+
+
+def test_another_shift_than_in_training_is_warned_of(run: Path) -> None:
+    assert untrained_shift(run, SamplerConfig()) == []
+    record = read_yaml(run / "config.yaml")
+    record.setdefault("objective", {}).setdefault("timesteps", {})["shift"] = 3.0
+    (run / "config.yaml").write_text(as_yaml(record))
+    (warning,) = untrained_shift(run, SamplerConfig())
+    assert "trained with objective.timesteps.shift=3.0" in warning
+    assert untrained_shift(run, SamplerConfig(shift=3.0)) == []
 
 
 def test_what_is_not_recorded_is_warned_of_where_it_matters(run: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that a test starts inherit it
@@ -67,3 +68,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if failed:
         name = failed[0].nodeid.partition("@")[0]
         terminalreporter.write_line(f"To run one test again: .venv/bin/pytest '{name}'")
+
+
+@pytest.fixture(autouse=True)
+def keeps_its_priority() -> Iterator[None]:
+    """Refuse a test that leaves this process another scheduling policy: a real-time one starves all others."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before

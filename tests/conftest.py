@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def keeps_its_priority() -> Iterator[None]:
-    """Refuse a test that leaves this process another scheduling policy: a real-time one starves all others."""
+    """Refuse a test that leaves this process another scheduling policy: real-time ones starve all others."""
     before = os.sched_getscheduler(0)
     yield
     assert os.sched_getscheduler(0) == before

@@ -77,7 +77,10 @@ ended = select.poll()
 ended.register(os.pidfd_open(int(sys.argv[1])), select.POLLIN)
 ended.poll()
 for file in pathlib.Path(sys.argv[2]).glob("*.pid"):
-    os.kill(int(file.read_text()), signal.SIGTERM)
+    try:
+        os.kill(int(file.read_text()), signal.SIGTERM)
+    except (OSError, ValueError):
+        pass  # it has ended, or had not begun
 """
 
 

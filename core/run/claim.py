@@ -210,6 +210,19 @@ def _require_same(
     raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values, another)}")
 
 
+def require_same_settings(output: Path, config: JobConfig, may_grow: Collection[str] = ()) -> None:
+    """Raise UserError where an output was made by another job or with other settings that decide its result.
+
+    Reads the record alone: for whoever queues a job that claims the output later, and compares places then.
+    """
+    if config.overwrite or not (output / CONFIG).is_file():
+        return
+    _require_ours(output, config)
+    found = [each for each in changes(read_recorded(output / CONFIG), config) if each.role == "result"]
+    made = lambda: holds(output)  # noqa: E731
+    _require_same(output, found, may_grow, nothing_recorded, made, _another(config, output))
+
+
 def _another(config: JobConfig, output: Path) -> str:
     """Name the other output that a refused command may take: for a run, one that starts from its weights."""
     begins = any(field.name == INITIAL_FIELD for field in dataclasses.fields(cast(Any, config)))

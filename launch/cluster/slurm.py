@@ -15,6 +15,7 @@ from core.errors import UserError, WorkError
 from launch.cluster.config import ClusterConfig
 
 TIMEOUT_S = 60.0  # for one command
+SOON_S = 4.0  # for one that has to answer before SLURM kills this process (KillWait, 30 s by default)
 WAITS_S = (
     1.0,
     2.0,
@@ -53,7 +54,11 @@ def require(config: ClusterConfig) -> None:
 
 
 def command(
-    words: Sequence[str], *, waits_s: Sequence[float] = WAITS_S, sleep: Callable[[float], None] = time.sleep
+    words: Sequence[str],
+    *,
+    waits_s: Sequence[float] = WAITS_S,
+    timeout_s: float = TIMEOUT_S,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Return the output of one of SLURM's commands, retried while the controller does not answer.
 
@@ -62,9 +67,9 @@ def command(
     reason = ""
     for wait_s in (*waits_s, 0.0):
         try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            reason = f"no answer within {TIMEOUT_S:.0f} s"
+            reason = f"no answer within {timeout_s:.0f} s"
         except FileNotFoundError:
             raise WorkError(f"{words[0]} is not on this machine") from None
         else:
@@ -78,9 +83,9 @@ def command(
     raise WorkError(f"{' '.join(words)}: {reason}")
 
 
-def job_facts(job: str) -> dict[str, str]:
+def job_facts(job: str, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """Return what `scontrol show job` says; {} for a job that SLURM does not know (any more)."""
-    text = command(["scontrol", "show", "job", "--oneliner", job], waits_s=WAITS_S[:2])
+    text = command(["scontrol", "show", "job", "--oneliner", job], waits_s=WAITS_S[:2], timeout_s=timeout_s)
     return dict(re.findall(r"(\w+)=(\S*)", text))
 
 
@@ -90,7 +95,7 @@ def reached_its_limit(job: str) -> bool | None:
     None where the controller does not answer.
     """
     try:
-        return job_facts(job).get("Reason") == "TimeLimit"
+        return job_facts(job, SOON_S).get("Reason") == "TimeLimit"
     except WorkError:
         return None
 

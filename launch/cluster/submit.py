@@ -27,7 +27,7 @@ from core.config.settings import setting
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.progress import say
-from core.run.claim import SUBMISSIONS
+from core.run.claim import SUBMISSIONS, require_same_settings
 from launch import arguments, jobs
 from launch.cluster import records, slurm
 from launch.cluster.config import ClusterConfig, refuse_clock_times
@@ -40,6 +40,7 @@ from launch.jobs import Job
 
 LEAST_FREE_BYTES = 1 << 30
 POLL_S = 0.5
+MAY_GROW = ("trainer.steps",)  # whether it may is for the job to say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,8 @@ def _plan(job: Job, config: Any, cluster: ClusterConfig, *, wait: bool) -> list[
         raise UserError(
             "output", config.output, f"at least 1 GiB of free disk, and {place} has {free >> 20} MiB"
         )
+    if job.on_ranks and not job.shares:  # else it is told only once the job has come out of the queue
+        require_same_settings(Path(config.output), config, MAY_GROW)
     return [] if wait else [f"# {line}" for line in job.load().plan(config)]
 
 

@@ -55,10 +55,9 @@ def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdic
     if asked or any(end["kind"] == "asked" for end in told) or (not told and status == CONTINUABLE):
         return Verdict("again", "ended early, and continues", asked=True)
     if silent:
-        first = silent[0]
-        return Verdict(
-            "again", f"rank {first['rank']} on {first['node']} ended without a word", first["node"]
-        )
+        first, nodes = silent[0], {end["node"] for end in silent}
+        blamed = first["node"] if len(nodes) == 1 else ""  # of several nothing says which came first
+        return Verdict("again", f"rank {first['rank']} on {first['node']} ended without a word", blamed)
     if not told:
         return Verdict("again", f"no rank began; srun ended with status {status}")
     return Verdict("again", f"lost connections between ranks: {_said(told[0])}")

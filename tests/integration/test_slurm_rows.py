@@ -192,9 +192,9 @@ def test_a_wrong_config_is_not_started_again(run: Run) -> None:
     run.finish()
     assert run.cluster.state(job) == "COMPLETED"
     refused = run.launch("submit", str(run.output), "optimizer.lr=0.5")
-    assert refused.returncode == 0, refused.stdout
-    run.until_state("failed")
-    assert "optimizer.lr=0.5: expected 0.0001" in run.launch("jobs", str(run.output)).stdout
+    assert refused.returncode == 2, refused.stdout
+    assert "optimizer.lr=0.5: expected 0.0001" in refused.stdout
+    assert f"output=NEW initial={run.output}" in refused.stdout
 
 
 def test_what_slurm_does_not_have_is_refused(run: Run) -> None:

@@ -47,6 +47,13 @@ VERDICTS = [
         "",
         ("again", "rank 1 on n1 ended without a word", "n1"),
     ),
+    # Of several that were killed nothing says which was first, so no node is to blame.
+    (
+        [end(0, "running"), end(1, "running")],
+        137,
+        "",
+        ("again", "rank 0 on n0 ended without a word", ""),
+    ),
     ([end(0, "device", "ECC", 1), end(1, "peer", "", 2)], 76, "", ("again", "rank 0 on n0: ECC", "n0")),
     ([end(0, "hang", "stuck", 1), end(1, "running")], 75, "", ("again", "rank 0 on n0: stuck", "n0")),
     # A bug shows on every rank; on one alone the node may be to blame.

@@ -15,7 +15,7 @@ from core.config.settings import setting
 from core.engine.config import EngineConfig
 from core.errors import UserError, WorkError
 from core.run import claim as claiming
-from core.run.claim import claim, claim_run
+from core.run.claim import claim, claim_run, require_same_settings
 from core.run.run_lock import RunLock
 from tests.core.run.test_run_lock import living_owner
 
@@ -144,6 +144,20 @@ def test_a_run_of_another_config_is_offered_as_the_beginning_of_a_new_one(tmp_pa
         take(tmp_path, Beginner(size=2))
     offered = f"or take output=NEW initial={tmp_path}, a new run that starts from its weights; overwrite=true"
     assert offered in str(caught.value)
+
+
+def test_other_settings_are_refused_before_the_output_is_claimed(tmp_path: Path) -> None:
+    """By whoever queues the job; places, and numbers that may grow, are the job's to judge."""
+    require_same_settings(tmp_path, Job(output=tmp_path))
+    take(tmp_path)
+    before = (tmp_path / "config.yaml").read_bytes()
+    for same in (Job(output=tmp_path), Job(output=tmp_path, source="/elsewhere", processes=4)):
+        require_same_settings(tmp_path, same)
+    require_same_settings(tmp_path, Job(output=tmp_path, size=2), ("size",))
+    require_same_settings(tmp_path, Job(output=tmp_path, size=2, overwrite=True))
+    with pytest.raises(UserError, match="size=2: expected 1"):
+        require_same_settings(tmp_path, Job(output=tmp_path, size=2))
+    assert (tmp_path / "config.yaml").read_bytes() == before
 
 
 CONTENT = {"/old": "0123456789abcdef", "/new": "0123456789abcdef", "/other": "fedcba9876543210"}

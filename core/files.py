@@ -137,6 +137,16 @@ def read_text(path: Path, most: int | None = None) -> str:
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8").read()
 
 
+def server_time(folder: Path) -> float:
+    """Return the file server's clock, read from the stamp that it gives a file written into `folder`."""
+    probe = temporary_name(folder / "clock")
+    try:
+        probe.write_bytes(b".")
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)

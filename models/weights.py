@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ def shapes_only() -> Iterator[None]:
     """Make networks within the block on torch's meta device: shapes without memory, and nothing is drawn."""
     with torch.device("meta"), _NothingDrawn():
         yield
+
+
+def count_numbers(build: Callable[[], nn.Module]) -> int:
+    """Count the trainable and fixed numbers of the network that `build` makes, without allocating them."""
+    with shapes_only():
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 class _NothingDrawn(TorchFunctionMode):

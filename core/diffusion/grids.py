@@ -77,7 +77,7 @@ def _trailing(path: Path, steps: int, start: float) -> list[float]:
 
 
 def _leading(path: Path, steps: int, start: float) -> list[float]:
-    """Take every k-th time of a chain from its first on, with the start in place of the last of them."""
+    """Take every k-th time of a chain from its first on; the largest lies below the start."""
     if path.num_steps is None:
         raise UserError("grid", "leading", f"another: {path.name} is no chain of steps")
     stride = int(start * path.num_steps) // steps

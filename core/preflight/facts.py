@@ -14,9 +14,8 @@ import torch
 from core import environment
 from core.distributed.ranks import World
 from core.faults.failpoints import failpoint
-from core.files import temporary_name
+from core.preflight.node import driver_version, write_speed
 
-WRITTEN_BYTES = 32 << 20
 MATMUL_S = 0.3  # of measuring, after one product that is not timed
 SIDE = {"cuda": 8192, "cpu": 768}  # of the square matrices: tens of milliseconds at most
 
@@ -59,7 +58,7 @@ def measure(world: World, folder: Path) -> Facts:
         total_bytes=total,
         free_bytes=free,
         disk_free_bytes=shutil.disk_usage(folder).free,
-        write_bytes_s=_write(folder) if world.local_rank == 0 else None,
+        write_bytes_s=write_speed(folder) if world.local_rank == 0 else None,
         flops=flops,
         is_right=is_right,
     )
@@ -68,17 +67,9 @@ def measure(world: World, folder: Path) -> Facts:
 def _versions(device: torch.device) -> dict[str, str]:
     found = {"Python": platform.python_version(), "torch": torch.__version__}
     if device.type == "cuda":
-        found |= {"CUDA": str(torch.version.cuda), "driver": _driver()}
+        found |= {"CUDA": str(torch.version.cuda), "driver": driver_version()}
         found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
     return found
-
-
-def _driver() -> str:
-    """Return the version of NVIDIA's kernel module; '' where the system does not say."""
-    try:
-        return Path("/sys/module/nvidia/version").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _name(device: torch.device) -> str:
@@ -91,22 +82,6 @@ def _memory(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     page = os.sysconf("SC_PAGE_SIZE")
     return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
-
-
-def _write(folder: Path) -> float:
-    """Return the bytes a second that reach the disk below `folder`."""
-    path = temporary_name(folder / "preflight")
-    data = os.urandom(1 << 20)  # incompressible data
-    started = time.perf_counter()
-    try:
-        with open(path, "wb") as file:
-            for _ in range(WRITTEN_BYTES // len(data)):
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return WRITTEN_BYTES / (time.perf_counter() - started)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _matmul(device: torch.device) -> tuple[float, bool]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from core import environment
 from core.faults.failpoints import failpoint
-from core.files import published, read_head, regular, write_text
+from core.files import published, read_head, regular, server_time, write_text
 from core.reading import json_files
 from core.run.processes import identity
 
@@ -134,13 +134,8 @@ class Leases:
         write_text(self.folder / START, secrets.token_hex(8))
 
     def server_time(self) -> float:
-        """Return the file server's clock, read from the stamp it gives a file written here."""
-        probe = self.folder / f".clock-{self.token}"
-        try:
-            probe.write_bytes(b".")
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
+        """Return the file server's clock."""
+        return server_time(self.folder)
 
     def _server_now(self) -> float:
         """Return the file server's clock, from ours and their difference, measured once a listing."""

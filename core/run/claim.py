@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -81,9 +82,7 @@ def claim(
         return _start(output, config)
     recorded = read_recorded(output / CONFIG)
     found = changes(recorded, config)
-    _require_same(
-        output, found, may_grow, contents, made or (lambda: holds(output)), _another(config, output)
-    )
+    _require_same(output, found, may_grow, contents, made or partial(holds, output), _another(config, output))
     grown = any(change.path in may_grow for change in found)
     if grown:
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
@@ -124,7 +123,7 @@ def claim_run(
             raise
         state = claim(output, config, overwrite=True, **known)
     if state == "finished":
-        _require_same_contents(output, config, contents, made or (lambda: holds(output)))
+        _require_same_contents(output, config, contents, made or partial(holds, output))
         lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
         cost = made() if made else holds(output)
         say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
@@ -219,8 +218,7 @@ def require_same_settings(output: Path, config: JobConfig, may_grow: Collection[
         return
     _require_ours(output, config)
     found = [each for each in changes(read_recorded(output / CONFIG), config) if each.role == "result"]
-    made = lambda: holds(output)  # noqa: E731
-    _require_same(output, found, may_grow, nothing_recorded, made, _another(config, output))
+    _require_same(output, found, may_grow, nothing_recorded, partial(holds, output), _another(config, output))
 
 
 def _another(config: JobConfig, output: Path) -> str:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.files import read_text, temporary_name
+from core.files import server_time
+from core.preflight.node import driver_version, write_speed
 from core.reading import open_files
 from launch.doctor.finding import Finding
 
@@ -30,12 +31,10 @@ OPTIONAL = {  # module: the extra that brings it, and for what
     "sklearn": ("demo", "longtake demo"),
 }
 NEEDED = ("torch", "deepspeed", "webdataset", "einops", "omegaconf", "submitit", "numpy", "safetensors", "av")
-PACKAGES = {"av": "av", "PIL": "pillow"}
 ENCODERS = ("libx264", "libx265", "libsvtav1", "ffv1")
 LEAST_FREE = 10 << 30  # bytes; below it a note
 LEAST_FILES = 4096
 SLURM = ("sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
-PROBE = 16 << 20  # bytes that are written to tell how fast a folder is
 
 
 def look(folder: Path) -> Iterator[Finding]:
@@ -89,7 +88,8 @@ def _devices() -> Iterator[Finding]:
             known = by_driver(name)
             peak = f", {known.tflops:g} TFLOP/s in bf16" if known else ", not in the table of `longtake plan`"
             yield Finding(f"GPU {number}", f"{name}, {memory:.0f} GB{peak}")
-        yield Finding("CUDA", f"{torch.version.cuda}, driver {_driver() or 'unknown'}, NCCL {_nccl(torch)}")
+        driver = driver_version() or "unknown"
+        yield Finding("CUDA", f"{torch.version.cuda}, driver {driver}, NCCL {_nccl(torch)}")
     elif shutil.which("nvidia-smi"):
         remedy = f"install a build of torch for CUDA; this one is {torch.__version__}"
         yield Finding("GPU", "the driver is there, and torch sees no device", "note", remedy)
@@ -98,12 +98,6 @@ def _devices() -> Iterator[Finding]:
     yield Finding("attention", f"{', '.join(available(kind))} ({kind})")
     if kind == "cuda" and not shutil.which("cc") and not shutil.which("gcc"):
         yield Finding("compiler", "no C compiler: engine.compile=true needs one", "note", "apt install gcc")
-
-
-def _driver() -> str:
-    with contextlib.suppress(OSError):
-        return read_text(Path("/sys/module/nvidia/version")).strip()
-    return ""
 
 
 def _nccl(torch: object) -> str:
@@ -146,24 +140,15 @@ def _disk(folder: Path) -> Iterator[Finding]:
     if not os.access(place, os.W_OK):
         yield Finding("disk", f"{place} cannot be written", "missing", "take another folder")
         return
-    probe = temporary_name(place / "doctor")
-    began = time.monotonic()
     try:
-        with open(probe, "wb") as file:
-            file.write(bytes(PROBE))
-            file.flush()
-            os.fsync(file.fileno())
-        took = max(time.monotonic() - began, 1e-6)
-        ahead = os.stat(probe).st_mtime - time.time()
+        speed = write_speed(place)
+        ahead = server_time(place) - time.time()
     except OSError as error:
-        yield Finding(
-            "disk", f"{place}: {error.strerror}", "missing", "free some space, or take another folder"
-        )
+        remedy = "free some space, or take another folder"
+        yield Finding("disk", f"{place}: {error.strerror}", "missing", remedy)
         return
-    finally:
-        probe.unlink(missing_ok=True)
-    speed = f"writes {PROBE / took / 1e6:.0f} MB/s"
-    yield Finding("disk", f"{place}: {free / 1e9:.0f} GB free, {speed}", state)  # type: ignore[arg-type]
+    text = f"{place}: {free / 1e9:.0f} GB free, writes {speed / 1e6:.0f} MB/s"
+    yield Finding("disk", text, state)  # type: ignore[arg-type]
     if abs(ahead) > 5:
         yield Finding("clock", f"the file server's differs by {ahead:.0f} s", "note", "set the clocks by NTP")
 

@@ -13,7 +13,7 @@ from core.distributed.sequence import SequenceGroup
 from models.attention.choice import AttentionHeads
 from models.attention.dispatch import Backend
 from models.layers.embeddings import Grid
-from models.weights import shapes_only
+from models.weights import count_numbers
 
 Example = tuple[Tensor, Tensor, Condition]
 """What a network is called with: x, time, condition."""
@@ -96,8 +96,7 @@ class DenoiserConfig(Protocol):
 
 def count_parameters(config: DenoiserConfig) -> int:
     """Count the trainable parameters of a configuration, without allocating them."""
-    with shapes_only():
-        return sum(parameter.numel() for parameter in config.build().parameters())
+    return count_numbers(config.build)
 
 
 def forward_macs(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:

@@ -92,7 +92,7 @@ def _errors() -> list[Row]:
     """Compare errors at equal numbers of evaluations, each solver on its default grid of a chain."""
     path = make_path(CHAIN)
     chain = make_grid("even", path, 1000, 1.0)
-    problems = [_mixture(count) for count in MODES]
+    problems = [mixture(count) for count in MODES]
     exact = [_solve("unipc_2", problem, chain) for problem in problems]
     found: list[Row] = []
     errors: dict[tuple[SolverName, int], float] = {}
@@ -107,7 +107,7 @@ def _errors() -> list[Row]:
         for count in EVALUATIONS:
             steps = count // kind.evaluations
             times = make_grid(best_grid(name, steps, path), path, steps, 1.0)
-            errors[name, count] = _distance([_solve(name, problem, times) for problem in problems], exact)
+            errors[name, count] = distance([_solve(name, problem, times) for problem in problems], exact)
             row.facts[f"{count} evaluations"] = errors[name, count]
         found.append(row)
         if name in COMPARED:
@@ -126,12 +126,13 @@ def _solve(name: SolverName, denoise: Denoise, times: Sequence[float]) -> Tensor
     return KINDS[name].solve(denoise, start, times, make_path(CHAIN), noise=lambda i: start)
 
 
-def _distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+def distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Return the geometric mean over mixtures of the median distance of the ends."""
     medians = [(one - other).norm(dim=1).median() for one, other in zip(found, exact, strict=True)]
     return float(torch.stack(medians).log().mean().exp())
 
 
-def _mixture(modes: int) -> Denoise:
+def mixture(modes: int) -> Denoise:
     """Return the exact denoiser of Gaussians with unequal weights."""
     generator = torch.Generator().manual_seed(modes)
     means = torch.randn(modes, DIMENSIONS, generator=generator, dtype=torch.float64) * 0.95

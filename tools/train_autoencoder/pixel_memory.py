@@ -14,7 +14,7 @@ from core.engine.config import EngineConfig
 from core.memory.counting import Pass
 from data.loading.pixels import PixelLoader
 from models.autoencoder.interface import AutoencoderConfig
-from models.weights import shapes_only
+from models.weights import count_numbers
 from tools.runs.run_memory import MemoryOfRun, Planned
 from tools.train_autoencoder.config import ReconstructionConfig
 from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
@@ -37,11 +37,9 @@ def memory_of(
         shape = (samples, PIXEL_CHANNELS, *loader.buckets[stock])
         return lambda: _pass(model, objective, shape)
 
-    with shapes_only():
-        numbers = sum(parameter.numel() for parameter in model.build().parameters())
     return MemoryOfRun(
         engine=engine,
-        numbers=numbers,
+        numbers=count_numbers(model.build),
         moments=2,
         averages=len(ema.names),
         prefetch=prefetch,

@@ -12,7 +12,7 @@ are of this first order, as are those whose history holds such a level: differen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,6 +50,9 @@ def steps(grid: Sequence[Level]) -> list[Step]:
         keep = there.sigma / here.sigma
         found.append(Step(here, there, keep, there.alpha - keep * here.alpha, there.log_snr - here.log_snr))
     return found
+
+
+Weights = Callable[[Sequence[Step]], list[tuple[float, ...]]]
 
 
 def weights_2m(plan: Sequence[Step]) -> list[tuple[float, ...]]:
@@ -110,19 +113,29 @@ def _parabola(step: Step, r0: float, r1: float, curvature: float = 1.0) -> tuple
     return tuple(step.take * (place == 0) + slope * f1[place] + bent * f2[place] for place in range(3))
 
 
-def _multistep(
+def multistep(
     denoise: Denoise,
     x: Tensor,
-    plan: Sequence[Step],
-    weights: Sequence[tuple[float, ...]],
+    times: Sequence[float],
+    path: Path,
     *,
+    noise: Noise,
+    options: Options = DEFAULTS,
+    weights: Weights = weights_2m,
     corrects_start: bool = False,
 ) -> Tensor:
+    """Solve by the weighted last estimates, one evaluation a step, as DPM-Solver++(2M) does (algorithm 2).
+
+    weights: of all steps.  corrects_start: the first step has one estimate alone; the next one, made at its
+    end, corrects it to the line through both. Otherwise an error of second order is left in the end.
+    """
+    plan = steps(levels(path, times))
+    of_steps = weights(plan)
     history: list[Tensor] = []
     last = x
-    for number, (step, factors) in enumerate(zip(plan, weights, strict=True)):
+    for number, (step, factors) in enumerate(zip(plan, of_steps, strict=True)):
         history = [denoise(x, step.here).data, *history[:2]]
-        if corrects_start and number and len(weights[number - 1]) == 1 and math.isfinite(plan[number - 1].h):
+        if corrects_start and number and len(of_steps[number - 1]) == 1 and math.isfinite(plan[number - 1].h):
             x = _on_a_line(last, plan[number - 1], history[1], history[0])
         last = x
         x = step.keep * x
@@ -135,52 +148,6 @@ def _on_a_line(x: Tensor, step: Step, first: Tensor, last: Tensor) -> Tensor:
     """Take a step for the estimate that runs from `first` to `last`."""
     late = _late(step)
     return step.keep * x + (step.take - late) * first + late * last
-
-
-def dpmpp_2m(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve by DPM-Solver++(2M), order 2, one evaluation a step (algorithm 2)."""
-    plan = steps(levels(path, times))
-    return _multistep(denoise, x, plan, weights_2m(plan))
-
-
-def dpmpp_3m(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve by the multistep method of order 3, one evaluation a step, with the whole second difference.
-
-    The first step has one estimate alone. The next one, made at its end, corrects it to the line through
-    both: an error of second order in the start would be left in the end.
-    """
-    plan = steps(levels(path, times))
-    return _multistep(denoise, x, plan, weights_3m(plan), corrects_start=True)
-
-
-def dpmpp_3m_diffusers(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve as diffusers does with solver_order=3: half of the second difference, which leaves order 2."""
-    plan = steps(levels(path, times))
-    return _multistep(denoise, x, plan, weights_3m_diffusers(plan))
 
 
 def dpmpp_2s(
@@ -207,7 +174,7 @@ def dpmpp_2s(
     return x
 
 
-def sde_dpmpp(
+def sde(
     denoise: Denoise,
     x: Tensor,
     times: Sequence[float],
@@ -215,28 +182,15 @@ def sde_dpmpp(
     *,
     noise: Noise,
     options: Options = DEFAULTS,
+    uses_history: bool = False,
 ) -> Tensor:
-    """Solve the reverse SDE by its exponential integrator, weak order 1, one evaluation a step."""
-    return _sde(denoise, x, steps(levels(path, times)), noise, uses_history=False)
+    """Solve the reverse SDE by its exponential integrator, weak order 1, one evaluation a step.
 
-
-def sde_dpmpp_2m(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve the reverse SDE with the estimate extrapolated from the last two, one evaluation a step."""
-    return _sde(denoise, x, steps(levels(path, times)), noise, uses_history=True)
-
-
-def _sde(denoise: Denoise, x: Tensor, plan: Sequence[Step], noise: Noise, *, uses_history: bool) -> Tensor:
-    """Take steps x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) data + sigma_s sqrt(1 - e^-2h) z."""
+    x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) data + sigma_s sqrt(1 - e^-2h) z.
+    uses_history: the estimate is extrapolated from the last two.
+    """
     before: tuple[Tensor, float] | None = None
-    for number, step in enumerate(plan):
+    for number, step in enumerate(steps(levels(path, times))):
         here, there = step.here, step.there
         shrink = here.alpha * there.sigma / (here.sigma * there.alpha)  # exp(-h), 0 where h is infinite
         taken = there.alpha * (1 - shrink**2)

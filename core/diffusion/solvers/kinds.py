@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from core.diffusion.grids import Grid
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.ddim import ddim, renoise
-from core.diffusion.solvers.dpm import (
-    dpmpp_2m,
-    dpmpp_2s,
-    dpmpp_3m,
-    dpmpp_3m_diffusers,
-    sde_dpmpp,
-    sde_dpmpp_2m,
-)
+from core.diffusion.solvers.dpm import dpmpp_2s, multistep, sde, weights_3m, weights_3m_diffusers
 from core.diffusion.solvers.levels import Solver
 from core.diffusion.solvers.runge_kutta import euler, heun, midpoint, rk4
-from core.diffusion.solvers.unipc import unipc_2, unipc_3
+from core.diffusion.solvers.unipc import unipc
 
 SolverName = Literal[
     "euler",
@@ -60,12 +54,18 @@ KINDS: dict[SolverName, Kind] = {
     "renoise": Kind(renoise, is_random=True),
     "midpoint": Kind(midpoint, 2, chain_grid="straight", few_steps_grid="trailing"),
     "rk4": Kind(rk4, 4, chain_grid="straight", few_steps_grid="trailing"),
-    "dpmpp_2m": Kind(dpmpp_2m, chain_grid="straight", few_steps_grid="trailing"),
+    "dpmpp_2m": Kind(multistep, chain_grid="straight", few_steps_grid="trailing"),
     "dpmpp_2s": Kind(dpmpp_2s, 2, chain_grid="quadratic"),
-    "dpmpp_3m": Kind(dpmpp_3m, chain_grid="straight", few_steps_grid="trailing"),
-    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_2": Kind(unipc_2, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_3": Kind(unipc_3, chain_grid="straight", few_steps_grid="trailing"),
-    "sde_dpmpp": Kind(sde_dpmpp, is_random=True),
-    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True),
+    "dpmpp_3m": Kind(
+        partial(multistep, weights=weights_3m, corrects_start=True),
+        chain_grid="straight",
+        few_steps_grid="trailing",
+    ),
+    "dpmpp_3m_diffusers": Kind(
+        partial(multistep, weights=weights_3m_diffusers), chain_grid="straight", few_steps_grid="trailing"
+    ),
+    "unipc_2": Kind(unipc, chain_grid="straight", few_steps_grid="trailing"),
+    "unipc_3": Kind(partial(unipc, order=3), chain_grid="straight", few_steps_grid="trailing"),
+    "sde_dpmpp": Kind(sde, is_random=True),
+    "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
 }

@@ -18,7 +18,7 @@ from core.diffusion.solvers.dpm import Step, steps
 from core.diffusion.solvers.levels import DEFAULTS, Denoise, Noise, Options, levels
 
 
-def unipc_2(
+def unipc(
     denoise: Denoise,
     x: Tensor,
     times: Sequence[float],
@@ -26,25 +26,10 @@ def unipc_2(
     *,
     noise: Noise,
     options: Options = DEFAULTS,
+    order: int = 2,
 ) -> Tensor:
-    """Solve by UniPC-2, order 2 in theory 3 with the corrector, one evaluation a step."""
-    return _unipc(denoise, x, steps(levels(path, times)), 2)
-
-
-def unipc_3(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve by UniPC-3, one evaluation a step."""
-    return _unipc(denoise, x, steps(levels(path, times)), 3)
-
-
-def _unipc(denoise: Denoise, x: Tensor, plan: Sequence[Step], order: int) -> Tensor:
+    """Solve by UniPC of an order, one evaluation a step; the corrector adds one to the order in theory."""
+    plan = steps(levels(path, times))
     orders = [_order(plan, number, order) for number in range(len(plan))]
     predictors = [_weights(plan, number, orders[number], corrects=False) for number in range(len(plan))]
     correctors = [

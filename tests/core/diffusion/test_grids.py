@@ -14,8 +14,8 @@ from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.paths import Path, PathName, make_path
 from core.diffusion.sampling import SamplerConfig, best_grid, time_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
-from core.diffusion.solvers.levels import Denoise, Estimate, Level
 from core.errors import UserError
+from tools.bench.solver import MODES, distance, mixture
 
 GRIDS = get_args(Grid)
 PATHS = get_args(PathName)
@@ -78,38 +78,17 @@ def test_settings_that_cannot_act_are_refused(fields: tuple[str, ...], message: 
         load(SamplerConfig, overrides=list(fields))
 
 
-def mixture(modes: int) -> Denoise:
-    """Return the exact denoiser of 16-dimensional Gaussians of variance 0.1 and unequal weights."""
-    generator = torch.Generator().manual_seed(modes)
-    means = torch.randn(modes, 16, generator=generator, dtype=torch.float64) * 0.95
-    weights = torch.rand(modes, generator=generator, dtype=torch.float64) + 0.2
-
-    def denoise(x: torch.Tensor, level: Level) -> Estimate:
-        spread = level.alpha**2 * 0.1 + level.sigma**2
-        apart = x[:, None] - level.alpha * means
-        share = torch.softmax(-(apart**2).sum(-1) / (2 * spread) + weights.log(), 1)
-        data = (share[..., None] * (means + level.alpha * 0.1 * apart / spread)).sum(1)
-        return Estimate(data, (x - level.alpha * data) / level.sigma)
-
-    return denoise
-
-
 def errors(
     solver: SolverName, grid: Grid | None, path: Path, evaluations: int, exact: list[torch.Tensor]
 ) -> float:
     """Return the geometric mean over mixtures of the median error of 64 starts."""
     steps = evaluations // KINDS[solver].evaluations
     times = make_grid(grid or best_grid(solver, steps, path), path, steps, 1.0)
-    found = [
-        (KINDS[solver].solve(mixture(modes), starts(), times, path, noise=lambda i: starts()) - ends)
-        .norm(dim=1)
-        .median()
-        for modes, ends in zip(MODES, exact, strict=True)
+    ends = [
+        KINDS[solver].solve(mixture(modes), starts(), times, path, noise=lambda i: starts())
+        for modes in MODES
     ]
-    return float(torch.stack(found).log().mean().exp())
-
-
-MODES = (1, 4, 16, 64)
+    return distance(ends, exact)
 
 
 def starts() -> torch.Tensor:

@@ -36,7 +36,7 @@ ROOMS = {
     "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "text"}],
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
-        {"runs"},
+        {"pages", "runs"},
         {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
         {"bench", "plan"},
     ],

@@ -16,8 +16,8 @@ from core.files import instead, read_bytes, write_text
 from core.reading import json_files
 from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
-from launch.demo.charts import Points, bars, curves
-from launch.demo.page import page
+from tools.pages.charts import Points, bars, curves
+from tools.pages.page import page
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
 REPORT, STAGES = "report.html", "stages.json"

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from launch.demo import charts
+from tools.pages import charts
 
 
 def lines(svg: str) -> list[list[tuple[float, float]]]:

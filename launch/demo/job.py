@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.progress import counted, duration, say
+from core.progress import duration, say
 from core.root import ROOT
 from core.run.claim import claim
 from core.run.folder import FINISHED, SAMPLES, SCORES
-from core.run.ways_out import holds
 from data.dataset.schema import MANIFEST
-from launch.demo.report import BARS, REPORT, STAGES, read_scores, read_stages
-from launch.demo.stages import Command, Record, Stage, run_stages
+from launch.demo.report import REPORT, SHEET, keep_current
+from launch.demo.score_table import BARS, read_scores
+from launch.demo.stage_records import Record, read_record, stages_made
+from launch.demo.stages import Command, Stage, run_stages
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
@@ -66,12 +67,17 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Run the stages of the chain that are missing, then write demo.json and say where everything is."""
+    """Run the stages of the chain that are missing, then write demo.json and say where everything is.
+
+    The report is written from the first stage on, and after each.
+    """
     output = Path(config.output)
     claim(output, config, done=RESULT, overwrite=config.overwrite, made=partial(stages_made, output))
     record = read_record(output, digits=not config.source)
     chain = Chain(config)
-    run_stages(chain.stages(), record, output / "logs")
+    say(f"{output / REPORT} grows with every stage: open it at any time")
+    run_stages(chain.stages(), record, output / "logs", partial(keep_current, output))
+    keep_current(output)
     result = write_result(output, record)
     for line in summary(output, result).split("\n"):
         say(line)
@@ -94,7 +100,6 @@ class Chain:
             Stage("train", self._train),
             Stage("sample", self._sample),
             Stage("evaluate", self._evaluate),
-            Stage("report", self._report, always=True),
         ]
 
     def at(self, name: str) -> Path:
@@ -117,10 +122,12 @@ class Chain:
         return [self.command("digits", "input", "digits.json", {})]
 
     def _shard(self) -> list[Command]:
-        if self.config.source:
-            return [self.command("shard", "shards", MANIFEST, {"source": self.config.source})]
-        parts = {"shards": self.at("input/train"), "heldout": self.at("input/heldout")}
-        return [self.command("shard", name, MANIFEST, {"source": part}) for name, part in parts.items()]
+        parts: dict[str, object] = {"shards": self.config.source}
+        if not self.config.source:
+            parts = {"shards": self.at("input/train"), "heldout": self.at("input/heldout")}
+        packed = [self.command("shard", name, MANIFEST, {"source": part}) for name, part in parts.items()]
+        sheet = {"source": self.at("shards"), "sheet": self.at(SHEET)}
+        return [*packed, Command("inspect", sheet, self.at(SHEET))]
 
     def _train_autoencoder(self) -> list[Command]:
         fields = {**self._source("shards"), **self._shares()}
@@ -155,9 +162,6 @@ class Chain:
         }
         return [self.command("evaluate", "scores", SCORES, fields)]
 
-    def _report(self) -> list[Command]:
-        return [Command("report", {"source": self.config.output}, self.at(REPORT))]
-
     def _source(self, name: str) -> dict[str, object]:
         """Return a job's source and number of ranks.
 
@@ -191,20 +195,6 @@ class Chain:
         from data.dataset.index import Dataset
 
         return Dataset(self.at("shards"))
-
-
-def read_record(output: Path, *, digits: bool) -> Record:
-    """Read what an earlier run of this demo recorded of its stages."""
-    path = output / STAGES
-    stages = read_stages(output)["stages"] if path.is_file() else []
-    return Record(path, {"digits": digits}, {stage["name"]: dict(stage) for stage in stages})
-
-
-def stages_made(output: Path) -> str:
-    """Say what overwriting the demo would cost: its stages and their time."""
-    stages = read_record(output, digits=False).stages
-    seconds = sum(stage["seconds"] for stage in stages.values())
-    return f"{counted(len(stages), 'stage')}, {duration(seconds)} of work" if stages else holds(output)
 
 
 def write_result(output: Path, record: Record) -> dict[str, Any]:

@@ -1,44 +1,30 @@
-"""Write report.html, one self-contained page on a demo run: pictures, curves, scores, commands."""
+"""Write report.html, one self-contained page on a demo run: pictures, curves, scores, commands.
+
+It is written from the first stage on and grows; at any moment it is whole, and says what is still to come.
+"""
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NotRequired, TypedDict
+from typing import ClassVar
 
 from core.config.settings import REQUIRED, setting
-from core.errors import UserError
+from core.errors import UserError, WorkError
 from core.escaping import in_html
-from core.files import instead, read_bytes, write_text
-from core.reading import json_files
+from core.files import instead, write_text
+from core.progress import duration, say
 from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
+from data.dataset.schema import MANIFEST
+from launch.demo.score_table import read_scores, score_table
+from launch.demo.stage_records import STAGES, StageRecord, Stages, read_stages
 from tools.pages.charts import Points, bars, curves
-from tools.pages.page import page
+from tools.pages.page import page, picture, section, side_by_side, video
 
-SEEN = "The real images compared with were also training images: no held-out data was given."
-REPORT, STAGES = "report.html", "stages.json"
-
-
-class StageRecord(TypedDict):
-    """A stage that ran.  inputs, outcome: hashes of files; earlier versions noted none."""
-
-    name: str
-    commands: list[str]
-    identity: NotRequired[str]
-    seconds: float
-    inputs: NotRequired[list[str]]
-    outcome: NotRequired[list[str]]
-
-
-class Stages(TypedDict):
-    """The content of `stages.json`. digits: whether the input is the built-in one."""
-
-    digits: bool
-    stages: list[StageRecord]
+REPORT, SHEET = "report.html", "sheet.png"
+RELOAD_S = 15  # as often as a long stage has the page written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,70 +34,6 @@ class Config:
     job: ClassVar[str] = "report"
 
     source: str = setting(REQUIRED, "folder of a demo run; the report is written into it", shown="path")
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A score with its meaning and the value to reach; `passed(value, scores)` decides."""
-
-    key: str
-    meaning: str
-    target: str
-    passed: Callable[[float, Mapping[str, Any]], bool]
-    beside: str = ""  # key of the same measure on real samples
-
-
-def _within(low: float, high: float) -> Callable[[float, Mapping[str, Any]], bool]:
-    return lambda value, scores: low <= value <= high
-
-
-BARS = (
-    Bar(
-        "class_agreement",
-        "generated images that a classifier of real ones puts in their class",
-        "≥ 0.95",
-        _within(0.95, 1),
-        "reference_accuracy",
-    ),
-    Bar(
-        "clip_agreement",
-        "the same for clips, by their middle frames",
-        "≥ 0.8",
-        _within(0.8, 1),
-        "clip_reference_accuracy",
-    ),
-    Bar(
-        "recall",
-        "share of real images near generated ones (variety)",
-        "≥ 0.5 × real",
-        lambda value, scores: value >= 0.5 * (scores.get("recall_real") or 0),
-        "recall_real",
-    ),
-    Bar(
-        "precision",
-        "share of generated images near real ones (fidelity)",
-        "",
-        _within(0, 1),
-        "precision_real",
-    ),
-    Bar(
-        "frechet",
-        "Fréchet distance to real images, lower is closer",
-        "",
-        _within(0, math.inf),
-        "frechet_real",
-    ),
-    Bar(
-        "nearest",
-        "distance to the nearest training image (0 is a copy)",
-        "",
-        _within(0, math.inf),
-        "nearest_real",
-    ),
-    Bar("psnr_db", "autoencoder on these real images, in dB", "≥ 25", _within(25, math.inf)),
-    Bar("motion_ratio", "frame-to-frame change of clips, generated / real", "0.5 to 2", _within(0.5, 2)),
-    Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5)),
-)
 
 
 def plan(config: Config) -> list[str]:
@@ -125,6 +47,14 @@ def run(config: Config) -> None:
     write_text(folder / REPORT, render(folder))
 
 
+def keep_current(folder: Path) -> None:
+    """Write the page of a demo that goes on; where that fails, say so, since the work is worth more."""
+    try:
+        write_text(folder / REPORT, render(folder, going_on=True))
+    except (WorkError, OSError) as error:
+        say(f"{folder / REPORT} could not be written: {error}")
+
+
 def _demo(config: Config) -> Path:
     """Return the folder; UserError if it is not that of a demo."""
     folder = Path(config.source)
@@ -134,78 +64,80 @@ def _demo(config: Config) -> Path:
     return folder
 
 
-def render(folder: Path) -> str:
-    """Return the page; sections for what a run does not have (clips, classes, …) are left out."""
+def render(folder: Path, *, going_on: bool = False) -> str:
+    """Return the page.
+
+    Sections of stages that are still to come say so; those for what a run does not have (clips, classes, …)
+    are left out.  going_on: whether the demo runs now, so that a browser should read the page again.
+    """
     record = read_stages(folder)
     stages, scores = record["stages"], read_scores(folder)
     total = sum(stage["seconds"] for stage in stages)
-    sections = [
-        _section(
-            "Images: generated (left), held-out real ones (right)",
-            _side_by_side(folder / "samples/images/images.png", folder / "scores/real_images.png"),
-        ),
-        _section("Generated clips", _video(folder / "samples/clips/clips.mp4")),
-        _section("Clips frame by frame", _picture(folder / "samples/clips/contact.png")),
-        _section("Scores", _score_table(scores, with_bars=record["digits"])),
-        _section("Training", _training_curves(folder)),
-        _section(
+    unfinished = _unfinished(record)
+    real = "held-out" if scores.get("heldout_unseen", record["digits"]) else "training"
+    beside = side_by_side(folder / "samples/images/images.png", folder / "scores/real_images.png")
+    # title, content, the stage that makes it
+    contents = [
+        (f"Images: generated (left), {real} pictures (right)", beside, "sample"),
+        ("Generated clips", video(folder / "samples/clips/clips.mp4"), "sample"),
+        ("Clips frame by frame", picture(folder / "samples/clips/contact.png"), "sample"),
+        ("Scores", score_table(scores, with_bars=record["digits"]), "evaluate"),
+        ("The autoencoder, on held-out data", picture(folder / "autoencoder/reconstructions.png"), ENCODER),
+        ("Training", _training_curves(folder), ENCODER),
+        ("The data", _data(folder), "shard"),
+        (
             f"Time: {total / 60:.1f} minutes",
             bars("seconds per stage", {stage["name"]: stage["seconds"] for stage in stages}, "s"),
+            "",
         ),
-        _section("Every stage again", _commands(stages)),
-        _section("Where everything is", _places(folder)),
+        ("Every stage again", _commands(stages), ""),
+        ("Where everything is", _places(folder), ""),
     ]
-    body = "\n".join(section for section in sections if section)
-    lead = "From a folder of files to generated images and video, on this machine."
-    return page("longtake demo", lead, body)
+    sections = [
+        section(title, content or (_later(stage) if stage in unfinished else ""))
+        for title, content, stage in contents
+    ]
+    lead, failed = _state(record, unfinished)
+    again = RELOAD_S if going_on and unfinished and not failed else 0
+    return page("longtake demo", lead, "\n".join([failed, *filter(None, sections)]), reload_s=again)
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{in_html(title)}</h2>{content}</section>" if content else ""
+def _unfinished(record: Stages) -> list[str]:
+    """Return the stages that have not finished, in order; of an earlier version's record, none."""
+    done = [stage["name"] for stage in record["stages"] if stage.get("identity", "-")]
+    return [name for name in record.get("planned", []) if name not in done]
 
 
-def _picture(path: Path) -> str:
-    data = _inline(path)
-    return f'<img alt="{in_html(path.name)}" src="data:image/png;base64,{data}">' if data else ""
+def _state(record: Stages, unfinished: Sequence[str]) -> tuple[str, str]:
+    """Return where the demo is, and what ended it as HTML, or ""."""
+    planned = record.get("planned", [])
+    failed = next((stage for stage in record["stages"] if "error" in stage), None)
+    if not unfinished:
+        return "From a folder of files to generated images and video, on this machine.", ""
+    seconds = sum(stage["seconds"] for stage in record["stages"])
+    name, passed = unfinished[0], f"after {duration(seconds)} of work"
+    where = f"stage {planned.index(name) + 1} of {len(planned)}, {name}"
+    if failed is None:
+        return f"This page grows: {passed} the demo is at {where}.", ""
+    error = f"<p class=error><b>{in_html(failed['name'])}</b>: {in_html(failed['error'])}</p>"
+    return f"The demo stopped in {where}, {passed}; the same command goes on from there.", error
 
 
-def _side_by_side(*paths: Path) -> str:
-    pictures = "".join(f"<div>{picture}</div>" for path in paths if (picture := _picture(path)))
-    return f"<div class=pair>{pictures}</div>" if pictures else ""
+def _later(stage: str) -> str:
+    return f"<p class=later>comes with the stage {in_html(stage)}</p>"
 
 
-def _video(path: Path) -> str:
-    data = _inline(path)
-    source = f'src="data:video/mp4;base64,{data}"'
-    return f"<video {source} autoplay loop muted playsinline controls></video>" if data else ""
+def _data(folder: Path) -> str:
+    """Show the samples that `shard` packed: what they are, and a sheet of some."""
+    from data.dataset.index import Dataset
+    from data.dataset.summary import as_text, summarise
 
-
-def _inline(path: Path) -> str:
-    return base64.b64encode(read_bytes(path)).decode("ascii") if path.is_file() else ""
-
-
-def _score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
-    """Return a table row for each score.
-
-    `with_bars` marks the bars reached (those of the built-in digits).
-    """
-    rows = []
-    for bar in BARS:
-        value = scores.get(bar.key)
-        if value is None:
-            continue
-        real = scores.get(bar.beside)
-        reached = bar.passed(value, scores)
-        mark = ("✓ " if reached else "✗ ") + bar.target if bar.target and with_bars else ""
-        cells = [
-            f"<td><b>{in_html(bar.key)}</b><br><small>{in_html(bar.meaning)}</small></td>",
-            f"<td class=n>{value:.3f}</td><td class=n>{'' if real is None else f'{real:.3f}'}</td>",
-            f'<td class="{"yes" if reached else "no"}">{in_html(mark)}</td>',
-        ]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    heading = "<tr><th>score<th>generated<th>real<th>bar</tr>"
-    note = "" if scores.get("heldout_unseen") else f"<p><small>{SEEN}</small></p>"
-    return f"<table>{heading}{''.join(rows)}</table>{note}" if rows else ""
+    if not (folder / "shards" / MANIFEST).is_file():
+        return ""
+    text = "\n".join(as_text(summarise(Dataset(folder / "shards"))))
+    return (
+        f"{picture(folder / SHEET)}<details><summary>in numbers</summary><pre>{in_html(text)}</pre></details>"
+    )
 
 
 def _training_curves(folder: Path) -> str:
@@ -229,7 +161,7 @@ def read_curve(path: Path, key: str) -> Points:
     return sorted(points.items())
 
 
-def _commands(stages: Sequence[Mapping[str, Any]]) -> str:
+def _commands(stages: Sequence[StageRecord]) -> str:
     lines = [f"# {stage['name']}\n" + "\n".join(stage["commands"]) for stage in stages]
     return f"<pre>{in_html(chr(10).join(lines))}</pre>"
 
@@ -239,24 +171,10 @@ def _places(folder: Path) -> str:
     cells = "".join(
         f"<tr><td><code>{in_html(folder / path)}</code><td>{in_html(meaning)}</tr>" for path, meaning in rows
     )
-    return f"<table>{cells}</table>"
+    return f"<table>{cells}</table>" if rows else ""
 
 
-def read_stages(folder: Path) -> Stages:
-    """Read what a demo recorded of its stages; WorkError if that is damaged."""
-    return json_files.read(folder / STAGES, Stages)
-
-
-def read_scores(folder: Path) -> dict[str, bool | float | None]:
-    """Return the scores of a demo by their keys, {} before there are any; WorkError if they are damaged."""
-    path = folder / "scores" / SCORES
-    if not path.is_file():
-        return {}
-    found = json_files.read(path, dict[str, Any])
-    found.pop("of", None)
-    return json_files.checked(found, dict[str, bool | float | None], path)
-
-
+ENCODER = "train-autoencoder"
 PLACES = {
     "input": "the files it began with",
     "shards": "WebDataset shards with manifest and index",

@@ -10,18 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core import terminal
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.escaping import escaped_line
-from core.files import fingerprint, sha256_file, write_json
+from core.files import fingerprint, sha256_file
 from core.progress import duration, say
 from core.root import import_path
+from launch.demo.stage_records import Record
 
 STOP_TIMEOUT_S = 30.0
+SHOW_PERIOD_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,62 +50,90 @@ class Stage:
     """A named step of the chain.
 
     commands: asked for when the stage's turn comes, as they may depend on what earlier ones made.
-    always: run again even if it has finished (it is quick, and tells of the others).
     """
 
     name: str
     commands: Callable[[], Sequence[Command]]
-    always: bool = False
 
 
-@dataclass
-class Record:
-    """The record of the stages that ran; `save` publishes it after each."""
-
-    path: Path
-    header: dict[str, Any]
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def save(self) -> None:
-        write_json(self.path, {**self.header, "stages": list(self.stages.values())})
-
-
-def run_stages(stages: Sequence[Stage], record: Record, logs: Path) -> None:
+def run_stages(
+    stages: Sequence[Stage], record: Record, logs: Path, show: Callable[[], None] = lambda: None
+) -> None:
     """Run the stages that are not finished; WorkError names one that failed, UserError one that refused.
 
     One is finished if its commands and recipes are those that made what is there, the files that complete it
     are as it left them, and so were those of all stages before it: its job then sees what it was made from.
+    show: called whenever the record has changed, and every SHOW_PERIOD_S while a command runs.
     """
     start = time.monotonic()
     inputs: list[str] = []  # hashes of the files that completed the stages before
+    record.header["planned"] = [stage.name for stage in stages]
     for number, stage in enumerate(stages, 1):
-        commands = stage.commands()
+        commands = _commands_of(stage, record, show)
         label = f"stage {number} of {len(stages)}: {stage.name}"
         identity = fingerprint([[command.text(), *map(sha256_file, command.files)] for command in commands])
         before = record.stages.get(stage.name, {})
         finished = before.get("identity") == identity and _is_as_left(before, commands, inputs)
-        if finished and not stage.always:
+        if finished:
             say(f"{label}: finished earlier, in {duration(before['seconds'])}")
-            inputs += _hashes(commands)
-            continue
-        say(f"{label} ({duration(time.monotonic() - start)} so far)")
-        begin = time.monotonic()
-        entry: dict[str, Any] = {
-            "name": stage.name,
-            "commands": [command.text() for command in commands],
-            "identity": "",
-        }
-        try:
-            for command in commands:
-                run_command(command, label, logs / f"{stage.name}.log")
-            entry |= {"identity": identity, "inputs": list(inputs), "outcome": _hashes(commands)}
-        finally:
-            # An interrupted stage is continued by its job, so its time adds up.
-            earlier = 0.0 if before.get("identity") else before.get("seconds", 0.0)
-            seconds = earlier + time.monotonic() - begin
-            record.stages[stage.name] = {**entry, "seconds": round(seconds, 2)}
-            record.save()
+        else:
+            say(f"{label} ({duration(time.monotonic() - start)} so far)")
+            work = _Work(stage.name, label, identity, list(inputs), before)
+            _run_stage(work, commands, record, logs, show)
         inputs += _hashes(commands)
+
+
+def _commands_of(stage: Stage, record: Record, show: Callable[[], None]) -> Sequence[Command]:
+    """Return the commands of a stage; the record says why there are none for what earlier ones made."""
+    try:
+        return stage.commands()
+    except (UserError, WorkError) as error:
+        none = {"name": stage.name, "commands": [], "identity": "", "seconds": 0.0}
+        record.stages[stage.name] = {**none, "error": str(error)}
+        record.save()
+        show()
+        raise
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A stage whose turn has come.  inputs: hashes of what it reads.  before: its record, {} if it is new."""
+
+    name: str
+    label: str
+    identity: str
+    inputs: list[str]
+    before: Mapping[str, Any]
+
+
+def _run_stage(
+    work: _Work, commands: Sequence[Command], record: Record, logs: Path, show: Callable[[], None]
+) -> None:
+    """Run the commands of a stage; the record says that it runs, and then how it ended."""
+    begin = time.monotonic()
+    # An interrupted stage is continued by its job, so its time adds up.
+    earlier = 0.0 if work.before.get("identity") else work.before.get("seconds", 0.0)
+    entry: dict[str, Any] = {
+        "name": work.name,
+        "commands": [command.text() for command in commands],
+        "identity": "",
+    }
+
+    def publish(**ending: Any) -> None:
+        seconds = round(earlier + time.monotonic() - begin, 2)
+        record.stages[work.name] = {**entry, "seconds": seconds, **ending}
+        record.save()
+        show()
+
+    publish()
+    try:
+        for command in commands:
+            run_command(command, work.label, logs / f"{work.name}.log", show)
+        made = {"identity": work.identity, "inputs": work.inputs, "outcome": _hashes(commands)}
+    except BaseException as error:
+        publish(error=str(error) or type(error).__name__)
+        raise
+    publish(**made)
 
 
 def _is_as_left(before: Mapping[str, Any], commands: Sequence[Command], inputs: Sequence[str]) -> bool:
@@ -120,8 +150,8 @@ def _hashes(commands: Sequence[Command]) -> list[str]:
     return [sha256_file(command.done) for command in commands]
 
 
-def run_command(command: Command, label: str, log: Path) -> None:
-    """Run a command, copying all it prints to `log` and to standard error."""
+def run_command(command: Command, label: str, log: Path, show: Callable[[], None] = lambda: None) -> None:
+    """Run a command, copying all it prints to `log` and to standard error; `show` as of `run_stages`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": import_path()}
     words = [sys.executable, "-m", "launch", *command.arguments()]
@@ -138,7 +168,7 @@ def run_command(command: Command, label: str, log: Path) -> None:
             errors="replace",
         )
         try:
-            last = _copy_lines(process, label, file)
+            last = _copy_lines(process, label, file, show)
             status = process.wait()
         finally:
             _stop(process)
@@ -151,11 +181,14 @@ def run_command(command: Command, label: str, log: Path) -> None:
         raise WorkError(f"{label} did not write {command.done}; command: {command.text()}; log: {log}")
 
 
-def _copy_lines(process: subprocess.Popen[str], label: str, log: Any) -> str:
+def _copy_lines(process: subprocess.Popen[str], label: str, log: Any, show: Callable[[], None]) -> str:
     """Show each line as it comes (on a terminal in place of the one before); return the last."""
     assert process.stdout is not None
-    last, on_terminal = "", terminal.is_terminal()
+    last, on_terminal, shown = "", terminal.is_terminal(), time.monotonic()
     for line in process.stdout:
+        if time.monotonic() - shown >= SHOW_PERIOD_S:  # jobs at long work print a line every 5 s
+            show()
+            shown = time.monotonic()
         with contextlib.suppress(OSError):  # a full disk: the jobs' own files are the record
             log.write(line.encode())
         last = line.strip() or last

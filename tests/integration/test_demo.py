@@ -15,7 +15,7 @@ from launch.demo import job as demo
 from launch.demo.stages import Stage
 from tools.runs.samples import Samples
 
-NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate", "report"]
+NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate"]
 
 
 @pytest.mark.multiprocess
@@ -36,7 +36,7 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
         assert arrays["labels"].tolist() == list(range(10))
     page = (output / "report.html").read_text()
     assert "samples/images" in page
-    assert page.count("data:image/png") == 3  # generated, real, contact sheet
+    assert page.count("data:image/png") == 5  # generated, real, clips, reconstructions, the data
     assert "python -m launch train configs/demo/" in page.replace(str(ROOT) + "/", "")
 
     recipes = [str(demo.RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
@@ -52,7 +52,7 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     demo.run(config)
     err = capfd.readouterr().err
     assert [name for name in NAMES if f"{name}: finished earlier" in err] == [
-        name for name in NAMES if name not in ("evaluate", "report")
+        name for name in NAMES if name != "evaluate"
     ]
     assert run_checkpoint.stat().st_mtime_ns == untouched
     assert json.loads((output / "demo.json").read_text())["frechet"] == result["frechet"]
@@ -65,7 +65,7 @@ def commands(stages: list[Stage]) -> list[str]:
 def test_plan_names_every_command() -> None:
     lines = demo.plan(demo.Config(output="x"))
     assert [line.split(":")[0] for line in lines] == [
-        name for name in NAMES for _ in range(2 if name in ("shard", "sample") else 1)
+        name for name in NAMES for _ in range({"shard": 3, "sample": 2}.get(name, 1))
     ]
     train = next(line for line in lines if line.startswith("train:"))
     assert train.endswith("source=x/latents processes=2 output=x/run seed=0")
@@ -74,7 +74,7 @@ def test_plan_names_every_command() -> None:
 def test_plan_of_a_folder_that_is_not_packed_yet(tmp_path: Path) -> None:
     lines = demo.plan(demo.Config(source=str(tmp_path), output=str(tmp_path / "new")))
     assert lines[0].startswith("shard: python -m launch shard")
-    assert lines[1:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
+    assert lines[2:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
 
 
 def test_a_missing_source_and_foreign_folder_are_refused(tmp_path: Path) -> None:

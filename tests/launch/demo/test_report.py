@@ -72,6 +72,61 @@ def test_scores_are_marked_against_their_bars(folder: Path) -> None:
     assert "✗" not in report.render(folder)
 
 
+def begun(folder: Path, **last: object) -> None:
+    """Record a demo whose first stage has finished and whose second is as `last` says."""
+    done = {"name": "train", "identity": "1", "seconds": 90.0, "commands": []}
+    stages = [done, {"name": "sample", "identity": "", "seconds": 5.0, "commands": [], **last}]
+    planned = ["train", "sample", "evaluate"]
+    write_json(folder / "stages.json", {"digits": True, "planned": planned, "stages": stages})
+
+
+def test_a_page_under_way_says_what_comes_and_is_read_again(tmp_path: Path) -> None:
+    begun(tmp_path)
+    report.keep_current(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "after 1 min 35 s of work the demo is at stage 2 of 3, sample" in page
+    assert 'http-equiv="refresh"' in page
+    assert page.count("comes with the stage sample") == 3
+    assert "comes with the stage evaluate" in page
+    assert "comes with the stage train" not in page  # it has finished: nothing more comes of it
+    assert "refresh" not in report.render(tmp_path)  # as the job `report` writes it
+
+
+def test_a_page_of_a_failed_stage_keeps_what_there_is_and_the_error(folder: Path) -> None:
+    begun(folder, error="exit status 1 <b>")
+    report.keep_current(folder)
+    page = (folder / "report.html").read_text()
+    assert "The demo stopped in stage 2 of 3, sample" in page
+    assert "exit status 1 &lt;b&gt;" in page
+    assert "refresh" not in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_a_finished_page_waits_for_nothing(folder: Path) -> None:
+    assert "comes with the stage" not in report.render(folder)  # by a version that planned no stages
+    record = json.loads((folder / "stages.json").read_text())
+    finished = [{**stage, "identity": "1"} for stage in record["stages"]]
+    write_json(folder / "stages.json", {**record, "planned": ["train", "sample"], "stages": finished})
+    page = report.render(folder, going_on=True)
+    assert "comes with the stage" not in page
+    assert "refresh" not in page
+
+
+def test_a_page_that_cannot_be_made_ends_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "scores/scores.json").write_text("{")
+    report.keep_current(folder)
+    assert "report.html could not be written: " in capfd.readouterr().err
+
+
+def test_pictures_are_called_what_they_are(folder: Path) -> None:
+    path = folder / "scores/scores.json"
+    scores = json.loads(path.read_text())
+    write_json(path, {**scores, "heldout_unseen": True})
+    assert "held-out pictures (right)" in report.render(folder)
+    write_json(path, {**scores, "heldout_unseen": False})
+    assert "training pictures (right)" in report.render(folder)
+
+
 def test_curve_of_a_continued_run_takes_the_last_word_on_a_step(folder: Path) -> None:
     assert report.read_curve(folder / "run/metrics.jsonl", "loss") == [(1, 2.0), (2, 1.0)]
     assert report.read_curve(folder / "absent.jsonl", "loss") == []

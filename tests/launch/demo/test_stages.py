@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError, WorkError
-from launch.demo.stages import Command, Record, Stage, run_stages
+from launch.demo.stage_records import Record
+from launch.demo.stages import Command, Stage, run_stages
 
 
 def digits(folder: Path, name: str, **fields: object) -> Stage:
@@ -44,10 +45,6 @@ def test_stages_run_once_and_are_found_finished(tmp_path: Path, capfd: pytest.Ca
     manifest.unlink()
     run_stages([digits(tmp_path, "a")], first, tmp_path / "logs")
     assert manifest.exists()
-    always = Stage("a", digits(tmp_path, "a").commands, always=True)
-    capfd.readouterr()
-    run_stages([always], first, tmp_path / "logs")
-    assert "finished earlier" not in capfd.readouterr().err
 
 
 def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
@@ -61,6 +58,7 @@ def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
     assert "digits=7" in (tmp_path / "logs/b.log").read_text()
     (failed,) = read(tmp_path)
     assert failed["identity"] == ""
+    assert failed["error"] == message
     with pytest.raises(UserError):
         run_stages([bad], chain, tmp_path / "logs")
     assert read(tmp_path)[0]["seconds"] > failed["seconds"]  # what it took in all
@@ -124,7 +122,7 @@ def test_commands_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_leaving_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def interrupt(process, label, log):
+    def interrupt(process, label, log, show):
         started.append(process.pid)
         raise KeyboardInterrupt
 
@@ -134,3 +132,31 @@ def test_leaving_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
     assert read(tmp_path)[0]["identity"] == ""
+
+
+def test_the_record_is_shown_before_and_after_every_stage(tmp_path: Path) -> None:
+    seen: list[list[tuple[str, bool]]] = []
+
+    def show() -> None:
+        seen.append([(stage["name"], bool(stage["identity"])) for stage in read(tmp_path)])
+
+    stages = [digits(tmp_path, "a"), digits(tmp_path, "b")]
+    run_stages(stages, record(tmp_path), tmp_path / "logs", show)
+    assert seen == [[("a", False)], [("a", True)], [("a", True), ("b", False)], [("a", True), ("b", True)]]
+    assert json.loads((tmp_path / "stages.json").read_text())["planned"] == ["a", "b"]
+
+
+def test_long_work_is_shown_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.demo.stages.SHOW_PERIOD_S", 0.0)
+    shown: list[int] = []
+    run_stages([digits(tmp_path, "a")], record(tmp_path), tmp_path / "logs", lambda: shown.append(1))
+    assert len(shown) > 2  # the first and the last are those of the record
+
+
+def test_a_stage_that_cannot_say_its_commands_leaves_the_reason(tmp_path: Path) -> None:
+    def commands() -> list[Command]:
+        raise UserError("source", "x", "pictures")
+
+    with pytest.raises(UserError):
+        run_stages([Stage("a", commands)], record(tmp_path), tmp_path / "logs")
+    assert read(tmp_path)[0]["error"] == "source=x: expected pictures"

@@ -39,6 +39,7 @@ ROOMS = {
         {"pages", "runs"},
         {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
         {"bench", "plan"},
+        {"sweep"},
     ],
     "launch": [{"."}, {"cluster", "demo"}, {"doctor"}],
 }

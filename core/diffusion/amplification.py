@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from core.diffusion.paths import Path
-from core.diffusion.predictions import Prediction, determinant
+from core.diffusion.paths.path import Path
+from core.diffusion.predictions import Prediction, determinant, level_before
 from core.errors import UserError
 
 LARGEST = 20.0  # above it the estimate of the data is mostly error
@@ -31,7 +31,8 @@ def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -
     alpha, sigma = path.alpha(t), path.sigma(t)
     here, there = (alpha[:-1], sigma[:-1]), (alpha[1:], sigma[1:])
     moved = (there[0] * here[1] - there[1] * here[0]).abs()
-    divisor = torch.as_tensor(determinant(prediction, *here), dtype=torch.float64).abs()
+    before = level_before(path, t[:-1]) if prediction == "posterior_mean" else None
+    divisor = torch.as_tensor(determinant(prediction, *here, before), dtype=torch.float64).abs()
     return (moved / (divisor * torch.hypot(*there))).tolist()
 
 

@@ -9,14 +9,14 @@ from typing import Literal
 
 import torch
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 from core.diffusion.solvers.levels import noise_share, noise_to_signal, times_at
 from core.diffusion.timesteps import shifted
 from core.errors import UserError
 
 Grid = Literal["even", "trailing", "leading", "quadratic", "cosine", "straight", "log_snr", "edm"]
 RHO = 7.0  # of the grid `edm` (2206.00364, eq. 5)
-NEAR = 1e-3  # distance in time from the ends of a continuous path, where log(sigma / alpha) is infinite
+NEAR = 1e-3  # distance in time from the ends of a path where log(sigma / alpha) is infinite
 
 
 def make_grid(kind: Grid, path: Path, steps: int, start: float, shift: float = 1.0) -> list[float]:
@@ -118,7 +118,7 @@ def _edm(path: Path, steps: int, start: float) -> list[float]:
 
 def _bounds(path: Path, start: float) -> tuple[float, float]:
     """Return log(sigma / alpha) at the start and near data, where both are finite."""
-    last = NEAR if path.num_steps is None else 1 / path.num_steps
+    last = path.first or NEAR
     return _at(path, min(start, 1 - NEAR), noise_to_signal), _at(path, last, noise_to_signal)
 
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion import predictions, timesteps
-from core.diffusion.paths import PathName, make_path
+from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path_record, require_path
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import PathName
 from core.diffusion.posterior import bound_bits
-from core.diffusion.predictions import Prediction
+from core.diffusion.predictions import Before, Prediction, level_before
 from core.diffusion.timesteps import TimestepConfig
-from core.diffusion.weightings import MOST, LossSpace, Weighting, output_weight, space_weight
+from core.diffusion.weightings import LossSpace, Weighting, most_weight, output_weight, space_weight
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, below
 from core.losses import Losses
 
 Model = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -27,7 +29,10 @@ Model = Callable[[Tensor, Tensor, Condition], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     path: PathName = setting("rectified_flow", "how data turns into noise")
-    prediction: Prediction = setting("flow", "what the network predicts")
+    schedule: ScheduleConfig = setting(ScheduleConfig(), "parameters of the path")
+    prediction: Prediction = setting(
+        "flow", "what the network predicts; docs/method.md has the formulas, and what goes with which path"
+    )
     timesteps: TimestepConfig = setting(TimestepConfig(), "which times are trained")
     weighting: Weighting = setting(
         "uniform", "weight of a time's squared error, the same for all predictions (docs/method.md)"
@@ -55,12 +60,30 @@ class ObjectiveConfig:
     bound_weight: float = setting(0.001, "learned_sigma: weight of the whole variational bound", low=0)
 
     def __post_init__(self) -> None:
-        if self.learned_sigma and (self.prediction != "noise" or make_path(self.path).num_steps is None):
+        with below("schedule"):
+            require_path(self.path, self.schedule)
+        self._require_possible()
+        if self.learned_sigma and (self.prediction != "noise" or not self.path.startswith("ddpm_")):
             raise UserError("learned_sigma", True, "false unless path is a ddpm one and prediction=noise")
         if self.min_snr_gamma <= 0:
             raise UserError("min_snr_gamma", self.min_snr_gamma, "a number above 0")
         if self.loss_space and self.weighting != "uniform":
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
+
+    def _require_possible(self) -> None:
+        """Raise UserError where a prediction is undefined on the path, or trains nothing there."""
+        for field, kind in (("prediction", self.prediction), ("loss_space", self.loss_space)):
+            if kind == "posterior_mean" and not self.path.startswith("ddpm_"):
+                expected = f"another: path={self.path} is no chain, whose steps the posterior mean is of"
+                raise UserError(field, kind, expected)
+            if kind == "v" and self.path in SIGMAS:
+                raise UserError(field, kind, f"edm, the same in unit size, with path={self.path}")
+        if self.schedule.zero_terminal_snr and self.prediction in ("noise", "score"):
+            expected = "v, data, flow or edm with schedule.zero_terminal_snr: without signal it says nothing"
+            raise UserError("prediction", self.prediction, expected)
+        if self.prediction == "score" and self.loss_space in ("", "score") and self.weighting == "uniform":
+            expected = "noise with prediction=score, whose own errors grow without bound near data"
+            raise UserError("loss_space", self.loss_space or "''", expected)
 
 
 @dataclass(frozen=True)
@@ -87,10 +110,14 @@ class Objective:
     """The loss of a denoiser on clean data; every random number in it is keyed by the sample.
 
     frame_condition: whether the model takes given frames; then every sample brings a mask, perhaps of zeros.
+    path: as the run records it; None is that of the config, whose file of rates is then read.
     """
 
-    def __init__(self, config: ObjectiveConfig, *, frame_condition: bool = False) -> None:
-        self.config, self.path, self.frame_condition = config, make_path(config.path), frame_condition
+    def __init__(
+        self, config: ObjectiveConfig, *, frame_condition: bool = False, path: PathRecord | None = None
+    ) -> None:
+        self.config, self.frame_condition = config, frame_condition
+        self.path = make_path(path or path_record(config.path, config.schedule))
 
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
         """Return the mean weighted squared error per sample.
@@ -109,14 +136,15 @@ class Objective:
         t = timesteps.draw(config.timesteps, path, draws.uniform("time"))
         noise = draws.normal("noise", tuple(x0.shape[1:]))
         alpha, sigma = (rearrange(level(t), "b -> b 1 1 1 1") for level in (path.alpha, path.sigma))
-        target = predictions.target(config.prediction, x0, noise, alpha, sigma)
+        target = predictions.target(config.prediction, x0, noise, *self._levels(t, alpha, sigma))
         x_t = alpha * x0 + sigma * noise
         return Noised(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
 
     def loss_of(self, model: Model, noised: Noised) -> Losses:
         """Compute the part of `loss` from the network on."""
         config, t = self.config, noised.time
-        output = model(noised.x_t, noised.time_input, noised.condition)
+        seen = predictions.network_input(self.path, noised.x_t, noised.alpha, noised.sigma)
+        output = model(seen, noised.time_input, noised.condition)
         fraction: Tensor | None = None
         if output.shape[1] == 2 * noised.x0.shape[1]:
             output, variance = output.chunk(2, dim=1)
@@ -138,6 +166,13 @@ class Objective:
             loss=squared + scale * bits, time=t, extras={"squared_error": squared, "bound_bits": bits}
         )
 
+    def _levels(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Before]:
+        """Return what a target is made with: the levels, and those of the step before where it needs them."""
+        if self.config.prediction != "posterior_mean":
+            return alpha, sigma, None
+        before = [rearrange(level.float(), "b -> b 1 1 1 1") for level in level_before(self.path, t)]
+        return alpha, sigma, (before[0], before[1])
+
     def _weight(self, t: Tensor) -> Tensor | None:
         """Return the (B,) weight of the squared error of the output, None for 1."""
         config = self.config
@@ -145,8 +180,12 @@ class Objective:
         if config.weighting == "uniform" and space == config.prediction:
             return None
         alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
+        before = None
+        if "posterior_mean" in (config.prediction, space):
+            before = level_before(self.path, t)
+        most = most_weight(config.prediction, alpha, sigma, before)
         if config.weighting == "uniform":
-            return space_weight(config.prediction, space, alpha, sigma).clamp(max=MOST).float()
+            return space_weight(config.prediction, space, alpha, sigma, before).clamp(max=most).float()
         parameters = {
             "min_snr": config.min_snr_gamma,
             "p2": config.p2_gamma,
@@ -154,8 +193,8 @@ class Objective:
             "sigmoid": config.sigmoid_bias,
         }
         parameter = parameters[config.weighting]
-        weight = output_weight(config.weighting, parameter, config.prediction, alpha, sigma)
-        return (weight if config.weighting == "min_snr" else weight.clamp(max=MOST)).float()
+        weight = output_weight(config.weighting, parameter, config.prediction, alpha, sigma, before)
+        return (weight if config.weighting == "min_snr" else weight.clamp(max=most)).float()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 
 PIXEL_BIN = 1 / 255  # half of the distance of two 8-bit values in [-1, 1]
 

@@ -16,8 +16,16 @@ from core.diffusion.amplification import require_sound_start
 from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.guidance import Guidance, GuidanceKind, Mix, classifier_free
 from core.diffusion.objective import Model
-from core.diffusion.paths import Path
-from core.diffusion.predictions import Prediction, target, to_data, to_noise
+from core.diffusion.paths.path import Path
+from core.diffusion.predictions import (
+    Before,
+    Prediction,
+    level_before,
+    network_input,
+    target,
+    to_data,
+    to_noise,
+)
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
 from core.draws import Draws
@@ -118,10 +126,12 @@ def sample(
     )
 
     def denoise(x: Tensor, level: Level) -> Estimate:
-        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level)
-        output = guided(x, level.t, level.time_input, mix)
+        before = _before(path, prediction, level)
+        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level, before)
+        seen = network_input(path, x, level.alpha, level.sigma)
+        output = guided(seen, level.t, level.time_input, mix)
         fraction = output[:, channels:] if learned_sigma else None
-        coefficients = (x, level.alpha, level.sigma)
+        coefficients = (x, level.alpha, level.sigma, before)
         output = output[:, :channels]
         return Estimate(
             to_data(prediction, output, *coefficients), to_noise(prediction, output, *coefficients), fraction
@@ -142,15 +152,23 @@ def sample(
     return x
 
 
-def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level) -> Mix:
+def _before(path: Path, prediction: Prediction, level: Level) -> Before:
+    """Return the level one step of the chain below, for the prediction that needs it."""
+    if prediction != "posterior_mean":
+        return None
+    alpha, sigma = level_before(path, torch.tensor([level.t], dtype=torch.float64))
+    return float(alpha), float(sigma)
+
+
+def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level, before: Before) -> Mix:
     """Return how outputs at x are mixed, by the data that they stand for."""
 
     def from_data(data: Tensor) -> Tensor:
         noise = (x - level.alpha * data) / level.sigma
-        return target(prediction, data, noise, level.alpha, level.sigma)
+        return target(prediction, data, noise, level.alpha, level.sigma, before)
 
     def as_data(output: Tensor) -> Tensor:
-        return to_data(prediction, output, x, level.alpha, level.sigma)
+        return to_data(prediction, output, x, level.alpha, level.sigma, before)
 
     return lambda given, none: guidance.mix(given, none, as_data, from_data)
 

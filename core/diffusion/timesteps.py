@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.config.settings import setting
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 from core.errors import UserError
 
 EDGE = 2.0**-23  # the least distance of a time from the ends of the path, in float32
@@ -45,12 +45,12 @@ def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
     elif config.kind == "mode":
         t = 1 - u - config.mode_scale * (torch.cos(torch.pi / 2 * u) ** 2 - 1 + u)
     elif config.kind != "uniform":
-        t = _time_of(path, config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
+        t = path.time_of(config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
     if config.kind != "uniform":  # whose extremes round to the ends
         t = t.clamp(EDGE, 1 - EDGE)
     t = shifted(t, config.shift)
     if path.num_steps is None:
-        return t
+        return t.clamp(min=path.first) if path.first else t
     return (torch.ceil(t * path.num_steps) / path.num_steps).clamp(1 / path.num_steps, 1)
 
 
@@ -73,15 +73,6 @@ _QUANTILES: dict[str, Callable[[Tensor], Tensor]] = {
     "sech": _sech,
 }
 """Inverses of standard distribution functions."""
-
-
-def _time_of(path: Path, log_ratio: Tensor) -> Tensor:
-    """Return the times at which log(sigma / alpha) has these values; the nearest ends beyond a path's own."""
-    if path.num_steps is None:
-        return torch.sigmoid(log_ratio)  # sigma / alpha = t / (1 - t)
-    grid = torch.arange(1, path.num_steps + 1, dtype=torch.float64, device=log_ratio.device) / path.num_steps
-    ratios = torch.log(path.sigma(grid)) - torch.log(path.alpha(grid))
-    return grid[torch.searchsorted(ratios, log_ratio).clamp(max=path.num_steps - 1)]
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:

@@ -13,24 +13,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.diffusion.predictions import Prediction, determinant
+from core.diffusion.predictions import Before, Prediction, determinant
 
 Weighting = Literal["uniform", "min_snr", "p2", "edm", "sigmoid"]
-LossSpace = Literal["", "noise", "data", "v", "flow"]
+LossSpace = Literal["", "noise", "data", "v", "flow", "score", "posterior_mean", "edm"]
 
 
-def space_weight(prediction: Prediction, space: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
+def space_weight(
+    prediction: Prediction, space: Prediction, alpha: Tensor, sigma: Tensor, before: Before = None
+) -> Tensor:
     """Return the (B,) weight with which the squared error of a prediction is that of another.
 
     It is infinite where the prediction's own determinant is 0. To predict the data and take the loss in v or
     flow is JiT, 2511.13720.
     """
-    other, own = determinant(space, alpha, sigma), determinant(prediction, alpha, sigma)
+    other, own = (determinant(kind, alpha, sigma, before) for kind in (space, prediction))
     return (torch.as_tensor(other, dtype=alpha.dtype) / own).square().expand_as(alpha)
 
 
 def output_weight(
-    kind: Weighting, parameter: float, prediction: Prediction, alpha: Tensor, sigma: Tensor
+    kind: Weighting,
+    parameter: float,
+    prediction: Prediction,
+    alpha: Tensor,
+    sigma: Tensor,
+    before: Before = None,
 ) -> Tensor:
     """Return the (B,) weight of the squared error of the output, in the dtype of alpha.
 
@@ -38,11 +45,22 @@ def output_weight(
     """
     if prediction == "noise":  # has a value where alpha = 0
         return _NOISE[kind](parameter, alpha, sigma)
-    in_noise = alpha / torch.as_tensor(determinant(prediction, alpha, sigma), dtype=alpha.dtype)
-    in_data = sigma / torch.as_tensor(determinant(prediction, alpha, sigma), dtype=alpha.dtype)
+    own = torch.as_tensor(determinant(prediction, alpha, sigma, before), dtype=alpha.dtype)
+    in_noise, in_data = alpha / own, sigma / own
     if kind in _DATA:
         return _DATA[kind](parameter, alpha, sigma) * in_data.square()
     return _NOISE[kind](parameter, alpha, sigma) * in_noise.square()
+
+
+def most_weight(prediction: Prediction, alpha: Tensor, sigma: Tensor, before: Before = None) -> Tensor:
+    """Return the (B,) largest weight of the squared error of a prediction.
+
+    It is MOST for targets of about unit size. Those of score and posterior_mean are as small or large as the
+    noise of a step: for them it is MOST in the space of edm, whose targets are of unit size.
+    """
+    if prediction in ("score", "posterior_mean"):
+        return MOST * space_weight(prediction, "edm", alpha, sigma, before)
+    return torch.full_like(alpha, MOST)
 
 
 def _min_snr_data(gamma: float, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
-from core.diffusion import paths
 from core.diffusion.objective import ObjectiveConfig
-from core.diffusion.paths import make_path
+from core.diffusion.paths import kinds as paths
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, sample
 from core.diffusion.timesteps import TimestepConfig
 from core.distributed.agreement import StepAgreement
@@ -48,7 +48,7 @@ from tools.train.objective import LatentObjective
 CPU = torch.device("cpu")
 # Whether the step is applied, and how far it is clipped.
 NORM = "core/engine/replicated.py:gradient_norm (aten._local_scalar_dense.default)"
-ONCE = {"core/diffusion/paths.py:_log_alpha_squared_table (to cuda:0)"}  # in a process
+ONCE = {"core/diffusion/paths/chain.py:_table_on (to cuda:0)"}  # in a process
 LABELS = DiTConfig(width=32, depth=1, heads=2, num_classes=3, learned_sigma=True)
 OBJECTIVES = {
     "flow": (LABELS, ObjectiveConfig()),
@@ -111,7 +111,7 @@ class Event:
 def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(engine_module, "load_deepspeed", lambda device: PlainDeepSpeed())
     yield
-    for kept in (paths._log_alpha_squared_table, embeddings.sincos_positions, embeddings.rotary_angles):
+    for kept in (paths._made, embeddings.sincos_positions, embeddings.rotary_angles):
         kept.cache_clear()  # a GPU that is real may come next
 
 

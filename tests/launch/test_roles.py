@@ -64,7 +64,9 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "train": {
         **TRAINING,
-        **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
+        **dict.fromkeys(
+            ("autoencoder", "data.also", "data.online.text_encoder", "objective.schedule.betas"), "place"
+        ),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),

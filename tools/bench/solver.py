@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from core.diffusion.grids import make_grid
-from core.diffusion.paths import PathName, make_path
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import PathName
 from core.diffusion.sampling import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Denoise, Estimate, Level

@@ -21,6 +21,7 @@ from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
 from tools.runs.begun import initial_content
 from tools.runs.latent_space import ADDED_LATER
+from tools.runs.path_record import RATES_FIELD, rates_content
 from tools.runs.space_record import read_space
 
 
@@ -45,16 +46,19 @@ def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, d
             require_installed(metrics.trackers)
 
 
-def latent_contents(run: Path, facts: LatentFacts, initial: str = "") -> Contents:
+def latent_contents(run: Path, facts: LatentFacts, initial: str = "", rates: str = "") -> Contents:
     """Return the places of `train`: what its `latents.json` records, and what its source is made from now.
 
-    initial: the field of that name, whose weights `initial.json` records.
+    initial: the field of that name, whose weights `initial.json` records.  rates: the file of a path's rates,
+    which `latents.json` holds.
     """
     caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
 
     def contents(path: str) -> tuple[Content | None, Content]:
         if path == INITIAL_FIELD:
             return initial_content(run, initial, "train")
+        if path == RATES_FIELD:
+            return rates_content(run, rates)
         found: dict[str, Any] = {
             "cache": caches,
             "encoder": facts.encoder,

@@ -14,6 +14,7 @@ from typing import Any, Literal, NotRequired
 
 from core.config.settings import setting
 from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.paths.config import PathRecord, path_record
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError
@@ -26,6 +27,7 @@ from data.latent.reading import compare
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
+from tools.runs.path_record import SCHEDULE
 from tools.runs.space_record import read_space
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
@@ -122,15 +124,18 @@ def keep_latent_space(
     latents: LatentsConfig = LatentsConfig(),
     *,
     text: bool = False,
+    path: PathRecord | None = None,
 ) -> None:
     """Publish `autoencoder/` and then `latents.json` in the run folder, once; they stay as they are.
 
-    text: whether the network takes text.
+    text: whether the network takes text.  path: as `settle_path` gives it; None reads what the objective
+    names.
     UserError where the run was begun on other latents than `source` has (the differing field, both values).
     """
-    record = describe(source, objective, normaliser, latents, text=text)
+    record = describe(source, objective, normaliser, latents, text=text, path=path)
     if (run / LATENTS).exists():
         before = ADDED_LATER | read_space(run)
+        before = {SCHEDULE: PathRecord.of(before["path"], before.get(SCHEDULE)).parameters()} | before
         before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
         if _are_moved(before["cache"], record["cache"]):
             before["cache"] = record["cache"]
@@ -149,6 +154,7 @@ def describe(
     latents: LatentsConfig,
     *,
     text: bool,
+    path: PathRecord | None = None,
 ) -> dict[str, Any]:
     """Return the content of `latents.json`.
 
@@ -156,11 +162,13 @@ def describe(
     encoder, cache: fingerprints, {place: fingerprint} for the caches of a mixture.  text: what embedded the
     captions, None if the network takes none; text_folder: where that lay.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
-    path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.
+    path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.  schedule: the
+    path's parameters, rates read from a file among them.
     null_share: of samples trained without label, and without text; None where that is not known.
     untrained_classes: names of classes without a sample.
     """
     facts, found = source.facts, source.conditions()
+    path = path or path_record(objective.path, objective.schedule)
     samples: Counter[tuple[int, ...]] = Counter()
     for shape, count in zip(facts.latent_shapes, source.sample_counts(), strict=True):
         samples[shape] += count
@@ -173,7 +181,8 @@ def describe(
         "encoder": facts.encoder,
         "classes": list(facts.classes),
         "shapes": [list(shape) for shape, _ in samples.most_common()],
-        "path": objective.path,
+        "path": path.name,
+        SCHEDULE: json_files.plain(path.parameters()),
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,
         "null_share": {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from core.diffusion.paths import PathName
+from core.diffusion.paths.config import MOST_STEPS
+from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import WorkError
 from core.reading import json_files
@@ -28,6 +29,21 @@ class _Text(TypedDict):
     precision: Literal["fp32", "bf16"]
 
 
+_Rate = Annotated[float, Range(0, 1)]
+
+
+class _Schedule(TypedDict):
+    """The parameters of the path, those that it has."""
+
+    steps: NotRequired[Annotated[int, Range(2, MOST_STEPS)]]
+    beta_first: NotRequired[float]
+    beta_last: NotRequired[float]
+    zero_terminal_snr: NotRequired[bool]
+    sigma_min: NotRequired[float]
+    sigma_max: NotRequired[float]
+    rates: NotRequired[list[_Rate]]
+
+
 class _Space(TypedDict):
     """The content of `latents.json`."""
 
@@ -45,6 +61,7 @@ class _Space(TypedDict):
     text_folder: NotRequired[str]
     null_share: NotRequired[_NullShare | None]
     untrained_classes: NotRequired[list[str]]
+    schedule: NotRequired[_Schedule]
 
 
 def read_space(run: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from core.checkpoint import exported, format
 from core.checkpoint.weights import choose, load_weights
 from core.config.loading import from_dict
 from core.config.yaml_files import read_section
-from core.diffusion.paths import PathName
+from core.diffusion.paths.config import PathRecord
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError, below
 from core.files import sha256_file
@@ -25,6 +25,7 @@ from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
 from tools.runs.latent_space import ADDED_LATER, LEARNT, space_file
+from tools.runs.path_record import SCHEDULE
 from tools.runs.space_record import read_space
 
 
@@ -46,7 +47,7 @@ class LatentSpace:
     text_folder: str
     classes: tuple[str, ...]
     shapes: tuple[tuple[int, int, int, int], ...]
-    path: PathName
+    path: PathRecord
     prediction: Prediction
     learned_sigma: bool
     null_share: Mapping[str, float | None] | None
@@ -64,6 +65,7 @@ class LatentSpace:
         normaliser = Normaliser.from_dict(record)
         record |= {"mean": normaliser.mean, "std": normaliser.std, "classes": tuple(record["classes"])}
         record["untrained_classes"] = tuple(record["untrained_classes"])
+        record["path"] = PathRecord.of(record["path"], record.get(SCHEDULE))
         record["shapes"] = tuple((c, t, h, w) for c, t, h, w in record["shapes"])
         return cls(**{field.name: record[field.name] for field in fields(cls)})
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.batch import Condition
-from core.diffusion.paths import make_path
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import sample
 from core.draws import Draws
 from core.errors import UserError, below

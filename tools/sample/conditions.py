@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from core.config.yaml_files import read_recorded
-from core.diffusion.paths import make_path
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, check_start
 from core.errors import UserError
 from core.run.folder import CONFIG

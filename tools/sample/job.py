@@ -35,7 +35,7 @@ def plan(config: Config) -> list[str]:
     """Say what `run` would generate."""
     from core.checkpoint.weights import choose
     from core.diffusion.amplification import amplifications
-    from core.diffusion.paths import make_path
+    from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.trained import LatentSpace
     from tools.sample.conditions import conditions_of, require_trained, turns_of, untrained_shift

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from core.checkpoint import exported
 from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
-from core.diffusion.paths import make_path
+from core.diffusion.paths.config import PathRecord
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, best_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
@@ -19,6 +20,7 @@ from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.denoisers.kinds import config_class
 from tools.runs.latent_space import space_file
+from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.trained import manifest_hash
 
@@ -56,7 +58,8 @@ def describe(
         "tiling": to_dict(config.tiling),
         "latents": {
             **space.normaliser.as_dict(),
-            "path": space.path,
+            "path": space.path.name,
+            SCHEDULE: space.path.parameters(),
             "prediction": space.prediction,
             "learned_sigma": space.learned_sigma,
         },
@@ -114,6 +117,8 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     then = {name: before.get(name) for name in names}
     schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
     then["sampler"] = _as_it_was(then["sampler"] or {}, then["latents"])
+    if isinstance(then["latents"], Mapping):
+        then["latents"] = {SCHEDULE: _path(then["latents"]).parameters(), **then["latents"]}
     # A field that an earlier version did not have was, in effect, what its default is today.
     then |= {name: with_defaults(then[name] or {}, schema) for name, schema in schemas.items()}
     if differs := difference(then, {name: now.get(name) for name in names}):
@@ -125,8 +130,12 @@ def _as_it_was(sampler: Mapping[str, Any], latents: Any) -> Mapping[str, Any]:
     """Return a recorded sampler with the grid of times that earlier versions took, where it was another."""
     if "grid" in sampler or not isinstance(latents, Mapping) or "solver" not in sampler:
         return sampler
-    now = best_grid(sampler["solver"], sampler.get("steps", 50), make_path(latents["path"]))
+    now = best_grid(sampler["solver"], sampler.get("steps", 50), make_path(_path(latents)))
     return sampler if now == "even" else {**sampler, "grid": "even"}
+
+
+def _path(latents: Mapping[str, Any]) -> PathRecord:
+    return PathRecord.of(latents["path"], latents.get(SCHEDULE))
 
 
 def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:

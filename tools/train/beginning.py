@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from core.config.loading import from_dict
-from core.diffusion.paths import PathName, make_path
+from core.diffusion.paths.config import PathRecord, path_record
+from core.diffusion.paths.kinds import make_path
 from core.errors import UserError, below
 from core.progress import say
 from data.latent.normalising import Normaliser
@@ -83,16 +84,17 @@ def _accepted(config: Config, facts: LatentFacts, space: LatentSpace, initial: I
 
     UserError unless `initial_accept` names all.
     """
+    path = path_record(config.objective.path, config.objective.schedule)
     ours: dict[str, Any] = {
         "autoencoder": facts.encoder,
-        "path": config.objective.path,
+        "path": path.shown,
         "prediction": config.objective.prediction,
-        "time_input": _time_input(config.objective.path),
+        "time_input": _time_input(path),
         "text_encoder": facts.text_encoder if config.model.text_width else None,
     }
     theirs: dict[str, Any] = {
         "autoencoder": space.encoder,
-        "path": space.path,
+        "path": space.path.shown,
         "prediction": space.prediction,
         "time_input": _time_input(space.path),
         "text_encoder": space.text if config.model.text_width and space.text else ours["text_encoder"],
@@ -106,9 +108,9 @@ def _accepted(config: Config, facts: LatentFacts, space: LatentSpace, initial: I
     return differing
 
 
-def _time_input(name: PathName) -> str:
+def _time_input(path: PathRecord) -> str:
     """Describe the network's time input by its values at the two ends."""
-    first, last = make_path(name).time_input(torch.tensor([0.0, 1.0])).tolist()
+    first, last = make_path(path).time_input(torch.tensor([0.0, 1.0])).tolist()
     return f"{first:g} to {last:g}"
 
 

@@ -31,6 +31,7 @@ from tools.runs.latent_space import (
     settle_normaliser,
 )
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
+from tools.runs.path_record import settle_path
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import Config, DataConfig
@@ -108,10 +109,12 @@ def run(config: Config) -> None:
 
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
+    rates = config.objective.schedule.betas
+
     def claim() -> bool:
         require_known_labels(config.model, trained.source, validated.source)
-        contents, made = latent_contents(output, source.facts, config.initial), partial(steps_made, output)
-        known: Any = {"contents": contents, "made": made, "keeping": keep_number}
+        contents = latent_contents(output, source.facts, config.initial, rates)
+        known: Any = {"contents": contents, "made": partial(steps_made, output), "keeping": keep_number}
         return claim_run(output, config, done=FINISHED, may_grow=longer, **known)
 
     if ranks.on_first_rank(claim):
@@ -238,7 +241,7 @@ def prepare_objective(
     source.to(world.device)
     latents = settle_normaliser(latents, run, initial)
     normaliser = choose_normaliser(source, latents, run, world, initial)
-    space = run, source, autoencoder, objective, normaliser, latents
-    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0))
-    frames = model.frame_condition
-    return LatentObjective(objective, normaliser, frame_condition=frames, moments=source.moments)
+    space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
+    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0, path=path))
+    known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
+    return LatentObjective(objective, normaliser, **known)

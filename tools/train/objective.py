@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.diffusion.objective import Model, Objective, ObjectiveConfig
+from core.diffusion.paths.config import PathRecord
 from core.draws import Draws
 from core.losses import Losses
 from data.latent.normalising import Normaliser, sample_posterior
@@ -18,7 +19,7 @@ class LatentObjective:
     """The denoiser's loss on a batch of a source: make moments, draw latents, normalise them, then diffuse.
 
     moments: what makes moments (B, M, C, T, H, W) of a batch's x; None where these are what arrives.
-    diffusion: the objective on clean latents.
+    path: as the run records it.  diffusion: the objective on clean latents.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class LatentObjective:
         *,
         frame_condition: bool,
         moments: Callable[[Tensor], Tensor] | None = None,
+        path: PathRecord | None = None,
     ) -> None:
-        self.diffusion = Objective(config, frame_condition=frame_condition)
+        self.diffusion = Objective(config, frame_condition=frame_condition, path=path)
         self._normaliser, self._moments = normaliser, moments
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 from core.diffusion.posterior import log_variance, posterior
 from core.diffusion.solvers.levels import DEFAULTS, Denoise, Noise, Options, levels
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 
 HALVINGS = 60  # of an interval of times: to the last bit of a float64
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 from core.diffusion.solvers.levels import (
     DEFAULTS,
     Denoise,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.diffusion.paths import Path
+from core.diffusion.paths.path import Path
 from core.diffusion.solvers.dpm import Step, steps
 from core.diffusion.solvers.levels import DEFAULTS, Denoise, Noise, Options, levels
 

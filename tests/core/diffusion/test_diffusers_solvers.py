@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.diffusion.paths import DDPM, make_path
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Estimate, Level, Options
 
@@ -30,7 +30,7 @@ def noise_of(x: Tensor, alpha: float, sigma: float) -> Tensor:
 
 def theirs(scheduler: Any, start: Tensor, steps: int, **options: Any) -> list[Tensor]:
     """Run a scheduler with the exact noise at the levels of the chain; return all states."""
-    path = DDPM("ddpm_linear")
+    path = make_path("ddpm_linear")
     scheduler.set_timesteps(steps)
     x, states = start.clone(), []
     for number, step in enumerate(scheduler.timesteps):

@@ -11,14 +11,15 @@ import torch
 from core.config.loading import load
 from core.diffusion.amplification import LARGEST, amplifications
 from core.diffusion.grids import Grid, make_grid, own_grid
-from core.diffusion.paths import Path, PathName, make_path
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import Path, PathName
 from core.diffusion.sampling import SamplerConfig, best_grid, time_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.errors import UserError
+from tests.core.diffusion.every_path import PATHS
 from tools.bench.solver import MODES, distance, mixture
 
 GRIDS = get_args(Grid)
-PATHS = get_args(PathName)
 
 
 @pytest.mark.parametrize("kind", GRIDS)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from core.diffusion.paths import betas, make_path
+from core.diffusion.paths.chain import betas
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.posterior import binned_log_likelihood, bound_bits, posterior
 
 CHAINS = ("ddpm_linear", "ddpm_cosine")

@@ -7,7 +7,7 @@ from torch import Tensor
 from core.batch import Condition
 from core.diffusion.guidance import classifier_free
 from core.diffusion.objective import Model
-from core.diffusion.paths import make_path
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, sample, time_grid
 from core.draws import Draws
 from core.errors import UserError

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from core.diffusion.grids import make_grid
-from core.diffusion.paths import Path, PathName, make_path
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import Path, PathName
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Estimate, Level, Options, noise_to_signal, times_at
+from tests.core.diffusion.every_path import PATHS
 
 MEAN, VARIANCE = 0.7, 0.3
-PATHS = get_args(PathName)
 
 
 def gain(alpha: float, sigma: float) -> tuple[float, float]:

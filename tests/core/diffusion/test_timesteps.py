@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from core.diffusion.paths import PathName, make_path
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import PathName
 from core.diffusion.timesteps import TimestepConfig, draw
 from core.errors import UserError
 

@@ -1,0 +1,50 @@
+"""The path of a run with its parameters, which `latents.json` keeps: the rates of a file among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.paths.config import PathRecord, path_record, read_rates
+from core.distributed import ranks
+from core.errors import UserError, below
+from core.files import fingerprint
+from core.run.folder import LATENTS
+from tools.runs.space_record import read_space
+
+SCHEDULE = "schedule"  # in latents.json; runs of earlier versions have the published parameters
+RATES_FIELD = "objective.schedule.betas"
+
+
+def settle_path(objective: ObjectiveConfig, run: Path) -> PathRecord:
+    """Return the path of a run, with the rates that it recorded, else those of the file (collective)."""
+    return ranks.on_first_rank(lambda: _settled(objective, run))
+
+
+def _settled(objective: ObjectiveConfig, run: Path) -> PathRecord:
+    rates, file = _recorded_rates(run), objective.schedule.betas
+    if rates is not None and file:
+        was, now = rates_content(run, file)
+        if was != now:
+            expected = f"the rates with which {run} was begun; the file holds others now"
+            raise UserError(RATES_FIELD, file, expected)
+    with below("objective.schedule"):
+        return path_record(objective.path, objective.schedule, tuple(rates) if rates else None)
+
+
+def rates_content(run: Path, file: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the hash of the rates that a run recorded, and of those that the file holds now.
+
+    A file that is gone is not missed, since the run holds its rates.
+    """
+    recorded = _recorded_rates(run)
+    kept = None if recorded is None else {"rates": fingerprint(recorded)}
+    if kept is not None and not Path(file).exists():
+        return kept, kept
+    with below("objective.schedule"):
+        return kept, {"rates": fingerprint(list(read_rates(file)))} if file else {}
+
+
+def _recorded_rates(run: Path) -> list[float] | None:
+    return read_space(run).get(SCHEDULE, {}).get("rates") if (run / LATENTS).is_file() else None

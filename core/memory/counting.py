@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,13 +26,17 @@ Pass = Callable[[], tuple[nn.Module, Callable[[], Tensor]]]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within the block, notes in `trace` how many bytes live after each operation."""
+    """Within the block, notes in `trace` how many bytes live after each operation.
 
-    def __init__(self) -> None:
+    besides: tensors that are not counted, nor what looks at them, such as transposed weights.
+    """
+
+    def __init__(self, besides: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.trace: list[int] = [0]
         self._live = 0
-        self._known: set[int] = set()
+        self._besides = [tensor.untyped_storage() for tensor in besides]  # held, so that no key is used again
+        self._known: set[int] = {storage._cdata for storage in self._besides}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -77,7 +82,8 @@ def live_bytes(make: Pass, *, dtype: torch.dtype, device: torch.device, fake: bo
     with torch.random.fork_rng(devices), shapes, device:
         model, loss = make()
         _prepare(model, dtype)
-        with LiveBytes() as counted:
+        weights = chain(model.parameters(), model.buffers())
+        with LiveBytes(weights) as counted:
             loss().backward()
     return counted.trace
 

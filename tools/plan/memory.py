@@ -20,6 +20,7 @@ from tools.train.run_passes import denoiser_pass
 STAGES = (0, 1, 2, 3)
 POLICIES = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
+MANY = 16  # samples of which activations are counted beside those of one: between and beyond, by a line
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,42 @@ class Setting:
 def activations(
     model: DenoiserConfig, engine: EngineConfig, workload: Workload, policy: str
 ) -> list[Measured]:
-    """Count the activations of one and of two samples of each bucket, over shapes alone: nothing is computed.
+    """Count the activations of samples of each bucket, over shapes alone: nothing is computed.
 
+    Counted are networks of few blocks: each further block (every_k: each k of them) adds the same bytes.
     Ranks that share the tokens of a sample hold a share of them each. Attention keeps what torch's fused
     kernels keep, as on a GPU; the rule for CPUs takes chunks, of which long clips have thousands.
     """
     if getattr(model, "attention", "") == "auto":
         model = replace(model, attention="sdpa")  # type: ignore[type-var]
-    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
 
-    def count(bucket: Bucket, samples: int) -> list[int]:
-        shape = (samples, *bucket.shape)
-        make = lambda: denoiser_pass(chosen, model, shape, workload.text_tokens)  # noqa: E731
-        trace = live_bytes(make, dtype=dtype, device=torch.device("cpu"), fake=True)
-        return [size // engine.sequence_parallel for size in trace]
+    def count(bucket: Bucket, samples: int) -> int:
+        peak = _peak(model, chosen, (samples, *bucket.shape), workload.text_tokens)
+        return peak // engine.sequence_parallel
 
-    return [Measured(count(bucket, 1), count(bucket, 2)) for bucket in workload.buckets]
+    def of(bucket: Bucket) -> Measured:
+        one, many = count(bucket, 1), count(bucket, MANY)
+        return Measured([one], [one + -(-(many - one) // (MANY - 1))])
+
+    return [of(bucket) for bucket in workload.buckets]
+
+
+def _peak(model: DenoiserConfig, engine: EngineConfig, shape: tuple[int, ...], text_tokens: int) -> int:
+    """Return the most bytes of a pass over a micro-batch."""
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+
+    def peak(config: DenoiserConfig) -> int:
+        make = lambda: denoiser_pass(engine, config, shape, text_tokens)  # noqa: E731
+        return max(live_bytes(make, dtype=dtype, device=torch.device("cpu"), fake=True))
+
+    period = engine.checkpoint_every if engine.activation_checkpointing == "every_k" else 1
+    depth: int = getattr(model, "depth", 0)
+    few = depth % period + period
+    if depth <= few + period:  # a network without that field too
+        return peak(model)
+    less, more = (peak(replace(model, depth=count)) for count in (few, few + period))  # type: ignore[type-var]
+    return less + (more - less) * ((depth - few) // period)
 
 
 def state(numbers: int, engine: EngineConfig, ranks: int, stage: int, averages: int) -> dict[str, int]:

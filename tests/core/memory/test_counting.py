@@ -71,6 +71,17 @@ def test_what_is_kept_counts_and_what_is_gone_does_not() -> None:
     assert trace[-1] < 1000
 
 
+def test_weights_do_not_count_even_where_an_operation_looks_at_them() -> None:
+    """A linear layer takes a view of its weight, which lives as long as the graph; the weight stays."""
+
+    def make() -> tuple[nn.Module, object]:
+        model = nn.Linear(1000, 10)
+        return model, lambda: model(torch.zeros(1, 1000)).sum()
+
+    trace = count(make, fake=False)
+    assert max(trace) < 4 * (1000 + 10_000 + 100)  # the input, and the weight's gradient until it is let go
+
+
 @pytest.mark.parametrize("made", [doubled, autoencoder, denoiser])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shapes_alone_give_the_bytes_of_the_computed_pass(made, dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from core.distributed.ranks import World, start
 from core.faults.watchdog import EXIT_STATUS, START_PATIENCE
 from core.records import read_rows
 from tests.core import toy_run
-from tests.core.ranks import finish, fork_ranks, run_ranks, start_ranks
+from tests.core.ranks import finish, fork_ranks, run_ranks, start_interpreters, start_ranks
 from tests.core.toy_run import toy_trainer
 
 PROGRAM = toy_run.__file__
@@ -267,7 +267,7 @@ def wait_until_stuck(folder: Path) -> None:
 def stop_a_rank(folder: Path, stage: int) -> None:
     arguments = f"--run={folder} steps=50 save_every=50 zero_stage={stage} watchdog_s=4"
     words = f"{arguments} fault=step.update@rank=1,step=4:stop".split()
-    ranks = start_ranks(2, PROGRAM, *words, environment={"TORCH_FR_BUFFER_SIZE": "100"})
+    ranks = start_interpreters(2, PROGRAM, *words, environment={"TORCH_FR_BUFFER_SIZE": "100"})
     started = time.monotonic()
     try:
         wait_until_stuck(folder)

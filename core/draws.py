@@ -37,12 +37,12 @@ TOGETHER = ("posterior", "condition_dropout", "time", "noise")  # what a trainin
 class Draws:
     """The draws of B samples at one optimizer step.
 
-    seed: the job's seed.  step_index: 0 <= step_index < 2^32.
+    seed: the job's seed, or one for each sample.  step_index: 0 <= step_index < 2^32.
     id: (B,) int64 sample id.  position: (B,) int64 place of the sample in the step, 0 <= position < 2^32.
     Results live on the device of `id`.
     """
 
-    seed: int
+    seed: int | tuple[int, ...]
     step_index: int
     id: Tensor
     position: Tensor
@@ -92,8 +92,11 @@ class Draws:
             raise ValueError(
                 f"id {tuple(self.id.shape)} and position {tuple(self.position.shape)} must be (B,)"
             )
-        keys = [int.from_bytes(_hash(8, self.seed, purpose), "little") for purpose in purposes]
-        k0, k1 = (_column([key >> shift & _MASK for key in keys], self.id) for shift in (0, 32))
+        seeds = (self.seed,) if isinstance(self.seed, int) else self.seed
+        keys = [[int.from_bytes(_hash(8, s, purpose), "little") for s in seeds] for purpose in purposes]
+        k0, k1 = (
+            _rows([[key >> shift & _MASK for key in row] for row in keys], self.id) for shift in (0, 32)
+        )
         number, position = _words_of(self.id), _words_of(self.position)
         zero = number & 0
         mixed = _philox(
@@ -158,9 +161,9 @@ def _tensor(words: Any) -> Tensor:
     return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int64))
 
 
-def _column(numbers: list[int], like: Tensor) -> Any:
-    """Return (len(numbers), 1); sent without waiting for queued work of the device, as `device=` would."""
-    return _words_of(torch.tensor(numbers, dtype=torch.int64).to(like.device, non_blocking=True)[:, None])
+def _rows(numbers: list[list[int]], like: Tensor) -> Any:
+    """Return a matrix; sent without waiting for queued work of the device, as `device=` would."""
+    return _words_of(torch.tensor(numbers, dtype=torch.int64).to(like.device, non_blocking=True))
 
 
 def _arange(count: int, like: Tensor) -> Any:

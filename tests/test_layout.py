@@ -70,9 +70,18 @@ TAKES_ROOT = {
     "tools/inspect/exported.py": {"_folder"},
     "tools/inspect/job.py": {"_require_dataset"},
     "tools/inspect/telling.py": {"refuse_dataset_fields", "tell"},
-    "tools/sample/batches.py": {"Job", "generate", "prepare"},
+    "tools/sample/batches.py": {"Job", "prepare"},
     "tools/sample/job.py": {"look", "take"},
-    "tools/sample/sampled_from.py": {"checkpoint_of", "contents", "describe", "require_unchanged"},
+    "tools/sample/requests/asked.py": {"applied", "read_asked"},
+    "tools/sample/requests/fitting.py": {"make_schedule", "require_kind"},
+    "tools/sample/requests/schedule.py": {"__init__", "by_requests", "by_turns"},
+    "tools/sample/sampled_from.py": {
+        "_further",
+        "checkpoint_of",
+        "contents",
+        "describe",
+        "require_unchanged",
+    },
     "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
     "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
     "tools/train/job.py": {"train"},
@@ -126,7 +135,10 @@ READERS = {
     r"np\.(load|fromfile|memmap|genfromtxt|loadtxt)|np\.lib\.format\.(read_\w+|open_\w+)": {
         "core/reading/array_files.py"
     },
-    r"(zipfile\.)?ZipFile": {"core/reading/array_files.py"},
+    r"(zipfile\.)?ZipFile": {
+        "core/reading/array_files.py",
+        "tools/sample/publishing.py",  # writes arrays part by part, and reads none
+    },
     r"torch\.load": set(),
     r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
     r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},

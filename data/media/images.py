@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from einops import rearrange
@@ -131,6 +131,16 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def encode_lossy(pixels: np.ndarray, format: Literal["JPEG", "WEBP"], quality: int) -> bytes:
+    """Encode uint8 (H, W, 3) as JPEG without subsampled colour, or as WebP.  quality: 1 to 100."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    options = {"subsampling": 0} if format == "JPEG" else {"method": 4}
+    Image.fromarray(pixels).save(file, format, quality=quality, **options)
     return file.getvalue()
 
 

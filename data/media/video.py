@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from core.files import atomic_file
 from data.media.colour import ColourMode
+from data.media.film.codecs import encode_film
 from data.media.film.geometry import Turn
 from data.media.film.interlacing import Fields, deinterlaced, with_neighbours
 from data.media.film.times import Times
@@ -25,8 +25,6 @@ from data.media.seeking import chosen_frames
 from data.media.video_file import Video, opened_video
 
 Numbered = tuple[int, Any]  # number and decoded frame
-BT709 = 1  # colour matrix, primaries and transfer of ITU-T H.273, as HD players expect
-LIMITED_RANGE = 1
 
 
 def decode_video(
@@ -107,34 +105,7 @@ def frame_numbers(available: int, start: int, count: int | None, stride: int) ->
 
 
 def encode_mp4(path: Path, frames: np.ndarray, fps: float, crf: int = 17) -> None:
-    """Publish uint8 (T, H, W, 3) as an H.264 yuv420p mp4 in BT.709; equal input gives equal bytes.
-
-    Odd sizes get one more row or column (a copy of the last), since yuv420p halves the colour planes.
-    crf: 0 (lossless but for the colour planes) to 51 (worst).
-    """
-    import av
-    from av.video.reformatter import VideoReformatter
-
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
-        raise ValueError(f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        # The number of threads changes the bytes; so does, on small frames, x264's macroblock tree, from one
-        # process to the next (seen with x264's vector code at 32x32).
-        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
-        to_yuv = VideoReformatter()
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            yuv = to_yuv.reformat(
-                frame, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
-            )
-            container.mux(stream.encode(yuv))
-        container.mux(stream.encode())
+    """Publish uint8 (T, H, W, 3) as an H.264 mp4; see `data.media.film.codecs.encode_film`."""
+    data = encode_film(frames, fps, "h264", crf)
     with atomic_file(path) as published:
-        published.write(file.getvalue())
+        published.write(data)

@@ -24,8 +24,11 @@ from core.reading.json_files import Malformed
 from core.reading.json_schema import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
+from tools.runs.sample_files import read_files
 
 ARRAYS = "samples.npz"
+OVERVIEW = "overview.png"  # beside these, of some of them
+FILES = "samples.jsonl"  # where samples are files of their own: a row for each
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
 Side = Annotated[int, Range(1, 1 << 31)]
@@ -35,9 +38,10 @@ class _Record(TypedDict):
     """The fields of `samples.json` that anything depends on; manifests written by others may have fewer."""
 
     count: Side
-    frames: Side
-    height: Side
-    width: Side
+    frames: NotRequired[Side]  # not said where samples differ in size
+    height: NotRequired[Side]
+    width: NotRequired[Side]
+    files: NotRequired[dict[str, Any]]
     checkpoint: NotRequired[str | None]
     weights: NotRequired[str | None]
     run: NotRequired[str | None]
@@ -62,7 +66,10 @@ class _MadeFrom(TypedDict):
 
 @dataclass(frozen=True)
 class Samples:
-    """A finished folder of generated images (frames = 1) or clips."""
+    """A finished folder of generated images (frames = 1) or clips.
+
+    frames, height, width: of each; 0 where they differ, in a folder of single files.
+    """
 
     folder: Path
     count: int
@@ -77,7 +84,15 @@ class Samples:
         path = folder / SAMPLES
         record = json_files.read(path, dict[str, Any])
         known = json_files.checked(record, _Record, path)
-        return cls(folder, known["count"], known["frames"], known["height"], known["width"], record=record)
+        frames, height, width = known.get("frames", 0), known.get("height", 0), known.get("width", 0)
+        if "files" not in known and not (frames and height and width):
+            raise Malformed(f"{path}: frames, height and width are missing")
+        return cls(folder, known["count"], frames, height, width, record=record)
+
+    @property
+    def listed(self) -> Path:
+        """The file that the manifest has the hash of: the arrays, or the list of single files."""
+        return self.folder / (FILES if "files" in self.record else ARRAYS)
 
     @property
     def origin(self) -> str:
@@ -88,11 +103,11 @@ class Samples:
         return f"from the {weights} weights of {checkpoint} in {run}"
 
     def verify(self) -> str:
-        """Return the SHA-256 of samples.npz.
+        """Return the SHA-256 of samples.npz, or of the list of single files.
 
         WorkError unless it is the manifest's, and both are of one job.
         """
-        arrays, recorded = self.folder / ARRAYS, self.record.get("samples_sha256")
+        arrays, recorded = self.listed, self.record.get("samples_sha256")
         if not arrays.is_file():
             raise WorkError(f"{arrays} is missing, and {SAMPLES} tells of it")
         digest = sha256_file(arrays)
@@ -111,6 +126,9 @@ class Samples:
 
         WorkError where they cannot be read, or are not of the shape that the manifest says.
         """
+        if "files" in self.record:
+            classes = tuple(self.record.get("classes", ()))
+            return read_files(self.listed, (self.count, self.frames, self.height, self.width), classes)
         path = self.folder / ARRAYS
         frames = (self.frames,) if self.frames > 1 else ()
         expected = (self.count, *frames, self.height, self.width, 3)
@@ -145,7 +163,7 @@ def samples_made(output: Path) -> str:
     files = holds(output)
     if (output / SAMPLES).exists():
         return f"{counted(Samples.read(output).count, 'sample')}, {files}"
-    parts = len(published(output / "parts", "*.npz"))
+    parts = len(published(output / "parts", "part-*"))
     return f"{counted(parts, 'part')} of the samples, {files}" if parts else files
 
 
@@ -180,9 +198,15 @@ def read_made_from(folder: Path) -> dict[str, Any] | None:
 def find_samples(source: Path) -> list[Samples]:
     """List the finished samples in `source` or in the folders right below it; UserError if there are none."""
     if (source / SAMPLES).is_file():
-        return [Samples.read(source)]
+        return [_of_one_size(Samples.read(source))]
     folders = [folder for folder in published(source) if (folder / SAMPLES).is_file()]
     if not folders:
         expected = f"a folder of samples (with {SAMPLES}), or one of such folders{instead(source)}"
         raise UserError("source", source, expected)
-    return [Samples.read(folder) for folder in folders]
+    return [_of_one_size(Samples.read(folder)) for folder in folders]
+
+
+def _of_one_size(samples: Samples) -> Samples:
+    if not samples.height:
+        raise UserError("source", samples.folder, "samples of one size, which these are not")
+    return samples

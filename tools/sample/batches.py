@@ -18,21 +18,31 @@ from core.draws import Draws
 from core.errors import UserError, below
 from core.faults.failpoints import failpoint
 from core.progress import say
+from core.run.folder import CONFIG, SAMPLES
 from data.media.images import from_tensor
+from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import conditions_of, require_trained, turns_of, untrained_shift
-from tools.sample.parts import Parts
+from tools.sample.conditions import require_trained, untrained_shift
+from tools.sample.files.file_parts import FileParts
+from tools.sample.files.kinds import ALL_IN_ONE, KINDS
+from tools.sample.files.naming import fill, require_different
+from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
+from tools.sample.requests.asked import Asked
+from tools.sample.requests.fitting import latent_shape, make_schedule, require_kind
+from tools.sample.requests.presets import PRESETS
+from tools.sample.requests.schedule import Schedule, Size
 
 if TYPE_CHECKING:
     from tools.sample.config import Config
 
+FILES_A_FOLDER = 1000  # {part} in names of files
+OWN_FILES = (OVERVIEW, SAMPLES, FILES, MADE_FROM, CONFIG)
 
-def prepare(
-    config: Config, texts: tuple[str, ...], device: torch.device, record: dict[str, Any] | None
-) -> Job:
+
+def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str, Any] | None) -> Job:
     """Read what samples are made from; UserError, with nothing written, where it is not as asked for, or not
     what the job was begun with.
 
@@ -44,12 +54,12 @@ def prepare(
     trained = open_run(Path(config.source), checkpoint, config.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(config.tiling)
+    schedule = make_schedule(config, asked, trained)
     folder = config.text_encoder or trained.space.text_folder
-    job = Job(config, trained, embed(texts, trained.space.text, folder, device))
+    job = Job(config, asked, trained, schedule, embed(schedule.texts, trained.space.text, folder, device))
     sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
-    with below("sampler"):
-        warnings = require_trained(trained.space, config.sampler, conditions_of(job.turns, job.texts))
-    for warning in (*warnings, *untrained_shift(Path(config.source), config.sampler)):
+    job.require_nameable()
+    for warning in job.warnings():
         say(f"warning: {warning}")
     return job
 
@@ -59,62 +69,122 @@ class Job:
     """What all batches of one sampling job have in common."""
 
     config: Config
+    asked: Asked
     trained: Trained
+    schedule: Schedule
     prompts: Prompts | None = None
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """What the samples depend on, as this worker finds it."""
-        return sampled_from.describe(self.config, self.trained, self.prompts, self.turns, self.latent_shape)
+        return sampled_from.describe(self.config, self.asked, self.trained, self.schedule, self.shapes)
 
-    @property
-    def turns(self) -> list[int]:
-        """Labels of the classes that take turns; [-1] where there are none, or only prompts are given."""
-        return turns_of(self.config.classes, self.texts, self.trained.space)
+    @cached_property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        """(C, T, H, W) of the latents of each form."""
+        return [latent_shape(self.trained, form.size) for form in self.schedule.forms]
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompts that take turns."""
-        return self.prompts.texts if self.prompts is not None else ()
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of every sample, (count,), -1 for none."""
-        return np.resize(np.array(self.turns, np.int64), self.config.count)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given."""
-        config, shapes = self.config, self.trained.space.shapes
-        autoencoder = self.trained.autoencoder
-        factor = autoencoder.spatial_compression
-        frames, _, _ = autoencoder.latent_shape((config.frames, factor, factor))
-        known = [(h * factor, w * factor) for _, t, h, w in shapes if t == frames]
-        if not known and not (config.height and config.width):
-            raise UserError(
-                "frames", config.frames, f"one of the run's latents {shapes}, or height and width"
-            )
-        height = config.height or known[0][0]
-        width = config.width or known[0][1]
-        return (shapes[0][0], *autoencoder.latent_shape((config.frames, height, width)))
-
-    def parts(self, made_from: str) -> Parts:
-        """Return the store of finished batches. made_from: hash of the record that this job keeps to."""
-        _, *latent = self.latent_shape
+    @cached_property
+    def sizes(self) -> list[Size]:
+        """Frames, height and width of the pixels of each form."""
         factor = self.trained.autoencoder.spatial_compression
-        frames = (self.config.frames,) if self.config.frames > 1 else ()
-        shape = (*frames, latent[1] * factor, latent[2] * factor, 3)
-        return Parts(Path(self.config.output) / sample_parts.FOLDER, made_from, self.config.count, shape)
+        return [
+            Size(form.size.frames, height * factor, width * factor)
+            for form, (_, _, height, width) in zip(self.schedule.forms, self.shapes, strict=True)
+        ]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The path of each sample's file below the output; UserError where there can be none."""
+        files, schedule = self.config.files, self.schedule
+        suffix = KINDS[files.kind].suffix
+        return [fill(files.name, suffix, self.fields(index)) for index in range(schedule.count)]
+
+    @property
+    def folders(self) -> set[Path]:
+        """The folders of the samples' files."""
+        if self.config.files.kind == ALL_IN_ONE:
+            return set()
+        return {(Path(self.config.output) / name).parent for name in self.names}
+
+    def require_nameable(self) -> None:
+        """Refuse names of files that cannot be, and samples of several forms for one file of arrays."""
+        if self.config.files.kind != ALL_IN_ONE:
+            with below("files"):
+                for form in self.schedule.forms:
+                    require_kind(self.config, form)
+                require_different(self.names, OWN_FILES)
+        elif len(self.schedule.forms) > 1:
+            kinds = ", ".join(kind for kind in KINDS)
+            raise UserError("files.kind", "npz", f"{kinds}, since samples differ in size or sampler")
+
+    def fields(self, index: int) -> dict[str, int | str]:
+        """Return the values of a sample's fields in the template of its file's name."""
+        schedule, classes = self.schedule, self.trained.space.classes
+        label, text, row = schedule.label[index], schedule.text[index], int(schedule.row[index])
+        label_name = classes[label] if label >= 0 else ""
+        prompt = schedule.texts[text] if text >= 0 else ""
+        request = schedule.requests[row] if schedule.requests else None
+        return {
+            "index": index,
+            "row": row,
+            "k": int(schedule.within[index]),
+            "class": label_name,
+            "prompt": prompt,
+            "name": request.file_name if request is not None else prompt or label_name,
+            "folder": request.folder if request is not None else "",
+            "seed": schedule.seed[index],
+            "number": int(schedule.number[index]),
+            "part": index // FILES_A_FOLDER,
+        }
+
+    def warnings(self) -> list[str]:
+        """Return what is doubtful, each once."""
+        found = []
+        for number, form in enumerate(self.schedule.forms):
+            with below("sampler"):
+                found += require_trained(self.trained.space, form.sampler, self.schedule.given(number))
+            found += untrained_shift(Path(self.config.source), form.sampler)
+        return list(dict.fromkeys(found))
+
+    def parts(self, made_from: str) -> Store:
+        """Return the store of finished batches. made_from: hash of the record that this job keeps to."""
+        output, schedule = Path(self.config.output), self.schedule
+        folder = output / sample_parts.FOLDER
+        if self.config.files.kind == ALL_IN_ONE:
+            size = self.sizes[0]
+            frames = (size.frames,) if size.frames > 1 else ()
+            return Parts(folder, made_from, schedule.count, (*frames, size.height, size.width, 3))
+        files = self.config.files
+        fps = [schedule.forms[form].fps for form in schedule.form]
+        return FileParts(
+            folder, output, made_from, schedule.order, self.names, fps, files.kind, files.quality, self.beside
+        )
+
+    @property
+    def beside(self) -> dict[int, tuple[str, str]]:
+        """Path and content of what a benchmark wants beside the first sample of a request, by that sample."""
+        preset, schedule = self.config.preset, self.schedule
+        if not preset or (path := PRESETS[preset].beside) is None:
+            return {}
+        first = np.flatnonzero(schedule.within == 0)
+        return {
+            int(index): (path(row), schedule.extra[row])
+            for index in first
+            if (row := int(schedule.row[index])) in schedule.extra
+        }
 
     def generate(self, rows: range) -> NDArray[np.uint8]:
-        """Return the pixels of samples `rows`, (n, [T,] H, W, 3), so many at once as `batch` says."""
-        labels, size = self.labels, self.config.batch
+        """Return the pixels of the samples at places `rows` of the order, which are of one form.
+
+        (n, [T,] H, W, 3), made so many at once as `batch` says.
+        """
+        size = self.config.batch
         made = []
         for start in range(rows.start, rows.stop, size):
-            numbers = np.arange(start, min(start + size, rows.stop))
-            made.append(
-                generate(self.trained, self.latent_shape, numbers, labels[numbers], self.config, self.prompts)
-            )
+            samples = self.schedule.order[start : min(start + size, rows.stop)]
+            form = int(self.schedule.form[samples[0]])
+            made.append(generate(self.trained, self.shapes[form], samples, self.schedule, self.prompts))
             failpoint("sample.batch")
         return np.concatenate(made)
 
@@ -122,28 +192,30 @@ class Job:
 def generate(
     trained: Trained,
     shape: tuple[int, int, int, int],
-    numbers: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    config: Config,
+    samples: NDArray[np.int64],
+    schedule: Schedule,
     prompts: Prompts | None = None,
 ) -> NDArray[np.uint8]:
-    """Return samples `numbers` of classes `labels`, both (B,): images (B, H, W, 3), clips (B, T, H, W, 3)."""
+    """Return samples (B,) of one form by number: images (B, H, W, 3), clips (B, T, H, W, 3)."""
     device = next(trained.model.parameters()).device
-    rows = torch.from_numpy(numbers).to(device)
-    label = torch.from_numpy(labels).to(device) if trained.space.classes else None
-    text, length = prompts.of(numbers) if prompts is not None else (None, None)
+    form = schedule.forms[schedule.form[samples[0]]]
+    rows = torch.from_numpy(schedule.number[samples]).to(device)
+    label = torch.from_numpy(schedule.label[samples]).to(device) if trained.space.classes else None
+    text, length = prompts.of(schedule.text[samples]) if prompts is not None else (None, None)
     condition = Condition(label=label, text=text, text_length=length)
+    seeds = tuple(schedule.seed[sample] for sample in samples)
+    seed = seeds[0] if len(set(seeds)) == 1 else seeds
     with below("sampler"):
         latents = sample(
             trained.model,
             (len(rows), *shape),
             condition,
-            config.sampler,
+            form.sampler,
             make_path(trained.space.path),
             trained.space.prediction,
-            Draws(config.seed, 0, rows, torch.zeros_like(rows)),
+            Draws(seed, 0, rows, torch.zeros_like(rows)),
             learned_sigma=trained.space.learned_sigma,
         )
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))
-    return pixels[:, 0] if config.frames == 1 else pixels
+    return pixels[:, 0] if form.size.frames == 1 else pixels

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError
 from core.queue.work_queue import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
+from tools.sample.files.kinds import FileKind
+from tools.sample.files.naming import require_template
+from tools.sample.requests.presets import PresetName
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    """Into which files samples are written."""
+
+    kind: FileKind = setting(
+        "npz",
+        "npz: one file of arrays; a file a sample: png, webp, jpeg for images, h264, hevc, av1 (mp4) and "
+        "ffv1 (mkv, lossless) for clips",
+    )
+    name: str = setting(
+        "{index:06d}",
+        "name of a file without its ending, from {index}, {row} of the requests, {k} in that row, {class}, "
+        "{prompt}, {name}, {folder}, {seed}, {number} and {part}, which is index // 1000; formats as in "
+        "Python: {name:.80}",
+        shown="template",
+    )
+    quality: int | None = setting(
+        None,
+        "webp, jpeg: 1 to 100, the larger the better; h264, hevc, av1: CRF from 0, the smaller the better; "
+        "null is what the kind usually has",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        require_template(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +50,7 @@ class Config:
 
     source: str = setting(REQUIRED, "folder of a training run, or of `export`", shown="path", role="place")
     output: str = setting(
-        REQUIRED, "folder that receives samples.npz, pictures and samples.json", shown="path", role="place"
+        REQUIRED, "folder that receives samples, pictures and samples.json", shown="path", role="place"
     )
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples", role="work")
@@ -38,12 +69,35 @@ class Config:
         shown="path",
         role="place",
     )
+    requests: str = setting(
+        "",
+        "file with a request a row (.txt .csv .tsv .jsonl .json .yaml), instead of classes, prompts and "
+        "count; FILE[N] is row N of it, from 0; docs/sampling.md",
+        shown="path",
+        role="place",
+    )
+    each: int = setting(1, "samples of a request that does not say its count", low=1)
+    bad_requests: int = setting(0, "requests that cannot be used and are left out, at most", low=0)
+    preset: PresetName = setting(
+        "", "files as a benchmark's package wants them: vbench, vbench2, geneval, or adm (FID)"
+    )
+    labels: Literal["equal", "random"] = setting(
+        "equal", "without requests: classes take turns, or one is drawn for each sample"
+    )
+    files: FilesConfig = setting(FilesConfig(), "into which files samples are written")
     frames: int = setting(1, "frames of a sample; 1 is images", low=1)
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
-    fps: float = setting(12.0, "playing speed of clips.mp4", unit="1/s", low=0.1)
+    fps: float = setting(12.0, "playing speed of films", unit="1/s", low=0.1)
     batch: int = setting(100, "samples generated at once, which one worker takes", low=1, role="work")
     queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
     tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
     sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
+
+    def __post_init__(self) -> None:
+        if self.requests:
+            usual = {f.name: f.default for f in fields(self)}
+            for name in ("classes", "prompts", "prompt_file", "count", "labels"):
+                if (value := getattr(self, name)) != usual[name]:
+                    raise UserError(name, value, f"nothing beside requests={self.requests}, which say it")

@@ -6,10 +6,12 @@ the record that the job keeps to (`tools.sample.sampled_from`). A part is checke
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from core.files import atomic_file, published
 from core.reading.array_files import DamagedArray, open_archive
 
 FOLDER = "parts"
-_NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.npz")
+_NAME = re.compile(r"part-(\d{6,18})-(\d{6,18})\.(?:npz|json)")
 _SLACK = 4096  # bytes of a member beside its numbers
 
 
@@ -29,6 +31,20 @@ class DamagedPart(Exception):
 
 class IncompleteParts(WorkError):
     """Parts are missing or damaged, so that the samples cannot be put together."""
+
+
+class Store(Protocol):
+    """What workers ask of the parts of any job."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def count(self) -> int: ...
+
+    def path(self, rows: range) -> Path: ...
+    def write(self, rows: range, pixels: NDArray[np.uint8]) -> None: ...
+    def check(self, rows: range) -> None: ...
+    def listed(self) -> tuple[list[range], list[Path]]: ...
 
 
 @dataclass(frozen=True)
@@ -67,31 +83,59 @@ class Parts:
             raise DamagedPart(f"it holds {pixels.dtype} {pixels.shape}, not uint8 {expected}")
         return pixels
 
-    def listed(self) -> tuple[list[range], list[Path]]:
-        """Return the ranges that file names promise, by their first sample, and files that are not this
-        job's.
-        """
-        rows, foreign = [], []
-        for path in published(self.folder):
-            match = _NAME.fullmatch(path.name)
-            found = range(int(match[1]), int(match[2]) + 1) if match else range(0)
-            is_ours = len(found) > 0 and found.stop <= self.count and self.path(found) == path
-            rows.append(found) if is_ours else foreign.append(path)
-        return sorted(rows, key=lambda found: (found.start, -found.stop)), foreign
+    def check(self, rows: range) -> None:
+        """Raise DamagedPart unless a part is what this job wrote."""
+        self.read(rows)
 
-    def together(self) -> NDArray[np.uint8]:
-        """Return the pixels of all samples, (count, *shape); IncompleteParts if one is missing or damaged."""
-        rows = apart(self.listed()[0])
-        if gaps := missing(rows, self.count):
-            raise IncompleteParts(f"{self.path(gaps[0])} is missing; the same command makes it")
-        pixels = np.empty((self.count, *self.shape), np.uint8)
-        for found in rows:
-            try:
-                pixels[found.start : found.stop] = self.read(found)
-            except DamagedPart as problem:
-                why = f"{self.path(found)}: {problem}; the same command makes it anew"
-                raise IncompleteParts(why) from None
+    def listed(self) -> tuple[list[range], list[Path]]:
+        """Return the ranges that parts are named after, and files that are not this job's."""
+        return listed_ranges(self)
+
+    def whole(self) -> Iterator[tuple[range, NDArray[np.uint8]]]:
+        """Yield the parts in order, so that they hold each sample once; IncompleteParts where one is missing
+        or damaged.
+        """
+        for rows in all_ranges(self):
+            with made_anew(self, rows):
+                yield rows, self.read(rows)
+
+    def some(self, places: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the pixels of the samples at these places, (len(places), *shape)."""
+        pixels = np.empty((len(places), *self.shape), np.uint8)
+        for rows in all_ranges(self):
+            if here := [i for i, place in enumerate(places) if place in rows]:
+                with made_anew(self, rows):
+                    pixels[here] = self.read(rows)[[places[i] - rows.start for i in here]]
         return pixels
+
+
+def listed_ranges(parts: Store) -> tuple[list[range], list[Path]]:
+    """Return the ranges that file names promise, by their first sample, and files that are not this job's."""
+    rows, foreign = [], []
+    for path in published(parts.folder):
+        match = _NAME.fullmatch(path.name)
+        found = range(int(match[1]), int(match[2]) + 1) if match else range(0)
+        is_ours = len(found) > 0 and found.stop <= parts.count and parts.path(found) == path
+        rows.append(found) if is_ours else foreign.append(path)
+    return sorted(rows, key=lambda found: (found.start, -found.stop)), foreign
+
+
+def all_ranges(parts: Store) -> list[range]:
+    """Return ranges that hold each sample once, in order; IncompleteParts where some are missing."""
+    rows = apart(parts.listed()[0])
+    if gaps := missing(rows, parts.count):
+        raise IncompleteParts(f"{parts.path(gaps[0])} is missing; the same command makes it")
+    return rows
+
+
+@contextlib.contextmanager
+def made_anew(parts: Store, rows: range) -> Iterator[None]:
+    """Turn a damaged part into IncompleteParts, which has it made again."""
+    try:
+        yield
+    except DamagedPart as problem:
+        why = f"{parts.path(rows)}: {problem}; the same command makes it anew"
+        raise IncompleteParts(why) from None
 
 
 def apart(rows: Iterable[range]) -> list[range]:

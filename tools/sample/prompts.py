@@ -23,16 +23,19 @@ BATCH = 32  # prompts embedded at once
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts that samples take turns with. tokens: (P, L, D), zeros behind the last.  lengths: (P,)."""
+    """Texts to generate from. tokens: (P, L, D), zeros behind the last.  lengths: (P,)."""
 
     texts: tuple[str, ...]
     tokens: Tensor
     lengths: Tensor
 
-    def of(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L, D) and lengths (B,) of the samples with these numbers."""
-        turn = torch.from_numpy(numbers % len(self.texts)).to(self.tokens.device)
-        return self.tokens[turn], self.lengths[turn]
+    def of(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, L, D) and lengths (B,) of the texts with these numbers, -1 for none."""
+        number = torch.from_numpy(texts).to(self.tokens.device)
+        there = (number >= 0).to(self.lengths.dtype)
+        chosen = number.clamp_min(0)
+        tokens = self.tokens[chosen] * there.to(self.tokens.dtype)[:, None, None]
+        return tokens, self.lengths[chosen] * there
 
 
 def read_prompts(prompts: tuple[str, ...], file: str) -> tuple[str, ...]:

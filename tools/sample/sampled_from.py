@@ -23,11 +23,14 @@ from tools.runs.latent_space import space_file
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.trained import manifest_hash
+from tools.sample.conditions import turns_of
+from tools.sample.files.kinds import ALL_IN_ONE
 
 if TYPE_CHECKING:
     from tools.runs.trained import Trained
     from tools.sample.config import Config
-    from tools.sample.prompts import Prompts
+    from tools.sample.requests.asked import Asked
+    from tools.sample.requests.schedule import Schedule
 
 # They say where content lay; what depends on it is compared by its own hash.
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
@@ -35,17 +38,18 @@ NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 def describe(
     config: Config,
+    asked: Asked,
     trained: Trained,
-    prompts: Prompts | None,
-    labels: Sequence[int],
-    shape: tuple[int, int, int, int],
+    schedule: Schedule,
+    shapes: Sequence[tuple[int, int, int, int]],
 ) -> dict[str, Any]:
     """Describe all that the samples of a job depend on, sealed, as plain JSON values.
 
     manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
-    labels: of the classes that take turns.  shape: (C, T, H, W) of a sample's latents.
+    shapes: (C, T, H, W) of the latents of each form.
     """
     space = trained.space
+    turns = turns_of(config.classes, asked.texts, space)
     record = {
         "format": MADE_FROM_VERSION,
         "source": config.source,
@@ -64,15 +68,28 @@ def describe(
             "learned_sigma": space.learned_sigma,
         },
         "classes": list(space.classes),
-        "labels": list(labels),
-        "prompts": list(prompts.texts) if prompts is not None else [],
-        "text_encoder": space.text if prompts is not None else None,
+        "labels": [] if asked.requests else turns,
+        "prompts": list(asked.texts),
+        "text_encoder": space.text if schedule.texts else None,
         "sampler": to_dict(config.sampler),
         "seed": config.seed,
         "frames": config.frames,
-        "shape": list(shape),
+        "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
+        **_further(config, asked),
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
+
+
+def _further(config: Config, asked: Asked) -> dict[str, Any]:
+    """Return what jobs of earlier versions could not say, where it is not what they did."""
+    found: dict[str, Any] = {}
+    if config.files.kind != ALL_IN_ONE:
+        found |= {"files": to_dict(config.files), "fps": config.fps}
+    if asked.requests:
+        found |= {"requests": asked.hashes, "each": config.each, "preset": config.preset}
+    if config.labels != "equal":
+        found["labels_are"] = config.labels
+    return found
 
 
 def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
@@ -138,13 +155,13 @@ def _path(latents: Mapping[str, Any]) -> PathRecord:
     return PathRecord.of(latents["path"], latents.get(SCHEDULE))
 
 
-def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[str, Any]) -> None:
+def require_unchanged(config: Config, asked: Asked, record: Mapping[str, Any]) -> None:
     """Raise UserError if a finished job's prompts, checkpoint or export have other content now.
 
     Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
     """
     output, source = Path(config.output), Path(config.source)
-    require_same(output, record, {**record, "prompts": list(texts)})
+    require_same(output, record, {**record, **_now(asked)})
     folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
@@ -153,8 +170,14 @@ def require_unchanged(config: Config, texts: tuple[str, ...], record: Mapping[st
         )
 
 
-def contents(config: Config, texts: tuple[str, ...]) -> Contents:
-    """Return the places of `sample`: manifest of checkpoint or export, and prompts, as recorded and as found.
+def _now(asked: Asked) -> dict[str, Any]:
+    """Return prompts or requests as they are recorded."""
+    return {"requests": asked.hashes} if asked.requests else {"prompts": list(asked.texts)}
+
+
+def contents(config: Config, asked: Asked) -> Contents:
+    """Return the places of `sample`, as recorded and as found: manifest of checkpoint or export, prompts,
+    requests.
 
     A text encoder is compared with the one that the run names, whenever prompts are embedded.
     """
@@ -164,8 +187,9 @@ def contents(config: Config, texts: tuple[str, ...]) -> Contents:
         record = read_made_from(Path(config.output))
         if path == "text_encoder" or record is None:
             return (None if record is None else {}), {}
-        if path == "prompt_file":
-            return {"prompts": record["prompts"]}, {"prompts": list(texts)}
+        if path in ("prompt_file", "requests"):
+            now = _now(asked)
+            return {name: record.get(name) for name in now}, now
         folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
         return {"manifest": record["manifest_sha256"]}, {"manifest": manifest_hash(folder)}
 

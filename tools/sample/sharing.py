@@ -27,7 +27,7 @@ from core.run.ending import Ending
 from core.run.folder import SAMPLES
 from tools.sample import parts as sample_parts
 from tools.sample.batches import Job
-from tools.sample.parts import IncompleteParts, Parts
+from tools.sample.parts import IncompleteParts, Store
 from tools.sample.units import LEASES, agreed_size, cut, unusable
 
 PUBLISH = "publish"  # the last unit of work
@@ -68,7 +68,7 @@ def _require_alone(folder: Path, queue: QueueConfig) -> None:
             raise UserError("overwrite", "true", f"false while {state.owner} is at {_what(state.unit)}")
 
 
-def work(job: Job, parts: Parts, publish: Callable[[], None]) -> None:
+def work(job: Job, parts: Store, publish: Callable[[], None]) -> None:
     """Generate what no other worker does until all is there, and publish it unless another one does."""
     output = Path(job.config.output)
     with (ending := Ending()).catching():
@@ -77,7 +77,7 @@ def work(job: Job, parts: Parts, publish: Callable[[], None]) -> None:
         except (OSError, WorkError):
             if not is_finished(output):
                 raise  # else others have finished, and what we were at has gone with that
-    clear(output)
+    clear(output, job.folders)
 
 
 def _share(worker: Worker) -> None:
@@ -97,10 +97,14 @@ def is_finished(output: Path) -> bool:
     return (output / SAMPLES).exists()
 
 
-def clear(output: Path) -> None:
-    """Remove what only unfinished samples need, and what killed workers left."""
-    for left in temporaries(output):
-        left.unlink(missing_ok=True)
+def clear(output: Path, folders: Iterable[Path] = ()) -> None:
+    """Remove what only unfinished samples need, and what killed workers left.
+
+    folders: further ones that hold files of samples.
+    """
+    for folder in {output, *folders}:
+        for left in temporaries(folder):
+            left.unlink(missing_ok=True)
     for name in (sample_parts.FOLDER, LEASES):
         shutil.rmtree(output / name, ignore_errors=True)
 
@@ -110,14 +114,16 @@ class Worker:
     """One of the processes that share the samples."""
 
     job: Job
-    parts: Parts
+    parts: Store
     publish: Callable[[], None]
     ending: Ending
 
     def __post_init__(self) -> None:
         self.output = Path(self.job.config.output)
         self.leases = self.output / LEASES
-        self.units = cut(self.parts.count, agreed_size(self.leases, self.parts, self.job.config.batch))
+        self.units = cut(
+            self.job.schedule.stretches, agreed_size(self.leases, self.parts, self.job.config.batch)
+        )
         self.queue = WorkQueue(
             self.leases,
             list(self.units),

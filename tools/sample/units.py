@@ -6,6 +6,7 @@ ranges. A worker with a smaller batch makes its part of several.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -14,7 +15,7 @@ from core.files import write_json_once
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.reading.json_schema import Range
-from tools.sample.parts import DamagedPart, Parts
+from tools.sample.parts import DamagedPart, Store
 
 LEASES = ".leases"  # inside the output, until the samples are there
 CUT = "units.json"  # in it
@@ -24,7 +25,7 @@ class _Cut(TypedDict):
     samples: Annotated[int, Range(1, 1 << 31)]
 
 
-def agreed_size(leases: Path, parts: Parts, batch: int) -> int:
+def agreed_size(leases: Path, parts: Store, batch: int) -> int:
     """How many samples make a unit; what is noted first stays.
 
     Where only parts are there, as an earlier version left them, theirs counts, so that they are used.
@@ -39,13 +40,13 @@ def agreed_size(leases: Path, parts: Parts, batch: int) -> int:
         raise WorkError(f"{error}; without {leases}, which holds no samples, the job goes on") from None
 
 
-def cut(count: int, size: int) -> dict[str, range]:
-    """Return the units of `count` samples by name, in order."""
-    ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
+def cut(stretches: Iterable[range], size: int) -> dict[str, range]:
+    """Return the units by name, in order.  stretches: ranges of samples that can be generated together."""
+    ranges = [range(start, min(start + size, whole.stop)) for whole in stretches for start in whole[::size]]
     return {f"{rows.start:06d}-{rows.stop - 1:06d}": rows for rows in ranges}
 
 
-def unusable(parts: Parts, units: dict[str, range]) -> dict[Path, str]:
+def unusable(parts: Store, units: dict[str, range]) -> dict[Path, str]:
     """Return the files among the parts that cannot be used, and why; all parts are read."""
     listed, foreign = parts.listed()
     found = dict.fromkeys(foreign, "its name is not one of a part of this job")
@@ -54,7 +55,7 @@ def unusable(parts: Parts, units: dict[str, range]) -> dict[Path, str]:
         try:
             if rows not in known:
                 raise DamagedPart("its samples are not those that one worker takes here")
-            parts.read(rows)
+            parts.check(rows)
         except DamagedPart as problem:
             found[parts.path(rows)] = str(problem)
     return found

@@ -241,14 +241,15 @@ def test_overlapping_parts_are_used_once_and_gaps_are_found(tmp_path: Path) -> N
     assert sample_parts.apart(listed) == [range(4), range(4, 7)]
     assert sample_parts.missing([range(4), range(4, 7)], 8) == [range(7, 8)]
     with pytest.raises(WorkError, match=r"part-000007-000007.npz is missing"):
-        parts.together()
+        list(parts.whole())
     parts.write(range(7, 8), np.full((1, 1, 1, 3), 7, np.uint8))
-    assert parts.together()[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 4, 4, 4, 7]
+    together = np.concatenate([pixels for _, pixels in parts.whole()])
+    assert together[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 4, 4, 4, 7]
     (tmp_path / "parts/part-000004-000006.npz").write_bytes(b"PK")
     with pytest.raises(DamagedPart, match="damaged"):
         parts.read(range(4, 7))
     with pytest.raises(WorkError, match=r"part-000004-000006\.npz: it is damaged .*makes it anew"):
-        parts.together()
+        list(parts.whole())
 
 
 def test_a_finished_job_says_whose_samples_these_are_and_sees_what_changed(

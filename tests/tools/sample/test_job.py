@@ -160,7 +160,8 @@ def test_guidance_without_classes_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_plan_and_search(run: Path) -> None:
     lines = sample.plan(config(run, "clips", frames=9))
-    assert "7 clips of 9 frames" in lines[0]
+    assert lines[0].startswith("7 samples from the ema weights of")
+    assert "7 clips of 9 frames: 2 steps of euler, guidance 2" in lines[1]
     draw(run, "found/images", count=2)
     assert [s.count for s in find_samples(run.parent / "found")] == [2]
     with pytest.raises(UserError, match="expected a folder of samples"):

@@ -19,7 +19,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.distributed import ranks
 from core.run.ending import end_with
 from tests.tools.made_runs import make_run
-from tools.sample import batches, job
+from tools.sample import batches, job, publishing
 
 def slow(work, rank):
     def slowed(*arguments, **named):
@@ -31,7 +31,7 @@ def slow(work, rank):
 def main():
     folder = Path(sys.argv[1])
     ranks.start.__defaults__ = ("auto", 2.0)
-    batches.generate, job.publish = slow(batches.generate, 1), slow(job.publish, 0)
+    batches.generate, publishing.publish = slow(batches.generate, 1), slow(publishing.publish, 0)
     with pytest.MonkeyPatch.context() as patch:
         run = make_run(folder / f"run-{environment.rank()}", patch)
         fields = {"output": str(folder / "samples"), "count": 4, "batch": 2}

@@ -1,0 +1,67 @@
+"""Read samples that are files of their own, by the list that `sample` wrote: samples.jsonl, a row a file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import WorkError
+from core.files import read_bytes
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from core.records import iterate
+from data.media.images import decode_image, decode_video
+
+
+class FileRow(TypedDict):
+    """A file of a sample.
+
+    index: number of the sample.  file: its path below the output.  request: what makes it again.
+    """
+
+    index: int
+    file: str
+    sha256: str
+    request: dict[str, Any]
+
+
+def rows_of(path: Path) -> list[FileRow]:
+    """Read a list of files; WorkError if it is damaged."""
+    try:
+        return [
+            json_files.checked(row, FileRow, f"{path}, row {number}")
+            for number, row in enumerate(iterate(path))
+        ]
+    except (OSError, Malformed) as error:
+        raise WorkError(str(error)) from None
+
+
+def read_files(
+    path: Path, shape: tuple[int, int, int, int], classes: tuple[str, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels, (N, H, W, 3) or (N, T, H, W, 3), and labels (N,), -1 for no class.
+
+    shape: (N, T, H, W).  WorkError for a file that is not the one of the list, or of another shape.
+    """
+    count, frames, height, width = shape
+    each = (*((frames,) if frames > 1 else ()), height, width, 3)
+    rows = rows_of(path)
+    if len(rows) != count:
+        raise WorkError(f"{path} lists {len(rows)} files, and the manifest tells of {count}")
+    pixels, labels = np.empty((count, *each), np.uint8), np.full(count, -1, np.int64)
+    for number, row in enumerate(rows):
+        file = path.parent / row["file"]
+        data = read_bytes(file)
+        if hashlib.sha256(data).hexdigest() != row["sha256"]:
+            raise WorkError(f"{file} is not the file that {path.name} tells of: its SHA-256 differs")
+        found = decode_image(data) if frames == 1 else decode_video(data)[:, :height, :width]
+        if found.shape != each:
+            raise WorkError(f"{file} holds {found.shape}, and the manifest tells of {each}")
+        pixels[number] = found
+        name = row["request"].get("class", "")
+        labels[number] = classes.index(name) if name in classes else -1
+    return pixels, labels

@@ -1,0 +1,106 @@
+"""The parts of an unfinished job whose samples are files of their own: a receipt for each range of samples.
+
+`parts/part-FIRST-LAST.json` lists the files of samples FIRST to LAST of the order in which they are made,
+with their hashes, and `made_from`. Files are published before their receipt, so a range without one is made
+again, and its files are replaced by equal ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.files import atomic_file, sha256_file, write_json
+from core.reading import json_files
+from core.reading.json_files import Malformed
+from tools.sample.files.kinds import KINDS
+from tools.sample.parts import DamagedPart, listed_ranges
+
+
+class FileRow(TypedDict):
+    """A file of a part.  index: number of its sample.  file: its path below the output."""
+
+    index: int
+    file: str
+    sha256: str
+
+
+class _Receipt(TypedDict):
+    made_from: str
+    files: list[FileRow]
+
+
+@dataclass(frozen=True)
+class FileParts:
+    """The place of a job's receipts, and the files of its samples.
+
+    order: number of the sample at each place of the order.  names, fps: by number of the sample, paths below
+    `output`.  beside: contents of further files by path, written with the sample of the number.
+    """
+
+    folder: Path
+    output: Path
+    made_from: str
+    order: NDArray[np.int64]
+    names: list[str]
+    fps: list[float]
+    kind: str
+    quality: int | None
+    beside: dict[int, tuple[str, str]]
+
+    @property
+    def count(self) -> int:
+        return len(self.order)
+
+    def path(self, rows: range) -> Path:
+        """Return the path of a range's receipt."""
+        return self.folder / f"part-{rows.start:06d}-{rows.stop - 1:06d}.json"
+
+    def write(self, rows: range, pixels: NDArray[np.uint8]) -> None:
+        """Publish the files of a range, then its receipt."""
+        files = [self._publish(int(self.order[place]), own) for place, own in zip(rows, pixels, strict=True)]
+        write_json(self.path(rows), _Receipt(made_from=self.made_from, files=files))
+
+    def _publish(self, index: int, pixels: NDArray[np.uint8]) -> FileRow:
+        data = KINDS[self.kind].encode(pixels, self.fps[index], self.quality)
+        path = self.output / self.names[index]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(data)
+        if index in self.beside:
+            name, text = self.beside[index]
+            (self.output / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.output / name, "w") as file:
+                file.write(text)
+        return FileRow(index=index, file=self.names[index], sha256=hashlib.sha256(data).hexdigest())
+
+    def check(self, rows: range) -> None:
+        """Raise DamagedPart unless the files of a range are those of its receipt, and that is this job's."""
+        for row in self.receipt(rows):
+            path = self.output / row["file"]
+            if not path.is_file():
+                raise DamagedPart(f"{path} is missing")
+            if sha256_file(path) != row["sha256"]:
+                raise DamagedPart(f"{path} has another SHA-256")
+
+    def receipt(self, rows: range) -> list[FileRow]:
+        """Read the receipt of a range; DamagedPart if it is not what this job wrote."""
+        try:
+            found = json_files.read(self.path(rows), _Receipt)
+        except (OSError, Malformed) as error:
+            raise DamagedPart(f"it is damaged ({error})") from None
+        if found["made_from"] != self.made_from:
+            raise DamagedPart(f"it was made from {found['made_from'][:12]!r}, not {self.made_from[:12]!r}")
+        expected = [(int(self.order[place]), self.names[self.order[place]]) for place in rows]
+        if [(row["index"], row["file"]) for row in found["files"]] != expected:
+            raise DamagedPart("it lists other files")
+        return found["files"]
+
+    def listed(self) -> tuple[list[range], list[Path]]:
+        """Return the ranges that receipts are named after, and files that are not this job's."""
+        return listed_ranges(self)

@@ -1,0 +1,74 @@
+"""The kinds of files that samples are written to, a file each; `npz`, one file of all, is none of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from data.media.film.codecs import CODECS, encode_film
+from data.media.images import encode_lossy, encode_png
+
+FileKind = Literal["npz", "png", "webp", "jpeg", "h264", "hevc", "av1", "ffv1"]
+ALL_IN_ONE = "npz"
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    holds: an image, (H, W, 3), or a clip, (T, H, W, 3).  quality: accepted values, None where there is no
+    choice.  lossless: whether pixels are read back as they were.  encode: pixels, frames per second, quality
+    or None for the usual one, to bytes; equal input gives equal bytes.
+    """
+
+    suffix: str
+    holds: Literal["image", "clip"]
+    quality: tuple[int, int] | None
+    lossless: bool
+    encode: Callable[[Pixels, float, int | None], bytes]
+
+
+def _lossy(format: Literal["JPEG", "WEBP"], usual: int) -> Callable[[Pixels, float, int | None], bytes]:
+    return lambda pixels, fps, quality: encode_lossy(pixels, format, usual if quality is None else quality)
+
+
+def _by_codec(name: str) -> Kind:
+    codec = CODECS[name]
+
+    def encode(pixels: Pixels, fps: float, quality: int | None) -> bytes:
+        return encode_film(pixels, fps, name, quality)
+
+    return Kind(codec.suffix, "clip", None if codec.lossless else (0, codec.worst), codec.lossless, encode)
+
+
+KINDS: Mapping[str, Kind] = {
+    "png": Kind(".png", "image", None, True, lambda pixels, fps, quality: encode_png(pixels)),
+    "webp": Kind(".webp", "image", (1, 100), False, _lossy("WEBP", 90)),
+    "jpeg": Kind(".jpg", "image", (1, 100), False, _lossy("JPEG", 95)),
+    **{name: _by_codec(name) for name in CODECS},
+}
+
+
+def require_fitting(kind: str, quality: int | None, frames: int) -> None:
+    """Refuse a kind that cannot hold samples of so many frames, or a quality that it does not take.
+
+    UserError names fields of the section `files`.
+    """
+    found = KINDS[kind]
+    if (found.holds == "image") != (frames == 1):
+        holding = "image" if frames == 1 else "clip"
+        names = ", ".join(name for name, other in KINDS.items() if other.holds == holding)
+        raise UserError("kind", kind, f"one for {'images' if frames == 1 else 'clips'}: {names}, or npz")
+    if quality is None:
+        return
+    if found.quality is None:
+        raise UserError("quality", quality, f"null for {kind}, which loses nothing")
+    low, high = found.quality
+    if not low <= quality <= high:
+        raise UserError("quality", quality, f"{low} to {high} for {kind}")

@@ -1,0 +1,56 @@
+"""Check what is asked for against the networks that shall make it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from core.errors import UserError, below
+from tools.sample.conditions import require_trained
+from tools.sample.files.kinds import ALL_IN_ONE, require_fitting
+from tools.sample.requests.asked import Asked
+from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
+
+if TYPE_CHECKING:
+    from tools.runs.trained import Trained
+    from tools.sample.config import Config
+
+
+def make_schedule(config: Config, asked: Asked, trained: Trained) -> Schedule:
+    """Return the samples that are asked for; UserError for what the networks cannot make."""
+    if not asked.requests:
+        return by_turns(config, asked.texts, trained.space)
+
+    def check(form: Form, given: Collection[str]) -> None:
+        with below("files"):
+            require_kind(config, form)
+        latent_shape(trained, form.size)
+        with below("sampler"):
+            require_trained(trained.space, form.sampler, given)
+
+    return by_requests(asked.requests, config, trained.space, check, asked.metadata)
+
+
+def require_kind(config: Config, form: Form) -> None:
+    """Refuse files that cannot hold samples of a form."""
+    if config.files.kind != ALL_IN_ONE:
+        require_fitting(config.files.kind, config.files.quality, form.size.frames)
+
+
+def latent_shape(trained: Trained, size: Size) -> tuple[int, int, int, int]:
+    """Return (C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given.
+
+    UserError for a size that the autoencoder or the network cannot make.
+    """
+    shapes, autoencoder = trained.space.shapes, trained.autoencoder
+    factor = autoencoder.spatial_compression
+    frames, _, _ = autoencoder.latent_shape((size.frames, factor, factor))
+    known = [(h * factor, w * factor) for _, t, h, w in shapes if t == frames]
+    if not known and not (size.height and size.width):
+        expected = f"one of the run's latents {shapes}, or height and width"
+        raise UserError("frames", size.frames, expected)
+    height, width = size.height or known[0][0], size.width or known[0][1]
+    latent = autoencoder.latent_shape((size.frames, height, width))
+    with below("model"):
+        trained.network.tokens(latent)
+    return (shapes[0][0], *latent)

@@ -1,0 +1,88 @@
+"""One row of a file of requests: samples that are asked for together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from core.config.loading import from_dict
+from core.config.settings import setting
+from core.config.values import Typed
+from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.kinds import SolverName
+from core.errors import UserError
+
+CLASS = "class"  # the column; no name of Python can be it
+_SAMPLER = ("solver", "steps", "guidance", "guidance_start", "guidance_end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Samples asked for in one row. What a row does not say is as the config of the job says.
+
+    class_name, prompt: the conditions.  name: what {name} is in file names; the prompt if it is empty.
+    seed: of the noise.  number: of the noise of the first sample, one more for each that follows; without
+    both, samples take the running numbers of the whole file under the seed of the job.
+    folder: what {folder} is in file names.
+    """
+
+    class_name: str = setting("", "name or number of the class")
+    prompt: str = setting("", "text to generate from")
+    name: str = setting("", "for file names; '' is the prompt")
+    folder: str = setting("", "for file names")
+    seed: int | None = setting(None, "seed of the noise", low=0)
+    number: int | None = setting(None, "number of the noise of the first sample", low=0, high=(1 << 63) - 1)
+    count: int = setting(0, "samples; 0 is as the config says", low=0)
+    height: int = setting(0, "pixels", low=0)
+    width: int = setting(0, "pixels", low=0)
+    frames: int = setting(0, "frames", low=0)
+    fps: float = setting(0.0, "frames per second", low=0)
+    solver: SolverName | None = setting(None, "solver")
+    steps: int | None = setting(None, "steps", low=1)
+    guidance: float | None = setting(None, "guidance scale", low=0)
+    guidance_start: float | None = setting(None, "largest time at which guidance acts", low=0, high=1)
+    guidance_end: float | None = setting(None, "smallest time at which guidance acts", low=0, high=1)
+
+    def sampler(self, usual: SamplerConfig) -> SamplerConfig:
+        """Return the sampler of this row's samples; UserError where its values do not fit each other."""
+        own = {name: getattr(self, name) for name in _SAMPLER if getattr(self, name) is not None}
+        return replace(usual, **own) if own else usual
+
+    @property
+    def file_name(self) -> str:
+        """Return what stands for {name}."""
+        return self.name or self.prompt or self.class_name
+
+
+COLUMNS = tuple(CLASS if field.name == "class_name" else field.name for field in fields(Request))
+
+
+def make_request(row: Mapping[str, Any]) -> Request:
+    """Read the fields of a row, texts as in a table or values as in JSON; UserError names the wrong one.
+
+    Empty fields are not given.
+    """
+    given = {name.strip(): value for name, value in row.items() if value not in (None, "")}
+    if unknown := [name for name in given if name not in COLUMNS]:
+        raise UserError(f"column {unknown[0]!r} is not one of {', '.join(COLUMNS)}")
+    values = {"class_name" if name == CLASS else name: _typed(name, value) for name, value in given.items()}
+    try:
+        return from_dict(Request, values)
+    except UserError as error:
+        if error.expected is None:
+            raise
+        raise UserError(_column(error.field), error.value, error.expected) from None
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name == CLASS and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return Typed(value) if isinstance(value, str) and name not in _TEXTS else value
+
+
+def _column(field: str) -> str:
+    return CLASS if field == "class_name" else field
+
+
+_TEXTS = (CLASS, "prompt", "name", "folder")

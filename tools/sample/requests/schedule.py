@@ -1,0 +1,215 @@
+"""Every sample of a sampling job: from which request it comes, its conditions, its noise, its form.
+
+Samples are numbered in the order of the requests; those of one form (size, frames, sampler) are generated
+together. The noise of a sample is a function of its seed and number alone, so rows that state equal ones
+share it, whatever their prompt, class or sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.diffusion.sampling import SamplerConfig
+from core.draws import Draws
+from core.errors import UserError
+from tools.sample.conditions import chosen_classes, turns_of
+from tools.sample.requests.reading import Numbered, report
+from tools.sample.requests.request import Request
+
+if TYPE_CHECKING:
+    from tools.runs.trained import LatentSpace
+    from tools.sample.config import Config
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Frames, height and width of a sample in pixels; 0 is what the run was trained on."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """What samples of one batch have in common.  fps: frames per second of their files."""
+
+    size: Size
+    fps: float
+    sampler: SamplerConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The samples of a job, by number: arrays have an entry a sample.
+
+    requests: rows of a file, () where fields of the config ask for all samples.  row: number of the request.
+    within: number of the sample in its request.  label: class, -1 for none.  text: number in texts, -1 for
+    none.  seed, number: of its noise.  form: number in forms.
+    extra: what a benchmark wants beside the samples of a request, by its number.
+    """
+
+    forms: tuple[Form, ...]
+    texts: tuple[str, ...]
+    requests: tuple[Request, ...]
+    row: Numbers
+    within: Numbers
+    label: Numbers
+    text: Numbers
+    seed: tuple[int, ...]
+    number: Numbers
+    form: Numbers
+    extra: Mapping[int, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.number)
+
+    @cached_property
+    def order(self) -> Numbers:
+        """Samples in the order in which they are generated: form by form."""
+        return np.argsort(self.form, kind="stable").astype(np.int64)
+
+    @cached_property
+    def stretches(self) -> list[range]:
+        """Ranges of `order` that hold the samples of one form."""
+        ends = np.cumsum(np.bincount(self.form, minlength=len(self.forms)))
+        return [
+            range(int(end - size), int(end)) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)
+        ]
+
+    def given(self, form: int) -> list[str]:
+        """Say which conditions samples of a form have, of "label" and "text"."""
+        rows = self.form == form
+        has_label, has_text = (self.label[rows] >= 0).any(), (self.text[rows] >= 0).any()
+        return ["label"] * bool(has_label) + ["text"] * bool(has_text)
+
+
+def by_turns(config: Config, texts: tuple[str, ...], space: LatentSpace) -> Schedule:
+    """Return the samples that the fields of a config ask for: classes and prompts take turns.
+
+    With labels=random a class is drawn for each number, as evaluations of class-conditional models do.
+    """
+    number = np.arange(config.count, dtype=np.int64)
+    turns = turns_of(config.classes, texts, space)
+    label = np.resize(np.array(turns, np.int64), config.count)
+    if config.labels == "random":
+        label = np.array(turns, np.int64)[_drawn(config.seed, number, len(turns))]
+    zeros = np.zeros_like(number)
+    return Schedule(
+        forms=(Form(Size(config.frames, config.height, config.width), config.fps, config.sampler),),
+        texts=texts,
+        requests=(),
+        row=zeros,
+        within=number,
+        label=label,
+        text=number % len(texts) if texts else zeros - 1,
+        seed=(config.seed,) * config.count,
+        number=number,
+        form=zeros,
+    )
+
+
+def _drawn(seed: int, number: Numbers, classes: int) -> Numbers:
+    """Draw a class for each sample, which depends on nothing but seed and number."""
+    rows = torch.from_numpy(number)
+    bits = Draws(seed, 0, rows, torch.zeros_like(rows)).bits("sample_label", 1)[:, 0]
+    return (bits * classes >> 32).numpy()
+
+
+def by_requests(
+    found: Sequence[Numbered],
+    config: Config,
+    space: LatentSpace,
+    check: Callable[[Form, Collection[str]], object],
+    extra: Mapping[int, Any],
+) -> Schedule:
+    """Return the samples of requests, in their order.
+
+    check: refuses a form for samples with these conditions.  extra: by the number of a row.
+    UserError with all rows that cannot be used, if there are more than the config allows.
+    """
+    making = _Making(config, space, check)
+    wrong = []
+    for numbered in found:
+        try:
+            making.add(numbered.request, extra.get(numbered.row))
+        except UserError as error:
+            wrong.append(f"row {numbered.row}: {error}")
+    report(Path(config.requests), wrong, config.bad_requests)
+    return making.schedule()
+
+
+class _Making:
+    """Collect the samples of one request after the other."""
+
+    def __init__(
+        self, config: Config, space: LatentSpace, check: Callable[[Form, Collection[str]], object]
+    ) -> None:
+        self.config, self.space, self.check = config, space, check
+        self.requests: list[Request] = []
+        self.forms: dict[Form, int] = {}
+        self.texts: dict[str, int] = {}
+        self.extra: dict[int, Any] = {}
+        self.columns: list[tuple[int, ...]] = []  # row, within, label, text, number, form
+        self.seeds: list[int] = []
+        self.labels: dict[str, int] = {}
+
+    def add(self, request: Request, extra: Any) -> None:
+        """Add the samples of a request; UserError, with nothing added, if there can be none."""
+        form, label = self._form(request), self._label(request)
+        self.check(form, ["label"] * (label >= 0) + ["text"] * bool(request.prompt))
+        row, running = len(self.requests), len(self.seeds)
+        text = self.texts.setdefault(request.prompt, len(self.texts)) if request.prompt else -1
+        number = self.forms.setdefault(form, len(self.forms))
+        is_own = request.seed is not None or request.number is not None
+        first = (request.number or 0) if is_own else running
+        for within in range(request.count or self.config.each):
+            self.columns.append((row, within, label, text, first + within, number))
+            self.seeds.append(self.config.seed if request.seed is None else request.seed)
+        self.requests.append(request)
+        if extra is not None:
+            self.extra[row] = extra
+
+    def schedule(self) -> Schedule:
+        row, within, label, text, number, form = np.array(self.columns, np.int64).T
+        return Schedule(
+            tuple(self.forms),
+            tuple(self.texts),
+            tuple(self.requests),
+            row,
+            within,
+            label,
+            text,
+            tuple(self.seeds),
+            number,
+            form,
+            self.extra,
+        )
+
+    def _form(self, request: Request) -> Form:
+        usual = self.config
+        size = Size(
+            request.frames or usual.frames, request.height or usual.height, request.width or usual.width
+        )
+        return Form(size, request.fps or usual.fps, request.sampler(usual.sampler))
+
+    def _label(self, request: Request) -> int:
+        if not request.class_name:
+            return -1
+        if request.class_name not in self.labels:
+            try:
+                self.labels[request.class_name] = chosen_classes([request.class_name], self.space)[0]
+            except UserError as error:
+                raise UserError("class", error.value, str(error.expected)) from None
+        return self.labels[request.class_name]

@@ -24,6 +24,9 @@ torch.set_num_threads(1)
 # that a change is judged by what it changed; `make test-full` looks for new ones.
 hypothesis.settings.register_profile("exploring", deadline=None)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+# For `tests/mutation`, which asks whether a test fails, not for the smallest example.
+first = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("first-failure", deadline=None, derandomize=True, phases=first)
 hypothesis.settings.load_profile("repeatable")
 
 

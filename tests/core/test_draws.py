@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.draws import Draws, permutation, philox
+from core.draws import Draws, permutation, philox, scrambled
 
 # Random123 kat_vectors, philox4x32 with 10 rounds: counter, key, expected.
 KNOWN = [
@@ -84,6 +84,58 @@ def test_fixed_values_stay_what_they_are() -> None:
 
 
 GOLDEN_BITS = [[780847648, 830538365], [3579650613, 1124345612]]
+
+
+def test_a_block_beyond_32_bits_takes_the_second_word_of_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No draw is as long; the counter has room for it."""
+    far = 2**33 + 5
+    monkeypatch.setattr("core.draws._arange", lambda count, like: np.array([[far]], np.uint64))
+    one = draws([11])
+    one.bits("x", 1)
+    k0, k1, c2, c3, _ = one._streams["x"]
+    stream = [int(word[0]) for word in (k0, k1, c2, c3)]
+    assert one.bits("x", 5)[0, :4].tolist() == plain_philox([5, 2, *stream[2:]], stream[:2])
+
+
+def test_uniforms_and_normals_are_made_of_the_words_of_the_stream() -> None:
+    one = draws([11, 12], [0, 1])
+    bits = one.bits("x", 8)
+    assert one.uniform("x", (2, 4)).tolist() == (((bits >> 9).double() + 0.5) / 2**23).view(-1, 2, 4).tolist()
+    w0, w1, w2, w3 = bits.double().view(2, 2, 4).unbind(-1)
+    pairs = [
+        (-2 * ((a + 0.5) / 2**32).log()).sqrt() * turn(2 * torch.pi * b / 2**32)
+        for a, b in ((w0, w1), (w2, w3))
+        for turn in (torch.cos, torch.sin)
+    ]
+    torch.testing.assert_close(
+        one.normal("x", (8,)), torch.stack(pairs, -1).view(2, 8).float(), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("ids", "positions"), [([1, 2], [0]), ([[1]], [[0]])])
+def test_ids_and_positions_of_other_shapes_are_refused(ids: list, positions: list) -> None:
+    with pytest.raises(ValueError, match=r"must be \(B,\)"):
+        Draws(7, 3, torch.tensor(ids), torch.tensor(positions)).bits("x", 1)
+
+
+def test_what_a_step_draws_is_started_together_whatever_is_asked_for_first() -> None:
+    one = draws([3])
+    one.bits("flip", 1)
+    assert list(one._streams) == ["flip", "posterior", "condition_dropout", "time", "noise"]
+    assert torch.equal(one.bits("noise", 9), draws([3]).bits("noise", 9))
+
+
+def test_the_last_step_and_position_fit_the_counter_and_fewer_than_none_do_not() -> None:
+    largest = 2**32 - 1
+    assert not torch.equal(draws([1], [largest], step=largest).bits("x", 4), draws([1]).bits("x", 4))
+    with pytest.raises(ValueError, match="32-bit"):
+        draws([1], step=-1)
+
+
+def test_words_are_scrambled_as_splitmix64_does() -> None:
+    """The published generator's first numbers from the seed 1234567."""
+    states = (1234567 + np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+    assert scrambled(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_uniform_is_open_exact_and_uniform() -> None:

@@ -8,6 +8,7 @@ many there were.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.abc
 import importlib.util
@@ -15,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -26,8 +28,8 @@ import pytest
 from tests.mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-# What decides incidents, what may change when an output is continued, and the roles of columns; and the tests
-# that must notice a change of it.
+# What decides the steps of a rank, the caption of a sample, incidents, what may change when an output is
+# continued, and the roles of columns; and the tests that must notice a change of it.
 TESTS = {
     "core/faults/incidents.py": ["tests/core/faults/test_incident_rules.py"],
     "core/faults/spikes.py": [
@@ -35,8 +37,11 @@ TESTS = {
         "tests/core/faults/test_incident_rules.py",
     ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
+    "data/order/caption_choice.py": ["tests/data/order/test_caption_choice.py"],
+    "data/order/steps.py": ["tests/data/order/test_steps.py"],
     "data/raw/annotations/roles.py": ["tests/data/raw/test_roles.py"],
 }
+PACKAGES = ("core.", "data.", "models.", "tools.", "launch.", "tests.")
 LEAST_S = 20.0  # that a mutant is given before it counts as one that hangs, and is noticed
 # Imported once, before the forks: half of what a mutant would take otherwise.
 LIBRARIES = ("einops", "hypothesis", "numpy", "omegaconf", "PIL.Image", "safetensors.numpy", "torch")
@@ -48,9 +53,9 @@ OPTIONS = [
     "-p",
     "_hypothesis_pytestplugin",
     "-m",
-    "not full and not cuda",
+    "not full and not cuda and not multiprocess",
 ]
-OPTIONS += ["--hypothesis-seed=0", "-o", "addopts=--import-mode=importlib"]
+OPTIONS += ["--hypothesis-profile=first-failure", "-o", "addopts=--import-mode=importlib"]
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -73,48 +78,79 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return ast.unparse(self._tree)
 
 
+class Barred(importlib.abc.MetaPathFinder):
+    """Refuses to import one module, and so whatever needs it."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == self._module:
+            raise ImportError(fullname)
+        return None
+
+
 def survivors(name: str) -> tuple[list[str], int]:
     """Return the names of a module's mutants that its tests do not notice, and the number of all mutants."""
     path = ROOT / name
     source, tests = path.read_text(encoding="utf-8"), TESTS[name]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for library in LIBRARIES:
         importlib.import_module(library)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    started = time.monotonic()
-    if _passes(name, Mutant("nothing", ast.parse(source)), tests, 600.0) is not True:
-        raise SystemExit(f"{name}: {' '.join(tests)} fail without a change")
-    limit = max(LEAST_S, 5 * (time.monotonic() - started))
+    with tempfile.NamedTemporaryFile("r") as imported:
+        started = time.monotonic()
+        if not _passes(name, Mutant("nothing", ast.parse(source)), tests, 600.0, Path(imported.name)):
+            raise SystemExit(f"{name}: {' '.join(tests)} fail without a change")
+        limit = max(LEAST_S, 5 * (time.monotonic() - started))
+        _import_others(_module(name), imported.read().split())
     every = list(mutants(source))
     return [mutant.name for mutant in every if _passes(name, mutant, tests, limit)], len(every)
 
 
-def _passes(name: str, mutant: Mutant, tests: list[str], limit_s: float) -> bool:
+def _module(name: str) -> str:
+    return name.removesuffix(".py").replace("/", ".")
+
+
+def _import_others(module: str, names: Sequence[str]) -> None:
+    """Import what the tests import and does not need `module`, once for all mutants."""
+    barred = Barred(module)
+    sys.meta_path.insert(0, barred)
+    for name in names:
+        if name.startswith(PACKAGES) and not name.rpartition(".")[2].startswith(("test_", "conftest")):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    sys.meta_path.remove(barred)
+
+
+def _passes(
+    name: str, mutant: Mutant, tests: list[str], limit_s: float, imported: Path | None = None
+) -> bool:
     """Return whether the tests pass with a mutant in place of the module; False past `limit_s`."""
     child = os.fork()
     if child == 0:
-        _run(name, mutant, tests)
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+        _run(name, mutant, tests, limit_s, imported)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what a test had started
+    return status == 0
 
 
-def _run(name: str, mutant: Mutant, tests: list[str]) -> None:
-    """Run the tests in the child, and end with pytest's status."""
+def _run(name: str, mutant: Mutant, tests: list[str], limit_s: float, imported: Path | None) -> None:
+    """Run the tests in the child, and end with pytest's status; `imported` gets the names of all modules."""
     os.setpgid(0, 0)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # its signal ends the process
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    module = name.removesuffix(".py").replace("/", ".")
-    if module in sys.modules:
+    if _module(name) in sys.modules:
         os._exit(99)
-    sys.meta_path.insert(0, Changed(module, ROOT / name, mutant.tree))
-    os._exit(int(pytest.main([*OPTIONS, *tests])))
+    sys.meta_path.insert(0, Changed(_module(name), ROOT / name, mutant.tree))
+    status = int(pytest.main([*OPTIONS, *tests]))
+    if imported:
+        imported.write_text(" ".join(sys.modules))
+    os._exit(status)
 
 
 def main() -> None:

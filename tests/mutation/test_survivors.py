@@ -47,6 +47,7 @@ def names(source: str) -> list[str]:
         ("s.most_common()", ["module: s.most_common() => s.items()", "module: s.most_common() => None"]),
         ("n: int = setting(3, 'help')", []),
         ("raise ValueError(1)", []),
+        ("zip(a, b, strict=True)", ["module: zip(a, b, strict=True) => None"]),
         ("Role = Literal['a', 'b']", []),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
+from data.media.formats import MediaError
 from data.order.buckets import (
     NO_BUCKET,
     Bucket,
@@ -18,6 +19,7 @@ from data.order.buckets import (
     assign,
     available_frames,
     check_ranks,
+    clip_start,
     group_sizes,
     make_buckets,
     sample_cost,
@@ -136,3 +138,71 @@ def test_ranks_that_do_not_divide_a_group_are_told_the_equation():
 def test_a_cost_of_nothing_is_refused():
     with pytest.raises(UserError, match="cost_linear"):
         GroupConfig(cost_linear=0, cost_quadratic=0)
+
+
+@pytest.mark.parametrize(
+    ("fps", "stride", "count", "where", "first"),
+    [
+        (0.0, 1, 49, 0.9, 0),
+        (0.0, 1, 40, 0.0, 0),
+        (0.0, 1, 40, 0.5, 5),
+        (0.0, 1, 40, 1.0, 9),
+        (0.0, 3, 17, 1.0, 0),
+        (0.0, 3, 16, 0.5, 2),
+        (8.0, 1, 9, 1.0, 8),
+    ],
+)
+def test_a_clip_begins_anywhere_that_leaves_room_for_its_frames(fps, stride, count, where, first):
+    clips = BucketConfig(fps=fps, stride=stride)
+    assert clip_start(media((8, 8, 49, 24.0)), count, clips, where) == first
+
+
+def test_a_clip_longer_than_its_video_is_refused():
+    with pytest.raises(MediaError, match="has 49 frames, too few for 50"):
+        clip_start(media((8, 8, 49, 24.0)), 50, BucketConfig(), 0.5)
+
+
+def test_made_shapes_are_multiples_of_about_the_area_up_to_the_widest():
+    samples = media(*[(w, h, 1, 0.0) for w in range(100, 1000, 50) for h in range(100, 1000, 50)])
+    middle = [(96, 160), (128, 128), (160, 96)]
+    wide = [(64, 224), (64, 256), (96, 160), (96, 192)]
+    for aspect, shapes in ((2.0, middle), (4.0, [*wide, (128, 128), *sorted(pair[::-1] for pair in wide)])):
+        config = BucketConfig(resolution=128, multiple=32, max_aspect=aspect, min_share=0.0, frames=(1,))
+        assert [bucket[1:] for bucket in make_buckets(samples, config)] == shapes
+    square = BucketConfig(resolution=10, multiple=32, max_aspect=1.0, min_share=0.0, frames=(1,))
+    assert make_buckets(samples, square) == [Bucket(1, 32, 32)]
+
+
+def test_a_made_bucket_needs_its_share_of_the_samples_with_as_many_frames():
+    samples = media(*[(300, 300, 1, 0.0)] * 98, *[(600, 300, 1, 0.0)] * 2, *[(300, 300, 9, 8.0)] * 2)
+    for share, expected in ((0.02, 3), (0.021, 2)):
+        config = BucketConfig(frames=(1, 9), min_share=share)
+        assert len(make_buckets(samples, config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(64, 64, 1, 0.0)] * 2, r"have: 1 \(2 images\)$"),
+        ([(64, 64, 9, 8.0)], r"have: 2 to 9 \(1 video\)$"),
+        ([], r"have: there are none$"),
+    ],
+)
+def test_what_samples_offer_is_told_with_the_refusal(rows, expected):
+    with pytest.raises(UserError, match=expected):
+        make_buckets(media(*rows), BucketConfig(frames=(17,)))
+
+
+def test_the_least_group_is_one_multiple_and_costs_are_linear_and_quadratic():
+    config = GroupConfig(cost_linear=2.0, cost_quadratic=0.5, group_size=16, rank_multiple=8)
+    assert sample_cost(10, config) == 2 * 10 + 0.5 * 100
+    assert group_sizes([10, 20, 1000], config) == [16, 8, 8]
+    assert GroupConfig(cost_linear=0.0).cost_quadratic > 0
+    assert GroupConfig(cost_quadratic=0.0).cost_linear > 0
+
+
+def test_of_buckets_that_keep_as_much_one_that_need_not_enlarge_is_taken_then_the_largest():
+    small, large, huge = (Bucket(1, side, side) for side in (64, 128, 256))
+    for size, number in ((64, 0), (127, 0), (128, 1), (300, 2), (32, 2)):
+        assert assign(media((size, size, 1, 0.0)), [small, large, huge], BucketConfig()).tolist() == [number]
+    assert assign(media((64, 64, 1, 0.0)), [small, small], BucketConfig()).tolist() == [0]

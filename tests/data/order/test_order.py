@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import WorkError
 from data.order.buckets import NO_BUCKET
 from data.order.order import BucketRows, Order, Stream, count_buckets, periodic_table
 
@@ -158,6 +159,52 @@ def test_small_ratios_give_short_tables(weights, table):
 def test_weights_without_a_meaning_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
         periodic_table(weights)
+
+
+def test_shares_that_no_short_table_gives_are_exact_to_one_group():
+    thirds = [np.pi, np.e, 0.0, 1e-5]
+    table = periodic_table(thirds)
+    assert len(table) == 1024
+    expected = np.array(thirds) / sum(thirds) * 1024
+    counts = np.bincount(table, minlength=4)
+    assert counts[2:].tolist() == [0, 1]  # any weight gets one at least
+    assert np.abs(counts - expected)[:2].max() < 1
+    assert len(periodic_table([1 + np.sqrt(n) for n in range(100)])) == 16 * 100
+    assert len(periodic_table([*(1 + np.sqrt(n) for n in range(65)), *[0.0] * 100])) == 16 * 65
+
+
+def test_the_groups_of_a_period_lie_in_the_middle_of_their_parts():
+    assert periodic_table([4, 1, 2]).tolist() == [0, 2, 0, 1, 0, 2, 0]
+    assert periodic_table([1, 1, 1]).tolist() == [0, 1, 2]
+
+
+def test_a_run_stays_in_its_order():
+    """Changing these changes every run that is continued."""
+    column = np.array([0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, NO_BUCKET], np.uint16)
+    order = Order(
+        bucket_rows(column, np.array([0, 4, 4, 9, 13]), 2), [4, 2], [2, 1], seed=5, groups_per_step=2, block=2
+    )
+    found = [(g.bucket, g.offset, g.rows.tolist(), g.epochs.tolist()) for k in (0, 7) for g in order.step(k)]
+    assert found == [
+        (0, 0, [7, 8, 9, 11], [0, 0, 0, 0]),
+        (1, 4, [1, 10], [0, 0]),
+        (0, 0, [3, 5, 7, 8], [4, 4, 4, 4]),
+        (0, 4, [0, 2, 5, 8], [5, 5, 5, 5]),
+    ]
+    assert order.first(1).tolist() == [1, 10]
+
+
+def test_counts_are_of_every_shard_and_bucket():
+    column = np.array([0, 1, 1, NO_BUCKET, 1], np.uint16)
+    assert count_buckets(column, np.array([0, 2, 2, 5]), 3).tolist() == [[1, 1, 0], [0, 0, 0], [0, 2, 0]]
+
+
+def test_counts_that_the_index_does_not_bear_out_are_named_by_rows():
+    rows = BucketRows(np.array([0, 0, 1], np.uint16), np.array([0, 3]), 0, np.array([3]))
+    with pytest.raises(
+        WorkError, match="rows 0 to 2 of the index: 2 samples of bucket 0, not 3 as was counted"
+    ):
+        rows.rows(0)
 
 
 def test_an_empty_bucket_gets_no_group():

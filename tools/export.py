@@ -82,7 +82,7 @@ def _check(config: Config) -> Path:
     from core.checkpoint.weights import choose
     from core.run.folder import EXPORT
     from core.run.ways_out import holds
-    from tools.runs.latent_space import space_file
+    from tools.runs.space_record import space_file
 
     source, output = Path(config.source), Path(config.output)
     space_file(source)

@@ -24,7 +24,7 @@ from tests.integration.tiny_run import command as train_command
 from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
 from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools.encode import job as encode
-from tools.runs.latent_space import LatentsConfig, choose_normaliser
+from tools.runs.normalisers import LatentsConfig, choose_normaliser
 from tools.train.config import Config
 from tools.train.job import plan
 from tools.train.objective import LatentObjective

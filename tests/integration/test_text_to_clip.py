@@ -31,7 +31,8 @@ from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools import shard
 from tools.encode import job as encode
 from tools.runs import trained
-from tools.runs.latent_space import LatentsConfig, choose_normaliser, encoders_own, keep_latent_space
+from tools.runs.latent_space import keep_latent_space
+from tools.runs.normalisers import LatentsConfig, choose_normaliser, encoders_own
 from tools.sample import job as sample
 from tools.train.config import Config
 from tools.train.objective import LatentObjective

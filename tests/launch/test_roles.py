@@ -13,7 +13,8 @@ from core.config.fields import walk
 from core.config.settings import REQUIRED, Role
 from core.errors import UserError
 from core.files import write_text
-from core.run.claim import HEADER, OUTPUT, claim
+from core.run.changes import OUTPUT
+from core.run.claim import HEADER, claim
 from core.run.folder import CONFIG
 from launch.jobs import JOBS, Job
 

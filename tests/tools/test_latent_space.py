@@ -10,7 +10,8 @@ import pytest
 from core.diffusion.objective import ObjectiveConfig
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import Conditions, LatentFacts, LatentSource
-from tools.runs.latent_space import LatentsConfig, describe
+from tools.runs.latent_space import describe
+from tools.runs.normalisers import LatentsConfig
 
 IMAGE, CLIP, WIDE = (4, 1, 8, 8), (4, 5, 8, 8), (4, 1, 6, 10)
 

@@ -20,9 +20,8 @@ from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
 from tools.runs.begun import initial_content
-from tools.runs.latent_space import ADDED_LATER
 from tools.runs.path_record import RATES_FIELD, rates_content
-from tools.runs.space_record import read_space
+from tools.runs.space_record import ADDED_LATER, read_space
 
 
 def steps_made(run: Path) -> str:

@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from core.diffusion.paths.config import MOST_STEPS
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction
-from core.errors import WorkError
+from core.errors import UserError, WorkError
+from core.files import instead
 from core.reading import json_files
 from core.reading.json_schema import U16, U32, Range
 from core.run.folder import LATENTS
 
+TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
+ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # fields that older runs do not record
+LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
 _Side = Annotated[int, Range(1, 1 << 31)]
 
 
@@ -73,3 +77,11 @@ def read_space(run: Path) -> dict[str, Any]:
     if len(channels) != 1 or not space["shapes"]:
         raise WorkError(f"{path}: mean, std and shapes are of different numbers of channels")
     return content
+
+
+def space_file(run: Path) -> Path:
+    """Return the path of the `latents.json` of a run or an export; UserError if it is neither."""
+    path = run / LATENTS
+    if not path.is_file():
+        raise UserError("source", run, f"the folder of a training run (with {LATENTS}){instead(run)}")
+    return path

@@ -24,9 +24,8 @@ from models.autoencoder.opening import identify, open_autoencoder
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.weights import fingerprint
-from tools.runs.latent_space import ADDED_LATER, LEARNT, space_file
 from tools.runs.path_record import SCHEDULE
-from tools.runs.space_record import read_space
+from tools.runs.space_record import ADDED_LATER, LEARNT, read_space, space_file
 
 
 @dataclass(frozen=True, kw_only=True)

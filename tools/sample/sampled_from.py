@@ -19,9 +19,9 @@ from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.denoisers.kinds import config_class
-from tools.runs.latent_space import space_file
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
+from tools.runs.space_record import space_file
 from tools.runs.trained import manifest_hash
 from tools.sample.conditions import turns_of
 from tools.sample.files.kinds import ALL_IN_ONE

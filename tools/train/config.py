@@ -22,7 +22,7 @@ from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
-from tools.runs.latent_space import LatentsConfig
+from tools.runs.normalisers import LatentsConfig
 
 Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
 

@@ -24,13 +24,9 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
-from tools.runs.latent_space import (
-    LatentsConfig,
-    choose_normaliser,
-    keep_latent_space,
-    settle_normaliser,
-)
+from tools.runs.latent_space import keep_latent_space
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
+from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
 from tools.runs.path_record import settle_path
 from tools.train import prepared
 from tools.train.beginning import find_beginning

@@ -19,7 +19,8 @@ from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
-from tools.runs.latent_space import LatentsConfig, encoders_own, find_autoencoder
+from tools.runs.latent_space import find_autoencoder
+from tools.runs.normalisers import LatentsConfig, encoders_own
 from tools.train.config import DataConfig
 
 

@@ -28,7 +28,8 @@ from data.reindexing.foreign import FOREIGN
 from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tests.tools.train.opened import load_data, open_checked
-from tools.runs.latent_space import LatentsConfig, choose_normaliser, keep_latent_space
+from tools.runs.latent_space import keep_latent_space
+from tools.runs.normalisers import LatentsConfig, choose_normaliser
 from tools.runs.trained import LatentSpace
 from tools.train import prepared
 from tools.train.config import Config
@@ -52,7 +53,7 @@ def config(cache: Path, *fields: str) -> Config:
 
 def keep(run: Path, source: LatentSource, autoencoder: Path) -> None:
     normaliser = choose_normaliser(source, LatentsConfig(), run, WORLD)
-    keep_latent_space(run, source, autoencoder, ObjectiveConfig(), normaliser)
+    keep_latent_space(run, source, autoencoder, ObjectiveConfig(), normaliser, LatentsConfig())
 
 
 def test_a_cache_of_another_autoencoder_is_refused_with_both_values(cache: Path, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""Compare the config that an output was made with and the one it is continued with."""
+"""Compare the config that an output was made with and the present one, and refuse what may not differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.config.fields import walk
 from core.config.loading import difference, to_dict, with_defaults
 from core.config.settings import Role
+from core.errors import UserError
+from core.run.ways_out import ways_out
+
+OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 
 SHOWN_DIGITS = 12  # of a fingerprint
 
@@ -74,11 +78,47 @@ def replaced(config: Any, contents: Contents, output: str) -> tuple[str, Any, st
     return None
 
 
+def require_same(
+    output: Path,
+    found: Sequence[Change],
+    may_grow: Collection[str],
+    contents: Contents,
+    made: Callable[[], str],
+    another: str,
+) -> None:
+    """Raise a UserError that names every field which may not differ as it does, and the alternatives."""
+    refused: list[tuple[Change, str]] = []
+    for change in found:
+        if change.role == "place" and change.path != OUTPUT:
+            if reason := unlike(change, contents, output):
+                refused.append((change, reason))
+        elif change.role == "result" and not (change.path in may_grow and _has_grown(change)):
+            least = " or more" if change.path in may_grow else ""
+            refused.append((change, f"{change.before}{least}, with which {output} was made"))
+    if not refused:
+        return
+    (first, expected), *others = refused
+    also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
+    values = "the old values" if others else "the old value"
+    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values, another)}")
+
+
+def require_same_contents(output: Path, config: Any, contents: Contents, made: Callable[[], str]) -> None:
+    """Raise UserError where a place that a finished run was made from holds something else now."""
+    if (found := replaced(config, contents, OUTPUT)) is not None:
+        path, value, expected = found
+        raise UserError(path, value, f"{expected}; {ways_out(made(), 'the old content')}")
+
+
 def _value_at(values: Mapping[str, Any], path: str) -> Any:
     found: Any = values
     for name in path.split("."):
         found = found[name]
     return found
+
+
+def _has_grown(change: Change) -> bool:
+    return isinstance(change.before, (int, float)) and change.now > change.before
 
 
 def _is_one_place(before: Any, now: Any) -> bool:

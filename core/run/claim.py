@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -15,13 +15,18 @@ from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
 from core.files import MEETING_PREFIX, published, read_head, temporaries, write_text, write_text_once
 from core.progress import say
-from core.run.changes import Change, Contents, changes, nothing_recorded, replaced, unlike
+from core.run.changes import (
+    Contents,
+    changes,
+    nothing_recorded,
+    require_same,
+    require_same_contents,
+)
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
-from core.run.ways_out import holds, ways_out
+from core.run.ways_out import holds
 
 INITIAL_FIELD = "initial"  # of jobs whose runs can begin from the weights of another
-OUTPUT = "output"  # the field that names the claimed folder itself, which may have moved
 LONGEST_NAME = 4096  # bytes in which the line that names the job ends
 SUBMISSIONS = "submissions"  # in an output: what `submit` keeps there, and the code that the job runs
 # What earlier versions wrote instead of the name: the module that then held the job's `Config`.
@@ -82,7 +87,7 @@ def claim(
         return _start(output, config)
     recorded = read_recorded(output / CONFIG)
     found = changes(recorded, config)
-    _require_same(output, found, may_grow, contents, made or partial(holds, output), _another(config, output))
+    require_same(output, found, may_grow, contents, made or partial(holds, output), _another(config, output))
     grown = any(change.path in may_grow for change in found)
     if grown:
         (output / done).unlink(missing_ok=True)  # first: killed here, the same command gets here again
@@ -123,7 +128,7 @@ def claim_run(
             raise
         state = claim(output, config, overwrite=True, **known)
     if state == "finished":
-        _require_same_contents(output, config, contents, made or partial(holds, output))
+        require_same_contents(output, config, contents, made or partial(holds, output))
         lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
         cost = made() if made else holds(output)
         say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
@@ -180,35 +185,6 @@ def _require_ours(output: Path, config: JobConfig) -> None:
         raise UserError("output", output, f"an output of {config.job}, and this is one of {job}")
 
 
-def _has_grown(change: Change) -> bool:
-    return isinstance(change.before, (int, float)) and change.now > change.before
-
-
-def _require_same(
-    output: Path,
-    found: Sequence[Change],
-    may_grow: Collection[str],
-    contents: Contents,
-    made: Callable[[], str],
-    another: str,
-) -> None:
-    """Raise a UserError that names every field which may not differ as it does, and the alternatives."""
-    refused: list[tuple[Change, str]] = []
-    for change in found:
-        if change.role == "place" and change.path != OUTPUT:
-            if reason := unlike(change, contents, output):
-                refused.append((change, reason))
-        elif change.role == "result" and not (change.path in may_grow and _has_grown(change)):
-            least = " or more" if change.path in may_grow else ""
-            refused.append((change, f"{change.before}{least}, with which {output} was made"))
-    if not refused:
-        return
-    (first, expected), *others = refused
-    also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
-    values = "the old values" if others else "the old value"
-    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values, another)}")
-
-
 def require_same_settings(output: Path, config: JobConfig, may_grow: Collection[str] = ()) -> None:
     """Raise UserError where an output was made by another job or with other settings that decide its result.
 
@@ -218,7 +194,7 @@ def require_same_settings(output: Path, config: JobConfig, may_grow: Collection[
         return
     _require_ours(output, config)
     found = [each for each in changes(read_recorded(output / CONFIG), config) if each.role == "result"]
-    _require_same(output, found, may_grow, nothing_recorded, partial(holds, output), _another(config, output))
+    require_same(output, found, may_grow, nothing_recorded, partial(holds, output), _another(config, output))
 
 
 def _another(config: JobConfig, output: Path) -> str:
@@ -229,15 +205,6 @@ def _another(config: JobConfig, output: Path) -> str:
         if begins
         else "another output"
     )
-
-
-def _require_same_contents(
-    output: Path, config: JobConfig, contents: Contents, made: Callable[[], str]
-) -> None:
-    """Raise UserError where a place that a finished run was made from holds something else now."""
-    if (found := replaced(config, contents, OUTPUT)) is not None:
-        path, value, expected = found
-        raise UserError(path, value, f"{expected}; {ways_out(made(), 'the old content')}")
 
 
 def _remove_contents(output: Path, done: str) -> None:

@@ -134,7 +134,8 @@ def run(config: Config) -> None:
     from data.dataset.quarantine import BEYOND, Quarantine
     from data.dataset.schema import QUARANTINE
     from data.raw.findings import closing_lines
-    from data.raw.writing import assemble, begin, drop_receipts, write_shard
+    from data.raw.unfinished import begin, drop_receipts
+    from data.raw.writing import assemble, write_shard
 
     config = _as_begun(config)
     output = Path(config.output)
@@ -194,7 +195,7 @@ def _listing(config: Config) -> Listing:
 
 def _contents(output: Path, listing: Listing) -> Contents:
     """Return what the unfinished output records of its source, beside what the source lists now."""
-    from data.raw.writing import listing_fingerprint, recorded_listing
+    from data.raw.unfinished import listing_fingerprint, recorded_listing
 
     def contents(path: str) -> tuple[Content | None, Content]:
         before = recorded_listing(output)

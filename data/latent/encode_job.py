@@ -29,7 +29,7 @@ from data.latent.reading import compare
 from data.latent.texts import CaptionEncoder, CutCaptions
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket, BucketConfig
-from data.raw.writing import RECEIPTS
+from data.raw.unfinished import RECEIPTS
 
 RECEIPT = "[0-9]" * 6 + ".json"  # pattern of the names of receipts
 

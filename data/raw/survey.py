@@ -31,7 +31,7 @@ from data.media.remux import clips_of
 from data.raw.duplicates import DuplicateConfig, near_duplicates, perceptual_hash
 from data.raw.filters import FilterConfig
 from data.raw.item import Item
-from data.raw.writing import RECEIPTS
+from data.raw.unfinished import RECEIPTS
 
 CHUNK = 64  # files
 LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # places of the frames that a video's perceptual hash uses

@@ -10,51 +10,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, TypedDict
+from typing import IO, Any, Literal
 
 import numpy as np
 
-from core.errors import UserError, WorkError
+from core.errors import WorkError
 from core.faults.failpoints import failpoint, set_step
-from core.files import (
-    atomic_file,
-    canonical,
-    sealed,
-    temporaries,
-    write_json,
-    write_text,
-)
+from core.files import atomic_file, sealed, write_text
 from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.run.ways_out import holds, ways_out
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.media_rows import media_row
 from data.dataset.quarantine import Quarantine, QuarantineEntry
-from data.dataset.schema import (
-    DatasetManifest,
-    ShardRecord,
-    write_index,
-)
+from data.dataset.schema import DatasetManifest, ShardRecord, write_index
 from data.media import images
 from data.media.colour import ColourMode
 from data.media.formats import Media, MediaLimits, suffix_of
 from data.raw.item import Item
 from data.raw.item_store import sizes_of
 from data.raw.raw_index import Receipt, add_counts, count_found, index_rows, raw_manifest
+from data.raw.unfinished import RECEIPTS, drop_receipts
 
-RECEIPTS = ".receipts"  # inside the output, until it is complete
-LISTING = "listing.json"
 Check = Literal["decode", "header"]
-
-
-class _Listing(TypedDict):
-    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,45 +81,6 @@ def cut(items: Sequence[Item], samples: int, size: int) -> Iterator[tuple[int, i
         total += packed
     if items:
         yield start, len(items)
-
-
-def begin(folder: Path, items: Sequence[Item]) -> None:
-    """Record which listing this output is made of, and remove what killed writers left.
-
-    UserError if an earlier attempt began with another listing: its shards would not fit those to come.
-    """
-    seen, before = listing_fingerprint(items), recorded_listing(folder)
-    if before not in (None, seen):
-        cost = ways_out(holds(folder), "the old content")
-        raise UserError(f"{folder}: its source changed since this output was begun; {cost}")
-    for place in (folder, folder / RECEIPTS):
-        for left in temporaries(place):
-            left.unlink()
-    if before is None:
-        write_json(folder / RECEIPTS / LISTING, {"fingerprint": seen})
-
-
-def listing_fingerprint(items: Iterable[Item]) -> str:
-    """Identify a listing, wherever its source lies: `core.files.fingerprint` of the values of all items.
-
-    They are hashed one by one, without making the list.
-    """
-    seen = hashlib.sha256(b"[")
-    for number, item in enumerate(items):
-        values = [item.name, item.offset, item.size, item.label, item.class_name, item.text, item.refused]
-        values += [item.more] if item.more else []
-        seen.update(b"," * (number > 0) + canonical(values))
-    seen.update(b"]")
-    return seen.hexdigest()
-
-
-def recorded_listing(folder: Path) -> str | None:
-    """Return the fingerprint of the listing that an unfinished output is made of.
-
-    None if none was recorded.
-    """
-    note = folder / RECEIPTS / LISTING
-    return json_files.read(note, _Listing)["fingerprint"] if note.exists() else None
 
 
 def write_shard(task: ShardTask, quarantine: Quarantine, advance: Callable[[], None] = lambda: None) -> None:
@@ -264,8 +207,3 @@ def assemble(
     manifest.write(folder)
     drop_receipts(folder)
     return manifest
-
-
-def drop_receipts(folder: Path) -> None:
-    """Remove what only an unfinished output needs."""
-    shutil.rmtree(folder / RECEIPTS, ignore_errors=True)

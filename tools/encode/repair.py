@@ -20,7 +20,7 @@ from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
 from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
-from data.raw.writing import RECEIPTS
+from data.raw.unfinished import RECEIPTS
 from tools.encode.setup import LEASES, report, start
 from tools.encode.state import damaged, recorded
 

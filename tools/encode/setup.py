@@ -28,7 +28,7 @@ from data.media.scaling import RESIZE
 from data.order.buckets import NO_BUCKET, assign, make_buckets
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity
-from data.raw.writing import drop_receipts
+from data.raw.unfinished import drop_receipts
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:

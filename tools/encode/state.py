@@ -17,7 +17,7 @@ from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
 from data.latent.encode_job import RECEIPT, read_receipt
-from data.raw.writing import RECEIPTS
+from data.raw.unfinished import RECEIPTS
 from tools.encode.setup import LEASES
 
 if TYPE_CHECKING:

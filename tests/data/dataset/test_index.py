@@ -16,7 +16,8 @@ from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.media.formats import DEFAULT_LIMITS
 from data.raw.ingest import list_source
-from data.raw.writing import ShardTask, assemble, begin, write_shard
+from data.raw.unfinished import begin
+from data.raw.writing import ShardTask, assemble, write_shard
 from data.reindexing.reindex import reindex
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture, tar_bytes
 

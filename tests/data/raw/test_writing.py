@@ -16,7 +16,8 @@ from data.dataset.schema import DatasetManifest
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.ingest import list_source
 from data.raw.item import Item
-from data.raw.writing import Check, ShardTask, assemble, begin, cut, write_shard
+from data.raw.unfinished import begin
+from data.raw.writing import Check, ShardTask, assemble, cut, write_shard
 from tests.data.samples import clip_bytes, huge_png, image_bytes, image_folder, picture
 
 

@@ -16,11 +16,11 @@ from core.queue.work_queue import QueueConfig, WorkQueue
 from core.reading.json_files import Malformed
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
-from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
 from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
 from data.raw.unfinished import RECEIPTS
+from data.reindexing.from_parts import index_from_parts, sidecars_from_parts
 from tools.encode.setup import LEASES, report, start
 from tools.encode.state import damaged, recorded
 

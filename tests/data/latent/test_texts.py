@@ -15,7 +15,7 @@ from core.errors import UserError, WorkError
 from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT_DTYPE, write_index
-from data.latent.assembly import text_facts, views_from_parts
+from data.latent.assembly import text_facts
 from data.latent.pack_reading import read_part, scan_part
 from data.latent.pack_rows import index_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
@@ -25,6 +25,7 @@ from data.latent.texts import NOT_FINITE, RowTexts, ShardTexts
 from data.loading.loader import LatentLoader
 from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
+from data.reindexing.from_parts import views_from_parts
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]

@@ -24,11 +24,11 @@ from core.errors import UserError, WorkError
 from data.dataset import blocks
 from data.dataset.index import Dataset
 from data.dataset.schema import CRC, ShardRecord, content_fingerprint, write_index
-from data.latent.assembly import index_from_parts, sidecars_from_parts
 from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
 from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents
 from data.order.steps import LoaderConfig
+from data.reindexing.from_parts import index_from_parts, sidecars_from_parts
 from data.reindexing.reindex import reindex
 from tests.data.caches import CLIP, IMAGE, latents_of, make_cache, packs_of
 

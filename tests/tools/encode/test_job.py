@@ -16,7 +16,6 @@ from core.errors import UserError, WorkError
 from core.faults import failpoints
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
-from data.latent.assembly import index_from_parts, views_from_parts
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader
@@ -25,6 +24,7 @@ from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.order.steps import LoaderConfig
 from data.raw.decoding import read_pixels
+from data.reindexing.from_parts import index_from_parts, views_from_parts
 from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools.encode import job as encode

@@ -19,7 +19,7 @@ from core.errors import WorkError
 from core.files import published_below, sealed, sha256_file, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import BelowName, Count
+from core.reading.json_scalars import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
 VERSION = 2  # version 1 listed the weights alone

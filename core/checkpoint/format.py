@@ -27,7 +27,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from core.errors import WorkError
 from core.files import sha256_file
-from core.reading.json_schema import Count, FileName, Range
+from core.reading.json_scalars import Count, FileName, Range
 
 VERSION = 2
 MANIFEST = "manifest.json"

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 from core.errors import WorkError
 from core.files import read_bytes, sealed
-from core.reading.json_schema import Wrong, reader_of
+from core.reading.json_scalars import Wrong
+from core.reading.json_schema import reader_of
 
 T = TypeVar("T")
 

@@ -10,83 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-Reader = Callable[[Any], Any]
-_SHOWN = 60  # characters of a wrong value in a message
-_NONE = object()
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Inclusive bounds of a number."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclasses.dataclass(frozen=True)
-class Pattern:
-    """The whole of a text matches `expression`.  meaning: the name of such a text in a refusal."""
-
-    expression: str
-    meaning: str
-
-
-Count = Annotated[int, Range(0, 2**63 - 1)]
-U8 = Annotated[int, Range(0, 2**8 - 1)]
-U16 = Annotated[int, Range(0, 2**16 - 1)]
-U32 = Annotated[int, Range(0, 2**32 - 1)]
-U64 = Annotated[int, Range(0, 2**64 - 1)]
-I32 = Annotated[int, Range(-(2**31), 2**31 - 1)]
-FileName = Annotated[str, Pattern(r"(?!\.{1,2}$)[^/\0]+", "a plain file name")]
-_PART = r"(?!\.{1,2}(/|$))[^/\0]+"
-BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file in this folder or below it")]
-
-
-class Wrong(Exception):
-    """A value that does not fit. place: the path to it, the innermost part first."""
-
-    def __init__(self, expected: str, value: Any = _NONE) -> None:
-        self.expected, self.value = expected, value
-        self.place: list[str] = []
-
-    def told(self) -> str:
-        place = "".join(reversed(self.place)).lstrip(".")
-        if self.value is _NONE:
-            return f"{place}: {self.expected}" if place else self.expected
-        shown = _shown(self.value)
-        return f"{place}={shown}: expected {self.expected}" if place else f"{shown}: expected {self.expected}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+from core.reading.json_scalars import SCALARS, Reader, Wrong, literal, narrowed, shown
 
 
 @functools.cache
 def reader_of(schema: Any) -> Reader:
     """Make the function that checks and converts values of a schema; it raises Wrong."""
     origin, arguments = typing.get_origin(schema), typing.get_args(schema)
-    if schema in _SCALARS:
-        return _SCALARS[schema]
+    if schema in SCALARS:
+        return SCALARS[schema]
     if origin is Annotated:
-        return _narrowed(reader_of(arguments[0]), arguments[1:])
+        return narrowed(reader_of(arguments[0]), arguments[1:])
     if origin is NotRequired:
         return reader_of(arguments[0])
     if origin is Literal:
-        return _literal(arguments)
+        return literal(arguments)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments)
     if origin is list:
@@ -144,8 +87,8 @@ def _object(readers: Mapping[str, Reader], optional: set[str], *, keep: bool) ->
 
 
 def _named(names: set[str]) -> str:
-    shown = ", ".join(_shown(name) for name in sorted(names)[:5])
-    return f"{shown} {'is' if len(names) == 1 else 'are'}"
+    listed = ", ".join(shown(name) for name in sorted(names)[:5])
+    return f"{listed} {'is' if len(names) == 1 else 'are'}"
 
 
 def _mapping(name: Reader, part: Reader) -> Reader:
@@ -200,67 +143,3 @@ def _union(kinds: Sequence[Any]) -> Reader:
         raise Wrong(" or ".join(dict.fromkeys(problem.expected for problem in problems)), value)
 
     return read
-
-
-def _literal(choices: Sequence[Any]) -> Reader:
-    def read(value: Any) -> Any:
-        for choice in choices:
-            if type(value) is type(choice) and value == choice:
-                return value
-        raise Wrong(" or ".join(map(str, choices)), value)
-
-    return read
-
-
-def _narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
-    def read(value: Any) -> Any:
-        found = part(value)
-        for limit in limits:
-            if isinstance(limit, Range) and not limit.low <= found <= limit.high:
-                upper = "" if limit.high == math.inf else f" to {limit.high}"
-                raise Wrong(f"a number from {limit.low}{upper}", value)
-            if isinstance(limit, Pattern) and not re.fullmatch(limit.expression, found):
-                raise Wrong(limit.meaning, value)
-        return found
-
-    return read
-
-
-def _int(value: Any) -> int:
-    if type(value) is not int:
-        raise Wrong("an integer", value)
-    if not -(2**63) <= value < 2**64:
-        raise Wrong("an integer of 64 bits", value)
-    return value
-
-
-def _float(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise Wrong("a number", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise Wrong("a finite number", value)
-    return number
-
-
-def _of_type(kind: type, expected: str) -> Reader:
-    def read(value: Any) -> Any:
-        if type(value) is not kind:
-            raise Wrong(expected, value)
-        return value
-
-    return read
-
-
-_SCALARS: dict[Any, Reader] = {
-    Any: lambda value: value,
-    int: _int,
-    float: _float,
-    str: _of_type(str, "a text"),
-    bool: _of_type(bool, "true or false"),
-    None: _of_type(type(None), "null"),
-    type(None): _of_type(type(None), "null"),
-}

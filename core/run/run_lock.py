@@ -13,7 +13,7 @@ from core.errors import WorkError
 from core.files import write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import Count
+from core.reading.json_scalars import Count
 from core.run.code import Code, CodeRecord, code, read
 from core.run.folder import LOCK
 from core.run.processes import started

@@ -12,7 +12,7 @@ import numpy as np
 from core.errors import UserError, WorkError
 from core.files import atomic_file, fingerprint, instead, sealed, sha256_file, write_json
 from core.reading import json_files
-from core.reading.json_schema import U16, U32, Count, FileName, Pattern
+from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
 
 FORMAT_VERSION = 1

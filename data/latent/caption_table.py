@@ -16,7 +16,7 @@ from typing import Any, Self, TypedDict
 import numpy as np
 
 from core.files import regular
-from core.reading.json_schema import U16, U32, U64
+from core.reading.json_scalars import U16, U32, U64
 from data.dataset.schema import CAPTION_ROW_DTYPE, CAPTION_SPAN_DTYPE
 from data.latent.pack_rows import token_offsets
 from data.latent.packs import CAPTION_DTYPE, LATENT_DTYPE, Place, Text

@@ -17,7 +17,7 @@ from core.files import published, write_json_once
 from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import I32, U16, U32, U64
+from core.reading.json_scalars import I32, U16, U32, U64
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine, QuarantineEntry

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.draws import Draws
-from core.reading.json_schema import Range
+from core.reading.json_scalars import Range
 
 
 def sample_posterior(moments: Tensor, draws: Draws) -> Tensor:

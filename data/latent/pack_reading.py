@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import WorkError
 from core.files import regular
 from core.reading import json_files
-from core.reading.json_schema import U32
+from core.reading.json_scalars import U32
 from data.dataset.tars import Member, samples
 from data.latent.members import array_place, is_finite, read_array
 from data.latent.packs import (

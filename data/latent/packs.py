@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from core.files import atomic_file
-from core.reading.json_schema import I32, U32, U64
+from core.reading.json_scalars import I32, U32, U64
 from data.latent.members import (
     is_finite,
     write_array,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 
 from core.config.settings import setting
 from core.files import regular
-from core.reading.json_schema import U8, U32
+from core.reading.json_scalars import U8, U32
 
 # Canonical suffix -> Pillow's (images) or FFmpeg's (videos) name of the format; HEIF is read by pillow-heif.
 IMAGE_FORMATS = {

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from core.reading.json_schema import I32, U8, U32, U64, Count
+from core.reading.json_scalars import I32, U8, U32, U64, Count
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     COLOUR,

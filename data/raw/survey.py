@@ -22,7 +22,7 @@ from core.files import write_text
 from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import U64
+from core.reading.json_scalars import U64
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.media.clips import Clip, ClipConfig
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits, MediaRecord, suffix_of

@@ -23,7 +23,7 @@ from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.files import cache_folder, published, read_text, write_json, write_text_once
 from core.reading import json_files
-from core.reading.json_schema import Count, Range
+from core.reading.json_scalars import Count, Range
 from core.run.claim import SUBMISSIONS
 from core.run.ends import Kind
 

@@ -21,7 +21,7 @@ from core.progress import counted
 from core.reading import json_files
 from core.reading.array_files import DamagedArray, open_archive
 from core.reading.json_files import Malformed
-from core.reading.json_schema import Range
+from core.reading.json_scalars import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
 from tools.runs.sample_files import read_files

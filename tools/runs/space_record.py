@@ -11,7 +11,7 @@ from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
 from core.files import instead
 from core.reading import json_files
-from core.reading.json_schema import U16, U32, Range
+from core.reading.json_scalars import U16, U32, Range
 from core.run.folder import LATENTS
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared

@@ -14,7 +14,7 @@ from core.errors import WorkError
 from core.files import write_json_once
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import Range
+from core.reading.json_scalars import Range
 from tools.sample.parts import DamagedPart, Store
 
 LEASES = ".leases"  # inside the output, until the samples are there

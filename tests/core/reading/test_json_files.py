@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from core.files import sealed, write_json
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.reading.json_schema import BelowName, Count, FileName
+from core.reading.json_scalars import BelowName, Count, FileName
 
 
 class Pair(NamedTuple):

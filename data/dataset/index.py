@@ -18,7 +18,7 @@ from core.reading.open_files import KeptFiles
 from data.dataset.audit import Finding, audit
 from data.dataset.blocks import Table, open_table
 from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
-from data.dataset.remote import RemoteFolder, url_of
+from data.dataset.remote.remote_folder import RemoteFolder, url_of
 from data.dataset.schema import (
     COLOUR,
     INDEX,

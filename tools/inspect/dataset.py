@@ -16,7 +16,7 @@ from core.progress import Progress, say
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
-from data.dataset.remote import RemoteFolder, url_of
+from data.dataset.remote.remote_folder import RemoteFolder, url_of
 from data.dataset.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range

@@ -73,7 +73,7 @@ def _has_checkpoints(folder: Path) -> bool:
 
 def _require_dataset(config: Config) -> None:
     """Raise UserError if this is nothing that can be looked at."""
-    from data.dataset.remote import url_of
+    from data.dataset.remote.remote_folder import url_of
 
     source = Path(config.source)
     if url_of(config.source):

@@ -12,8 +12,8 @@ import torch
 
 from core.distributed.ranks import World
 from core.errors import WorkError
-from data.dataset import remote
 from data.dataset.index import Dataset
+from data.dataset.remote import remote_folder as remote
 from data.dataset.retry import Retry
 from data.loading.loader import LatentLoader
 from data.order.steps import LoaderConfig

@@ -14,7 +14,7 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.files import temporary_name
-from data.dataset.shard_cache import ShardCache
+from data.dataset.remote.shard_cache import ShardCache
 from tests.data.conftest import copies
 
 

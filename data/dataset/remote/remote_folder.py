@@ -4,7 +4,7 @@ Everything is named by its SHA-256 and checked against it before it is used, so 
 another file with the same name. Through fsspec (`s3://` needs s3fs, `gs://` gcsfs); no other scheme, no chain
 of them and no command (`pipe:`) is accepted.
 
-The copies lie where `data.dataset.shard_cache` says.
+The copies lie where `data.dataset.remote.shard_cache` says.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from core.errors import UserError, WorkError
 from core.files import atomic_file, sha256_file
 from core.run.folder import CONFIG
 from data.dataset.audit import Finding
+from data.dataset.remote.shard_cache import ShardCache, download_checked, locked
 from data.dataset.retry import Retry
 from data.dataset.schema import FINISHED, LEFT_OUT, MANIFEST, QUARANTINE, DatasetManifest, ShardRecord
-from data.dataset.shard_cache import ShardCache, download_checked, locked
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 UNHASHED = (CONFIG, QUARANTINE, LEFT_OUT)  # files without a hash in the manifest; each is copied again

@@ -1,0 +1,1 @@
+"""Datasets behind a URL: what is copied here, when, and how much of it is kept."""

@@ -11,7 +11,8 @@ import numpy as np
 from core.errors import WorkError
 from core.files import published, sha256_file
 from data.dataset.blocks import open_table
-from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST
 from data.dataset.tars import samples
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from core.progress import counted
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 
 LEAST_STEPS = 16  # of float16, over which a channel should spread
 

@@ -17,18 +17,10 @@ from core.progress import counted, say
 from core.reading.open_files import KeptFiles
 from data.dataset.audit import Finding, audit
 from data.dataset.blocks import Table, open_table
+from data.dataset.manifest import DatasetManifest, read_sidecar
 from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
 from data.dataset.remote.remote_folder import RemoteFolder, url_of
-from data.dataset.schema import (
-    COLOUR,
-    INDEX,
-    INDEX_DTYPE,
-    MEDIA,
-    MEDIA_DTYPE,
-    MEDIA_RULES,
-    DatasetManifest,
-    read_sidecar,
-)
+from data.dataset.schema import COLOUR, INDEX, INDEX_DTYPE, MEDIA, MEDIA_DTYPE, MEDIA_RULES
 from data.dataset.tars import parse_sample, read_range
 from data.media.colour import ColourMode
 

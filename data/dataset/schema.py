@@ -1,22 +1,14 @@
-"""The contents of a dataset folder: dtypes of the index, and the manifest `dataset.json`."""
+"""The files of a dataset folder: their names, and the dtypes of the index and of what stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from core.errors import UserError, WorkError
-from core.files import atomic_file, fingerprint, instead, sealed, sha256_file, write_json
-from core.reading import json_files
-from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
-from data.dataset.blocks import Table, block_crcs, open_table
+from core.files import atomic_file, sha256_file
 
-FORMAT_VERSION = 1
-WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
 FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
 CAPTION_SPANS, CAPTION_ROWS = "caption_spans.npy", "caption_rows.npy"
@@ -63,214 +55,6 @@ MEDIA_RULES, FOUND, COLOUR = "media_rules", "found", "colour"  # in `extra` of a
 QUARANTINE = "quarantine.jsonl"  # samples that could not be used, and why
 MADE_FROM = "made_from.json"  # in a cache in the making: what all its workers must agree on
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why
-FINISHED = f"a finished dataset (a folder with {MANIFEST})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
-
-    name: FileName
-    samples: U32
-    bytes: Count
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path, samples: int) -> Self:
-        """Describe a tar that exists; reads all of it to hash it."""
-        return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
-
-
-_Crcs = Annotated[str, Pattern("([0-9a-f]{8})*", "CRC-32 of blocks, 8 hexadecimal digits each")]
-_LatentShape = tuple[U16, U32, U32, U32, U32]  # M, C, T, H, W
-
-
-class Statistics(TypedDict):
-    """Mean and standard deviation of each channel of latents, or of each channel in each latent frame."""
-
-    mean: list[float | list[float]]
-    std: list[float | list[float]]
-
-
-class _TextOrigin(TypedDict):
-    encoder: str
-    tokens: U16
-    width: U32
-
-
-class _MadeFrom(TypedDict):
-    """Fields that any reader of a cache's origin needs; they are compared as a whole."""
-
-    encoder: str
-    encoder_config: NotRequired[dict[str, Any]]
-    normalisation: NotRequired[Statistics | None]
-    text: NotRequired[_TextOrigin | None]
-    dtype: NotRequired[Literal["float16", "float32"]]
-    computation: NotRequired[dict[str, Any]]
-
-
-class _RawExtra(TypedDict):
-    counts: NotRequired[dict[str, U32]]
-    texts: NotRequired[U32]
-    captions: NotRequired[Count]
-
-
-class _SeveralCaptions(TypedDict):
-    """Of a cache that has some: rows of `caption_rows.npy`, most of a sample, samples with several, names."""
-
-    rows: Count
-    most: U16
-    several: U32
-    names: list[str]
-
-
-class _CutCaptions(TypedDict):
-    """Captions longer than the text encoder takes. limit, longest: tokens."""
-
-    limit: U16
-    captions: Count
-    cut: Count
-    longest: Count
-
-
-class _LatentExtra(TypedDict):
-    made_from: _MadeFrom
-    statistics: Statistics
-    bucket_counts: NotRequired[list[list[U32]]]
-    longest_text: NotRequired[U16]
-    captions: NotRequired[_SeveralCaptions]
-    cut_captions: NotRequired[_CutCaptions]
-
-
-class _Raw(TypedDict):
-    buckets: list[str]
-    extra: _RawExtra
-
-
-class _Latent(TypedDict):
-    buckets: list[_LatentShape]
-    extra: _LatentExtra
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetManifest:
-    """The content of `dataset.json`; a folder is a finished dataset only with it, and the file has a hash of
-    itself, so that no word of it changes unnoticed.
-
-    fingerprint: identity of the content (`content_fingerprint`, or what else the writer derives it from).
-    buckets: what the numbers in the index's `bucket` column mean: ("image", "video") for raw datasets,
-    latent shapes [M, C, T, H, W] for latent ones.
-    classes: class names; a label is a position in it.
-    files: SHA-256 of `index.npy` and the like, as returned by `write_index`.
-    blocks: of each `.npy` file among these the CRC-32 of every MiB (`data.dataset.blocks`), which `write`
-    takes of what lies in the folder. Datasets of earlier versions have none.
-    extra: JSON values that only this kind of dataset has.
-    """
-
-    kind: Literal["raw", "latent"]
-    fingerprint: str
-    shards: tuple[ShardRecord, ...]
-    classes: tuple[str, ...] = ()
-    buckets: tuple[Any, ...] = ()
-    files: Mapping[FileName, str] = field(default_factory=dict)
-    blocks: Mapping[FileName, _Crcs] = field(default_factory=dict, compare=False)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def samples(self) -> int:
-        """Number of samples over all shards."""
-        return sum(shard.samples for shard in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes over all shards."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def latent_dtype(self) -> np.dtype:
-        """Number format of the latents of a cache."""
-        return np.dtype(self.extra.get("made_from", {}).get("dtype", "float16")).newbyteorder("<")
-
-    @property
-    def format_version(self) -> int:
-        """The least version of the format that can say what this dataset holds."""
-        wider = CAPTION_SPANS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
-        return WIDER_VERSION if wider else FORMAT_VERSION
-
-    def write(self, folder: Path) -> None:
-        """Publish `dataset.json`; call it last, when everything it names is in place."""
-        totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
-        tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
-        blocks = {name: block_crcs(folder / name) for name in tables}
-        content = {**asdict(self), "blocks": blocks}
-        whole = {"format_version": self.format_version, "totals": totals, **content}
-        write_json(folder / MANIFEST, sealed(json_files.plain(whole)))
-
-    @classmethod
-    def read(cls, folder: Path, field: str = "source") -> Self:
-        """Read `dataset.json`; UserError if absent or written by a newer program, WorkError if damaged.
-
-        field: of a config, which named the folder.
-        """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
-        raw = json_files.read(path, dict[str, Any])
-        if (version := raw.pop("format_version", None)) is None:
-            raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
-        if version not in (FORMAT_VERSION, WIDER_VERSION):
-            newer = " (written by a newer longtake)" if isinstance(version, int) and version > 0 else ""
-            raise UserError(f"{path}: format_version", version, f"{FORMAT_VERSION} or {WIDER_VERSION}{newer}")
-        seal = raw.pop("sha256", None)
-        manifest = cls._checked(path, dict(raw))
-        if seal is not None:  # earlier versions wrote none
-            json_files.require_seal({"format_version": version, **raw, "sha256": seal}, path)
-        return manifest
-
-    @classmethod
-    def _checked(cls, path: Path, raw: dict[str, Any]) -> Self:
-        totals = raw.pop("totals", None)
-        if missing := {f.name for f in fields(cls)} - raw.keys() - {"blocks"}:
-            raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
-        manifest = json_files.checked(raw, cls, path)
-        json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
-        if manifest.kind == "latent":
-            manifest._require_consistent(path)
-        if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
-            raise WorkError(f"{path}: totals do not match the shards it lists")
-        return manifest
-
-    def _require_consistent(self, path: Path) -> None:
-        """Raise WorkError unless the parts of a cache's manifest agree on shards, shapes and channels."""
-        counts = self.extra.get("bucket_counts")
-        table = (len(self.shards), len(self.buckets))
-        if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
-            raise WorkError(
-                f"{path}: extra.bucket_counts is no table of {table[0]} shards by {table[1]} shapes"
-            )
-        channels = {shape[1] for shape in self.buckets} | {
-            len(self.extra["statistics"][name]) for name in ("mean", "std")
-        }
-        if len(channels) > 1:
-            raise WorkError(f"{path}: buckets and extra.statistics are of different numbers of channels")
-
-    def require_labels(self, labels: np.ndarray, place: object) -> None:
-        """Raise WorkError if one of these labels of an index stands for no class. place: of the dataset."""
-        if self.classes and labels.max(initial=-1) >= len(self.classes):
-            known = f"{len(self.classes)} classes"
-            raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
-
-
-def content_fingerprint(
-    kind: str, shards: Sequence[ShardRecord], files: Mapping[str, str], **more: Any
-) -> str:
-    """Return the identity of a dataset's bytes: the hash of its tars' and indices' hashes and `more` JSON.
-
-    `crc.npy` is left out: it follows from the others, and a dataset that had none is the same without it.
-    """
-    hashes = [shard.sha256 for shard in shards]
-    counted = {name: digest for name, digest in files.items() if name != CRC}
-    return fingerprint({"kind": kind, "version": FORMAT_VERSION, "shards": hashes, "files": counted, **more})
 
 
 def write_index(
@@ -314,11 +98,3 @@ def write_index(
 def crc_dtype(files: Collection[str]) -> np.dtype:
     """Return the dtype of a row of `crc.npy` in a dataset that has these files."""
     return np.dtype([(column, "<u4") for column, name in _CRC_COLUMNS.items() if name in files])
-
-
-def read_sidecar(path: Path, dtype: np.dtype, manifest: DatasetManifest) -> Table:
-    """Map a file that stands row by row beside the index: (samples,) of `dtype`.
-
-    WorkError if it is missing, damaged, or of other rows.
-    """
-    return open_table(path, dtype, manifest.samples, manifest.blocks.get(path.name, ""), "not readable")

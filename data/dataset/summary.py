@@ -15,9 +15,10 @@ from core.records import iterate
 from data.dataset.cache_notes import cache_notes
 from data.dataset.found import found_lines
 from data.dataset.index import Dataset
+from data.dataset.manifest import read_sidecar
 from data.dataset.media_rows import seconds
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
-from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE, read_sidecar
+from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE
 from data.order.buckets import NO_BUCKET, is_image
 
 _EXACT = functools.partial(size, digits=4)

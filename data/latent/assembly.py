@@ -16,20 +16,9 @@ from core.faults.failpoints import failpoint
 from core.files import sha256_file
 from core.progress import counted
 from data.dataset.index import shard_starts
+from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.schema import (
-    FLIP,
-    FLIP_DTYPE,
-    INDEX,
-    QUARANTINE,
-    TEXT,
-    TEXT_DTYPE,
-    DatasetManifest,
-    ShardRecord,
-    content_fingerprint,
-    crc_dtype,
-    write_index,
-)
+from data.dataset.schema import FLIP, FLIP_DTYPE, INDEX, QUARANTINE, TEXT, TEXT_DTYPE, crc_dtype, write_index
 from data.latent.caption_table import CaptionTable, captions_of
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, Receipt, part_name, read_receipt

@@ -13,7 +13,8 @@ from torch import Tensor
 from core.errors import UserError, WorkError
 from core.files import regular
 from data.dataset.blocks import ways_to_mend
-from data.dataset.schema import CRC, FLIP, TEXT, DatasetManifest, crc_dtype, read_sidecar
+from data.dataset.manifest import DatasetManifest, read_sidecar
+from data.dataset.schema import CRC, FLIP, TEXT, crc_dtype
 from data.latent.pack_rows import flip_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, Place
 

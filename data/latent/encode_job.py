@@ -20,8 +20,9 @@ from core.reading.json_files import Malformed
 from core.reading.json_scalars import I32, U16, U32, U64
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
+from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.quarantine import Quarantine, QuarantineEntry
-from data.dataset.schema import MADE_FROM, MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.schema import MADE_FROM, MANIFEST
 from data.latent.caption_table import CaptionLists
 from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape

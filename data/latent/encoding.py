@@ -24,8 +24,9 @@ from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sealed, temporaries, write_text
 from data.dataset.faults import Fault, attempt, keep_traceback
+from data.dataset.manifest import ShardRecord
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.schema import FLIP, TEXT, ShardRecord
+from data.dataset.schema import FLIP, TEXT
 from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name

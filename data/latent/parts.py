@@ -16,7 +16,7 @@ from core.errors import WorkError
 from core.files import published, regular
 from core.reading.maps import map_file
 from core.reading.open_files import MAPS, Kept, KeptFiles
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 from data.dataset.tars import read_into
 
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost

@@ -14,7 +14,8 @@ from torch import Tensor
 from core.config.loading import difference
 from core.errors import WorkError
 from data.dataset.blocks import Table
-from data.dataset.schema import FLIP, FLIP_DTYPE, DatasetManifest, read_sidecar
+from data.dataset.manifest import DatasetManifest, read_sidecar
+from data.dataset.schema import FLIP, FLIP_DTYPE
 from data.latent.checksums import SampleCrcs
 from data.latent.members import is_finite
 from data.latent.memory import BatchMemory

@@ -13,6 +13,7 @@ from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.progress import counted
 from data.dataset.blocks import Table, open_table
+from data.dataset.manifest import DatasetManifest, read_sidecar
 from data.dataset.schema import (
     CAPTION_ROW_DTYPE,
     CAPTION_ROWS,
@@ -20,8 +21,6 @@ from data.dataset.schema import (
     CAPTION_SPANS,
     TEXT,
     TEXT_DTYPE,
-    DatasetManifest,
-    read_sidecar,
 )
 from data.latent.checksums import SampleCrcs
 from data.latent.packs import LATENT_DTYPE

@@ -17,7 +17,8 @@ from typing import Literal
 from core.errors import UserError, WorkError
 from core.progress import counted
 from data.dataset.found import found_lines
-from data.dataset.schema import FOUND, DatasetManifest
+from data.dataset.manifest import DatasetManifest
+from data.dataset.schema import FOUND
 from data.raw.annotations.roles import NO_TEXT, looks_like
 from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules

@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from core.reading.json_scalars import I32, U8, U32, U64, Count
+from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     COLOUR,
@@ -19,9 +20,6 @@ from data.dataset.schema import (
     MEDIA_RULES,
     RAW_BUCKETS,
     VIDEO_BUCKET,
-    DatasetManifest,
-    ShardRecord,
-    content_fingerprint,
 )
 from data.media.colour import ColourMode
 from data.media.film.measuring import RULES

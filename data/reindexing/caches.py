@@ -16,15 +16,9 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
+from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import (
-    CRC,
-    QUARANTINE,
-    DatasetManifest,
-    ShardRecord,
-    content_fingerprint,
-    write_index,
-)
+from data.dataset.schema import CRC, QUARANTINE, write_index
 from data.latent.checksums import range_crcs
 from data.latent.normalising import LatentSums
 from data.latent.pack_reading import read_part

@@ -16,7 +16,7 @@ from core.faults import failpoints
 from core.records import read_rows
 from core.run.claim import claim
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 from data.loading.sources.mixed import MixedLatents
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows

@@ -21,7 +21,7 @@ from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 from tests.data.caches import CLIP, IMAGE
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_folder

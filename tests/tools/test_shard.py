@@ -17,7 +17,7 @@ from core.config.loading import load
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture
 from tools.shard import Config, plan, run
 

@@ -14,8 +14,9 @@ from core.files import fsync_folder, published, sha256_file
 from core.progress import Progress, counted, say
 from core.queue.work_queue import QueueConfig, WorkQueue
 from core.reading.json_files import Malformed
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest, write_index
+from data.dataset.schema import MANIFEST, QUARANTINE, write_index
 from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
 from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part

@@ -20,8 +20,9 @@ from core.run.changes import Content, Contents
 from core.run.claim import claim
 from core.run.ways_out import ways_out
 from data.dataset.index import Dataset
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import BEYOND, Quarantine
-from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
+from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.encode_job import Job, begin, encoded, recorded_origin
 from data.latent.reading import compare
 from data.media.scaling import RESIZE

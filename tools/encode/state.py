@@ -15,7 +15,8 @@ from core.progress import Progress, counted, duration, say, size
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.schema import MANIFEST, DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.schema import MANIFEST
 from data.latent.encode_job import RECEIPT, read_receipt
 from data.raw.unfinished import RECEIPTS
 from tools.encode.setup import LEASES

@@ -22,8 +22,9 @@ from core.run import signals
 from core.run.ending import Ending
 from data.dataset.cache_notes import cache_notes
 from data.dataset.faults import require_no_program_errors
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import BudgetError, read_quarantine
-from data.dataset.schema import MANIFEST, QUARANTINE, DatasetManifest
+from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
 from tools.encode.setup import LEASES, choose_device, clear, make_job, start

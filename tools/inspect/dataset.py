@@ -15,21 +15,16 @@ from core.files import published
 from core.progress import Progress, say
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import read_quarantine
 from data.dataset.remote.remote_folder import RemoteFolder, url_of
-from data.dataset.schema import INDEX, MANIFEST, QUARANTINE, DatasetManifest
+from data.dataset.schema import INDEX, MANIFEST, QUARANTINE
 from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
 from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
 from data.media.lettering import legend, written_name
-from data.media.pictures import (
-    choose_rows,
-    enlarge,
-    enlargement,
-    page,
-    write_png,
-)
+from data.media.pictures import choose_rows, enlarge, enlargement, page, write_png
 from data.reindexing.reindex import reindex
 from tools.inspect.telling import tell
 

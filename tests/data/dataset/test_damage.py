@@ -21,7 +21,7 @@ import webdataset
 from core.errors import UserError, WorkError
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest
+from data.dataset.manifest import DatasetManifest
 from data.dataset.tars import samples
 from data.latent.pack_reading import read_part
 from data.latent.parts import Parts

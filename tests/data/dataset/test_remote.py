@@ -18,8 +18,8 @@ import torch
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.dataset.index import Dataset
+from data.dataset.manifest import DatasetManifest
 from data.dataset.remote.remote_folder import RemoteFolder, url_of
-from data.dataset.schema import DatasetManifest
 from data.dataset.summary import summarise
 from data.loading.loader import LatentLoader
 from data.order.steps import LoaderConfig

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from data.dataset.schema import (
-    INDEX_DTYPE,
-    MEDIA_DTYPE,
-    DatasetManifest,
-    ShardRecord,
-    content_fingerprint,
-    write_index,
-)
+from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.schema import INDEX_DTYPE, MEDIA_DTYPE, write_index
 
 
 def manifest() -> DatasetManifest:

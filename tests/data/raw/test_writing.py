@@ -11,8 +11,8 @@ import webdataset
 
 from core.errors import UserError, WorkError
 from data.dataset.index import Dataset
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import DatasetManifest
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.ingest import list_source
 from data.raw.item import Item

@@ -16,7 +16,7 @@ from core.faults import failpoints
 from core.files import sealed, sha256_file, temporary_name, write_json
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest, content_fingerprint
+from data.dataset.manifest import DatasetManifest, content_fingerprint
 from data.latent.normalising import LatentSums
 from data.latent.pack_reading import read_part
 from data.latent.packs import write_part

@@ -17,7 +17,8 @@ from core.draws import Draws
 from core.errors import UserError
 from data.dataset.cache_notes import cache_notes
 from data.dataset.index import Dataset
-from data.dataset.schema import CAPTION_ROWS, CAPTION_SPANS, DatasetManifest
+from data.dataset.manifest import DatasetManifest
+from data.dataset.schema import CAPTION_ROWS, CAPTION_SPANS
 from data.latent.text_reading import Captions
 from data.latent.texts import RowTexts
 from data.loading.loader import LatentLoader

@@ -21,7 +21,8 @@ from core.draws import Draws
 from core.errors import UserError
 from core.run.claim import claim
 from data.dataset.index import Dataset
-from data.dataset.schema import DatasetManifest, write_index
+from data.dataset.manifest import DatasetManifest
+from data.dataset.schema import write_index
 from data.latent.normalising import Normaliser, sample_posterior
 from data.loading.sources.kinds import LatentSource
 from data.reindexing.foreign import FOREIGN

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core import environment
 from core.distributed import waiting
+from core.distributed.devices import device_of, require_own
 from core.distributed.rendezvous import meet
 from core.environment import Place
 from core.errors import UserError, WorkError
@@ -53,7 +54,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     place = environment.place()
     environment.local_rank_for_libraries()
     rank, size = (place.rank, place.size) if place.size > 1 else (0, 1)
-    chosen = _device(device, place.local_rank)
+    chosen = device_of(device, place.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         # The last collectives of every rank, for the watchdog to write down.
@@ -70,18 +71,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
         )
     waiting.begin(timeout_s)
     if chosen.type == "cuda" and size > 1:
-        _require_own(chosen, rank)
+        require_own(chosen, rank)
     return World(rank, size, place.local_rank, chosen)
-
-
-def own_device(device: str = "auto") -> torch.device:
-    """Return the device of this process, which shares work through a folder and joins no group."""
-    place = environment.place()
-    environment.local_rank_for_libraries()
-    chosen = _device(device, place.local_rank)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    return chosen
 
 
 def planned(device: str, processes: int) -> World:
@@ -89,7 +80,7 @@ def planned(device: str, processes: int) -> World:
 
     The CPU stands in for a GPU that this machine does not have.
     """
-    return World(0, processes, 0, _device("cpu" if device == "cpu" else "auto", 0))
+    return World(0, processes, 0, device_of("cpu" if device == "cpu" else "auto", 0))
 
 
 def stop(world: World) -> None:
@@ -240,28 +231,3 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     on_device = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
     dist.all_reduce(on_device, op=operation)
     return on_device.to(tensor.device)
-
-
-def _require_own(device: torch.device, rank: int) -> None:
-    """Raise UserError where another rank computes on this device: NCCL would fail at the first collective."""
-    found = torch.cuda.get_device_properties(device)
-    key = f"longtake/device/{environment.node()}/{found.uuid}"
-    owner = int(waiting.store().compare_set(key, "", str(rank)))
-    if owner != rank:
-        expected = f"a CUDA device for each; ranks {owner} and {rank} have the same {found.name}"
-        raise UserError("ranks", dist.get_world_size(), expected)
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError("device", name, "auto, cpu or cuda")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("device", name, "cpu, since no CUDA device is visible here")
-    count = torch.cuda.device_count()
-    # One visible device per task (SLURM --gpus-per-task=1) keeps its local rank above 0.
-    index = 0 if count == 1 else local_rank
-    if index >= count:
-        raise UserError(f"local rank {local_rank} has no CUDA device; start at most {count} ranks a node")
-    return torch.device("cuda", index)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,12 +18,11 @@ from core.files import published, write_json
 from core.records import read_last
 from core.run import ends, signals
 from core.run.folder import LOGS, METRICS
-from core.run.last_line import TOLD
 from launch.cluster import slurm
 from launch.cluster.config import ClusterConfig
+from launch.cluster.rank_start import rank_command, rank_environment
 from launch.cluster.records import (
     ATTEMPT_FILE,
-    JOB_FILE,
     RankEnd,
     Started,
     Submission,
@@ -35,7 +33,6 @@ from launch.cluster.verdict import Verdict, in_vain, judge
 from launch.jobs import find
 
 POLL_S = 0.2
-LATE_S = 30.0  # for the other ranks to end when the first has
 SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some; longer where that says so
 OUT_OF_TIME = (
     "its time limit came before its ranks had ended; a larger cluster.signal_s gives the last save more time"
@@ -111,8 +108,10 @@ class Attempt:
         blocked = signals.inherited_blocked() if is_local else contextlib.nullcontext()
         with open(self.folder / "output.txt", "ab") as log, blocked:
             self.child = subprocess.Popen(
-                self.command(),
-                env=self.environment(started),
+                rank_command(self.job, self.submission, self.config, self.folder),
+                env=rank_environment(
+                    self.submission, self.config, self.folder, started=started, number=self.number
+                ),
                 cwd=self.told["cwd"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -208,54 +207,6 @@ class Attempt:
             write_json(self.folder / ends.ASKED, {"why": self.asked.why, "word": self.asked.word})
         if self.child is not None:
             self.child.send_signal(signal.SIGUSR2)
-
-    def command(self) -> list[str]:
-        """Return the command that starts the ranks."""
-        python, config = self.config.python or sys.executable, self.config
-        if config.apptainer_image:
-            python_words = ["apptainer", "exec", "--nv", config.apptainer_image, python]
-        else:
-            python_words = [python]
-        run = [*python_words, "-P", "-m", "launch", self.told["job"], str(self.submission.folder / JOB_FILE)]
-        if config.kind != "slurm":
-            return run
-        options = {
-            "nodes": config.nodes,
-            "ntasks": config.world_size,
-            "ntasks-per-node": config.tasks_per_node,
-            "cpus-per-task": config.cpus_per_task,  # not inherited since SLURM 22.05
-            "kill-on-bad-exit": 0,  # ranks that end early together may be seconds apart
-            "wait": int(LATE_S) if self.job.on_ranks and not self.job.shares else 0,
-            "output": self.folder / "rank-%t.txt",
-            "open-mode": "append",
-            "mpi": "none",
-            "container-image": config.container_image or None,
-            "container-mounts": config.container_mounts or None,
-        }
-        words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        return ["srun", "--unbuffered", *words, *config.srun, *run]
-
-    def environment(self, started: float) -> dict[str, str]:
-        """Return the ranks' environment: the submitted code, where to report their ends, and when the job
-        ends.
-        """
-        end = started + 60 * self.config.minutes
-        found = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(self.submission.code), os.environ.get("PYTHONPATH")])
-            ),
-            ends.FOLDER: str(self.folder),
-            TOLD: str(self.folder / "told"),
-        }
-        if self.config.preflight:
-            found[environment.PREFLIGHT] = "1"
-        if self.config.kind == "slurm":
-            found[environment.END_TIME] = str(end)
-        else:
-            found[environment.RESTARTS] = str(self.number)
-            found[environment.PARENT] = str(os.getpid())  # the process that they do not outlive
-        return found
 
     def write(self, **fields: Any) -> None:
         """Add to the record of this start."""

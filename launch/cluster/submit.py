@@ -9,12 +9,10 @@ the place of a job that is still queued or runs.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from core.run.claim import SUBMISSIONS, require_same_settings
 from launch import arguments, jobs
 from launch.cluster import records, slurm
 from launch.cluster.config import ClusterConfig, refuse_clock_times
+from launch.cluster.earlier import make_room, queue_name
 from launch.cluster.fitting import require_fit
 from launch.cluster.records import JOB_FILE, Submission
 from launch.cluster.snapshot import copy_code
@@ -39,7 +38,6 @@ from launch.help import fields_text
 from launch.jobs import Job
 
 LEAST_FREE_BYTES = 1 << 30
-POLL_S = 0.5
 MAY_GROW = ("trainer.steps",)  # whether it may is for the job to say
 
 
@@ -78,7 +76,7 @@ def main(words: Sequence[str]) -> int:
         slurm.require(cluster)
     with records.locked(output):
         if not cluster.array:  # tasks of an array join those that are at work
-            _make_room(output, cluster, replaces=named != list(words))
+            make_room(output, cluster, replaces=named != list(words))
         submission = _prepare(job, config, cluster, output, settings.after)
         return _start(submission, cluster, after)
 
@@ -168,36 +166,10 @@ def _prepare(job: Job, config: Any, cluster: ClusterConfig, output: Path, after:
         cluster=loading.to_dict(cluster),
         cwd=str(Path.cwd()),
         after_output=after if cluster.kind != "slurm" else "",
-        name=_name(output),
+        name=queue_name(output),
     )
     failpoint("submit.written")
     return submission
-
-
-def _make_room(output: Path, cluster: ClusterConfig, *, replaces: bool) -> None:
-    """End an earlier submission of this output that is queued or runs; UserError unless this one replaces it.
-
-    One whose submitter was killed between `sbatch` and writing down the job's number is found by its name.
-    """
-    if cluster.kind == "slurm" and (running := slurm.jobs_named(_name(output))):
-        jobs_text = ", ".join(running)
-        if not replaces:
-            raise UserError(
-                f"{output}: job {jobs_text} is queued or runs; longtake cancel {output} ends it, "
-                f"longtake submit {output} replaces it"
-            )
-        say(f"{output}: ending job {jobs_text}, whose place this one takes")
-        for number in running:
-            slurm.cancel(number)
-        while slurm.jobs_named(_name(output)):
-            time.sleep(POLL_S)
-    for submission in records.submissions(output):
-        latest = submission.latest_records()
-        if not latest or submission.read()["cluster"].get("kind") not in ("local", "inline"):
-            continue
-        for attempt in latest:
-            if attempt.get("state") == "running" and records.lives(attempt.get("pid", 0)):
-                raise UserError(f"{output}: process {attempt['pid']} is at it; longtake cancel {output}")
 
 
 def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str]) -> int:
@@ -218,7 +190,7 @@ def _start(submission: Submission, cluster: ClusterConfig, after: Sequence[str])
         submission.write(process=processes)
         say(f"{submission.output}: process {processes}; logs in {logs}")
         return 0
-    parameters = slurm.parameters(cluster, _name(submission.output), after, submission.code)
+    parameters = slurm.parameters(cluster, queue_name(submission.output), after, submission.code)
     job = slurm.submit(function, folder, parameters, tasks=cluster.array)
     failpoint("submit.queued")
     submission.write(slurm_job=job)
@@ -239,14 +211,8 @@ def _script(output: Path, cluster: ClusterConfig, after: Sequence[str]) -> str:
     if cluster.kind != "slurm":
         return f"# cluster.kind={cluster.kind}: no batch script"
     folder = output / SUBMISSIONS / "NNNN"
-    found = slurm.parameters(cluster, _name(output), after, folder / "code")
+    found = slurm.parameters(cluster, queue_name(output), after, folder / "code")
     return slurm.script_text(folder / "submitit", found)
-
-
-def _name(output: Path) -> str:
-    """Return the job's name in the queue: one for each output, by which a submission finds an earlier one."""
-    digest = hashlib.sha256(str(output.resolve()).encode()).hexdigest()
-    return f"{output.name}-{digest[:8]}"
 
 
 def _cluster_file(cluster: ClusterConfig) -> str:

@@ -20,10 +20,8 @@ from core.averages.ema import weak_averages
 from core.batch import Batch
 from core.checkpoint.restore import resume
 from core.checkpoint.saver import Saver
-from core.engine.engine import StepResult
 from core.engine.network import MAIN
-from core.errors import WorkError, below
-from core.faults import failpoints
+from core.errors import below
 from core.faults.failpoints import failpoint
 from core.faults.incidents import Incidents
 from core.faults.watchdog import Limits, Watchdog, earlier_than_groups
@@ -36,11 +34,10 @@ from core.metrics.watch import Watch
 from core.progress import Progress, say
 from core.run.fence import fenced
 from core.run.folder import FINISHED, INITIAL, LOGS
-from core.train.columns import learning_rates, outcome
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
 from core.train.feed import Feed
-from core.train.outlook import Outlook
+from core.train.measured_step import MeasuredSteps
 from core.train.profiler import Profiler
 from core.train.run_records import RunRecords
 from core.train.runner import StepRunner
@@ -102,7 +99,9 @@ class Trainer:
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
         self.records = RunRecords(writers)
-        self.outlook = Outlook(config.steps, feed.samples)
+        self.measured = MeasuredSteps(
+            self.runner, feed, config.steps, self.corruption, self.incidents, self.metrics
+        )
         self.step = self.samples_seen = 0
 
     def watch(self, watch: Watch) -> None:
@@ -252,45 +251,6 @@ class Trainer:
         self.phases.enter("other")
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:
-        """Wait for data, update, record (collective)."""
-        failpoints.set_step(self.step + 1)
-        started = time.perf_counter()
-        self.phases.step, self.phases.ids = self.step + 1, []
-        self.runner.enter("data")
-        micro_batches = next(stream, None)
-        if not micro_batches:
-            raise WorkError(f"the data ended before step {self.step + 1} of {self.config.steps}")
-        waited = time.perf_counter() - started
-        self.phases.ids = micro_batches[0].id
-        if self.corruption.due(self.step):
-            self._check(micro_batches[0])
-        sums = StepSums(self.world.device)
-        rates = learning_rates(self.networks, self.step, self.config.steps)
-        sizes = self.feed.sizes(micro_batches, self.engine.data_ranks)
-        samples = sum(map(len, micro_batches)) * self.engine.data_ranks
-        results = self.runner.run(self.step, micro_batches, self.incidents.clipping, sums)
-        self._count(micro_batches, results, samples)
-        if self.corruption.due(self.step):
-            self.corruption.remember()
-        self.phases.enter("other")
-        row = {"step": self.step, **rates, **outcome(results), **sizes}
-        row["seconds"] = time.perf_counter() - started
-        self.metrics.record(row, sums, waited)
-        self.outlook.count(self.step, row["seconds"], self.samples_seen)
-        failpoint("step.end")
-
-    def _check(self, batch: Batch) -> None:
-        """Raise WorkError, on all ranks alike, where one of them holds or computes wrong values."""
-        self.runner.enter("check")
-        if found := self.corruption.find(self.step, batch.to(self.world.device)):
-            raise self.incidents.corrupt(self.step + 1, found)
-
-    def _count(self, micro_batches: list[Batch], results: Mapping[str, StepResult], samples: int) -> None:
-        for name, result in results.items():
-            if result.applied:
-                self.incidents.applied(self.step + 1, name, result.grad_norm)
-        if skipped := [name for name, result in results.items() if not result.applied]:
-            culprits = self.runner.culprits(self.step, micro_batches, skipped)
-            self.incidents.note_skipped(self.step + 1, skipped, culprits)
+        """Take the next step and count it (collective)."""
+        self.samples_seen += self.measured.take(self.step, stream, self.samples_seen)
         self.step += 1
-        self.samples_seen += samples

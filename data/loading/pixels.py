@@ -23,14 +23,9 @@ from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
-from data.order.buckets import (
-    NO_BUCKET,
-    Bucket,
-    BucketConfig,
-    assign,
-    make_buckets,
-)
+from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.order import BucketRows, count_buckets
+from data.order.plan_report import bucket_lines
 from data.order.steps import LoaderConfig, Share, StepPlan, Stock
 from data.raw.decoding import in_part, read_pixels
 
@@ -148,7 +143,7 @@ class PixelLoader:
     def report(self) -> list[str]:
         """Return the plan's lines, and how many samples no bucket takes."""
         extra = f"{self.without_bucket} samples fit no bucket and are left out"
-        return self.plan.report() + ([extra] if self.without_bucket else [])
+        return bucket_lines(self.plan) + ([extra] if self.without_bucket else [])
 
     def _batch(self, step_index: int, share: Share, order_hash: int | None = None) -> Batch:
         entries = np.asarray(self.dataset.index[share.rows])

@@ -12,8 +12,7 @@ import numpy as np
 from core.config.settings import setting
 from core.distributed.agreement import order_hash
 from core.errors import UserError
-from core.progress import counted
-from data.order.buckets import GroupConfig, check_ranks, group_sizes, sample_cost
+from data.order.buckets import GroupConfig, check_ranks, group_sizes
 from data.order.order import BucketRows, Order
 
 
@@ -162,70 +161,6 @@ class StepPlan:
                 Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
                 for n in sorted(chosen if len(used) > 1 else ())
             ]
-
-    def report(self) -> list[str]:
-        """Return one line for each source where there are several, and for each bucket: samples, share,
-        group, micro-batch, predicted cost.
-
-        The totals follow.
-        """
-        total, costs = sum(len(stock.rows) for stock in self.stocks), self._costs()
-        mean = float(np.average(costs, weights=self.weights))
-        lines = self._report_sources(total)
-        sized = zip(self.stocks, self.group_sizes, self.weights, costs, strict=True)
-        for number, (stock, size, weight, cost) in enumerate(sized):
-            lines.append(
-                f"{stock}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
-                f"{weight:.1%} of groups, groups of {size} = {counted(self.ranks, 'rank')} x "
-                f"{size // self.ranks}, at most {self.micro_batches(number)[0]} at once, "
-                f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
-            )
-        return [*lines, "padding 0 %, imbalance across ranks 0 %, no sample dropped"]
-
-    def report_times(self, seconds: Sequence[float | None]) -> list[str]:
-        """Return one line for each bucket: time of a group, from measured `seconds` of a sample.
-
-        Their spread follows.
-
-        seconds: None for a bucket that was not measured.
-        """
-        found = [number for number, value in enumerate(seconds) if value is not None]
-        if not found:
-            return []
-        times = [(seconds[n] or 0.0) * self.group_sizes[n] / self.ranks for n in found]
-        costs, weights = [self._costs()[n] for n in found], [self.weights[n] for n in found]
-        mean, mean_cost = (float(np.average(values, weights=weights)) for values in (times, costs))
-        lines = [
-            f"{self.stocks[n]}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
-            f"(predicted {cost / mean_cost:.2f})"
-            for n, took, cost in zip(found, times, costs, strict=True)
-        ]
-        if len(found) > 1:
-            spread, foreseen = (max(times) - min(times)) / mean, (max(costs) - min(costs)) / mean_cost
-            seen = (
-                "" if len(found) == len(self.stocks) else f", over {len(found)} of {len(self.stocks)} buckets"
-            )
-            lines.append(
-                f"measured spread of group times {spread:.0%} (predicted {foreseen:.0%}{seen}): longest less "
-                "shortest, over the mean; forward and backward"
-            )
-        return lines
-
-    def _report_sources(self, total: int) -> list[str]:
-        lines = []
-        for source in dict.fromkeys(stock.source for stock in self.stocks if stock.source):
-            mine = [n for n, stock in enumerate(self.stocks) if stock.source == source]
-            samples = sum(len(self.stocks[n].rows) for n in mine)
-            share = sum(self.weights[n] for n in mine)
-            lines.append(
-                f"{source}: {counted(samples, 'sample')} ({samples / total:.1%}), {share:.1%} of groups"
-            )
-        return lines
-
-    def _costs(self) -> list[float]:
-        """Return the predicted cost of a group of every bucket."""
-        pairs = zip(self.stocks, self.group_sizes, strict=True)
-        return [sample_cost(stock.tokens, self.config) * size for stock, size in pairs]
 
 
 def group_shares(

@@ -11,6 +11,7 @@ from core.progress import say
 from core.train.feed import Feed
 from core.train.validation import whole_steps
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
+from data.order.plan_report import time_lines
 from models.denoisers.network import DenoiserConfig
 from tools.train.workload import Workload
 
@@ -48,7 +49,7 @@ def measure_groups(facts: LatentFacts, loader: Loader, world: World) -> ShapeTim
     shapes = facts.batch_shapes
 
     def report(seconds: Mapping[tuple[int, ...], float]) -> None:
-        for line in loader.plan.report_times([seconds.get(shape) for shape in shapes]):
+        for line in time_lines(loader.plan, [seconds.get(shape) for shape in shapes]):
             say(line)
 
     used = {shape for shape, weight in zip(shapes, loader.plan.weights, strict=True) if weight}

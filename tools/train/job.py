@@ -22,6 +22,7 @@ from core.train.validation import SEED
 from data.dataset.faults import require_no_program_errors
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
+from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.latent_space import keep_latent_space
@@ -77,7 +78,7 @@ def plan(config: Config) -> list[str]:
     kinds = 3 + len(config.ema.names)  # weights, two moments, the averages
     return [
         f"data: {facts.samples} samples, {len(facts.classes)} classes in {facts.place}",
-        *plan.report(),
+        *bucket_lines(plan),
         f"model: {parameters:,} parameters",
         *takes,
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
@@ -187,7 +188,7 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     )
     memory = memory_of(config.engine, config.model, config.data, config.ema, _by_use(trained, validated))
     settle_micro_batches(memory, world, output)
-    for line in trained.loader.plan.report():
+    for line in bucket_lines(trained.loader.plan):
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)

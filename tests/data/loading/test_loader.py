@@ -19,6 +19,7 @@ from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.loading.loader import LatentLoader
 from data.order.buckets import GroupSizeError
+from data.order.plan_report import bucket_lines, time_lines
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
 
@@ -189,7 +190,7 @@ def test_by_default_samples_are_seen_equally_often(cache):
 
 
 def test_the_report_has_a_line_for_each_bucket(cache):
-    lines = LatentLoader([cache], CONFIG, world(0, 4), 0, 3).plan.report()
+    lines = bucket_lines(LatentLoader([cache], CONFIG, world(0, 4), 0, 3).plan)
     assert lines[0].startswith("latents 3x1x4x4: 23 samples (74.2%), ")
     assert "groups of 16 = 4 ranks x 4, at most 3 at once, cost " in lines[0]
     assert len(lines) == 3
@@ -199,7 +200,7 @@ def test_the_report_has_a_line_for_each_bucket(cache):
 def test_times_of_groups_are_told_beside_what_was_predicted(cache):
     plan = LatentLoader([cache], CONFIG, world(0, 4), 0, 3).plan
     sizes, weights = plan.group_sizes, plan.weights
-    lines = plan.report_times([0.001, 0.003])
+    lines = time_lines(plan, [0.001, 0.003])
     times = [0.001 * sizes[0] / 4, 0.003 * sizes[1] / 4]
     mean = sum(t * w for t, w in zip(times, weights, strict=True))
     for line, name, took in zip(lines, ("3x1x4x4", "3x3x4x4"), times, strict=False):
@@ -207,8 +208,8 @@ def test_times_of_groups_are_told_beside_what_was_predicted(cache):
             f"latents {name}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the"
         )
     assert lines[2].startswith(f"measured spread of group times {(max(times) - min(times)) / mean:.0%} (pred")
-    assert len(plan.report_times([0.001, None])) == 1
-    assert plan.report_times([None, None]) == []
+    assert len(time_lines(plan, [0.001, None])) == 1
+    assert time_lines(plan, [None, None]) == []
 
 
 def test_a_raw_dataset_is_refused(cache):

@@ -16,6 +16,7 @@ from data.loading.loader import IDS, LatentLoader
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentSource
 from data.loading.sources.mixed import MixedLatents
+from data.order.plan_report import bucket_lines
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, Cache, latents_of, make_cache
 
@@ -134,7 +135,7 @@ def test_the_fingerprint_covers_the_caches_their_order_and_the_mix(caches) -> No
 
 
 def test_the_report_has_a_line_for_each_cache(caches) -> None:
-    lines = loader(MixedLatents(caches[:2], (3, 1))).plan.report()
+    lines = bucket_lines(loader(MixedLatents(caches[:2], (3, 1))).plan)
     assert lines[0] == f"{caches[0].place}: 28 samples (65.1%), 75.0% of groups"
     assert lines[1] == f"{caches[1].place}: 15 samples (34.9%), 25.0% of groups"
     assert lines[2].startswith(f"latents 3x1x4x4 of {caches[0].place}: 20 samples (46.5%), ")

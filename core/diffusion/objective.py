@@ -87,7 +87,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class Noised:
+class NoisyBatch:
     """The network's input and its target for clean data: a function of data and draws alone.
 
     x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1]; time_input: the form of it that the
@@ -127,7 +127,7 @@ class Objective:
         """
         return self.loss_of(model, self.noised(x0, condition, draws))
 
-    def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> Noised:
+    def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> NoisyBatch:
         """Compute the part of `loss` before the network."""
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
@@ -138,9 +138,9 @@ class Objective:
         alpha, sigma = (rearrange(level(t), "b -> b 1 1 1 1") for level in (path.alpha, path.sigma))
         target = predictions.target(config.prediction, x0, noise, *self._levels(t, alpha, sigma))
         x_t = alpha * x0 + sigma * noise
-        return Noised(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
+        return NoisyBatch(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
 
-    def loss_of(self, model: Model, noised: Noised) -> Losses:
+    def loss_of(self, model: Model, noised: NoisyBatch) -> Losses:
         """Compute the part of `loss` from the network on."""
         config, t = self.config, noised.time
         seen = predictions.network_input(self.path, noised.x_t, noised.alpha, noised.sigma)

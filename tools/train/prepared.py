@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from core.batch import Batch
-from core.diffusion.objective import Model, Noised
+from core.diffusion.objective import Model, NoisyBatch
 from core.draws import Draws
 from core.losses import Losses
 from data.loading.ahead import read_ahead
@@ -23,7 +23,7 @@ class Prepared:
 
     seed: int
     step_index: int
-    noised: Noised
+    noised: NoisyBatch
 
 
 class PreparedObjective:

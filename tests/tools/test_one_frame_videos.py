@@ -32,7 +32,7 @@ from tests.data.videos import encoded_video, noisy_clip
 from tests.tools.encode.encode_runs import make_autoencoder, make_config
 from tools import shard
 from tools.encode import job as encode
-from tools.evaluate.real import Shape, read
+from tools.evaluate.real_samples import Shape, read
 from tools.inspect import dataset as inspect_dataset
 
 SIZE = (16, 16)

@@ -23,7 +23,7 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 
 if TYPE_CHECKING:
     from tools.evaluate.judge import Judge
-    from tools.evaluate.real import Real
+    from tools.evaluate.real_samples import RealSamples
 
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
@@ -86,13 +86,13 @@ def run(config: Config) -> None:
 
 def read_real(
     place: str, heldout: str, samples: list[Samples], most: int, *, seed: int, fps: float, stride: int
-) -> tuple[Real, Real]:
+) -> tuple[RealSamples, RealSamples]:
     """Return real data in the samples' shapes: what is learned from, and what is held out.
 
     heldout: the place of unseen data; "" takes a fifth of the other.  most: images and clips that are read.
     """
     from data.dataset.index import Dataset
-    from tools.evaluate.real import Shape, read
+    from tools.evaluate.real_samples import Shape, read
 
     shapes = [Shape(s.frames, s.height, s.width) for s in samples]
     image = next((shape for shape in shapes if shape.frames == 1), None)
@@ -105,7 +105,14 @@ def read_real(
 
 
 def score(
-    judge: Judge, samples: list[Samples], train: Real, heldout: Real, *, count: int, draws: int, seed: int
+    judge: Judge,
+    samples: list[Samples],
+    train: RealSamples,
+    heldout: RealSamples,
+    *,
+    count: int,
+    draws: int,
+    seed: int,
 ) -> dict[str, float]:
     """Return every score that the samples and the real data allow.  count, draws, seed: as of `compare`."""
     from tools.evaluate.measures import motion, ratio

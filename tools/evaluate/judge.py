@@ -19,7 +19,7 @@ from tools.evaluate.classifier import (
 )
 
 if TYPE_CHECKING:
-    from tools.evaluate.real import Real
+    from tools.evaluate.real_samples import RealSamples
 
 CLIP_EXAMPLES = 3  # frames of each real clip that the classifier learns from
 
@@ -47,7 +47,7 @@ class Judge:
         return rearrange(grey, "n h w -> n (h w)").double().numpy()
 
 
-def make_judge(train: Real, steps: int, seed: int) -> Judge:
+def make_judge(train: RealSamples, steps: int, seed: int) -> Judge:
     """Train the classifier on real images and on frames of real clips, if these have at least two classes."""
     frames, labels = training_frames(train)
     known = labels >= 0
@@ -58,7 +58,7 @@ def make_judge(train: Real, steps: int, seed: int) -> Judge:
     )
 
 
-def training_frames(train: Real) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def training_frames(train: RealSamples) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return all images, and of each clip the frames at 1/4, 1/2 and 3/4: (N, H, W, 3), with labels (N,)."""
     times = np.linspace(0, max(0, train.clips.shape[1] - 1), CLIP_EXAMPLES + 2).round().astype(int)[1:-1]
     from_clips = rearrange(

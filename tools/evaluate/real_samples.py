@@ -36,7 +36,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Real:
+class RealSamples:
     """images: (N, H, W, 3), image_labels: (N,); clips: (M, T, H, W, 3), clip_labels: (M,); -1 is none."""
 
     images: Pixels
@@ -45,7 +45,7 @@ class Real:
     clip_labels: Labels
     classes: tuple[str, ...]
 
-    def split(self, seed: int) -> tuple[Real, Real]:
+    def split(self, seed: int) -> tuple[RealSamples, RealSamples]:
         """Set a random fifth of the images and of the clips aside; return (the rest, the fifth)."""
         image_rows = permutation(seed, "held-out images", (), len(self.images))
         clip_rows = permutation(seed, "held-out clips", (), len(self.clips))
@@ -53,8 +53,8 @@ class Real:
         rest = self._rows(*(rows[round(HELDOUT_SHARE * len(rows)) :] for rows in (image_rows, clip_rows)))
         return rest, heldout
 
-    def _rows(self, images: Labels, clips: Labels) -> Real:
-        return Real(
+    def _rows(self, images: Labels, clips: Labels) -> RealSamples:
+        return RealSamples(
             self.images[images],
             self.image_labels[images],
             self.clips[clips],
@@ -72,7 +72,7 @@ def read(
     seed: int,
     fps: float,
     stride: int,
-) -> Real:
+) -> RealSamples:
     """Decode at most `most` images and `most` clips, resized and centre-cropped to the given shapes.
 
     A kind whose shape is None is not read. Clips are the first frames of each video; what cannot be decoded,
@@ -82,7 +82,7 @@ def read(
     clips = list(_read_kind(dataset, VIDEO_BUCKET, clip, most, seed, fps, stride)) if clip else []
     if not images and not clips:
         raise WorkError(f"{dataset.folder}: no readable image or clip to compare with")
-    return Real(
+    return RealSamples(
         *_stacked(
             [(pixels[0], label) for pixels, label in images],
             (image.height, image.width, 3) if image else (0, 0, 3),

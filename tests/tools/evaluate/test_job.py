@@ -15,7 +15,7 @@ from core.files import sealed, sha256_file, write_json
 from models.autoencoder import kl, store
 from tools import digits, shard
 from tools.evaluate import job as evaluate
-from tools.evaluate.real import Real
+from tools.evaluate.real_samples import RealSamples
 from tools.runs.samples import find_samples
 
 Pixels = np.ndarray
@@ -48,7 +48,7 @@ def write_samples(folder: Path, pixels: Pixels, labels: Pixels) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealSamples:
     shapes = tmp_path_factory.mktemp("shapes")
     write_samples(shapes / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
     write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
@@ -57,7 +57,7 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     return evaluate.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
 
 
-def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Path) -> None:
+def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_path: Path) -> None:
     write_samples(tmp_path / "images", real.images[:150], real.image_labels[:150])
     write_samples(tmp_path / "clips", real.clips[:40], real.clip_labels[:40])
     small = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
@@ -80,7 +80,7 @@ def test_real_samples_score_as_real_ones_do(data: Path, real: Real, tmp_path: Pa
     assert (tmp_path / "scores/real_images.png").exists()
 
 
-def test_bad_samples_score_badly(data: Path, real: Real, tmp_path: Path) -> None:
+def test_bad_samples_score_badly(data: Path, real: RealSamples, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (100, 32, 32, 3), np.uint8)
     write_samples(tmp_path / "images", noise, real.image_labels[:100])
@@ -98,7 +98,7 @@ def test_bad_samples_score_badly(data: Path, real: Real, tmp_path: Path) -> None
     assert "psnr_db" not in scores
 
 
-def test_collapse_and_standstill_are_seen(data: Path, real: Real, tmp_path: Path) -> None:
+def test_collapse_and_standstill_are_seen(data: Path, real: RealSamples, tmp_path: Path) -> None:
     ones = real.images[real.image_labels == 1][:1].repeat(100, axis=0)
     write_samples(tmp_path / "images", ones, np.ones(100))
     write_samples(tmp_path / "clips", real.clips[:20, :1].repeat(9, axis=1), real.clip_labels[:20])
@@ -111,7 +111,7 @@ def test_collapse_and_standstill_are_seen(data: Path, real: Real, tmp_path: Path
 
 
 def test_scores_repeat_and_stay(
-    data: Path, real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, real: RealSamples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_samples(tmp_path / "images", real.images[:60], real.image_labels[:60])
     chosen = config(data, tmp_path, steps=20, heldout="")
@@ -125,7 +125,9 @@ def test_scores_repeat_and_stay(
     assert (tmp_path / "scores/scores.json").read_bytes() == first
 
 
-def test_without_classes_there_is_no_agreement_but_all_else(data: Path, real: Real, tmp_path: Path) -> None:
+def test_without_classes_there_is_no_agreement_but_all_else(
+    data: Path, real: RealSamples, tmp_path: Path
+) -> None:
     shard.run(shard.Config(source=str(data / "input/train"), output=str(tmp_path / "real"), classes=False))
     write_samples(tmp_path / "images", real.images[:60], np.full(60, -1))
     evaluate.run(
@@ -137,7 +139,7 @@ def test_without_classes_there_is_no_agreement_but_all_else(data: Path, real: Re
     assert scores["frechet"] < 3 * scores["frechet_real"]
 
 
-def test_split_takes_a_fifth_and_loses_nothing(real: Real) -> None:
+def test_split_takes_a_fifth_and_loses_nothing(real: RealSamples) -> None:
     rest, fifth = real.split(seed=0)
     assert len(fifth.images) == round(0.2 * len(real.images))
     assert len(rest.clips) + len(fifth.clips) == len(real.clips)
@@ -219,7 +221,7 @@ def test_samples_of_two_runs_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_scores_say_what_they_are_of_and_are_not_taken_for_those_of_other_samples(
-    data: Path, real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, real: RealSamples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = claim_samples(write_samples(tmp_path / "images", real.images[:60], real.image_labels[:60]))
     chosen = config(data, folder, steps=5)

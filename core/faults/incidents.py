@@ -131,12 +131,12 @@ class Incidents:
             row = {"kind": "spike", "step": step, "grad_norm": norm, "clipped_to": limit}
             self._record(row | ({"network": network} if network else {}))
 
-    def note_skipped(self, step: int, networks: Sequence[str], culprits: list[dict[str, Any]]) -> None:
-        """Record a step in which updates of `networks` were skipped, and the result of `find_culprits`."""
+    def note_skipped(self, step: int, networks: Sequence[str], found: list[dict[str, Any]]) -> None:
+        """Record a step in which updates of `networks` were skipped, and the result of `find_nonfinite`."""
         self.skipped += 1
         for network in networks:
             self._in_a_row[network] += 1
-        first = culprits[0]
+        first = found[0]
         module, direction = first["module"], first["pass"]
         whose = f" of {first['network']}" if "network" in first else ""
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
@@ -145,7 +145,7 @@ class Incidents:
         if not module:  # then it is not known which rank it was
             where = f"but were when it was repeated; its samples are in {self.path}"
         say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
-        self._record({"kind": "skipped", "step": step, "culprits": culprits})
+        self._record({"kind": "skipped", "step": step, "culprits": found})
 
     @property
     def too_many(self) -> bool:

@@ -22,7 +22,7 @@ MAX_SAMPLES = 32  # the most samples of one rank in the record
 Loss = Callable[[Batch], Losses]
 
 
-def find_culprits(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def find_nonfinite(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) -> list[dict[str, Any]]:
     """Repeat the step and look for the first value that is not finite (collective).
 
     First the forward passes. Where every loss of all ranks is finite, the backward passes too, with an eye on

@@ -87,5 +87,5 @@ class MeasuredSteps:
             if result.applied:
                 self._incidents.applied(step_index + 1, name, result.grad_norm)
         if skipped := [name for name, result in results.items() if not result.applied]:
-            culprits = self._runner.culprits(step_index, micro_batches, skipped)
-            self._incidents.note_skipped(step_index + 1, skipped, culprits)
+            found = self._runner.nonfinite(step_index, micro_batches, skipped)
+            self._incidents.note_skipped(step_index + 1, skipped, found)

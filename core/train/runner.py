@@ -18,7 +18,7 @@ from core.engine.borrow import buffers_kept, constant, discarded
 from core.engine.engine import StepResult
 from core.engine.network import MAIN, require_networks
 from core.faults.failpoints import failpoint
-from core.faults.nonfinite import find_culprits
+from core.faults.nonfinite import find_nonfinite
 from core.faults.out_of_memory import naming_what_does_not_fit
 from core.faults.watchdog import START_PATIENCE
 from core.losses import Losses
@@ -113,7 +113,7 @@ class StepRunner:
                         engine.backward(losses.loss.mean())
                         failpoint("rehearsal")
 
-    def culprits(
+    def nonfinite(
         self, step_index: int, micro_batches: Sequence[Batch], skipped: Collection[str]
     ) -> list[dict[str, Any]]:
         """Find which samples and modules made the last step's `skipped` updates not finite (collective)."""
@@ -125,7 +125,7 @@ class StepRunner:
                 name = {"network": turn.network} if turn.network else {}
                 with self.trying(turn):
                     engine = self.networks[turn.network].engine
-                    one = find_culprits(engine, partial(self.loss, turn, step_index), on_device)
+                    one = find_nonfinite(engine, partial(self.loss, turn, step_index), on_device)
                 found += [entry | name for entry in one]
         return found
 

@@ -162,9 +162,9 @@ def test_two_ranks_train_and_validate_as_one(two_ranks: Path, tmp_path: Path) ->
 @pytest.mark.multiprocess
 def test_a_bad_sample_on_one_rank_is_named(two_ranks: Path) -> None:
     (row,) = read_rows(two_ranks / "poisoned" / "incidents.jsonl")
-    (culprit,) = row["culprits"]
-    assert (culprit["rank"], culprit["module"]) == (1, "first")
-    assert [sample["id"] for sample in culprit["samples"]] == [14]
+    (found,) = row["culprits"]
+    assert (found["rank"], found["module"]) == (1, "first")
+    assert [sample["id"] for sample in found["samples"]] == [14]
     applied: list[Any] = [r["applied"] for r in read_rows(two_ranks / "poisoned" / "metrics.jsonl")]
     assert applied == [True, False, True]
 

@@ -39,9 +39,9 @@ def newest_state(folder: Path) -> dict[str, Any]:
 def test_a_skipped_step_names_sample_decile_and_module(world: World, tmp_path: Path, stage: int) -> None:
     toy_trainer(tmp_path, world, steps=3, poison=13, micro_batch=4, zero_stage=stage).fit()
     (row,) = incidents(tmp_path)
-    (culprit,) = row["culprits"]
-    assert (row["kind"], row["step"], culprit["rank"], culprit["module"]) == ("skipped", 2, 0, "first")
-    ((sample),) = culprit["samples"]
+    (found,) = row["culprits"]
+    assert (row["kind"], row["step"], found["rank"], found["module"]) == ("skipped", 2, 0, "first")
+    ((sample),) = found["samples"]
     assert sample["id"] == 13
     assert 0 <= sample["decile"] <= 9
     assert [r["applied"] for r in rows(tmp_path)] == [True, False, True]

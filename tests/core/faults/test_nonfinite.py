@@ -72,9 +72,9 @@ def test_a_module_whose_backward_fails_is_named(world: World, tmp_path: Path, st
     spoil(trainer, 13)
     trainer.fit()
     (row,) = read_rows(tmp_path / "incidents.jsonl")
-    (culprit,) = row["culprits"]
-    assert (culprit["module"], culprit["pass"]) == ("activation", "backward")
-    assert culprit["samples"] == [{"id": 13, "decile": 3}]
+    (found,) = row["culprits"]
+    assert (found["module"], found["pass"]) == ("activation", "backward")
+    assert found["samples"] == [{"id": 13, "decile": 3}]
     assert [r["applied"] for r in rows(tmp_path)] == [True, False, True]
     assert torch.stack([flat.isfinite().all() for flat in trainer.engine.flats]).all()
     assert trainer.engine.module.calls.tolist() == [6.0] * 3  # searching is not counted

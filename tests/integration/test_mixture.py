@@ -21,7 +21,7 @@ from data.loading.sources.mixed import MixedLatents
 from tests.data.caches import CLIP, IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents, rows
 from tests.tools.train.opened import open_checked, prepare_objective
-from tools.runs.trained import LatentSpace
+from tools.runs.loaded_run import LatentSpace
 from tools.train.config import Config
 from tools.train.job import plan, run
 

@@ -30,7 +30,7 @@ from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools import shard
 from tools.encode import job as encode
-from tools.runs import trained
+from tools.runs import loaded_run
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, encoders_own
 from tools.sample import job as sample
@@ -87,7 +87,7 @@ def make_run(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **latent
         names = DiT(DiTConfig(**MODEL, patch=(1, 1, 1))).state_dict()
         state = {name: 0.3 * torch.randn(tensor.shape) for name, tensor in names.items()}
     write_json(folder / "checkpoints" / "step-00000001.0" / "manifest.json", {"number": 1})
-    monkeypatch.setattr(trained, "load_weights", lambda path, which: state)
+    monkeypatch.setattr(loaded_run, "load_weights", lambda path, which: state)
     return folder
 
 

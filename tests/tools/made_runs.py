@@ -11,7 +11,7 @@ import torch
 from core.files import write_json, write_text
 from models.autoencoder import kl, store
 from models.denoisers.dit import DiT, DiTConfig
-from tools.runs import trained
+from tools.runs import loaded_run
 
 MODEL = DiTConfig(width=32, depth=1, heads=2, num_classes=3, patch=(1, 1, 1))
 SPACE: dict[str, Any] = {
@@ -41,5 +41,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **space: Any) -> Pat
     )
     write_json(folder / "checkpoints" / "step-00000007.0" / "manifest.json", {"number": 1})
     averaged = {name: tensor / 2 for name, tensor in state.items()}
-    monkeypatch.setattr(trained, "load_weights", lambda path, which: {"ema": averaged, "raw": state}[which])
+    monkeypatch.setattr(
+        loaded_run, "load_weights", lambda path, which: {"ema": averaged, "raw": state}[which]
+    )
     return folder

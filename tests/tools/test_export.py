@@ -22,7 +22,7 @@ from launch import cli
 from models.denoisers.dit import DiT, DiTConfig
 from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents
 from tools.export import Config, plan
-from tools.runs.trained import open_run
+from tools.runs.loaded_run import open_run
 
 pytestmark = pytest.mark.multiprocess  # the run is trained by a process of its own
 FIELDS = ("trainer.steps=6", "trainer.save_every=3", "ema.power_widths=[0.05,0.1]", "ema.snapshot_every=2")

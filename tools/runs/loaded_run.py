@@ -70,7 +70,7 @@ class LatentSpace:
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedRun:
     """The parts of a run that sampling needs.
 
     The networks are on one device, in evaluation mode.
@@ -98,7 +98,7 @@ def manifest_hash(folder: Path) -> str:
     return sha256_file(path) if path.is_file() else ""
 
 
-def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> Trained:
+def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> LoadedRun:
     """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
     checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
@@ -129,6 +129,6 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         reason = " ".join(str(error).split())
         raise WorkError(f"{chosen} does not fit {folder / CONFIG}: {reason}") from None
     found = fingerprint(state)
-    return Trained(
+    return LoadedRun(
         model.to(device).eval(), network, space, decoder.to(device), name, weights, found, manifest
     )

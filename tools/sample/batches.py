@@ -20,8 +20,8 @@ from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
 from data.media.images import from_tensor
+from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
-from tools.runs.trained import Trained, open_run
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
 from tools.sample.conditions import require_trained, untrained_shift
@@ -69,8 +69,8 @@ class Job:
     """What all batches of one sampling job have in common."""
 
     config: Config
+    trained: LoadedRun
     asked: Asked
-    trained: Trained
     schedule: Schedule
     prompts: Prompts | None = None
 
@@ -190,7 +190,7 @@ class Job:
 
 
 def generate(
-    trained: Trained,
+    trained: LoadedRun,
     shape: tuple[int, int, int, int],
     samples: NDArray[np.int64],
     schedule: Schedule,

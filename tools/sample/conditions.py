@@ -10,7 +10,7 @@ from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, check_start
 from core.errors import UserError
 from core.run.folder import CONFIG
-from tools.runs.trained import LatentSpace
+from tools.runs.loaded_run import LatentSpace
 
 WORDS = {"label": "class", "text": "text"}
 

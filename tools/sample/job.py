@@ -32,7 +32,7 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.amplification import amplifications
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
-    from tools.runs.trained import LatentSpace
+    from tools.runs.loaded_run import LatentSpace
     from tools.sample.conditions import require_trained, untrained_shift
     from tools.sample.requests.asked import applied, read_asked
     from tools.sample.requests.schedule import by_requests, by_turns

@@ -19,15 +19,15 @@ from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.denoisers.kinds import config_class
+from tools.runs.loaded_run import manifest_hash
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.space_record import space_file
-from tools.runs.trained import manifest_hash
 from tools.sample.conditions import turns_of
 from tools.sample.files.kinds import ALL_IN_ONE
 
 if TYPE_CHECKING:
-    from tools.runs.trained import Trained
+    from tools.runs.loaded_run import LoadedRun
     from tools.sample.config import Config
     from tools.sample.requests.asked import Asked
     from tools.sample.requests.schedule import Schedule
@@ -38,8 +38,8 @@ NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 def describe(
     config: Config,
+    trained: LoadedRun,
     asked: Asked,
-    trained: Trained,
     schedule: Schedule,
     shapes: Sequence[tuple[int, int, int, int]],
 ) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from models.denoisers.network import Denoiser, DenoiserConfig
 from models.transfer import Transfer, class_rows, has_learned_places, plan_transfer
 from tools.runs.begun import begin_from, differing_settings
 from tools.runs.initial import Initial, initial_of
+from tools.runs.loaded_run import LatentSpace
 from tools.runs.normalisers import require_frames
-from tools.runs.trained import LatentSpace
 from tools.train.config import Config
 
 

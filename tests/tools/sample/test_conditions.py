@@ -14,7 +14,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
-from tools.runs.trained import LatentSpace
+from tools.runs.loaded_run import LatentSpace
 from tools.sample import job as sample
 from tools.sample.conditions import chosen_classes, require_trained, untrained_shift
 

@@ -25,7 +25,7 @@ from launch import local
 from models.autoencoder import kl, store
 from models.denoisers.dit import DiT
 from tests.tools.made_runs import MODEL, make_run
-from tools.runs import trained
+from tools.runs import loaded_run
 from tools.runs.samples import Samples
 from tools.sample import batches
 from tools.sample import job as sample
@@ -48,7 +48,7 @@ def weights_of(checkpoint: Path, which: str) -> dict[str, Tensor]:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a run whose weights depend on the checkpoint."""
     folder = make_run(tmp_path / "run", monkeypatch)
-    monkeypatch.setattr(trained, "load_weights", weights_of)
+    monkeypatch.setattr(loaded_run, "load_weights", weights_of)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_is_gone_ends_the_job_in_a_line(run: Path, monkeypatch
 
 
 def other_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trained, "load_weights", lambda path, which: weights(100))
+    monkeypatch.setattr(loaded_run, "load_weights", lambda path, which: weights(100))
 
 
 def other_decoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_a_replaced_export_is_noticed(
             path.unlink(missing_ok=True)
         exported.finish(run, weights(seed), record)
 
-    monkeypatch.setattr(trained, "load_weights", lambda path, which: exported.load(path))
+    monkeypatch.setattr(loaded_run, "load_weights", lambda path, which: exported.load(path))
     export(1)
     draw(run, "finished")
     kill(run, "begun", monkeypatch)
@@ -300,7 +300,7 @@ def draw_as_rank(run: str, name: str, most: str) -> None:
         made.append(arguments)
         return generate(*arguments)
 
-    trained.load_weights = weights_of
+    loaded_run.load_weights = weights_of
     batches.generate = counted
     end_with(lambda: sample.run(config(Path(run), name, device="cpu")))
 

@@ -30,8 +30,8 @@ from models.autoencoder.store import fingerprint
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tests.tools.train.opened import load_data, open_checked
 from tools.runs.latent_space import keep_latent_space
+from tools.runs.loaded_run import LatentSpace
 from tools.runs.normalisers import LatentsConfig, choose_normaliser
-from tools.runs.trained import LatentSpace
 from tools.train import prepared
 from tools.train.config import Config
 from tools.train.job import plan, run

@@ -21,7 +21,7 @@ from data.latent.text_reading import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.order import BucketRows, Column, count_buckets
-from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
 
 if TYPE_CHECKING:
     from core.distributed.ranks import World
@@ -74,11 +74,11 @@ class LatentLoader:
         ]
         self._texts = self._text_readers(captions) if text else [None] * len(caches)
         self._lock = Lock()
-        stocks = [s for number, d in enumerate(caches) for s in cache_stocks(d, number, tokens)]
+        buckets = [s for number, d in enumerate(caches) for s in cache_buckets(d, number, tokens)]
         if len(caches) > 1:
-            stocks = [replace(stock, source=caches[stock.dataset].place) for stock in stocks]
+            buckets = [replace(bucket, source=caches[bucket.dataset].place) for bucket in buckets]
         self.plan = StepPlan(
-            stocks,
+            buckets,
             config,
             rank=world.rank,
             ranks=world.size,
@@ -97,12 +97,12 @@ class LatentLoader:
         """Load the micro-batches of one step. Safe from several threads, one of which works at a time."""
         with self._lock:
             whole = self.plan.order_hash(step_index, self._ids)
-            return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
+            return [self._batch(step_index, rows, whole) for rows in self.plan.micro_batch_rows(step_index)]
 
     def largest(self) -> list[Batch]:
         """Return micro-batches that take as much memory as any; none if all are of one shape."""
         with self._lock:
-            return [self._batch(0, share) for share in self.plan.largest()]
+            return [self._batch(0, rows) for rows in self.plan.largest()]
 
     def _text_readers(self, choice: CaptionConfig) -> list[TextReader | None]:
         """One for each cache that holds text; all pad to the longest caption of any."""
@@ -115,18 +115,18 @@ class LatentLoader:
             for d, reader in zip(self.caches, self._readers, strict=True)
         ]
 
-    def _ids(self, stock: int, rows: np.ndarray) -> np.ndarray:
-        number = self.plan.stocks[stock].dataset
+    def _ids(self, bucket: int, rows: np.ndarray) -> np.ndarray:
+        number = self.plan.buckets[bucket].dataset
         return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
 
-    def _batch(self, step_index: int, share: Share, order_hash: int | None = None) -> Batch:
-        stock = self.plan.stocks[share.stock]
-        number, rows = stock.dataset, share.rows
+    def _batch(self, step_index: int, micro: MicroBatchRows, order_hash: int | None = None) -> Batch:
+        bucket = self.plan.buckets[micro.bucket]
+        number, rows = bucket.dataset, micro.rows
         dataset = self.caches[number]
         reader = self._readers[number]
         entries = reader.entries(rows)
         ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
-        positions = torch.from_numpy(share.positions)
+        positions = torch.from_numpy(micro.positions)
         draws = Draws(self.seed, step_index, ids, positions)
         flipped = draw_flips(draws) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)
@@ -140,8 +140,8 @@ class LatentLoader:
             position=positions,
             weight=torch.from_numpy((entries["size"] > 0).astype(np.float32)),
             condition=self._condition(number, rows, entries, draws),
-            bucket=stock.name,
-            source=stock.source,
+            bucket=bucket.name,
+            source=bucket.source,
             order_hash=order_hash,
         )
         return replace(batch, tally=tally(step_index, batch))
@@ -161,31 +161,33 @@ def draw_flips(draws: Draws) -> np.ndarray:
     return (draws.uniform("flip") < 0.5).numpy()
 
 
-def cache_stocks(cache: Dataset, number: int, tokens: TokenCount) -> list[Stock]:
-    """Return the stocks of a latent cache, which is number `number` of several."""
+def cache_buckets(cache: Dataset, number: int, tokens: TokenCount) -> list[BucketSamples]:
+    """Return the buckets of a latent cache, which is number `number` of several."""
     manifest = cache.manifest
     recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
     shapes = [tuple(shape) for shape in manifest.buckets]
-    stocks = latent_stocks(cache.index["bucket"], shard_starts(cache), shapes, tokens, recorded)
-    return [replace(stock, dataset=number) for stock in stocks]
+    buckets = latent_buckets(cache.index["bucket"], shard_starts(cache), shapes, tokens, recorded)
+    return [replace(bucket, dataset=number) for bucket in buckets]
 
 
-def latent_stocks(
+def latent_buckets(
     column: Column,
     starts: np.ndarray,
     shapes: Sequence[Shape],
     tokens: TokenCount,
     counts: Sequence[Sequence[int]] | None = None,
-) -> list[Stock]:
-    """Return one stock for each shape (M, C, T, H, W) of latents.
+) -> list[BucketSamples]:
+    """Return one bucket for each shape (M, C, T, H, W) of latents.
 
     column: (samples,) number of each sample's shape.  starts: the first row of every shard, and the number of
     rows.  counts: samples of each shape in every shard; None counts them.
     """
     found = np.array(counts) if counts else count_buckets(column, starts, len(shapes))
-    stocks = []
-    for bucket, (_, channels, frames, height, width) in enumerate(shapes):
+    buckets = []
+    for number, (_, channels, frames, height, width) in enumerate(shapes):
         size = tokens((frames, height, width))
         name = f"latents {channels}x{frames}x{height}x{width}"
-        stocks.append(Stock(name, BucketRows(column, starts, bucket, found[:, bucket]), size, frames > 1))
-    return stocks
+        buckets.append(
+            BucketSamples(name, BucketRows(column, starts, number, found[:, number]), size, frames > 1)
+        )
+    return buckets

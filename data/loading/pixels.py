@@ -26,7 +26,7 @@ from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.order import BucketRows, count_buckets
 from data.order.plan_report import bucket_lines
-from data.order.steps import LoaderConfig, Share, StepPlan, Stock
+from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
 from data.raw.decoding import in_part, read_pixels
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class PixelConfig(LoaderConfig):
 
 @dataclass(frozen=True)
 class BucketTable:
-    """Buckets, the stock of each, and the number of samples that fit none."""
+    """Buckets, the samples of each, and the number of samples that fit none."""
 
     buckets: Sequence[Bucket]
-    stocks: Sequence[Stock]
+    samples: Sequence[BucketSamples]
     without_bucket: int
 
 
@@ -74,8 +74,8 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
     column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
     starts = shard_starts(dataset)
     counts = count_buckets(column, starts, len(buckets))
-    stocks = [
-        Stock(
+    samples = [
+        BucketSamples(
             f"pixels {bucket}",
             BucketRows(column, starts, number, counts[:, number]),
             max(1, bucket.frames * bucket.height * bucket.width // 256),
@@ -83,7 +83,7 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
         )
         for number, bucket in enumerate(buckets)
     ]
-    return BucketTable(buckets, stocks, without_bucket)
+    return BucketTable(buckets, samples, without_bucket)
 
 
 class PixelLoader:
@@ -121,7 +121,7 @@ class PixelLoader:
         table = table or pixel_table(dataset, config)
         self.buckets, self.without_bucket = table.buckets, table.without_bucket
         self.plan = StepPlan(
-            table.stocks, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
+            table.samples, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
 
@@ -134,33 +134,33 @@ class PixelLoader:
     def load(self, step_index: int) -> list[Batch]:
         """Load the micro-batches of one step."""
         whole = self.plan.order_hash(step_index, lambda _, rows: self.dataset.index["id"][rows])
-        return [self._batch(step_index, share, whole) for share in self.plan.shares(step_index)]
+        return [self._batch(step_index, rows, whole) for rows in self.plan.micro_batch_rows(step_index)]
 
     def largest(self) -> list[Batch]:
         """Return micro-batches that take as much memory as any; none if all are of one shape."""
-        return [self._batch(0, share) for share in self.plan.largest()]
+        return [self._batch(0, rows) for rows in self.plan.largest()]
 
     def report(self) -> list[str]:
         """Return the plan's lines, and how many samples no bucket takes."""
         extra = f"{self.without_bucket} samples fit no bucket and are left out"
         return bucket_lines(self.plan) + ([extra] if self.without_bucket else [])
 
-    def _batch(self, step_index: int, share: Share, order_hash: int | None = None) -> Batch:
-        entries = np.asarray(self.dataset.index[share.rows])
-        ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(share.positions)
+    def _batch(self, step_index: int, micro: MicroBatchRows, order_hash: int | None = None) -> Batch:
+        entries = np.asarray(self.dataset.index[micro.rows])
+        ids, positions = torch.from_numpy(entries["id"].astype(np.int64)), torch.from_numpy(micro.positions)
         draws = Draws(self.seed, step_index, ids, positions)
         where = draws.uniform("clip").tolist() if self.config.clip == "random" else [0.5] * len(ids)
         flips = draw_flips(draws).tolist() if self.config.flip else [False] * len(ids)
-        bucket = self.buckets[share.stock]
-        results = list(self._threads.map(self._read, share.rows.tolist(), [bucket] * len(ids), where, flips))
+        bucket = self.buckets[micro.bucket]
+        results = list(self._threads.map(self._read, micro.rows.tolist(), [bucket] * len(ids), where, flips))
         pixels = np.zeros((len(ids), *bucket, 3), np.uint8)
         refused: dict[int, Fault] = {}
-        for place, (row, result) in enumerate(zip(share.rows.tolist(), results, strict=True)):
+        for place, (row, result) in enumerate(zip(micro.rows.tolist(), results, strict=True)):
             if isinstance(result, Fault):
                 refused[row] = result
             else:
                 pixels[place] = result
-        condition = self._condition(share.rows, entries, refused, draws)
+        condition = self._condition(micro.rows, entries, refused, draws)
         for row, fault in refused.items():
             self._set_aside(row, fault)
         x = to_tensor(pixels)
@@ -168,9 +168,9 @@ class PixelLoader:
             x=x.pin_memory() if self._pin else x,
             id=ids,
             position=positions,
-            weight=torch.tensor([float(row not in refused) for row in share.rows.tolist()]),
+            weight=torch.tensor([float(row not in refused) for row in micro.rows.tolist()]),
             condition=condition,
-            bucket=self.plan.stocks[share.stock].name,
+            bucket=self.plan.buckets[micro.bucket].name,
             order_hash=order_hash,
         )
         return replace(batch, tally=tally(step_index, batch))

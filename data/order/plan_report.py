@@ -17,13 +17,13 @@ def bucket_lines(plan: StepPlan) -> list[str]:
 
     The totals follow.
     """
-    total, costs = sum(len(stock.rows) for stock in plan.stocks), _costs(plan)
+    total, costs = sum(len(bucket.rows) for bucket in plan.buckets), _costs(plan)
     mean = float(np.average(costs, weights=plan.weights))
     lines = _source_lines(plan, total)
-    sized = zip(plan.stocks, plan.group_sizes, plan.weights, costs, strict=True)
-    for number, (stock, size, weight, cost) in enumerate(sized):
+    sized = zip(plan.buckets, plan.group_sizes, plan.weights, costs, strict=True)
+    for number, (bucket, size, weight, cost) in enumerate(sized):
         lines.append(
-            f"{stock}: {counted(len(stock.rows), 'sample')} ({len(stock.rows) / total:.1%}), "
+            f"{bucket}: {counted(len(bucket.rows), 'sample')} ({len(bucket.rows) / total:.1%}), "
             f"{weight:.1%} of groups, groups of {size} = {counted(plan.ranks, 'rank')} x "
             f"{size // plan.ranks}, at most {plan.micro_batches(number)[0]} at once, "
             f"cost {cost:.4g} ({cost / mean:.2f} of the mean)"
@@ -45,13 +45,15 @@ def time_lines(plan: StepPlan, seconds: Sequence[float | None]) -> list[str]:
     costs, weights = [_costs(plan)[n] for n in found], [plan.weights[n] for n in found]
     mean, mean_cost = (float(np.average(values, weights=weights)) for values in (times, costs))
     lines = [
-        f"{plan.stocks[n]}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
+        f"{plan.buckets[n]}: a group takes {1000 * took:.3g} ms, {took / mean:.2f} of the mean "
         f"(predicted {cost / mean_cost:.2f})"
         for n, took, cost in zip(found, times, costs, strict=True)
     ]
     if len(found) > 1:
         spread, foreseen = (max(times) - min(times)) / mean, (max(costs) - min(costs)) / mean_cost
-        seen = "" if len(found) == len(plan.stocks) else f", over {len(found)} of {len(plan.stocks)} buckets"
+        seen = (
+            "" if len(found) == len(plan.buckets) else f", over {len(found)} of {len(plan.buckets)} buckets"
+        )
         lines.append(
             f"measured spread of group times {spread:.0%} (predicted {foreseen:.0%}{seen}): longest less "
             "shortest, over the mean; forward and backward"
@@ -61,9 +63,9 @@ def time_lines(plan: StepPlan, seconds: Sequence[float | None]) -> list[str]:
 
 def _source_lines(plan: StepPlan, total: int) -> list[str]:
     lines = []
-    for source in dict.fromkeys(stock.source for stock in plan.stocks if stock.source):
-        mine = [n for n, stock in enumerate(plan.stocks) if stock.source == source]
-        samples = sum(len(plan.stocks[n].rows) for n in mine)
+    for source in dict.fromkeys(bucket.source for bucket in plan.buckets if bucket.source):
+        mine = [n for n, bucket in enumerate(plan.buckets) if bucket.source == source]
+        samples = sum(len(plan.buckets[n].rows) for n in mine)
         share = sum(plan.weights[n] for n in mine)
         lines.append(f"{source}: {counted(samples, 'sample')} ({samples / total:.1%}), {share:.1%} of groups")
     return lines
@@ -71,5 +73,5 @@ def _source_lines(plan: StepPlan, total: int) -> list[str]:
 
 def _costs(plan: StepPlan) -> list[float]:
     """Return the predicted cost of a group of every bucket."""
-    pairs = zip(plan.stocks, plan.group_sizes, strict=True)
-    return [sample_cost(stock.tokens, plan.config) * size for stock, size in pairs]
+    pairs = zip(plan.buckets, plan.group_sizes, strict=True)
+    return [sample_cost(bucket.tokens, plan.config) * size for bucket, size in pairs]

@@ -35,7 +35,7 @@ class LoaderConfig(GroupConfig):
 
 
 @dataclass(frozen=True)
-class Stock:
+class BucketSamples:
     """One bucket of one dataset. tokens: of one sample, what it costs the network.
 
     dataset: number of the dataset.  source: its folder or URL where there are several.
@@ -53,10 +53,10 @@ class Stock:
 
 
 @dataclass(frozen=True)
-class Share:
-    """The samples that one rank takes at once, of one stock: rows (n,) and positions (n,) in the step."""
+class MicroBatchRows:
+    """The samples that one rank takes at once, of one bucket: rows (n,) and positions (n,) in the step."""
 
-    stock: int
+    bucket: int
     rows: np.ndarray
     positions: np.ndarray
 
@@ -71,7 +71,7 @@ class StepPlan:
 
     def __init__(
         self,
-        stocks: Sequence[Stock],
+        buckets: Sequence[BucketSamples],
         config: LoaderConfig,
         *,
         rank: int,
@@ -80,40 +80,42 @@ class StepPlan:
         micro_batch: int = 0,
         mix: Sequence[float] = (),
     ) -> None:
-        if not any(len(stock.rows) for stock in stocks):
+        if not any(len(bucket.rows) for bucket in buckets):
             raise UserError("the dataset holds no sample that fits a bucket")
-        self.stocks, self.config = list(stocks), config
+        self.buckets, self.config = list(buckets), config
         self.rank, self.ranks = rank, ranks
-        self.group_sizes = group_sizes([stock.tokens for stock in stocks], config)
-        check_ranks([str(stock) for stock in stocks], self.group_sizes, ranks, config)
-        self.weights = group_shares(self.stocks, self.group_sizes, config.video_share, mix)
+        self.group_sizes = group_sizes([bucket.tokens for bucket in buckets], config)
+        check_ranks([str(bucket) for bucket in buckets], self.group_sizes, ranks, config)
+        self.weights = group_shares(self.buckets, self.group_sizes, config.video_share, mix)
         self.order = Order(
-            [stock.rows for stock in stocks],
+            [bucket.rows for bucket in buckets],
             self.group_sizes,
             self.weights,
             seed=seed,
             groups_per_step=config.groups_per_step,
             block=config.shuffle_shards,
         )
-        self._most = [micro_batch or self.share(number) for number in range(len(self.stocks))]
+        self._most = [micro_batch or self.share(number) for number in range(len(self.buckets))]
         self._lock = Lock()
 
     @property
     def samples(self) -> int:
         """How many samples there are to learn from: those of an epoch."""
-        return sum(len(stock.rows) for stock in self.stocks)
+        return sum(len(bucket.rows) for bucket in self.buckets)
 
-    def share(self, stock: int) -> int:
-        """How many samples of a group of this stock are a rank's."""
-        return self.group_sizes[stock] // self.ranks
+    def share(self, bucket: int) -> int:
+        """How many samples of a group of this bucket are a rank's."""
+        return self.group_sizes[bucket] // self.ranks
 
     def limit(self, most: Sequence[int]) -> None:
-        """Take at most so many samples of each stock at once; call it before the first step is asked for."""
-        if len(most) != len(self.stocks) or min(most) < 1:
-            raise ValueError(f"micro-batches {list(most)}: expected {len(self.stocks)} numbers of at least 1")
+        """Take at most so many samples of each bucket at once; call it before the first step is asked for."""
+        if len(most) != len(self.buckets) or min(most) < 1:
+            raise ValueError(
+                f"micro-batches {list(most)}: expected {len(self.buckets)} numbers of at least 1"
+            )
         self._most = list(most)
 
-    def shares(self, step_index: int) -> list[Share]:
+    def micro_batch_rows(self, step_index: int) -> list[MicroBatchRows]:
         """Return this rank's micro-batches of step `step_index`, in order. Safe from several threads."""
         with self._lock:  # the order remembers permutations
             groups = self.order.step(step_index)
@@ -123,27 +125,29 @@ class StepPlan:
             for size in self.micro_batches(group.bucket):
                 stop = start + size
                 shares.append(
-                    Share(group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop))
+                    MicroBatchRows(
+                        group.bucket, group.rows[start:stop], group.offset + np.arange(start, stop)
+                    )
                 )
                 start = stop
         return shares
 
-    def micro_batches(self, stock: int) -> list[int]:
-        """Return how many samples of a group of this stock a rank takes at a time, in order."""
-        share, most = self.share(stock), self._most[stock]
+    def micro_batches(self, bucket: int) -> list[int]:
+        """Return how many samples of a group of this bucket a rank takes at a time, in order."""
+        share, most = self.share(bucket), self._most[bucket]
         return [min(most, share - first) for first in range(0, share, most)]
 
     def order_hash(self, step_index: int, ids: Callable[[int, np.ndarray], np.ndarray]) -> int:
         """Return `core.distributed.agreement.order_hash` of the whole step.
 
-        ids: of the number of a stock and rows (n,), the samples' ids (n,).
+        ids: of the number of a bucket and rows (n,), the samples' ids (n,).
         """
         with self._lock:
             groups = self.order.step(step_index)
         places = np.concatenate([group.offset + np.arange(len(group.rows)) for group in groups])
         return order_hash(step_index, np.concatenate([ids(g.bucket, g.rows) for g in groups]), places)
 
-    def largest(self) -> list[Share]:
+    def largest(self) -> list[MicroBatchRows]:
         """Return micro-batches that take as much memory as any: of most tokens, and of most where a kept
         score of every pair of tokens counts.
 
@@ -151,34 +155,37 @@ class StepPlan:
         """
         used = [number for number, weight in enumerate(self.weights) if weight > 0]
         sizes = {n: self.micro_batches(n)[0] for n in used}
-        tokens = {n: size * self.stocks[n].tokens for n, size in sizes.items()}
+        tokens = {n: size * self.buckets[n].tokens for n, size in sizes.items()}
         chosen = {
             max(used, key=lambda n: tokens[n]),
-            max(used, key=lambda n: tokens[n] * self.stocks[n].tokens),
+            max(used, key=lambda n: tokens[n] * self.buckets[n].tokens),
         }
         with self._lock:
             return [
-                Share(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
+                MicroBatchRows(n, self.order.first(n)[: sizes[n]], np.arange(sizes[n]))
                 for n in sorted(chosen if len(used) > 1 else ())
             ]
 
 
 def group_shares(
-    stocks: Sequence[Stock], sizes: Sequence[int], video_share: float | None, mix: Sequence[float] = ()
+    buckets: Sequence[BucketSamples],
+    sizes: Sequence[int],
+    video_share: float | None,
+    mix: Sequence[float] = (),
 ) -> list[float]:
-    """Return the share of the groups that each stock gets, summing to 1.
+    """Return the share of the groups that each bucket gets, summing to 1.
 
     By default every sample is seen equally often; `mix` sets the shares of datasets, `video_share` that of
     videos against images, and inside of these samples are again seen equally often.
     """
     if mix and video_share is not None:
         raise UserError("video_share", video_share, "null where datasets are mixed by shares")
-    weights = np.array([len(stock.rows) / size for stock, size in zip(stocks, sizes, strict=True)])
+    weights = np.array([len(bucket.rows) / size for bucket, size in zip(buckets, sizes, strict=True)])
     if video_share is not None:
-        is_video = [int(stock.is_video) for stock in stocks]
+        is_video = [int(bucket.is_video) for bucket in buckets]
         weights = _scaled(weights, is_video, (1 - video_share, video_share), "video_share", video_share)
     elif mix:
-        weights = _scaled(weights, [stock.dataset for stock in stocks], mix, "mix", mix)
+        weights = _scaled(weights, [bucket.dataset for bucket in buckets], mix, "mix", mix)
     return (weights / weights.sum()).tolist()
 
 

@@ -11,7 +11,7 @@ from core.diffusion.paths.chain import betas
 from core.diffusion.paths.kinds import make_path
 from core.files import sealed
 from tests.integration.tiny_run import command, finish, rows
-from tools.runs.trained import LatentSpace
+from tools.runs.loaded_run import LatentSpace
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.full]
 

@@ -55,7 +55,7 @@ def latents(config: Config, folder: Path, cache: Dataset, shape: Shape, batch: i
     )
     reader = LatentReader(cache.folder, cache.manifest, cache.index)
     steps = len(cache) // batch
-    order = [loader.plan.shares(step)[0].rows for step in range(steps)]
+    order = [loader.plan.micro_batch_rows(step)[0].rows for step in range(steps)]
 
     def gather() -> Iterator[Read]:
         return ((rows, reader.gather(rows)) for rows in order)

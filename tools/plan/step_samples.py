@@ -14,7 +14,7 @@ from core.engine.config import EngineConfig
 from core.errors import UserError, below
 from data.order.buckets import check_ranks, group_sizes
 from data.order.order import BucketRows
-from data.order.steps import Stock, group_shares
+from data.order.steps import BucketSamples, group_shares
 from models.denoisers.network import DenoiserConfig
 from tools.plan.config import PlanConfig
 from tools.train.config import DataConfig
@@ -97,11 +97,11 @@ def _of_shapes(plan: PlanConfig, data: DataConfig, model: DenoiserConfig, data_r
         sizes = group_sizes(tokens, data)
         check_ranks(names, sizes, data_ranks, data)
         counts = _counts(plan)
-        stocks = [
-            Stock(name, _rows(count), size, shape[1] > 1)
+        samples = [
+            BucketSamples(name, _rows(count), size, shape[1] > 1)
             for name, count, size, shape in zip(names, counts, tokens, plan.shapes, strict=True)
         ]
-        shares = group_shares(stocks, sizes, data.video_share)
+        shares = group_shares(samples, sizes, data.video_share)
     buckets = [Bucket(*row) for row in zip(names, plan.shapes, counts, tokens, sizes, shares, strict=True)]
     return Workload(buckets, data.groups_per_step, data_ranks, plan.text_tokens)
 
@@ -134,9 +134,9 @@ def _of_source(
     facts = opened.facts
     text = facts.text_shape[0] if facts.text_shape is not None and model.text_width else 0
     buckets = [
-        Bucket(str(stock), shape, len(stock.rows), model.tokens(shape[1:]), size, share)
-        for stock, shape, size, share in zip(
-            steps.stocks, facts.latent_shapes, steps.group_sizes, steps.weights, strict=True
+        Bucket(str(samples), shape, len(samples.rows), model.tokens(shape[1:]), size, share)
+        for samples, shape, size, share in zip(
+            steps.buckets, facts.latent_shapes, steps.group_sizes, steps.weights, strict=True
         )
     ]
     return Workload(buckets, data.groups_per_step, data_ranks, text)

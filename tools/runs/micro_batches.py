@@ -143,7 +143,7 @@ def _largest(memory: MemoryOfRun, measured: Sequence[Sequence[Measured]]) -> lis
     planned, table = memory.planned[0], measured[0]
     sizes = planned.sizes()
     return [
-        (table[n].bytes(sizes[n]), f"{counted(sizes[n], 'sample')} of {planned.plan.stocks[n]}")
+        (table[n].bytes(sizes[n]), f"{counted(sizes[n], 'sample')} of {planned.plan.buckets[n]}")
         for n in planned.used
     ]
 
@@ -178,7 +178,7 @@ def _excess(
             need = table[number].bytes(size)
             if need <= room.activations:
                 continue
-            what = f"warning: {counted(size, 'sample')} of {planned.plan.stocks[number]} at once"
+            what = f"warning: {counted(size, 'sample')} of {planned.plan.buckets[number]} at once"
             has = f"{what} take {in_bytes(need)}, and {in_bytes(max(0, room.activations))} are to be had"
             if size > fits[number]:
                 lines.append(

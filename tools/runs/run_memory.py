@@ -21,8 +21,8 @@ NOTHING = Measured([0], [0])  # of a shape that gives no groups
 class Planned:
     """A plan whose micro-batches are to be chosen.
 
-    name: `train` or `validation`.  shapes: of a sample of each stock as it is loaded.
-    passes: of the number of a stock and of samples, a forward and backward pass.
+    name: `train` or `validation`.  shapes: of a sample of each bucket as it is loaded.
+    passes: of the number of a bucket and of samples, a forward and backward pass.
     """
 
     name: str
@@ -32,16 +32,16 @@ class Planned:
 
     @property
     def names(self) -> list[str]:
-        return [stock.name for stock in self.plan.stocks]
+        return [bucket.name for bucket in self.plan.buckets]
 
     @property
     def used(self) -> list[int]:
-        """The stocks that give groups."""
+        """The buckets that give groups."""
         return [number for number, weight in enumerate(self.plan.weights) if weight > 0]
 
     def sizes(self) -> list[int]:
-        """Return the most samples of each stock that are taken at once."""
-        return [self.plan.micro_batches(number)[0] for number in range(len(self.plan.stocks))]
+        """Return the most samples of each bucket that are taken at once."""
+        return [self.plan.micro_batches(number)[0] for number in range(len(self.plan.buckets))]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MemoryOfRun:
         return parts
 
     def measure(self, device: torch.device, most: int | None) -> list[list[Measured]]:
-        """Bytes of one and of two samples of every shape of every plan; nothing of stocks without groups.
+        """Bytes of one and of two samples of every shape of every plan; nothing of buckets without groups.
 
         On a GPU a pass that would take more than `most` bytes is counted over shapes alone.
         """
@@ -86,10 +86,10 @@ class MemoryOfRun:
             for planned in self.planned
         ]
 
-    def _measure(self, planned: Planned, stock: int, device: torch.device, most: int | None) -> Measured:
+    def _measure(self, planned: Planned, bucket: int, device: torch.device, most: int | None) -> Measured:
         dtype = torch.bfloat16 if self.engine.precision == "bf16" else torch.float32
-        one, two = planned.passes(stock, 1), planned.passes(stock, 2)
-        size = 2 * torch.Size(planned.shapes[stock]).numel()
+        one, two = planned.passes(bucket, 1), planned.passes(bucket, 2)
+        size = 2 * torch.Size(planned.shapes[bucket]).numel()
         fake = device.type != "cpu" or size * self.numbers > SMALL
         found = [live_bytes(make, dtype=dtype, device=device, fake=fake) for make in (one, two)]
         if device.type == "cuda" and (most is None or max(found[1]) + self.numbers * dtype.itemsize < most):

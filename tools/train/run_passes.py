@@ -39,7 +39,7 @@ def memory_of(
 
 
 def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -> Callable[[int, int], Pass]:
-    return lambda stock, samples: lambda: _pass(engine, model, source, stock, samples)
+    return lambda bucket, samples: lambda: _pass(engine, model, source, bucket, samples)
 
 
 def denoiser_pass(
@@ -61,7 +61,7 @@ def denoiser_pass(
 
 
 def _pass(
-    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, stock: int, samples: int
+    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, bucket: int, samples: int
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return a new network, and its loss on a micro-batch that the source encodes first, where it does so.
 
@@ -69,11 +69,11 @@ def _pass(
     """
     facts = source.facts
     padded = facts.text_shape[0] if facts.text_shape is not None and config.text_width else 0
-    model, loss = denoiser_pass(engine, config, (samples, *facts.latent_shapes[stock]), padded)
+    model, loss = denoiser_pass(engine, config, (samples, *facts.latent_shapes[bucket]), padded)
 
     def encoded_loss() -> Tensor:
         if not source.gives_latents:
-            source.moments(torch.zeros((samples, *facts.batch_shapes[stock])))
+            source.moments(torch.zeros((samples, *facts.batch_shapes[bucket])))
         return loss()
 
     return model, encoded_loss

@@ -33,8 +33,8 @@ def memory_of(
 ) -> MemoryOfRun:
     """Return what the run's memory is made of.  prefetch: steps of samples that are read ahead."""
 
-    def passes(stock: int, samples: int) -> Pass:
-        shape = (samples, PIXEL_CHANNELS, *loader.buckets[stock])
+    def passes(bucket: int, samples: int) -> Pass:
+        shape = (samples, PIXEL_CHANNELS, *loader.buckets[bucket])
         return lambda: _pass(model, objective, shape)
 
     return MemoryOfRun(

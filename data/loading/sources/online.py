@@ -30,7 +30,7 @@ from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
-from data.loading.loader import TokenCount, latent_stocks, patches_of_two
+from data.loading.loader import TokenCount, latent_buckets, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -227,7 +227,7 @@ class OnlineLatents:
             texts=RowTexts(self._raw, self._captions, captions) if text and self._captions else None,
             table=BucketTable(
                 self._buckets,
-                latent_stocks(self._column, starts, self.facts.shapes, tokens),
+                latent_buckets(self._column, starts, self.facts.shapes, tokens),
                 int((self._column == NO_BUCKET).sum()),
             ),
         )

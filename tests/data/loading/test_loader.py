@@ -178,13 +178,13 @@ def make_only_images(cache: Cache) -> Cache:
 
 def test_by_default_samples_are_seen_equally_often(cache):
     loader = LatentLoader([cache], CONFIG, world(), 0)
-    for stock, size, weight in zip(
-        loader.plan.stocks, loader.plan.group_sizes, loader.plan.weights, strict=True
+    for bucket, size, weight in zip(
+        loader.plan.buckets, loader.plan.group_sizes, loader.plan.weights, strict=True
     ):
         expected = (
-            len(stock.rows)
+            len(bucket.rows)
             / size
-            / sum(len(s.rows) / n for s, n in zip(loader.plan.stocks, loader.plan.group_sizes, strict=True))
+            / sum(len(s.rows) / n for s, n in zip(loader.plan.buckets, loader.plan.group_sizes, strict=True))
         )
         assert weight == pytest.approx(expected)
 

@@ -37,7 +37,9 @@ def loader(source: LatentSource, rank: int = 0, ranks: int = 1, micro_batch: int
 
 def groups_by_cache(mixture, steps: int) -> Counter:
     plan = loader(mixture).plan
-    return Counter(plan.stocks[s.stock].source for step in range(steps) for s in plan.shares(step))
+    return Counter(
+        plan.buckets[s.bucket].source for step in range(steps) for s in plan.micro_batch_rows(step)
+    )
 
 
 def test_groups_come_in_the_shares_of_the_mix(caches) -> None:
@@ -46,8 +48,8 @@ def test_groups_come_in_the_shares_of_the_mix(caches) -> None:
     plan = loader(mixture).plan
     assert len(plan.order.table) == 8
     for start in (0, 40):  # any period, wherever it begins
-        steps = [plan.shares(step) for step in range(start, start + 4)]
-        found = Counter(plan.stocks[share.stock].dataset for step in steps for share in step)
+        steps = [plan.micro_batch_rows(step) for step in range(start, start + 4)]
+        found = Counter(plan.buckets[share.bucket].dataset for step in steps for share in step)
         assert found == {0: 5, 1: 2, 2: 1}
 
 
@@ -62,9 +64,9 @@ def test_shares_of_caches_with_several_shapes_are_kept_to_a_group_of_each_in_a_p
     mixture = MixedLatents(caches, (0.5, 0.3, 0.2))
     plan = loader(mixture).plan
     period = len(plan.order.table)
-    found = Counter(plan.stocks[stock].dataset for stock in plan.order.table)
+    found = Counter(plan.buckets[bucket].dataset for bucket in plan.order.table)
     for number, share in enumerate((0.5, 0.3, 0.2)):
-        shapes = sum(stock.dataset == number for stock in plan.stocks)
+        shapes = sum(bucket.dataset == number for bucket in plan.buckets)
         assert abs(found[number] - share * period) <= shapes
 
 

@@ -92,7 +92,7 @@ def opened(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Call
 
 
 def bucket_of(loader: Loader, batch: Batch) -> int:
-    names = [(stock.name, stock.source) for stock in loader.plan.stocks]
+    names = [(bucket.name, bucket.source) for bucket in loader.plan.buckets]
     return names.index((batch.bucket, batch.source))
 
 
@@ -117,10 +117,10 @@ def test_what_arrives_and_what_is_made_of_it_has_the_shapes_of_its_bucket(
 
 def test_counts_are_those_of_the_plan_and_of_the_whole(opened: Callable[[], LatentSource]) -> None:
     source = opened()
-    stocks = source.loader(CONFIG, WORLD, 5).plan.stocks
-    assert source.sample_counts() == [len(stock.rows) for stock in stocks]
+    buckets = source.loader(CONFIG, WORLD, 5).plan.buckets
+    assert source.sample_counts() == [len(bucket.rows) for bucket in buckets]
     assert sum(source.sample_counts()) == source.facts.samples
-    assert len(source.facts.shapes) == len(source.facts.batch_shapes) == len(stocks)
+    assert len(source.facts.shapes) == len(source.facts.batch_shapes) == len(buckets)
 
 
 def test_opened_again_it_is_the_same_and_gives_the_same(opened: Callable[[], LatentSource]) -> None:

@@ -75,7 +75,7 @@ def settled(found: Config, ranks: int = 1) -> list[int]:
     world = World(0, ranks, 0, torch.device("cpu"))
     loader = loader_of(found, world)
     settle_micro_batches(memory_of_run(found, loader), world, Path(found.output))
-    return [loader.plan.micro_batches(number)[0] for number in range(len(loader.plan.stocks))]
+    return [loader.plan.micro_batches(number)[0] for number in range(len(loader.plan.buckets))]
 
 
 def needed(found: Config, sizes: list[int]) -> int:

@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from core.batch import Batch
 from core.distributed import ranks
-from core.engine.borrow import borrowed, discarded
 from core.engine.engine import Engine
+from core.engine.restoring import dry_step, evaluating
 from core.losses import Losses
 from core.metrics.step_sums import DECILES
 
@@ -33,11 +33,11 @@ def find_nonfinite(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) -
     all ranks are listed with module and pass None and all their samples.
     """
     with torch.compiler.set_stance("force_eager"):
-        with borrowed(engine, training=True):
+        with evaluating(engine, training=True):
             guilty, everything = _gather(engine, [_look_forward(engine, loss, b) for b in micro_batches])
         if not guilty:
-            gradients = Gradients(engine.module)  # before `discarded`, whose hooks make gradients NaN
-            with discarded(engine):
+            gradients = Gradients(engine.module)  # before `dry_step`, whose hooks make gradients NaN
+            with dry_step(engine):
                 found = [_look_backward(engine, loss, batch, gradients) for batch in micro_batches]
             gradients.remove()
             guilty, everything = _gather(engine, found)

@@ -30,8 +30,8 @@ from core.batch import Batch
 from core.checkpoint.format import of_network
 from core.config.settings import setting
 from core.distributed import ranks
-from core.engine.borrow import discarded
 from core.engine.network import Network
+from core.engine.restoring import dry_step
 from core.train.runner import StepRunner
 from core.train.step import Turn
 
@@ -114,9 +114,9 @@ class CorruptionCheck:
         losses: list[Tensor] = []
         engine = self._networks[turn.network].engine
         named = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
-        # Before `discarded`, in which gradients are NaN from its own hooks on.
+        # Before `dry_step`, in which gradients are NaN from its own hooks on.
         handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
-        with self._runner.trying(turn), discarded(engine):
+        with self._runner.trying(turn), dry_step(engine):
             for given in (batch, replace(batch, prepared=None)):
                 self._runner.randomness.seed_torch(step_index, number)
                 loss = self._runner.loss(turn, step_index, given).loss

@@ -14,9 +14,9 @@ from typing import Any
 from core.batch import Batch
 from core.distributed import ranks
 from core.distributed.agreement import StepAgreement
-from core.engine.borrow import buffers_kept, constant, discarded
 from core.engine.engine import StepResult
 from core.engine.network import MAIN, require_networks
+from core.engine.restoring import buffers_kept, constant, dry_step
 from core.faults.failpoints import failpoint
 from core.faults.nonfinite import find_nonfinite
 from core.faults.out_of_memory import naming_what_does_not_fit
@@ -104,7 +104,7 @@ class StepRunner:
         where = "a micro-batch as large as any, tried before the first step"
         for number, turn in enumerate(self.stepper.rehearsed(step_index)):
             engine = self.networks[turn.network].engine
-            with self.trying(turn), discarded(engine):
+            with self.trying(turn), dry_step(engine):
                 for batch in batches:
                     self.randomness.seed_torch(step_index, number)
                     self.phases.enter("other")

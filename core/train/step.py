@@ -16,9 +16,9 @@ from torch import Tensor
 from core.batch import Batch
 from core.distributed.agreement import StepAgreement
 from core.draws import Draws
-from core.engine.borrow import constant
 from core.engine.engine import StepResult
 from core.engine.network import Networks
+from core.engine.restoring import constant
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.faults.out_of_memory import out_of_memory

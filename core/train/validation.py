@@ -21,9 +21,9 @@ from core.batch import Batch
 from core.config.settings import setting
 from core.distributed.ranks import on_first_rank, sum_over_ranks
 from core.draws import Draws
-from core.engine.borrow import borrowed
 from core.engine.engine import Engine
 from core.engine.network import Network
+from core.engine.restoring import evaluating
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.losses import Objective
@@ -131,7 +131,7 @@ class Validation:
         """Compute loss, loss by decile and extras with these weights, None for the present ones."""
         device = self._engine.world.device
         sums = StepSums(device)
-        with borrowed(self._engine, flats):
+        with evaluating(self._engine, flats):
             for batch in self._batches():
                 if broken_off():
                     raise _BrokenOff

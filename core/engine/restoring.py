@@ -12,7 +12,9 @@ from core.engine.engine import Engine
 
 
 @contextlib.contextmanager
-def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: bool = False) -> Iterator[None]:
+def evaluating(
+    engine: Engine, flats: list[Tensor] | None = None, *, training: bool = False
+) -> Iterator[None]:
     """Disable gradients, in evaluation or `training` mode; restore buffers and mode (collective).
 
     flats: weights laid out like the masters (an average) to use instead of them; until the block ends this
@@ -32,7 +34,7 @@ def borrowed(engine: Engine, flats: list[Tensor] | None = None, *, training: boo
 
 
 @contextlib.contextmanager
-def discarded(engine: Engine) -> Iterator[None]:
+def dry_step(engine: Engine) -> Iterator[None]:
     """Run forward and backward passes as in training and leave no trace of them (collective: all ranks).
 
     Gradients are computed and reduced as always, but are NaN from where they reach a parameter. So the engine

@@ -48,14 +48,14 @@ class Ending:
                 self._limit.cancel()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def holding_signals(self) -> Iterator[None]:
         """Hold signals back within the block."""
         with self._holding(True):
             yield
         self._end_if_asked()
 
     @contextlib.contextmanager
-    def allowed(self) -> Iterator[None]:
+    def allowing_signals(self) -> Iterator[None]:
         """Let signals end the block, and one held back do so at once."""
         with self._holding(False):
             self._end_if_asked()

@@ -34,7 +34,7 @@ class Share:
         """Encode a shard, and count what the others have done by the queue's last listing."""
         self.job.quarantine.check()
         self.catch_up()
-        with self.ending.allowed():
+        with self.ending.allowing_signals():
             encode_shard(self.job, int(unit), self._advance)
         self._parts += 1
         if self._parts == 1:
@@ -42,7 +42,7 @@ class Share:
 
     def wait(self, states: list[LeaseState]) -> None:
         """Say whom this worker waits for; the job can be ended here."""
-        with self.ending.allowed():
+        with self.ending.allowing_signals():
             pass
         held = ", ".join(f"{s.unit} ({s.owner}, alive {s.age_s:.0f} s ago)" for s in states[:4])
         self.catch_up(f"waiting for shards {held}")

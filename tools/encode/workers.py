@@ -100,11 +100,11 @@ def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -
     """Encode shards as one worker until none is left; complete the cache if no other worker does."""
     queue = make_queue(config, job)
     share = Share(job, queue, ending)
-    with share.progress, ending.held():
+    with share.progress, ending.holding_signals():
         queue.work(share.encode, share.wait)
         share.catch_up()
     _require_no_failures(queue)
-    with ending.held():
+    with ending.holding_signals():
         _complete(config, job, made_from, ending)
 
 
@@ -124,7 +124,7 @@ def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Endin
     manifest = config.output / MANIFEST
 
     def complete(unit: str) -> None:
-        with ending.allowed():
+        with ending.allowing_signals():
             assemble(job, made_from)
 
     WorkQueue(

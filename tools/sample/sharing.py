@@ -162,7 +162,7 @@ class Worker:
         self._seen = self.queue.done
         self._counted = self._samples(self._seen)
         self.progress = Progress(self.parts.count, "sample", done=self._counted)
-        with self.progress, self.ending.held():
+        with self.progress, self.ending.holding_signals():
             self.queue.work(self._generate, self._wait)
             self._catch_up()
         failures, done = self.queue.failures(), self.done()
@@ -173,7 +173,7 @@ class Worker:
         """Have the samples published by one worker; the others wait for it, or take over."""
 
         def publish(unit: str) -> None:
-            with self.ending.allowed():
+            with self.ending.allowing_signals():
                 failpoint("sample.publish")
                 self.publish()
 
@@ -184,13 +184,13 @@ class Worker:
             list_done=lambda: {PUBLISH} if is_finished(self.output) else set(),
             fatal=(RuntimeError, OSError, MemoryError),
         )
-        with self.ending.held():
+        with self.ending.holding_signals():
             queue.work(publish, self._let_go)
 
     def _generate(self, unit: str) -> None:
         rows = self.units[unit]
         self._catch_up()
-        with self.ending.allowed():
+        with self.ending.allowing_signals():
             try:
                 pixels = self.job.generate(rows)
             except RuntimeError as error:
@@ -208,7 +208,7 @@ class Worker:
 
     def _let_go(self, states: list[LeaseState]) -> None:
         """Let a signal end the wait, and wait for nobody who has died."""
-        with self.ending.allowed():
+        with self.ending.allowing_signals():
             pass
         expire_dead(self.queue.leases)
 

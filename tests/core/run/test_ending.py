@@ -49,10 +49,10 @@ def test_a_signal_ends_the_block_at_once() -> None:
 
 def test_within_held_it_waits_for_allowed() -> None:
     def block(ending: Ending, places: list[str]) -> None:
-        with ending.held():
+        with ending.holding_signals():
             signal.raise_signal(signal.SIGINT)
             places.append("held")
-            with ending.allowed():
+            with ending.allowing_signals():
                 places.append("allowed")
 
     places, error = reached(signal.SIGINT, block)
@@ -62,7 +62,7 @@ def test_within_held_it_waits_for_allowed() -> None:
 
 def test_within_held_it_waits_for_the_end() -> None:
     def block(ending: Ending, places: list[str]) -> None:
-        with ending.held():
+        with ending.holding_signals():
             signal.raise_signal(signal.SIGTERM)
             places.append("held")
         places.append("behind")
@@ -74,12 +74,12 @@ def test_within_held_it_waits_for_the_end() -> None:
 
 def test_within_allowed_it_comes_at_once_and_after_it_is_held_again() -> None:
     def block(ending: Ending, places: list[str]) -> None:
-        with ending.held():
-            with ending.allowed():
+        with ending.holding_signals():
+            with ending.allowing_signals():
                 places.append("allowed")
             signal.raise_signal(signal.SIGTERM)
             places.append("held")
-            with ending.allowed():
+            with ending.allowing_signals():
                 places.append("never")
 
     places, error = reached(signal.SIGTERM, block)

@@ -145,21 +145,21 @@ class Objective:
         config, t = self.config, noised.time
         seen = predictions.network_input(self.path, noised.x_t, noised.alpha, noised.sigma)
         output = model(seen, noised.time_input, noised.condition)
-        fraction: Tensor | None = None
+        variance_fraction: Tensor | None = None
         if output.shape[1] == 2 * noised.x0.shape[1]:
             output, variance = output.chunk(2, dim=1)
-            fraction = variance if config.learned_sigma else None
+            variance_fraction = variance if config.learned_sigma else None
         elif config.learned_sigma:
             raise UserError("learned_sigma", True, "false for a model that predicts no variance")
         error = squared_error(output, noised.target)  # in float32, as the target is
         squared = _mean_over_unknown(error, noised.condition.frame_mask)
         if noised.weight is not None:
             squared = squared * noised.weight
-        if fraction is None:
+        if variance_fraction is None:
             return Losses(loss=squared, time=t)
         # The bound trains the variance alone: its gradient must not reach the mean (2102.09672, section 3.1).
         data = predictions.to_data("noise", output.detach().float(), noised.x_t, noised.alpha, noised.sigma)
-        bits = bound_bits(self.path, t, noised.x0, noised.x_t, data, fraction.float())
+        bits = bound_bits(self.path, t, noised.x0, noised.x_t, data, variance_fraction.float())
         # A sum over the chain, estimated from one of its terms.
         scale = config.bound_weight * (self.path.num_steps or 0)
         return Losses(

@@ -43,16 +43,18 @@ def posterior(path: Path, t: Tensor, s: Tensor) -> Posterior:
     )
 
 
-def log_variance(fraction: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def log_variance(variance_fraction: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Interpolate in the log domain by a network's output: -1 is lower, 1 upper (2102.09672, eq. 15)."""
-    weight = (fraction + 1) / 2
+    weight = (variance_fraction + 1) / 2
     return weight * upper.log() + (1 - weight) * lower.log()
 
 
-def bound_bits(path: Path, t: Tensor, x0: Tensor, x_t: Tensor, data: Tensor, fraction: Tensor) -> Tensor:
+def bound_bits(
+    path: Path, t: Tensor, x0: Tensor, x_t: Tensor, data: Tensor, variance_fraction: Tensor
+) -> Tensor:
     """Return the term of the variational bound at grid time t, in bits per dimension, (B,) float32.
 
-    x0, x_t, data (the network's x0), fraction (its variance output): (B, C, T, H, W).
+    x0, x_t, data (the network's x0), variance_fraction (its variance output): (B, C, T, H, W).
     KL(q || p) at i > 0; at i = 0 the log-likelihood of x0 in bins of 8-bit pixels, which the published models
     apply to latents too (Ho et al. 2020, section 3.3; Nichol and Dhariwal 2021, section 2.1).
     """
@@ -66,7 +68,7 @@ def bound_bits(path: Path, t: Tensor, x0: Tensor, x_t: Tensor, data: Tensor, fra
     lower = torch.where(first, posterior(path, second, second - step).variance, back.variance)
     from_x, from_data, lower, upper = map(_wide, (back.from_x, back.from_data, lower, back.transition))
     mean = from_x * x_t + from_data * data
-    log_var = log_variance(fraction, lower, upper)
+    log_var = log_variance(variance_fraction, lower, upper)
     true_mean = from_x * x_t + from_data * x0
     divergence = normal_divergence(true_mean, lower.log(), mean, log_var)
     likelihood = -binned_log_likelihood(x0, mean, log_var / 2)

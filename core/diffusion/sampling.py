@@ -130,11 +130,13 @@ def sample(
         mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level, before)
         seen = network_input(path, x, level.alpha, level.sigma)
         output = guided(seen, level.t, level.time_input, mix)
-        fraction = output[:, channels:] if learned_sigma else None
+        variance_fraction = output[:, channels:] if learned_sigma else None
         coefficients = (x, level.alpha, level.sigma, before)
         output = output[:, :channels]
         return Estimate(
-            to_data(prediction, output, *coefficients), to_noise(prediction, output, *coefficients), fraction
+            to_data(prediction, output, *coefficients),
+            to_noise(prediction, output, *coefficients),
+            variance_fraction,
         )
 
     x = draws.normal("sample_start", size) * start_deviation(path, times[0])

@@ -36,10 +36,10 @@ def ddpm(
         x = from_x[i] * x + from_data[i] * estimate.data
         if there.sigma == 0:
             continue
-        if estimate.fraction is None or options.variance != "auto":
+        if estimate.variance_fraction is None or options.variance != "auto":
             chosen = transition[i] if options.variance == "large" else variance[i]
             x = x + chosen**0.5 * noise(i)
         else:
             lower, upper = x.new_full((), variance[i]), x.new_full((), transition[i])
-            x = x + torch.exp(log_variance(estimate.fraction, lower, upper) / 2) * noise(i)
+            x = x + torch.exp(log_variance(estimate.variance_fraction, lower, upper) / 2) * noise(i)
     return x

@@ -40,11 +40,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Data and noise that the network estimates in x_t; fraction is its variance output, if any."""
+    """Data and noise that the network estimates in x_t; variance_fraction is its variance output, if any."""
 
     data: Tensor
     noise: Tensor
-    fraction: Tensor | None = None
+    variance_fraction: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, Level], Estimate]

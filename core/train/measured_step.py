@@ -16,9 +16,9 @@ from core.metrics.rows import Metrics
 from core.metrics.step_sums import StepSums
 from core.train.columns import learning_rates, outcome
 from core.train.corruption import CorruptionCheck
-from core.train.feed import Feed
 from core.train.outlook import Outlook
 from core.train.runner import StepRunner
+from core.train.training_data import TrainingData
 
 
 class MeasuredSteps:
@@ -30,17 +30,17 @@ class MeasuredSteps:
     def __init__(
         self,
         runner: StepRunner,
-        feed: Feed,
+        data: TrainingData,
         steps: int,
         corruption: CorruptionCheck,
         incidents: Incidents,
         metrics: Metrics,
     ) -> None:
-        self._runner, self._feed, self._steps = runner, feed, steps
+        self._runner, self._data, self._steps = runner, data, steps
         self._networks, self._phases, self._world = runner.networks, runner.phases, runner.world
         self._data_ranks = runner.networks[MAIN].engine.data_ranks
         self._corruption, self._incidents, self._metrics = corruption, incidents, metrics
-        self._outlook = Outlook(steps, feed.samples)
+        self._outlook = Outlook(steps, data.samples)
 
     def take(self, step_index: int, stream: Iterator[list[Batch]], samples_seen: int) -> int:
         """Wait for data, update, record; return the number of samples of the step (collective).
@@ -61,7 +61,7 @@ class MeasuredSteps:
             self._check(step_index, micro_batches[0])
         sums = StepSums(self._world.device)
         rates = learning_rates(self._networks, step_index, self._steps)
-        sizes = self._feed.sizes(micro_batches, self._data_ranks)
+        sizes = self._data.sizes(micro_batches, self._data_ranks)
         samples = sum(map(len, micro_batches)) * self._data_ranks
         results = self._runner.run(step_index, micro_batches, self._incidents.clipping, sums)
         self._note(step_index, micro_batches, results)

@@ -36,12 +36,12 @@ from core.run.fence import fenced
 from core.run.folder import FINISHED, INITIAL, LOGS
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
-from core.train.feed import Feed
 from core.train.measured_step import MeasuredSteps
 from core.train.profiler import Profiler
 from core.train.run_records import RunRecords
 from core.train.runner import StepRunner
 from core.train.step import Stepper
+from core.train.training_data import TrainingData
 from core.train.validation import Validation, ValidationConfig, line, make_validation
 
 
@@ -56,7 +56,7 @@ class Trainer:
     def __init__(
         self,
         stepper: Stepper,
-        feed: Feed,
+        data: TrainingData,
         config: TrainerConfig,
         *,
         folder: Path,
@@ -66,7 +66,7 @@ class Trainer:
         fingerprints: Mapping[str, str] | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.stepper, self.feed, self.config, self.folder = stepper, feed, config, folder
+        self.stepper, self.data, self.config, self.folder = stepper, data, config, folder
         self.networks, main = stepper.networks, stepper.networks[MAIN]
         self.engine, self.ema, self.world = main.engine, main.ema, main.engine.world
         configs = {name: network.engine.config for name, network in self.networks.items()}
@@ -75,7 +75,7 @@ class Trainer:
         meets = any(engine.meets_in_forward for engine in configs.values())
         own_clock = time.thread_time if meets and self.world.device.type == "cpu" else None
         self.phases, self.profiler = Phases(own_clock=own_clock), Profiler(folder, config, self.world)
-        self.runner = StepRunner(stepper, config.steps, seed, self.phases, feed.shape_times)
+        self.runner = StepRunner(stepper, config.steps, seed, self.phases, data.shape_times)
         self.early_end = self.runner.early_end
         self.early_end.limit.longest_save_s = lambda: self.saver.longest_s
         self.corruption = CorruptionCheck(self.runner, config)
@@ -93,14 +93,14 @@ class Trainer:
         )
         with below("validation"):
             self.validation = make_validation(
-                validation, main, stepper.validated, feed.validation, folder=folder
+                validation, main, stepper.validated, data.validation, folder=folder
             )
         self._watched_step: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
         self.records = RunRecords(writers)
         self.measured = MeasuredSteps(
-            self.runner, feed, config.steps, self.corruption, self.incidents, self.metrics
+            self.runner, data, config.steps, self.corruption, self.incidents, self.metrics
         )
         self.step = self.samples_seen = 0
 
@@ -137,7 +137,7 @@ class Trainer:
         fence = fenced(self.saver.require_owner) if world.rank == 0 else contextlib.nullcontext()
         with watchdog, fence, self.profiler.running():
             if self.step < self.config.steps:
-                self.runner.rehearse(self.step, self.feed.largest())
+                self.runner.rehearse(self.step, self.data.largest())
             self._loop()
         if self.step < self.config.steps:
             self.metrics.close()
@@ -181,7 +181,7 @@ class Trainer:
                     stream = None
                     self._pass_over()
                 else:
-                    stream = stream or iter(self.feed.batches(self.step))
+                    stream = stream or iter(self.data.batches(self.step))
                     with self.profiler.step(self.step + 1), self._watched_step():
                         self.one_step(stream)
                 if self.incidents.too_many:
@@ -190,8 +190,8 @@ class Trainer:
                 else:
                     self._after_step()
                 progress.advance(self.step - progress.count, note=self.metrics.note())
-        if self.feed.shape_times:
-            self.feed.shape_times.finish()
+        if self.data.shape_times:
+            self.data.shape_times.finish()
 
     def _after_step(self) -> None:
         """Validate and save when due; at an early end save, and leave validation for later.

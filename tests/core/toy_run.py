@@ -31,9 +31,9 @@ from core.optim.groups import OptimizerConfig
 from core.run import fence
 from core.run.ending import end_with
 from core.train.config import TrainerConfig
-from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from core.train.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
@@ -126,7 +126,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     largest = fields.pop("largest", False)
     engine = toy_engine(world, **fields)
     batches = toy_batches(world, engine.config.most_at_once, bad, poison)
-    feed = Feed(
+    data = TrainingData(
         batches=batches,
         largest=lambda: next(batches(0))[:1] if largest else [],
         validation=lambda: next(toy_batches(world, 2)(10**6)),
@@ -134,7 +134,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     )
     return Trainer(
         SingleStepper(engine, ToyObjective(), EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema})),
-        feed,
+        data,
         TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,

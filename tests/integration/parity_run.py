@@ -28,9 +28,9 @@ from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.run.ending import end_with
 from core.train.config import TrainerConfig
-from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from core.train.validation import ValidationConfig, whole_steps
 from models.denoisers.dit import DiT, DiTConfig
 
@@ -93,7 +93,7 @@ def train(
     checkpoint_blocks(network.blocks, config)
     mine = data_world(world, config.sequence_parallel)
     steps_from = batches(mine, config.most_at_once)
-    feed = Feed(
+    data = TrainingData(
         batches=steps_from,
         validation=lambda: whole_steps(lambda step: next(steps_from(step)), VALIDATED, mine.size),
         work_of=lambda batch: (batch.x[:, 0].numel() // 4, batch.x[:, 0].numel() * 1e6),
@@ -103,7 +103,7 @@ def train(
             Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
             ParityObjective(),
         ),
-        feed,
+        data,
         TrainerConfig(steps=steps, save_every=steps),
         folder=folder,
         seed=7,
@@ -113,7 +113,7 @@ def train(
     before = compiled = compiled_graphs()
     if backend:
         compile_blocks(network.blocks, backend)
-        first = next(feed.batches(0))
+        first = next(data.batches(0))
         examples = [(b.x, torch.ones(len(b)), b.condition) for b in first]
         compiled = warm_up(network, examples, examples)
     trainer.fit()

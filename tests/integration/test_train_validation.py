@@ -18,8 +18,8 @@ from tests.data.caches import IMAGE
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, make_autoencoder, make_latents
 from tests.tools.train.opened import load_data, open_checked
 from tools.train.config import Config
-from tools.train.feed import validation_batches
 from tools.train.job import run
+from tools.train.training_data import validation_batches
 from tools.train.workload import Workload
 
 # What a row has only of some runs.

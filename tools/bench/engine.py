@@ -30,9 +30,9 @@ from core.losses import Objective
 from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
-from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from data.latent.normalising import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
@@ -166,10 +166,10 @@ def _trainer(folder: Path, world: ranks.World, steps: int) -> tuple[Trainer, Sto
     batches: Callable[[int], Iterator[list[Batch]]] = partial(read_ahead, _load, depth=ahead)
     if world.device.type == "cpu":
         batches, objective = prepared.batches(_load, ahead, plain, seed=0), prepared.PreparedObjective(plain)
-    feed = Feed(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
+    data = TrainingData(batches=batches, work_of=lambda batch: (64 * len(batch), 1e9 * len(batch)))
     trainer = Trainer(
         SingleStepper(engine, objective, EmaConfig()),
-        feed,
+        data,
         TrainerConfig(steps=steps, save_every=10 * steps),
         folder=folder,
         seed=0,

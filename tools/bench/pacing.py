@@ -30,9 +30,9 @@ from core.distributed import ranks
 from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
-from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from data.latent.normalising import Normaliser
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench.rounds import Floor, Row, Timing
@@ -137,7 +137,7 @@ def _write(path: Path, snapshot: Snapshot, pace: HeldPace) -> None:
 
 def _stepper(trainer: Trainer) -> Callable[[], float]:
     trainer.open()
-    stream = iter(trainer.feed.batches(0))
+    stream = iter(trainer.data.batches(0))
 
     def step() -> float:
         started = time.perf_counter()
@@ -164,7 +164,7 @@ def _trainer(folder: Path, world: ranks.World) -> Trainer:
             LatentObjective(ObjectiveConfig(), normaliser, frame_condition=False),
             EmaConfig(),
         ),
-        Feed(batches=_batches),
+        TrainingData(batches=_batches),
         TrainerConfig(steps=10**6),
         folder=folder,
         seed=0,

@@ -32,7 +32,6 @@ from tools.runs.path_record import settle_path
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import Config, DataConfig
-from tools.train.feed import make_feed, validation_batches
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective
 from tools.train.run_passes import memory_of
@@ -46,6 +45,7 @@ from tools.train.source import (
     unused_captions,
     unused_text,
 )
+from tools.train.training_data import make_training_data, validation_batches
 
 
 class Data(NamedTuple):
@@ -205,7 +205,7 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
             prepared.PreparedObjective(objective) if batches else objective,
             config.ema,
         ),
-        make_feed(*trained, config.model, world, validation=held_out, batches=batches),
+        make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
         config.trainer,
         folder=output,
         seed=seed,

@@ -17,9 +17,9 @@ from core.preflight.check import look_over_nodes
 from core.progress import say
 from core.run.claim import claim_run
 from core.run.folder import AUTOENCODER
-from core.train.feed import Feed
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from data.dataset.faults import require_no_program_errors
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
@@ -120,7 +120,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
-        Feed(batches=loader, largest=loader.largest, samples=loader.plan.samples),
+        TrainingData(batches=loader, largest=loader.largest, samples=loader.plan.samples),
         config.trainer,
         folder=Path(config.output),
         seed=config.seed,

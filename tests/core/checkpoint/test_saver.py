@@ -32,7 +32,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 def signal_at(trainer: Trainer, step: int, reached: threading.Event) -> None:
     """Set `reached` when the loop asks for the data of `step`."""
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:
         for number, parts in enumerate(batches(first), start=first):
@@ -40,7 +40,7 @@ def signal_at(trainer: Trainer, step: int, reached: threading.Event) -> None:
                 reached.set()
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
 
 
 def test_a_checkpoint_is_of_its_moment_though_training_goes_on(

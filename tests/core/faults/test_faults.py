@@ -69,14 +69,14 @@ def flip(tensor):
 
 def run(world, name, act, **fields):
     trainer = toy_trainer(Path(sys.argv[1]) / name, world, steps=8, **fields)
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
     def watched(first):
         for number, parts in enumerate(batches(first), first):
             if number == 4 and world.rank == 1:
                 if act(trainer) == "leave out":
                     continue
             yield parts
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
     try:
         trainer.fit()
     except WorkError as error:
@@ -242,14 +242,14 @@ def test_a_slow_save_is_waited_for_and_one_that_hangs_ends_the_run(tmp_path: Pat
 
 def test_there_is_more_patience_until_the_first_step_has_ended(world: World, tmp_path: Path) -> None:
     trainer, seen = toy_trainer(tmp_path, world, steps=3, largest=True), list[float]()
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:
         for parts in batches(first):
             seen.append(trainer.phases.patience)
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
     trainer.fit()
     assert seen == [START_PATIENCE, 1, 1]
 

@@ -142,7 +142,7 @@ def test_a_spike_is_recorded_and_its_statistics_survive(
     monkeypatch.setattr(spikes, "WARM_UP", 4)
     options: dict[str, Any] = {"bad": -1, "spike_sigma": 4.0, "gradient_clipping": 0.0}
     trainer = toy_trainer(tmp_path, world, **options)
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def loud(first: int) -> Iterator[Any]:
         for step, parts in enumerate(batches(first), first):
@@ -150,7 +150,7 @@ def test_a_spike_is_recorded_and_its_statistics_survive(
                 part.x.mul_(50.0 if step == 6 else 1.0)
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=loud)
+    trainer.data = replace(trainer.data, batches=loud)
     trainer.fit()
     spike = next(row for row in incidents(tmp_path) if row["step"] == 7)
     assert spike["kind"] == "spike"

@@ -43,7 +43,7 @@ def spoil(trainer: Any, sample: int) -> None:
     module.activation = Spoiling()
     (target,) = (
         x
-        for b in next(trainer.feed.batches(sample // 8))
+        for b in next(trainer.data.batches(sample // 8))
         for x, i in zip(b.x, b.id, strict=True)
         if i == sample
     )

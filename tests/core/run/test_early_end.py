@@ -96,7 +96,7 @@ def test_a_signal_breaks_validation_off_and_it_is_made_up_for(
     world: World, tmp_path: Path, whole: Path
 ) -> None:
     trainer = toy_trainer(tmp_path, world, **OPTIONS, validate_every=4)
-    validation = trainer.feed.validation
+    validation = trainer.data.validation
     assert validation is not None
 
     def interrupted() -> Any:
@@ -121,7 +121,7 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_there(
 ) -> None:
     """The validation is whole then, and no step follows, since it would be one more than was announced."""
     trainer = toy_trainer(tmp_path, world, **OPTIONS, validate_every=4)
-    validation, passes = trainer.feed.validation, [*trainer.ema.averages, "raw"]  # type: ignore[union-attr]
+    validation, passes = trainer.data.validation, [*trainer.ema.averages, "raw"]  # type: ignore[union-attr]
 
     def interrupted() -> Any:
         yield from validation()  # type: ignore[misc]

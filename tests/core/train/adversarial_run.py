@@ -24,9 +24,9 @@ from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.run.ending import end_with
 from core.train.config import TrainerConfig
-from core.train.feed import Feed
 from core.train.step import Step, Stepper, Turn
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from tests.core import toy_run
 from tests.core.toy_run import WIDTH, toy_batches
 
@@ -114,7 +114,7 @@ def adversarial_trainer(
     batches = toy_batches(world, engine.most_at_once)
     return Trainer(
         Adversarial(*engines, poison=poison),
-        Feed(batches=batches, largest=lambda: next(batches(0))[:1] if largest else []),
+        TrainingData(batches=batches, largest=lambda: next(batches(0))[:1] if largest else []),
         TrainerConfig(**{"steps": STEPS, "save_every": 3, **trainer}),
         folder=folder,
         seed=7,

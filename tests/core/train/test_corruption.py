@@ -29,7 +29,7 @@ def flip(tensor: Tensor, bit: int = 0) -> None:
 
 def before_step(trainer: Trainer, step: int, act: Callable[[], object]) -> None:
     """Do something between the update before `step_index` and its own."""
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:
         for number, parts in enumerate(batches(first), first):
@@ -37,7 +37,7 @@ def before_step(trainer: Trainer, step: int, act: Callable[[], object]) -> None:
                 act()
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -41,14 +41,14 @@ runpy.run_path({TOY_RUN!r}, run_name="__main__")"""
 
 def before_step(trainer: Trainer, acts: dict[int, Callable[[], None]]) -> Trainer:
     """Do something when the data of a step (0, 1, ...) are asked for."""
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def watched(first: int) -> Iterator[Any]:
         for step, parts in enumerate(batches(first), first):
             acts.get(step, lambda: None)()
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
     return trainer
 
 

@@ -186,12 +186,12 @@ def test_other_versions_are_told_of_on_resume(
 
 def test_data_that_ends_early_is_an_error(world: World, tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, world, steps=9)
-    endless = trainer.feed.batches
+    endless = trainer.data.batches
 
     def two(first: int) -> Iterator[list[Batch]]:
         return (parts for _, parts in zip(range(2), endless(first), strict=False))
 
-    trainer.feed = replace(trainer.feed, batches=two)
+    trainer.data = replace(trainer.data, batches=two)
     with pytest.raises(WorkError, match="the data ended before step 3 of 9"):
         trainer.fit()
 

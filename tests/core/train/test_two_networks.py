@@ -183,7 +183,7 @@ def test_trying_and_checking_leaves_nothing_in_either_network(
 
 def test_a_bit_that_turns_over_in_another_network_ends_the_run(world: World, tmp_path: Path) -> None:
     trainer = adversarial_trainer(tmp_path, world, check_every=1)
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def watched(first: int) -> Iterator[list[Batch]]:
         for number, parts in enumerate(batches(first), first):
@@ -191,7 +191,7 @@ def test_a_bit_that_turns_over_in_another_network_ends_the_run(world: World, tmp
                 trainer.networks["critic"].engine.moments()["exp_avg"][0][0] += 1.0
             yield parts
 
-    trainer.feed = replace(trainer.feed, batches=watched)
+    trainer.data = replace(trainer.data, batches=watched)
     with pytest.raises(WorkError, match="rank 0: critic:exp_avg 0 changed between two updates"):
         trainer.fit()
 

@@ -8,7 +8,7 @@ from core.batch import Batch
 from core.distributed.ranks import World
 from core.metrics.shape_times import ShapeTimes
 from core.progress import say
-from core.train.feed import Feed
+from core.train.training_data import TrainingData
 from core.train.validation import whole_steps
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from data.order.plan_report import time_lines
@@ -16,7 +16,7 @@ from models.denoisers.network import DenoiserConfig
 from tools.train.workload import Workload
 
 
-def make_feed(
+def make_training_data(
     source: LatentSource,
     loader: Loader,
     model: DenoiserConfig,
@@ -24,9 +24,9 @@ def make_feed(
     *,
     validation: Callable[[], Iterable[Batch]],
     batches: Callable[[int], Iterator[list[Batch]]] | None = None,
-) -> Feed:
-    """Make the trainer's feed. batches: those of the loader, with more in them; None takes its own."""
-    return Feed(
+) -> TrainingData:
+    """Make the trainer's data. batches: those of the loader, with more in them; None takes its own."""
+    return TrainingData(
         batches=batches or loader,
         largest=loader.largest,
         validation=validation,

@@ -11,7 +11,7 @@ from core.metrics.shape_times import ShapeTimes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class TrainingData:
     """The training data of a run, on this rank.
 
     batches: the micro-batches of step `step_index` and of each that follows.  largest: micro-batches as large

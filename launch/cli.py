@@ -72,7 +72,7 @@ def _status(words: Sequence[str]) -> int:
 def _with_lines(words: Sequence[str]) -> int:
     """Run a command line; what a person can act on becomes a line and a status."""
     from core.errors import CONTINUABLE, PEER_LOST, EndedEarly, UserError, WorkError
-    from core.reading.open_files import told
+    from core.reading.open_files import message_of
     from core.run import ends
     from launch import local
 
@@ -89,7 +89,7 @@ def _with_lines(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _failed(words, told(error), 1)
+        return _failed(words, message_of(error), 1)
     except RuntimeError as error:
         if ends.kind_of(error) != "peer":
             raise

@@ -22,7 +22,7 @@ from core.errors import CONTINUABLE
 from core.root import import_path
 from core.run import signals
 from core.run.folder import CONFIG
-from core.run.last_line import TOLD
+from core.run.last_line import SAID_FILE
 from launch.jobs import Job
 
 REFUSED = 2  # status of a mistake of the person's
@@ -107,9 +107,9 @@ def follow_parent() -> None:
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
-    """Return a rank's environment: its rendezvous, the path of this code, and the file `TOLD`."""
+    """Return a rank's environment: its rendezvous, the path of this code, and the file `SAID_FILE`."""
     started = environment.of_local_rank(rank, processes, port)
-    return {**started, "PYTHONPATH": import_path(), TOLD: str(folder / "told")}
+    return {**started, "PYTHONPATH": import_path(), SAID_FILE: str(folder / "told")}
 
 
 class _Ranks:

@@ -62,7 +62,7 @@ def checked(value: Any, schema: type[T], source: Path | str) -> T:
     try:
         return cast(T, reader_of(cast(Hashable, schema))(value))
     except Wrong as wrong:
-        raise Malformed(f"{source}: {wrong.told()}") from None
+        raise Malformed(f"{source}: {wrong.message()}") from None
 
 
 def loaded(data: bytes, source: Path | str) -> Any:

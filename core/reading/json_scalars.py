@@ -48,7 +48,7 @@ class Wrong(Exception):
         self.expected, self.value = expected, value
         self.place: list[str] = []
 
-    def told(self) -> str:
+    def message(self) -> str:
         """Return the message: place, value, and what was expected."""
         place = "".join(reversed(self.place)).lstrip(".")
         if self.value is _NONE:

@@ -57,7 +57,7 @@ def is_lack_of_descriptors(error: OSError) -> bool:
     return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
-def told(error: OSError) -> str:
+def message_of(error: OSError) -> str:
     """Return the message of an error, with the limit if it is the lack of descriptors."""
     if not is_lack_of_descriptors(error):
         return str(error)

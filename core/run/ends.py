@@ -98,9 +98,9 @@ def _write(kind: Kind, status: int, text: str) -> None:
     if place is None:
         return
     rank = environment.rank()
-    told = {"rank": rank, "node": environment.node(), "pid": os.getpid(), "time": time.time()}
+    record = {"rank": rank, "node": environment.node(), "pid": os.getpid(), "time": time.time()}
     path = place / f"rank-{rank}.json"
     temporary = temporary_name(path)
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({**told, "kind": kind, "status": status, "text": text}))
+        temporary.write_text(json.dumps({**record, "kind": kind, "status": status, "text": text}))
         temporary.replace(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from core import environment, terminal
 from core.escaping import escaped_line
 
-TOLD = "LONGTAKE_TOLD"  # the file by which a launcher's ranks know that one has said why the run ends
+SAID_FILE = "LONGTAKE_TOLD"  # the file by which a launcher's ranks know that one has said why the run ends
 
 _REPEAT = """
 import os, select, sys
@@ -38,9 +38,9 @@ def tell(line: str, *, failed: bool = False) -> None:
 
 
 def _print(line: str) -> None:
-    if told := os.environ.get(TOLD):
+    if file := os.environ.get(SAID_FILE):
         try:
-            Path(told).touch(exist_ok=False)
+            Path(file).touch(exist_ok=False)
         except FileExistsError:
             return
         except OSError:

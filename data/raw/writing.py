@@ -158,7 +158,7 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
     facts = attempt(lambda: look(data, task.limits, colour=task.colour), "decode", item.name)
     if isinstance(facts, Fault):
         return facts
-    told = {
+    description = {
         "label": item.label if item.label >= 0 else None,
         "class": item.class_name or None,
         "text": item.text,
@@ -166,7 +166,7 @@ def _sample(item: Item, number: int, task: ShardTask) -> Fault | tuple[Media, di
         "source": item.name,
         **item.more,
     }
-    text = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(description, sort_keys=True, ensure_ascii=False)
     return facts, {"__key__": f"{number:09d}", suffix_of(data): data, "json": text.encode()}
 
 

@@ -26,7 +26,7 @@ from launch.cluster.records import (
     RankEnd,
     Started,
     Submission,
-    Told,
+    SubmissionRecord,
     read_record,
 )
 from launch.cluster.verdict import Verdict, in_vain, judge
@@ -71,14 +71,14 @@ class Attempt:
         self,
         submission: Submission,
         config: ClusterConfig,
-        told: Told,
+        record: SubmissionRecord,
         asked: Asked,
         task: int = 0,
     ) -> None:
         """Create an attempt. task: of a job array; each continues and is given up by itself."""
         self.task = task
-        self.submission, self.config, self.told, self.asked = submission, config, told, asked
-        self.job = find(told["job"])
+        self.submission, self.config, self.record, self.asked = submission, config, record, asked
+        self.job = find(record["job"])
         self.slurm_job = environment.slurm_job() if config.kind == "slurm" else None
         name = environment.attempt() if self.slurm_job else None
         before = [record["name"] for record in submission.attempt_records(task)]
@@ -112,7 +112,7 @@ class Attempt:
                 env=rank_environment(
                     self.submission, self.config, self.folder, started=started, number=self.number
                 ),
-                cwd=self.told["cwd"],
+                cwd=self.record["cwd"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -23,12 +23,12 @@ def main(words: Sequence[str]) -> int:
     output = Path(words[0])
     submission = records.latest(output)
     state, _ = state_of(submission)
-    told = submission.read()
+    record = submission.read()
     if state in (*ENDED, "lost"):
         say(f"{output}: {state} before")
         return 0
-    if told["cluster"].get("kind") == "slurm":
-        found = {str(told.get("slurm_job", "")), *slurm.jobs_named(told["name"])} - {""}
+    if record["cluster"].get("kind") == "slurm":
+        found = {str(record.get("slurm_job", "")), *slurm.jobs_named(record["name"])} - {""}
         for job in sorted(found):
             slurm.cancel(job)
         say(f"{output}: cancelled job {', '.join(sorted(found))}")

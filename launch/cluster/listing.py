@@ -13,7 +13,7 @@ from core.progress import duration
 from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
-from launch.cluster.records import ENDED, JOB_FILE, Started, Submission, Told
+from launch.cluster.records import ENDED, JOB_FILE, Started, Submission, SubmissionRecord
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
 
@@ -43,15 +43,15 @@ def state_of(submission: Submission) -> tuple[str, str]:
 
     An array is at work while any of its tasks is, and done when one is that the others leave nothing to do.
     """
-    told = submission.read()
-    tasks = told["cluster"].get("array", 0)
+    record = submission.read()
+    tasks = record["cluster"].get("array", 0)
     if not isinstance(tasks, int):
         raise WorkError(f"{submission.folder}: cluster.array={tasks!r} of what was submitted is no number")
-    job = str(told.get("slurm_job") or _queued_job(told))
+    job = str(record.get("slurm_job") or _queued_job(record))
     if tasks < 2:  # submitit makes no array of one task
-        return _state(submission.attempt_records(), told, job)
+        return _state(submission.attempt_records(), record, job)
     found = [
-        _state(submission.attempt_records(task), told, f"{job}_{task}" if job else "")
+        _state(submission.attempt_records(task), record, f"{job}_{task}" if job else "")
         for task in range(tasks)
     ]
     states = [state for state, _ in found]
@@ -63,20 +63,20 @@ def state_of(submission: Submission) -> tuple[str, str]:
     return state, "; ".join([f"{tasks} tasks: {counts}", *reasons[:1]])
 
 
-def _queued_job(told: Told) -> str:
+def _queued_job(record: SubmissionRecord) -> str:
     """Return SLURM's number of a job whose submitter was killed before it wrote that down; '' for none."""
-    if told["cluster"].get("kind") != "slurm":
+    if record["cluster"].get("kind") != "slurm":
         return ""
-    return next(iter(slurm.jobs_named(told["name"])), "")
+    return next(iter(slurm.jobs_named(record["name"])), "")
 
 
-def _state(attempts: Sequence[Started], told: Told, job: str) -> tuple[str, str]:
+def _state(attempts: Sequence[Started], record: SubmissionRecord, job: str) -> tuple[str, str]:
     """Return the state of one task and its reason. job: its number in SLURM, '' if it was not queued."""
     last: Started = attempts[-1] if attempts else {}
     state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
         return state, reason
-    if told["cluster"].get("kind") != "slurm":
+    if record["cluster"].get("kind") != "slurm":
         is_here = last.get("node") in (None, environment.node())
         if state == "running" and is_here and not records.lives(last.get("pid", 0)):
             return "lost", "its supervisor was killed; submit it again to continue"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core import environment
 from core.run import ends
-from core.run.last_line import TOLD
+from core.run.last_line import SAID_FILE
 from launch.cluster.config import ClusterConfig
 from launch.cluster.records import JOB_FILE, Submission
 from launch.jobs import Job
@@ -55,7 +55,7 @@ def rank_environment(
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")])),
         ends.FOLDER: str(folder),
-        TOLD: str(folder / "told"),
+        SAID_FILE: str(folder / "told"),
     }
     if config.preflight:
         found[environment.PREFLIGHT] = "1"

@@ -36,7 +36,7 @@ T = TypeVar("T")
 ENDED = ("done", "failed", "cancelled")
 
 
-class Told(TypedDict):
+class SubmissionRecord(TypedDict):
     """The content of `submission.json`. after_output: of the job that must finish before, "" for none."""
 
     job: str
@@ -103,9 +103,9 @@ class Submission:
         """The code that the job runs."""
         return self.folder / "code"
 
-    def read(self) -> Told:
+    def read(self) -> SubmissionRecord:
         """Read what was submitted; WorkError if it is damaged or not there yet."""
-        found = read_record(self.folder / SUBMISSION, Told)
+        found = read_record(self.folder / SUBMISSION, SubmissionRecord)
         if found is None:
             raise WorkError(f"{self.folder} does not say what was submitted; submit it again")
         return found
@@ -113,7 +113,7 @@ class Submission:
     def write(self, **fields: Any) -> None:
         """Add values to `submission.json`."""
         path = self.folder / SUBMISSION
-        write_json(path, {**(read_record(path, Told) or {}), **fields})
+        write_json(path, {**(read_record(path, SubmissionRecord) or {}), **fields})
 
     def attempts(self) -> list[Path]:
         """Return the folders of its starts, oldest first."""

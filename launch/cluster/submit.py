@@ -88,10 +88,10 @@ def _with_job(words: Sequence[str]) -> list[str]:
     if not bare or "=" in bare or not (folder / SUBMISSIONS).is_dir():
         return list(words)
     latest = records.latest(folder)
-    told = latest.read()
+    record = latest.read()
     rest = list(words)
     rest.remove(bare)
-    return [told["job"], str(latest.folder / JOB_FILE), str(latest.folder / "cluster.yaml"), *rest]
+    return [record["job"], str(latest.folder / JOB_FILE), str(latest.folder / "cluster.yaml"), *rest]
 
 
 def _schema(job: Job) -> type[Any]:

@@ -53,13 +53,13 @@ def supervise(submission: Submission, task: int = 0) -> int:
 
     task: of a job array.
     """
-    told = submission.read()
-    config = from_dict(ClusterConfig, told["cluster"])
+    record = submission.read()
+    config = from_dict(ClusterConfig, record["cluster"])
     asked = Asked()
     with signals.answered_by(asked):
-        _wait_for(told.get("after_output", ""), asked)
+        _wait_for(record.get("after_output", ""), asked)
         while True:
-            attempt = Attempt(submission, config, told, asked, task)
+            attempt = Attempt(submission, config, record, asked, task)
             verdict = attempt.run()
             if verdict.outcome == "again" and config.kind == "slurm":
                 return _requeue(attempt, verdict)

@@ -32,13 +32,13 @@ class Verdict:
 def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdict:
     """Decide over all ranks.
 
-    ends: what each rank has told of its end (`core/run/ends.py`), or of its beginning where it could tell no
-    more.  status: of the command that started them.  size: how many there should be.
+    ends: each rank's report of its end (`core/run/ends.py`), or of its beginning where it left no other.
+    status: of the command that started them.  size: how many there should be.
     asked: 'cancel' or 'requeue' where the supervisor was told to end the job, else ''.
     """
-    told = sorted(ends, key=lambda end: end["time"])
-    causes = [end for end in told if end["kind"] not in ("running", "done", "asked", "peer")]
-    silent = [end for end in told if end["kind"] == "running"]
+    by_time = sorted(ends, key=lambda end: end["time"])
+    causes = [end for end in by_time if end["kind"] not in ("running", "done", "asked", "peer")]
+    silent = [end for end in by_time if end["kind"] == "running"]
     if status == 0 and not causes:
         return Verdict("done", "")
     for end in causes:
@@ -52,15 +52,15 @@ def judge(ends: Sequence[RankEnd], status: int, size: int, asked: str) -> Verdic
     if causes:
         unfit = {end["node"] for end in causes if end["kind"] == "node"}
         return Verdict("again", _said(causes[0]), causes[0]["node"], unfit=tuple(sorted(unfit)))
-    if asked or any(end["kind"] == "asked" for end in told) or (not told and status == CONTINUABLE):
+    if asked or any(end["kind"] == "asked" for end in by_time) or (not by_time and status == CONTINUABLE):
         return Verdict("again", "ended early, and continues", asked=True)
     if silent:
         first, nodes = silent[0], {end["node"] for end in silent}
         blamed = first["node"] if len(nodes) == 1 else ""  # of several nothing says which came first
         return Verdict("again", f"rank {first['rank']} on {first['node']} ended without a word", blamed)
-    if not told:
+    if not by_time:
         return Verdict("again", f"no rank began; srun ended with status {status}")
-    return Verdict("again", f"lost connections between ranks: {_said(told[0])}")
+    return Verdict("again", f"lost connections between ranks: {_said(by_time[0])}")
 
 
 def _said(end: RankEnd) -> str:

@@ -133,8 +133,8 @@ class PublicAutoencoder(nn.Module):
         """Return `normalisation`: latents_mean or shift_factor, and latents_std / scaling_factor."""
         settings, count = self.settings, self.latent_channels
         buffers = dict(self.network.named_buffers())
-        told = {name: settings.get(name, buffers.get(name)) for name in ("latents_mean", "latents_std")}
-        mean, std = (None if v is None else torch.as_tensor(v, dtype=torch.float64) for v in told.values())
+        given = {name: settings.get(name, buffers.get(name)) for name in ("latents_mean", "latents_std")}
+        mean, std = (None if v is None else torch.as_tensor(v, dtype=torch.float64) for v in given.values())
         if mean is None:
             mean = torch.full((count,), settings.get("shift_factor") or 0.0, dtype=torch.float64)
         if std is None:

@@ -29,8 +29,8 @@ def differing_settings(initial: Initial, config: Any) -> list[str]:
     """Say which settings that decide a result differ from those of the run that the weights are of."""
     if job_of(initial.run) is None:
         return []
-    told = (INITIAL_FIELD, "latents.normalise")  # on a line of their own
-    found = [c for c in changes(initial.recorded, config) if c.role == "result" and c.path not in told]
+    reported = (INITIAL_FIELD, "latents.normalise")  # on a line of their own
+    found = [c for c in changes(initial.recorded, config) if c.role == "result" and c.path not in reported]
     shown = [f"{change.path}={change.now} ({change.before} there)" for change in found[:SHOWN]]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return [f"other settings than there: {', '.join(shown)}{more}"] if found else []

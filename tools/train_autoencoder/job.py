@@ -173,8 +173,8 @@ def publish(
     if pairs:
         write_png(output / RECONSTRUCTIONS, show(pairs))
     save(autoencoder, output / AUTOENCODER, result)
-    told = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
-    say(f"{output / AUTOENCODER}: {told or 'no held-out samples to score'}")
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in result.items() if name.endswith("_db"))
+    say(f"{output / AUTOENCODER}: {shown or 'no held-out samples to score'}")
 
 
 def open_source(source: str, data: PixelConfig) -> Dataset:

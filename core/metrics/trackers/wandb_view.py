@@ -27,7 +27,7 @@ from core.run.folder import WANDB
 WAITING_BYTES = 1 << 20  # the most bytes of rows that wandb has not taken yet; some thousand rows
 FINISH_S = 30.0  # for wandb to send the rest when the run ends
 LEAVE_S = 5.0  # for its process to end once it reads no more
-TOLD = 3  # exit status of the view's process when it has said itself why it ends
+REPORTED = 3  # exit status of the view's process when it has said itself why it ends
 
 
 class _Identity(TypedDict):
@@ -132,10 +132,10 @@ class WandbView:
             self._end(process.wait())
 
     def _end(self, status: int) -> None:
-        if status not in (0, TOLD):
+        if status not in (0, REPORTED):
             say(f"warning: wandb has ended with status {status}, metrics go to files only")
         if status:
-            self._failed("it said so" if status == TOLD else f"ended with status {status}")
+            self._failed("it said so" if status == REPORTED else f"ended with status {status}")
 
 
 def main(folder: Path, project: str, messages: IO[str]) -> int:
@@ -148,10 +148,10 @@ def main(folder: Path, project: str, messages: IO[str]) -> int:
         _show_all(run, messages)
     except ModuleNotFoundError as error:
         say(f"warning: wandb {did}, metrics go to files only: {error}; it comes with longtake[wandb]")
-        return TOLD
+        return REPORTED
     except Exception as error:  # a view over the network may fail in any way
         say(f"warning: wandb {did}, metrics go to files only: {error}")
-        return TOLD
+        return REPORTED
     return 0
 
 

@@ -25,7 +25,7 @@ class Fields(IntEnum):
     BOTTOM_FIRST = 3
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The description to record; "" for whole frames."""
         names = ("", "flagged", "top field first, by idet", "bottom field first, by idet")
         return names[self.value]

@@ -75,7 +75,7 @@ def _media(video: Video, shown: tuple[int, int, str], fields: Fields, colours: d
         "frame_rate": VARIABLE if times.variable else str(times.rate) if video.frames > 1 else "",
         "order": "of the decoder" if video.frames > 1 and video.reordered else "",
         "hidden": str(video.hidden) if video.hidden else "",
-        "interlacing": fields.told,
+        "interlacing": fields.description,
         **colours,
     }
     return Media(

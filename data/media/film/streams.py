@@ -9,10 +9,10 @@ from data.media.formats import MediaError
 
 
 class Choice(NamedTuple):
-    """The chosen stream. place: among all streams of the file. told: what it was chosen among, or ""."""
+    """The chosen stream.  reason: why it was chosen among several; "" where it is the only one."""
 
     stream: Any
-    told: str
+    reason: str
 
 
 def choose_stream(container: Any, most: int) -> Choice:

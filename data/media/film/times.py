@@ -104,7 +104,7 @@ def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stre
     gaps = [after - before for before, after in itertools.pairwise(ticks)]
     last = durations[-1] or (gaps[-1] if gaps else 0)
     # Matroska repeats one stated duration for all packets; a last one among false ones says nothing.
-    if gaps and any(abs(gap - told) > 1 for gap, told in zip(gaps, durations, strict=False)):
+    if gaps and any(abs(gap - stated) > 1 for gap, stated in zip(gaps, durations, strict=False)):
         last = gaps[-1]
     if not gaps:
         # For one frame, readers make up a rate and a duration from the time unit; the mean rate is stated.

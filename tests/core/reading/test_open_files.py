@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.reading import open_files
-from core.reading.open_files import FILES, KeptFiles, told
+from core.reading.open_files import FILES, KeptFiles, message_of
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_a_lasting_lack_is_told_with_the_limit(folder: Path, number: int) -> Non
     with pytest.raises(OSError, match=r"x\.tar") as raised:
         KeptFiles().get(0, lacking)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert f"'x.tar'; this process may have {soft} (RLIMIT_NOFILE" in told(raised.value)
-    assert told(FileNotFoundError(errno.ENOENT, "no", "x.tar")) == "[Errno 2] no: 'x.tar'"
+    assert f"'x.tar'; this process may have {soft} (RLIMIT_NOFILE" in message_of(raised.value)
+    assert message_of(FileNotFoundError(errno.ENOENT, "no", "x.tar")) == "[Errno 2] no: 'x.tar'"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def flagged(top_first: bool = True) -> bytes:
 def test_interlacing_is_seen_and_said(data: bytes, fields: Fields) -> None:
     media = check(data)
     assert media.fields == fields
-    assert media.found.get("interlacing", "") == fields.told
+    assert media.found.get("interlacing", "") == fields.description
     assert probe(data, fields=True) == media
 
 

@@ -32,10 +32,14 @@ __all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
 
 @dataclass(frozen=True)
 class StepResult:
-    """grad_norm: over all parameters, before clipping; inf when skipped.  applied: False when skipped."""
+    """grad_norm: over all parameters, before clipping; inf when skipped.  applied: False when skipped.
+
+    lr: the learning rate of the update.
+    """
 
     grad_norm: float
     applied: bool
+    lr: float
 
 
 class Engine:
@@ -114,7 +118,7 @@ class Engine:
         self._engine.step()
         applied = bool(self._engine.was_step_applied())
         self.updates += applied
-        return StepResult(float(self._engine.get_global_grad_norm()), applied)
+        return StepResult(float(self._engine.get_global_grad_norm()), applied, lr)
 
     def watch(self, watch: Watch) -> None:
         """Have `watch` time what is outside this code: DeepSpeed calls, and the release of the graph."""

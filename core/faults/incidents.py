@@ -49,6 +49,8 @@ class Incidents:
 
     skipped: steps in which an update was skipped so far.  passed_over: steps that are not tried.
     rollbacks: how often the run went back.
+    clipping: the largest norm that the next gradient of each network may keep; 0 is any. It changes with
+    each norm, and is kept rather than gathered in every step.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Incidents:
         self.path, self.config, self._world = folder / INCIDENTS, config, world
         self.record_file = RecordWriter(self.path)
         self._guards = {name: SpikeGuard(config.spike_sigma, most) for name, most in clipping.items()}
+        self.clipping = {name: guard.clipping for name, guard in self._guards.items()}
         self._in_a_row = dict.fromkeys(clipping, 0)
         self.skipped = self.rollbacks = 0
         self.passed_over: set[int] = set()
@@ -87,6 +90,7 @@ class Incidents:
             part = state["gradients"][name] if name else state
             self._in_a_row[name] = part["skipped_in_a_row"]
             guard.load(part["log_norm"])
+            self.clipping[name] = guard.clipping
 
     def _stays(self, row: Mapping[str, Any]) -> bool:
         return row.get("step") in self.passed_over or row.get("kind") == "corrupt"
@@ -108,11 +112,6 @@ class Incidents:
         }
 
     @property
-    def clipping(self) -> dict[str, float]:
-        """Return the largest norm that the next gradient of each network may keep; 0 is any."""
-        return {name: guard.clipping for name, guard in self._guards.items()}
-
-    @property
     def in_a_row(self) -> int:
         """Return how many updates in a row were last skipped, of the network with the most."""
         return max(self._in_a_row.values())
@@ -120,9 +119,10 @@ class Incidents:
     def applied(self, step: int, network: str, norm: float) -> None:
         """Record an update with this gradient norm; a spike becomes an incident."""
         self._in_a_row[network] = 0
-        guard = self._guards[network]
-        limit = guard.clipping
-        if guard.observe(norm):
+        guard, limit = self._guards[network], self.clipping[network]
+        is_spike = guard.observe(norm)
+        self.clipping[network] = guard.clipping
+        if is_spike:
             whose = f" of {network}" if network else ""
             say(
                 f"warning: step {step} had a gradient{whose} of norm {norm:.3g}, far above the usual: "

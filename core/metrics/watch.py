@@ -23,6 +23,16 @@ class Watch(Protocol):
         ...
 
 
+def stepped(step: Callable[..., None], watch: Watch) -> Callable[..., None]:
+    """Return the function that takes a step of the loop, with the watch's context around each call."""
+
+    def timed(*arguments: Any) -> None:
+        with watch.step():
+            step(*arguments)
+
+    return timed
+
+
 class Watched:
     """DeepSpeed's engine, with a watch around every call into it."""
 

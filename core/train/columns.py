@@ -13,10 +13,19 @@ from core.engine.network import Networks
 from core.optim.groups import learning_rate
 
 
-def learning_rates(networks: Networks, step_index: int, steps: int) -> dict[str, float]:
-    """Return those of step `step_index` of `steps`, whether a network is updated in it or not."""
-    optimizers = {name: network.engine.optimizer for name, network in networks.items()}
-    return {_column(name, "lr"): learning_rate(one, step_index, steps) for name, one in optimizers.items()}
+def learning_rates(
+    networks: Networks, results: Mapping[str, StepResult], step_index: int, steps: int
+) -> dict[str, float]:
+    """Return the rate of each update of a step; for a network that it does not update, that of its schedule.
+
+    results: of the updates of step `step_index` of `steps`.
+    """
+    return {
+        _column(name, "lr"): results[name].lr
+        if name in results
+        else learning_rate(network.engine.optimizer, step_index, steps)
+        for name, network in networks.items()
+    }
 
 
 def outcome(results: Mapping[str, StepResult]) -> dict[str, Any]:

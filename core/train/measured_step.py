@@ -60,7 +60,6 @@ class MeasuredSteps:
         if self._corruption.due(step_index):
             self._check(step_index, micro_batches[0])
         sums = StepSums(self._world.device)
-        rates = learning_rates(self._networks, step_index, self._steps)
         sizes = self._data.sizes(micro_batches, self._data_ranks)
         samples = sum(map(len, micro_batches)) * self._data_ranks
         results = self._runner.run(step_index, micro_batches, self._incidents.clipping, sums)
@@ -68,6 +67,7 @@ class MeasuredSteps:
         if self._corruption.due(step):
             self._corruption.remember()
         self._phases.enter("other")
+        rates = learning_rates(self._networks, results, step_index, self._steps)
         row = {"step": step, **rates, **outcome(results), **sizes}
         row["seconds"] = time.perf_counter() - started
         self._metrics.record(row, sums, waited)

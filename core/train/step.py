@@ -6,6 +6,7 @@ network with one loss.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,8 @@ from core.metrics.shape_times import ShapeTimes
 from core.metrics.step_sums import StepSums
 from core.optim.groups import learning_rate
 from core.train.randomness import Randomness
+
+_NOTHING = contextlib.nullcontext()
 
 
 class Turn(NamedTuple):
@@ -112,7 +115,9 @@ class Step:
         engine, number = self.networks[turn.network].engine, len(self.results)
         timed = None if number else self.shape_times  # the first turn measures a group's cost
         self.randomness.seed_torch(self.step_index, number)
-        with constant(others(self.networks, turn.network)):
+        # A network alone has no others to hold constant; to enter the context would take time in every step.
+        alone = len(self.networks) == 1
+        with _NOTHING if alone else constant(others(self.networks, turn.network)):
             for place, batch in enumerate(self.micro_batches, 1):
                 if timed:
                     timed.begin(batch)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, ALONE_IF_MEETING
 from core.metrics.rows import Metrics, MetricsConfig
 from core.metrics.step_sums import StepSums
-from core.metrics.watch import Watch
+from core.metrics.watch import Watch, stepped
 from core.progress import Progress, say
 from core.run.fence import fenced
 from core.run.folder import FINISHED, INITIAL, LOGS
@@ -95,7 +94,6 @@ class Trainer:
             self.validation = make_validation(
                 validation, main, stepper.validated, data.validation, folder=folder
             )
-        self._watched_step: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
         self.records = RunRecords(writers)
@@ -106,7 +104,8 @@ class Trainer:
 
     def watch(self, watch: Watch) -> None:
         """Have `watch` time every step from now on, and its parts outside this code (for benchmarks)."""
-        self._watched_step = watch.step
+        # Installed here rather than asked for at each step, so that a run without a watch pays nothing.
+        self.one_step = stepped(self.one_step, watch)  # type: ignore[method-assign]
         for network in self.networks.values():
             network.engine.watch(watch)
             if network.ema:
@@ -182,7 +181,7 @@ class Trainer:
                     self._pass_over()
                 else:
                     stream = stream or iter(self.data.batches(self.step))
-                    with self.profiler.step(self.step + 1), self._watched_step():
+                    with self.profiler.step(self.step + 1):
                         self.one_step(stream)
                 if self.incidents.too_many:
                     stream = None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from core import environment
 from core.distributed import waiting
-from core.distributed.devices import device_of, require_own
+from core.distributed.device_choice import device_of, require_own
 from core.distributed.rendezvous import meet
 from core.environment import Place
 from core.errors import UserError, WorkError

@@ -80,7 +80,7 @@ def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> l
 
 
 def run(config: Config) -> None:
-    from core.distributed import devices
+    from core.distributed import device_choice
     """Generate what is missing, then publish the samples, pictures of some and, last, samples.json."""
     from core.progress import say
     from tools.sample import sampled_from, sharing
@@ -88,7 +88,7 @@ def run(config: Config) -> None:
     from tools.sample.publishing import publish
     from tools.sample.requests.asked import applied, read_asked
 
-    device = devices.own_device(config.device)
+    device = device_choice.own_device(config.device)
     config = applied(config)
     asked, output = read_asked(config), Path(config.output)
     record, finished = look(config, asked)

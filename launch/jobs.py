@@ -42,7 +42,7 @@ class Job(NamedTuple):
 JOBS = (
     Job(
         "shard",
-        "tools.shard",
+        "tools.shard.job",
         "pack image and video files into WebDataset shards with manifest and index",
         (
             "longtake shard photos output=runs/raw",

@@ -37,7 +37,7 @@ ROOMS = {
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"pages", "runs"},
-        {".", "encode", "evaluate", "inspect", "sample", "train", "train_autoencoder"},
+        {".", "encode", "evaluate", "inspect", "sample", "shard", "train", "train_autoencoder"},
         {"bench", "plan"},
         {"sweep"},
     ],
@@ -82,7 +82,6 @@ TAKES_ROOT = {
         "describe",
         "require_unchanged",
     },
-    "tools/shard.py": {"_as_begun", "_chosen", "_hygiene", "_listing", "_tasks"},
     "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
     "tools/train/job.py": {"train"},
     "tools/train_autoencoder/job.py": {"find_beginning", "lines_of", "train"},

@@ -14,7 +14,7 @@ Links = Literal["inside", "follow"]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRules:
-    """Settings of `shard` that concern the listing, by the same names; see `tools.shard.Config`."""
+    """Settings of `shard` that concern the listing, by the same names; see `tools.shard.config`."""
 
     columns: ColumnsConfig = USUAL_COLUMNS
     captions: str = ""

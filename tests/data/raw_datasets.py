@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.dataset.index import Dataset
 from tests.data.samples import clip_bytes, image_bytes, picture
-from tools.shard import Config, run
+from tools.shard.job import Config, run
 
 
 def make_raw(folder: Path, images: int = 10, clips: int = 4, *, samples_per_shard: int = 4) -> Dataset:

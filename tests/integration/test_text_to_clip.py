@@ -28,12 +28,12 @@ from tests.data.samples import clip_bytes, image_bytes, picture
 from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.train.opened import load_data, open_checked, prepare_objective
-from tools import shard
 from tools.encode import job as encode
 from tools.runs import loaded_run
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, encoders_own
 from tools.sample import job as sample
+from tools.shard import job as shard
 from tools.train.config import Config
 from tools.train.objective import LatentObjective
 

@@ -26,7 +26,7 @@ from launch import cli
 from tests.data.films import interlaced, moving_bars, with_matrix
 from tests.data.samples import image_bytes, picture
 from tests.data.videos import encoded_video, noisy_clip
-from tools.shard import Config, run
+from tools.shard.job import Config, run
 
 UNEVEN = [*range(0, 80, 8), *range(80, 240, 16)]
 BUCKET = Bucket(5, 32, 48)

@@ -28,9 +28,9 @@ from tests.data.samples import image_folder
 from tests.integration import tiny_run
 from tests.tools.encode import encode_runs
 from tests.tools.train import opened
-from tools import shard
 from tools.encode import job as encode
 from tools.runs.continuing import latent_contents, raw_contents
+from tools.shard import job as shard
 from tools.train import job as train
 from tools.train.config import Config
 

@@ -30,10 +30,10 @@ from data.reindexing.reindex import reindex
 from tests.data.samples import clip, image_bytes, picture, tar_bytes
 from tests.data.videos import encoded_video, noisy_clip
 from tests.tools.encode.encode_runs import make_autoencoder, make_config
-from tools import shard
 from tools.encode import job as encode
 from tools.evaluate.real_samples import Shape, read
 from tools.inspect import dataset as inspect_dataset
+from tools.shard import job as shard
 
 SIZE = (16, 16)
 KINDS = {

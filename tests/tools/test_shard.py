@@ -19,7 +19,7 @@ from core.faults import failpoints
 from data.dataset.index import Dataset
 from data.dataset.manifest import DatasetManifest
 from tests.data.samples import clip_bytes, image_bytes, image_folder, picture
-from tools.shard import Config, plan, run
+from tools.shard.job import Config, plan, run
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ KILL = """
 import os, sys
 import core.draws, data.raw.ingest, data.raw.writing, webdataset  # once, for all the children
 from core.faults import failpoints
-from tools.shard import Config, run
+from tools.shard.job import Config, run
 
 source, output, *places = sys.argv[1:]
 config = Config(source=source, output=output, samples_per_shard=4)
@@ -292,7 +292,7 @@ def test_a_process_that_dies_is_an_error_and_the_job_continues(
 JOB = """
 if __name__ == "__main__":
     import sys
-    from tools.shard import Config, run
+    from tools.shard.job import Config, run
     run(Config(source=sys.argv[1], output=sys.argv[2], samples_per_shard=4, processes=2))
 """
 

@@ -17,7 +17,7 @@ from data.raw.decoding import decoding_identity, read_pixels, sample_media
 from data.reindexing.reindex import reindex
 from tests.data.colours import coloured_film, pq, profile
 from tests.data.samples import image_bytes, picture
-from tools import shard
+from tools.shard import job as shard
 
 
 def source(folder: Path) -> Path:

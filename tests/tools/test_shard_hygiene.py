@@ -19,7 +19,7 @@ from data.raw.duplicates import DuplicateConfig
 from data.raw.filters import FilterConfig
 from tests.data.media.test_clips import encoded
 from tests.data.samples import clip, image_bytes, tar_bytes
-from tools.shard import Config, plan, run
+from tools.shard.job import Config, plan, run
 
 
 def photo(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -29,7 +29,7 @@ from data.raw.ingest import list_source
 from data.reindexing.reindex import reindex
 from launch import cli
 from tests.data.samples import image_bytes, picture, tar_bytes
-from tools.shard import Config, run
+from tools.shard.job import Config, run
 
 EACH = 10  # samples of a shard
 BLOCK = tarfile.BLOCKSIZE

@@ -26,8 +26,8 @@ from data.raw.duplicates import DuplicateConfig
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, image_folder, picture
 from tests.tools.encode.encode_runs import make_autoencoder, make_config
-from tools import shard
 from tools.encode import job as encode
+from tools.shard import job as shard
 
 
 def raising(error: BaseException) -> Any:

@@ -19,7 +19,7 @@ from data.raw.ingest import Listing, list_source
 from data.raw.item_store import ItemStore, Selection
 from data.raw.rules import SourceRules
 from tests.data.samples import image_bytes, picture, tar_bytes
-from tools.shard import Config, run
+from tools.shard.job import Config, run
 
 PNG = image_bytes(picture())
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(120)

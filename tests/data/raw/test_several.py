@@ -14,7 +14,7 @@ from data.raw.annotations.annotation import from_fields
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.annotations.several import Caption, stored
 from tests.data.samples import image_bytes, picture
-from tools import shard
+from tools.shard import job as shard
 
 FORMS: list[tuple[dict[str, Any], list[Caption]]] = [
     ({"caption": "a"}, [Caption("a")]),

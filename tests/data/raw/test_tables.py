@@ -272,7 +272,7 @@ def test_a_column_of_splits_must_be_chosen_from(folder: Path) -> None:
 
 def test_columns_are_typed_as_a_section_or_field_by_field() -> None:
     from core.config.loading import load
-    from tools.shard import Config
+    from tools.shard.job import Config
 
     whole = load(Config, overrides=["source=in", "output=out", "columns={path: image, text: prompt}"])
     fields = load(Config, overrides=["source=in", "output=out", "columns.path=image", "columns.text=prompt"])

@@ -26,8 +26,8 @@ from models.text import encoders
 from tests.data.samples import image_bytes, picture
 from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.encode.test_job import content, make_autoencoder
-from tools import shard
 from tools.encode import job as encode
+from tools.shard import job as shard
 
 CAPTIONS = ["a red disc", "", "a square", "a red disc", "a blue disc moves left", "a square"]
 

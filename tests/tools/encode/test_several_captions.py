@@ -33,9 +33,9 @@ from models.text import encoders
 from tests.data.samples import image_bytes, picture
 from tests.models.public_models import save_text_encoder
 from tests.tools.encode.encode_runs import content, make_autoencoder
-from tools import shard
 from tools.encode import job as encode
 from tools.runs.encoders import CaptionEmbedder, Clock
+from tools.shard import job as shard
 
 ROWS: list[dict[str, Any]] = [
     {

@@ -13,10 +13,11 @@ import pytest
 from core.errors import UserError, WorkError
 from core.files import sealed, sha256_file, write_json
 from models.autoencoder import kl, store
-from tools import digits, shard
+from tools import digits
 from tools.evaluate import job as evaluate
 from tools.evaluate.real_samples import RealSamples
 from tools.runs.samples import find_samples
+from tools.shard import job as shard
 
 Pixels = np.ndarray
 

@@ -24,9 +24,9 @@ from data.loading.pixels import PixelLoader
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, picture
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools import shard
 from tools.runs import micro_batches, run_memory
 from tools.runs.micro_batches import keep_number, settle_micro_batches
+from tools.shard import job as shard
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader, plan, run
 from tools.train_autoencoder.pixel_memory import memory_of

@@ -1,0 +1,1 @@
+"""The job `shard`: image and video files become a raw dataset."""

@@ -1,0 +1,82 @@
+"""Configuration of the job `shard`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from core.config.settings import REQUIRED, setting
+from core.errors import UserError
+from data.media.clips import ClipConfig
+from data.media.colour import ColourMode
+from data.media.formats import DEFAULT_LIMITS, MediaLimits
+from data.raw.annotations.roles import ColumnsConfig
+from data.raw.annotations.text_encoding import Encoding
+from data.raw.duplicates import DuplicateConfig
+from data.raw.filters import FilterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to pack, and how."""
+
+    job: ClassVar[str] = "shard"
+
+    source: str = setting(
+        REQUIRED,
+        "folder (classes from sub-folders), table (.csv .tsv .jsonl .json .parquet) or .tar",
+        shown="path",
+        role="place",
+    )
+    output: str = setting(REQUIRED, "folder that receives the dataset", shown="path", role="place")
+    seed: int = setting(0, "seed of the order in which samples are packed", low=0)
+    overwrite: bool = setting(False, "pack again over a finished output", role="work")
+    processes: int = setting(1, "shards written at the same time", low=1, role="work")
+    name: str = setting("data", "what the names of the shards begin with")
+    shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
+    columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
+    captions: str = setting(
+        "",
+        "suffix of the files beside pictures that hold their text (txt, caption, json, ...); none: no "
+        "captions; empty: the first of txt, caption, prompt, text, then JSON",
+        shown="suffix|none",
+    )
+    split: str = setting(
+        "", "which splits of the source are packed, where it has several", shown="NAME[+NAME]"
+    )
+    links: Literal["inside", "follow"] = setting(
+        "inside", "symbolic links: those to files of the source are read, or all, and linked folders too"
+    )
+    encoding: Encoding = setting(
+        "auto", "of captions and tables without a byte-order mark; auto: UTF-8, and UTF-16 if it looks so"
+    )
+    classes: bool | None = setting(
+        None, "true: names of kohya's folders are classes too; false: no classes and labels"
+    )
+    samples_per_shard: int = setting(1024, "most samples of a shard", unit="samples", low=1)
+    bytes_per_shard: int = setting(
+        2**30, "most bytes of media in a shard of several samples", unit="bytes", low=1
+    )
+    check: Literal["decode", "header"] = setting(
+        "decode", "how far each file is decoded before it is packed; header: until its form shows"
+    )
+    colour: ColourMode = setting(
+        "convert",
+        "colours that are not BT.709 or sRGB (HDR, wide gamut, ICC profiles): brought to these wherever the "
+        "dataset is read, set aside by name, or kept as their codes are",
+    )
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
+    duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
+    clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
+    quarantine_budget: float = setting(
+        0.1,
+        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        low=0,
+        role="work",
+    )
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", self.name):
+            raise UserError("name", self.name, "letters, digits, - and _")

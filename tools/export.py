@@ -47,7 +47,8 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
-    checkpoint = _check(config)
+    source, output = Path(config.source), Path(config.output)
+    checkpoint = _chosen(source, config.checkpoint, output, overwrite=config.overwrite)
     what = (
         f"the average of relative length {config.ema_sigma}"
         if config.ema_sigma
@@ -60,11 +61,13 @@ def run(config: Config) -> None:
     """Export, whole or not at all; WorkError if the run is damaged."""
     from core.progress import say
 
-    checkpoint, output = _check(config), Path(config.output)
-    state, record = _weights(config, checkpoint)
+    source, output = Path(config.source), Path(config.output)
+    checkpoint = _chosen(source, config.checkpoint, output, overwrite=config.overwrite)
+    state, record = _weights(checkpoint, source, config.weights, config.ema_sigma)
     temporary = temporary_name(output)
     try:
-        record = _write(temporary, Path(config.source), _cast(state, config.dtype), record)
+        record |= {"dtype": config.dtype}
+        record = _write(temporary, source, _cast(state, config.dtype), record)
         if output.exists():
             shutil.rmtree(output)
         temporary.rename(output)
@@ -76,7 +79,7 @@ def run(config: Config) -> None:
     say(f"{output}: {len(state)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
 
 
-def _check(config: Config) -> Path:
+def _chosen(source: Path, checkpoint: str, output: Path, *, overwrite: bool) -> Path:
     """Return the checkpoint to export; UserError for what can be seen before work starts."""
     from core.checkpoint.exported import is_export, read_record
     from core.checkpoint.weights import choose
@@ -84,34 +87,38 @@ def _check(config: Config) -> Path:
     from core.run.ways_out import holds
     from tools.runs.space_record import space_file
 
-    source, output = Path(config.source), Path(config.output)
     space_file(source)
     if is_export(source):
         raise UserError("source", source, "the folder of a training run; this is an export already")
-    if output.exists() and not ((output / EXPORT).is_file() and config.overwrite):
+    if output.exists() and not ((output / EXPORT).is_file() and overwrite):
         if not (output / EXPORT).is_file():
             raise UserError("output", output, "a new folder; it exists")
         earlier = read_record(output)
         held = f"{earlier['weights']} of step {earlier['step']}, {holds(output)}"
         raise UserError("output", output, f"a new folder; overwrite=true replaces the export there: {held}")
-    return choose(source, config.checkpoint)
+    return choose(source, checkpoint)
 
 
-def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the whole state of the network, and the contents of `export.json` on it."""
+def _weights(
+    checkpoint: Path, run: Path, weights: str, ema_sigma: float
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the whole state of the network, and the contents of `export.json` on it.
+
+    weights: as `export` takes it.  ema_sigma: of an average to be found from those of the run; 0 is none.
+    """
     from core.checkpoint.reader import CheckpointReader
     from core.checkpoint.reconstruct import reconstruct
     from core.checkpoint.weights import load_weights
 
-    state, seen = load_weights(checkpoint, "raw" if config.ema_sigma else config.weights), {}
+    state, seen = load_weights(checkpoint, "raw" if ema_sigma else weights), {}
     reader = CheckpointReader(checkpoint)
-    if not config.ema_sigma:
-        weights, average = config.weights, reader.average_of(config.weights)
+    if not ema_sigma:
+        average = reader.average_of(weights)
     else:
-        rebuilt = reconstruct(Path(config.source), checkpoint, config.ema_sigma)
+        rebuilt = reconstruct(run, checkpoint, ema_sigma)
         state |= rebuilt.weights
         seen = {"snapshots": rebuilt.snapshots, "profile_error": rebuilt.profile_error}
-        weights = average = f"sigma={config.ema_sigma:g}"
+        weights = average = f"sigma={ema_sigma:g}"
     written = reader.state()
     return state, {
         "checkpoint": checkpoint.name,
@@ -119,7 +126,6 @@ def _weights(config: Config, checkpoint: Path) -> tuple[dict[str, Tensor], dict[
         "updates": written["updates"],
         "weights": weights,
         "average": average,
-        "dtype": config.dtype,
         "trained": sorted(reader.shapes),
         **seen,
     }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
-    refuse_dataset_fields(config, "a checkpoint or a run")
+    refuse_dataset_fields(config.action, config.sheet, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
         return [f"hash every file of {folder}, and read its tensors"]
@@ -38,13 +38,13 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Show what is at the source; WorkError if any of it is damaged."""
-    refuse_dataset_fields(config, "a checkpoint or a run")
+    refuse_dataset_fields(config.action, config.sheet, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
         result, lines = _checkpoint(folder)
     else:
         result, lines = _run(folder, verify=config.action == "verify")
-    tell(config, result, lines)
+    tell(result, lines, config.format, config.json)
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
 
+from core.config.sections import section
 from core.errors import WorkError
 from core.files import published
 from core.progress import Progress, say
@@ -25,6 +27,7 @@ from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
 from data.media.lettering import legend, written_name
 from data.media.pictures import choose_rows, enlarge, enlargement, page, write_png
+from data.order.buckets import BucketConfig
 from data.reindexing.reindex import reindex
 from tools.inspect.telling import tell
 
@@ -36,41 +39,56 @@ THUMBNAIL = 96  # pixels, the longer side
 DAMAGED = (170, 40, 40)  # a cell without a picture
 
 
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Settings of `inspect` that say what is drawn of a dataset, by the same names."""
+
+    sheet: str
+    rows: int
+    columns: int
+    sample: int
+    pixels: str
+    buckets: BucketConfig
+
+
 def run(config: Config) -> None:
     """Show, verify or reindex the dataset at `config.source`; WorkError if a file is damaged."""
-    actions = {"show": _show, "verify": _verify, "reindex": _reindex}
-    result, lines = actions[config.action](config)
-    tell(config, result, lines)
+    if config.action == "show":
+        result, lines = _show(Dataset(config.source), section(Views, config))
+    elif config.action == "verify":
+        result, lines = _verify(config.source)
+    else:
+        result, lines = _reindex(Path(config.source), config.autoencoder, config.quarantine_budget)
+    tell(result, lines, config.format, config.json)
 
 
-def _show(config: Config) -> tuple[dict[str, Any], list[str]]:
-    dataset = Dataset(config.source)
+def _show(dataset: Dataset, views: Views) -> tuple[dict[str, Any], list[str]]:
     summary = summarise(dataset)
     lines = as_text(summary)
-    if config.sheet:
-        sheet, damaged = contact_sheet(dataset, config.rows, config.columns)
-        write_png(Path(config.sheet), sheet)
-        lines += ["", f"contact sheet: {config.sheet}"]
+    if views.sheet:
+        sheet, damaged = contact_sheet(dataset, views.rows, views.columns)
+        write_png(Path(views.sheet), sheet)
+        lines += ["", f"contact sheet: {views.sheet}"]
         by_number = legend(np.unique(dataset.index["label"]), dataset.manifest.classes)
         lines += [f"  class {shown}, whose letters the font lacks" for shown in by_number]
         lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
-        summary["sheet"] = {"file": config.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
-    if config.sample >= 0:
+        summary["sheet"] = {"file": views.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
+    if views.sample >= 0:
         from tools.inspect.texts import sample_texts
 
-        summary["sample"], texts = sample_texts(dataset, config.sample)
+        summary["sample"], texts = sample_texts(dataset, views.sample)
         lines += ["", *texts]
-    if config.pixels:
+    if views.pixels:
         from tools.inspect.pixels import write_sample
 
-        lines += ["", write_sample(dataset, config.sample, config.buckets, Path(config.pixels))]
+        lines += ["", write_sample(dataset, views.sample, views.buckets, Path(views.pixels))]
     return summary, lines
 
 
-def _verify(config: Config) -> tuple[dict[str, Any], list[str]]:
-    url = url_of(config.source)
+def _verify(place: str) -> tuple[dict[str, Any], list[str]]:
+    url = url_of(place)
     remote = RemoteFolder(url) if url else None
-    folder = remote.folder if remote else Path(config.source)
+    folder = remote.folder if remote else Path(place)
     manifest = DatasetManifest.read(folder)
     files = len(manifest.shards) + len(manifest.files)
     with Progress(files, "verify", unit="files") as progress:
@@ -84,18 +102,17 @@ def _verify(config: Config) -> tuple[dict[str, Any], list[str]]:
         "damaged": [finding._asdict() for finding in findings],
     }
     lines = [str(finding) for finding in findings]
-    return result, lines or [f"{config.source}: all {files} files are as they were written"]
+    return result, lines or [f"{place}: all {files} files are as they were written"]
 
 
-def _reindex(config: Config) -> tuple[dict[str, Any], list[str]]:
-    folder = Path(config.source)
+def _reindex(folder: Path, autoencoder: str, budget: float) -> tuple[dict[str, Any], list[str]]:
     tars = len(published(folder, "*.tar"))
     with Progress(tars, "reindex", unit="tars") as progress:
         manifest, changed = reindex(
             folder,
             advance=progress.advance,
-            made_from=_stated(config.autoencoder),
-            budget=config.quarantine_budget,
+            made_from=_stated(autoencoder),
+            budget=budget,
         )
     for name in changed:
         say(f"{name} is not the tar that the old {MANIFEST} named; whatever it holds now is indexed")

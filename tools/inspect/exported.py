@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
-    return [f"hash every file of {_folder(config)}, and read its tensors"]
+    refuse_dataset_fields(config.action, config.sheet, "an export")
+    return [f"hash every file of {_folder(Path(config.source))}, and read its tensors"]
 
 
 def run(config: Config) -> None:
     """Show the export; WorkError if a file is damaged."""
-    folder = _folder(config)
+    refuse_dataset_fields(config.action, config.sheet, "an export")
+    folder = _folder(Path(config.source))
     record = exported.read_record(folder)
     result = {**record, "files": len(record["files"]), "damaged": _damaged(folder, record)}
     result["bytes"] = sum(file["size"] for file in record["files"].values())
-    lines = [str(folder), *_head(result)]
+    lines, to = [str(folder), *_head(result)], (config.format, config.json)
     if result["damaged"]:
-        tell(config, result, [*lines, *(entry["error"] for entry in result["damaged"])])
+        tell(result, [*lines, *(entry["error"] for entry in result["damaged"])], *to)
     result["config"] = read_recorded(folder / CONFIG)
     result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
     lines += _network(read_section(folder / CONFIG, "model"), result["tensors"], result["trained"])
-    tell(config, result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"])
+    tell(result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"], *to)
 
 
-def _folder(config: Config) -> Path:
+def _folder(source: Path) -> Path:
     """Return the export's folder, of which the file with the weights may be named."""
-    refuse_dataset_fields(config, "an export")
-    source = Path(config.source)
     folder = source.parent if source.name == EXPORTED_WEIGHTS else source
     if not exported.is_export(folder):
         raise UserError("source", source, f"an export, with {EXPORTED_WEIGHTS}{instead(folder)}")

@@ -32,7 +32,7 @@ def plan(config: Config) -> list[str]:
         from tools.inspect import checkpoint
 
         return checkpoint.plan(config)
-    _require_dataset(config)
+    _require_dataset(config.source, config.action)
     what = {"show": "show", "verify": "hash every file of", "reindex": "write a new index and manifest of"}
     files = [f"write {file}" for file in (config.json, config.sheet, config.pixels) if file]
     return [f"{what[config.action]} {config.source}", *files]
@@ -51,7 +51,7 @@ def run(config: Config) -> None:
     else:
         from tools.inspect import dataset
 
-        _require_dataset(config)
+        _require_dataset(config.source, config.action)
         dataset.run(config)
 
 
@@ -71,16 +71,16 @@ def _has_checkpoints(folder: Path) -> bool:
     return named or (folder / CHECKPOINTS).is_dir() or bool(published(folder, "step-*"))
 
 
-def _require_dataset(config: Config) -> None:
+def _require_dataset(place: str, action: str) -> None:
     """Raise UserError if this is nothing that can be looked at."""
     from data.dataset.remote.remote_folder import url_of
 
-    source = Path(config.source)
-    if url_of(config.source):
-        if config.action == "reindex":
-            raise UserError("action", config.action, "a local folder as source: nothing is written to others")
+    source = Path(place)
+    if url_of(place):
+        if action == "reindex":
+            raise UserError("action", action, "a local folder as source: nothing is written to others")
         return
-    if config.action == "reindex":
+    if action == "reindex":
         wanted, expected = "*.tar", "a folder with .tar files"
     else:
         wanted, expected = (
@@ -88,4 +88,4 @@ def _require_dataset(config: Config) -> None:
             f"a dataset (a folder with {MANIFEST}), a checkpoint, a run or an export",
         )
     if not source.is_dir() or not published(source, wanted):
-        raise UserError("source", config.source, expected + instead(source))
+        raise UserError("source", place, expected + instead(source))

@@ -77,9 +77,8 @@ TAKES_ROOT = {
         "describe",
         "require_unchanged",
     },
-    "tools/train/beginning.py": {"_accepted", "_spaces", "find_beginning"},  # compares two whole runs
     "tools/train/job.py": {"train"},
-    "tools/train_autoencoder/job.py": {"find_beginning", "lines_of", "train"},
+    "tools/train_autoencoder/job.py": {"train"},
 }
 SAME_NAME = {"__init__", "config", "job", "kinds", "setup"}  # may be files of several rooms
 MOST_FILES = 16  # in a folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -18,14 +18,27 @@ from core.run.claim import INITIAL_FIELD, job_of
 from core.run.folder import INITIAL
 from models.transfer import Transfer
 from models.weights import fingerprint
-from tools.runs.initial import Initial, find_initial, read_record
+from tools.runs.initial import Beginner, Initial, find_initial, initial_of, read_record
 
 NOTHING = "random"  # in place of a hash, for a run that begins from no other
 SHOWN = 8  # settings in a line
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def differing_settings(initial: Initial, config: Any) -> list[str]:
+class Begun(NamedTuple):
+    """Weights that a run begins from, and lines on the settings in which it differs from their run."""
+
+    initial: Initial
+    differing: list[str]
+
+
+def begun_from(config: Beginner, *, claimed: bool) -> Begun | None:
+    """Return what a run begins from, as `initial_of` does."""
+    initial = initial_of(config, claimed=claimed)
+    return None if initial is None else Begun(initial, _differing_settings(initial, config))
+
+
+def _differing_settings(initial: Initial, config: Any) -> list[str]:
     """Say which settings that decide a result differ from those of the run that the weights are of."""
     if job_of(initial.run) is None:
         return []

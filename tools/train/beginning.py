@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from core.config.loading import from_dict
+from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from core.diffusion.paths.kinds import make_path
 from core.errors import UserError, below
@@ -18,11 +20,10 @@ from data.loading.sources.kinds import LatentFacts
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.transfer import Transfer, class_rows, has_learned_places, plan_transfer
-from tools.runs.begun import begin_from, differing_settings
-from tools.runs.initial import Initial, initial_of
+from tools.runs.begun import Begun, begin_from
+from tools.runs.initial import Initial
 from tools.runs.loaded_run import LatentSpace
-from tools.runs.normalisers import require_frames
-from tools.train.config import Config
+from tools.runs.normalisers import LatentsConfig, require_frames
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,34 @@ class Beginning:
         begin_from(self.initial, self.transfer, model, output, self.accepted)
 
 
-def find_beginning(config: Config, facts: LatentFacts, *, claimed: bool) -> Beginning | None:
-    """Return what the run begins from, only its records read yet.
+def find_beginning(
+    begun: Begun | None,
+    facts: LatentFacts,
+    model: DenoiserConfig,
+    objective: ObjectiveConfig,
+    latents: LatentsConfig,
+    accept: Sequence[str],
+) -> Beginning | None:
+    """Return what the run begins from, only its records read yet; None for a run that continues.
 
-    None for a run that continues.
-
-    claimed: whether the run's folder is this run's already.
+    accept: in what the two runs may differ although weights depend on it.
     UserError where these weights cannot become those of the run's network.
     """
-    if (initial := initial_of(config, claimed=claimed)) is None:
+    if begun is None:
         return None
+    initial = begun.initial
     space, theirs = LatentSpace.read(initial.run), _network(initial)
-    accepted = _accepted(config, facts, space, initial)
-    rows = class_rows(facts.classes, space.classes, config.model.num_classes, theirs.num_classes)
+    accepted = _accepted(initial, space, facts, model, objective, accept)
+    rows = class_rows(facts.classes, space.classes, model.num_classes, theirs.num_classes)
     with below("model"):
-        transfer = plan_transfer(config.model, theirs, str(initial.run), rows)
+        transfer = plan_transfer(model, theirs, str(initial.run), rows)
     normaliser = space.normaliser if space.encoder == facts.encoder else None
-    if normaliser is not None and config.latents.normalise == "initial":
+    if normaliser is not None and latents.normalise == "initial":
         require_frames(normaliser, facts, "initial", f"the normaliser of {initial.run}")
-    lines = [f"begins from {initial.origin}", *transfer.lines(), *_spaces(config, facts, space, normaliser)]
+    lines = [f"begins from {initial.origin}", *transfer.lines()]
+    lines += _spaces(latents, model, facts, space, normaliser)
     lines += [f"{name} is another one, as initial_accept allows: {how}" for name, how in accepted.items()]
-    lines += differing_settings(initial, config)
+    lines += begun.differing
     said = [f"initial: {line}" for line in lines]
     return Beginning(initial, transfer, normaliser, accepted, said)
 
@@ -79,32 +87,36 @@ def _network(initial: Initial) -> DenoiserConfig:
         raise UserError("initial", initial.text, expected) from None
 
 
-def _accepted(config: Config, facts: LatentFacts, space: LatentSpace, initial: Initial) -> dict[str, str]:
-    """Return the differences between the runs that weights depend on.
-
-    UserError unless `initial_accept` names all.
-    """
-    path = path_record(config.objective.path, config.objective.schedule)
+def _accepted(
+    initial: Initial,
+    space: LatentSpace,
+    facts: LatentFacts,
+    model: DenoiserConfig,
+    objective: ObjectiveConfig,
+    accept: Sequence[str],
+) -> dict[str, str]:
+    """Return the differences between the runs that weights depend on; UserError unless `accept` names all."""
+    path = path_record(objective.path, objective.schedule)
     ours: dict[str, Any] = {
         "autoencoder": facts.encoder,
         "path": path.shown,
-        "prediction": config.objective.prediction,
+        "prediction": objective.prediction,
         "time_input": _time_input(path),
-        "text_encoder": facts.text_encoder if config.model.text_width else None,
+        "text_encoder": facts.text_encoder if model.text_width else None,
     }
     theirs: dict[str, Any] = {
         "autoencoder": space.encoder,
         "path": space.path.shown,
         "prediction": space.prediction,
         "time_input": _time_input(space.path),
-        "text_encoder": space.text if config.model.text_width and space.text else ours["text_encoder"],
+        "text_encoder": space.text if model.text_width and space.text else ours["text_encoder"],
     }
-    differing = {name: _told(theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]}
-    if missing := [name for name in differing if name not in config.initial_accept]:
-        named = [*config.initial_accept, *missing]
+    differing = {name: _compared(theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]}
+    if missing := [name for name in differing if name not in accept]:
+        named = [*accept, *missing]
         how = "; ".join(f"{name}: {differing[name]}" for name in missing)
         expected = f"[{', '.join(named)}], since {initial.run} differs from this run in {how}"
-        raise UserError("initial_accept", f"[{', '.join(config.initial_accept)}]", expected)
+        raise UserError("initial_accept", f"[{', '.join(accept)}]", expected)
     return differing
 
 
@@ -114,7 +126,7 @@ def _time_input(path: PathRecord) -> str:
     return f"{first:g} to {last:g}"
 
 
-def _told(there: Any, here: Any) -> str:
+def _compared(there: Any, here: Any) -> str:
     if isinstance(there, dict) and isinstance(here, dict):
         name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
         return f"{name}={_short(there.get(name))} there and {_short(here.get(name))} here"
@@ -127,20 +139,24 @@ def _short(value: Any) -> str:
 
 
 def _spaces(
-    config: Config, facts: LatentFacts, space: LatentSpace, normaliser: Normaliser | None
+    latents: LatentsConfig,
+    model: DenoiserConfig,
+    facts: LatentFacts,
+    space: LatentSpace,
+    normaliser: Normaliser | None,
 ) -> list[str]:
     """Say how latents are normalised, and of which shapes they are."""
     found = []
-    if config.latents.normalise == "initial":
+    if latents.normalise == "initial":
         measured = "as measured here, since the autoencoder is another one"
         found.append(f"latents are normalised {'as there' if normaliser is not None else measured}")
     elif normaliser is not None:
-        found.append(f"latents are normalised by latents.normalise={config.latents.normalise}, not as there")
+        found.append(f"latents are normalised by latents.normalise={latents.normalise}, not as there")
     ours, theirs = set(facts.latent_shapes), set(space.shapes)
     if ours != theirs:
         shapes = [_shapes(sorted(some)) for some in (theirs, ours)]
         found.append(f"latents of {shapes[0]} there, of {shapes[1]} here")
-        if not has_learned_places(config.model):
+        if not has_learned_places(model):
             found.append("there is no learned table of places: new ones are computed as the old ones were")
     return found
 

@@ -24,6 +24,7 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
+from tools.runs.begun import begun_from
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
@@ -60,7 +61,8 @@ def plan(config: Config) -> list[str]:
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
-    beginning = find_beginning(config, source.facts, claimed=False)
+    depends = (config.model, config.objective, config.latents, config.initial_accept)
+    beginning = find_beginning(begun_from(config, claimed=False), source.facts, *depends)
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
@@ -95,7 +97,9 @@ def run(config: Config) -> None:
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, autoencoder = open_checked(config.source, config.autoencoder, *sections, run=output)
-    find_beginning(config, source.facts, claimed=False)  # what is wrong with it fails before any rank waits
+    depends = (config.model, config.objective, config.latents, config.initial_accept)
+    # What is wrong with it fails before any rank waits.
+    find_beginning(begun_from(config, claimed=False), source.facts, *depends)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=output)
     trained, validated = load_data(
@@ -181,7 +185,10 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     )
 
     output, seed = Path(config.output), config.seed
-    beginning = ranks.on_first_rank(partial(find_beginning, config, trained.source.facts, claimed=True))
+    depends = (config.model, config.objective, config.latents, config.initial_accept)
+    beginning = ranks.on_first_rank(
+        lambda: find_beginning(begun_from(config, claimed=True), trained.source.facts, *depends)
+    )
     initial = beginning.normaliser if beginning else None
     objective = prepare_objective(
         trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial

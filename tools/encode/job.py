@@ -34,7 +34,7 @@ def run(config: Config) -> None:
     if config.action == "status":
         from tools.encode.state import describe
 
-        for line in describe(config):
+        for line in describe(config.source, config.output, config.queue):
             say(line)
     elif config.action == "verify":
         from tools.encode.state import verify

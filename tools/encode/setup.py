@@ -30,6 +30,7 @@ from data.order.buckets import NO_BUCKET, assign, make_buckets
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity
 from data.raw.unfinished import drop_receipts
+from models.autoencoder.tiling_config import TilingConfig
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
 if TYPE_CHECKING:
@@ -79,15 +80,21 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
         np.dtype(config.dtype).newbyteorder("<"),
     )
     identity = encoder.identity | ({"text": captions.identity} if captions else {})
-    return job, _made_from(config, job, identity, device.type)
+    computation = {
+        "device": device.type,
+        "precision": config.precision,
+        "batch": config.batch,
+        "threads": config.threads,
+    }
+    return job, _made_from(job, identity, config.tiling, config.store, config.dtype, computation)
 
 
-def choose_device(config: Config, worker: int) -> torch.device:
-    """Return the device of a worker of this machine; workers take GPUs in turn."""
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+def choose_device(name: str, worker: int) -> torch.device:
+    """Return the device that `name` (auto, cpu, cuda) means for a worker here; workers take GPUs in turn."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("device", config.device, "cpu, since no CUDA device is visible here")
+        raise UserError("device", name, "cpu, since no CUDA device is visible here")
     return torch.device("cuda", worker % torch.cuda.device_count())
 
 
@@ -97,7 +104,7 @@ def start(config: Config, job: Job, made_from: dict[str, Any]) -> bool:
     UserError if it is of another source or encoder, or what remains does not fit the disk.
     """
     if config.overwrite:
-        _require_alone(config)
+        _require_alone(config.output, config.queue.timeout_s)
     state = claim(
         config.output,
         config,
@@ -166,12 +173,12 @@ def _bytes(job: Job, shards: Iterable[int]) -> int:
     return int(1.03 * sum(sizes[job.column[job.rows(s).start : job.rows(s).stop]].sum() for s in shards))
 
 
-def _require_alone(config: Config) -> None:
-    """Raise UserError if other workers are at this output, or may be soon."""
+def _require_alone(output: Path, timeout_s: float) -> None:
+    """Raise UserError if other workers are at this output, or may be soon; timeout_s: of their leases."""
     if environment.place().size > 1:
         raise UserError("overwrite", "true", "false, since several ranks would remove each other's work")
-    folder = config.output / LEASES
-    states = Leases(folder, timeout_s=config.queue.timeout_s).states() if folder.exists() else []
+    folder = output / LEASES
+    states = Leases(folder, timeout_s=timeout_s).states() if folder.exists() else []
     for state in states:
         if not state.expired:
             raise UserError("overwrite", "true", f"false while {state.owner} is at shard {state.unit}")
@@ -200,31 +207,33 @@ def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
         raise UserError(f"{job.folder}: made with {field}={before}, now it is {now}; {ways}")
 
 
-def _made_from(config: Config, job: Job, encoder: dict[str, Any], device: str) -> dict[str, Any]:
+def _made_from(
+    job: Job,
+    encoder: dict[str, Any],
+    tiling: TilingConfig,
+    store: str,
+    dtype: str,
+    computation: dict[str, Any],
+) -> dict[str, Any]:
     """Return what the latents depend on, as plain JSON values."""
     return _plain(
         {
             **encoder,
-            "tiling": to_dict(config.tiling),
-            "store": config.store,
-            "views": ["plain", "flip"] if config.flip else ["plain"],
-            "dtype": config.dtype,
+            "tiling": to_dict(tiling),
+            "store": store,
+            "views": ["plain", "flip"] if job.flip else ["plain"],
+            "dtype": dtype,
             **_all_captions(job),
             "preprocessing": {
                 "buckets": [str(bucket) for bucket in job.buckets],
                 "resize": RESIZE,
                 "range": "pixels / 127.5 - 1",
-                "fps": config.buckets.fps,
-                "stride": config.buckets.stride,
+                "fps": job.clips.fps,
+                "stride": job.clips.stride,
                 "clip": "centre",
-                **decoding_identity(job.dataset, config.buckets),
+                **decoding_identity(job.dataset, job.clips),
             },
-            "computation": {
-                "device": device,
-                "precision": config.precision,
-                "batch": config.batch,
-                "threads": config.threads,
-            },
+            "computation": computation,
             "source": {"fingerprint": job.dataset.manifest.fingerprint, "samples": len(job.dataset)},
         }
     )

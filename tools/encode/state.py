@@ -13,7 +13,7 @@ from core.errors import UserError, WorkError
 from core.files import published, sha256_file
 from core.progress import Progress, counted, duration, say, size
 from core.queue.leases import LeaseState
-from core.queue.work_queue import WorkQueue, describe_losses
+from core.queue.work_queue import QueueConfig, WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.schema import MANIFEST
@@ -27,17 +27,16 @@ if TYPE_CHECKING:
 _RECENT = 32  # parts that the rate is measured over
 
 
-def describe(config: Config) -> list[str]:
+def describe(source: str, output: Path, config: QueueConfig) -> list[str]:
     """Describe the shards done, leased and failed, by whom and how old; samples a second and time left."""
-    output = config.output
     if (output / MANIFEST).exists():
         manifest = DatasetManifest.read(output)
         return [f"{output}: finished, {_contents(manifest)}"]
     if not (output / RECEIPTS).is_dir():
         raise UserError("output", output, "a cache that was begun, with action=encode")
-    starts = shard_starts(Dataset(config.source))
+    starts = shard_starts(Dataset(source))
     stamps = {int(path.stem): path.stat().st_mtime for path in published(output / RECEIPTS, RECEIPT)}
-    queue = _queue(config, len(starts) - 1, list(stamps))
+    queue = _queue(output, config, len(starts) - 1, list(stamps))
     states = [s for s in queue.leases.states() if not s.unit.isdigit() or int(s.unit) not in stamps]
     failed = [failure for failure in queue.failures() if failure.final]
     samples = np.diff(starts)
@@ -49,7 +48,7 @@ def describe(config: Config) -> list[str]:
         f"{len(alive)} leased, {len(failed)} failed, "
         f"{len(samples) - len(stamps) - len(alive) - len(failed)} waiting"
     ]
-    lines += [_lease_line(state, config.queue.losses) for state in states]
+    lines += [_lease_line(state, config.losses) for state in states]
     lines += [
         f"{f.unit} failed {counted(len(f.errors), 'time')}{'' if f.final else ', is tried again'}: "
         f"{f.errors[-1]}"
@@ -74,10 +73,10 @@ def _contents(manifest: DatasetManifest) -> str:
     return f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
 
 
-def _queue(config: Config, shards: int, done: list[int]) -> WorkQueue:
+def _queue(output: Path, config: QueueConfig, shards: int, done: list[int]) -> WorkQueue:
     units = [f"{shard:06d}" for shard in range(shards)]
     finished = {f"{shard:06d}" for shard in done}
-    return WorkQueue(config.output / LEASES, units, config.queue, list_done=lambda: finished)
+    return WorkQueue(output / LEASES, units, config, list_done=lambda: finished)
 
 
 def _lease_line(state: LeaseState, most_losses: int) -> str:

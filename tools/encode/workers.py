@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import counted, say
-from core.queue.work_queue import WorkQueue
+from core.queue.work_queue import QueueConfig, WorkQueue
 from core.run import signals
 from core.run.ending import Ending
 from data.dataset.cache_notes import cache_notes
@@ -40,7 +41,7 @@ def encode(config: Config) -> None:
     """Encode what is left, in `processes` workers; a rank of an outside launcher is one worker."""
     alone = config.processes == 1 or environment.is_rank()
     worker = environment.place().local_rank
-    device = _prepare(config, worker)
+    device = _prepare(config.device, config.threads, worker)
     with (ending := Ending()).catching():
         job, made_from = make_job(config, device if alone else torch.device("cpu"))
         made_from["computation"]["device"] = device.type
@@ -48,16 +49,16 @@ def encode(config: Config) -> None:
             if not start(config, job, made_from):
                 say(f"{config.output}: finished before")
                 return
-            make_queue(config, job).forget_losses()
+            make_queue(config.output, config.queue, job).forget_losses()
             if alone:
-                _work(config, job, made_from, ending)
+                _work(config.output, config.queue, job, made_from, ending)
             else:
                 _work_in_processes(replace(config, overwrite=False))
         except (OSError, WorkError):
             if not (config.output / MANIFEST).exists():
                 raise  # else others completed the cache, and what we were at has gone with its making
     clear(config.output)
-    _tell(config)
+    _tell(config.output)
     require_no_program_errors(config.output)
 
 
@@ -67,45 +68,44 @@ def repair(config: Config) -> None:
 
     if (config.output / MANIFEST).exists():
         with Ending().catching():
-            repair_finished(config, *make_job(config, _prepare(config, 0)))
+            repair_finished(config, *make_job(config, _prepare(config.device, config.threads, 0)))
     else:
         repair_unfinished(config.output)
         encode(replace(config, action="encode", overwrite=False))
 
 
-def make_queue(config: Config, job: Job) -> WorkQueue:
-    """Return the shards of the source as units of work."""
+def make_queue(output: Path, config: QueueConfig, job: Job) -> WorkQueue:
+    """Return the shards of the source as units of work, which workers share through the output."""
     units = [f"{shard:06d}" for shard in range(len(job.dataset.manifest.shards))]
-    folder = config.output / LEASES
     return WorkQueue(
-        folder,
+        output / LEASES,
         units,
-        config.queue,
+        config,
         list_done=lambda: {f"{shard:06d}" for shard in job.finished()},
         is_done=lambda unit: job.is_finished(int(unit)),
         fatal=(BudgetError,),
     )
 
 
-def _prepare(config: Config, worker: int) -> torch.device:
+def _prepare(device_name: str, threads: int, worker: int) -> torch.device:
     """Return the worker's device, set up so that equal inputs give equal bytes on it."""
-    device = choose_device(config, worker)
-    torch.set_num_threads(config.threads)
+    device = choose_device(device_name, worker)
+    torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False  # its choice of algorithm may differ from run to run
     torch.backends.cudnn.deterministic = True
     return device
 
 
-def _work(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
+def _work(output: Path, config: QueueConfig, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
     """Encode shards as one worker until none is left; complete the cache if no other worker does."""
-    queue = make_queue(config, job)
+    queue = make_queue(output, config, job)
     share = Share(job, queue, ending)
     with share.progress, ending.holding_signals():
         queue.work(share.encode, share.wait)
         share.catch_up()
     _require_no_failures(queue)
     with ending.holding_signals():
-        _complete(config, job, made_from, ending)
+        _complete(output, config, job, made_from, ending)
 
 
 def _require_no_failures(queue: WorkQueue) -> None:
@@ -119,29 +119,30 @@ def _require_no_failures(queue: WorkQueue) -> None:
         )
 
 
-def _complete(config: Config, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
+def _complete(output: Path, config: QueueConfig, job: Job, made_from: dict[str, Any], ending: Ending) -> None:
     """Complete the cache; one worker does, the others wait for it or take over."""
-    manifest = config.output / MANIFEST
+    manifest = output / MANIFEST
 
     def complete(unit: str) -> None:
         with ending.allowing_signals():
             assemble(job, made_from)
 
     WorkQueue(
-        config.output / LEASES,
+        output / LEASES,
         [ASSEMBLY],
-        config.queue,
+        config,
         list_done=lambda: {ASSEMBLY} if manifest.exists() else set(),
         fatal=(WorkError, OSError),
     ).work(complete)
 
 
-def _tell(config: Config) -> None:
-    manifest = DatasetManifest.read(config.output)
-    count = len(read_quarantine(config.output))
-    aside = f"; {count} set aside, see {config.output / QUARANTINE}" if count else ""
+def _tell(output: Path) -> None:
+    """Say what a finished cache holds."""
+    manifest = DatasetManifest.read(output)
+    count = len(read_quarantine(output))
+    aside = f"; {count} set aside, see {output / QUARANTINE}" if count else ""
     contents = f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'part')}"
-    say(f"{config.output}: {contents}{aside}")
+    say(f"{output}: {contents}{aside}")
     if manifest.extra.get("longest_text") == 0:
         say("warning: a text encoder was given, and no sample has a caption")
     statistics = manifest.extra["statistics"]
@@ -200,7 +201,8 @@ def _be_worker(config: Config, number: int, words: Connection) -> None:
     environment.become_worker(number)
     try:
         with (ending := Ending(speaks=False)).catching():  # the process that started it speaks
-            _work(config, *make_job(config, _prepare(config, number)), ending)
+            device = _prepare(config.device, config.threads, number)
+            _work(config.output, config.queue, *make_job(config, device), ending)
     except (UserError, WorkError, OSError) as error:
         words.send((type(error).__name__, str(error)))
         sys.exit(1)

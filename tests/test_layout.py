@@ -52,9 +52,11 @@ ELSEWHERE = {
 }
 # Fields of a section within the section that a class or function takes.
 OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
-# What takes the whole config of its job beside `plan` and `run`: a list that only gets shorter. The configs
-# of these jobs are flat, so sections would have to be made first; `train` builds a trainer from nearly every
-# section. Measurements of `bench` all take its config, which is what they share.
+# What takes the whole config of its job beside `plan` and `run`: a list that only gets shorter. `encode` and
+# `repair` are what `run` calls for an action; `start` and `repair_finished` claim the output, whose record is
+# the whole config; workers in processes of their own, and `make_job` there, begin from it. `train` builds a
+# trainer from nearly every section, and records all. `sample` has yet to be done. Measurements of `bench` all
+# take its config, which is what they share.
 TAKES_ROOT = {
     "launch/demo/job.py": {"Chain"},
     "launch/demo/report.py": {"_demo"},

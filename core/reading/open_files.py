@@ -155,7 +155,7 @@ class Kept(Generic[T]):
             FILES.let_go()  # others of this process have taken more than was left to them
             thing = make(number)
         with self._pool.lock:
-            self._pool.make_room()  # others may have come meanwhile
+            self._pool.make_room()  # others may have come in the time
             self.things[number] = thing, self._pool.use()
         return thing
 

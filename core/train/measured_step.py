@@ -10,7 +10,6 @@ from core.engine.engine import StepResult
 from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults import failpoints
-from core.faults.failpoints import failpoint
 from core.faults.incidents import Incidents
 from core.metrics.rows import Metrics
 from core.metrics.step_sums import StepSums
@@ -72,7 +71,6 @@ class MeasuredSteps:
         row["seconds"] = time.perf_counter() - started
         self._metrics.record(row, sums, waited)
         self._outlook.count(step, row["seconds"], samples_seen + samples)
-        failpoint("step.end")
         return samples
 
     def _check(self, step_index: int, batch: Batch) -> None:

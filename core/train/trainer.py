@@ -253,3 +253,4 @@ class Trainer:
         """Take the next step and count it (collective)."""
         self.samples_seen += self.measured.take(self.step, stream, self.samples_seen)
         self.step += 1
+        failpoint("step.end")

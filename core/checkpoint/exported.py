@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from core.checkpoint.format import DamagedCheckpoint, FileRecord, Recorded, require_as_written
+from core.checkpoint.format import DamagedCheckpoint, FileEntry, FileRecord, require_as_written
 from core.checkpoint.tensor_file import load_tensors, write_tensors
 from core.errors import WorkError
 from core.files import published_below, sealed, sha256_file, write_json
@@ -37,7 +37,7 @@ class _Record(TypedDict):
     trained: list[str]
     snapshots: NotRequired[Count | None]
     profile_error: NotRequired[float | None]
-    files: dict[BelowName, Recorded]
+    files: dict[BelowName, FileEntry]
 
 
 def is_export(folder: Path) -> bool:

@@ -41,7 +41,7 @@ class DamagedCheckpoint(WorkError):
     """A file of a published checkpoint is missing, cut off or altered."""
 
 
-class Recorded(TypedDict):
+class FileEntry(TypedDict):
     """A `FileRecord` in JSON form."""
 
     size: Count
@@ -63,7 +63,7 @@ class Manifest(Layout):
     step: Count
     number: Count
     ranks: Annotated[int, Range(1, 1 << 20)]
-    files: dict[FileName, Recorded]
+    files: dict[FileName, FileEntry]
     networks: NotRequired[dict[str, Layout]]
     sha256: str
 

@@ -24,7 +24,7 @@ from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
 from core.engine.optimizer import allocate_state, make_optimizer, share_matrices
 from core.engine.shards import Shard, present, share
-from core.metrics.watch import Watch, Watched
+from core.metrics.watch import TimedEngine, Watch
 from core.optim.groups import OptimizerConfig, parameter_groups
 
 __all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
@@ -122,7 +122,7 @@ class Engine:
 
     def watch(self, watch: Watch) -> None:
         """Have `watch` time what is outside this code: DeepSpeed calls, and the release of the graph."""
-        self._engine = Watched(self._engine, watch)
+        self._engine = TimedEngine(self._engine, watch)
         # Installed here rather than checked at each call, so that a run without a watch pays nothing.
         self.backward = watch.around_release(self.backward)  # type: ignore[assignment, method-assign]
 

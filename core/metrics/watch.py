@@ -33,7 +33,7 @@ def stepped(step: Callable[..., None], watch: Watch) -> Callable[..., None]:
     return timed
 
 
-class Watched:
+class TimedEngine:
     """DeepSpeed's engine, with a watch around every call into it."""
 
     def __init__(self, engine: Any, watch: Watch) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from core.errors import WorkError
 from core.files import read_bytes, sealed
-from core.reading.json_scalars import Wrong
+from core.reading.json_scalars import Mismatch
 from core.reading.json_schema import reader_of
 
 T = TypeVar("T")
@@ -61,8 +61,8 @@ def checked(value: Any, schema: type[T], source: Path | str) -> T:
     """Read a value that JSON gave by its schema; Malformed as in `read`."""
     try:
         return cast(T, reader_of(cast(Hashable, schema))(value))
-    except Wrong as wrong:
-        raise Malformed(f"{source}: {wrong.message()}") from None
+    except Mismatch as mismatch:
+        raise Malformed(f"{source}: {mismatch.message()}") from None
 
 
 def loaded(data: bytes, source: Path | str) -> Any:

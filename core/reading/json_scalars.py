@@ -41,7 +41,7 @@ _PART = r"(?!\.{1,2}(/|$))[^/\0]+"
 BelowName = Annotated[str, Pattern(rf"{_PART}(/{_PART})*", "the name of a file in this folder or below it")]
 
 
-class Wrong(Exception):
+class Mismatch(Exception):
     """A value that does not fit. place: the path to it, the innermost part first."""
 
     def __init__(self, expected: str, value: Any = _NONE) -> None:
@@ -75,7 +75,7 @@ def literal(choices: Sequence[Any]) -> Reader:
         for choice in choices:
             if type(value) is type(choice) and value == choice:
                 return value
-        raise Wrong(" or ".join(map(str, choices)), value)
+        raise Mismatch(" or ".join(map(str, choices)), value)
 
     return read
 
@@ -88,9 +88,9 @@ def narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
         for limit in limits:
             if isinstance(limit, Range) and not limit.low <= found <= limit.high:
                 upper = "" if limit.high == math.inf else f" to {limit.high}"
-                raise Wrong(f"a number from {limit.low}{upper}", value)
+                raise Mismatch(f"a number from {limit.low}{upper}", value)
             if isinstance(limit, Pattern) and not re.fullmatch(limit.expression, found):
-                raise Wrong(limit.meaning, value)
+                raise Mismatch(limit.meaning, value)
         return found
 
     return read
@@ -98,28 +98,28 @@ def narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
 
 def _int(value: Any) -> int:
     if type(value) is not int:
-        raise Wrong("an integer", value)
+        raise Mismatch("an integer", value)
     if not -(2**63) <= value < 2**64:
-        raise Wrong("an integer of 64 bits", value)
+        raise Mismatch("an integer of 64 bits", value)
     return value
 
 
 def _float(value: Any) -> float:
     if type(value) not in (int, float):
-        raise Wrong("a number", value)
+        raise Mismatch("a number", value)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise Wrong("a finite number", value)
+        raise Mismatch("a finite number", value)
     return number
 
 
 def _of_type(kind: type, expected: str) -> Reader:
     def read(value: Any) -> Any:
         if type(value) is not kind:
-            raise Wrong(expected, value)
+            raise Mismatch(expected, value)
         return value
 
     return read

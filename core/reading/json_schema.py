@@ -15,12 +15,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-from core.reading.json_scalars import SCALARS, Reader, Wrong, literal, narrowed, shown
+from core.reading.json_scalars import SCALARS, Mismatch, Reader, literal, narrowed, shown
 
 
 @functools.cache
 def reader_of(schema: Any) -> Reader:
-    """Make the function that checks and converts values of a schema; it raises Wrong."""
+    """Make the function that checks and converts values of a schema; it raises Mismatch."""
     origin, arguments = typing.get_origin(schema), typing.get_args(schema)
     if schema in SCALARS:
         return SCALARS[schema]
@@ -66,7 +66,7 @@ def _record(schema: Any) -> Reader:
         try:
             return make(**found)
         except ValueError as error:  # of its own checks
-            raise Wrong(str(error)) from None
+            raise Mismatch(str(error)) from None
 
     return read
 
@@ -74,11 +74,11 @@ def _record(schema: Any) -> Reader:
 def _object(readers: Mapping[str, Reader], optional: set[str], *, keep: bool) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Wrong("an object", value)
+            raise Mismatch("an object", value)
         if lacking := readers.keys() - value.keys() - optional:
-            raise Wrong(f"{_named(lacking)} missing")
+            raise Mismatch(f"{_named(lacking)} missing")
         if not keep and (unknown := value.keys() - readers.keys()):
-            raise Wrong(f"{_named(unknown)} not known")
+            raise Mismatch(f"{_named(unknown)} not known")
         return value | {
             name: _inside(part, value[name], f".{name}") for name, part in readers.items() if name in value
         }
@@ -94,7 +94,7 @@ def _named(names: set[str]) -> str:
 def _mapping(name: Reader, part: Reader) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Wrong("an object", value)
+            raise Mismatch("an object", value)
         return {name(key): _inside(part, item, f".{key}") for key, item in value.items()}
 
     return read
@@ -103,7 +103,7 @@ def _mapping(name: Reader, part: Reader) -> Reader:
 def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list):
-            raise Wrong("a list", value)
+            raise Mismatch("a list", value)
         return kind(_inside(part, item, f"[{number}]") for number, item in enumerate(value))
 
     return read
@@ -112,7 +112,7 @@ def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Re
 def _fixed(parts: Sequence[Reader], make: Callable[[list[Any]], Any]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list) or len(value) != len(parts):
-            raise Wrong(f"a list of {len(parts)}", value)
+            raise Mismatch(f"a list of {len(parts)}", value)
         pairs = zip(parts, value, strict=True)
         return make([_inside(part, item, f"[{n}]") for n, (part, item) in enumerate(pairs)])
 
@@ -122,8 +122,8 @@ def _fixed(parts: Sequence[Reader], make: Callable[[list[Any]], Any]) -> Reader:
 def _inside(part: Reader, value: Any, place: str) -> Any:
     try:
         return part(value)
-    except Wrong as wrong:
-        wrong.place.append(place)
+    except Mismatch as mismatch:
+        mismatch.place.append(place)
         raise
 
 
@@ -135,11 +135,11 @@ def _union(kinds: Sequence[Any]) -> Reader:
         for part in readers:
             try:
                 return part(value)
-            except Wrong as wrong:
-                problems.append(wrong)
-        deepest = max(problems, key=lambda wrong: len(wrong.place))
+            except Mismatch as mismatch:
+                problems.append(mismatch)
+        deepest = max(problems, key=lambda mismatch: len(mismatch.place))
         if deepest.place:
             raise deepest
-        raise Wrong(" or ".join(dict.fromkeys(problem.expected for problem in problems)), value)
+        raise Mismatch(" or ".join(dict.fromkeys(problem.expected for problem in problems)), value)
 
     return read

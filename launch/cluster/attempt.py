@@ -23,8 +23,8 @@ from launch.cluster.config import ClusterConfig
 from launch.cluster.rank_start import rank_command, rank_environment
 from launch.cluster.records import (
     ATTEMPT_FILE,
+    AttemptRecord,
     RankEnd,
-    Started,
     Submission,
     SubmissionRecord,
     read_record,
@@ -46,7 +46,7 @@ class _Beat(TypedDict):
 
 
 @dataclass
-class Asked:
+class EndRequest:
     """Signals that this process received. word: 'requeue', 'cancel' or ''. why: the signal's name."""
 
     word: str = ""
@@ -72,7 +72,7 @@ class Attempt:
         submission: Submission,
         config: ClusterConfig,
         record: SubmissionRecord,
-        asked: Asked,
+        asked: EndRequest,
         task: int = 0,
     ) -> None:
         """Create an attempt. task: of a job array; each continues and is given up by itself."""
@@ -198,7 +198,7 @@ class Attempt:
 
     def started(self) -> float:
         """Return when this start began."""
-        found = read_record(self.folder / ATTEMPT_FILE, Started)
+        found = read_record(self.folder / ATTEMPT_FILE, AttemptRecord)
         return found.get("started", 0.0) if found else 0.0
 
     def ask(self) -> None:
@@ -211,7 +211,7 @@ class Attempt:
     def write(self, **fields: Any) -> None:
         """Add to the record of this start."""
         path = self.folder / ATTEMPT_FILE
-        write_json(path, {**(read_record(path, Started) or {}), "name": self.folder.name, **fields})
+        write_json(path, {**(read_record(path, AttemptRecord) or {}), "name": self.folder.name, **fields})
 
 
 def progress(output: Path) -> int:

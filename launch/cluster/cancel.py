@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.progress import say
 from launch.cluster import records, slurm
 from launch.cluster.listing import state_of
-from launch.cluster.records import ENDED, Started
+from launch.cluster.records import ENDED, AttemptRecord
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
         say(f"{output}: cancelled job {', '.join(sorted(found))}")
         return 0
     running = [record for record in submission.latest_records() if record.get("state") not in ENDED]
-    nowhere: Started = {}
+    nowhere: AttemptRecord = {}
     for attempt in running or [nowhere]:
         if attempt.get("node") != environment.node() or not attempt.get("pid"):
             raise UserError(

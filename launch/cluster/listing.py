@@ -13,7 +13,7 @@ from core.progress import duration
 from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
-from launch.cluster.records import ENDED, JOB_FILE, Started, Submission, SubmissionRecord
+from launch.cluster.records import ENDED, JOB_FILE, AttemptRecord, Submission, SubmissionRecord
 
 HEADER = ("run", "state", "starts", "nodes", "step", "rate", "left", "last word")
 
@@ -70,9 +70,9 @@ def _queued_job(record: SubmissionRecord) -> str:
     return next(iter(slurm.jobs_named(record["name"])), "")
 
 
-def _state(attempts: Sequence[Started], record: SubmissionRecord, job: str) -> tuple[str, str]:
+def _state(attempts: Sequence[AttemptRecord], record: SubmissionRecord, job: str) -> tuple[str, str]:
     """Return the state of one task and its reason. job: its number in SLURM, '' if it was not queued."""
-    last: Started = attempts[-1] if attempts else {}
+    last: AttemptRecord = attempts[-1] if attempts else {}
     state, reason = last.get("state", "queued"), last.get("reason", "")
     if state in ENDED:
         return state, reason

@@ -48,7 +48,7 @@ class SubmissionRecord(TypedDict):
     slurm_job: NotRequired[str | int]
 
 
-class Started(TypedDict, total=False):
+class AttemptRecord(TypedDict, total=False):
     """The content of `attempt.json` on a start of the job, as far as it is known yet."""
 
     name: str
@@ -120,12 +120,12 @@ class Submission:
         found = [path for path in published(self.folder / "attempts", "*.*") if path.is_dir()]
         return sorted(found, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
-    def attempt_records(self, task: int | None = None) -> list[Started]:
+    def attempt_records(self, task: int | None = None) -> list[AttemptRecord]:
         """Return the records of its starts, oldest first; of one task of an array, if that is given."""
-        records = [read_record(path / ATTEMPT_FILE, Started) for path in self.attempts()]
+        records = [read_record(path / ATTEMPT_FILE, AttemptRecord) for path in self.attempts()]
         return [record for record in records if record and task in (None, record.get("task", 0))]
 
-    def latest_records(self) -> list[Started]:
+    def latest_records(self) -> list[AttemptRecord]:
         """Return the record of the last start of each task that has been started."""
         return list({record.get("task", 0): record for record in self.attempt_records()}.values())
 

@@ -23,10 +23,10 @@ from core.config.loading import from_dict
 from core.errors import CONTINUABLE, WorkError
 from core.run import signals
 from launch.cluster import slurm
-from launch.cluster.attempt import POLL_S, Asked, Attempt
+from launch.cluster.attempt import POLL_S, Attempt, EndRequest
 from launch.cluster.config import ClusterConfig
 from launch.cluster.listing import state_of
-from launch.cluster.records import ENDED, Started, Submission, latest
+from launch.cluster.records import ENDED, AttemptRecord, Submission, latest
 from launch.cluster.verdict import Verdict
 
 
@@ -55,7 +55,7 @@ def supervise(submission: Submission, task: int = 0) -> int:
     """
     record = submission.read()
     config = from_dict(ClusterConfig, record["cluster"])
-    asked = Asked()
+    asked = EndRequest()
     with signals.answered_by(asked):
         _wait_for(record.get("after_output", ""), asked)
         while True:
@@ -94,7 +94,7 @@ def _requeue(attempt: Attempt, verdict: Verdict) -> int:
     return CONTINUABLE
 
 
-def excluded(records: Sequence[Started], verdict: Verdict, asked: str) -> str:
+def excluded(records: Sequence[AttemptRecord], verdict: Verdict, asked: str) -> str:
     """Name the nodes that the next start avoids.
 
     '' leaves SLURM's list as it is.
@@ -116,7 +116,7 @@ def _names(text: str) -> list[str]:
     return [name for name in re.split(r",(?![^\[]*\])", text) if name]
 
 
-def _wait_for(output: str, asked: Asked) -> None:
+def _wait_for(output: str, asked: EndRequest) -> None:
     """Wait, where there is no queue, until the job with this output is done. WorkError if it fails."""
     while output and not asked.word:
         state, _ = state_of(latest(Path(output)))

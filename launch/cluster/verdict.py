@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import CONTINUABLE
-from launch.cluster.records import RankEnd, Started
+from launch.cluster.records import AttemptRecord, RankEnd
 
 Outcome = Literal["done", "again", "failed", "cancelled"]
 # The first of these that a rank told, by time, is the cause; what peers tell follows from it.
@@ -68,7 +68,7 @@ def _said(end: RankEnd) -> str:
     return f"rank {end['rank']} on {end['node']}: {text}"
 
 
-def in_vain(attempts: Sequence[Started], most: int) -> str:
+def in_vain(attempts: Sequence[AttemptRecord], most: int) -> str:
     """Say why a job is given up that has ended `most` times in a row without a new step.
 
     '' while it is not.

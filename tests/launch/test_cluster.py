@@ -22,7 +22,7 @@ from core.errors import UserError, WorkError
 from core.root import ROOT
 from core.run.code import RECORD, code, read
 from launch.cluster import records, slurm, submit
-from launch.cluster.attempt import Asked, Attempt, progress
+from launch.cluster.attempt import Attempt, EndRequest, progress
 from launch.cluster.config import ClusterConfig
 from launch.cluster.snapshot import copy_code
 from launch.cluster.supervisor import excluded
@@ -122,7 +122,7 @@ def test_progress_is_the_last_whole_row(tmp_path: Path) -> None:
 
 def test_a_request_to_end_for_good_is_not_taken_back() -> None:
     told: list[str] = []
-    asked = Asked()
+    asked = EndRequest()
     asked.tell = lambda: told.append(asked.word)
     for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
         asked.note(number)
@@ -141,7 +141,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """Make a start of a SLURM job, of which nothing runs."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     submission = records.new_submission(tmp_path / "run")
-    return Attempt(submission, ClusterConfig(), {"job": "train", "cwd": str(tmp_path)}, Asked())
+    return Attempt(submission, ClusterConfig(), {"job": "train", "cwd": str(tmp_path)}, EndRequest())
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,17 @@ SHOWN = 8  # settings in a line
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-class Begun(NamedTuple):
+class StartingPoint(NamedTuple):
     """Weights that a run begins from, and lines on the settings in which it differs from their run."""
 
     initial: Initial
     differing: list[str]
 
 
-def begun_from(config: Beginner, *, claimed: bool) -> Begun | None:
+def starting_point(config: Beginner, *, claimed: bool) -> StartingPoint | None:
     """Return what a run begins from, as `initial_of` does."""
     initial = initial_of(config, claimed=claimed)
-    return None if initial is None else Begun(initial, _differing_settings(initial, config))
+    return None if initial is None else StartingPoint(initial, _differing_settings(initial, config))
 
 
 def _differing_settings(initial: Initial, config: Any) -> list[str]:

@@ -20,7 +20,7 @@ from data.loading.sources.kinds import LatentFacts
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.transfer import Transfer, class_rows, has_learned_places, plan_transfer
-from tools.runs.begun import Begun, begin_from
+from tools.runs.begun import StartingPoint, begin_from
 from tools.runs.initial import Initial
 from tools.runs.loaded_run import LatentSpace
 from tools.runs.normalisers import LatentsConfig, require_frames
@@ -48,7 +48,7 @@ class Beginning:
 
 
 def find_beginning(
-    begun: Begun | None,
+    start: StartingPoint | None,
     facts: LatentFacts,
     model: DenoiserConfig,
     objective: ObjectiveConfig,
@@ -60,9 +60,9 @@ def find_beginning(
     accept: in what the two runs may differ although weights depend on it.
     UserError where these weights cannot become those of the run's network.
     """
-    if begun is None:
+    if start is None:
         return None
-    initial = begun.initial
+    initial = start.initial
     space, theirs = LatentSpace.read(initial.run), _network(initial)
     accepted = _accepted(initial, space, facts, model, objective, accept)
     rows = class_rows(facts.classes, space.classes, model.num_classes, theirs.num_classes)
@@ -74,7 +74,7 @@ def find_beginning(
     lines = [f"begins from {initial.origin}", *transfer.lines()]
     lines += _spaces(latents, model, facts, space, normaliser)
     lines += [f"{name} is another one, as initial_accept allows: {how}" for name, how in accepted.items()]
-    lines += begun.differing
+    lines += start.differing
     said = [f"initial: {line}" for line in lines]
     return Beginning(initial, transfer, normaliser, accepted, said)
 

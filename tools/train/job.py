@@ -24,7 +24,7 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
-from tools.runs.begun import begun_from
+from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
@@ -62,7 +62,7 @@ def plan(config: Config) -> list[str]:
     require_trackers(output, config.metrics, overwrite=config.overwrite)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
     depends = (config.model, config.objective, config.latents, config.initial_accept)
-    beginning = find_beginning(begun_from(config, claimed=False), source.facts, *depends)
+    beginning = find_beginning(starting_point(config, claimed=False), source.facts, *depends)
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
@@ -99,7 +99,7 @@ def run(config: Config) -> None:
     source, autoencoder = open_checked(config.source, config.autoencoder, *sections, run=output)
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     # What is wrong with it fails before any rank waits.
-    find_beginning(begun_from(config, claimed=False), source.facts, *depends)
+    find_beginning(starting_point(config, claimed=False), source.facts, *depends)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=output)
     trained, validated = load_data(
@@ -187,7 +187,7 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     output, seed = Path(config.output), config.seed
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(
-        lambda: find_beginning(begun_from(config, claimed=True), trained.source.facts, *depends)
+        lambda: find_beginning(starting_point(config, claimed=True), trained.source.facts, *depends)
     )
     initial = beginning.normaliser if beginning else None
     objective = prepare_objective(

@@ -32,7 +32,7 @@ from models.autoencoder.interface import FIRST, AutoencoderConfig
 from models.autoencoder.kinds import KINDS
 from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
-from tools.runs.begun import Begun, begin_from, begun_from
+from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
 from tools.train_autoencoder.config import Config
@@ -53,7 +53,7 @@ def plan(config: Config) -> list[str]:
     sections = config.engine, config.model, config.objective, config.ema
     memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
     takes = foreseen(memory, world, Path(config.output))
-    beginning = find_beginning(begun_from(config, claimed=False), config.model)
+    beginning = find_beginning(starting_point(config, claimed=False), config.model)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
         f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
@@ -72,7 +72,7 @@ def run(config: Config) -> None:
     dataset = open_source(config.source, config.data)
     alone = World(0, 1, 0, torch.device("cpu"))
     make_loader(dataset, config.data, config.model, alone, config.seed)  # fails before any rank waits
-    find_beginning(begun_from(config, claimed=False), config.model)
+    find_beginning(starting_point(config, claimed=False), config.model)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=Path(config.output))
     output = Path(config.output)
@@ -108,12 +108,12 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         say(line)
     torch.manual_seed(config.seed)
     model = config.model.build()
-    first = partial(begun_from, config, claimed=True)
+    first = partial(starting_point, config, claimed=True)
     if beginning := ranks.on_first_rank(lambda: find_beginning(first(), config.model)):
         for line in lines_of(*beginning):
             say(line)
-        begun, transfer = beginning
-        begin_from(begun.initial, transfer, model, Path(config.output))
+        start, transfer = beginning
+        begin_from(start.initial, transfer, model, Path(config.output))
     Trainer(
         SingleStepper(
             Engine(model, config.engine, config.optimizer, world),
@@ -131,25 +131,27 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     ).fit()
 
 
-def find_beginning(begun: Begun | None, model: AutoencoderConfig) -> tuple[Begun, Transfer] | None:
+def find_beginning(
+    start: StartingPoint | None, model: AutoencoderConfig
+) -> tuple[StartingPoint, Transfer] | None:
     """Return what the run begins from, and what becomes of it in its network.
 
     None for one that continues, or begins at random.
     """
-    if begun is None:
+    if start is None:
         return None
-    initial = begun.initial
+    initial = start.initial
     kind = str(initial.network.get("kind", FIRST))
     if kind not in KINDS:
         raise UserError("initial", initial.text, f"an autoencoder of kind {any_of(list(KINDS))}, not {kind}")
     theirs = from_dict(KINDS[kind], {"kind": kind, **initial.network})
     with below("model"):
-        return begun, plan_transfer(model, theirs, str(initial.run))
+        return start, plan_transfer(model, theirs, str(initial.run))
 
 
-def lines_of(begun: Begun, transfer: Transfer) -> list[str]:
+def lines_of(start: StartingPoint, transfer: Transfer) -> list[str]:
     """Say what the run begins from."""
-    lines = [f"begins from {begun.initial.origin}", *transfer.lines(), *begun.differing]
+    lines = [f"begins from {start.initial.origin}", *transfer.lines(), *start.differing]
     return [f"initial: {line}" for line in lines]
 
 

@@ -69,8 +69,8 @@ class Job:
     """What all batches of one sampling job have in common."""
 
     config: Config
-    trained: LoadedRun
     asked: Asked
+    trained: LoadedRun
     schedule: Schedule
     prompts: Prompts | None = None
 

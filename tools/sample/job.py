@@ -80,17 +80,17 @@ def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> l
 
 
 def run(config: Config) -> None:
-    from core.distributed import device_choice
     """Generate what is missing, then publish the samples, pictures of some and, last, samples.json."""
+    from core.distributed import device_choice
     from core.progress import say
     from tools.sample import sampled_from, sharing
     from tools.sample.batches import prepare
     from tools.sample.publishing import publish
     from tools.sample.requests.asked import applied, read_asked
 
-    device = device_choice.own_device(config.device)
     config = applied(config)
     asked, output = read_asked(config), Path(config.output)
+    device = device_choice.own_device(config.device)
     record, finished = look(config, asked)
     if finished:
         say(finished)

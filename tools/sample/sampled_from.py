@@ -38,8 +38,8 @@ NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 def describe(
     config: Config,
-    trained: LoadedRun,
     asked: Asked,
+    trained: LoadedRun,
     schedule: Schedule,
     shapes: Sequence[tuple[int, int, int, int]],
 ) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from tools.sample.requests.asked import Asked
 from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
 
 if TYPE_CHECKING:
-    from tools.runs.trained import Trained
+    from tools.runs.loaded_run import LoadedRun
     from tools.sample.config import Config
 
 
-def make_schedule(config: Config, asked: Asked, trained: Trained) -> Schedule:
+def make_schedule(config: Config, asked: Asked, trained: LoadedRun) -> Schedule:
     """Return the samples that are asked for; UserError for what the networks cannot make."""
     if not asked.requests:
         return by_turns(config, asked.texts, trained.space)
@@ -37,7 +37,7 @@ def require_kind(config: Config, form: Form) -> None:
         require_fitting(config.files.kind, config.files.quality, form.size.frames)
 
 
-def latent_shape(trained: Trained, size: Size) -> tuple[int, int, int, int]:
+def latent_shape(trained: LoadedRun, size: Size) -> tuple[int, int, int, int]:
     """Return (C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given.
 
     UserError for a size that the autoencoder or the network cannot make.

@@ -25,7 +25,7 @@ from tools.sample.requests.reading import Numbered, report
 from tools.sample.requests.request import Request
 
 if TYPE_CHECKING:
-    from tools.runs.trained import LatentSpace
+    from tools.runs.loaded_run import LatentSpace
     from tools.sample.config import Config
 
 Numbers = NDArray[np.int64]

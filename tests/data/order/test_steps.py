@@ -121,9 +121,9 @@ def test_every_sample_is_seen_equally_often_but_for_a_mix_or_a_share_of_videos()
 
 
 def test_a_dataset_without_samples_has_no_share_and_one_bucket_may_be_empty() -> None:
-    images, empty = stocks()[0], Stock("1x4x4", rows_of(0, 5), 64, False, 1)
+    images, empty = buckets()[0], BucketSamples("1x4x4", rows_of(0, 5), 64, False, 1)
     assert group_shares([images, empty], [160, 16], None, [1, 0]) == [1.0, 0.0]
-    assert group_shares([Stock("1x8x8", rows_of(8), 64, False)], [16], None, [3]) == [1.0]
+    assert group_shares([BucketSamples("1x8x8", rows_of(8), 64, False)], [16], None, [3]) == [1.0]
     cut = StepPlan([images, empty], LoaderConfig(**CONFIG), rank=0, ranks=1, seed=5)
     assert cut.weights == [1.0, 0.0]
 

@@ -131,6 +131,26 @@ class Archive:
                 start += len(piece)
         return parse(data)
 
+    def rows(self, name: str, shape: tuple[int, ...], dtype: Any, count: int) -> Iterator[NDArray[Any]]:
+        """Yield `count` rows at a time of an array of this shape and type; within `open_archive`.
+
+        What was yielded before a damaged place was found cannot be taken back; the CRC is compared last.
+        """
+        info = self._archive.getinfo(f"{name}.npy")
+        with self._archive.open(info) as member:
+            header = read_header(member)
+            if (header.shape, header.dtype) != (shape, np.dtype(dtype)):
+                raise ValueError(f"{name} is {header.dtype} {header.shape}, not {np.dtype(dtype)} {shape}")
+            each = header.nbytes // max(1, shape[0])
+            for start in range(0, shape[0], count):
+                some = min(count, shape[0] - start)
+                data = member.read(some * each)
+                if len(data) < some * each:
+                    raise ValueError(f"{name} ends after {len(data)} of {some * each} bytes")
+                yield np.frombuffer(data, header.dtype).reshape(some, *shape[1:])
+            if member.read(1):
+                raise ValueError(f"{name} has more bytes than its header says")
+
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:

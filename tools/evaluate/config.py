@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
-
-if TYPE_CHECKING:
-    pass
+from core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +22,27 @@ class Config:
         role="place",
     )
     real: str = setting(
-        REQUIRED, "raw dataset that the generator was trained on", shown="path or URL", role="place"
+        "", "raw dataset that the generator was trained on", shown="path or URL", role="place"
     )
+    extractor: Literal["classifier", "inception"] = setting(
+        "classifier",
+        "what gives features: a classifier trained on the real data, or FID's Inception network for images",
+    )
+    extractor_weights: str = setting(
+        "",
+        "inception: file of the published weights, pt_inception-2015-12-05-6726825d.pth of torch-fidelity, "
+        "or the same as .safetensors",
+        shown="path",
+        role="place",
+    )
+    reference: str = setting(
+        "",
+        "inception: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID) instead of `real`",
+        shown="path",
+        role="place",
+    )
+    batch: int = setting(64, "inception: pictures at once", low=1, role="work")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "inception: where to compute", role="work")
     heldout: str = setting(
         "",
         "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier",
@@ -47,3 +64,22 @@ class Config:
     most_real: int = setting(10_000, "real images and clips read at most, at random", low=50)
     fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
     stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
+
+    def __post_init__(self) -> None:
+        if self.extractor == "classifier":
+            for name in ("extractor_weights", "reference"):
+                if value := getattr(self, name):
+                    raise UserError(name, value, "'' with extractor=classifier; extractor=inception takes it")
+            if not self.real:
+                raise UserError("real", "''", "the raw dataset that samples are compared with")
+            return
+        if not self.extractor_weights:
+            raise UserError(
+                "extractor_weights", "''", "the file of published weights, with extractor=inception"
+            )
+        if bool(self.real) == bool(self.reference):
+            given = self.real and f"{self.real} and reference={self.reference}"
+            raise UserError("real", given or "''", "a raw dataset, or else reference=STATISTICS.npz")
+        for name in ("heldout", "autoencoder"):
+            if value := getattr(self, name):
+                raise UserError(name, value, "'' with extractor=inception")

@@ -17,7 +17,7 @@ from core import terminal
 from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
-from tools.evaluate import scored
+from tools.evaluate import rulers, scored
 from tools.evaluate.config import Config
 from tools.runs.samples import Samples, find_samples, require_one_origin
 
@@ -36,10 +36,11 @@ def plan(config: Config) -> list[str]:
         f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}, {s.origin}"
         for s in samples
     ]
-    scored.require_real(config.real, config.heldout, config.autoencoder)
+    scored.require_real(config.real, config.heldout, config.autoencoder, config.reference)
+    heldout = f", held out: {config.heldout or 'a fifth of it'}" * (config.extractor == "classifier")
     return [
         *found,
-        f"against {config.real}, held out: {config.heldout or 'a fifth of it'}",
+        f"against {config.real or config.reference}" + heldout,
         f"into {config.output}",
     ]
 
@@ -57,7 +58,9 @@ def run(config: Config) -> None:
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
     require_one_origin(samples)
-    beside = scored.require_real(config.real, config.heldout, config.autoencoder)
+    if config.extractor == "inception" and (len(samples) > 1 or samples[0].frames > 1):
+        raise UserError("source", config.source, "one folder of images, with extractor=inception")
+    beside = scored.require_real(config.real, config.heldout, config.autoencoder, config.reference)
     of = scored.describe(Path(config.source), samples, beside)  # before old scores are removed
     contents = scored.contents(output / SCORES, of)
     if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
@@ -66,6 +69,22 @@ def run(config: Config) -> None:
         return
     for generated in samples:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
+    if config.extractor == "inception":
+        from tools.evaluate.by_network import Comparison, scores_of
+
+        asked = Comparison(
+            weights=config.extractor_weights,
+            real=config.real,
+            reference=config.reference,
+            most=config.most_real,
+            seed=config.seed,
+            batch=config.batch,
+            device=config.device,
+        )
+        record = scores_of(samples[0], asked, of)
+        write_json(output / SCORES, record)
+        terminal.tell(table(record), to="stdout")
+        return
     # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
     torch.set_num_threads(1)
     how: dict[str, Any] = {"seed": config.seed, "fps": config.fps, "stride": config.stride}
@@ -80,7 +99,16 @@ def run(config: Config) -> None:
             output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-    write_json(output / SCORES, {**finite, scored.OF: of})
+    measured = {"extractor": "classifier trained on the spot", "classifier_steps": config.steps}
+    chosen = {
+        "seed": config.seed,
+        "count": config.count,
+        "draws": config.draws,
+        "most_real": config.most_real,
+    }
+    clips = {"fps": config.fps, "stride": config.stride}
+    records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
+    write_json(output / SCORES, {**finite, scored.OF: of, **records})
     terminal.tell(table(finite), to="stdout")
 
 
@@ -195,18 +223,22 @@ def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> fl
     return psnr(images, np.concatenate(copies))
 
 
-def table(scores: Mapping[str, float | None]) -> str:
+def table(scores: Mapping[str, Any]) -> str:
     """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
     beside = {"class_agreement": "reference_accuracy", "clip_agreement": "clip_reference_accuracy"}
     lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
     shown = set(beside.values())
     for name, value in scores.items():
-        if name in shown or name.endswith("_real") or value is None or isinstance(value, bool):
+        if name in shown or name.endswith("_real") or not isinstance(value, int | float):
+            continue
+        if isinstance(value, bool):
             continue
         real = scores.get(beside.get(name, f"{name}_real"))
         lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
     if not scores.get("heldout_unseen", True):
         lines.append("the real images compared with were also seen by the generator: no heldout= was given")
+    if warning := scores.get("warning"):
+        lines.append(str(warning))
     return "\n".join(lines)
 
 

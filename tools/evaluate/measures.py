@@ -20,13 +20,17 @@ def frechet(a: Floats, b: Floats) -> float:
     is taken from the eigenvalues of the symmetric A^(1/2) B A^(1/2), which are those of A B; it stays exact
     when A or B is singular, where a matrix square root of A B does not.
     """
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    cov_a, cov_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
+    return frechet_of(a.mean(0), cov_a, b.mean(0), cov_b)
+
+
+def frechet_of(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Floats) -> float:
+    """Return the Fréchet distance of Gaussians with these means (d,) and covariances (d, d)."""
+    values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    product = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root)
+    product = np.linalg.eigvalsh(root @ cov_b @ root)
     trace_root = np.sqrt(product.clip(0)).sum()
-    mean_gap = np.square(a.mean(0) - b.mean(0)).sum()
-    return float(mean_gap + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * trace_root)
+    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b) - 2 * trace_root)
 
 
 @dataclass(frozen=True)

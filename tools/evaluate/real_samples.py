@@ -92,6 +92,12 @@ def read(
     )
 
 
+def real_images(dataset: Dataset, height: int, width: int, most: int, seed: int) -> Iterator[Pixels]:
+    """Yield at most `most` images (height, width, 3), resized and centre-cropped, one at a time."""
+    for pixels, _ in _read_kind(dataset, IMAGE_BUCKET, Shape(1, height, width), most, seed, 0.0, 1):
+        yield pixels[0]
+
+
 def _read_kind(
     dataset: Dataset, bucket: int, shape: Shape, most: int, seed: int, fps: float, stride: int
 ) -> Iterator[tuple[Pixels, int]]:

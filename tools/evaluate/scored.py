@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from core.config.loading import difference
 from core.errors import UserError
+from core.files import instead, sha256_file
 from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
@@ -20,7 +21,7 @@ class _Scores(TypedDict):
     of: NotRequired[dict[str, Any]]
 
 
-def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
+def require_real(real: str, heldout: str, autoencoder: str, reference: str = "") -> dict[str, str]:
     """Return the hashes of what samples are compared with.
 
     UserError unless it is raw datasets and an autoencoder.
@@ -40,6 +41,10 @@ def require_real(real: str, heldout: str, autoencoder: str) -> dict[str, str]:
         from models.autoencoder.opening import identify_saved
 
         found["autoencoder"] = identify_saved(Path(autoencoder))["encoder"]
+    if reference:
+        if not Path(reference).is_file():
+            raise UserError("reference", reference, f"a file{instead(Path(reference))}")
+        found["reference"] = sha256_file(Path(reference))
     return found
 
 

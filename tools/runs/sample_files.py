@@ -54,14 +54,22 @@ def read_files(
         raise WorkError(f"{path} lists {len(rows)} files, and the manifest tells of {count}")
     pixels, labels = np.empty((count, *each), np.uint8), np.full(count, -1, np.int64)
     for number, row in enumerate(rows):
-        file = path.parent / row["file"]
-        data = read_bytes(file)
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise WorkError(f"{file} is not the file that {path.name} tells of: its SHA-256 differs")
-        found = decode_image(data) if frames == 1 else decode_video(data)[:, :height, :width]
-        if found.shape != each:
-            raise WorkError(f"{file} holds {found.shape}, and the manifest tells of {each}")
-        pixels[number] = found
+        pixels[number] = read_file(path.parent, row, frames, each)
         name = row["request"].get("class", "")
         labels[number] = classes.index(name) if name in classes else -1
     return pixels, labels
+
+
+def read_file(folder: Path, row: FileRow, frames: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the pixels of a file of this shape; WorkError if it is not the one that its row tells of."""
+    file = folder / row["file"]
+    data = read_bytes(file)
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise WorkError(f"{file} is not the file that the list tells of: its SHA-256 differs")
+    height, width = shape[-3:-1]
+    found = (
+        decode_image(data) if frames == 1 else decode_video(data)[:, :height, :width]
+    )  # odd sizes have more
+    if found.shape != shape:
+        raise WorkError(f"{file} holds {found.shape}, and the manifest tells of {shape}")
+    return found

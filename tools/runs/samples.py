@@ -7,7 +7,7 @@ that two files in one folder belong together. Manifests of earlier versions have
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -24,7 +24,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_scalars import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
-from tools.runs.sample_files import read_files
+from tools.runs.sample_files import read_file, read_files, rows_of
 
 ARRAYS = "samples.npz"
 OVERVIEW = "overview.png"  # beside these, of some of them
@@ -145,6 +145,22 @@ class Samples:
             found = f"{pixels.dtype} {pixels.shape} with labels {labels.shape}"
             raise WorkError(f"{path} holds {found}, and {SAMPLES} tells of uint8 {expected}")
         return pixels, labels.astype(np.int64)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of `size` samples at a time, in order; WorkError as `load`."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        each = (*frames, self.height, self.width, 3)
+        if "files" in self.record:
+            rows = rows_of(self.listed)
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                yield np.stack([read_file(self.folder, row, self.frames, each) for row in some])
+            return
+        try:
+            with open_archive(self.folder / ARRAYS) as arrays:
+                yield from arrays.rows("arr_0", (self.count, *each), np.uint8, size)
+        except DamagedArray as error:
+            raise WorkError(f"{self.folder / ARRAYS} is {error}") from None
 
 
 def require_one_origin(found: Sequence[Samples]) -> None:

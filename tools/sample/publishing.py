@@ -157,6 +157,7 @@ def provenance(job: Job, digest: str, made_from: str) -> dict[str, Any]:
         "autoencoder": trained.space.encoder,
         "sampler": to_dict(config.sampler),
         "seed": config.seed,
+        "labels": "requests" if schedule.requests else config.labels,
         "count": schedule.count,
         **size,
         "fps": config.fps,

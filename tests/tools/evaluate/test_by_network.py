@@ -1,0 +1,103 @@
+"""Scores by the published network: from samples and real pictures, or published statistics, with rulers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import UserError
+from tests.models.extractors.made_weights import random_weights
+from tests.tools.evaluate.test_job import write_samples
+from tools.evaluate import job as evaluate
+from tools.shard import job as shard
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(random_weights(), path)
+    return path
+
+
+def pictures(seed: int, count: int) -> np.ndarray:
+    smooth = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return smooth.repeat(4, 1).repeat(4, 2)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "files").mkdir()
+    for number, picture in enumerate(pictures(0, 12)):
+        Image.fromarray(picture).save(folder / f"files/{number}.png")
+    shard.run(shard.Config(source=str(folder / "files"), output=str(folder / "raw")))
+    return folder / "raw"
+
+
+def scores(samples: Path, weights: Path, name: str = "scores", **fields: Any) -> dict[str, Any]:
+    more = {"extractor": "inception", "extractor_weights": str(weights), "batch": 5, "device": "cpu"}
+    evaluate.run(evaluate.Config(source=str(samples), output=str(samples / name), **more, **fields))
+    found: dict[str, Any] = json.loads((samples / name / "scores.json").read_text())
+    return found
+
+
+@pytest.mark.full
+def test_the_same_pictures_have_no_distance(tmp_path: Path, weights: Path, real: Path) -> None:
+    write_samples(tmp_path, pictures(0, 12), np.full(12, -1))
+    found = scores(tmp_path, weights, real=str(real))
+    assert abs(found["fid"]) < 0.01
+    assert abs(found["sfid"]) < 0.01
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+    assert (found["images"], found["reference_count"]) == (12, 12)
+    assert "fewer than 2048 images" in found["warning"]
+    ruler = found["ruler"]
+    assert ruler["extractor"] == "inception-2015-12-05"
+    assert len(ruler["extractor_sha256"]) == len(ruler["real"]) == 64
+    assert ruler["samples"]["images"] == {
+        **{"count": 12, "frames": 1, "height": 16, "width": 16, "fps": None},
+        **{"files": "npz", "quality": None, "labels": "equal", "prompts_sha256": None},
+    }
+    assert set(found["subject"]) >= {"checkpoint", "weights", "sampler", "seed"}
+
+
+@pytest.mark.full
+def test_published_statistics_give_fid_alone(
+    tmp_path: Path, weights: Path, real: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_samples(tmp_path, pictures(1, 6), np.full(6, -1))
+    by_pictures = scores(tmp_path, weights, real=str(real))
+    np.savez(tmp_path / "ref.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    found = scores(tmp_path, weights, "other", reference=str(tmp_path / "ref.npz"))
+    assert by_pictures["fid"] > 1
+    assert set(found) & {"kid", "precision", "sfid"} == set()
+    assert found["fid"] > 0
+    assert len(found["ruler"]["reference_sha256"]) == 64
+    assert "fid" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"extractor": "inception", "real": "r"},
+            "extractor_weights='': expected the file of published",
+        ),
+        ({"extractor": "inception", "extractor_weights": "w"}, "real='': expected a raw dataset, or else"),
+        ({"real": "r", "reference": "s.npz"}, "reference=s.npz: expected '' with extractor=classifier"),
+        ({}, "real='': expected the raw dataset"),
+        (
+            {"extractor": "inception", "extractor_weights": "w", "real": "r", "heldout": "h"},
+            "heldout=h: expected '' with extractor=inception",
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields: dict[str, str], expected: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        evaluate.Config(source="s", output="o", **fields)  # type: ignore[arg-type]
+    assert str(refusal.value).startswith(expected)

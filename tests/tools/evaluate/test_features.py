@@ -1,0 +1,123 @@
+"""Measures on features: closed forms, twins by brute force, sums in parts, and intervals that cover."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from tools.evaluate.features import inception_score, kernel_distance, neighbours, unbiased_mmd
+from tools.evaluate.jackknife import distance_interval, without_bias
+from tools.evaluate.measures import frechet, frechet_of, precision_recall
+from tools.evaluate.moments import Moments, Reference, read_reference
+
+
+def gaussian(seed: int, count: int, width: int = 6, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return shift + scale * np.random.default_rng(seed).standard_normal((count, width))
+
+
+def sums(features: np.ndarray) -> Moments:
+    moments = Moments.empty(features.shape[1])
+    moments.add(features)
+    return moments
+
+
+def test_frechet_is_the_closed_form_of_gaussians() -> None:
+    a, b = np.diag([1.0, 4.0, 9.0]), np.diag([4.0, 1.0, 0.0])
+    expected = 3 * 0.5**2 + sum((math.sqrt(x) - math.sqrt(y)) ** 2 for x, y in ((1, 4), (4, 1), (9, 0)))
+    assert frechet_of(np.zeros(3), a, np.full(3, 0.5), b) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sums_in_parts_are_those_of_all_at_once_also_far_from_zero() -> None:
+    features = gaussian(0, 1000, shift=1e6)
+    whole = sums(features)
+    parts = [sums(part) for part in np.array_split(features, 7)]
+    merged = Moments.empty(6)
+    for part in parts:
+        merged = merged.merged(part)
+    assert merged.count == 1000
+    assert np.allclose(merged.mean, features.mean(0), rtol=1e-14)
+    assert np.allclose(merged.covariance, np.cov(features, rowvar=False), rtol=0, atol=1e-9)
+    assert np.allclose(whole.covariance, merged.covariance, rtol=0, atol=1e-9)
+    real = gaussian(1, 800)
+    assert Reference.of(sums(real)).distance(sums(features - 1e6)) == pytest.approx(
+        frechet(features - 1e6, real), abs=1e-9
+    )
+
+
+def test_kid_is_unbiased_and_its_twin() -> None:
+    found = [unbiased_mmd(gaussian(2 * s, 20), gaussian(2 * s + 1, 20)) for s in range(400)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / 20  # equal distributions: 0 in the mean
+    assert min(found) < 0
+    a, b = gaussian(0, 5), gaussian(1, 7, shift=0.3)
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 6 + 1) ** 3)
+
+    def within(x: np.ndarray) -> float:
+        rows = range(len(x))
+        return float(np.mean([kernel(x[i], x[j]) for i in rows for j in rows if i != j]))
+
+    between = np.mean([kernel(x, y) for x in a for y in b])
+    assert unbiased_mmd(a, b) == pytest.approx(within(a) + within(b) - 2 * between, abs=1e-12)
+    spread = kernel_distance(
+        gaussian(3, 300).astype(np.float32), gaussian(4, 300).astype(np.float32), 0, 10, 100
+    )
+    assert abs(spread.value) < 3 * spread.half_width
+
+
+def test_inception_score_of_known_predictions() -> None:
+    sure = np.repeat(50.0 * np.eye(4, dtype=np.float32), 30, 0)
+    assert inception_score(sure, 0, splits=1).value == pytest.approx(4)
+    same = np.zeros((120, 4), np.float32)
+    assert inception_score(same, 0).value == pytest.approx(1)
+
+
+def test_neighbours_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.evaluate.features.ROWS", 7)
+    made, real = gaussian(0, 40, 3).astype(np.float32), gaussian(1, 50, 3, 0.4).astype(np.float32)
+    found = neighbours(made, real)
+    precision, recall = precision_recall(made.astype(float), real.astype(float), 3)
+    assert (found.precision, found.recall) == (precision, recall)
+    apart = np.linalg.norm(real[:, None] - real[None], axis=-1)
+    reach = np.sort(apart, axis=1)[:, 5]
+    between = np.linalg.norm(made[:, None] - real[None], axis=-1)
+    assert found.density == pytest.approx((between <= reach).sum() / (5 * 40))
+    assert found.coverage == pytest.approx((between.min(0) <= reach).mean())
+    same = neighbours(real, real)
+    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+
+
+@pytest.mark.full
+def test_intervals_cover_the_expected_distance() -> None:
+    """95 +- 4 % of 300 repetitions on Gaussians."""
+    reference = Reference(np.zeros(4), np.eye(4))
+    made = [gaussian(1000 + seed, 400, 4, 0.1, 1.1) for seed in range(300)]
+    values = [reference.distance(sums(features)) for features in made]
+    covered = [
+        abs(value - np.mean(values)) <= distance_interval(features, reference, seed)
+        for seed, (value, features) in enumerate(zip(values, made, strict=True))
+    ]
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_extrapolation_takes_away_most_of_the_bias() -> None:
+    reference = Reference(np.zeros(8), np.eye(8))
+    made = [gaussian(seed, 200, 8) for seed in range(40)]
+    biased = np.mean([reference.distance(sums(features)) for features in made])
+    extrapolated = np.mean([without_bias(features, reference, seed) for seed, features in enumerate(made)])
+    assert biased > 0.1
+    assert abs(extrapolated) < biased / 4
+
+
+def test_published_statistics_are_read_and_others_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert read_reference(tmp_path / "ref.npz", 3).distance(sums(gaussian(0, 5000, 3))) < 0.05
+    with pytest.raises(UserError, match=r"shapes \(4,\) and \(4, 4\), not \(3,\)"):
+        read_reference(tmp_path / "ref.npz", 4)
+    np.savez(tmp_path / "arrays.npz", arr_0=np.zeros(3))
+    with pytest.raises(UserError, match=r"reference=.*expected an npz with mu and sigma"):
+        read_reference(tmp_path / "arrays.npz", 3)

@@ -1,0 +1,46 @@
+"""What every score carries: the ruler that it was measured by, and the subject that was measured.
+
+Scores with different rulers are numbers of different things; `longtake compare` refuses to rank them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core.files import fingerprint
+from tools.runs.samples import Samples
+
+RULER, SUBJECT = "ruler", "subject"  # in scores.json
+SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
+
+
+def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both records.  measured: what the scores were measured by and against."""
+    kinds = {"images" if each.frames == 1 else "clips": each for each in samples}
+    ruler = {**measured, "samples": {name: _form(each) for name, each in sorted(kinds.items())}}
+    subject = {name: _one(samples, name) for name in SUBJECTS}
+    return {RULER: ruler, SUBJECT: subject}
+
+
+def _form(samples: Samples) -> dict[str, Any]:
+    """Return what of samples belongs to the ruler: how many, how large, in which files, of which texts."""
+    files = samples.record.get("files", {"kind": "npz"})
+    prompts = samples.record.get("prompts", [])
+    return {
+        "count": samples.count,
+        "frames": samples.frames,
+        "height": samples.height,
+        "width": samples.width,
+        "fps": samples.record.get("fps") if samples.frames > 1 else None,
+        "files": files.get("kind"),
+        "quality": files.get("quality"),
+        "labels": samples.record.get("labels", "equal"),
+        "prompts_sha256": fingerprint(prompts) if prompts else None,
+    }
+
+
+def _one(samples: Sequence[Samples], name: str) -> Any:
+    """Return what all folders have in common; the values of each where they differ."""
+    values = [each.record.get(name) for each in samples]
+    return values[0] if all(value == values[0] for value in values) else values

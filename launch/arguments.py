@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ HELP, DRY_RUN = ("--help", "-h"), "--dry-run"
 
 @dataclass(frozen=True)
 class Arguments:
-    """A parsed command line. job: '' where none was named. overrides: the bare path is `source=path`."""
+    """A parsed command line. job: '' where none was named.
+
+    overrides: the bare path is `source=path`, several are `source=[...]`.
+    """
 
     job: str
     files: tuple[Path, ...]
@@ -22,23 +26,29 @@ class Arguments:
     dry_run: bool
 
 
-def parse(arguments: Sequence[str]) -> Arguments:
-    """Take a command line apart; what a field accepts is checked later. Raises UserError."""
+def parse(arguments: Sequence[str], several: Collection[str] = ()) -> Arguments:
+    """Take a command line apart; what a field accepts is checked later. Raises UserError.
+
+    several: jobs that take any number of bare paths, which become one list.
+    """
     options = [word for word in arguments if word.startswith("-")]
     job, *words = [word for word in arguments if not word.startswith("-")] or [""]
     for option in options:
         if option not in (*HELP, DRY_RUN):
             raise UserError(f"{option}: no such option; {_instead(option)}")
-    files, overrides, bare = [], [], []
+    files, overrides, bare, place = [], [], [], 0
     for word in words:
         if _is_override(word):
             overrides.append(word)
         elif word.endswith((".yaml", ".yml")):
             files.append(Path(word))
         else:
+            place = len(overrides)
             bare.append(word)
-            overrides.append(f"source={word}")
-    if len(bare) > 1:
+    if bare:
+        source = json.dumps(bare, ensure_ascii=False) if job in several else bare[0]
+        overrides.insert(place, f"source={source}")
+    if len(bare) > 1 and job not in several:
         raise UserError(f"{' '.join(bare)}: expected one bare path, the source; other fields are field=value")
     asks = any(option in HELP for option in options)
     return Arguments(job, tuple(files), tuple(overrides), asks, DRY_RUN in options)

@@ -131,7 +131,7 @@ def _execute(words: Sequence[str]) -> int:
             return int(command.load().main(words[1:]))
     place = environment.place()
     environment.limit_threads()
-    typed = arguments.parse(words)
+    typed = arguments.parse(words, jobs.SEVERAL)
     if not typed.job:
         terminal.deliver(help.overview())
         return 0

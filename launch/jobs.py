@@ -19,6 +19,7 @@ class Job(NamedTuple):
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
     prints: whether its result is what it prints; other jobs outlive a standard output that fails.
     shares: several processes share the work through its output, and one that dies ends no other.
+    several: whether it takes any number of bare paths, as a list.
     done: of a job on ranks, the file in its output that is written last; how a run went is told by that.
     """
 
@@ -30,6 +31,7 @@ class Job(NamedTuple):
     shares: bool = False
     done: str = ""
     prints: bool = False
+    several: bool = False
 
     def load(self) -> Any:
         """Import the module."""
@@ -156,12 +158,18 @@ JOBS = (
     ),
     Job(
         "report",
-        "launch.demo.report",
-        "write the report of a demo run again",
-        ("longtake report runs/demo",),
+        "launch.report.job",
+        "write one HTML page about runs, datasets, samples or scores, side by side",
+        (
+            "longtake report runs/train",
+            "longtake report runs/train runs/wider output=compared.html",
+            "longtake report runs/train follow=true",
+        ),
         on_ranks=False,
+        several=True,
     ),
 )
+SEVERAL = frozenset(job.name for job in JOBS if job.several)
 
 
 class Command(NamedTuple):

@@ -38,10 +38,10 @@ ROOMS = {
     "tools": [
         {"pages", "runs"},
         {".", "encode", "evaluate", "inspect", "sample", "shard", "train", "train_autoencoder"},
-        {"bench", "plan"},
+        {"bench", "plan", "report"},
         {"sweep"},
     ],
-    "launch": [{"."}, {"cluster", "demo"}, {"doctor"}],
+    "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report"}],
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
 ELSEWHERE = {

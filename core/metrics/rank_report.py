@@ -46,6 +46,7 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
     own = [sum(rank[phase] for phase in alone) for rank in ranks]
     slowest, fastest = (choose(range(len(ranks)), key=own.__getitem__) for choose in (max, min))
     return {
+        "count": len(ranks),
         "slowest": {"rank": slowest, "seconds": own[slowest]},
         "fastest": {"rank": fastest, "seconds": own[fastest]},
         "straggler": _straggler(ranks, own, slowest, alone),

@@ -53,7 +53,7 @@ class Target:
 def main(words: Sequence[str]) -> int:
     """Run `longtake submit WORDS`."""
     named = _with_job(words)
-    typed = arguments.parse(named)
+    typed = arguments.parse(named, jobs.SEVERAL)
     if typed.help or not typed.job:
         terminal.deliver(_help())
         return 0

@@ -160,7 +160,8 @@ def test_help_of_a_job_shows_usage_examples_and_every_field(
 
 @pytest.mark.parametrize("example", [example for job in jobs.JOBS for example in job.examples])
 def test_the_examples_of_help_name_real_fields(example: str) -> None:
-    typed = arguments.parse([word for word in example.split()[1:] if not word.endswith(".yaml")])
+    words = [word for word in example.split()[1:] if not word.endswith(".yaml")]
+    typed = arguments.parse(words, jobs.SEVERAL)
     known = {line.path for line in loading.help_of(jobs.find(typed.job).load().Config, [], typed.overrides)}
     assert {override.partition("=")[0] for override in typed.overrides} <= known
 

@@ -97,7 +97,7 @@ def test_examples_name_fields_that_exist(job: Job) -> None:
     assert job.examples
     for example in job.examples:
         program, *words = shlex.split(example)
-        typed = arguments.parse(words)
+        typed = arguments.parse(words, jobs.SEVERAL)
         assert (program, typed.job) == ("longtake", job.name)
         assert {override.partition("=")[0] for override in typed.overrides} <= known
 

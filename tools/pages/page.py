@@ -9,10 +9,11 @@ from core.escaping import in_html
 from core.files import read_bytes
 
 # Nothing is loaded from elsewhere and no script runs, so a text that got past `in_html` would do nothing.
+MADE_BY = '<meta name="generator" content="longtake">'
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, lead: str, body: str, *, reload_s: int = 0) -> str:
+def page(title: str, lead: str, body: str, *, reload_s: int = 0, more_style: str = "") -> str:
     """Return a page. title, lead: texts.  body: HTML, whose texts went through `core.escaping.in_html`.
 
     reload_s: seconds after which the browser reads the page again; 0 is never.
@@ -20,10 +21,10 @@ def page(title: str, lead: str, body: str, *, reload_s: int = 0) -> str:
     again = f'<meta http-equiv="refresh" content="{reload_s}">' if reload_s else ""
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">{again}'
-        f'<meta name="viewport" content="width=device-width"><title>{in_html(title)}</title>'
+        f'<meta name="viewport" content="width=device-width">{MADE_BY}<title>{in_html(title)}</title>'
     )
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n'
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}{more_style}</style></head>\n'
         f"<body><h1>{in_html(title)}</h1><p>{in_html(lead)}</p>\n{body}\n</body></html>\n"
     )
 

@@ -31,6 +31,7 @@ def test_a_straggler_is_named_with_its_phase() -> None:
     result = report(usual, late, usual)
     assert result["straggler"] == {"rank": 1, "phase": "data", "behind_s": pytest.approx(2.1)}
     assert (result["slowest"]["rank"], result["fastest"]["rank"]) == (1, 0)
+    assert result["count"] == 3
 
 
 def test_a_straggler_is_told_when_it_stays_one_and_once(capsys: pytest.CaptureFixture[str]) -> None:

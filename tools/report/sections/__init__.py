@@ -1,0 +1,1 @@
+"""Write one part of the page each, as HTML; "" where there is nothing to show."""

@@ -3,7 +3,7 @@
 Curves of runs by step, sample and hour, with restarts, rank changes, incidents and checkpoints marked; loss
 by noise level; samples and scores; settings and what differs between runs; datasets with a contact sheet; the
 command that repeats each. The page loads nothing and runs no script. What is missing or damaged is named on
-it, and the rest is shown. `follow=true` writes it again while a run goes on; a browser then reloads it by itself.
+it, and the rest is shown. `follow=true` writes it again while a run goes on.
 The folder of `longtake demo` gets the page that the demo writes.
 """
 

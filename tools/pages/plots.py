@@ -154,7 +154,7 @@ def _hovers(drawn: Sequence[tuple[Series, Thinned]], across: Axis, look: Look) -
     bounds = np.linspace(across.low, across.high, HOVERS + 1)
     parts, height = [], HEIGHT - TOP - BOTTOM
     for begin, end in pairwise(bounds.tolist()):
-        lines = [line for each, points in drawn if (line := _told(each, points, begin, end))]
+        lines = [line for each, points in drawn if (line := _numbers_in(each, points, begin, end))]
         if lines:
             x, width = x_of(begin, across), x_of(end, across) - x_of(begin, across)
             text = "\n".join([f"{look.below} {shown(begin)} to {shown(end)}", *lines])
@@ -165,7 +165,7 @@ def _hovers(drawn: Sequence[tuple[Series, Thinned]], across: Axis, look: Look) -
     return parts
 
 
-def _told(series: Series, points: Thinned, begin: float, end: float) -> str:
+def _numbers_in(series: Series, points: Thinned, begin: float, end: float) -> str:
     here = (points.x >= begin) & (points.x <= end)
     if not here.any():
         return ""

@@ -3,7 +3,7 @@
 Curves of runs by step, sample and hour, with restarts, rank changes, incidents and checkpoints marked; loss
 by noise level; samples and scores; settings and what differs between runs; datasets with a contact sheet; the
 command that repeats each. The page loads nothing and runs no script. What is missing or damaged is named on
-it, and the rest is shown. `follow=true` writes it again while a run goes on; a browser then reloads it by itself.
+it, and the rest is shown. `follow=true` writes it again while a run goes on.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_page(path: Path, source: tuple[str, ...], *, sheet: bool, reload_s: in
     ]
     took = time.monotonic() - begun
     write_text(path, render(outputs, time.time(), took, reload_s=reload_s))
-    _tell_troubles(outputs)
+    _warn_of_troubles(outputs)
     return any(output.running for output in outputs)
 
 
@@ -100,7 +100,7 @@ def require_replaceable(path: Path) -> None:
         raise UserError("output", path, "a place that can be written, as output=report.html is here")
 
 
-def _tell_troubles(outputs: list[Output]) -> None:
+def _warn_of_troubles(outputs: list[Output]) -> None:
     for output in outputs:
         if output.troubles:
             many = counted(len(output.troubles), "piece")

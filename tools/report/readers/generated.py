@@ -23,7 +23,7 @@ def read_samples(output: Output) -> None:
     output.state = "complete" if record else "not finished"
     output.running = not record
     sampler = record.get("sampler")
-    told = {**record, **(sampler if isinstance(sampler, dict) else {})}
+    fields = {**record, **(sampler if isinstance(sampler, dict) else {})}
     for name in (
         "count",
         "frames",
@@ -35,9 +35,9 @@ def read_samples(output: Output) -> None:
         "steps",
         "guidance",
     ):
-        if told.get(name) is not None:
-            output.facts[name] = str(told[name])
-    add_pictures(output, [output.folder / name for name in PICTURES], _told(record))
+        if fields.get(name) is not None:
+            output.facts[name] = str(fields[name])
+    add_pictures(output, [output.folder / name for name in PICTURES], _origin(record))
 
 
 def read_scores(output: Output) -> None:
@@ -70,7 +70,7 @@ def add_of_run(output: Output) -> None:
         if (folder / SAMPLES).is_file():
             record = _record(output, SAMPLES, folder)
             if _is_of(record.get("run"), run):
-                add_pictures(output, [folder / name for name in PICTURES], _told(record))
+                add_pictures(output, [folder / name for name in PICTURES], _origin(record))
         if (folder / SCORES).is_file():
             record = _record(output, SCORES, folder)
             if _is_of(_run_of(record.get("of")), run):
@@ -82,7 +82,7 @@ def _record(output: Output, name: str, folder: Path | None = None) -> dict[str, 
     return tried(output, str(path), lambda: json_files.read(path, dict[str, Any]), {})
 
 
-def _told(record: dict[str, Any]) -> str:
+def _origin(record: dict[str, Any]) -> str:
     """Say what samples are of in one line."""
     words = [
         f"{name} {record[name]}" for name in ("checkpoint", "weights", "seed") if record.get(name) is not None

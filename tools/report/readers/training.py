@@ -112,13 +112,13 @@ def _kept(output: Output, folder: Path) -> list[tuple[int, str, int]]:
 
 
 def _rank_changes(rows: list[Row], kept: list[tuple[int, str, int]]) -> list[tuple[int, int]]:
-    told = [(step, count) for step, _, count in kept if count]
+    counts = [(step, count) for step, _, count in kept if count]
     for row in rows:
         ranks = row.get("ranks")
         if isinstance(ranks, dict) and type(ranks.get("count")) is int and "step" in row:
-            told.append((row["step"], ranks["count"]))
+            counts.append((row["step"], ranks["count"]))
     changes: list[tuple[int, int]] = []
-    for step, count in sorted(told):
+    for step, count in sorted(counts):
         if not changes or changes[-1][1] != count:
             changes.append((step, count))
     return changes

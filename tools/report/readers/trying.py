@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from core.errors import UserError, WorkError
 from core.files import read_bytes
-from core.reading.open_files import told
+from core.reading.open_files import message_of
 from tools.report.output import Output, Picture
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def tried(output: Output, what: str, read: Callable[[], T], otherwise: T) -> T:
     except FileNotFoundError:
         output.troubles.append(f"{what}: missing")
     except (OSError, UserError, WorkError) as error:
-        reason = told(error) if isinstance(error, OSError) else str(error)
+        reason = message_of(error) if isinstance(error, OSError) else str(error)
         output.troubles.append(f"{what}: {reason}")
     return otherwise
 

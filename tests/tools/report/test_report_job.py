@@ -175,7 +175,7 @@ def test_a_spike_among_many_rows_stays_visible() -> None:
 def test_a_long_record_is_thinned_with_a_word_and_its_extremes_are_told(
     make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.reading import columns
+    from core.reading import record_columns as columns
 
     rows = [row(step) for step in range(1, 8001)]
     rows[5432] |= {"loss": 77.0}

@@ -13,13 +13,14 @@ from core.checkpoint import format
 from core.checkpoint.store import CheckpointStore
 from core.progress import counted, duration
 from core.reading import json_files
-from core.reading.columns import Columns, read_columns, rows_at
+from core.reading.record_columns import Columns, read_columns, rows_at
 from core.records import Row, number, read_rows
 from core.run.folder import (
     AUTOENCODER,
     CHECKPOINTS,
     FINISHED,
     INCIDENTS,
+    LOCK,
     METRICS,
     SCORES,
     VALIDATION,
@@ -185,7 +186,7 @@ def _best_validation(rows: list[Row]) -> tuple[float, str, int] | None:
 
 
 def _code(output: Output) -> None:
-    code = tried(output, "run.lock", RunLock(output.folder).code, None)
+    code = tried(output, LOCK, RunLock(output.folder).code, None)
     if code is not None:
         output.facts["code"] = str(code)
 

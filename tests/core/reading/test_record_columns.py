@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from core.reading import columns
-from core.reading.columns import read_columns, rows_at
+from core.reading import record_columns as columns
 from core.reading.decimals import LONGEST, numbers
+from core.reading.record_columns import read_columns, rows_at
 from core.records import Row, encode, iterate, number
 
 NAMES = ("step", "loss", "grad_norm", "seconds", "applied", "absent")

@@ -28,7 +28,9 @@ def require_fit(job: str, config: Any, cluster: ClusterConfig) -> list[str]:
 
     plan = PlanConfig(device=named, ranks=cluster.world_size, ranks_per_node=cluster.tasks_per_node)
     work = workload(config.source, config.autoencoder, plan, config.data, config.model, config.engine)
-    found = estimate(plan, Run(config.model, config.engine, config.ema, config.trainer), work)
+    found = estimate(
+        plan, Run(config.model, config.engine, config.ema, config.trainer, config.optimizer), work
+    )
     configured, best = found["configured"], found["recommended"]
     takes = f"{configured['bytes'] / 1e9:.3g} GB of {found['device']['memory_bytes'] / 1e9:g}"
     if configured["fits"]:

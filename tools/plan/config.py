@@ -71,4 +71,11 @@ class Config(TrainConfig):
     output: str = setting("", "not used: `plan` prints", shown="path", role="place")
     plan: PlanConfig = setting(PlanConfig(), "what the run would have")
     format: Literal["text", "json"] = setting("text", "what is printed")
-    write: str = setting("", "YAML file that receives the recommended fields", shown="path")
+    action: Literal["show", "write", "measure"] = setting(
+        "show",
+        "show: print the plan; write: also write the recommended fields of the engine into `file`; measure: "
+        "time each shape on this machine's device, plan with that, and write sizes of groups that take the "
+        "same time",
+    )
+    file: str = setting("plan.yaml", "YAML for `train` that action=write or measure makes", shown="path")
+    overwrite: bool = setting(False, "replace an earlier `file`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,16 @@ from core.engine.config import EngineConfig
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured
 from core.metrics.devices import Device, by_driver, by_name
+from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
 from models.denoisers.network import DenoiserConfig, count_parameters
-from tools.plan import figures, memory, traffic
+from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
+from tools.plan.measure import Measurement
 from tools.plan.memory import Setting
+from tools.plan.shares import RankShare, group_numbers, shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
+from tools.plan.step_time import Sent, StepTime
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Run:
     engine: EngineConfig
     ema: EmaConfig
     trainer: TrainerConfig
+    optimizer: OptimizerConfig
 
 
 def device_of(plan: PlanConfig) -> Device | None:
@@ -38,19 +43,25 @@ def device_of(plan: PlanConfig) -> Device | None:
     return by_driver(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
-def estimate(plan: PlanConfig, run: Run, work: Workload) -> dict[str, Any]:
-    """Return all figures of a plan, as plain values for JSON."""
+def estimate(
+    plan: PlanConfig, run: Run, work: Workload, measured: Measurement | None = None
+) -> dict[str, Any]:
+    """Return all figures of a plan, as plain values for JSON.
+
+    measured: on the device at hand, for the groups of `work`; None rests times on the data sheet.
+    """
     numbers, averages = count_parameters(run.model), len(run.ema.names)
-    device = device_of(plan)
-    asked = run.engine.activation_checkpointing
-    measured, found = _settings(numbers, plan, run, work, device)
-    chosen = memory.recommend(found) if device else None
-    configured = next(s for s in found if (s.zero_stage, s.policy) == (run.engine.zero_stage, asked))
+    device, engine = device_of(plan), run.engine
+    counted, found = _settings(numbers, plan, run, work, device)
+    asked = (engine.zero_stage, engine.activation_checkpointing, engine.sequence_parallel)
+    configured = next(s for s in found if (s.zero_stage, s.policy, s.degree) == asked)
+    chosen = memory.recommend(found, engine.sequence_parallel) if device else None
     steps, per_step = run.trainer.steps, work.samples_per_step
+    with_times = _Times(numbers, plan, run, work, device, measured)
     result: dict[str, Any] = {
         "parameters": numbers,
         "buckets": [_bucket(run.model, work, bucket) for bucket in work.buckets],
-        "largest_bucket": _largest(measured[asked], work),
+        "largest_bucket": _largest(counted, work),
         "step": {"samples": per_step, "flops": figures.step_flops(run.model, work)},
         "run": {
             "steps": steps,
@@ -63,46 +74,52 @@ def estimate(plan: PlanConfig, run: Run, work: Workload) -> dict[str, Any]:
         "ranks": plan.ranks,
         "device": _device(device) if device else None,
         "settings": [_setting(each) for each in found],
-        "configured": _run_with(configured, numbers, plan, run, work, device),
+        "ranks_have": [share._asdict() for share in _shares(plan, run, work)],
+        "configured": with_times.of(configured),
         "recommended": None,
         "why": "",
     }
     if plan.encode_rate:
-        result["encode_gpu_hours"] = work.samples / plan.encode_rate / figures.HOUR_S
+        result["encode_gpu_hours"] = work.samples / plan.encode_rate / step_time.HOUR_S
     if chosen is not None:
-        result["recommended"] = _run_with(chosen, numbers, plan, run, work, device)
+        result["recommended"] = with_times.of(chosen)
         result["recommended"]["fields"] = memory.as_fields(chosen)
     elif device is not None:
         result["why"] = _missing(found, device)
     return result
 
 
+def _shares(plan: PlanConfig, run: Run, work: Workload) -> list[RankShare]:
+    engine, groups = run.engine, group_numbers(run.model, run.optimizer)
+    return shares_of_ranks(groups, engine.zero_stage, engine.sequence_parallel, plan.ranks, work)
+
+
 def _settings(
     numbers: int, plan: PlanConfig, run: Run, work: Workload, device: Device | None
-) -> tuple[dict[str, list[Measured]], list[Setting]]:
-    """Count activations by policy, and what each stage takes with them.
+) -> tuple[list[Measured], list[Setting]]:
+    """Count activations by policy, and what each stage and number of ranks that share tokens take with them.
 
-    Policies are tried in the order of what they compute again, until one fits: the others fit too, and are
-    slower. The configured one is always among them.
+    Without a device only the configured policy, whose activations come first in either case.
     """
-    asked = run.engine.activation_checkpointing
-    measured: dict[str, list[Measured]] = {}
+    engine, asked = run.engine, run.engine.activation_checkpointing
+    degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
+    counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
-    for policy in (*memory.POLICIES, asked) if device else (asked,):
-        if policy in measured or (policy != asked and any(each.fits for each in found)):
-            continue
-        measured[policy] = memory.activations(run.model, run.engine, work, policy)
-        found += memory.possible(
-            numbers,
-            run.engine,
-            work,
-            policy,
-            measured[policy],
-            ranks=plan.ranks,
-            averages=len(run.ema.names),
-            memory=device.memory if device else 0,
-        )
-    return measured, found
+    for policy in memory.POLICIES if device else (asked,):
+        counted[policy] = memory.activations(run.model, engine, work, policy)
+        for degree in sorted({engine.sequence_parallel, *degrees}):
+            found += memory.possible(
+                numbers,
+                engine,
+                work,
+                policy,
+                counted[policy],
+                degree=degree,
+                ranks=plan.ranks,
+                averages=len(run.ema.names),
+                memory=device.memory if device else 0,
+            )
+    return counted[asked], found
 
 
 def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, Any]:
@@ -120,9 +137,9 @@ def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, 
     }
 
 
-def _largest(measured: Any, work: Workload) -> str:
+def _largest(counted: list[Measured], work: Workload) -> str:
     """Name the bucket of which a sample takes most memory."""
-    sizes = [each.bytes(1) for each in measured]
+    sizes = [each.bytes(1) for each in counted]
     return work.buckets[sizes.index(max(sizes))].name
 
 
@@ -139,6 +156,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
     return {
         "zero_stage": setting.zero_stage,
         "activation_checkpointing": setting.policy,
+        "sequence_parallel": setting.degree,
         "parts": dict(setting.parts),
         "activations": setting.activations,
         "bytes": setting.bytes,
@@ -147,25 +165,55 @@ def _setting(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _run_with(
-    setting: Setting, numbers: int, plan: PlanConfig, run: Run, work: Workload, device: Device | None
-) -> dict[str, Any]:
-    """Return what the run takes with a setting: traffic, and time on a known device."""
-    calls = figures.calls(numbers, run.engine, work, setting)
-    sent = traffic.sent(calls, plan.ranks)
-    found = {**_setting(setting), "collectives": calls, "sent_bytes_per_step": sent}
-    if device is None:
-        return found
-    took = figures.times(figures.step_flops(run.model, work, setting.policy), sent, plan, device)
-    saves_s = run.trainer.save_every * took.compute
-    size = figures.checkpoint_bytes(numbers, len(run.ema.names))
-    return {
-        **found,
-        "step_s": took.compute,
-        "traffic_s": took.traffic,
-        "checkpoint_bytes_per_s": size / saves_s if saves_s and math.isfinite(saves_s) else None,
-        **figures.costs(took.compute, run.trainer.steps, plan, device),
-    }
+@dataclass(frozen=True)
+class _Times:
+    """What the run takes with a setting: traffic, and time on a known or a measured device."""
+
+    numbers: int
+    plan: PlanConfig
+    run: Run
+    work: Workload
+    device: Device | None
+    measured: Measurement | None
+
+    def of(self, setting: Setting) -> dict[str, Any]:
+        """Return the figures of one setting."""
+        work = replace(self.work, data_ranks=self.plan.ranks // setting.degree)
+        calls = figures.calls(self.numbers, self.run.engine, work, setting)
+        shared = figures.shared_calls(self.run.model, self.run.engine, work, setting)
+        sent = Sent(traffic.sent(calls, self.plan.ranks), traffic.sent(shared, setting.degree))
+        found = {
+            **_setting(setting),
+            "collectives": calls,
+            "collectives_of_shared_tokens": shared,
+            "sent_bytes_per_step": sent.state + sent.tokens,
+        }
+        took = self._step(setting, sent)
+        if took is None:
+            return found
+        saves_s = self.run.trainer.save_every * took.total
+        size = figures.checkpoint_bytes(self.numbers, len(self.run.ema.names))
+        return {
+            **found,
+            "step_s": took.total,
+            "step_parts_s": dict(took.parts),
+            "basis": took.basis,
+            "left_out": list(took.left_out),
+            "checkpoint_bytes_per_s": size / saves_s if saves_s and math.isfinite(saves_s) else None,
+            **step_time.costs(took.total, self.run.trainer.steps, self.plan, self.device),
+        }
+
+    def _step(self, setting: Setting, sent: Sent) -> StepTime | None:
+        engine, averages = self.run.engine, len(self.run.ema.names)
+        if self.measured is not None:
+            asked = engine.activation_checkpointing
+            return step_time.as_measured(
+                self.measured, self.work, sent, setting, asked, self.plan, self.device
+            )
+        if self.device is None:
+            return None
+        flops = figures.step_flops(self.run.model, self.work, setting.policy)
+        return step_time.by_data_sheet(flops, self.numbers, averages, sent, setting, self.plan, self.device)
 
 
 def _missing(found: list[Setting], device: Device) -> str:
@@ -173,7 +221,7 @@ def _missing(found: list[Setting], device: Device) -> str:
     usable = USABLE * device.memory
     return (
         f"nothing fits a {device.name}: the least is zero_stage={least.zero_stage} with "
-        f"activation_checkpointing={least.policy}, which takes {least.bytes / 1e9:.3g} GB of a rank, and "
-        f"{usable / 1e9:.3g} GB are planned with ({USABLE:.0%} of {device.memory / 1e9:g}); "
-        "more ranks, or engine.sequence_parallel, take less"
+        f"activation_checkpointing={least.policy} sequence_parallel={least.degree}, which takes "
+        f"{least.bytes / 1e9:.3g} GB of a rank, and {usable / 1e9:.3g} GB are planned with ({USABLE:.0%} of "
+        f"{device.memory / 1e9:g}); more ranks take less"
     )

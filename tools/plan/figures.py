@@ -1,15 +1,12 @@
-"""The figures of a plan: arithmetic, traffic, time and disk, as plain numbers."""
+"""The figures of a plan: arithmetic, traffic and disk, as plain numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from core.engine.config import EngineConfig
-from core.metrics.devices import Device
-from models.denoisers.network import DenoiserConfig, train_flops
+from models.denoisers.network import DenoiserConfig, output_channels, train_flops
+from models.weights import shapes_only
 from tools.plan import traffic
 from tools.plan.config import PlanConfig
 from tools.plan.memory import Setting
@@ -17,16 +14,6 @@ from tools.plan.step_samples import LATENT_BYTES, Bucket, Workload
 
 AGAIN = {"none": 0.0, "selective": 0.0, "every_k": 0.5, "full": 1.0}
 """Share of the forward pass that is computed again; what `selective` repeats is small."""
-HOUR_S = 3600.0
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of a step.  compute: at the data sheet's peak, or the stated share of it.  traffic: if nothing
-    of it is hidden behind arithmetic; None where a link is not known."""
-
-    compute: float
-    traffic: float | None
 
 
 def parts_of(model: DenoiserConfig, bucket: Bucket, text_tokens: int) -> dict[str, int]:
@@ -62,11 +49,30 @@ def calls(numbers: int, engine: EngineConfig, workload: Workload, setting: Setti
     )
 
 
-def times(flops: float, sent: float, plan: PlanConfig, device: Device) -> Times:
-    """Return how long a step takes at least on these GPUs, or at `plan.mfu`."""
-    compute = flops / plan.ranks / (device.tflops * 1e12 * (plan.mfu or 1.0))
-    link = device.link if plan.ranks <= plan.ranks_per_node else plan.network_gb_s * 1e9
-    return Times(compute, sent / link if link else None)
+def shared_calls(
+    model: DenoiserConfig, engine: EngineConfig, workload: Workload, setting: Setting
+) -> dict[str, float]:
+    """Return the payloads of a mean step's collectives for the tokens of samples that ranks share."""
+    heads = model.attention_heads(setting.degree)
+    if setting.degree == 1 or heads is None:
+        return {}
+    with shapes_only():
+        blocks = len(model.build().blocks)
+    total: dict[str, float] = {}
+    for bucket in workload.buckets:
+        out = output_channels(model) * math.prod(bucket.shape[1:]) // bucket.tokens
+        network = traffic.SharedNetwork(blocks, heads.count, heads.count * heads.width, out)
+        calls = traffic.shared_tokens(
+            network,
+            bucket.tokens,
+            setting.degree,
+            number_bytes=2 if engine.precision == "bf16" else 4,
+            policy=setting.policy,
+        )
+        samples = workload.groups_per_step * bucket.share * workload.rank_share(bucket)
+        for kind, size in calls.items():
+            total[kind] = total.get(kind, 0.0) + samples * size
+    return total
 
 
 def cache_bytes(workload: Workload, plan: PlanConfig, text_width: int) -> int:
@@ -83,13 +89,10 @@ def checkpoint_bytes(numbers: int, averages: int) -> int:
     return 4 * numbers * (3 + averages)
 
 
-def costs(step_s: float, steps: int, plan: PlanConfig, device: Device) -> Mapping[str, Any]:
-    """Return what the whole run takes: hours, GPU-hours, energy in kWh and price; None where not known."""
-    hours = step_s * steps / HOUR_S
-    gpu_hours = hours * plan.ranks
-    return {
-        "days": hours / 24,
-        "gpu_hours": gpu_hours,
-        "energy_kwh": gpu_hours * device.watts / 1000 if device.watts else None,
-        "price": gpu_hours * plan.price if plan.price else None,
-    }
+def update_bytes(numbers: int, averages: int, moments: int = 2) -> int:
+    """Return the bytes that an update moves for so many numbers, if it touches each once.
+
+    Read are the gradient, once for its norm and once for the update, weight, moments and averages; all but
+    the gradient are written, and the weight also in the dtype that the network computes with.
+    """
+    return numbers * (4 * (2 + 2 * (1 + moments + averages)) + 2)

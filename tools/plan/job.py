@@ -3,22 +3,31 @@
 From the config alone: the network is built over shapes, its activations are counted over shapes, and the
 state of training follows by arithmetic for every ZeRO stage and every policy of activation checkpointing. No
 GPU and no data are needed: `plan.samples` and `plan.shapes` stand for a cache. Times are the least that the
-data sheet allows, unless `plan.mfu` says which share of its peak a run has reached.
+data sheet allows, unless `plan.mfu` says which share of its peak a run has reached, or `action=measure` times
+micro-batches on the device at hand.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from core import terminal
 from core.config.yaml_files import as_yaml
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from core.files import write_text
+from core.progress import say
+from data.order.buckets import GroupConfig
 from tools.plan.config import Config
-from tools.plan.estimate import Run, estimate
+from tools.plan.estimate import Run, device_of, estimate
+from tools.plan.measure import Measurement, measure
+from tools.plan.measured_report import lines_of_measurement, measurement_figures
 from tools.plan.report import lines_of
-from tools.plan.step_samples import workload
+from tools.plan.step_samples import Workload, workload
+from tools.plan.stopwatch import Sections
 
 
 def plan(config: Config) -> list[str]:
@@ -29,13 +38,47 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Print the plan; WorkError where nothing fits the device."""
-    work = workload(config.source, config.autoencoder, config.plan, config.data, config.model, config.engine)
-    found = estimate(config.plan, Run(config.model, config.engine, config.ema, config.trainer), work)
+    if config.action != "show" and Path(config.file).exists() and not config.overwrite:
+        raise UserError("file", config.file, "a file that is not there yet, or overwrite=true")
+    work, measured = _workload(config), None
+    if config.action == "measure":
+        measured, work = _measured(config, work)
+    run_of = Run(config.model, config.engine, config.ema, config.trainer, config.optimizer)
+    found = estimate(config.plan, run_of, work, measured)
     if config.format == "json":
-        terminal.deliver(json.dumps(found, indent=1))
+        more = {"measured": measurement_figures(measured, work)} if measured else {}
+        terminal.deliver(json.dumps({**found, **more}, indent=1))
     else:
-        terminal.deliver("\n".join(lines_of(found, config.plan.mfu)))
+        lines = lines_of_measurement(measured, work, device_of(config.plan)) if measured else []
+        terminal.deliver("\n".join([*lines, *lines_of(found)]))
     if found["device"] and not found["recommended"]:
         raise WorkError(found["why"])
-    if config.write and found["recommended"]:
-        write_text(Path(config.write), as_yaml(found["recommended"]["fields"]))
+    if measured:
+        _write(config, {"data": group_fields(measured.choice.data)})
+    elif config.action == "write":
+        if not found["recommended"]:
+            raise UserError("plan.device", config.plan.device, "a device to recommend an engine for")
+        _write(config, found["recommended"]["fields"])
+
+
+def group_fields(data: GroupConfig) -> dict[str, Any]:
+    """Return the fields of the section `data` that a measurement settles."""
+    names = ("group_cost", "cost_fixed", "cost_linear", "cost_quadratic")
+    return {name: getattr(data, name) for name in names}
+
+
+def _workload(config: Config) -> Workload:
+    return workload(config.source, config.autoencoder, config.plan, config.data, config.model, config.engine)
+
+
+def _measured(config: Config, work: Workload) -> tuple[Measurement, Workload]:
+    """Measure here, and return the samples of a step with the groups that follow."""
+    sections = Sections(config.model, config.engine, config.ema, config.optimizer)
+    measured = measure(sections, work, config.data, config.plan.device)
+    data = replace(config.data, **group_fields(measured.choice.data))
+    return measured, _workload(replace(config, data=data))
+
+
+def _write(config: Config, fields: Mapping[str, Any]) -> None:
+    write_text(Path(config.file), as_yaml(fields))
+    say(f"wrote {config.file}, which `longtake train` takes after the config that was planned")

@@ -27,12 +27,13 @@ MANY = 16  # samples of which activations are counted beside those of one: betwe
 class Setting:
     """A way to run, and its bytes on a rank.
 
-    parts: of the state of training.  micro_batches: of each bucket, those of the workload in order.
-    activations: of the bucket that takes most.
+    degree: ranks that share the tokens of a sample.  parts: of the state of training.  micro_batches: of each
+    bucket, those of the workload in order.  activations: of the bucket that takes most.
     """
 
     zero_stage: int
     policy: str
+    degree: int
     parts: Mapping[str, int]
     micro_batches: Sequence[int]
     activations: int
@@ -50,16 +51,15 @@ def activations(
     """Count the activations of samples of each bucket, over shapes alone: nothing is computed.
 
     Counted are networks of few blocks: each further block (every_k: each k of them) adds the same bytes.
-    Ranks that share the tokens of a sample hold a share of them each. Attention keeps what torch's fused
-    kernels keep, as on a GPU; the rule for CPUs takes chunks, of which long clips have thousands.
+    Attention keeps what torch's fused kernels keep, as on a GPU; the rule for CPUs takes chunks, of which
+    long clips have thousands.
     """
     if getattr(model, "attention", "") == "auto":
         model = replace(model, attention="sdpa")  # type: ignore[type-var]
     chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
 
     def count(bucket: Bucket, samples: int) -> int:
-        peak = _peak(model, chosen, (samples, *bucket.shape), workload.text_tokens)
-        return peak // engine.sequence_parallel
+        return _peak(model, chosen, (samples, *bucket.shape), workload.text_tokens)
 
     def of(bucket: Bucket) -> Measured:
         one, many = count(bucket, 1), count(bucket, MANY)
@@ -97,6 +97,22 @@ def state(numbers: int, engine: EngineConfig, ranks: int, stage: int, averages: 
     ).parts()
 
 
+def shared(measured: Sequence[Measured], degree: int) -> list[Measured]:
+    """Return the activations where so many ranks hold a share of the tokens of a sample each."""
+    return [Measured([x // degree for x in each.one], [x // degree for x in each.two]) for each in measured]
+
+
+def degrees(model: DenoiserConfig, workload: Workload, ranks: int, ranks_per_node: int) -> list[int]:
+    """Return how many ranks of a node can share the tokens of a sample: powers of 2 that fit the groups."""
+    found = [1]
+    while (degree := 2 * found[-1]) <= min(ranks, ranks_per_node):
+        if ranks % degree or model.attention_heads(degree) is None:
+            break
+        found.append(degree)
+    groups = [bucket.group for bucket in workload.buckets]
+    return [d for d in found if all(group % (ranks // d) == 0 for group in groups)]
+
+
 def possible(
     numbers: int,
     engine: EngineConfig,
@@ -104,17 +120,19 @@ def possible(
     policy: str,
     measured: Sequence[Measured],
     *,
+    degree: int,
     ranks: int,
     averages: int,
     memory: int,
 ) -> list[Setting]:
     """Return every stage with a policy, the micro-batch of each bucket the largest that fits.
 
-    measured: activations of each bucket.  memory: bytes of a GPU, of which USABLE are planned with; 0 is no
-    limit.
+    measured: activations of each bucket, of whole samples.  memory: bytes of a GPU, of which USABLE are
+    planned with; 0 is no limit.
     """
     found = []
-    shares = [workload.rank_share(bucket) for bucket in workload.buckets]
+    measured = shared(measured, degree)
+    shares = [bucket.group * degree // ranks for bucket in workload.buckets]
     for stage in STAGES:
         parts = state(numbers, engine, ranks, stage, averages)
         room = int(USABLE * memory) - sum(parts.values()) if memory else 1 << 62
@@ -122,18 +140,24 @@ def possible(
         if engine.most_at_once:
             sizes = [min(engine.most_at_once, share) for share in shares]
         most = max(each.bytes(size) for each, size in zip(measured, sizes, strict=True))
-        found.append(Setting(stage, policy, parts, sizes, most, most <= room))
+        found.append(Setting(stage, policy, degree, parts, sizes, most, most <= room))
     return found
 
 
-def recommend(found: Sequence[Setting]) -> Setting | None:
-    """Return the least recomputation that fits, with the least sharding; None where nothing fits.
+def recommend(found: Sequence[Setting], degree: int) -> Setting | None:
+    """Return the least recomputation that fits, then the least sharding; None where nothing fits.
 
-    Recomputing costs up to a third of the arithmetic, and a higher stage some traffic.
+    Recomputing costs up to a third of the arithmetic, and a higher stage some traffic. Tokens are shared as
+    configured, by `degree` ranks; by more, as few as can be, only where nothing fits otherwise.
     """
     order = {policy: number for number, policy in enumerate(POLICIES)}
     fitting = [setting for setting in found if setting.fits]
-    return min(fitting, key=lambda each: (order[each.policy], each.zero_stage), default=None)
+
+    def rank(each: Setting) -> tuple[bool, int, int, int]:
+        more = each.degree if each.degree != degree else 0
+        return each.degree < degree, more, order[each.policy], each.zero_stage
+
+    return min(fitting, key=rank, default=None)
 
 
 def smallest(found: Sequence[Setting]) -> Setting:
@@ -143,5 +167,11 @@ def smallest(found: Sequence[Setting]) -> Setting:
 
 def as_fields(setting: Setting) -> dict[str, Any]:
     """Return the fields of the section `engine` that stand for a setting."""
-    fields = {"zero_stage": setting.zero_stage, "activation_checkpointing": setting.policy}
-    return {"engine": {**fields, "micro_batch": "auto"}}
+    return {
+        "engine": {
+            "zero_stage": setting.zero_stage,
+            "activation_checkpointing": setting.policy,
+            "sequence_parallel": setting.degree,
+            "micro_batch": "auto",
+        }
+    }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from core.metrics.devices import GB
+from tools.plan.columns import aligned
+from tools.plan.shares import lines_of_shares
 
 
-def lines_of(found: dict[str, Any], mfu: float = 0.0) -> list[str]:
-    """Return the lines that tell a plan.  mfu: the share of the peak that times rest on; 0 is the whole."""
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """Return the lines that tell a plan."""
     device, step, run = found["device"], found["step"], found["run"]
     lines = [f"model: {found['parameters']:,} parameters", *map(_bucket, found["buckets"])]
     if len(found["buckets"]) > 1:
@@ -21,24 +23,39 @@ def lines_of(found: dict[str, Any], mfu: float = 0.0) -> list[str]:
     ]
     if "encode_gpu_hours" in found:
         lines.append(f"encoding: {found['encode_gpu_hours']:.3g} GPU-hours at the stated rate")
-    lines += ["", *_table(found["settings"], has_limit=device is not None), ""]
-    lines.append(f"as configured: {_words(found['configured'])}")
+    configured, best = found["configured"], found["recommended"]
+    lines += ["", *_table(found["settings"], configured, has_limit=device is not None), ""]
+    lines += [f"as configured: {_words(configured)}", *lines_of_shares(found["ranks_have"], found["buckets"])]
     if device is None:
         lines.append("no GPU is known here: plan.device=H100 says on which one it is to run, and gives times")
-        return lines
-    if found["recommended"] is None:
+        return [*lines, *_times(configured)]
+    if best is None:
         return lines  # the error says what is missing
-    how = f"{mfu:.0%} of the data sheet's peak" if mfu else "the data sheet's peak: no run is faster"
-    best = found["recommended"]
-    lines += [
+    return [
+        *lines,
         f"recommended: {_words(best)}: the least recomputation that fits, then the least sharding",
-        f"time at {how}: {best['step_s']:.3g} s a step, {best['days']:.3g} days, "
-        f"{best['gpu_hours']:,.4g} GPU-hours{_cost(best)}",
-        f"traffic: {_size(best['sent_bytes_per_step'])} sent by a rank in a step{_exposed(best)}",
+        *_times(best),
         f"{device['name']}: {device['memory_bytes'] / GB:g} GB, {device['bf16_tflops']:g} TFLOP/s in bf16 "
         f"({device['source']})",
     ]
-    return lines
+
+
+def _times(setting: dict[str, Any]) -> list[str]:
+    """Say what a step and the run take, what that rests on, and what is missing; [] where it is not known."""
+    if "step_s" not in setting:
+        return []
+    parts = ", ".join(f"{name} {_ms(seconds)}" for name, seconds in setting["step_parts_s"].items())
+    lines = [
+        f"time: {setting['step_s']:.3g} s a step ({parts}), {setting['days']:.3g} days, "
+        f"{setting['gpu_hours']:,.4g} GPU-hours{_cost(setting)}",
+        f"which rests on {setting['basis']}; left out: {'; '.join(setting['left_out'])}",
+    ]
+    sent = setting["sent_bytes_per_step"]
+    return [*lines, f"traffic: {_size(sent)} sent by a rank in a step"] if sent else lines
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
 
 
 def _bucket(bucket: dict[str, Any]) -> str:
@@ -52,40 +69,45 @@ def _bucket(bucket: dict[str, Any]) -> str:
     )
 
 
-def _table(settings: list[dict[str, Any]], *, has_limit: bool) -> list[str]:
-    """Lay out the memory of a rank for each stage and policy."""
-    head = ("stage", "checkpointing", "state GB", "activations GB", "all GB", "samples at once", "fits")
-    rows = [head]
-    for each in settings:
+def _table(settings: list[dict[str, Any]], configured: dict[str, Any], *, has_limit: bool) -> list[str]:
+    """Lay out the memory of a rank for each stage and policy.
+
+    Tokens are shared as configured; by other numbers of ranks only JSON has all, and here stands what fits
+    with the least recomputation and sharding.
+    """
+    head = ("tokens by", "stage", "checkpointing", "state GB", "activations GB", "all GB", "samples at once")
+    rows = [(*head, "fits")]
+    shown = [s for s in settings if s["sequence_parallel"] == configured["sequence_parallel"]]
+    for degree in dict.fromkeys(s["sequence_parallel"] for s in settings):
+        if degree != configured["sequence_parallel"]:
+            fitting = (s for s in settings if s["sequence_parallel"] == degree and s["fits"])
+            shown += [found for found in [next(fitting, None)] if found]
+    for each in shown:
         state = sum(each["parts"].values())
         sizes = ", ".join(map(str, each["micro_batches"]))
-        shown = (state / GB, each["activations"] / GB, each["bytes"] / GB)
+        numbers = (state / GB, each["activations"] / GB, each["bytes"] / GB)
         fits = ("yes" if each["fits"] else "no") if has_limit else ""
-        policy = each["activation_checkpointing"]
-        rows.append((str(each["zero_stage"]), policy, *(f"{size:.3g}" for size in shown), sizes, fits))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+        names = (str(each["sequence_parallel"]), str(each["zero_stage"]), each["activation_checkpointing"])
+        rows.append((*names, *(f"{size:.3g}" for size in numbers), sizes, fits))
+    return aligned(rows)
 
 
 def _words(setting: dict[str, Any]) -> str:
     sizes = ", ".join(map(str, setting["micro_batches"]))
     return (
-        f"zero_stage={setting['zero_stage']} activation_checkpointing={setting['activation_checkpointing']}, "
+        f"zero_stage={setting['zero_stage']} activation_checkpointing={setting['activation_checkpointing']}"
+        f"{_shared(setting['sequence_parallel'])}, "
         f"{sizes} samples at once, {setting['bytes'] / GB:.3g} GB of a rank"
     )
+
+
+def _shared(degree: int) -> str:
+    return f" sequence_parallel={degree}" if degree > 1 else ""
 
 
 def _cost(best: dict[str, Any]) -> str:
     energy = f", at most {best['energy_kwh']:,.4g} kWh" if best["energy_kwh"] is not None else ""
     return energy + (f", price {best['price']:,.4g}" if best["price"] is not None else "")
-
-
-def _exposed(best: dict[str, Any]) -> str:
-    if best["traffic_s"] is None:
-        return "; plan.network_gb_s says how long that takes between nodes"
-    return f", {1000 * best['traffic_s']:.3g} ms where nothing of it is hidden"
 
 
 def _size(count: float) -> str:

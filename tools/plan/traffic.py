@@ -1,8 +1,11 @@
-"""Bytes that a rank sends in a step for the state of training, by ZeRO stage."""
+"""Bytes that a rank sends in a step: for the state of training, by ZeRO stage, and for shared tokens."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from core.memory.state import FP32, LIVE
+from models.attention.by_heads import by_ring
 
 
 def payloads(numbers: int, *, zero_stage: int, bf16: bool, micro_batches: float) -> dict[str, float]:
@@ -28,7 +31,40 @@ def sent(calls: dict[str, float], ranks: int) -> float:
     """Return the bytes that each rank sends for these collectives, by rings.
 
     A ring sends (N - 1) / N of a gathered or scattered payload, and twice that of a sum (Patarasuk and Yuan,
-    2009).
+    2009); so much of an exchange of all with all goes to others too. What is sent to one rank goes whole.
     """
-    rounds = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
-    return sum(rounds[name] * size for name, size in calls.items()) * (ranks - 1) / ranks
+    rounds = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
+    parts = {name: rounds[name] * (ranks - 1) / ranks for name in rounds} | {"send": 1}
+    return sum(parts[name] * size for name, size in calls.items())
+
+
+class SharedNetwork(NamedTuple):
+    """What decides the traffic of shared tokens. out: numbers of its output for a token."""
+
+    blocks: int
+    heads: int
+    width: int
+    out: int
+
+
+def shared_tokens(
+    network: SharedNetwork, tokens: int, size: int, *, number_bytes: int, policy: str
+) -> dict[str, float]:
+    """Return the bytes of collectives for one sample of `tokens` tokens that `size` ranks share, by kind.
+
+    By heads, each block trades queries, keys and values for heads and its result back, forward and backward.
+    By a ring, keys and values go around, and in the backward pass their gradients too, in fp32. The output is
+    gathered once.  number_bytes: of a number in the network.  policy: of activation checkpointing; a block
+    that is computed again sends again, but for the ring's result, which `selective` keeps.
+    """
+    if size == 1:
+        return {}
+    share = -(-tokens // size)
+    numbers = network.blocks * share * network.width
+    gathered = float(share * size * network.out * number_bytes)
+    again = {"none": 0.0, "selective": 1.0, "every_k": 0.5, "full": 1.0}[policy]
+    if not by_ring(network.heads, size):
+        return {"all_to_all": 4 * numbers * number_bytes * (2 + again), "all_gather": gathered}
+    again = 0.0 if policy == "selective" else again
+    hops = 2 * numbers * (size - 1)
+    return {"send": hops * (number_bytes * (2 + again) + FP32), "all_gather": gathered}

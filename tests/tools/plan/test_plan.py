@@ -74,13 +74,13 @@ def test_the_recommendation_fits_and_shards_as_little_as_it_can(
     large = ("model.width=1024", "model.depth=8", "model.heads=8", "data.group_size=1024")
     fields = (*large, "plan.samples=1000", "plan.shapes=[[4,8,64,64]]", "plan.device=A100-40GB")
     write = tmp_path / "engine.yaml"
-    found = planned(capsys, *fields, f"write={write}")
+    found = planned(capsys, *fields, "action=write", f"file={write}")
     best = found["recommended"]
     assert best["fits"]
     assert best["bytes"] <= 0.8 * 40e9
     lower = [s for s in found["settings"] if s["zero_stage"] < best["zero_stage"]]
-    same_policy = "activation_checkpointing"
-    assert not any(s["fits"] for s in lower if s[same_policy] == best[same_policy])
+    same = ("activation_checkpointing", "sequence_parallel")
+    assert not any(s["fits"] for s in lower if all(s[name] == best[name] for name in same))
     assert 128 % best["micro_batches"][0] == 0
     recommended = load(Config, [write], [*large])
     assert recommended.engine.zero_stage == best["zero_stage"]
@@ -91,9 +91,13 @@ def test_times_follow_the_data_sheet_and_the_stated_share_of_it(capsys: pytest.C
     fields = (*SMALL, *SHAPES, "plan.device=H200", "plan.price=2", "trainer.steps=1000000")
     least, real = planned(capsys, *fields), planned(capsys, *fields, "plan.mfu=0.25")
     step = least["recommended"]["step_s"]
-    assert step == pytest.approx(least["step"]["flops"] / 8 / 989e12)
-    assert real["recommended"]["step_s"] == pytest.approx(4 * step)
-    assert real["recommended"]["gpu_hours"] == pytest.approx(8 * 4 * step * 1_000_000 / 3600)
+    parts = least["recommended"]["step_parts_s"]
+    assert parts["arithmetic"] == pytest.approx(least["step"]["flops"] / 8 / 989e12)
+    assert parts["update"] == pytest.approx(least["parameters"] * (4 * 10 + 2) / 4.8e12)  # stage 0: all of it
+    assert parts["traffic"] == pytest.approx(least["recommended"]["sent_bytes_per_step"] / 450e9)
+    assert step == pytest.approx(sum(parts.values()))
+    assert real["recommended"]["step_s"] == pytest.approx(4 * parts["arithmetic"])
+    assert real["recommended"]["gpu_hours"] == pytest.approx(8 * 4 * parts["arithmetic"] * 1e6 / 3600)
     assert real["recommended"]["price"] == pytest.approx(2 * real["recommended"]["gpu_hours"])
 
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from core.config.loading import load
 from core.root import ROOT
-from tools.plan.config import Config
-from tools.plan.job import run
+from tests.tools.plan.recipe_table import DATA, MFU, figures_of, planned, row
 from tools.plan.step_samples import workload
 from tools.train.config import Config as TrainConfig
 
-DATA = {
-    **dict.fromkeys(("dit_s2_256", "dit_b2_256", "dit_l2_256", "dit_xl2_256", "sit_xl2_256"), "imagenet_256"),
-    "dit_xl2_512": "imagenet_512",
-    "text_to_image_256": "cc12m_256",
-    "text_to_video_256": "video_256",
-    "text_to_video_480": "video_480",
-    "long_video_480": "long_video_480",
-}
 PARAMETERS = {
     "dit_s2_256": 33,
     "dit_b2_256": 130,
@@ -29,11 +17,6 @@ PARAMETERS = {
     "dit_xl2_256": 675,
 }  # millions, published
 each_recipe = pytest.mark.parametrize("name", DATA)
-
-
-def planned(name: str, *fields: str) -> Config:
-    files = [ROOT / "configs/train" / f"{name}.yaml", ROOT / "configs/plan" / f"{DATA[name]}.yaml"]
-    return load(Config, files, list(fields))
 
 
 def test_every_recipe_is_looked_at() -> None:
@@ -55,9 +38,9 @@ def test_a_recipe_is_a_config_of_train_whose_ranks_share_its_groups(name: str) -
 
 @pytest.mark.full
 @each_recipe
-def test_a_recipe_fits_as_it_is_configured(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run(planned(name, "format=json"))
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+def test_the_page_says_what_a_plan_says_and_a_recipe_fits(name: str) -> None:
+    found = figures_of(planned(name, MFU))
     assert found["configured"]["fits"]
+    assert row(name, found) in (ROOT / "docs/recipes.md").read_text().splitlines()
     if name in PARAMETERS:
         assert round(found["parameters"] / 1e6) == PARAMETERS[name]

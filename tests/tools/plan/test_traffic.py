@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.ranks import run_ranks
-from tools.plan.traffic import payloads
+from tools.plan.traffic import SharedNetwork, payloads, shared_tokens
 
 PROGRAM = """
 import json, sys
@@ -86,3 +86,67 @@ def test_payloads_are_those_of_the_engine_s_collectives(tmp_path: Path) -> None:
         for kind in {*calls, *expected}:
             # Norms, flags and padding come on top.
             assert calls.get(kind, 0) == pytest.approx(expected.get(kind, 0), rel=0.01, abs=1000), name
+
+
+SHARED = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+import torch
+import torch.distributed as dist
+
+sent = Counter()
+
+def counted(name, kind, place):
+    call = getattr(dist, name)
+    def counting_call(*arguments, **named):
+        tensor = arguments[place]
+        sent[kind] += tensor.nbytes * (dist.get_world_size() if kind == "all_gather" else 1)
+        return call(*arguments, **named)
+    setattr(dist, name, counting_call)
+
+counted("all_to_all_single", "all_to_all", 1)
+counted("all_gather", "all_gather", 1)
+batch = dist.batch_isend_irecv
+def counting_batch(operations):
+    sent["send"] += sum(o.tensor.nbytes for o in operations if o.op is dist.isend)
+    return batch(operations)
+dist.batch_isend_irecv = counting_batch
+
+from core.distributed import ranks
+from core.distributed.sequence import make_sequence_group
+from core.engine.activation_checkpointing import checkpoint_blocks
+from core.engine.config import EngineConfig
+from models.denoisers.dit import DiTConfig
+from models.denoisers.network import example_inputs
+
+folder = Path(sys.argv[1])
+world = ranks.start("cpu", 60, folder=folder)
+group = make_sequence_group(world, 2)
+found = {}
+for heads in (4, 3):
+    for policy in ("none", "selective", "every_k", "full"):
+        config = DiTConfig(width=48, depth=4, heads=heads, num_classes=10)
+        model = config.build(group)
+        checkpoint_blocks(model.blocks, EngineConfig(activation_checkpointing=policy))
+        sent.clear()
+        model(*example_inputs(config, (3, 4, 1, 6, 10), world.device)).square().mean().backward()
+        found[f"{heads} {policy}"] = dict(sent)
+if world.rank == 0:
+    (folder / "found.json").write_text(json.dumps(found))
+ranks.stop(world)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_shared_tokens_send_what_a_plan_says(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(SHARED)
+    run_ranks(2, str(tmp_path / "program.py"), str(tmp_path))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 8
+    for name, calls in found.items():
+        heads, policy = name.split()
+        network = SharedNetwork(blocks=4, heads=int(heads), width=48, out=4 * 4)
+        kinds = shared_tokens(network, 15, 2, number_bytes=4, policy=policy)
+        assert calls == {kind: 3 * size for kind, size in kinds.items()}, name

@@ -1,0 +1,171 @@
+"""Time micro-batches of every shape on the device at hand, and choose groups that take the same time there.
+
+One process stands for a rank, with the run's own engine and averages: it computes what a rank computes and
+sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.errors import UserError, WorkError, below
+from core.memory.free import USABLE, free_memory
+from core.memory.micro_batch import Measured
+from core.memory.micro_batch import choose as most_that_fit
+from core.metrics.devices import by_driver, by_name
+from core.metrics.hardware import device_name
+from core.progress import size as in_bytes
+from data.order.buckets import GroupConfig
+from models.denoisers.network import count_parameters
+from tools.plan import cost_model, memory
+from tools.plan.cost_model import Choice, CostModel, Point
+from tools.plan.step_samples import Workload
+from tools.plan.stopwatch import Sections, Size, Stopwatch
+
+PASSES = 4  # at most; each times the groups that the passes before it led to
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, and what follows from it.
+
+    device: its name.  times, flops: of each micro-batch, forward and backward.  error: the largest relative
+    one of the model at these.  before: of a rank's share of a group of each
+    bucket, with the configured sizes, and seconds with those of `choice`.  at_once: samples that a rank takes
+    at once of these.  update: of an optimizer step with its averages, all of the state on this one device.
+    """
+
+    device: str
+    times: Mapping[Size, float]
+    flops: Mapping[Size, float]
+    model: CostModel
+    error: float
+    choice: Choice
+    at_once: Sequence[int]
+    before: Sequence[float]
+    seconds: Sequence[float]
+    spread_before: float
+    spread: float
+    update: float
+
+
+def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -> Measurement:
+    """Time micro-batches of all buckets, choose groups by them, and time those.
+
+    Passes go on until the measured group times spread by at most `cost_model.EVEN`, or PASSES are over; the
+    most even groups are returned. A size that is timed again adds to its earlier times.
+    named: the device that is planned for, '' for this machine's.
+    """
+    engine = sections.engine
+    if engine.sequence_parallel > 1:
+        expected = "1 with action=measure, where one device stands for a rank"
+        raise UserError("engine.sequence_parallel", engine.sequence_parallel, expected)
+    with below("engine"):
+        world = ranks.start(engine.device, engine.timeout_s)
+    try:
+        _require_here(named, device_name(world.device))
+        with TemporaryDirectory(prefix="longtake-") as folder:
+            fitting = Fitting.of(sections, work, world)
+            return _passes(Stopwatch(sections, work, world, Path(folder)), fitting, work, data, world)
+    finally:
+        ranks.stop(world)
+
+
+def _require_here(named: str, here: str) -> None:
+    if named and by_driver(here) is not by_name(named):
+        expected = f"'' with action=measure, which measures the device at hand, {here}"
+        raise UserError("plan.device", named, expected)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How many samples of a bucket fit this device at once. room: bytes that activations may take."""
+
+    most: int
+    room: int
+    activations: Sequence[Measured]
+
+    @classmethod
+    def of(cls, sections: Sections, work: Workload, world: World) -> Fitting:
+        """Count activations over shapes; WorkError where not even one sample of each bucket fits."""
+        engine, numbers = sections.engine, count_parameters(sections.model)
+        state = memory.state(numbers, engine, 1, engine.zero_stage, len(sections.ema.names))
+        free = free_memory(_free_bytes(world))
+        room = int(USABLE * free.bytes) - sum(state.values())
+        counted = memory.activations(sections.model, engine, work, engine.activation_checkpointing)
+        if (least := max(each.bytes(1) for each in counted)) > room:
+            needed = in_bytes(sum(state.values()) + least)
+            raise WorkError(
+                f"to measure takes {needed} on one device, and {USABLE:.0%} of the {in_bytes(free.bytes)} "
+                f"that are free in {free.of} may be taken; measure a run of fewer parameters, or with more "
+                "activation checkpointing"
+            )
+        return cls(engine.most_at_once, room, counted)
+
+    def at_once(self, bucket: int, share: int) -> int:
+        """Return how many samples of a rank's share it takes at once, as training chooses them."""
+        if self.most:
+            return min(self.most, share)
+        return most_that_fit(share, self.activations[bucket], self.room)
+
+
+def _passes(
+    stopwatch: Stopwatch, fitting: Fitting, work: Workload, data: GroupConfig, world: World
+) -> Measurement:
+    tokens, shares = ([getattr(b, name) for b in work.buckets] for name in ("tokens", "share"))
+    times: dict[Size, float] = {}
+
+    def timed(parts: Sequence[int], number: int) -> list[float]:
+        wanted = [size for b, part in enumerate(parts) for size in _sizes(b, part, fitting)]
+        if number == 0:  # other sizes too, to tell what a micro-batch takes from what its samples take
+            wanted += [Size(b, max(1, fitting.at_once(b, part) // 2)) for b, part in enumerate(parts)]
+        times.update(stopwatch.time(list(dict.fromkeys(wanted)), number))
+        return [sum(times[size] for size in _sizes(b, part, fitting)) for b, part in enumerate(parts)]
+
+    before = timed([work.rank_share(bucket) for bucket in work.buckets], 0)
+    best: Measurement | None = None
+    for number in range(1, PASSES + 1):
+        points = [Point(size.samples, tokens[size.bucket], seconds) for size, seconds in times.items()]
+        model = cost_model.fit(points)
+        choice = cost_model.choose(model, tokens, fitting.at_once, shares, work.data_ranks, data)
+        parts = [size // work.data_ranks for size in choice.sizes]
+        seconds = timed(parts, number)
+        found = Measurement(
+            device=device_name(world.device),
+            times=dict(times),
+            flops={size: stopwatch.flops(size) for size in times},
+            model=model,
+            error=cost_model.error_of(model, points),
+            choice=choice,
+            at_once=[fitting.at_once(b, part) for b, part in enumerate(parts)],
+            before=before,
+            seconds=seconds,
+            spread_before=cost_model.spread(before, shares),
+            spread=cost_model.spread(seconds, shares),
+            update=stopwatch.update,
+        )
+        best = found if best is None or found.spread < best.spread else best
+        if best.spread <= cost_model.EVEN or len(work.buckets) == 1:
+            break
+    assert best is not None
+    return replace(best, update=stopwatch.update)
+
+
+def _sizes(bucket: int, share: int, fitting: Fitting) -> list[Size]:
+    """Return the micro-batches of a rank's share of a group, in order."""
+    most = fitting.at_once(bucket, share)
+    return [Size(bucket, min(most, share - first)) for first in range(0, share, most)]
+
+
+def _free_bytes(world: World) -> int | None:
+    """Return the bytes that are free on a GPU; None for a CPU."""
+    if world.device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(world.device)[0])

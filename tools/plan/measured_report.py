@@ -1,0 +1,91 @@
+"""What was measured, as lines for a person and as plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.metrics.devices import Device
+from tools.plan.columns import aligned
+from tools.plan.cost_model import EVEN
+from tools.plan.measure import Measurement
+from tools.plan.step_samples import Workload
+
+
+def lines_of_measurement(found: Measurement, work: Workload, device: Device | None) -> list[str]:
+    """Return the lines that tell a measurement. work: the samples of a step, in the chosen groups."""
+    head = ("micro-batch", "measured ms", "predicted ms", *(("data sheet ms",) if device else ()))
+    rows = [head]
+    for size, seconds in sorted(found.times.items()):
+        bucket = work.buckets[size.bucket]
+        predicted = found.model.seconds(size.samples, bucket.tokens)
+        rows.append(
+            (
+                f"{size.samples} of {bucket.name}",
+                f"{1000 * seconds:.4g}",
+                f"{1000 * predicted:.4g}",
+                *((f"{1000 * _least(found, size, device):.4g}",) if device else ()),
+            )
+        )
+    model = found.model
+    return [
+        f"measured on {found.device}, forward and backward, medians; an update takes "
+        f"{1000 * found.update:.3g} ms",
+        *aligned(rows),
+        f"predicted: {1e3 * model.micro_batch:.3g} ms a micro-batch, and a sample of S tokens "
+        f"{1e6 * model.fixed:.3g} + {1e6 * model.linear:.3g} S + {1e6 * model.quadratic:.3g} S^2 "
+        f"microseconds; off by {found.error:.1%} at most",
+        *_groups(found, work),
+        "",
+    ]
+
+
+def _groups(found: Measurement, work: Workload) -> list[str]:
+    if len(work.buckets) == 1:
+        return [f"one shape: its groups of {work.buckets[0].group} stay as they are"]
+    lines = [
+        f"{bucket.name}: groups of {bucket.group}, a rank's share takes {1000 * seconds:.4g} ms"
+        for bucket, seconds in zip(work.buckets, found.seconds, strict=True)
+    ]
+    spread = (
+        f"group times spread by {found.spread:.1%} as measured (predicted {found.choice.spread:.1%}), "
+        f"longest less shortest over the mean; as configured by {found.spread_before:.1%}"
+    )
+    if found.spread > EVEN:
+        spread += (
+            f". Groups are multiples of data.rank_multiple={found.choice.data.rank_multiple}: a smaller "
+            "one, or a larger data.group_size, makes them more even"
+        )
+    return [*lines, spread]
+
+
+def _least(found: Measurement, size: Any, device: Device | None) -> float:
+    return found.flops[size] / (device.tflops * 1e12) if device else 0.0
+
+
+def measurement_figures(found: Measurement, work: Workload) -> dict[str, Any]:
+    """Return a measurement as plain values for JSON."""
+    model = found.model
+    return {
+        "device": found.device,
+        "micro_batches": [
+            {
+                "bucket": work.buckets[size.bucket].name,
+                "samples": size.samples,
+                "seconds": seconds,
+                "predicted": model.seconds(size.samples, work.buckets[size.bucket].tokens),
+            }
+            for size, seconds in sorted(found.times.items())
+        ],
+        "model": {
+            "micro_batch": model.micro_batch,
+            "fixed": model.fixed,
+            "linear": model.linear,
+            "quadratic": model.quadratic,
+        },
+        "update_s": found.update,
+        "groups": [bucket.group for bucket in work.buckets],
+        "group_s": list(found.seconds),
+        "spread": found.spread,
+        "spread_before": found.spread_before,
+        "spread_predicted": found.choice.spread,
+    }

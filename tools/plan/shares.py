@@ -1,0 +1,81 @@
+"""What each rank of a run has: a pure function of the run and the rank, for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.optim.groups import OptimizerConfig, parameter_groups
+from models.denoisers.network import DenoiserConfig
+from models.weights import shapes_only
+from tools.plan.step_samples import Workload
+
+ALIGNED = 2  # DeepSpeed pads flat tensors so that each rank's part is a multiple of it
+
+
+class RankShare(NamedTuple):
+    """One rank's share.
+
+    numbers: of the fp32 masters that it updates, without padding; at stage 0 all.  samples: which of a group
+    of each bucket, first and behind the last.  token_part: which of `degree` parts of each sample's tokens.
+    """
+
+    rank: int
+    numbers: int
+    samples: Sequence[tuple[int, int]]
+    token_part: int
+
+
+def group_numbers(model: DenoiserConfig, optimizer: OptimizerConfig) -> list[list[int]]:
+    """Return the numbers of each parameter, in the groups that the optimizer makes of them."""
+    with shapes_only():
+        groups = parameter_groups(model.build(), optimizer)
+    return [[parameter.numel() for parameter in group["params"]] for group in groups]
+
+
+def numbers_of_ranks(groups: Sequence[Sequence[int]], zero_stage: int, ranks: int) -> np.ndarray:
+    """Return how many numbers each rank updates, (ranks,) int64, as DeepSpeed 0.19 cuts them.
+
+    Stages 1 and 2 cut each group as one flat tensor, stage 3 each parameter; the last ranks have less, or
+    padding alone.
+    """
+    if zero_stage == 0:
+        return np.full(ranks, sum(map(sum, groups)), np.int64)
+    if zero_stage == 3:
+        pieces = [(number, -(-number // ranks)) for group in groups for number in group]
+    else:
+        totals = map(sum, groups)
+        pieces = [(total, ALIGNED * -(-total // (ALIGNED * ranks))) for total in totals]
+    rank = np.arange(ranks, dtype=np.int64)
+    return sum((np.clip(total - rank * part, 0, part) for total, part in pieces), np.zeros(ranks, np.int64))
+
+
+def shares_of_ranks(
+    groups: Sequence[Sequence[int]], zero_stage: int, degree: int, ranks: int, workload: Workload
+) -> list[RankShare]:
+    """Return every rank's share.  degree: neighbouring ranks that share the tokens of a sample."""
+    numbers = numbers_of_ranks(groups, zero_stage, ranks)
+    found = []
+    for rank in range(ranks):
+        sizes = [bucket.group * degree // ranks for bucket in workload.buckets]
+        samples = [(rank // degree * size, (rank // degree + 1) * size) for size in sizes]
+        found.append(RankShare(rank, int(numbers[rank]), samples, rank % degree))
+    return found
+
+
+def lines_of_shares(shares: Sequence[dict[str, Any]], buckets: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what the ranks have that have least and most, and what one in the middle has."""
+    least, most = (choose(shares, key=lambda share: share["numbers"]) for choose in (min, max))
+    one = shares[len(shares) // 2]
+    samples = ", ".join(
+        f"samples {first} to {stop - 1} of a group of {bucket['name']}"
+        for (first, stop), bucket in zip(one["samples"], buckets, strict=True)
+    )
+    part = f", part {one['token_part']} of their tokens" if any(s["token_part"] for s in shares) else ""
+    return [
+        f"ranks: {least['numbers']:,} (rank {least['rank']}) to {most['numbers']:,} (rank {most['rank']}) "
+        "parameters each to update",
+        f"rank {one['rank']}, for one: {one['numbers']:,} parameters, {samples}{part}",
+    ]

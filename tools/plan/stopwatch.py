@@ -1,0 +1,127 @@
+"""Time micro-batches and the update on one device, with the engine and the averages of a run.
+
+Inputs are random numbers and no weight is left at zero, since GPUs multiply zeros faster than numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from core.averages.ema import Ema, EmaConfig
+from core.distributed.ranks import World
+from core.engine.compiling import compile_blocks
+from core.engine.config import EngineConfig
+from core.metrics.hardware import wait
+from core.optim.groups import OptimizerConfig
+from core.progress import Progress
+from models.denoisers.network import DenoiserConfig, Example, example_inputs, train_flops
+from tools.plan.step_samples import Workload
+from tools.train.network import make_network
+
+WARM = 2  # rounds that do not count
+LEAST, MOST = 7, 50  # rounds that count
+SECONDS = 8.0  # after which no more rounds than LEAST are made
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The sections of a run's config that decide what a micro-batch takes."""
+
+    model: DenoiserConfig
+    engine: EngineConfig
+    ema: EmaConfig
+    optimizer: OptimizerConfig
+
+
+class Size(NamedTuple):
+    """A micro-batch: the number of its bucket, and of its samples."""
+
+    bucket: int
+    samples: int
+
+
+class Stopwatch:
+    """A network under training that is called with random inputs.
+
+    update: seconds of an optimizer step with its averages, the median of all so far.
+    """
+
+    def __init__(self, sections: Sections, work: Workload, world: World, folder: Path) -> None:
+        from core.engine.engine import Engine  # imports DeepSpeed, which takes seconds
+
+        self._work, self._device, self._model = work, world.device, sections.model
+        shapes: list[tuple[int, ...]] = [(1, *bucket.shape) for bucket in work.buckets]
+        network = make_network(sections.model, sections.engine, shapes, world, seed=0, run=folder)
+        _leave_no_zeros(network)
+        self._engine = Engine(network, sections.engine, sections.optimizer, world)
+        if sections.engine.compile:
+            compile_blocks(network.blocks)
+        self._ema = Ema(sections.ema, self._engine.flats)
+        self._updates: list[float] = []
+        self._seen: dict[Size, list[float]] = defaultdict(list)
+
+    @property
+    def update(self) -> float:
+        return statistics.median(self._updates)
+
+    def flops(self, size: Size) -> float:
+        """Return the FLOPs of a micro-batch, without what is computed again."""
+        shape = self._work.buckets[size.bucket].shape
+        return size.samples * train_flops(self._model, shape[1:], self._work.text_tokens)
+
+    def time(self, sizes: Sequence[Size], number: int) -> dict[Size, float]:
+        """Return the median seconds of forward and backward of each micro-batch, earlier calls counted too.
+
+        Every round takes each size once, from another one on each time, and ends with an update.
+        number: of the pass, for a person.
+        """
+        examples = {size: self._example(size) for size in sizes}
+        began, what = time.perf_counter(), f"measure, pass {number + 1}"
+        with Progress(MOST + WARM, what, unit="rounds") as progress:
+            for turn in range(WARM + MOST):
+                first = turn % len(sizes)
+                for size in (*sizes[first:], *sizes[:first]):
+                    seconds = self._pass(examples[size])
+                    if turn >= WARM:
+                        self._seen[size].append(seconds)
+                self._step(counts=turn >= WARM)
+                progress.advance()
+                if turn + 1 >= WARM + LEAST and time.perf_counter() - began > SECONDS:
+                    break
+        return {size: statistics.median(self._seen[size]) for size in sizes}
+
+    def _example(self, size: Size) -> Example:
+        shape = (size.samples, *self._work.buckets[size.bucket].shape)
+        _, moment, condition = example_inputs(self._model, shape, self._device, self._work.text_tokens)
+        return torch.randn(shape, device=self._device), moment, condition
+
+    def _pass(self, example: Example) -> float:
+        wait(self._device)
+        began = time.perf_counter()
+        self._engine.backward(self._engine(*example).square().mean())
+        wait(self._device)
+        return time.perf_counter() - began
+
+    def _step(self, *, counts: bool) -> None:
+        began = time.perf_counter()
+        self._engine.step(lr=0.0)
+        self._ema.update(self._engine.flats, max(1, self._engine.updates))
+        wait(self._device)
+        if counts:
+            self._updates.append(time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _leave_no_zeros(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.02)

@@ -47,10 +47,12 @@ T = TypeVar("T")
 def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
     """Read `files` and then `overrides` ("a.b=text") over the defaults of `schema`, later ones winning.
 
+    Two files of one section (in a folder of its name) that contradict each other are refused.
     A section that has kinds is of the one named last, whose fields every file and override must keep to. A
     section with `presets` starts from the preset named last. Raises UserError for whatever is wrong.
     """
     from_files = [(Path(file), read_yaml(Path(file))) for file in files]
+    _require_one_of_a_section(from_files)
     typed = [_inlined(_nested(override), schema) for override in overrides]
     given = merge([*(values for _, values in from_files), *typed])
     for file, values in from_files:
@@ -122,6 +124,22 @@ def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[st
                 expected = "fields as in YAML, {name: value, name: value}"
                 raise UserError(where, value, expected) from None
     return result
+
+
+def _require_one_of_a_section(from_files: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Refuse two files of one section, such as configs/model/a.yaml and b.yaml, that contradict each other.
+
+    A file of a section lies in a folder of its name. Any other later file wins over earlier ones.
+    """
+    for number, (second, above) in enumerate(from_files):
+        for first, below in from_files[:number]:
+            section = second.parent.name
+            if first.parent.name != section or section not in below or section not in above:
+                continue
+            for path, one, other in difference({section: below[section]}, {section: above[section]}):
+                if one is not None and other is not None:
+                    expected = f"one file of the section {section}, and {first} has {path}={one}"
+                    raise UserError(path, other, f"{expected} (in {second})")
 
 
 @contextmanager

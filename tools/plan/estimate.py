@@ -99,13 +99,17 @@ def _settings(
 ) -> tuple[list[Measured], list[Setting]]:
     """Count activations by policy, and what each stage and number of ranks that share tokens take with them.
 
-    Without a device only the configured policy, whose activations come first in either case.
+    Policies are tried in the order of what they compute again, until one fits with tokens shared as they are
+    configured: the others fit too, and are slower. The configured one is always among them.
     """
     engine, asked = run.engine, run.engine.activation_checkpointing
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
     for policy in memory.POLICIES if device else (asked,):
+        fits = any(each.fits for each in found if each.degree == engine.sequence_parallel)
+        if fits and policy != asked:
+            continue
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
             found += memory.possible(

@@ -23,11 +23,12 @@ from core.progress import say
 from data.order.buckets import GroupConfig
 from tools.plan.config import Config
 from tools.plan.estimate import Run, device_of, estimate
-from tools.plan.measure import Measurement, measure
+from tools.plan.measure import measure
 from tools.plan.measured_report import lines_of_measurement, measurement_figures
 from tools.plan.report import lines_of
 from tools.plan.step_samples import Workload, workload
 from tools.plan.stopwatch import Sections
+from tools.train.config import DataConfig
 
 
 def plan(config: Config) -> list[str]:
@@ -40,11 +41,17 @@ def run(config: Config) -> None:
     """Print the plan; WorkError where nothing fits the device."""
     if config.action != "show" and Path(config.file).exists() and not config.overwrite:
         raise UserError("file", config.file, "a file that is not there yet, or overwrite=true")
-    work, measured = _workload(config), None
+
+    def samples(data: DataConfig) -> Workload:
+        return workload(config.source, config.autoencoder, config.plan, data, config.model, config.engine)
+
+    work, measured = samples(config.data), None
     if config.action == "measure":
-        measured, work = _measured(config, work)
-    run_of = Run(config.model, config.engine, config.ema, config.trainer, config.optimizer)
-    found = estimate(config.plan, run_of, work, measured)
+        sections = Sections(config.model, config.engine, config.ema, config.optimizer)
+        measured = measure(sections, work, config.data, config.plan.device)
+        work = samples(replace(config.data, **group_fields(measured.choice.data)))
+    sections_of_run = Run(config.model, config.engine, config.ema, config.trainer, config.optimizer)
+    found = estimate(config.plan, sections_of_run, work, measured)
     if config.format == "json":
         more = {"measured": measurement_figures(measured, work)} if measured else {}
         terminal.deliver(json.dumps({**found, **more}, indent=1))
@@ -54,11 +61,11 @@ def run(config: Config) -> None:
     if found["device"] and not found["recommended"]:
         raise WorkError(found["why"])
     if measured:
-        _write(config, {"data": group_fields(measured.choice.data)})
+        _write(config.file, {"data": group_fields(measured.choice.data)})
     elif config.action == "write":
         if not found["recommended"]:
             raise UserError("plan.device", config.plan.device, "a device to recommend an engine for")
-        _write(config, found["recommended"]["fields"])
+        _write(config.file, found["recommended"]["fields"])
 
 
 def group_fields(data: GroupConfig) -> dict[str, Any]:
@@ -67,18 +74,6 @@ def group_fields(data: GroupConfig) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
-def _workload(config: Config) -> Workload:
-    return workload(config.source, config.autoencoder, config.plan, config.data, config.model, config.engine)
-
-
-def _measured(config: Config, work: Workload) -> tuple[Measurement, Workload]:
-    """Measure here, and return the samples of a step with the groups that follow."""
-    sections = Sections(config.model, config.engine, config.ema, config.optimizer)
-    measured = measure(sections, work, config.data, config.plan.device)
-    data = replace(config.data, **group_fields(measured.choice.data))
-    return measured, _workload(replace(config, data=data))
-
-
-def _write(config: Config, fields: Mapping[str, Any]) -> None:
-    write_text(Path(config.file), as_yaml(fields))
-    say(f"wrote {config.file}, which `longtake train` takes after the config that was planned")
+def _write(file: str, fields: Mapping[str, Any]) -> None:
+    write_text(Path(file), as_yaml(fields))
+    say(f"wrote {file}, which `longtake train` takes after the config that was planned")

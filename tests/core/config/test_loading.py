@@ -237,6 +237,24 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
     assert (job.engine.zero_stage, job.engine.micro_batch) == (3, 4)
 
 
+def test_two_files_of_a_section_may_not_contradict_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, text in {"small": "width: 8\n  depth: 2", "large": "width: 16", "deep": "depth: 2"}.items():
+        (folder / f"{name}.yaml").write_text(f"model:\n  {text}\n")
+    small, large, deep = (folder / f"{name}.yaml" for name in ("small", "large", "deep"))
+    with pytest.raises(
+        UserError, match=r"model.width=16: expected one file of the section model, and .*small"
+    ):
+        loading.load(Job, [small, large], ["source=x"])
+    assert loading.load(Job, [small, deep], ["source=x"]).model.depth == 2
+    other = tmp_path / "large.yaml"
+    other.write_text(large.read_text())
+    assert (
+        loading.load(Job, [small, other], ["source=x"]).model.width == 16
+    )  # of no section's folder: it wins
+
+
 def test_last_named_preset_is_the_base_below_everything(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("model: {depth: 3, preset: S/2}")

@@ -1,10 +1,11 @@
 """What `longtake plan` says of every recipe, as the rows of the table in docs/recipes.md.
 
-python -m tests.tools.plan.recipe_table prints them.
+python -m tests.tools.plan.recipe_table [RECIPE ...] prints them.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from core.config.loading import load
@@ -50,12 +51,16 @@ def row(name: str, found: dict[str, Any]) -> str:
         ", ".join(map(str, as_configured["micro_batches"])),
         f"{as_configured['bytes'] / 1e9:.3g}",
         f"{as_configured['step_s']:.2g}",
-        f"{as_configured['gpu_hours']:,.3g}",
-        f"{found['cache_bytes'] / 1e9:,.3g}",
+        _short(as_configured["gpu_hours"]),
+        _short(found["cache_bytes"] / 1e9),
     )
     return f"| {' | '.join(cells)} |"
 
 
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 if __name__ == "__main__":
-    for recipe in DATA:
+    for recipe in sys.argv[1:] or DATA:
         print(row(recipe, figures_of(planned(recipe, MFU))), flush=True)

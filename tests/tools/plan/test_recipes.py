@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.config.loading import load
+from core.config.yaml_files import read_yaml
 from core.root import ROOT
 from tests.tools.plan.recipe_table import DATA, MFU, figures_of, planned, row
 from tools.plan.step_samples import workload
@@ -16,6 +17,25 @@ PARAMETERS = {
     "dit_l2_256": 458,
     "dit_xl2_256": 675,
 }  # millions, published
+SECTIONS = {
+    "model": {
+        **{f"dit_{size}2": f"dit_{size}2_256" for size in ("s", "b", "l", "xl")},
+        "text_image": "text_to_image_256",
+        "text_video": "text_to_video_256",
+    },
+    "data": {
+        "imagenet": "dit_xl2_256",
+        "captioned_images": "text_to_image_256",
+        "video_256": "text_to_video_256",
+        "video_480": "text_to_video_480",
+        "long_video": "long_video_480",
+    },
+    "engine": {
+        "sharded": "text_to_video_256",
+        "shared_tokens_2": "text_to_video_480",
+        "shared_tokens_8": "long_video_480",
+    },
+}  # each file of a section, and a recipe that has the same
 each_recipe = pytest.mark.parametrize("name", DATA)
 
 
@@ -34,6 +54,15 @@ def test_a_recipe_is_a_config_of_train_whose_ranks_share_its_groups(name: str) -
     work = workload("", "", plan.plan, plan.data, plan.model, plan.engine)
     assert work.samples == plan.plan.samples
     assert all(work.rank_share(bucket) >= 1 for bucket in work.buckets)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_files_of_a_section_are_those_of_the_recipes(section: str) -> None:
+    folder = ROOT / "configs" / section
+    assert {path.stem for path in folder.glob("*.yaml")} == {*SECTIONS[section]}
+    for name, recipe in SECTIONS[section].items():
+        of_recipe = read_yaml(ROOT / "configs/train" / f"{recipe}.yaml")[section]
+        assert read_yaml(folder / f"{name}.yaml") == {section: of_recipe}
 
 
 @pytest.mark.full

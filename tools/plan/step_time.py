@@ -57,6 +57,8 @@ def by_data_sheet(
     peak = plan.ranks * device.tflops * 1e12
     if plan.mfu:
         basis = f"{plan.mfu:.0%} of the data sheet's peak, as stated, update and traffic within"
+        if setting.policy in ("every_k", "full"):
+            basis += ", and what is computed again on top"
         return StepTime({"arithmetic": flops / (peak * plan.mfu)}, basis, NOT_COUNTED[1:])
     own = -(-numbers // plan.ranks) if setting.zero_stage else numbers
     arithmetic = flops / peak

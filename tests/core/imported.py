@@ -1,15 +1,12 @@
-"""Import what ranks and jobs of tests need, in the process that they are forked from (`tests.core.ranks`)."""
+"""Import what ranks of tests need, in the process that they are forked from (`tests.core.ranks`)."""
 
 import torch
 
 from core.distributed import ranks
 from core.engine.deepspeed_loading import load_deepspeed
-from launch import cli
 from tests.core import toy_run
-from tools.sample import job as sample
-from tools.train import job as train
 
-__all__ = ["cli", "sample", "toy_run", "train"]
+__all__ = ["toy_run"]
 
 torch.set_num_threads(1)
 load_deepspeed(torch.device("cpu"))

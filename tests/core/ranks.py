@@ -51,11 +51,6 @@ def start_ranks(count: int, *arguments: str) -> list[ForkedRank]:
     return [_fork(_new_output(), variables, _as_main, arguments) for variables in _rendezvous(count)]
 
 
-def fork_process(*arguments: str, environment: Mapping[str, str]) -> ForkedRank:
-    """Fork a process that is no rank to do what `python ARGUMENTS` would."""
-    return _fork(_new_output(), environment, _as_main, arguments)
-
-
 def _new_output() -> Path:
     descriptor, name = tempfile.mkstemp(prefix="longtake-", suffix=".txt")
     os.close(descriptor)
@@ -149,13 +144,10 @@ def _start_of(words: Sequence[str]) -> None:
 
 
 def _as_main(words: Sequence[str]) -> None:
-    """Do what an interpreter does with its words."""
+    """Do what an interpreter does with its words: FILE WORD ... or -c CODE WORD ..."""
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
-    elif words[0] == "-m":
-        sys.argv = list(words[1:])
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = list(words)
         runpy.run_path(words[0], run_name="__main__")

@@ -17,6 +17,7 @@ from core.run.folder import CHECKPOINTS, FINISHED, INCIDENTS, METRICS
 from launch.cluster import records
 from launch.cluster.listing import state_of
 from launch.doctor.finding import Finding
+from launch.doctor.last_words import last_words
 
 RECENT = 50  # rows that say how the run goes
 SLOW_DATA = 0.2  # share of a step in which it waits for data, above which that is worth saying
@@ -33,6 +34,8 @@ def look(run: Path) -> Iterator[Finding]:
     is_over = (run / FINISHED).exists()
     yield Finding("run", f"{run}: {job}, {'finished' if is_over else 'not finished'} at step {step}")
     yield from _submission(run)
+    if not is_over:
+        yield from last_words(run)
     yield from _checkpoints(run, step, is_over=is_over)
     yield from _progress(run, rows, is_over=is_over)
     yield from _incidents(run)

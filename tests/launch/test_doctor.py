@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from core import log
 from core.errors import UserError
 from core.root import ROOT
 from launch.doctor import machine, runs
@@ -72,6 +75,28 @@ def test_what_went_wrong_is_said_with_what_to_do(run: Path) -> None:
     assert "of a step waits for data" in findings["data"].text
     assert "hang-rank-1.txt" in findings["hang"].text
     assert "not finished" in findings["run"].text
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "remedy"),
+    [
+        ("out of memory on rank 1 in forward: CUDA out of memory", "memory", "micro_batch"),
+        (str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a")), "disk full", "free some space"),
+        ("20 steps in a row had non-finite gradients, up to 31", "not finite", "optimizer.lr"),
+        ("something else", "error", "the same command"),
+        ("run: ended early on SIGTERM, saved after step 7 of 12", "preempted", "the same command"),
+    ],
+)
+def test_how_the_last_start_ended_is_explained(run: Path, reason: str, name: str, remedy: str) -> None:
+    log.keep_in(run / "logs", 0, "start 1 (local.1) with an unknown commit")
+    log.note_last(f"longtake train: {reason}", failed=name != "preempted")
+    log.leave()
+    assert reason in found(run)[name].text
+    assert remedy in found(run)[name].remedy
+    log.keep_in(run / "logs", 0, "start 2 (local.2) with an unknown commit")
+    log.note("continuing after step 7 of 12")
+    log.leave()
+    assert name not in found(run)  # it has been started again since
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -157,6 +157,15 @@ JOBS = (
         on_ranks=False,
     ),
     Job(
+        "compare",
+        "tools.compare",
+        "lay scores side by side, refusing to rank what was measured differently",
+        ("longtake compare runs/a/scores runs/b/scores",),
+        on_ranks=False,
+        prints=True,
+        several=True,
+    ),
+    Job(
         "report",
         "launch.report.job",
         "write one HTML page about runs, datasets, samples or scores, side by side",

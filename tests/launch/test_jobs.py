@@ -17,7 +17,7 @@ from launch.jobs import JOBS, Job
 from models.autoencoder import store
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
-WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench"}
+WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench", "compare"}
 WITHOUT_CHANCE = {"export"}  # nothing in it is drawn
 COMMON = {"source", "output", "seed", "overwrite", "processes"}
 each_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)

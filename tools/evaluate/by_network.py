@@ -9,8 +9,9 @@ from typing import Any
 
 from core.distributed.device_choice import own_device
 from data.dataset.index import Dataset
-from tools.evaluate import published, rulers, scored
+from tools.evaluate import published, scored
 from tools.evaluate.real_samples import real_images
+from tools.runs import rulers
 from tools.runs.samples import Samples
 
 

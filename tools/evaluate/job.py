@@ -17,8 +17,9 @@ from core import terminal
 from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
-from tools.evaluate import rulers, scored
+from tools.evaluate import scored
 from tools.evaluate.config import Config
+from tools.runs import rulers
 from tools.runs.samples import Samples, find_samples, require_one_origin
 
 if TYPE_CHECKING:

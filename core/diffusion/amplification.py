@@ -37,11 +37,17 @@ def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -
 
 
 def require_sound_start(
-    grid: Callable[[float], Sequence[float]], start: float, prediction: Prediction, path: Path
+    grid: Callable[[float], Sequence[float]],
+    start: float,
+    prediction: Prediction,
+    path: Path,
+    *,
+    bounded: bool = False,
 ) -> str:
     """Refuse a start that amplifies errors, or holds signal that is drawn as noise; return a warning or "".
 
-    grid: the times of a start, from it down to 0.
+    grid: the times of a start, from it down to 0.  bounded: whether a threshold bounds the estimated data,
+    and with them errors that are finite.
     UserError names the largest start that would do, or that none does.
     """
     times = grid(start)
@@ -49,22 +55,28 @@ def require_sound_start(
         expected = f"a start that is nearly all noise; {share:.0%} of it is signal here, which is not known"
         raise UserError("start", start, expected)
     largest = max(amplifications(prediction, path, times))
-    if largest <= LARGEST:
+    if largest <= LARGEST or (bounded and largest < float("inf")):
         return ""
-    lower = _largest_start(grid, start, prediction, path)
+    lower = largest_start(grid, prediction, path, start)
     remedy = f"{lower:g} or lower" if lower else "a lower one with fewer sampler.steps"
     why = f"a step of {path.name} from here enlarges errors of {prediction} prediction {_times(largest)}"
-    expected = f"{remedy}, or a run with objective.prediction=v: {why}, and {LARGEST:g}-fold is the limit"
+    expected = (
+        f"{remedy}, start=auto, a threshold, or a run with objective.prediction=v: {why}, and "
+        f"{LARGEST:g}-fold is the limit"
+    )
     if len(times) - 1 < FEW_STEPS and largest < float("inf"):
         return f"start={start:g}: better {expected} with more steps"
     raise UserError("start", start, expected)
 
 
-def _largest_start(
-    grid: Callable[[float], Sequence[float]], start: float, prediction: Prediction, path: Path
+def largest_start(
+    grid: Callable[[float], Sequence[float]], prediction: Prediction, path: Path, below: float = 1.001
 ) -> float:
-    """Return the largest start, in thousandths, at which every step keeps errors small; 0 where none does."""
-    for thousandths in range(round(start * 1000) - 1, 499, -1):
+    """Return the largest start, in thousandths, at which every step keeps errors small; 0 where none does.
+
+    below: starts are lower than this one.
+    """
+    for thousandths in range(round(below * 1000) - 1, 499, -1):
         lower = thousandths / 1000
         try:
             times = grid(lower)

@@ -14,7 +14,18 @@ from core.diffusion.solvers.levels import noise_share, noise_to_signal, times_at
 from core.diffusion.timesteps import shifted
 from core.errors import UserError
 
-Grid = Literal["even", "trailing", "leading", "quadratic", "cosine", "straight", "log_snr", "edm"]
+Grid = Literal[
+    "even",
+    "trailing",
+    "leading",
+    "quadratic",
+    "cosine",
+    "straight",
+    "log_snr",
+    "edm",
+    "meta",
+    "meta_ddim",
+]
 RHO = 7.0  # of the grid `edm` (2206.00364, eq. 5)
 NEAR = 1e-3  # distance in time from the ends of a path where log(sigma / alpha) is infinite
 
@@ -85,6 +96,38 @@ def _leading(path: Path, steps: int, start: float) -> list[float]:
     return [place / path.num_steps for place in places]
 
 
+def _meta(path: Path, steps: int, start: float) -> list[float]:
+    """Take the respacing `STEPS` of improved diffusion and of DiT: indices that are as even as rounding lets
+    them be, from 0 on (2102.09672, section 4); of one step index 0.
+    """
+    count = _whole_chain("meta", path, start)
+    stride = (count - 1) / (steps - 1) if steps > 1 else 1.0
+    place, places = 0.0, []
+    for _ in range(steps):
+        places.append(round(place) + 1)
+        place += stride  # summed as there, since halves are rounded
+    return [place / count for place in places[::-1]]
+
+
+def _meta_ddim(path: Path, steps: int, start: float) -> list[float]:
+    """Take their respacing `ddimSTEPS`: indices 0, k, 2k, ... by the whole k that gives so many."""
+    count = _whole_chain("meta_ddim", path, start)
+    for stride in range(1, count + 1):
+        if len(range(0, count, stride)) == steps:
+            return [(index + 1) / count for index in range(0, count, stride)][::-1]
+    near = sorted({len(range(0, count, k)) for k in range(1, count + 1)}, key=lambda n: abs(n - steps))[:2]
+    expected = " or ".join(map(str, sorted(near)))
+    raise UserError("steps", steps, f"{expected} with grid=meta_ddim: no whole stride gives {steps}")
+
+
+def _whole_chain(kind: Grid, path: Path, start: float) -> int:
+    if path.num_steps is None:
+        raise UserError("grid", kind, f"another: {path.name} is no chain of steps")
+    if start != 1:
+        raise UserError("start", start, f"1 with grid={kind}")
+    return path.num_steps
+
+
 def _quadratic(path: Path, steps: int, start: float) -> list[float]:
     """Take even square roots of times (2010.02502, appendix D.2)."""
     return [start * (1 - step / steps) ** 2 for step in range(steps)]
@@ -136,4 +179,6 @@ _KINDS: dict[Grid, Callable[[Path, int, float], list[float]]] = {
     "straight": _straight,
     "log_snr": _log_snr,
     "edm": _edm,
+    "meta": _meta,
+    "meta_ddim": _meta_ddim,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,22 +13,16 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.config.settings import setting
-from core.diffusion.amplification import require_sound_start
+from core.diffusion.amplification import largest_start, require_sound_start
+from core.diffusion.estimating import estimating
 from core.diffusion.grids import Grid, make_grid, own_grid
-from core.diffusion.guidance import Guidance, GuidanceKind, Mix, classifier_free
+from core.diffusion.guidance import Guidance, GuidanceKind, classifier_free
 from core.diffusion.objective import Model
 from core.diffusion.paths.path import Path
-from core.diffusion.predictions import (
-    Before,
-    Prediction,
-    level_before,
-    network_input,
-    target,
-    to_data,
-    to_noise,
-)
-from core.diffusion.solvers.kinds import KINDS, SolverName
-from core.diffusion.solvers.levels import Estimate, Level, Options, Variance
+from core.diffusion.predictions import Prediction
+from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
+from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Options, RestartConfig, Variance
+from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
 from core.errors import UserError
 
@@ -39,21 +34,36 @@ class SamplerConfig:
     solver: SolverName = setting(
         "euler",
         "how to step from noise to data; ddpm, renoise and the sde ones draw in every step, and ddim where "
-        "eta is above 0; docs/method.md says which for what",
+        "eta is above 0, and langevin, edm, restart and euler_maruyama, which docs/method.md explains",
     )
     steps: int = setting(
         50, "steps; midpoint, heun and dpmpp_2s evaluate the network twice in each, rk4 four times", low=1
     )
-    grid: Literal[
-        "auto", "even", "trailing", "leading", "quadratic", "cosine", "straight", "log_snr", "edm"
-    ] = setting("auto", "how the times of the steps lie; auto is the best measured for the solver")
+    grid: Literal["auto", Grid] = setting(
+        "auto",
+        "how the times of the steps lie; auto is the best measured for the solver; meta and meta_ddim are "
+        "the respacings STEPS and ddimSTEPS of the published DiT",
+    )
     times: tuple[float, ...] = setting((), "times of the steps instead of a grid, falling from start")
     eta: float = setting(
-        0.0, "ddim: noise drawn in a step; 0 none, 1 as the ancestral sampler", low=0, high=1
+        0.0,
+        "ddim, langevin: noise drawn in a step; 0 none, 1 as the ancestral sampler; euler_maruyama: half of "
+        "w / r (docs/method.md), 0.5 as SiT",
+        low=0,
+        high=1,
     )
     variance: Variance = setting(
-        "auto", "ddpm: small of the posterior, large of the step forward, auto the learned one, else small"
+        "auto",
+        "ddpm: small of the posterior, large of the step forward, interpolated between them, auto the "
+        "learned one, else small",
     )
+    variance_share: float = setting(
+        0.5, "ddpm, variance=interpolated: 0 is small, 1 large, by their logarithms", low=0, high=1
+    )
+    churn: ChurnConfig = setting(ChurnConfig(), "of the solver edm")
+    corrector: CorrectorConfig = setting(CorrectorConfig(), "of the solver langevin")
+    restart: RestartConfig = setting(RestartConfig(), "of the solver restart")
+    threshold: ThresholdConfig = setting(ThresholdConfig(), "bound of the estimated data")
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float = setting(0.0, "smallest time at which guidance acts", low=0, high=1)
@@ -70,18 +80,26 @@ class SamplerConfig:
     guidance_limit: float = setting(
         0.0, "apg: largest norm of the difference that guides, a number of the sample; 0 is none", low=0
     )
-    start: float = setting(1.0, "time to start from, nearly all noise; 1 is pure noise", low=0.5, high=1)
-    shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
+    start: float | Literal["auto"] = setting(
+        1.0,
+        "time to start from, nearly all noise, at least 0.5; 1 is pure noise; auto is the largest from which "
+        "no step enlarges errors of the network much",
+    )
+    shift: float = setting(
+        1.0, "moves times towards noise, for large inputs; 1 is that of training, see shift_from"
+    )
+    shift_from: Literal["training", "sampler"] = setting(
+        "training", "what shift=1 is: the shift that the run was trained with, or none"
+    )
 
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError("shift", self.shift, "a number above 0")
-        if self.eta and self.solver != "ddim":
-            raise UserError("eta", self.eta, f"0 with solver={self.solver}; solver=ddim takes it")
-        if self.variance != "auto" and self.solver != "ddpm":
-            raise UserError(
-                "variance", self.variance, f"auto with solver={self.solver}; solver=ddpm takes it"
-            )
+        require_taken(self.solver, self.options)
+        if self.variance_share != 0.5 and self.variance != "interpolated":
+            raise UserError("variance_share", self.variance_share, f"0.5 with variance={self.variance}")
+        if self.start != "auto" and not 0.5 <= self.start <= 1:
+            raise UserError("start", self.start, "auto, or a time of at least 0.5 and at most 1")
         if self.guidance_limit and self.guidance_kind != "apg":
             expected = f"0 with guidance_kind={self.guidance_kind}"
             raise UserError("guidance_limit", self.guidance_limit, expected)
@@ -93,6 +111,10 @@ class SamplerConfig:
             raise UserError(
                 "guidance_start", self.guidance_start, f"at least guidance_end={self.guidance_end}"
             )
+
+    @property
+    def options(self) -> Options:
+        return Options(self.eta, self.variance, self.variance_share, self.churn, self.corrector, self.restart)
 
 
 @torch.no_grad()
@@ -113,10 +135,10 @@ def sample(
     learned_sigma: whether the model's variance output was trained, so that the ddpm solver uses it.
     """
     check_start(config, path, prediction)
+    config = settle_start(config, path, prediction)
     times = time_grid(config, path)
     guided = classifier_free(model, condition, config.guidance, (config.guidance_end, config.guidance_start))
     size, channels = tuple(shape[1:]), shape[1]
-
     guidance = Guidance(
         config.guidance_kind,
         config.guidance,
@@ -125,20 +147,9 @@ def sample(
         config.guidance_limit,
     )
 
-    def denoise(x: Tensor, level: Level) -> Estimate:
-        before = _before(path, prediction, level)
-        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level, before)
-        seen = network_input(path, x, level.alpha, level.sigma)
-        output = guided(seen, level.t, level.time_input, mix)
-        variance_fraction = output[:, channels:] if learned_sigma else None
-        coefficients = (x, level.alpha, level.sigma, before)
-        output = output[:, :channels]
-        return Estimate(
-            to_data(prediction, output, *coefficients),
-            to_noise(prediction, output, *coefficients),
-            variance_fraction,
-        )
-
+    denoise = estimating(
+        guided, guidance, config.threshold, path, prediction, channels, learned_sigma=learned_sigma
+    )
     x = draws.normal("sample_start", size) * start_deviation(path, times[0])
     x = KINDS[config.solver].solve(
         denoise,
@@ -146,7 +157,7 @@ def sample(
         times,
         path,
         noise=lambda i: draws.normal(f"sample_step_{i}", size),
-        options=Options(config.eta, config.variance),
+        options=config.options,
     )
     if condition.frame_mask is not None and condition.frame_latents is not None:
         mask = rearrange(condition.frame_mask, "b t -> b 1 t 1 1")
@@ -154,32 +165,29 @@ def sample(
     return x
 
 
-def _before(path: Path, prediction: Prediction, level: Level) -> Before:
-    """Return the level one step of the chain below, for the prediction that needs it."""
-    if prediction != "posterior_mean":
-        return None
-    alpha, sigma = level_before(path, torch.tensor([level.t], dtype=torch.float64))
-    return float(alpha), float(sigma)
-
-
-def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level, before: Before) -> Mix:
-    """Return how outputs at x are mixed, by the data that they stand for."""
-
-    def from_data(data: Tensor) -> Tensor:
-        noise = (x - level.alpha * data) / level.sigma
-        return target(prediction, data, noise, level.alpha, level.sigma, before)
-
-    def as_data(output: Tensor) -> Tensor:
-        return to_data(prediction, output, x, level.alpha, level.sigma, before)
-
-    return lambda given, none: guidance.mix(given, none, as_data, from_data)
-
-
 def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:
     """Refuse a start from which the network's errors would drown the data; return a warning, or ""."""
-    return require_sound_start(
-        lambda start: time_grid(replace(config, start=start), path), config.start, prediction, path
-    )
+    config = settle_start(config, path, prediction)
+    grid, start = _grid_by_start(config, path), float(config.start)
+    return require_sound_start(grid, start, prediction, path, bounded=config.threshold.kind != "none")
+
+
+def settle_start(config: SamplerConfig, path: Path, prediction: Prediction) -> SamplerConfig:
+    """Replace `auto` by the largest start from which no step enlarges errors much; UserError without one."""
+    if config.start != "auto":
+        return config
+    if config.times:
+        return replace(config, start=config.times[0])
+    _grid_by_start(config, path)(1.0)  # refuses what is wrong whatever the start
+    found = largest_start(_grid_by_start(config, path), prediction, path)
+    if not found:
+        expected = f"a number: no start of {path.name} keeps errors of {prediction} prediction small"
+        raise UserError("start", "auto", f"{expected} in {config.steps} steps")
+    return replace(config, start=found)
+
+
+def _grid_by_start(config: SamplerConfig, path: Path) -> Callable[[float], list[float]]:
+    return lambda start: time_grid(replace(config, start=start), path)
 
 
 def start_deviation(path: Path, time: float) -> float:
@@ -194,9 +202,9 @@ def time_grid(config: SamplerConfig, path: Path) -> list[float]:
     `auto` is even on continuous paths, and on a chain what was measured to be best for the solver.
     """
     if config.times:
-        return own_grid(config.times, path, config.steps, config.start)
+        return own_grid(config.times, path, config.steps, float(config.start))
     kind = best_grid(config.solver, config.steps, path) if config.grid == "auto" else config.grid
-    return make_grid(kind, path, config.steps, config.start, config.shift)
+    return make_grid(kind, path, config.steps, float(config.start), config.shift)
 
 
 def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:

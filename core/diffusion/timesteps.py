@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,14 +28,27 @@ class TimestepConfig:
     std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
     mode_scale: float = setting(1.29, "mode: weight of the middle; 0 is uniform", low=-1, high=1.75)
     shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
+    shift_at: int = setting(
+        0,
+        "number of latent positions (frames x height x width) for which shift is meant: other shapes are "
+        "shifted by the square root of their share of it; 0 shifts all shapes alike",
+        low=0,
+    )
 
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError("shift", self.shift, "a number above 0")
 
 
-def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
+def shift_of(config: TimestepConfig, positions: int) -> float:
+    """Return the shift for a shape of so many latent positions (2403.03206, eq. 23)."""
+    return config.shift * math.sqrt(positions / config.shift_at) if config.shift_at else config.shift
+
+
+def draw(config: TimestepConfig, path: Path, u: Tensor, positions: int = 1) -> Tensor:
     """Return times in (0, 1] from uniforms `u` (B,) in (0, 1); for N steps, on the grid (i + 1) / N.
+
+    positions: of the latents, frames x height x width, by which they may be shifted.
 
     logit_normal, mode and shift: Esser et al., arXiv:2403.03206, eq. 19, 20 and 23.  edm: 2206.00364, table
     1.  laplace, cauchy, sech: 2407.03297.
@@ -48,7 +62,7 @@ def draw(config: TimestepConfig, path: Path, u: Tensor) -> Tensor:
         t = path.time_of(config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
     if config.kind != "uniform":  # whose extremes round to the ends
         t = t.clamp(EDGE, 1 - EDGE)
-    t = shifted(t, config.shift)
+    t = shifted(t, shift_of(config, positions))
     if path.num_steps is None:
         return t.clamp(min=path.first) if path.first else t
     return (torch.ceil(t * path.num_steps) / path.num_steps).clamp(1 / path.num_steps, 1)

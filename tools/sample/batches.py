@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,14 @@ from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import require_trained, untrained_shift
+from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import Asked
-from tools.sample.requests.fitting import latent_shape, make_schedule, require_kind
+from tools.sample.requests.fitting import latent_shape, make_schedule, require_kind, settle_samplers
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
 
@@ -54,13 +54,15 @@ def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str
     trained = open_run(Path(config.source), checkpoint, config.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(config.tiling)
-    schedule = make_schedule(config, asked, trained)
+    schedule, told = settle_samplers(make_schedule(config, asked, trained), trained, Path(config.source))
+    if not asked.requests:
+        config = replace(config, sampler=schedule.forms[0].sampler)
     folder = config.text_encoder or trained.space.text_folder
     job = Job(config, asked, trained, schedule, embed(schedule.texts, trained.space.text, folder, device))
     sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
     job.require_nameable()
-    for warning in job.warnings():
-        say(f"warning: {warning}")
+    for line in (*told, *(f"warning: {each}" for each in job.warnings())):
+        say(line)
     return job
 
 
@@ -144,7 +146,7 @@ class Job:
         for number, form in enumerate(self.schedule.forms):
             with below("sampler"):
                 found += require_trained(self.trained.space, form.sampler, self.schedule.given(number))
-            found += untrained_shift(Path(self.config.source), form.sampler)
+            found += untrained_frames(Path(self.config.source), form.size.frames)
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from core.config.loading import from_dict
 from core.config.yaml_files import read_recorded
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, check_start
-from core.errors import UserError
+from core.diffusion.sampling import SamplerConfig, check_start, settle_start
+from core.diffusion.timesteps import TimestepConfig, shift_of
+from core.errors import UserError, below
 from core.run.folder import CONFIG
 from tools.runs.loaded_run import LatentSpace
 
@@ -56,19 +60,48 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
     return warnings
 
 
-def untrained_shift(source: Path, sampler: SamplerConfig) -> list[str]:
-    """Return a warning where samples are made with another shift than the run was trained with.
+def as_trained(
+    sampler: SamplerConfig, space: LatentSpace, source: Path, shape: Sequence[int]
+) -> tuple[SamplerConfig, list[str]]:
+    """Return the sampler with what is left to the run or to the path settled, and lines that say how.
 
-    source: the folder of the run or export, whose config says that.
+    shape: (C, T, H, W) of a sample's latents.  source: the folder of the run or export, whose config says how
+    times were shifted in training.
     """
-    objective = read_recorded(source / CONFIG).get("objective", {})
-    times = objective.get("timesteps", {}) if isinstance(objective, dict) else {}
-    trained = times.get("shift", 1.0) if isinstance(times, dict) else 1.0
-    if trained == sampler.shift or sampler.times:
+    lines, trained = [], trained_shift(source, math.prod(shape[1:]))
+    if not sampler.times and sampler.shift == 1 and sampler.shift_from == "training" and trained != 1:
+        sampler = replace(sampler, shift=trained)
+        lines.append(f"times are shifted by {trained:g}, as in training")
+    elif not sampler.times and sampler.shift != trained:
+        where = f"where the run was trained with a shift of {trained:g}"
+        lines.append(f"override: sampler.shift={sampler.shift:g}, {where}")
+    settled = settle_start(sampler, make_path(space.path), space.prediction)
+    if settled != sampler:
+        lines.append(f"start=auto begins at time {settled.start:g}")
+    return settled, lines
+
+
+def trained_shift(source: Path, positions: int) -> float:
+    """Return the shift with which a run was trained on latents of so many positions."""
+    objective = read_recorded(source / CONFIG).get("objective") or {}
+    times = objective.get("timesteps") if isinstance(objective, dict) else None
+    recorded = times.items() if isinstance(times, dict) else ()
+    known = {name: value for name, value in recorded if name in ("shift", "shift_at")}
+    with below(f"{source / CONFIG}: objective.timesteps"):
+        return shift_of(from_dict(TimestepConfig, known), positions)
+
+
+def untrained_frames(source: Path, sampled: int) -> list[str]:
+    """Return a warning where clips are made without frames by a run that saw none without."""
+    recorded = read_recorded(source / CONFIG)
+    objective, model = recorded.get("objective") or {}, recorded.get("model") or {}
+    if sampled == 1 or not isinstance(objective, dict) or not isinstance(model, dict):
+        return []
+    if not model.get("frame_condition") or objective.get("given_frames") != 1:
         return []
     return [
-        f"the run was trained with objective.timesteps.shift={trained}, and samples are made with "
-        f"sampler.shift={sampler.shift:g}: sampler.shift={trained} takes the times that it saw most"
+        "every clip of the run was trained with its first frames given (objective.given_frames=1), and "
+        "samples are made without"
     ]
 
 

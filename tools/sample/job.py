@@ -33,7 +33,7 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.loaded_run import LatentSpace
-    from tools.sample.conditions import require_trained, untrained_shift
+    from tools.sample.conditions import as_trained, require_trained, untrained_frames
     from tools.sample.requests.asked import applied, read_asked
     from tools.sample.requests.schedule import by_requests, by_turns
 
@@ -50,16 +50,18 @@ def plan(config: Config) -> list[str]:
         schedule = by_requests(asked.requests, config, space, check, {})
     else:
         schedule = by_turns(config, asked.texts, space)
-    lines, path = [], make_path(space.path)
+    lines, path, source = list[str](), make_path(space.path), Path(config.source)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
-            warnings = require_trained(space, form.sampler, schedule.given(number))
-            largest = max(amplifications(space.prediction, path, time_grid(form.sampler, path)))
-        warnings += untrained_shift(Path(config.source), form.sampler)
+            sampler, told = as_trained(form.sampler, space, source, space.shapes[0])
+            warnings = require_trained(space, sampler, schedule.given(number))
+            largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
+        warnings += untrained_frames(source, form.size.frames)
         lines += form_lines(schedule, number, config.batch, largest)
-        lines += [line for warning in warnings if (line := f"warning: {warning}") not in lines]
-    source = f"the {config.weights} weights of {checkpoint}"
-    return [f"{counted(schedule.count, 'sample')} from {source}, into {config.output}", *lines]
+        told += [f"warning: {warning}" for warning in warnings]
+        lines += [line for line in told if line not in lines]
+    weights = f"the {config.weights} weights of {checkpoint}"
+    return [f"{counted(schedule.count, 'sample')} from {weights}, into {config.output}", *lines]
 
 
 def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> list[str]:

@@ -24,8 +24,8 @@ def ddpm(
 ) -> Tensor:
     """Sample ancestrally: draw from q(x_s | x_t, x_0 = data) (Ho et al., arXiv:2006.11239, eq. 6-7).
 
-    The variance is the network's where it predicts one (2102.09672, eq. 15), else the posterior's, or that of
-    the step forward (`options.variance`). The last step adds no noise.
+    The variance is the network's where it predicts one (2102.09672, eq. 15), else the posterior's, that of
+    the step forward, or one between them (`options.variance`). The last step adds no noise.
     """
     grid = torch.tensor(list(times), dtype=torch.float64)
     step = posterior(path, grid[:-1], grid[1:])
@@ -37,9 +37,15 @@ def ddpm(
         if there.sigma == 0:
             continue
         if estimate.variance_fraction is None or options.variance != "auto":
-            chosen = transition[i] if options.variance == "large" else variance[i]
-            x = x + chosen**0.5 * noise(i)
+            x = x + _chosen(variance[i], transition[i], options) ** 0.5 * noise(i)
         else:
             lower, upper = x.new_full((), variance[i]), x.new_full((), transition[i])
             x = x + torch.exp(log_variance(estimate.variance_fraction, lower, upper) / 2) * noise(i)
     return x
+
+
+def _chosen(small: float, large: float, options: Options) -> float:
+    """Return the variance of a step that the network does not choose."""
+    if options.variance == "interpolated":
+        return small ** (1 - options.variance_share) * large**options.variance_share
+    return large if options.variance == "large" else small

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from core.diffusion.paths.path import Path
-from core.diffusion.solvers.levels import DEFAULTS, Denoise, Level, Noise, Options, levels
+from core.diffusion.solvers.levels import DEFAULTS, Denoise, Estimate, Level, Noise, Options, levels
 
 
 def ddim(
@@ -26,13 +27,18 @@ def ddim(
     With eta > 0 a step draws part of its noise anew, with eta = 1 as much as the ancestral sampler.
     """
     for number, (here, there) in enumerate(pairwise(levels(path, times))):
-        estimate = denoise(x, here)
-        drawn = options.eta * _ancestral_deviation(here, there) if options.eta else 0.0
-        kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2)) if drawn else there.sigma
-        x = there.alpha * estimate.data + kept * estimate.noise
-        if drawn:
-            x = x + drawn * noise(number)
+        x = ddim_step(denoise(x, here), here, there, options.eta, partial(noise, number))
     return x
+
+
+def ddim_step(
+    estimate: Estimate, here: Level, there: Level, eta: float, draw: Callable[[], Tensor]
+) -> Tensor:
+    """Take one step.  draw: gives the noise, if it needs any."""
+    drawn = eta * _ancestral_deviation(here, there) if eta else 0.0
+    kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2)) if drawn else there.sigma
+    x = there.alpha * estimate.data + kept * estimate.noise
+    return x + drawn * draw() if drawn else x
 
 
 def renoise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Literal
 
@@ -10,9 +10,11 @@ from core.diffusion.grids import Grid
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.ddim import ddim, renoise
 from core.diffusion.solvers.dpm import dpmpp_2s, multistep, sde, weights_3m, weights_3m_diffusers
-from core.diffusion.solvers.levels import Solver
+from core.diffusion.solvers.levels import DEFAULTS, Options, Solver
+from core.diffusion.solvers.noisy import edm, euler_maruyama, langevin, restart
 from core.diffusion.solvers.runge_kutta import euler, heun, midpoint, rk4
 from core.diffusion.solvers.unipc import unipc
+from core.errors import UserError
 
 SolverName = Literal[
     "euler",
@@ -30,6 +32,11 @@ SolverName = Literal[
     "unipc_3",
     "sde_dpmpp",
     "sde_dpmpp_2m",
+    "unipc_1",
+    "euler_maruyama",
+    "langevin",
+    "edm",
+    "restart",
 ]
 
 
@@ -37,20 +44,35 @@ SolverName = Literal[
 class Kind:
     """A solver.  evaluations: of the network in a step.  is_random: whether it draws in its steps.
     chain_grid: the grid that is best for it on a chain, as measured (docs/method.md).
-    few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much."""
+    few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
+    takes: the fields of `Options` that it reads; others must be left at their defaults."""
 
     solve: Solver
     evaluations: int = 1
     is_random: bool = False
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
+    takes: tuple[str, ...] = ()
+
+
+def require_taken(solver: SolverName, options: Options) -> None:
+    """Raise UserError for an option that is set although the solver does not read it."""
+    for field in fields(options):
+        value, usual = getattr(options, field.name), getattr(DEFAULTS, field.name)
+        if value != usual and field.name not in KINDS[solver].takes:
+            takers = " or ".join(name for name, kind in KINDS.items() if field.name in kind.takes)
+            shown = "its defaults" if is_dataclass(usual) else f"{usual:g}" if usual == 0 else usual
+            expected = f"{shown} with solver={solver}; solver={takers} takes it"
+            raise UserError(field.name, value, expected)
+    if solver == "euler_maruyama" and not options.eta:
+        raise UserError("eta", 0, "a number above 0 with solver=euler_maruyama; with 0 it is solver=euler")
 
 
 KINDS: dict[SolverName, Kind] = {
     "euler": Kind(euler, chain_grid="straight", few_steps_grid="trailing"),
     "heun": Kind(heun, 2),
-    "ddim": Kind(ddim, chain_grid="straight", few_steps_grid="trailing"),
-    "ddpm": Kind(ddpm, is_random=True),
+    "ddim": Kind(ddim, chain_grid="straight", few_steps_grid="trailing", takes=("eta",)),
+    "ddpm": Kind(ddpm, is_random=True, takes=("variance", "variance_share")),
     "renoise": Kind(renoise, is_random=True),
     "midpoint": Kind(midpoint, 2, chain_grid="straight", few_steps_grid="trailing"),
     "rk4": Kind(rk4, 4, chain_grid="straight", few_steps_grid="trailing"),
@@ -66,6 +88,11 @@ KINDS: dict[SolverName, Kind] = {
     ),
     "unipc_2": Kind(unipc, chain_grid="straight", few_steps_grid="trailing"),
     "unipc_3": Kind(partial(unipc, order=3), chain_grid="straight", few_steps_grid="trailing"),
+    "unipc_1": Kind(partial(unipc, order=1), chain_grid="straight", few_steps_grid="trailing"),
+    "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
+    "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
+    "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
+    "restart": Kind(restart, 2, is_random=True, takes=("restart",)),
     "sde_dpmpp": Kind(sde, is_random=True),
     "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
 }

@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from core.config.settings import setting
 from core.diffusion.paths.path import Path
+from core.errors import UserError
 
 HALVINGS = 60  # of an interval of times: to the last bit of a float64
 
@@ -49,19 +51,56 @@ class Estimate:
 
 Denoise = Callable[[Tensor, Level], Estimate]
 Noise = Callable[[int], Tensor]
-Variance = Literal["auto", "small", "large"]
+Variance = Literal["auto", "small", "large", "interpolated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChurnConfig:
+    """Noise that the solver `edm` adds before each step (2206.00364, table 5, has amounts)."""
+
+    amount: float = setting(0.0, "noise added over all steps; 0 is none, which is heun", low=0)
+    low: float = setting(0.0, "least sigma / alpha at which noise is added", low=0)
+    high: float = setting(1e9, "largest sigma / alpha at which noise is added", low=0)
+    noise: float = setting(1.0, "deviation of the added noise; a little above 1 counters lost detail", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectorConfig:
+    """Langevin steps of the solver `langevin`."""
+
+    steps: int = setting(1, "steps at each level, with an evaluation of the network in each", low=1)
+    size: float = setting(0.16, "size of a step; x moves by about twice this share of sigma", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartConfig:
+    """The interval of times that the solver `restart` repeats."""
+
+    low: float = setting(0.1, "time from which noise is added anew; the nearest of the grid", low=0, high=1)
+    high: float = setting(0.4, "time up to which it is added", low=0, high=1)
+    times: int = setting(1, "repetitions", low=1)
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise UserError("low", self.low, f"a time below high={self.high:g}")
 
 
 @dataclass(frozen=True)
 class Options:
     """Choices of single solvers.
 
-    eta: of ddim, the noise of a step: 0 is none, 1 that of the ancestral sampler.  variance: of ddpm: small
-    is the posterior's, large that of the step forward, auto what the network learned, else small.
+    eta: of ddim, the noise of a step: 0 is none, 1 that of the ancestral sampler; of euler_maruyama half of
+    the diffusion beside r.  variance: of ddpm: small is the posterior's, large that of the step forward,
+    interpolated the geometric mean of both, weighted by variance_share (0 is small), auto what the network
+    learned, else small.
     """
 
     eta: float = 0.0
     variance: Variance = "auto"
+    variance_share: float = 0.5
+    churn: ChurnConfig = ChurnConfig()
+    corrector: CorrectorConfig = CorrectorConfig()
+    restart: RestartConfig = RestartConfig()
 
 
 DEFAULTS = Options()

@@ -72,12 +72,7 @@ def heun(
     The step to t = 0 is Euler's, since noise and its time are not defined there (2206.00364, algorithm 1).
     """
     for here, there in pairwise(levels(path, times)):
-        z, r, r_next = x / (here.alpha + here.sigma), here.straight, there.straight
-        slope = _slope(denoise, x, here)
-        if there.sigma > 0:
-            second = denoise((z + (r_next - r) * slope) * (there.alpha + there.sigma), there)
-            slope = (slope + second.noise - second.data) / 2
-        x = (z + (r_next - r) * slope) * (there.alpha + there.sigma)
+        x = heun_step(denoise, x, here, there)
     return x
 
 
@@ -106,6 +101,16 @@ def rk4(
         fourth = _slope(denoise, (z + step * third) * (there.alpha + there.sigma), there)
         x = (z + step / 6 * (first + 2 * (second + third) + fourth)) * (there.alpha + there.sigma)
     return x
+
+
+def heun_step(denoise: Denoise, x: Tensor, here: Level, there: Level) -> Tensor:
+    """Take one step of Heun's method, to t = 0 of Euler's."""
+    z, r, r_next = x / (here.alpha + here.sigma), here.straight, there.straight
+    slope = _slope(denoise, x, here)
+    if there.sigma > 0:
+        second = denoise((z + (r_next - r) * slope) * (there.alpha + there.sigma), there)
+        slope = (slope + second.noise - second.data) / 2
+    return (z + (r_next - r) * slope) * (there.alpha + there.sigma)
 
 
 def _slope(denoise: Denoise, x: Tensor, level: Level) -> Tensor:

@@ -45,7 +45,9 @@ def test_it_is_how_far_an_error_moves_the_next_state(name: PathName, kind: Predi
 def test_the_cosine_chain_enlarges_errors_of_the_noise_by_thousands() -> None:
     path = make_path("ddpm_cosine")
     assert max(amplifications("noise", path, time_grid(SamplerConfig(steps=10, grid="even"), path))) > 3000
-    with pytest.raises(UserError, match=r"^start=1\.0: expected 0\.999 or lower, or .*prediction=v"):
+    with pytest.raises(
+        UserError, match=r"^start=1\.0: expected 0\.999 or lower, start=auto, a threshold, or .*prediction=v"
+    ):
         check_start(SamplerConfig(steps=50), path, "noise")
     assert check_start(SamplerConfig(steps=50, start=0.999), path, "noise") == ""
     assert check_start(SamplerConfig(steps=50), path, "v") == ""

@@ -20,6 +20,7 @@ from tests.core.diffusion.every_path import PATHS
 from tools.bench.solver import MODES, distance, mixture
 
 GRIDS = get_args(Grid)
+OF_CHAINS = ("leading", "meta", "meta_ddim")
 
 
 @pytest.mark.parametrize("kind", GRIDS)
@@ -27,10 +28,12 @@ GRIDS = get_args(Grid)
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_times_fall_from_the_start_to_0_and_lie_on_the_chain(kind: Grid, name: PathName, steps: int) -> None:
     path = make_path(name)
-    if kind == "leading" and path.num_steps is None:
-        with pytest.raises(UserError, match="grid=leading: expected another"):
+    if kind in OF_CHAINS and path.num_steps is None:
+        with pytest.raises(UserError, match=f"grid={kind}: expected another"):
             make_grid(kind, path, steps, 1.0)
         return
+    if kind.startswith("meta"):
+        return  # test_respacings_are_those_of_dit
     times = make_grid(kind, path, steps, 0.97 if steps > 1 else 1.0)
     assert len(times) == steps + 1
     assert times[-1] == 0
@@ -41,10 +44,27 @@ def test_times_fall_from_the_start_to_0_and_lie_on_the_chain(kind: Grid, name: P
         assert all(time * 1000 == pytest.approx(round(time * 1000), abs=1e-9) for time in times)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GRIDS if kind != "leading"])
+@pytest.mark.parametrize("kind", [kind for kind in GRIDS if kind not in ("leading", "meta_ddim")])
 def test_all_steps_of_a_chain_are_the_chain(kind: Grid) -> None:
     times = make_grid(kind, make_path("ddpm_linear"), 1000, 1.0)
     assert times == [place / 1000 for place in range(1000, -1, -1)]
+
+
+def test_respacings_are_those_of_dit() -> None:
+    """Against the indices of the respacings "250", "7" and "ddim50" of improved diffusion."""
+    chain = make_path("ddpm_linear")
+    times = make_grid("meta", chain, 250, 1.0)
+    indices = [round(time * 1000) - 1 for time in times[:-1]][::-1]
+    assert (indices[:6], indices[-3:]) == ([0, 4, 8, 12, 16, 20], [991, 995, 999])
+    assert sum(indices) == 124875
+    sevenths = [round(time * 1000) - 1 for time in make_grid("meta", chain, 7, 1.0)[:-1]][::-1]
+    assert sevenths == [0, 166, 333, 500, 666, 832, 999]
+    whole = [round(time * 1000) - 1 for time in make_grid("meta_ddim", chain, 50, 1.0)[:-1]][::-1]
+    assert whole == list(range(0, 1000, 20))
+    with pytest.raises(UserError, match="steps=60: expected 59 or 63 with grid=meta_ddim"):
+        make_grid("meta_ddim", chain, 60, 1.0)
+    with pytest.raises(UserError, match=r"start=0\.9: expected 1 with grid=meta"):
+        make_grid("meta", chain, 60, 0.9)
 
 
 def test_a_list_of_ones_own_is_checked() -> None:

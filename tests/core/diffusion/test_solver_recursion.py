@@ -267,6 +267,30 @@ def test_the_multistep_solver_of_order_3_is_exact_for_the_parabola_through_its_e
     assert found.b == pytest.approx(expected.b, abs=1e-10)
 
 
+def corrected_once(path: Path, times: Sequence[float]) -> Affine:
+    """Follow UniPC of order 1: ddim, corrected to the mean of the estimates at both ends of a step."""
+    state, before = Affine(), None
+    for (alpha, sigma), (alpha_s, sigma_s) in pairwise(coefficients(path, times)):
+        g, c = gain(alpha, sigma)
+        data = g * state.a, g * state.b + c
+        if before is not None:
+            (a, b), keep, take, first = before
+            state = Affine(
+                keep * a + take / 2 * (first[0] + data[0]), keep * b + take / 2 * (first[1] + data[1])
+            )
+        keep, take = sigma_s / sigma, alpha_s - sigma_s / sigma * alpha
+        before = ((state.a, state.b), keep, take, data) if alpha > 0 and sigma_s > 0 else None
+        state = Affine(keep * state.a + take * data[0], keep * state.b + take * data[1])
+    return state
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_unipc_of_order_1_follows_its_recursion(name: PathName) -> None:
+    path = make_path(name)
+    times = make_grid("even", path, 11, 1.0)
+    require_close(moments_of("unipc_1", Options(), path, times), corrected_once(path, times))
+
+
 def second_order(path: Path, times: Sequence[float], *, multistep: bool, random: bool = False) -> Affine:
     """Follow 2M, with the last two estimates, or 2S, with one half-way in l; of the SDE where `random`."""
     state, before = (
@@ -328,6 +352,7 @@ ORDERS: dict[SolverName, float] = {
     "dpmpp_2m": 1.8,
     "dpmpp_2s": 1.8,
     "dpmpp_3m_diffusers": 1.7,
+    "unipc_1": 0.9,
     "unipc_2": 1.8,
     "rk4": 3.7,
     "unipc_3": 2.7,
@@ -381,7 +406,7 @@ def test_the_state_keeps_its_dtype_and_samples_are_independent(
     path = make_path("rectified_flow")
     times = make_grid("even", path, 6, 1.0)
     start = torch.linspace(-2, 2, 8, dtype=dtype)
-    drawn = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    drawn = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     whole = KINDS[solver].solve(mixture, start, times, path, noise=lambda i: drawn[i])
     assert whole.dtype == dtype
     assert torch.isfinite(whole).all()

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from core.config.yaml_files import as_yaml, read_yaml
+from core.diffusion.paths.config import path_record
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
 from tools.runs.loaded_run import LatentSpace
 from tools.sample import job as sample
-from tools.sample.conditions import chosen_classes, require_trained, untrained_shift
+from tools.sample.conditions import as_trained, chosen_classes, require_trained, untrained_frames
 
 GUIDED, PLAIN = SamplerConfig(steps=2, guidance=3), SamplerConfig(steps=2)
 
@@ -59,14 +60,71 @@ def test_renoising_is_warned_of_where_it_takes_more_than_one_step(run: Path) -> 
     assert not [line for line in require_trained(space(run), once, ["label"]) if "renoise" in line]
 
 
-def test_another_shift_than_in_training_is_warned_of(run: Path) -> None:
-    assert untrained_shift(run, SamplerConfig()) == []
+def test_times_are_shifted_as_in_training_unless_another_shift_is_given(run: Path) -> None:
+    shape = (4, 1, 2, 2)
+    assert as_trained(PLAIN, space(run), run, shape) == (PLAIN, [])
+    trained_with(run, "objective", "timesteps", shift=3.0)
+    taken, lines = as_trained(PLAIN, space(run), run, shape)
+    assert (taken.shift, lines) == (3.0, ["times are shifted by 3, as in training"])
+    assert as_trained(replace(PLAIN, shift=3.0), space(run), run, shape)[1] == []
+    for own in (replace(PLAIN, shift=2.0), replace(PLAIN, shift_from="sampler")):
+        taken, (line,) = as_trained(own, space(run), run, shape)
+        assert taken == own
+        assert line.startswith(f"override: sampler.shift={own.shift:g}, where the run was trained with")
+    given = SamplerConfig(steps=1, times=(1.0,))
+    assert as_trained(given, space(run), run, shape) == (given, [])
+
+
+def test_a_shift_by_shape_is_that_of_the_samples(run: Path) -> None:
+    trained_with(run, "objective", "timesteps", shift=2.0, shift_at=4)
+    assert as_trained(PLAIN, space(run), run, (4, 1, 2, 2))[0].shift == 2.0
+    assert as_trained(PLAIN, space(run), run, (4, 1, 4, 4))[0].shift == 4.0
+
+
+def test_samples_are_made_with_the_shift_of_the_run(run: Path) -> None:
+    def pixels(name: str, **fields: Any) -> tuple[bytes, dict[str, Any]]:
+        output, sampler = run.parent / name, SamplerConfig(steps=3, **fields)
+        sample.run(sample.Config(source=str(run), output=str(output), count=2, sampler=sampler))
+        return (output / "images.png").read_bytes(), json.loads((output / "samples.json").read_text())
+
+    before, _ = pixels("before")
+    trained_with(run, "objective", "timesteps", shift=3.0)
+    now, record = pixels("now")
+    assert record["sampler"]["shift"] == 3.0
+    assert now != before
+    assert now == pixels("named", shift=3.0)[0]
+    assert before == pixels("unshifted", shift_from="sampler")[0]
+    plan = sample.plan(sample.Config(source=str(run), output="x", sampler=PLAIN))
+    assert "times are shifted by 3, as in training" in plan
+
+
+def test_a_start_left_to_the_path_is_told(run: Path) -> None:
+    cosine = space(run, path=path_record("ddpm_cosine"), prediction="noise")
+    sampler = SamplerConfig(steps=50, start="auto")
+    taken, (line,) = as_trained(sampler, cosine, run, (4, 1, 2, 2))
+    assert line == "start=auto begins at time 0.999"
+    assert require_trained(cosine, taken, ["label"]) == []
+    with pytest.raises(UserError, match="steps=2000: expected at most 1000 on ddpm_cosine"):
+        as_trained(SamplerConfig(steps=2000, start="auto"), cosine, run, (4, 1, 2, 2))
+    assert as_trained(sampler, space(run), run, (4, 1, 2, 2))[0].start == 1.0
+
+
+def test_clips_without_the_frames_that_all_of_training_had_are_warned_of(run: Path) -> None:
+    assert untrained_frames(run, 9) == []
+    trained_with(run, "model", frame_condition=True)
+    trained_with(run, "objective", given_frames=1.0)
+    assert untrained_frames(run, 1) == []
+    (warning,) = untrained_frames(run, 9)
+    assert "trained with its first frames given" in warning
+
+
+def trained_with(run: Path, *sections: str, **fields: Any) -> None:
     record = read_yaml(run / "config.yaml")
-    record.setdefault("objective", {}).setdefault("timesteps", {})["shift"] = 3.0
+    section = record
+    for name in sections:
+        section = section.setdefault(name, {})
+    section.update(fields)
     (run / "config.yaml").write_text(as_yaml(record))
-    (warning,) = untrained_shift(run, SamplerConfig())
-    assert "trained with objective.timesteps.shift=3.0" in warning
-    assert untrained_shift(run, SamplerConfig(shift=3.0)) == []
 
 
 def test_what_is_not_recorded_is_warned_of_where_it_matters(run: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError, below
-from tools.sample.conditions import require_trained
+from tools.sample.conditions import as_trained, require_trained
 from tools.sample.files.kinds import ALL_IN_ONE, require_fitting
 from tools.sample.requests.asked import Asked
 from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
@@ -29,6 +31,21 @@ def make_schedule(config: Config, asked: Asked, trained: LoadedRun) -> Schedule:
             require_trained(trained.space, form.sampler, given)
 
     return by_requests(asked.requests, config, trained.space, check, asked.metadata)
+
+
+def settle_samplers(schedule: Schedule, trained: LoadedRun, source: Path) -> tuple[Schedule, list[str]]:
+    """Return the samples with samplers as the run was trained, and lines that say what that is.
+
+    source: the folder of the run or export.
+    """
+    forms, lines = [], list[str]()
+    for form in schedule.forms:
+        shape = latent_shape(trained, form.size)
+        with below("sampler"):
+            sampler, told = as_trained(form.sampler, trained.space, source, shape)
+        forms.append(replace(form, sampler=sampler))
+        lines += told
+    return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
 
 
 def require_kind(config: Config, form: Form) -> None:

@@ -133,7 +133,8 @@ class Objective:
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
         if self.frame_condition:
             condition = give_first_frames(condition, x0, draws, config.given_frames)
-        t = timesteps.draw(config.timesteps, path, draws.uniform("time"), x0.shape[2:].numel())
+        uniforms = timesteps.uniforms(config.timesteps, draws)
+        t = timesteps.draw(config.timesteps, path, uniforms, x0.shape[2:].numel())
         noise = draws.normal("noise", tuple(x0.shape[1:]))
         alpha, sigma = (rearrange(level(t), "b -> b 1 1 1 1") for level in (path.alpha, path.sigma))
         target = predictions.target(config.prediction, x0, noise, *self._levels(t, alpha, sigma))

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from core.config.settings import setting
 from core.diffusion.paths.path import Path
+from core.draws import Draws
 from core.errors import UserError
 
+CELLS = 4096  # of the stratified uniforms
 EDGE = 2.0**-23  # the least distance of a time from the ends of the path, in float32
 
 
@@ -27,6 +29,9 @@ class TimestepConfig:
     mean: float = setting(0.0, "of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2")
     std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
     mode_scale: float = setting(1.29, "mode: weight of the middle; 0 is uniform", low=-1, high=1.75)
+    stratified: bool = setting(
+        False, "spread the times of a step evenly over the distribution, each sample's place drawn anew"
+    )
     shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
     shift_at: int = setting(
         0,
@@ -38,6 +43,26 @@ class TimestepConfig:
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError("shift", self.shift, "a number above 0")
+
+
+def uniforms(config: TimestepConfig, draws: Draws) -> Tensor:
+    """Draw the (B,) float32 uniforms in (0, 1) that times are made from.
+
+    stratified: sample p of a step draws from cell r(p) xor k of 4096 equal cells, with r the reversal of its
+    bits and k a draw of the step. So each is uniform by itself; 2^n samples that begin at a multiple of 2^n
+    lie one each in 2^n equal parts, in an order that changes with the step (van der Corput's sequence under a
+    random digital shift); and neither ranks nor shapes matter.
+    """
+    own = draws.uniform("time")
+    if not config.stratified:
+        return own
+    zero = torch.zeros_like(draws.position[:1])
+    shift = Draws(draws.seed, draws.step_index, zero, zero).bits("time_cells", 1)[0] & (CELLS - 1)
+    cell = torch.zeros_like(draws.position)
+    for bit in range(CELLS.bit_length() - 1):
+        cell = cell << 1 | draws.position >> bit & 1
+    spread = ((cell ^ shift) + own.double()) / CELLS
+    return spread.clamp(EDGE / 2, 1 - EDGE / 2).float()
 
 
 def shift_of(config: TimestepConfig, positions: int) -> float:

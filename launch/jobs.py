@@ -81,6 +81,8 @@ JOBS = (
         "tell whether a training run fits, how long it takes and what it costs, without a GPU",
         (
             "longtake plan my.yaml plan.device=H100 plan.ranks=64",
+            "longtake plan my.yaml plan.device=H100 action=write file=engine.yaml",
+            "longtake plan my.yaml action=measure file=groups.yaml",
             "longtake plan model.preset=DiT-XL/2 plan.device=H200 plan.samples=1e6 plan.shapes=[[4,1,32,32]]",
         ),
         on_ranks=False,

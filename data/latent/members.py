@@ -14,7 +14,7 @@ from core.errors import WorkError
 from core.reading.array_files import read_header
 from data.dataset.tars import Member
 
-_PIECE = 1 << 17  # values, 256 KiB or 512
+_PIECE = 1 << 18  # values, 512 KiB or 1 MiB: half of a core's cache
 _INFINITIES = {2: (0x7C00, 0xFC00), 4: (0x7F800000, 0xFF800000)}  # bits of inf and -inf, by bytes of a value
 
 

@@ -20,6 +20,10 @@ from data.dataset.manifest import DatasetManifest
 from data.dataset.tars import read_into
 
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
+PIECE_BYTES = 1 << 19  # that are looked at while they still lie in a core's cache
+
+Seen = Callable[[np.ndarray], None]
+"""Takes bytes as they are copied, (bytes,) uint8 of whole values of at most 8 bytes."""
 
 
 class _MappedPart(NamedTuple):
@@ -52,12 +56,14 @@ class Parts:
         if missing and open_part is None:
             raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
 
-    def copy(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
+    def copy(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor, seen: Seen | None = None) -> None:
         """Fill out (n, size) uint8 with `size` bytes at offsets (n,) int64 of parts (n,) int64.
 
         Small ranges come from mapped parts, large ones by system calls: these fetch a range
         from a file server at once, and fault on no page. Fastest where ranges of one part stand together, in
-        order. WorkError names a part that is cut off, or that the ranges do not fit.
+        order. seen: is called with all of `out`, piece by piece: with those of large ranges right after they
+        are read, when they need not come from memory once more.
+        WorkError names a part that is cut off, or that the ranges do not fit.
         """
         if (parts >= len(self._bytes)).any():
             raise WorkError(f"{self.folder}: the index names part {parts.max()} of {len(self._bytes)}")
@@ -65,8 +71,16 @@ class Parts:
         if outside.any():
             name = self.manifest.shards[parts[outside][0]].name
             raise WorkError(f"{self.folder / name}: the index points behind its end")
-        if len(parts):
-            (self.read if out.shape[1] >= _READ_BYTES else self.select)(parts, offsets, out)
+        if not len(parts):
+            return
+        if out.shape[1] >= _READ_BYTES:
+            self.read(parts, offsets, out, seen)
+        else:
+            self.select(parts, offsets, out)
+            if seen is not None:
+                flat = out.numpy().reshape(-1)
+                for start in range(0, len(flat), PIECE_BYTES):
+                    seen(flat[start : start + PIECE_BYTES])
 
     def select(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
         """Copy from mapped parts, a gather for each run of ranges of one part: the plain twin of `read`."""
@@ -76,18 +90,26 @@ class Parts:
         for start, (here, there) in zip(edges, pieces, strict=False):
             torch.index_select(self._windows(int(parts[start]), out.shape[1]), 0, here, out=there)
 
-    def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor) -> None:
-        """Do what `copy` does by system calls: one for each run of ranges that are adjacent in a part."""
+    def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor, seen: Seen | None = None) -> None:
+        """Do what `copy` does by system calls: one for each run of ranges that are adjacent in a part.
+
+        Where the bytes are looked at, one for each piece of a run.
+        """
         size = out.shape[1]
-        buffer = out.numpy().data.cast("B")
+        flat = out.numpy().reshape(-1)
         apart = (parts[1:] != parts[:-1]) | (offsets[1:] - offsets[:-1] != size)
         edges = _edges(apart, len(parts))
         for start, stop in itertools.pairwise(edges):
-            number, wanted = int(parts[start]), buffer[start * size : stop * size]
+            number, wanted = int(parts[start]), flat[start * size : stop * size]
             file = self._files.get(number, self._open)  # held while it is read
-            if read_into(file.fileno(), wanted, int(offsets[start])) < len(wanted):
-                name = self.manifest.shards[number].name
-                raise WorkError(f"{self.folder / name}: cut off since it was opened")
+            at = int(offsets[start])
+            for first in range(0, len(wanted), PIECE_BYTES if seen else len(wanted)):
+                piece = wanted[first : first + PIECE_BYTES] if seen else wanted
+                if read_into(file.fileno(), piece.data, at + first) < len(piece):
+                    name = self.manifest.shards[number].name
+                    raise WorkError(f"{self.folder / name}: cut off since it was opened")
+                if seen is not None:
+                    seen(piece)
 
     def _windows(self, number: int, size: int) -> Tensor:
         """(offsets, size): the bytes of a mapped part from every offset on."""

@@ -58,12 +58,20 @@ class LatentReader:
         """Return the index entries of `rows`, (n,) INDEX_DTYPE."""
         return self._index.take(rows)  # 1/8 of the time of indexing
 
-    def gather(self, rows: np.ndarray, *, flipped: np.ndarray | None = None, pin: bool = False) -> Tensor:
+    def gather(
+        self,
+        rows: np.ndarray,
+        *,
+        flipped: np.ndarray | None = None,
+        pin: bool = False,
+        finite: bool = True,
+    ) -> Tensor:
         """Return the latents of `rows` (n,), all of one shape: (n, M, C, T, H, W), pinned if `pin`.
 
         flipped: (n,) bool, of which rows the mirrored view is taken; only where `has_flips`.
+        finite: whether all values must be finite, which is looked at as they are copied.
         A row without latents (size 0) gives zeros. Fastest where rows are in order.
-        WorkError names a part that is cut off or an index that does not fit it.
+        WorkError names a part that is cut off, an index that does not fit it, or a sample that is not finite.
         """
         entries = self.entries(rows)
         shape = self.shapes[one_bucket(entries)]
@@ -76,7 +84,7 @@ class LatentReader:
         out = self._memory.empty(len(rows) * size, pin=pin).view(len(rows), size)
         present = entries["size"] == size
         if present.all():
-            self._copy(rows, parts, offsets, out, flipped)
+            self._copy(rows, parts, offsets, out, flipped, finite)
         elif entries["size"][~present].any():
             raise WorkError(
                 f"{self.folder}: its index has a sample that is not {size} bytes, as its shape is"
@@ -84,7 +92,7 @@ class LatentReader:
         else:
             found = self._memory.empty(int(present.sum()) * size).view(-1, size)
             views = None if flipped is None else flipped[present]
-            self._copy(rows[present], parts[present], offsets[present], found, views)
+            self._copy(rows[present], parts[present], offsets[present], found, views, finite)
             out[torch.from_numpy(present)] = found
             out[torch.from_numpy(~present)] = 0
         return out.view(self.dtype).view(len(rows), *shape)
@@ -96,11 +104,22 @@ class LatentReader:
         offsets: np.ndarray,
         out: Tensor,
         flipped: np.ndarray | None,
+        finite: bool,
     ) -> None:
-        """Fill out (n, bytes) from the parts, and check its CRC if that is asked for."""
-        self.parts.copy(parts, offsets, out)
+        """Fill out (n, bytes) from the parts, and check its values and CRC where that is asked for."""
+        all_finite = True
+
+        def look(piece: np.ndarray) -> None:
+            nonlocal all_finite
+            all_finite = all_finite and is_finite(piece.view(f"<f{self.dtype.itemsize}"))
+
+        self.parts.copy(parts, offsets, out, look if finite else None)
         if self._crcs is not None:
             self._crcs.require(rows, parts, out, flipped)
+        if not all_finite:
+            first = int(are_finite(out.view(self.dtype)).int().argmin())
+            name = self.parts.manifest.shards[parts[first]].name
+            raise WorkError(f"{self.folder / name}: damaged, sample {rows[first]} is not finite")
 
 
 def one_bucket(entries: np.ndarray) -> int:

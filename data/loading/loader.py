@@ -13,10 +13,10 @@ import torch
 from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from data.dataset.index import shard_starts
 from data.latent.packs import Shape
-from data.latent.reading import LatentReader, are_finite
+from data.latent.reading import LatentReader
 from data.latent.text_reading import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
@@ -122,7 +122,6 @@ class LatentLoader:
     def _batch(self, step_index: int, micro: MicroBatchRows, order_hash: int | None = None) -> Batch:
         bucket = self.plan.buckets[micro.bucket]
         number, rows = bucket.dataset, micro.rows
-        dataset = self.caches[number]
         reader = self._readers[number]
         entries = reader.entries(rows)
         ids = torch.from_numpy(entries["id"].astype(np.int64) + number * IDS)
@@ -130,10 +129,6 @@ class LatentLoader:
         draws = Draws(self.seed, step_index, ids, positions)
         flipped = draw_flips(draws) if reader.has_flips else None
         x = reader.gather(rows, flipped=flipped, pin=self._pin)
-        finite = are_finite(x).numpy()
-        if not finite.all():
-            name = dataset.manifest.shards[entries["shard"][~finite][0]].name
-            raise WorkError(f"{dataset.folder / name}: damaged, sample {rows[~finite][0]} is not finite")
         batch = Batch(
             x=x,
             id=ids,

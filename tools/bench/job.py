@@ -53,7 +53,7 @@ class Config:
     floors: bool = setting(True, "end with exit status 1 where a floor is missed")
     rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
     samples: int = setting(65536, "latents of 8 KiB: read, or written", unit="samples", low=512)
-    peer_samples: int = setting(8192, "of them, those that a slow peer handles a round", low=512)
+    peer_samples: int = setting(8192, "writer, foreign tars: those that a slow peer handles a round", low=512)
     videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     clips: int = setting(6, "clips of 16 frames a round", low=1)

@@ -20,6 +20,7 @@ class Way:
     items: starts a round and yields what it makes, `units` of work in all (a slow way may do less of it).
     check: whether an item is right; it runs on every item of the warm-up, and on the last of each timed round
     when the clock has stopped.  prepare: runs before each round, outside its time.
+    has_start: the clock starts when the first item is there, which `units` do not count.
     """
 
     name: str
@@ -27,17 +28,22 @@ class Way:
     items: Callable[[], Iterator[Any]]
     check: Callable[[Any], bool]
     prepare: Callable[[], None] = lambda: None
+    has_start: bool = False
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every round, and units of work a second: in the fastest round, and in the median one."""
+    """Seconds of every round, and units of work a second: in the fastest round, and in the median one.
+
+    start: median seconds to the first item, where these are not counted.
+    """
 
     units: int
     seconds: tuple[float, ...]
     best: float
     median: float
     correct: bool = True
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,31 @@ def measure(ways: Sequence[Way], rounds: int) -> dict[str, Timing]:
         for item in way.items():
             _require_right(way, item)
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    starts: dict[str, list[float]] = {way.name: [] for way in ways}
     for round in range(rounds):
         for number in range(len(ways)):
             way = ways[(round + number) % len(ways)]
-            item = None
-            way.prepare()
-            start = time.perf_counter()
-            for item in way.items():  # noqa: B007 (the last one is looked at)
-                pass
-            seconds[way.name].append(time.perf_counter() - start)
-            _require_right(way, item)
+            started, took = _time(way)
+            starts[way.name].append(started)
+            seconds[way.name].append(took)
         say(f"bench: round {round + 1} of {rounds}")
-    return {way.name: _timing(way.units, seconds[way.name]) for way in ways}
+    return {way.name: _timing(way.units, seconds[way.name], starts[way.name]) for way in ways}
+
+
+def _time(way: Way) -> tuple[float, float]:
+    """Return the seconds of a start, 0 where it counts as work, and those of the rest of a round."""
+    way.prepare()
+    item, started, start = None, 0.0, time.perf_counter()
+    items = way.items()
+    if way.has_start:
+        item = next(items)
+        started = time.perf_counter() - start
+        start = time.perf_counter()
+    for item in items:  # noqa: B007 (the last one is looked at)
+        pass
+    took = time.perf_counter() - start
+    _require_right(way, item)
+    return started, took
 
 
 def _require_right(way: Way, item: Any) -> None:
@@ -117,8 +136,9 @@ def _require_right(way: Way, item: Any) -> None:
         raise WorkError(f"{way.name} does not give what was written")
 
 
-def _timing(units: int, seconds: list[float]) -> Timing:
-    return Timing(units, tuple(seconds), units / min(seconds), units / float(np.median(seconds)))
+def _timing(units: int, seconds: list[float], starts: list[float]) -> Timing:
+    median, start = float(np.median(seconds)), float(np.median(starts))
+    return Timing(units, tuple(seconds), units / min(seconds), units / median, start=start)
 
 
 def table(rows: Sequence[Row]) -> str:

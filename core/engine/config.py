@@ -8,6 +8,7 @@ from typing import Any, Literal
 from core.config.settings import setting
 from core.distributed.ranks import TIMEOUT_S
 from core.errors import UserError
+from core.memory.state import bucket_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
     Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
     1 among them), so every key here is one that 0.19 reads, and clipping is always written.
     """
-    stage, bucket = config.zero_stage, max(1 << 20, min(numbers, 1 << 26))
+    stage, bucket = config.zero_stage, bucket_numbers(numbers)
     result: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # only scales DeepSpeed's own counters, which nothing reads
         "gradient_accumulation_steps": 1,

@@ -12,6 +12,7 @@ from core.averages.ema import EmaConfig
 from core.engine.config import EngineConfig
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured
+from core.memory.state import ParameterGroup, checkpoint_bytes
 from core.metrics.devices import Device, by_driver, by_name
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
@@ -23,6 +24,7 @@ from tools.plan.memory import Setting
 from tools.plan.shares import RankShare, group_numbers, shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
 from tools.plan.step_time import Sent, StepTime
+from tools.runs.run_memory import groups_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Run:
     ema: EmaConfig
     trainer: TrainerConfig
     optimizer: OptimizerConfig
+
+    @property
+    def groups(self) -> list[ParameterGroup]:
+        """The trainable parameters as the optimizer groups them."""
+        return groups_of(self.model.build, self.optimizer)
 
 
 def device_of(plan: PlanConfig) -> Device | None:
@@ -52,7 +59,7 @@ def estimate(
     """
     numbers, averages = count_parameters(run.model), len(run.ema.names)
     device, engine = device_of(plan), run.engine
-    counted, found = _settings(numbers, plan, run, work, device)
+    counted, found = _settings(plan, run, work, device)
     asked = (engine.zero_stage, engine.activation_checkpointing, engine.sequence_parallel)
     configured = next(s for s in found if (s.zero_stage, s.policy, s.degree) == asked)
     chosen = memory.recommend(found, engine.sequence_parallel) if device else None
@@ -69,7 +76,7 @@ def estimate(
             "epochs": steps * per_step / max(work.samples, 1),
         },
         "cache_bytes": figures.cache_bytes(work, plan, run.model.text_width),
-        "checkpoint_bytes": figures.checkpoint_bytes(numbers, averages),
+        "checkpoint_bytes": checkpoint_bytes(run.groups, averages),
         "save_every": run.trainer.save_every,
         "ranks": plan.ranks,
         "device": _device(device) if device else None,
@@ -95,14 +102,14 @@ def _shares(plan: PlanConfig, run: Run, work: Workload) -> list[RankShare]:
 
 
 def _settings(
-    numbers: int, plan: PlanConfig, run: Run, work: Workload, device: Device | None
+    plan: PlanConfig, run: Run, work: Workload, device: Device | None
 ) -> tuple[list[Measured], list[Setting]]:
     """Count activations by policy, and what each stage and number of ranks that share tokens take with them.
 
     Policies are tried in the order of what they compute again, until one fits with tokens shared as they are
     configured: the others fit too, and are slower. The configured one is always among them.
     """
-    engine, asked = run.engine, run.engine.activation_checkpointing
+    engine, asked, groups = run.engine, run.engine.activation_checkpointing, run.groups
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
@@ -113,7 +120,7 @@ def _settings(
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
             found += memory.possible(
-                numbers,
+                groups,
                 engine,
                 work,
                 policy,
@@ -163,6 +170,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
         "sequence_parallel": setting.degree,
         "parts": dict(setting.parts),
         "activations": setting.activations,
+        "update": setting.update,
         "bytes": setting.bytes,
         "micro_batches": list(setting.micro_batches),
         "fits": setting.fits,
@@ -196,7 +204,7 @@ class _Times:
         if took is None:
             return found
         saves_s = self.run.trainer.save_every * took.total
-        size = figures.checkpoint_bytes(self.numbers, len(self.run.ema.names))
+        size = checkpoint_bytes(self.run.groups, len(self.run.ema.names))
         return {
             **found,
             "step_s": took.total,

@@ -84,11 +84,6 @@ def cache_bytes(workload: Workload, plan: PlanConfig, text_width: int) -> int:
     )
 
 
-def checkpoint_bytes(numbers: int, averages: int) -> int:
-    """Return the size of a checkpoint: weights, two moments and the averages, in fp32."""
-    return 4 * numbers * (3 + averages)
-
-
 def update_bytes(numbers: int, averages: int, moments: int = 2) -> int:
     """Return the bytes that an update moves for so many numbers, if it touches each once.
 

@@ -21,11 +21,11 @@ from core.metrics.devices import by_driver, by_name
 from core.metrics.hardware import device_name
 from core.progress import size as in_bytes
 from data.order.buckets import GroupConfig
-from models.denoisers.network import count_parameters
 from tools.plan import cost_model, memory
 from tools.plan.cost_model import Choice, CostModel, Point
 from tools.plan.step_samples import Workload
 from tools.plan.stopwatch import Sections, Size, Stopwatch
+from tools.runs.run_memory import groups_of
 
 PASSES = 4  # at most; each times the groups that the passes before it led to
 
@@ -93,8 +93,9 @@ class Fitting:
     @classmethod
     def of(cls, sections: Sections, work: Workload, world: World) -> Fitting:
         """Count activations over shapes; WorkError where not even one sample of each bucket fits."""
-        engine, numbers = sections.engine, count_parameters(sections.model)
-        state = memory.state(numbers, engine, 1, engine.zero_stage, len(sections.ema.names))
+        engine = sections.engine
+        groups = groups_of(sections.model.build, sections.optimizer)
+        state = memory.state(groups, engine, 1, engine.zero_stage, len(sections.ema.names)).parts()
         free = free_memory(_free_bytes(world))
         room = int(USABLE * free.bytes) - sum(state.values())
         counted = memory.activations(sections.model, engine, work, engine.activation_checkpointing)

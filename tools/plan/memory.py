@@ -12,7 +12,7 @@ from core.engine.config import EngineConfig
 from core.memory.counting import live_bytes
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured, choose
-from core.memory.state import TrainingState
+from core.memory.state import ParameterGroup, TrainingState
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Bucket, Workload
 from tools.train.run_passes import denoiser_pass
@@ -28,7 +28,8 @@ class Setting:
     """A way to run, and its bytes on a rank.
 
     degree: ranks that share the tokens of a sample.  parts: of the state of training.  micro_batches: of each
-    bucket, those of the workload in order.  activations: of the bucket that takes most.
+    bucket, those of the workload in order.  activations: of the bucket that takes most.  update: bytes that
+    an update takes in their place.
     """
 
     zero_stage: int
@@ -37,12 +38,13 @@ class Setting:
     parts: Mapping[str, int]
     micro_batches: Sequence[int]
     activations: int
+    update: int
     fits: bool
 
     @property
     def bytes(self) -> int:
         """All that it takes."""
-        return sum(self.parts.values()) + self.activations
+        return sum(self.parts.values()) + max(self.activations, self.update)
 
 
 def activations(
@@ -85,16 +87,18 @@ def _peak(model: DenoiserConfig, engine: EngineConfig, shape: tuple[int, ...], t
     return less + (more - less) * ((depth - few) // period)
 
 
-def state(numbers: int, engine: EngineConfig, ranks: int, stage: int, averages: int) -> dict[str, int]:
-    """Return the bytes of the state of training on one rank, by part."""
+def state(
+    groups: Sequence[ParameterGroup], engine: EngineConfig, ranks: int, stage: int, averages: int
+) -> TrainingState:
+    """Return the state of training on one rank."""
     return TrainingState(
-        numbers=numbers,
+        groups=groups,
         ranks=ranks,
         zero_stage=stage,
         bf16=engine.precision == "bf16",
         fp32_sums=engine.gradient_dtype == "fp32",
         averages=averages,
-    ).parts()
+    )
 
 
 def shared(measured: Sequence[Measured], degree: int) -> list[Measured]:
@@ -114,7 +118,7 @@ def degrees(model: DenoiserConfig, workload: Workload, ranks: int, ranks_per_nod
 
 
 def possible(
-    numbers: int,
+    groups: Sequence[ParameterGroup],
     engine: EngineConfig,
     workload: Workload,
     policy: str,
@@ -134,13 +138,15 @@ def possible(
     measured = shared(measured, degree)
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
     for stage in STAGES:
-        parts = state(numbers, engine, ranks, stage, averages)
+        rank_state = state(groups, engine, ranks, stage, averages)
+        parts, update = rank_state.parts(), rank_state.update_excess()
         room = int(USABLE * memory) - sum(parts.values()) if memory else 1 << 62
         sizes = [choose(share, each, room) for share, each in zip(shares, measured, strict=True)]
         if engine.most_at_once:
             sizes = [min(engine.most_at_once, share) for share in shares]
         most = max(each.bytes(size) for each, size in zip(measured, sizes, strict=True))
-        found.append(Setting(stage, policy, degree, parts, sizes, most, most <= room))
+        fits = max(most, update) <= room
+        found.append(Setting(stage, policy, degree, parts, sizes, most, update, fits))
     return found
 
 

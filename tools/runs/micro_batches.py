@@ -23,10 +23,14 @@ from tools.runs.run_memory import MemoryOfRun
 
 
 class Room(NamedTuple):
-    """Bytes a rank may take beside the state of training, of how many free ones, and what has these."""
+    """Bytes a rank may take beside the state of training, of how many free ones, and what has these.
+
+    update: bytes that an update takes in the place of activations.
+    """
 
     activations: int
     free: Free
+    update: int
 
 
 def keep_number(config: Any, recorded: Mapping[str, Any]) -> Any:
@@ -46,7 +50,7 @@ def settle_micro_batches(memory: MemoryOfRun, world: World, run: Path) -> None:
     Says memory by part and each shape's micro-batch. The folder is claimed, and keeps what is chosen.
     """
     parts = memory.parts(world)
-    room = _room(parts, world)
+    room = _room(parts, memory.update_excess(world), world)
     data_ranks = memory.planned[0].plan.ranks
     if memory.engine.micro_batch != "auto":
         _say_all(_memory_lines(parts, None, room))
@@ -76,7 +80,7 @@ def settle_micro_batches(memory: MemoryOfRun, world: World, run: Path) -> None:
 def foreseen(memory: MemoryOfRun, world: World, run: Path) -> list[str]:
     """Limit the plans as a run in this folder would, for a dry run; return the lines that say so."""
     parts = memory.parts(world)
-    room = _room(parts, world, peers=world.size)
+    room = _room(parts, memory.update_excess(world), world, peers=world.size)
     if memory.engine.micro_batch != "auto":
         return _memory_lines(parts, None, room)
     number, kept, _ = _kept(memory, run, memory.planned[0].plan.ranks) if _has_record(run) else NO_RECORD
@@ -118,7 +122,7 @@ def _named(memory: MemoryOfRun, sizes: Sequence[Sequence[int]]) -> dict[str, lis
     return {planned.name: list(zip(planned.names, chosen, strict=True)) for planned, chosen in pairs}
 
 
-def _room(parts: Mapping[str, int], world: World, peers: int = 0) -> Room:
+def _room(parts: Mapping[str, int], update: int, world: World, peers: int = 0) -> Room:
     """Return the room of the rank that has the least (collective, unless `peers` ranks share it)."""
     device = None
     if world.device.type == "cuda":
@@ -128,7 +132,7 @@ def _room(parts: Mapping[str, int], world: World, peers: int = 0) -> Room:
         places = ranks.gather_objects(environment.node())
         peers = places.count(environment.node())
     found = min(ranks.gather_objects(free_memory(device, peers=peers)))
-    return Room(int(USABLE * found.bytes) - sum(parts.values()), found)
+    return Room(int(USABLE * found.bytes) - sum(parts.values()), found, update)
 
 
 def _fitting(memory: MemoryOfRun, measured: Sequence[Sequence[Measured]], room: Room) -> list[list[int]]:
@@ -152,13 +156,14 @@ def _memory_lines(
     parts: Mapping[str, int], activations: Sequence[tuple[int, str]] | None, room: Room
 ) -> list[str]:
     largest = max(activations, default=(0, "")) if activations else (0, "")
-    total = sum(parts.values()) + largest[0]
+    total = sum(parts.values()) + max(largest[0], room.update)
     shown = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
     free = f"{in_bytes(room.free.bytes)} are free for it in {room.free.of}"
     if not activations:
         return [f"memory of a rank: {in_bytes(total)} ({shown}) and activations, not measured; {free}"]
+    then = f", in whose place an update takes {in_bytes(room.update)}" if room.update > largest[0] else ""
     return [
-        f"memory of a rank: {in_bytes(total)} ({shown}, activations {in_bytes(largest[0])}); {free}, "
+        f"memory of a rank: {in_bytes(total)} ({shown}, activations {in_bytes(largest[0])}{then}); {free}, "
         f"of which {USABLE:.0%} are planned with",
         *(f"micro-batch: {what}, {in_bytes(size)} of activations" for size, what in activations),
     ]
@@ -172,6 +177,11 @@ def _excess(
 ) -> list[str]:
     """Return a warning for each shape whose micro-batch takes more than there is, and what is done then."""
     lines = []
+    if room.update > room.activations:
+        lines.append(
+            f"warning: an update takes {in_bytes(room.update)} beside the state of training, and "
+            f"{in_bytes(max(0, room.activations))} are to be had; the run may run out of memory in it"
+        )
     for planned, table, fits in zip(memory.planned, measured, fitting, strict=True):
         for number in planned.used:
             size = planned.sizes()[number]

@@ -6,13 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.memory.counting import SMALL, Pass, device_peak, live_bytes
 from core.memory.micro_batch import Measured
-from core.memory.state import TrainingState
+from core.memory.state import ParameterGroup, TrainingState
+from core.optim.groups import OptimizerConfig, parameter_groups
 from data.order.steps import StepPlan
+from models.weights import shapes_only
+
+
+def groups_of(build: Callable[[], nn.Module], optimizer: OptimizerConfig) -> list[ParameterGroup]:
+    """Return the groups of trainable parameters of the network that `build` makes, over shapes alone."""
+    with shapes_only():
+        groups = parameter_groups(build(), optimizer)
+    return [ParameterGroup([tuple(p.shape) for p in g["params"]], g.get("rule") == "muon") for g in groups]
+
 
 NOTHING = Measured([0], [0])  # of a shape that gives no groups
 
@@ -49,29 +60,38 @@ class MemoryOfRun:
     """What a run's memory is made of. prefetch: steps of samples that are read ahead."""
 
     engine: EngineConfig
-    numbers: int
-    moments: int
+    groups: Sequence[ParameterGroup]
     averages: int
     prefetch: int
     planned: Sequence[Planned]
 
+    @property
+    def numbers(self) -> int:
+        """Trainable numbers of the network."""
+        return sum(group.numbers for group in self.groups)
+
     def parts(self, world: World) -> dict[str, int]:
         """Bytes of a rank by part, activations left out."""
-        engine, on_cpu = self.engine, world.device.type == "cpu"
-        state = TrainingState(
-            numbers=self.numbers,
+        parts = self._state(world).parts()
+        if world.device.type == "cpu":
+            parts["samples read ahead"] = (self.prefetch + 1) * self._step_bytes()
+        return parts
+
+    def update_excess(self, world: World) -> int:
+        """Bytes that an update takes where passes have their activations."""
+        return self._state(world).update_excess()
+
+    def _state(self, world: World) -> TrainingState:
+        engine = self.engine
+        return TrainingState(
+            groups=self.groups,
             ranks=world.size,
             zero_stage=engine.zero_stage,
             bf16=engine.precision == "bf16",
             fp32_sums=engine.gradient_dtype == "fp32",
-            moments=self.moments,
             averages=self.averages,
-            saves=int(on_cpu),  # elsewhere the copy lies in the host's memory
+            saves=int(world.device.type == "cpu"),  # elsewhere the copy lies in the host's memory
         )
-        parts = state.parts()
-        if on_cpu:
-            parts["samples read ahead"] = (self.prefetch + 1) * self._step_bytes()
-        return parts
 
     def measure(self, device: torch.device, most: int | None) -> list[list[Measured]]:
         """Bytes of one and of two samples of every shape of every plan; nothing of buckets without groups.

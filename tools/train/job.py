@@ -12,6 +12,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import below
+from core.memory.state import checkpoint_bytes
 from core.preflight.check import look_over_nodes
 from core.progress import counted, say
 from core.run.claim import claim_run
@@ -66,7 +67,7 @@ def plan(config: Config) -> list[str]:
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
-    memory = memory_of(config.engine, config.model, config.data, config.ema, _by_use(*data))
+    memory = memory_of(config.engine, config.model, config.data, config.ema, config.optimizer, _by_use(*data))
     takes = foreseen(memory, world, output)
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
@@ -77,7 +78,7 @@ def plan(config: Config) -> list[str]:
         for n, w, shape in zip(sizes, shares, facts.latent_shapes, strict=True)
     )
     parameters = count_parameters(config.model)
-    kinds = 3 + len(config.ema.names)  # weights, two moments, the averages
+    checkpoint = checkpoint_bytes(memory.groups, len(config.ema.names))
     return [
         f"data: {facts.samples} samples, {len(facts.classes)} classes in {facts.place}",
         *bucket_lines(plan),
@@ -85,7 +86,7 @@ def plan(config: Config) -> list[str]:
         *takes,
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
-        f"checkpoint: {4 * kinds * parameters / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
+        f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),
         *(beginning.lines if beginning else ()),
@@ -193,7 +194,9 @@ def train(config: Config, trained: Data, validated: Data, autoencoder: Path, wor
     objective = prepare_objective(
         trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
     )
-    memory = memory_of(config.engine, config.model, config.data, config.ema, _by_use(trained, validated))
+    memory = memory_of(
+        config.engine, config.model, config.data, config.ema, config.optimizer, _by_use(trained, validated)
+    )
     settle_micro_batches(memory, world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)

@@ -11,10 +11,11 @@ from core.averages.ema import EmaConfig
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
 from core.memory.counting import Pass
+from core.optim.groups import OptimizerConfig
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.steps import LoaderConfig
-from models.denoisers.network import DenoiserConfig, count_parameters, example_inputs
-from tools.runs.run_memory import MemoryOfRun, Planned
+from models.denoisers.network import DenoiserConfig, example_inputs
+from tools.runs.run_memory import MemoryOfRun, Planned, groups_of
 
 
 def memory_of(
@@ -22,13 +23,13 @@ def memory_of(
     model: DenoiserConfig,
     data: LoaderConfig,
     ema: EmaConfig,
+    optimizer: OptimizerConfig,
     sources: Mapping[str, tuple[LatentSource, Loader]],
 ) -> MemoryOfRun:
     """Return what the run's memory is made of.  sources: by their use, `train` first."""
     return MemoryOfRun(
         engine=engine,
-        numbers=count_parameters(model),
-        moments=2,
+        groups=groups_of(model.build, optimizer),
         averages=len(ema.names),
         prefetch=data.prefetch,
         planned=[

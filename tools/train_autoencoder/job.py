@@ -50,7 +50,7 @@ def plan(config: Config) -> list[str]:
     dataset = open_source(config.source, config.data)
     world, most = ranks.planned(config.engine.device, config.processes), config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most)
-    sections = config.engine, config.model, config.objective, config.ema
+    sections = config.engine, config.model, config.objective, config.ema, config.optimizer
     memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
     takes = foreseen(memory, world, Path(config.output))
     beginning = find_beginning(starting_point(config, claimed=False), config.model)
@@ -101,7 +101,7 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
     quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
     most = config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
-    sections = config.engine, config.model, config.objective, config.ema
+    sections = config.engine, config.model, config.objective, config.ema, config.optimizer
     memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
     settle_micro_batches(memory, world, Path(config.output))
     for line in loader.report():

@@ -12,10 +12,10 @@ from core.batch import Batch
 from core.draws import Draws
 from core.engine.config import EngineConfig
 from core.memory.counting import Pass
+from core.optim.groups import OptimizerConfig
 from data.loading.pixels import PixelLoader
 from models.autoencoder.interface import AutoencoderConfig
-from models.weights import count_numbers
-from tools.runs.run_memory import MemoryOfRun, Planned
+from tools.runs.run_memory import MemoryOfRun, Planned, groups_of
 from tools.train_autoencoder.config import ReconstructionConfig
 from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
@@ -27,6 +27,7 @@ def memory_of(
     model: AutoencoderConfig,
     objective: ReconstructionConfig,
     ema: EmaConfig,
+    optimizer: OptimizerConfig,
     loader: PixelLoader,
     *,
     prefetch: int,
@@ -39,8 +40,7 @@ def memory_of(
 
     return MemoryOfRun(
         engine=engine,
-        numbers=count_numbers(model.build),
-        moments=2,
+        groups=groups_of(model.build, optimizer),
         averages=len(ema.names),
         prefetch=prefetch,
         planned=[

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.memory.micro_batch import Measured, choose, divisors
-from core.memory.state import TrainingState
+from core.memory.state import ParameterGroup, TrainingState
 
 traces = st.lists(st.tuples(st.integers(0, 10**6), st.integers(-10, 10**6)), min_size=1, max_size=8)
 
@@ -56,7 +56,9 @@ def test_later_stages_and_more_ranks_take_less(bf16: bool) -> None:
     numbers = 10**10
 
     def total(stage: int, ranks: int) -> int:
-        return sum(TrainingState(numbers=numbers, ranks=ranks, zero_stage=stage, bf16=bf16).parts().values())
+        groups = [ParameterGroup([(numbers,)])]
+        state = TrainingState(groups=groups, ranks=ranks, zero_stage=stage, bf16=bf16)
+        return sum(state.parts().values())
 
     for stage in (1, 2, 3):
         assert total(stage, 2) > total(stage, 8) > total(stage, 64)
@@ -66,11 +68,11 @@ def test_later_stages_and_more_ranks_take_less(bf16: bool) -> None:
 
 def test_the_parts_of_a_small_state_are_known() -> None:
     """AdamW in mixed precision: 2 + 4 + 8 bytes a number, and gradients (arXiv:1910.02054, section 3.1)."""
-    parts = TrainingState(numbers=1000, zero_stage=1, averages=0).parts()
+    parts = TrainingState(groups=[ParameterGroup([(1000,)])], zero_stage=1, averages=0).parts()
     assert parts == {
         "weights": 2000,
         "masters": 4000,
-        "gradients": 10000,  # of a micro-step in bf16, their sum and its partition in fp32
+        "gradients": 6000,  # of a micro-step in bf16, and their sum in fp32
         "moments": 8000,
-        "communication": 2000,
+        "communication": 2 << 20,  # the least bucket
     }

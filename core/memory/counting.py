@@ -81,7 +81,7 @@ def live_bytes(make: Pass, *, dtype: torch.dtype, device: torch.device, fake: bo
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), shapes, device:
         model, loss = make()
-        _prepare(model, dtype)
+        prepare(model, dtype)
         weights = chain(model.parameters(), model.buffers())
         with LiveBytes(weights) as counted:
             loss().backward()
@@ -92,7 +92,7 @@ def device_peak(make: Pass, *, dtype: torch.dtype, device: torch.device) -> list
     """Return the most bytes that CUDA's allocator held for a computed pass, weights left out."""
     with torch.random.fork_rng([device]), device:
         model, loss = make()
-        _prepare(model, dtype)
+        prepare(model, dtype)
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -101,7 +101,7 @@ def device_peak(make: Pass, *, dtype: torch.dtype, device: torch.device) -> list
         return [torch.cuda.max_memory_allocated(device) - before]
 
 
-def _prepare(model: nn.Module, dtype: torch.dtype) -> None:
+def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     """Compute as the engine does, with parameters (buffers stay) of `dtype`, and keep no gradient."""
 
     def let_go(parameter: Tensor) -> None:

@@ -27,6 +27,7 @@ from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
+from tools.runs.foretold import foretold
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
@@ -86,6 +87,7 @@ def plan(config: Config) -> list[str]:
         *takes,
         f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
+        foretold(memory, world, steps, plan.samples),
         f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),

@@ -19,7 +19,7 @@ REST = ParameterGroup([(300,), (7, 11)])
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_real_engines_take_what_is_said(ranks: int, tmp_path: Path) -> None:
-    """Weights, masters and moments to the byte; peaks of the rank that takes most within a tenth.
+    """Weights, masters and moments to the byte; peaks of the rank that takes most to 0.88 to 1.1.
 
     Passes take at least what is said, and at most one gradient more, which activations account for, or what
     stage 3 does on one rank. Beyond that, what is not linear in the numbers is Muon's share of matrices.
@@ -36,7 +36,7 @@ def test_real_engines_take_what_is_said(ranks: int, tmp_path: Path) -> None:
         said, most = cases[0]["passes"][0], max(case["passes"][1] for case in cases)
         assert 0.99 * said < most < 1.08 * (said + cases[0]["gradient"]), name
         said, most = cases[0]["peak"][0], max(case["peak"][1] for case in cases)
-        assert 0.9 < most / said < 1.1, name
+        assert 0.88 < most / said < 1.1, name
 
 
 def test_muon_has_one_moment_and_adamw_two() -> None:

@@ -66,7 +66,7 @@ def loader_of(found: Config, world: World) -> PixelLoader:
 
 
 def memory_of_run(found: Config, loader: PixelLoader) -> run_memory.MemoryOfRun:
-    sections = found.engine, found.model, found.objective, found.ema
+    sections = found.engine, found.model, found.objective, found.ema, found.optimizer
     return memory_of(*sections, loader, prefetch=found.data.prefetch)
 
 
@@ -233,6 +233,7 @@ def test_the_second_step_of_the_readme_fits_a_machine_of_24_gib(tmp_path: Path, 
     found = load(Config, overrides=[f"source={tmp_path / 'raw'}", f"output={tmp_path / 'autoencoder'}"])
     text = "\n".join(plan(found))
     assert "pixels 1x256x256" in text
+    assert re.search(r"hours: [\d.e-]+ steps per second by single samples timed here on cpu, so ", text)
     total = re.search(r"memory of a rank: ([\d.]+) GiB \(weights .*, activations [\d.]+ GiB\)", text)
     at_once = re.search(r"groups of 256 = 1 rank x 256, at most (\d+) at once", text)
     assert total

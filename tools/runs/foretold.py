@@ -1,0 +1,60 @@
+"""How long a run takes, by passes timed for a dry run: steps per second, hours, and what they buy."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from core.distributed.ranks import World
+from core.memory.counting import Pass, prepare
+from core.progress import counted, duration
+from tools.runs.run_memory import MemoryOfRun
+
+LONGEST = 1e13  # numbers of a sample times parameters: up to here a CPU takes seconds
+ON_A_GPU = 100  # times that many there
+
+
+def foretold(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str:
+    """Return the line that says it, by one sample of each shape on this machine's device.
+
+    epoch: samples of an epoch.  Passes that would take minutes are not timed.
+    """
+    planned = memory.planned[0]
+    plan = planned.plan
+    most = LONGEST * (ON_A_GPU if world.device.type == "cuda" else 1)
+    if any(torch.Size(planned.shapes[n]).numel() * memory.numbers > most for n in planned.used):
+        return (
+            f"hours: not timed, since a sample takes {world.device.type} too long for a dry run; `longtake "
+            "plan` says what GPUs take at least, and training says its own rate after 8 steps"
+        )
+    dtype = torch.bfloat16 if memory.engine.precision == "bf16" else torch.float32
+    groups = plan.config.groups_per_step
+    step_s = samples = 0.0
+    for number in planned.used:
+        share = groups * plan.weights[number]
+        seconds = pass_seconds(planned.passes(number, 1), dtype, world.device)
+        step_s += share * plan.share(number) * seconds / memory.engine.sequence_parallel
+        samples += share * plan.group_sizes[number]
+    epochs = f", {steps * samples / epoch:.3g} epochs of {epoch:,}" if epoch else ""
+    return (
+        f"hours: {1 / step_s:.3g} steps per second by single samples timed here on {world.device.type}, so "
+        f"{duration(steps * step_s)} for {counted(steps, 'step')}; in the end {round(steps * samples):,} "
+        f"samples seen{epochs}; after 8 steps training says its own rate"
+    )
+
+
+def pass_seconds(make: Pass, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the seconds of a forward and backward pass that belongs to no run, after one to warm up."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), device:
+        model, loss = make()
+        prepare(model, dtype)
+        took = []
+        for _ in range(2):
+            start = time.perf_counter()
+            loss().backward()
+            if devices:
+                torch.cuda.synchronize(device)
+            took.append(time.perf_counter() - start)
+        return took[-1]

@@ -38,7 +38,7 @@ def test_a_tiny_run_gives_rows_floors_and_versions(tmp_path, what, capsys):
     assert result["versions"]["torch"] == metadata.version("torch")
     for row in result["rows"]:
         assert row["protocol"]
-        assert next(iter(row["timings"])).startswith("longtake")
+        assert any(name.startswith("longtake") for name in row["timings"])
         for timing in row["timings"].values():
             assert timing["correct"]
             assert len(timing["seconds"]) == 1

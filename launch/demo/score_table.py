@@ -11,6 +11,7 @@ from typing import Any
 from core.escaping import in_html
 from core.reading import json_files
 from core.run.folder import SCORES
+from tools.runs.rulers import BESIDE_SCORES
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
 
@@ -109,5 +110,5 @@ def read_scores(folder: Path) -> dict[str, bool | float | None]:
     if not path.is_file():
         return {}
     found = json_files.read(path, dict[str, Any])
-    found.pop("of", None)
-    return json_files.checked(found, dict[str, bool | float | None], path)
+    scores = {name: value for name, value in found.items() if name not in BESIDE_SCORES}
+    return json_files.checked(scores, dict[str, bool | float | None], path)

@@ -75,15 +75,20 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "sample": {
         **OUTPUTS,
-        **dict.fromkeys(("source", "prompt_file", "text_encoder"), "place"),
+        **dict.fromkeys(("source", "prompt_file", "requests", "text_encoder"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("batch", "device"), "work"),
     },
-    "evaluate": {**OUTPUTS, **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place")},
+    "evaluate": {
+        **OUTPUTS,
+        **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place"),
+        **dict.fromkeys(("extractor_weights", "reference"), "place"),
+        **dict.fromkeys(("batch", "device"), "work"),
+    },
     "demo": {**OUTPUTS, "source": "place"},
     "digits": {"output": "place", "overwrite": "work"},
 }
-CONTINUE_NOTHING = {"export", "inspect", "bench", "report"}  # they begin anew each time
+CONTINUE_NOTHING = {"export", "inspect", "bench", "report", "compare"}  # they begin anew each time
 OF_ANOTHER_JOB = {"plan"}  # its config is that of `train`
 ALL = {job.name: job for job in JOBS}
 each_job = pytest.mark.parametrize("name", ROLES)

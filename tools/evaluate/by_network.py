@@ -9,7 +9,7 @@ from typing import Any
 
 from core.distributed.device_choice import own_device
 from data.dataset.index import Dataset
-from tools.evaluate import published, scored
+from tools.evaluate import published
 from tools.evaluate.real_samples import real_images
 from tools.runs import rulers
 from tools.runs.samples import Samples
@@ -52,4 +52,4 @@ def scores_of(samples: Samples, asked: Comparison, of: Mapping[str, Any]) -> dic
         few = f"fewer than {published.FEWEST} images"
         found["warning"] = f"{few}: the covariance is singular, and fid is larger for that"
     records = rulers.of_samples([samples], {**extractor.ruler, **beside})
-    return {**found, scored.OF: dict(of), **records}
+    return {**found, rulers.OF: dict(of), **records}

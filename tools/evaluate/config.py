@@ -70,16 +70,13 @@ class Config:
             for name in ("extractor_weights", "reference"):
                 if value := getattr(self, name):
                     raise UserError(name, value, "'' with extractor=classifier; extractor=inception takes it")
-            if not self.real:
-                raise UserError("real", "''", "the raw dataset that samples are compared with")
             return
         if not self.extractor_weights:
             raise UserError(
                 "extractor_weights", "''", "the file of published weights, with extractor=inception"
             )
-        if bool(self.real) == bool(self.reference):
-            given = self.real and f"{self.real} and reference={self.reference}"
-            raise UserError("real", given or "''", "a raw dataset, or else reference=STATISTICS.npz")
+        if self.real and self.reference:
+            raise UserError("reference", self.reference, f"'' beside real={self.real}: one of both")
         for name in ("heldout", "autoencoder"):
             if value := getattr(self, name):
                 raise UserError(name, value, "'' with extractor=inception")

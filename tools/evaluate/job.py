@@ -109,7 +109,7 @@ def run(config: Config) -> None:
     }
     clips = {"fps": config.fps, "stride": config.stride}
     records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
-    write_json(output / SCORES, {**finite, scored.OF: of, **records})
+    write_json(output / SCORES, {**finite, rulers.OF: of, **records})
     terminal.tell(table(finite), to="stdout")
 
 

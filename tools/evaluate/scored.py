@@ -14,8 +14,6 @@ from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples
 
-OF = "of"  # in scores.json
-
 
 class _Scores(TypedDict):
     of: NotRequired[dict[str, Any]]
@@ -30,6 +28,8 @@ def require_real(real: str, heldout: str, autoencoder: str, reference: str = "")
     """
     from data.dataset.index import Dataset
 
+    if not real and not reference:
+        raise UserError("real", "''", "the raw dataset that samples are compared with")
     found = {}
     for field, folder in {"real": real, "heldout": heldout}.items():
         if folder:

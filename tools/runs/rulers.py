@@ -11,7 +11,8 @@ from typing import Any
 from core.files import fingerprint
 from tools.runs.samples import Samples
 
-RULER, SUBJECT = "ruler", "subject"  # in scores.json
+OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
+BESIDE_SCORES = (OF, RULER, SUBJECT)
 SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
 
 

@@ -81,6 +81,12 @@ def test_published_statistics_give_fid_alone(
     assert "fid" in capfd.readouterr().out
 
 
+def test_something_to_compare_with_is_needed(tmp_path: Path) -> None:
+    write_samples(tmp_path, pictures(0, 2), np.full(2, -1))
+    with pytest.raises(UserError, match="real='': expected the raw dataset"):
+        evaluate.plan(evaluate.Config(source=str(tmp_path), output=str(tmp_path / "scores")))
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -88,9 +94,11 @@ def test_published_statistics_give_fid_alone(
             {"extractor": "inception", "real": "r"},
             "extractor_weights='': expected the file of published",
         ),
-        ({"extractor": "inception", "extractor_weights": "w"}, "real='': expected a raw dataset, or else"),
+        (
+            {"extractor": "inception", "extractor_weights": "w", "real": "r", "reference": "s.npz"},
+            "reference=s.npz: expected '' beside real=r",
+        ),
         ({"real": "r", "reference": "s.npz"}, "reference=s.npz: expected '' with extractor=classifier"),
-        ({}, "real='': expected the raw dataset"),
         (
             {"extractor": "inception", "extractor_weights": "w", "real": "r", "heldout": "h"},
             "heldout=h: expected '' with extractor=inception",

@@ -10,6 +10,7 @@ from core.reading import json_files
 from core.run.folder import EXPORT, SAMPLES, SCORES
 from tools.report.output import Output, Scores
 from tools.report.readers.trying import add_pictures, tried
+from tools.runs.rulers import BESIDE_SCORES, OF, RULER, SUBJECT
 
 PICTURES = ("images.png", "clips.mp4", "contact.png", "real_images.png")
 MOST_NEIGHBOURS = 200  # folders beside a run among which its samples and scores are looked for
@@ -73,7 +74,7 @@ def add_of_run(output: Output) -> None:
                 add_pictures(output, [folder / name for name in PICTURES], _origin(record))
         if (folder / SCORES).is_file():
             record = _record(output, SCORES, folder)
-            if _is_of(_run_of(record.get("of")), run):
+            if _is_of(_run_of(record.get(OF)), run):
                 output.scores += _scores(record, folder)
 
 
@@ -91,15 +92,17 @@ def _origin(record: dict[str, Any]) -> str:
 
 
 def _scores(record: dict[str, Any], folder: Path) -> list[Scores]:
-    values = {name: value for name, value in record.items() if name != "of"}
+    values = {name: value for name, value in record.items() if name not in BESIDE_SCORES}
     if not values:
         return []
     identity = {"folder": str(folder)}
-    for name, value in _flat(record.get("of")).items():
+    for name, value in _flat(record.get(OF)).items():
         if name.rpartition(".")[2] in _IDENTITY or "fingerprint" in name or "sha256" in name:
             identity[name] = value
-    if "of" not in record:
-        identity["of"] = "not recorded: an earlier version did not say what it scored"
+    for part in (RULER, SUBJECT):
+        identity |= _flat(record.get(part), part)
+    if OF not in record:
+        identity[OF] = "not recorded: an earlier version did not say what it scored"
     return [Scores(values, identity)]
 
 

@@ -23,6 +23,7 @@ from core.root import ROOT
 from data.latent.pack_reading import read_part
 from launch import cli
 from tests.tools.train import opened
+from tools.runs.rulers import BESIDE_SCORES
 from tools.runs.samples import Samples
 from tools.train import job as train
 
@@ -129,7 +130,8 @@ def test_weights_give_the_same_samples(source: str) -> None:
 def test_evaluate_reads_samples() -> None:
     run(COMMANDS["evaluate"].replace("output=scores", "output=again"))
     scores, before = (json.loads(Path(f"{name}/scores.json").read_text()) for name in ("again", "scores"))
-    assert scores.keys() - {"of"} == before.keys()  # whose samples they are is said since
+    # Whose samples they are, and by what they were measured, is said since.
+    assert scores.keys() - set(BESIDE_SCORES) == before.keys()
     counts = {name for name, value in before.items() if isinstance(value, int)}
     assert {name: scores[name] for name in counts} == {name: before[name] for name in counts}
     assert scores["psnr_db"] == pytest.approx(before["psnr_db"], abs=0.05)

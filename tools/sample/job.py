@@ -35,6 +35,7 @@ def plan(config: Config) -> list[str]:
     from tools.runs.loaded_run import LatentSpace
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
     from tools.sample.requests.asked import applied, read_asked
+    from tools.sample.requests.fitting import require_kind
     from tools.sample.requests.schedule import by_requests, by_turns
 
     config = applied(config)
@@ -43,6 +44,8 @@ def plan(config: Config) -> list[str]:
     asked = read_asked(config)
 
     def check(form: Form, given: Collection[str]) -> None:
+        with below("files"):
+            require_kind(config, form)
         with below("sampler"):
             require_trained(space, form.sampler, given)
 
@@ -50,6 +53,8 @@ def plan(config: Config) -> list[str]:
         schedule = by_requests(asked.requests, config, space, check, {})
     else:
         schedule = by_turns(config, asked.texts, space)
+        with below("files"):
+            require_kind(config, schedule.forms[0])
     lines, path, source = list[str](), make_path(space.path), Path(config.source)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):

@@ -43,12 +43,14 @@ ROOMS = {
     ],
     "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report"}],
 }
-# Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record.
+# Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record, a
+# text encoder in the layout of transformers.
 ELSEWHERE = {
     "flip.npy": "data/latent/pack_reading.py",
     "text.npy": "data/latent/pack_reading.py",
     "scores.json": "models/autoencoder/store.py",
     "made_from.json": "tools/runs/samples.py",
+    "model.safetensors": "launch/demo/own/words.py",
 }
 # Fields of a section within the section that a class or function takes.
 OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "duplicates.near")}
@@ -58,7 +60,6 @@ OWN_SECTIONS = {("data/raw/survey.py", "clips.cuts"), ("data/raw/survey.py", "du
 # trainer from nearly every section, and records all. `sample` has yet to be done. Measurements of `bench` all
 # take its config, which is what they share.
 TAKES_ROOT = {
-    "launch/demo/job.py": {"Chain"},
     "launch/demo/report.py": {"_demo"},
     "tools/encode/repair.py": {"repair_finished"},
     "tools/encode/setup.py": {"make_job", "start"},

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import duration, say
-from core.root import ROOT
 from core.run.claim import claim
-from core.run.folder import FINISHED, SAMPLES, SCORES
-from data.dataset.schema import MANIFEST
-from launch.demo.report import REPORT, SHEET, keep_current
-from launch.demo.score_table import BARS, read_scores
+from core.run.folder import SCORES
+from launch.demo.chain import Chain
+from launch.demo.own.folder_chain import OwnChain
+from launch.demo.report import REPORT, keep_current
+from launch.demo.score_table import REPORTED, read_scores
 from launch.demo.stage_records import Record, read_record, stages_made
-from launch.demo.stages import Command, Stage, run_stages
+from launch.demo.stages import run_stages
 
-if TYPE_CHECKING:
-    from data.dataset.index import Dataset
-
-RECIPES = ROOT / "configs" / "demo"
 RESULT = "demo.json"
-REPORTED = tuple(dict.fromkeys(name for bar in BARS for name in (bar.key, bar.beside) if name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +43,43 @@ class Config:
     scale: Literal["full", "tiny"] = setting(
         "full", "tiny goes through every stage in about a minute; no good pictures"
     )
+    minutes: float = setting(
+        30.0,
+        "time to spend on your own folder; resolution, length of clips, sizes of the networks and steps "
+        "follow from it, from the folder and from the speed of this machine",
+        unit="min",
+        low=1,
+    )
+    text_encoder: str = setting(
+        "",
+        "folder of a public text encoder (CLIP, T5, UMT5) for the captions of your folder; '' gives each of "
+        "their words a fixed vector",
+        shown="path",
+        role="place",
+    )
 
     def __post_init__(self) -> None:
         if self.source and not Path(self.source).exists():
             raise UserError("source", self.source, "an existing folder, or '' for the built-in digits")
+        for name, usual in (("minutes", 30.0), ("text_encoder", "")):
+            if not self.source and getattr(self, name) != usual:
+                expected = f"{usual!r}, or source=your folder: the built-in digits have a recipe of their own"
+                raise UserError(name, getattr(self, name), expected)
+
+    def chain(self) -> Chain:
+        """Return the stages that this demo is made of."""
+        common = Path(self.output), self.seed, self.processes, self.scale == "tiny"
+        if not self.source:
+            return Chain(*common)
+        return OwnChain(*common, source=self.source, minutes=self.minutes, text_encoder=self.text_encoder)
 
 
 def plan(config: Config) -> list[str]:
     """Name the stages; on the user's own folder, those after `shard` depend on what it finds."""
-    chain = Chain(config)
+    chain = config.chain()
     lines = []
     for stage in chain.stages():
-        known = not config.source or stage.name == "shard" or chain.at(f"shards/{MANIFEST}").exists()
+        known = chain.knows(stage)
         commands = [c.text() for c in stage.commands()] if known else ["depends on what `shard` finds"]
         lines += [f"{stage.name}: {command}" for command in commands]
     return lines
@@ -74,127 +93,13 @@ def run(config: Config) -> None:
     output = Path(config.output)
     claim(output, config, done=RESULT, overwrite=config.overwrite, made=partial(stages_made, output))
     record = read_record(output, digits=not config.source)
-    chain = Chain(config)
+    chain = config.chain()
     say(f"{output / REPORT} grows with every stage: open it at any time")
     run_stages(chain.stages(), record, output / "logs", partial(keep_current, output))
     keep_current(output)
     result = write_result(output, record)
     for line in summary(output, result).split("\n"):
         say(line)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The stages of a demo, and the commands of each."""
-
-    config: Config
-
-    def stages(self) -> list[Stage]:
-        """Return the stages in order; the built-in digits are written first if no source is given."""
-        digits = [] if self.config.source else [Stage("digits", self._digits)]
-        return [
-            *digits,
-            Stage("shard", self._shard),
-            Stage("train-autoencoder", self._train_autoencoder),
-            Stage("encode", self._encode),
-            Stage("train", self._train),
-            Stage("sample", self._sample),
-            Stage("evaluate", self._evaluate),
-        ]
-
-    def at(self, name: str) -> Path:
-        """Return a path inside the output."""
-        return Path(self.config.output) / name
-
-    def command(
-        self, job: str, output: str, done: str, fields: Mapping[str, object], recipe: str = ""
-    ) -> Command:
-        """Build a job's command: its recipe (`configs/demo/RECIPE.yaml`, then `configs/demo/tiny/…`) and
-        fields.
-        """
-        name = f"{recipe or job}.yaml"
-        folders = (RECIPES, RECIPES / "tiny") if self.config.scale == "tiny" else (RECIPES,)
-        files = [folder / name for folder in folders if (folder / name).is_file()]
-        common = {"output": self.at(output), "seed": self.config.seed}
-        return Command(job, {**fields, **common}, self.at(output) / done, files)
-
-    def _digits(self) -> list[Command]:
-        return [self.command("digits", "input", "digits.json", {})]
-
-    def _shard(self) -> list[Command]:
-        parts: dict[str, object] = {"shards": self.config.source}
-        if not self.config.source:
-            parts = {"shards": self.at("input/train"), "heldout": self.at("input/heldout")}
-        packed = [self.command("shard", name, MANIFEST, {"source": part}) for name, part in parts.items()]
-        sheet = {"source": self.at("shards"), "sheet": self.at(SHEET)}
-        return [*packed, Command("inspect", sheet, self.at(SHEET))]
-
-    def _train_autoencoder(self) -> list[Command]:
-        fields = {**self._source("shards"), **self._shares()}
-        return [self.command("train-autoencoder", "autoencoder", "autoencoder/config.json", fields)]
-
-    def _encode(self) -> list[Command]:
-        fields = {**self._source("shards"), "autoencoder": self.at("autoencoder")}
-        return [self.command("encode", "latents", MANIFEST, fields)]
-
-    def _train(self) -> list[Command]:
-        fields = {**self._source("latents"), **self._shares(), "processes": self.config.processes}
-        if self.config.source:
-            fields["model.num_classes"] = len(self._found().manifest.classes)
-        return [self.command("train", "run", FINISHED, fields)]
-
-    def _sample(self) -> list[Command]:
-        fields = self._source("run")
-        if self.config.source and not self._found().manifest.classes:
-            fields["sampler.guidance"] = 1.0  # there is no class to be guided by
-        return [
-            self.command("sample", f"samples/{kind}", SAMPLES, fields, f"sample-{kind}")
-            for kind in self._kinds()
-        ]
-
-    def _evaluate(self) -> list[Command]:
-        heldout = {} if self.config.source else {"heldout": self.at("heldout")}
-        fields = {
-            "source": self.at("samples"),
-            "real": self.at("shards"),
-            "autoencoder": self.at("autoencoder"),
-            **heldout,
-        }
-        return [self.command("evaluate", "scores", SCORES, fields)]
-
-    def _source(self, name: str) -> dict[str, object]:
-        """Return a job's source and number of ranks.
-
-        One rank if several would take longer than the job itself.
-        """
-        return {
-            "source": self.at(name),
-            "processes": 1 if self.config.scale == "tiny" else self.config.processes,
-        }
-
-    def _shares(self) -> dict[str, object]:
-        """Return fields that drop the recipes' share of clips, which means nothing for data of one kind."""
-        return {"data.video_share": "null"} if len(self._kinds()) == 1 else {}
-
-    def _kinds(self) -> Sequence[str]:
-        """Return the kinds that can be generated, which are those of the data.
-
-        The built-in digits have both.
-        """
-        if not self.config.source:
-            return ("images", "clips")
-        import numpy as np
-
-        from data.order.buckets import is_image
-
-        images = is_image(np.asarray(self._found().media))
-        return [kind for kind, found in (("images", images.any()), ("clips", not images.all())) if found]
-
-    def _found(self) -> Dataset:
-        """Open what `shard` made of the user's folder."""
-        from data.dataset.index import Dataset
-
-        return Dataset(self.at("shards"))
 
 
 def write_result(output: Path, record: Record) -> dict[str, Any]:

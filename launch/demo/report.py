@@ -84,6 +84,7 @@ def render(folder: Path, *, going_on: bool = False) -> str:
         ("Scores", score_table(scores, with_bars=record["digits"]), "evaluate"),
         ("The autoencoder, on held-out data", picture(folder / "autoencoder/reconstructions.png"), ENCODER),
         ("Training", _training_curves(folder), ENCODER),
+        ("What was chosen for this folder, and its limits", _chosen(folder), ""),
         ("The data", _data(folder), "shard"),
         (
             f"Time: {total / 60:.1f} minutes",
@@ -140,6 +141,17 @@ def _data(folder: Path) -> str:
     )
 
 
+def _chosen(folder: Path) -> str:
+    """Tell what was chosen for a person's own folder; "" for the built-in digits."""
+    from launch.demo.own.settling import read_settled
+
+    settled = read_settled(folder)
+    if settled is None:
+        return ""
+    said = "".join(f"<li>{in_html(line)}</li>" for line in settled["said"])
+    return f"<ul>{said}</ul>" + "".join(f"<p>{in_html(line)}</p>" for line in settled["limits"])
+
+
 def _training_curves(folder: Path) -> str:
     parts = []
     for name, title in (
@@ -179,6 +191,7 @@ PLACES = {
     "input": "the files it began with",
     "shards": "WebDataset shards with manifest and index",
     "heldout": "shards of the held-out files",
+    "choice.json": "what was chosen for your folder",
     "autoencoder": "the autoencoder's training run",
     "latents": "the latent cache",
     "run": "the diffusion transformer's training run: checkpoints, metrics.jsonl, config",

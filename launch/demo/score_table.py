@@ -74,10 +74,16 @@ BARS = (
         _within(0, math.inf),
         "nearest_real",
     ),
+    Bar("frechet_heldout", "Fréchet distance to held-out images alone", "", _within(0, math.inf)),
+    Bar("frechet_noise", "the same of noise decoded by the autoencoder", "", _within(0, math.inf)),
+    Bar("copies", "share of near-copies of a training image", "", _within(0, 1), "copies_real"),
     Bar("psnr_db", "autoencoder on these real images, in dB", "≥ 25", _within(25, math.inf)),
     Bar("motion_ratio", "frame-to-frame change of clips, generated / real", "0.5 to 2", _within(0.5, 2)),
     Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5)),
 )
+
+
+REPORTED = tuple(dict.fromkeys(name for bar in BARS for name in (bar.key, bar.beside) if name))
 
 
 def score_table(scores: Mapping[str, Any], with_bars: bool) -> str:

@@ -10,8 +10,11 @@ import pytest
 
 from core.errors import UserError
 from core.root import ROOT
+from data.media.images import encode_mp4, encode_png
 from launch import cli
 from launch.demo import job as demo
+from launch.demo.chain import RECIPES
+from launch.demo.score_table import REPORTED
 from launch.demo.stages import Stage
 from tools.runs.samples import Samples
 
@@ -29,8 +32,8 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     result = json.loads((output / "demo.json").read_text())
     assert [stage["name"] for stage in result["stages"]] == NAMES
     assert all(stage["seconds"] > 0 for stage in result["stages"])
-    assert set(result) == {"stages", *demo.REPORTED}
-    assert all(isinstance(result[key], float) for key in demo.REPORTED)  # poor ones, after so few steps
+    assert set(result) == {"stages", *REPORTED}
+    assert all(isinstance(result[key], float) for key in REPORTED)  # poor ones, after so few steps
     with np.load(output / "samples/clips/samples.npz") as arrays:
         assert arrays["arr_0"].shape == (10, 17, 32, 32, 3)
         assert arrays["labels"].tolist() == list(range(10))
@@ -39,7 +42,7 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     assert page.count("data:image/png") == 5  # generated, real, clips, reconstructions, the data
     assert "python -m launch train configs/demo/" in page.replace(str(ROOT) + "/", "")
 
-    recipes = [str(demo.RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
+    recipes = [str(RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
     ranks = [f"source={output / 'run'}", f"output={output / 'two'}", "processes=2", "batch=2"]
     assert cli.main(["sample", *recipes, *ranks]) == 0
     one, two = (Samples.read(output / name).load()[0] for name in ("samples/clips", "two"))
@@ -58,6 +61,36 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     assert json.loads((output / "demo.json").read_text())["frechet"] == result["frechet"]
 
 
+@pytest.mark.full
+@pytest.mark.multiprocess
+def test_a_folder_of_pictures_and_clips_goes_through_every_stage(tmp_path: Path) -> None:
+    source, random = tmp_path / "mine", np.random.default_rng(0)
+    source.mkdir()
+    for number in range(60):
+        height, width = ((90, 120), (120, 90), (80, 140))[number % 3]
+        small = random.integers(0, 256, (4, 4, 3), np.uint8)
+        picture = small.repeat(40, 0).repeat(40, 1)[:height, :width]
+        (source / f"{number}.png").write_bytes(encode_png(picture))
+    for number in range(10):
+        clip = random.integers(0, 256, (1, 6, 8, 3), np.uint8).repeat(12, 0).repeat(8, 1).repeat(8, 2)
+        encode_mp4(source / f"{number}.mp4", clip, 10)
+    output = tmp_path / "demo"
+    config = demo.Config(source=str(source), output=str(output), scale="tiny", minutes=5)
+    demo.run(config)
+    result = json.loads((output / "demo.json").read_text())
+    assert [stage["name"] for stage in result["stages"]] == NAMES[1:]
+    assert result["class_agreement"] is None
+    assert all(result[name] is not None for name in ("frechet_heldout", "frechet_noise", "copies", "psnr_db"))
+    page = (output / "report.html").read_text()
+    assert "what 5 minutes cannot give" in page
+    assert "held-out pictures (right)" in page
+    with np.load(output / "samples/images/samples.npz") as arrays:
+        assert len(arrays["arr_0"]) == 20
+    choice = (output / "choice.json").read_bytes()
+    demo.run(config)
+    assert (output / "choice.json").read_bytes() == choice
+
+
 def commands(stages: list[Stage]) -> list[str]:
     return [command.text() for stage in stages for command in stage.commands()]
 
@@ -72,9 +105,18 @@ def test_plan_names_every_command() -> None:
 
 
 def test_plan_of_a_folder_that_is_not_packed_yet(tmp_path: Path) -> None:
-    lines = demo.plan(demo.Config(source=str(tmp_path), output=str(tmp_path / "new")))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    lines = demo.plan(demo.Config(source=str(tmp_path / "mine"), output=str(tmp_path / "new")))
     assert lines[0].startswith("shard: python -m launch shard")
     assert lines[2:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
+
+
+def test_what_is_for_a_folder_is_refused_for_the_digits() -> None:
+    with pytest.raises(UserError, match=r"minutes=5: expected 30\.0, or source=your folder"):
+        demo.Config(minutes=5)
+    with pytest.raises(UserError, match="text_encoder=t5: expected '', or source=your folder"):
+        demo.Config(text_encoder="t5")
 
 
 def test_a_missing_source_and_foreign_folder_are_refused(tmp_path: Path) -> None:
@@ -86,8 +128,8 @@ def test_a_missing_source_and_foreign_folder_are_refused(tmp_path: Path) -> None
 
 
 def test_recipes_are_those_of_the_scale() -> None:
-    tiny = demo.Chain(demo.Config(output="x", scale="tiny"))
-    full = demo.Chain(demo.Config(output="x"))
+    tiny = demo.Config(output="x", scale="tiny").chain()
+    full = demo.Config(output="x").chain()
     assert not any("tiny" in text for text in commands(full.stages()))
     encoder = next(text for text in commands(tiny.stages()) if " train-autoencoder " in text)
     recipe = "demo/{}train-autoencoder.yaml"

@@ -94,7 +94,12 @@ def run(config: Config) -> None:
     scores: dict[str, float] = {"heldout_unseen": bool(config.heldout)}
     scores |= score(judge, samples, train, heldout, count=config.count, draws=config.draws, seed=config.seed)
     if config.autoencoder and len(heldout.images):
+        from tools.evaluate.decoded import beside_noise, reconstruction_psnr
+
         scores["psnr_db"] = reconstruction_psnr(Path(config.autoencoder), heldout.images)
+        made = [s.load()[0] for s in samples if s.frames == 1]
+        seen = judge, made, heldout, Path(config.autoencoder)
+        scores |= beside_noise(*seen, count=config.count, seed=config.seed)
     if len(heldout.images):
         write_png(
             output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
@@ -144,6 +149,7 @@ def score(
     seed: int,
 ) -> dict[str, float]:
     """Return every score that the samples and the real data allow.  count, draws, seed: as of `compare`."""
+    from tools.evaluate.copies import share_of_copies
     from tools.evaluate.measures import motion, ratio
 
     scores: dict[str, float] = {}
@@ -154,6 +160,9 @@ def score(
             scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
             scores |= compare(*features, count=count, draws=draws, seed=seed)
+            scores["copies"] = share_of_copies(pixels, train.images)
+            if len(heldout.images):
+                scores["copies_real"] = share_of_copies(heldout.images, train.images)
             scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
             scores["clip_agreement"] = judge.agreement(pixels, labels)
@@ -204,24 +213,6 @@ def compare(
         result["nearest"] = measures.nearest_distance(generated, train)
         result["nearest_real"] = measures.nearest_distance(heldout, train)
     return result
-
-
-def reconstruction_psnr(folder: Path, images: np.ndarray, batch: int = 64) -> float:
-    """Return the PSNR in dB of images (N, H, W, 3) after encoding (posterior mean) and decoding."""
-    import torch
-
-    from data.media.images import from_tensor, to_tensor
-    from models.autoencoder.opening import open_autoencoder
-    from models.autoencoder.psnr import psnr
-
-    autoencoder = open_autoencoder(folder)
-    copies = []
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            pixels = to_tensor(images[start : start + batch, None])
-            latents = autoencoder.encode(pixels)[:, 0]
-            copies.append(from_tensor(autoencoder.decode(latents))[:, 0])
-    return psnr(images, np.concatenate(copies))
 
 
 def table(scores: Mapping[str, Any]) -> str:

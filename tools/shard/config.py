@@ -45,6 +45,11 @@ class Config:
     split: str = setting(
         "", "which splits of the source are packed, where it has several", shown="NAME[+NAME]"
     )
+    part: Literal["all", "train", "held_out"] = setting(
+        "all",
+        "train: without the samples that are held out; held_out: these alone; by the hash of their names",
+    )
+    held_out: float = setting(0.1, "share of the samples that part=train leaves out", low=0, high=1)
     links: Literal["inside", "follow"] = setting(
         "inside", "symbolic links: those to files of the source are read, or all, and linked folders too"
     )

@@ -27,10 +27,12 @@ def plan(config: Config) -> list[str]:
     from data.raw.item_store import sizes_of
     from data.raw.survey import HygieneConfig
     from tools.shard.choosing import Packing, shards_of
+    from tools.shard.holding_out import part_of
 
     output, hygiene = Path(config.output), section(HygieneConfig, config)
     hygiene.require_installed()
     listing = _listing(Path(config.source), output, section(SourceRules, config))
+    listing = part_of(listing, config.part, config.held_out)
     tasks = list(shards_of(listing.items, section(Packing, config), output))
     size = sum(sizes_of(listing.items))
     lines = [
@@ -55,6 +57,7 @@ def run(config: Config) -> None:
     from data.raw.unfinished import begin, drop_receipts
     from data.raw.writing import assemble, write_shard
     from tools.shard.choosing import Packing, chosen, shards_of
+    from tools.shard.holding_out import part_of
 
     output = Path(config.output)
     if not config.overwrite:
@@ -67,6 +70,7 @@ def run(config: Config) -> None:
     hygiene = section(HygieneConfig, config)
     hygiene.require_installed()
     listing = _listing(Path(config.source), output, section(SourceRules, config))
+    listing = part_of(listing, config.part, config.held_out)
     contents = _contents(output, listing)
     claim(output, config, done=MANIFEST, overwrite=config.overwrite, contents=contents)
     for line in listing.said:

@@ -42,7 +42,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "samples/images/images.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     encode_mp4(tmp_path / "samples/clips/clips.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
     scores = {"class_agreement": 0.97, "reference_accuracy": 0.99, "recall": 0.3, "recall_real": 0.9}
-    write_json(tmp_path / "scores/scores.json", {**scores, "clip_agreement": None})
+    records = {"clip_agreement": None, "of": {"real": "x"}, "ruler": {"seed": 0}}
+    write_json(tmp_path / "scores/scores.json", {**scores, **records})
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 1.0}, {"step": 3}]
     text = "\n".join(map(json.dumps, rows)) + '\n{"step": 4, "lo'
     (tmp_path / "run/metrics.jsonl").write_text(text)

@@ -74,6 +74,9 @@ def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_p
     assert scores["recall"] > 0.5
     assert scores["nearest"] == pytest.approx(0, abs=1e-4)  # they are the training images
     assert scores["nearest_real"] > 1
+    assert scores["copies"] == 1
+    assert scores["copies_real"] < 0.5
+    assert scores["frechet_heldout"] < 0.5 * scores["frechet_noise"]  # noise, decoded by that autoencoder
     assert scores["motion_ratio"] == pytest.approx(1, abs=0.2)
     assert scores["jerk_ratio"] == pytest.approx(1, abs=0.1)
     assert 0 < scores["psnr_db"] < 25  # an autoencoder that has learned nothing

@@ -1,0 +1,1 @@
+"""The demo on a person's own folder: what is chosen for it, and why."""

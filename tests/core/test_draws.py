@@ -1,12 +1,14 @@
 """Keyed draws: the published known answers, independence of the batch, and the distributions."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from core.draws import Draws, permutation, philox, scrambled
+from core.draws import Draws, _box_muller, permutation, philox, scrambled
 
 # Random123 kat_vectors, philox4x32 with 10 rounds: counter, key, expected.
 KNOWN = [
@@ -125,11 +127,30 @@ def test_what_a_step_draws_is_started_together_whatever_is_asked_for_first() -> 
     assert torch.equal(one.bits("noise", 9), draws([3]).bits("noise", 9))
 
 
-def test_the_last_step_and_position_fit_the_counter_and_fewer_than_none_do_not() -> None:
+def test_the_first_and_last_step_and_position_fit_the_counter_and_fewer_than_none_do_not() -> None:
+    assert not torch.equal(draws([1], step=0).bits("x", 4), draws([1], step=1).bits("x", 4))
     largest = 2**32 - 1
     assert not torch.equal(draws([1], [largest], step=largest).bits("x", 4), draws([1]).bits("x", 4))
     with pytest.raises(ValueError, match="32-bit"):
         draws([1], step=-1)
+
+
+def test_what_was_drawn_makes_no_other_draws_of_them_and_goes_to_no_other_device() -> None:
+    one = draws([1])
+    same, shown = replace(one), repr(one)
+    one.bits("x", 1)
+    assert (one == same, repr(one)) == (True, shown)
+    assert one.to(torch.device("cpu"))._streams == {}
+
+
+def test_no_more_blocks_are_made_than_are_asked_for() -> None:
+    assert [tuple(word.shape) for word in draws([1, 2])._words("x", 9)] == [(2, 3)] * 4
+
+
+def test_the_least_word_gives_the_largest_normal() -> None:
+    first, second = _box_muller(torch.tensor([0]), torch.tensor([0]))
+    assert first.item() == pytest.approx((2 * 33 * math.log(2)) ** 0.5)
+    assert second.item() == 0
 
 
 def test_words_are_scrambled_as_splitmix64_does() -> None:

@@ -14,6 +14,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -22,27 +23,32 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NamedTuple
 
 import pytest
 
 from tests.mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-# What decides the steps of a rank, the caption of a sample, incidents, what may change when an output is
-# continued, and the roles of columns; and the tests that must notice a change of it.
+# What decides order, draws, buckets, the steps of a rank, the caption of a sample, incidents, what may change
+# when an output is continued, and the roles of columns; and the tests that must notice a change of it.
 TESTS = {
+    "core/draws.py": ["tests/core/test_draws.py"],
     "core/faults/incidents.py": ["tests/core/faults/test_incident_rules.py"],
     "core/faults/spikes.py": [
         "tests/core/faults/test_spikes.py",
         "tests/core/faults/test_incident_rules.py",
     ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
+    "data/order/buckets.py": ["tests/data/order/test_buckets.py"],
     "data/order/caption_choice.py": ["tests/data/order/test_caption_choice.py"],
+    "data/order/order.py": ["tests/data/order/test_order.py"],
     "data/order/steps.py": ["tests/data/order/test_steps.py"],
     "data/raw/annotations/roles.py": ["tests/data/raw/test_roles.py"],
 }
 PACKAGES = ("core.", "data.", "models.", "tools.", "launch.", "tests.")
-LEAST_S = 20.0  # that a mutant is given before it counts as one that hangs, and is noticed
+# What a mutant is given at least, before it counts as one that hangs, and is noticed: in all, and of a core.
+LEAST_S, LEAST_CPU_S = 20.0, 5.0
 # Imported once, before the forks: half of what a mutant would take otherwise.
 LIBRARIES = ("einops", "hypothesis", "numpy", "omegaconf", "PIL.Image", "safetensors.numpy", "torch")
 OPTIONS = [
@@ -56,6 +62,13 @@ OPTIONS = [
     "not full and not cuda and not multiprocess",
 ]
 OPTIONS += ["--hypothesis-profile=first-failure", "-o", "addopts=--import-mode=importlib"]
+
+
+class Limits(NamedTuple):
+    """Seconds that the tests of a mutant may take.  cpu_s: of a core, which does not grow with the load."""
+
+    wall_s: float
+    cpu_s: float
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -101,12 +114,17 @@ def survivors(name: str) -> tuple[list[str], int]:
         importlib.import_module(library)
     with tempfile.NamedTemporaryFile("r") as imported:
         started = time.monotonic()
-        if not _passes(name, Mutant("nothing", ast.parse(source)), tests, 600.0, Path(imported.name)):
+        unchanged, most = Mutant("nothing", ast.parse(source)), Limits(600.0, 600.0)
+        if not _passes(name, unchanged, tests, most, Path(imported.name)):
             raise SystemExit(f"{name}: {' '.join(tests)} fail without a change")
-        limit = max(LEAST_S, 5 * (time.monotonic() - started))
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        limits = Limits(
+            max(LEAST_S, 5 * (time.monotonic() - started)),
+            max(LEAST_CPU_S, 3 * (used.ru_utime + used.ru_stime)),
+        )
         _import_others(_module(name), imported.read().split())
     every = list(mutants(source))
-    return [mutant.name for mutant in every if _passes(name, mutant, tests, limit)], len(every)
+    return [mutant.name for mutant in every if _passes(name, mutant, tests, limits)], len(every)
 
 
 def _module(name: str) -> str:
@@ -125,22 +143,23 @@ def _import_others(module: str, names: Sequence[str]) -> None:
 
 
 def _passes(
-    name: str, mutant: Mutant, tests: list[str], limit_s: float, imported: Path | None = None
+    name: str, mutant: Mutant, tests: list[str], limits: Limits, imported: Path | None = None
 ) -> bool:
-    """Return whether the tests pass with a mutant in place of the module; False past `limit_s`."""
+    """Return whether the tests pass with a mutant in place of the module; False past the limits."""
     child = os.fork()
     if child == 0:
-        _run(name, mutant, tests, limit_s, imported)
+        _run(name, mutant, tests, limits, imported)
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what a test had started
     return status == 0
 
 
-def _run(name: str, mutant: Mutant, tests: list[str], limit_s: float, imported: Path | None) -> None:
+def _run(name: str, mutant: Mutant, tests: list[str], limits: Limits, imported: Path | None) -> None:
     """Run the tests in the child, and end with pytest's status; `imported` gets the names of all modules."""
     os.setpgid(0, 0)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_REAL, limits.wall_s)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)  # so does this one's, for loops without end
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

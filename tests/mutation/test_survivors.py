@@ -68,6 +68,6 @@ def test_no_other_mutant_survives(module: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["mutants"] > 20
+    assert found["mutants"] > 5
     survived, listed = set(found["survivors"]), set(LISTED.get(module, {}))
     assert (sorted(survived - listed), sorted(listed - survived)) == ([], [])  # new ones, and gone ones

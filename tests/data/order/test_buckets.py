@@ -21,6 +21,7 @@ from data.order.buckets import (
     check_ranks,
     clip_start,
     group_sizes,
+    is_image,
     make_buckets,
     sample_cost,
 )
@@ -145,6 +146,7 @@ def test_a_cost_of_nothing_is_refused():
     [
         (0.0, 1, 49, 0.9, 0),
         (0.0, 1, 40, 0.0, 0),
+        (0.0, 1, 40, 0.48, 4),
         (0.0, 1, 40, 0.5, 5),
         (0.0, 1, 40, 1.0, 9),
         (0.0, 3, 17, 1.0, 0),
@@ -206,3 +208,34 @@ def test_of_buckets_that_keep_as_much_one_that_need_not_enlarge_is_taken_then_th
     for size, number in ((64, 0), (127, 0), (128, 1), (300, 2), (32, 2)):
         assert assign(media((size, size, 1, 0.0)), [small, large, huge], BucketConfig()).tolist() == [number]
     assert assign(media((64, 64, 1, 0.0)), [small, small], BucketConfig()).tolist() == [0]
+
+
+def test_two_frames_are_a_clip_and_may_have_a_bucket():
+    rows = media((8, 8, 1, 0.0), (8, 8, 2, 8.0))
+    assert is_image(rows).tolist() == [True, False]
+    assert assign(rows, [Bucket(1, 8, 8), Bucket(2, 8, 8)], BucketConfig()).tolist() == [0, 1]
+
+
+def test_no_bucket_is_the_largest_number_of_an_index():
+    """Datasets and caches hold it: another number would give their samples to a bucket."""
+    assert np.iinfo(np.uint16).max == NO_BUCKET
+
+
+def test_areas_that_agree_to_a_hundredth_are_the_same():
+    table = [Bucket(1, 128, 128), Bucket(1, 256, 257)]  # keeps all, and 256 / 257
+    assert assign(media((1000, 1000, 1, 0.0)), table, BucketConfig()).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "multiple", "aspect", "shapes"),
+    [
+        (16, 10, 3.0, [(10, 20), (10, 30), (20, 10), (20, 20), (30, 10)]),
+        (96, 32, 4.0, [(64, 128), (64, 160), (64, 192), (96, 96), (128, 64), (160, 64), (192, 64)]),
+    ],
+)
+def test_made_shapes_go_from_one_multiple_to_the_widest(resolution, multiple, aspect, shapes):
+    samples = media(*[(width, height, 1, 0.0) for height, width in shapes])
+    config = BucketConfig(
+        resolution=resolution, multiple=multiple, max_aspect=aspect, min_share=0.0, frames=(1,)
+    )
+    assert [bucket[1:] for bucket in make_buckets(samples, config)] == shapes  # of one sample each

@@ -173,6 +173,24 @@ def test_shares_that_no_short_table_gives_are_exact_to_one_group():
     assert len(periodic_table([*(1 + np.sqrt(n) for n in range(65)), *[0.0] * 100])) == 16 * 65
 
 
+@pytest.mark.parametrize(("weights", "period"), [([1, 1022], 1023), ([1, 1023], 1024), ([1, 1024], 1024)])
+def test_a_period_has_as_many_groups_as_its_shares_need_up_to_the_most(weights, period):
+    assert len(periodic_table(weights)) == period
+
+
+def test_the_four_blocks_used_last_are_kept(monkeypatch):
+    starts = np.arange(0, 13, 2)
+    rows = bucket_rows(np.zeros(12, np.uint16), starts, 1)[0]
+    stream = Stream(rows, number=0, seed=5, block=1)
+    read = []
+    monkeypatch.setattr(rows, "rows", lambda shard: read.append(shard) or BucketRows.rows(rows, shard))
+    blocks_read = []
+    for block in (0, 1, 2, 3, 0, 4, 0, 1):
+        stream.take(2 * block, 2)
+        blocks_read.append(len(read))
+    assert blocks_read == [1, 2, 3, 4, 4, 5, 5, 6]
+
+
 def test_the_groups_of_a_period_lie_in_the_middle_of_their_parts():
     assert periodic_table([4, 1, 2]).tolist() == [0, 2, 0, 1, 0, 2, 0]
     assert periodic_table([1, 1, 1]).tolist() == [0, 1, 2]

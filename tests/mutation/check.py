@@ -30,8 +30,9 @@ import pytest
 from tests.mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-# What decides order, draws, buckets, the steps of a rank, the caption of a sample, incidents, what may change
-# when an output is continued, and the roles of columns; and the tests that must notice a change of it.
+# What decides order, draws, buckets, the steps of a rank, the caption of a sample, incidents, failures and
+# dead owners of units, claims, what may change when an output is continued, and the roles of columns; and the
+# tests that must notice a change of it.
 TESTS = {
     "core/draws.py": ["tests/core/test_draws.py"],
     "core/faults/incidents.py": ["tests/core/faults/test_incident_rules.py"],
@@ -39,7 +40,13 @@ TESTS = {
         "tests/core/faults/test_spikes.py",
         "tests/core/faults/test_incident_rules.py",
     ],
+    "core/queue/dead_owners.py": ["tests/core/queue/test_dead_owners.py"],
+    "core/queue/failures.py": [
+        "tests/core/queue/test_work_queue.py",
+        "tests/core/queue/test_lost_workers.py",
+    ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
+    "core/run/claim.py": ["tests/core/run/test_claim.py"],
     "data/order/buckets.py": ["tests/data/order/test_buckets.py"],
     "data/order/caption_choice.py": ["tests/data/order/test_caption_choice.py"],
     "data/order/order.py": ["tests/data/order/test_order.py"],

@@ -160,6 +160,20 @@ def test_other_settings_are_refused_before_the_output_is_claimed(tmp_path: Path)
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
+def test_an_output_of_another_job_is_refused_before_it_is_claimed(tmp_path: Path) -> None:
+    name_job(tmp_path, "train")
+    with pytest.raises(UserError, match=r"and this is one of train$"):
+        require_same_settings(tmp_path, Job(output=tmp_path))
+
+
+def test_what_started_the_job_makes_no_folder_foreign_and_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / ".meeting-0").touch()
+    assert take(tmp_path) == "new"
+    assert take(tmp_path, Job(size=2), overwrite=True) == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".meeting-0", "config.yaml", "submissions"]
+
+
 CONTENT = {"/old": "0123456789abcdef", "/new": "0123456789abcdef", "/other": "fedcba9876543210"}
 
 
@@ -226,7 +240,10 @@ def test_a_finished_run_says_what_beginning_anew_would_remove(
     take(tmp_path)
     (tmp_path / "done.json").write_text("{}")
     assert not claim_run(tmp_path, Job(), done="done.json", made=lambda: "9 steps")
-    assert "overwrite=true would begin anew and remove 9 steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path} is finished; overwrite=true would begin anew and remove 9 steps\n"
+    assert not claim_run(tmp_path, Job(), done="done.json", may_grow=("size",))
+    assert "is finished; a larger size lengthens it; overwrite=true would" in capsys.readouterr().err
 
 
 def test_what_may_grow_continues_a_finished_output_and_may_not_shrink(tmp_path: Path) -> None:
@@ -244,6 +261,7 @@ def test_what_may_grow_continues_a_finished_output_and_may_not_shrink(tmp_path: 
     assert loading.load(Job, [tmp_path / "config.yaml"]).size == 3
     with pytest.raises(UserError, match="size=4: expected 3, with which"):
         take(tmp_path, Job(size=4))
+    assert take_longer(5) == "continue"  # before it was finished
 
 
 def test_overwrite_removes_what_is_ours(tmp_path: Path) -> None:
@@ -359,9 +377,9 @@ def test_a_requeued_job_does_not_take_an_older_run_for_its_own(
 def test_removing_an_older_run_ends_with_what_says_whose_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim_run(tmp_path, Job(), done="done.json")
+    claim_run(tmp_path, Job(), done="z.json")
     RunLock(tmp_path).acquire()
-    for name in ("done.json", "metrics.jsonl", "z"):
+    for name in ("a", "metrics.jsonl", "z.json"):
         (tmp_path / name).touch()
     removed: list[str] = []
     unlink = Path.unlink
@@ -371,11 +389,11 @@ def test_removing_an_older_run_ends_with_what_says_whose_it_is(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", note)
-    claim_run(tmp_path, Job(overwrite=True), done="done.json")
+    claim_run(tmp_path, Job(overwrite=True), done="z.json")
     removed = [name for name in removed if not name.startswith(".tmp-")]
     assert (removed[0], sorted(removed[1:3]), removed[3:]) == (
-        "done.json",
-        ["metrics.jsonl", "z"],
+        "z.json",
+        ["a", "metrics.jsonl"],
         ["run.lock", "config.yaml"],
     )
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
 
 from core.errors import UserError, WorkError
 from core.progress import counted
 from data.dataset.found import found_lines
 from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
-from data.raw.annotations.roles import NO_TEXT, looks_like
+from data.raw.annotations.listings import LISTINGS, listing_roles
+from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like
 from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules
 
@@ -38,7 +38,7 @@ class Unread:
 
     what: str
     way: str
-    roles: set[Literal["text", "label"]] = field(default_factory=set)
+    roles: set[MayMiss] = field(default_factory=set)
     count: int = 0
 
 
@@ -81,7 +81,7 @@ class Findings:
         """Note a column that has no role. nameless: the table has no column that names files."""
         entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", ""))
         texts = list(values)
-        for role in ("text", "label"):
+        for role in MAY_MISS:
             if looks_like(role, name, texts):
                 entry.roles.add(role)
         if nameless:
@@ -106,12 +106,19 @@ class Findings:
         else:
             self.ignored[key] += 1
 
-    def add_file(self, name: str) -> None:
-        """Note a file that no layout took; by its name it may hold the captions of the source."""
+    def add_file(self, name: str, begins: Callable[[], bytes]) -> None:
+        """Note a file that no layout took; its name or first bytes may say that it describes the source.
+
+        begins: gives these bytes.
+        """
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        if suffix in TEXT_FILES and CAPTIONS_FILE.search(path.stem.lower()):
-            self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", {"text"})
+        called = suffix in TEXT_FILES and CAPTIONS_FILE.search(path.stem.lower())
+        roles = listing_roles(begins()) if suffix in LISTINGS else set[MayMiss]()
+        if called:
+            roles.add("text")
+        if roles:
+            self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", roles)
         else:
             self.ignored[suffix or "without suffix"] += 1
 
@@ -130,7 +137,7 @@ class Findings:
         if not labels and rules.classes is not False:
             self._require("label", "label", "classes=false packs without labels")
 
-    def _require(self, role: Literal["text", "label"], thing: str, none: str) -> None:
+    def _require(self, role: MayMiss, thing: str, none: str) -> None:
         like = [entry for entry in self.unread.values() if role in entry.roles]
         if like:
             what = ", ".join(_shown(entry) for entry in like[:5])

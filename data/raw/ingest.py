@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from core.errors import UserError
@@ -22,7 +23,7 @@ from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
 from data.raw.layouts.kinds import LAYOUTS
-from data.raw.layouts.tree import Tree
+from data.raw.layouts.tree import Tree, beginning
 from data.raw.rules import SourceRules
 from data.raw.tables.kinds import GIVEN
 from data.raw.walking import OUTSIDE, walk
@@ -64,7 +65,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     items = ItemStore(counts.counting(_wanted(item, rules) for item in listed))
     findings = tree.findings
     for name in tree.left:
-        findings.add_file(name)
+        findings.add_file(name, partial(beginning, tree, name))
     findings.raise_errors()
     if not len(items):
         accepted = " ".join(sorted(READ_SUFFIXES))

@@ -12,6 +12,8 @@ from core.config.settings import setting
 from core.errors import UserError
 
 Role = Literal["path", "text", "label", "class"]
+MayMiss = Literal["text", "label"]  # roles that a dataset may do without
+MAY_MISS: tuple[MayMiss, ...] = ("text", "label")
 # Case, spaces, `_` and `-` are ignored; where a row fills several of a role the first of the list is shown.
 USUAL: dict[Role, tuple[str, ...]] = {
     "path": (
@@ -135,7 +137,7 @@ def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig)
         raise UserError(f"{table}: the column {double[0]!r} is there twice; rename one")
 
 
-def looks_like(role: Literal["text", "label"], name: str, values: Iterable[Any] = ()) -> bool:
+def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
     """Return whether an unread column may fill the missing role, by its name or by the sentences in it."""
     if role == "label":
         return bool(_LIKE_LABEL.search(name.casefold()))

@@ -11,10 +11,9 @@ from pathlib import PurePosixPath
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
 from data.raw.annotations.captions import combined, reads
-from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.item import Item
 from data.raw.layouts.kohya import repeats
-from data.raw.layouts.tree import Tree, file_item
+from data.raw.layouts.tree import Tree, beginning, file_item
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
 
@@ -87,13 +86,5 @@ def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
     for files in beside.values():
         for suffix, name in files.items():
             if not reads(suffix, tree.rules.captions):
-                tree.findings.add_companion(suffix, partial(_beginning, tree, name))
+                tree.findings.add_companion(suffix, partial(beginning, tree, name))
                 tree.take([name])
-
-
-def _beginning(tree: Tree, name: str) -> bytes:
-    try:
-        with open(tree.source / name, "rb", opener=tree.opener(name)) as file:
-            return file.read(LOOKED_AT)
-    except OSError:
-        return b""  # it is not read, so it need not be readable

@@ -16,6 +16,7 @@ from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import from_fields
 from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions, is_caption_key
+from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split
@@ -52,8 +53,8 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
     try:
         require_columns(table.path, table.columns, tree.rules.columns)
     except UserError:
-        if tree.given:
-            raise
+        if tree.given or any(role_of(column, tree.rules.columns) == "path" for column in table.columns):
+            raise  # it names files, so it is a table of theirs, and passing over it would lose their texts
         _note_columns(tree, table, name, nameless=True)
         tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
         tree.take([name])
@@ -153,8 +154,28 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
     if relative in tree.left_out:
         tree.findings.ignored["rows of files of other splits"] += 1
         return None
+    _once(tree, table, row, item, relative, named)
     named.add(relative)
     return item
+
+
+def _once(tree: Tree, table: Table, row: Row, item: Item, relative: str, named: set[str]) -> None:
+    """Count a file that a row before names too; UserError if another table took it.
+
+    Two tables of the same files would make each a sample twice, with what either says of it.
+    """
+    if relative in named:
+        tree.findings.notes["row of a file that a row before names too, each a sample"] += 1
+    elif (
+        len(tree.tables) > 1
+        and relative
+        and not (item.refused or relative in tree.left or ignored_as(relative))
+    ):
+        others = ", ".join(tree.tables[:-1])
+        raise UserError(
+            f"{table.path}: row {row.number}: {relative} is named by another table too ({others}); "
+            "give the one that is meant as the source, or move the other away"
+        )
 
 
 def _named_classes(table: Table, fields: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from data.raw.annotations.annotation import Annotation
 from data.raw.annotations.several import stored
+from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
 from data.raw.opening import Opener, opener_within
@@ -87,3 +88,12 @@ def file_item(path: Path, name: str, annotation: Annotation, within: str) -> Ite
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         refused = refused or ("read", getattr(error, "strerror", None) or str(error))
     return with_annotation(Item(printable(name), path, 0, size, refused=refused, within=within), annotation)
+
+
+def beginning(tree: Tree, name: str) -> bytes:
+    """Return the first bytes of a file that is looked at only to say what it may be."""
+    try:
+        with open(tree.source / name, "rb", opener=tree.opener(name)) as file:
+            return file.read(LOOKED_AT)
+    except OSError:
+        return b""  # it is not read, so it need not be readable

@@ -102,6 +102,7 @@ def test_a_table_and_files_that_it_does_not_name(tmp_path: Path) -> None:
         ),
         ("captions.txt", "0.png\ta cat", "the file captions.txt"),
         ("prompts.txt", "a cat", "the file prompts.txt"),
+        ("list.txt", "0.png\ta nice cat\n", "the file list.txt"),
         ("metadata.xlsx", b"PK", "the file metadata.xlsx"),
         ("list.csv", "id,caption\n0,a cat\n", "column 'caption' of list.csv; columns.path=NAME"),
     ],
@@ -115,6 +116,45 @@ def test_files_that_may_hold_the_captions_are_refused_by_name(
     assert len(listed(tmp_path, files, captions="none").items) == 1
     files["0.txt"] = "a cat"
     assert listed(tmp_path, files).texts == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("dataset.json", '{"labels": [["0.png", 3]]}'), ("val.txt", "0.png 3\n"), ("val.lst", "0 3 0.png\n")],
+)
+def test_files_that_may_hold_the_labels_are_refused_by_name(tmp_path: Path, name: str, content: str) -> None:
+    files = {**pictures("0.png"), name: content}
+    with pytest.raises(UserError, match=f"no sample has a label.*the file {name}.*classes=false"):
+        listed(tmp_path, files)
+    assert len(listed(tmp_path, files, classes=False).items) == 1
+
+
+def test_lists_of_names_and_notes_fill_no_role(tmp_path: Path) -> None:
+    notes = "made in spring\nwith care\n0.png is the best\n"
+    listing = listed(
+        tmp_path, {**pictures("0.png", "1.png"), "all.txt": "0.png\n1.png\n", "notes.txt": notes}
+    )
+    assert listing.ignored[".txt"] == 2
+
+
+def test_two_tables_of_the_same_files_are_refused_by_name(tmp_path: Path) -> None:
+    rows = {"a.csv": "path,text\n0.png,a\n", "b.jsonl": lines({"path": "0.png", "text": "another"})}
+    with pytest.raises(UserError, match=r"b\.jsonl: row 1: 0\.png is named by another table too \(a\.csv\)"):
+        listed(tmp_path, {**pictures("0.png", "1.png"), **rows})
+    place(tmp_path, {"b.jsonl": lines({"path": "1.png", "text": "another"})})
+    assert len(list_source(tmp_path).items) == 2
+    assert len(list_source(tmp_path / "a.csv").items) == 1
+
+
+def test_rows_of_one_file_are_counted(tmp_path: Path) -> None:
+    listing = listed(tmp_path, {**pictures("0.png"), "a.csv": "path,text\n0.png,a\n0.png,b\n"})
+    assert len(listing.items) == 2
+    assert "1 x row of a file that a row before names too, each a sample" in listing.said
+
+
+def test_a_table_of_files_with_a_column_twice_is_refused_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the column 'text' is there twice"):
+        listed(tmp_path, {**pictures("0.png"), "a.csv": "path,text,text\n0.png,a,b\n"})
 
 
 def test_two_lists_of_other_lengths_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Whether a file that nothing reads lists pictures together with captions or labels."""
+
+from __future__ import annotations
+
+import re
+
+from data.media.formats import READ_SUFFIXES
+from data.raw.annotations.roles import MAY_MISS, MayMiss, looks_like
+from data.raw.annotations.text_encoding import encoding_of
+
+LISTINGS = (".txt", ".lst", ".json")
+_ENDINGS = "|".join(suffix.removeprefix(".") for suffix in READ_SUFFIXES)
+_NAMED = re.compile(rf"[^\s\"',;|:]+\.(?:{_ENDINGS})\b", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]")
+_NUMBER = re.compile(r"\d")
+_KEY = re.compile(r'"(\w+)"\s*:')
+
+
+def listing_roles(begins: bytes) -> set[MayMiss]:
+    """Return the roles that a file may fill by its first bytes: it names pictures, and says more of them.
+
+    In JSON the keys decide (`{"labels": [["0.png", 3], ...]}`). Elsewhere most lines must name a picture;
+    words beside it may be a caption, a number alone a label. A list of nothing but names fills none.
+    """
+    text = begins.decode(encoding_of(begins), errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    named = [_NAMED.sub(" ", line) for line in lines if _NAMED.search(line)]
+    if named and (keys := _KEY.findall(text)):
+        return {role for role in MAY_MISS if any(looks_like(role, key) for key in keys)}
+    if 2 * len(named) <= len(lines):
+        return set()
+    if any(map(_WORD.search, named)):
+        return {"text"}
+    return {"label"} if any(map(_NUMBER.search, named)) else set()

@@ -2,7 +2,8 @@
 
 A thread on every rank looks at the clock. When nothing has moved for too long (a stopped rank, a deadlock,
 storage that never answers) it writes down where every rank is and the stacks of this one, and ends the
-process: before the process group's own timeout, which knows none of this. Where torch's flight recorder is
+process: before the process group's own timeout, which knows none of this. On standard error one rank speaks
+for all, and names those that are least advanced. Where torch's flight recorder is
 on (on CUDA `distributed.start` sees to it) its last collectives go along. The status is that of a run that
 can be continued, though it may have to repeat steps.
 
@@ -28,7 +29,8 @@ import torch
 from core import log, terminal
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE
-from core.faults.heartbeats import Heartbeat, describe_ranks
+from core.faults import heartbeats
+from core.faults.heartbeats import Heartbeat, claim_report, open_report, places, shortened
 from core.metrics.phases import Phases
 from core.reading import json_files
 from core.run import ends
@@ -70,13 +72,17 @@ class Watchdog:
         self._save_silence, self._end = save_silence, end
         self._saved = time.monotonic()  # when a save was last under way
         self._ended = threading.Event()
-        self._period_s = min([PERIOD_S, *(s / 8 for s in (limits.step_s, limits.save_s) if s)])
+        shares = [s / 8 for s in (limits.step_s, limits.save_s) if s]
+        self._period_s = min([PERIOD_S, *shares])
+        self._beat_s = min([heartbeats.PERIOD_S, *shares])
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._heartbeat = Heartbeat(logs, world.rank, self._beat, self._period_s)
+        self._heartbeat = Heartbeat(logs, world.rank, self._beat, self._beat_s)
 
     def __enter__(self) -> Watchdog:
         if self._limits != Limits(0, 0):
             self._phases.enter(self._phases.phase)
+            if self._world.rank == 0:
+                open_report(self._logs)
             self._heartbeat.start()
             self._thread.start()
         return self
@@ -126,29 +132,51 @@ class Watchdog:
         }
 
     def _report(self, line: str) -> None:
-        """Report on standard error and to the supervisor; write every rank's place and our stacks to `logs/`.
+        """Report to the supervisor, and in `logs/` with our stacks; one rank reports for all what is said.
 
         What goes to disk is given a few seconds only, since it may be the disk that hangs.
         """
         path = self._logs / f"hang-rank-{self._world.rank}.txt"
-        terminal.tell(f"{line}; see {path}")
+        is_speaker = self._claims()
+        if is_speaker:
+            terminal.tell(f"{line}; see {path}")
         for work in (
             lambda: ends.record("hang", EXIT_STATUS, line),
-            lambda: self._write_down(line, path),
+            lambda: self._write_down(line, path, is_speaker),
             lambda: dump_collectives(self._logs, self._world.rank),  # takes locks of a library that hangs
         ):
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            thread.join(PERIOD_S)
+            _try(work)
 
-    def _write_down(self, line: str, path: Path) -> None:
-        places = describe_ranks(self._logs, self._world.size, time.time(), 3 * self._period_s)
-        terminal.tell("\n".join(places))
+    def _claims(self) -> bool:
+        """Return whether to speak for all ranks: the first one to ask, and any where storage does not say."""
+        answer = [True]
+
+        def ask() -> None:
+            with contextlib.suppress(OSError):
+                answer[0] = claim_report(self._logs, self._world.rank)
+
+        _try(ask)
+        return answer[0]
+
+    def _write_down(self, line: str, path: Path, is_speaker: bool) -> None:
+        if is_speaker:
+            found = places(self._logs, self._world.size, time.time(), 3 * self._beat_s)
+            said, written = shortened(found), [place.text for place in found]
+            terminal.tell("\n".join(said))
+        else:
+            said = written = [f"where every rank was: see the rank that {heartbeats.CLAIM} names"]
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-            file.write("\n".join([line, *places, "", ""]))
+            file.write("\n".join([line, *written, "", ""]))
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
-        log.note_last("; ".join([line, *places]), failed=True)
+        log.note_last("; ".join([line, *said]), failed=True)
+
+
+def _try(work: Callable[[], object]) -> None:
+    """Do something that may never end, for a few seconds."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PERIOD_S)
 
 
 def earlier_than_groups(watchdog_s: float, group_timeout_s: float, world: World) -> float:

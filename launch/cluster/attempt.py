@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -86,6 +87,7 @@ class Attempt:
         self.folder = submission.folder / "attempts" / (name or f"{local}.{len(before)}")
         self.number = len([earlier for earlier in before if earlier != self.folder.name])
         self.child: subprocess.Popen[bytes] | None = None
+        self._alive = ""  # a heartbeat that was young when last looked at
         self.end_s = 0.0  # when the scheduler will end this start
         self.was_done = self.is_done()
 
@@ -187,7 +189,13 @@ class Attempt:
 
     def silence(self) -> float:
         """Return the seconds since the last heartbeat of any rank where that is too long; else 0."""
-        found = published(self.submission.output / LOGS, "heartbeat-rank-*.json")
+        beats = self.submission.output / LOGS
+        if self._alive and _age_of(beats / self._alive) <= SILENT_S:
+            return 0.0  # one that lives is enough: the files of all are not looked at
+        found = published(beats, "heartbeat-rank-*.json")
+        self._alive = next((path.name for path in found if _age_of(path) <= SILENT_S), "")
+        if self._alive:
+            return 0.0
         newest = max((path.stat().st_mtime for path in found if path.exists()), default=0.0)
         silent_s = time.time() - newest
         if silent_s <= SILENT_S or newest <= self.started():
@@ -220,6 +228,14 @@ def progress(output: Path) -> int:
         for row in read_last(output / METRICS, 1):
             return int(row.get("step", 0))
     return sum(len(published(output / name)) for name in (".receipts", "parts"))
+
+
+def _age_of(path: Path) -> float:
+    """Return the seconds since the file was written; without end where there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _limit_of(heartbeat: Path) -> float:

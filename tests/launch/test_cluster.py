@@ -21,6 +21,7 @@ from core.config import loading
 from core.errors import UserError, WorkError
 from core.root import ROOT
 from core.run.code import RECORD, code, read
+from launch.cluster import attempt as attempts
 from launch.cluster import records, slurm, submit
 from launch.cluster.attempt import Attempt, EndRequest, progress
 from launch.cluster.config import ClusterConfig
@@ -193,6 +194,25 @@ def test_ranks_are_ended_when_their_heartbeats_are_too_old_for_what_they_are_at(
         beat.write_text(json.dumps({"limit_s": limit_s}))
         os.utime(beat, (time.time() - age_s,) * 2)
         assert bool(attempt.silence()) == is_too_old, (limit_s, age_s)
+
+
+def test_of_many_heartbeats_one_that_is_young_is_looked_at(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, listed = attempt.submission.output / "logs", []
+    logs.mkdir()
+    for rank in range(50):
+        (logs / f"heartbeat-rank-{rank}.json").write_text("{}")
+    os.utime(logs / "heartbeat-rank-0.json", (1, 1))
+    really = attempts.published
+    monkeypatch.setattr(attempts, "published", lambda *words: listed.append(words) or really(*words))
+    assert [attempt.silence() for _ in range(5)] == [0] * 5
+    assert len(listed) == 1
+    for path in logs.iterdir():
+        os.utime(path, (time.time() - 700,) * 2)
+    attempt.folder.mkdir(parents=True)
+    attempt.write(started=time.time() - 10_000)
+    assert attempt.silence() > 600
 
 
 @pytest.mark.parametrize(

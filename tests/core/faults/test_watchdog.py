@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from core.distributed.ranks import World
-from core.faults import watchdog
-from core.faults.heartbeats import Heartbeat, describe_ranks, path_of
+from core.faults import heartbeats, watchdog
+from core.faults.heartbeats import Heartbeat, path_of, places, shortened
 from core.faults.watchdog import EXIT_STATUS, Limits, Watchdog, dump_collectives, earlier_than_groups
 from core.metrics.phases import MEASURED, Phases
 
@@ -109,7 +109,7 @@ def test_storage_that_does_not_answer_ends_the_process_too(
     never = threading.Event()
     phases, ends = Phases(), Ends()
     monkeypatch.setattr(watchdog, "PERIOD_S", 0.1)
-    monkeypatch.setattr(watchdog, "describe_ranks", lambda *_: never.wait() and [])
+    monkeypatch.setattr(watchdog, "places", lambda *_: never.wait() and [])
     with Watchdog(tmp_path, phases, WORLD, Limits(0.2), end=ends) as watched:
         monkeypatch.setattr(watched._heartbeat, "_present", lambda: {"is_late": never.wait()})
         hang_here(ends)
@@ -123,10 +123,10 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path.write_text("{}")
     os.utime(path, (1, 1))
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(heartbeats.os, "write", full)
     heartbeat._beat()
     assert path.stat().st_mtime > 1
     assert list(tmp_path.iterdir()) == [path]
@@ -136,7 +136,64 @@ def test_the_rank_that_is_behind_comes_first(tmp_path: Path) -> None:
     for rank, step in enumerate([5, 4, 5]):
         beat = {"step": step, "phase": "update", "since_s": 1.0, "ids": [], "time": 100.0}
         (tmp_path / f"heartbeat-rank-{rank}.json").write_text(json.dumps(beat))
-    assert describe_ranks(tmp_path, 3, 101.0, 15.0)[0].startswith("rank 1: step 4, update")
+    assert places(tmp_path, 3, 101.0, 15.0)[0].text.startswith("rank 1: step 4, update")
+
+
+def test_of_many_ranks_one_speaks_with_eight_lines_and_a_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks notice the hang; the heartbeats are read once, and what is said does not grow with ranks."""
+    read, ranks = [], 300
+    for rank in range(ranks):
+        step = 4 if rank == 17 else 5 + rank % 2
+        beat = {"step": step, "phase": "update", "since_s": 1.0, "ids": [rank], "time": time.time()}
+        (tmp_path / f"heartbeat-rank-{rank}.json").write_text(json.dumps(beat))
+    monkeypatch.setattr(heartbeats, "path_of", lambda logs, rank: read.append(rank) or path_of(logs, rank))
+    for rank in (3, 0, 7):
+        world = World(rank, ranks, 0, torch.device("cpu"))
+        Watchdog(tmp_path, Phases(), world, Limits(600.0))._report(f"rank {rank}: hangs")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 + 8 + 1
+    assert said[0].startswith("rank 3: hangs")
+    assert said[1].startswith("rank 17: step 4")
+    assert said[-1] == "and 292 other ranks: 143 in step 5, 149 in step 6"
+    assert sorted(read) == sorted([*range(ranks), 3, 0, 7])  # by one; and each watchdog names its own
+    assert (tmp_path / "hang-rank-3.txt").read_text().count("update for") == ranks
+    for rank in (0, 7):
+        text = (tmp_path / f"hang-rank-{rank}.txt").read_text()
+        assert "see the rank that hang-reported-by.txt names" in text
+        assert "in _write_down" in text
+    heartbeats.open_report(tmp_path)
+    assert heartbeats.claim_report(tmp_path, 7)
+
+
+def test_the_others_are_counted_by_step_in_few_words() -> None:
+    found = [heartbeats.Place(n, n - 1, 0.0, f"rank {n}") for n in range(14)]
+    assert shortened(found[:8]) == [f"rank {n}" for n in range(8)]
+    assert shortened(found)[8:] == ["and 6 other ranks: 1 in step 7, 1 in step 8, 4 in later ones"]
+    none = [heartbeats.Place(n, -1, 0.0, f"rank {n}") for n in range(9)]
+    assert shortened(none)[8:] == ["and 1 other rank: 1 without a heartbeat"]
+
+
+def test_a_heartbeat_is_one_opening_of_a_file_every_thirty_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file is made, renamed or removed for it, and a short one leaves nothing of a long one before it."""
+    shown: dict[str, object] = {"ids": [2**63] * 4}
+    heartbeat = Heartbeat(tmp_path, 0, lambda: shown, 5.0)
+    heartbeat._beat()
+    before, opened, really = path_of(tmp_path, 0).stat().st_ino, [], os.open
+    monkeypatch.setattr(heartbeats.os, "open", lambda *words: opened.append(words) or really(*words))
+    for name in ("rename", "replace", "unlink", "mkdir", "utime"):
+        monkeypatch.setattr(heartbeats.os, name, None)
+    shown["ids"] = []
+    heartbeat._beat()
+    assert len(opened) == 1
+    monkeypatch.undo()
+    assert path_of(tmp_path, 0).stat().st_ino == before
+    assert json.loads(path_of(tmp_path, 0).read_text())["ids"] == []
+    watched = Watchdog(tmp_path, Phases(), WORLD, Limits(600.0, 3600.0))
+    assert watched._heartbeat._period_s == 30
 
 
 def test_phases_add_up() -> None:

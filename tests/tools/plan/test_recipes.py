@@ -1,4 +1,4 @@
-"""Recipes: each is a whole config of `train`, and fits the GPUs that its data are planned for."""
+"""Recipes: each is a whole config of `train`, fits its GPUs, and has a config that encodes its data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from core.config.loading import load
 from core.config.yaml_files import read_yaml
 from core.root import ROOT
 from tests.tools.plan.recipe_table import DATA, MFU, figures_of, planned, row
+from tools.encode.config import Config as EncodeConfig
 from tools.plan.step_samples import workload
 from tools.train.config import Config as TrainConfig
 
@@ -36,12 +37,14 @@ SECTIONS = {
         "shared_tokens_8": "long_video_480",
     },
 }  # each file of a section, and a recipe that has the same
+COMPRESSION = {4: (1, 8), 16: (4, 8)}  # frames and pixels of a latent, by its channels: SD-VAE, Wan-VAE
 each_recipe = pytest.mark.parametrize("name", DATA)
 
 
 def test_every_recipe_is_looked_at() -> None:
     assert {path.stem for path in (ROOT / "configs/train").glob("*.yaml")} == {*DATA}
     assert {path.stem for path in (ROOT / "configs/plan").glob("*.yaml")} == {*DATA.values()}
+    assert {path.stem for path in (ROOT / "configs/encode").glob("*.yaml")} == {*DATA.values()}
     page = (ROOT / "docs/recipes.md").read_text()
     assert [name for name in DATA if f"`{name}`" not in page] == []
 
@@ -54,6 +57,19 @@ def test_a_recipe_is_a_config_of_train_whose_ranks_share_its_groups(name: str) -
     work = workload("", "", plan.plan, plan.data, plan.model, plan.engine)
     assert work.samples == plan.plan.samples
     assert all(work.rank_share(bucket) >= 1 for bucket in work.buckets)
+
+
+@each_recipe
+def test_what_is_encoded_for_a_recipe_is_what_it_is_planned_for(name: str) -> None:
+    file, required = ROOT / "configs/encode" / f"{DATA[name]}.yaml", ["source=x", "autoencoder=x", "output=y"]
+    encoded, wanted = load(EncodeConfig, [file], required), planned(name).plan
+    shapes = []
+    for channels, frames, height, width in wanted.shapes:
+        temporal, spatial = COMPRESSION[channels]
+        shapes.append(((frames - 1) * temporal + 1, height * spatial, width * spatial))
+    assert encoded.buckets.shapes == tuple(shapes)
+    assert encoded.text_tokens == wanted.text_tokens
+    assert encoded.store == ("moments" if wanted.moments == 2 else "mean")
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -14,6 +14,7 @@ STAGE_GRACE_S = 40.0  # longer than the demo waits for the job that it is at
 BEFORE_STEPS = "ending before the first step"
 TRAINING = ("train", "train-autoencoder")
 CONTINUES = {"shard": WORK, "encode": WORK, "sample": WORK, "evaluate": "the same command scores again"}
+CONTINUES |= {"sweep": "the same command continues the sweep"}
 CONTINUES |= {"demo": "the same command goes on with this stage"}
 ONLY_LOOKS = {"--dry-run", "--help", "-h", "action=status"}
 

@@ -138,6 +138,18 @@ JOBS = (
         prints=True,
     ),
     Job(
+        "sweep",
+        "launch.sweep.job",
+        "do many training runs of different sizes and budgets, and fit a scaling law to them",
+        (
+            "longtake sweep configs/sweep/isoflop.yaml runs/latents output=runs/sweep --dry-run",
+            "longtake sweep configs/sweep/isoflop.yaml runs/latents output=runs/sweep",
+            "longtake sweep configs/sweep/isoflop.yaml runs/latents output=runs/sweep action=fit",
+        ),
+        on_ranks=False,
+        shares=True,
+    ),
+    Job(
         "demo",
         "launch.demo.job",
         "the whole chain, from files to pictures, on handwritten digits or on your own folder",

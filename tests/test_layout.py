@@ -41,7 +41,7 @@ ROOMS = {
         {"bench", "plan", "report"},
         {"sweep"},
     ],
-    "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report"}],
+    "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report", "sweep"}],
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record, a
 # text encoder in the layout of transformers.
@@ -96,7 +96,7 @@ OWNERS = {
     "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py"
     r"|launch/doctor/machine\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/(stills/\w+|images|lettering)\.py|data/raw/duplicates\.py",
+    "PIL": r"data/media/(stills/\w+|images|lettering|drawing)\.py|data/raw/duplicates\.py",
     "pillow_heif": r"data/media/stills/still\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",

@@ -28,3 +28,7 @@ EXPORTED_WEIGHTS = "model.safetensors"
 
 SAMPLES = "samples.json"  # written last
 SCORES = "scores.json"  # written last
+
+RUNS = "runs"  # of a sweep: a folder with a run in each
+SWEEP = "sweep.jsonl"  # its ledger
+FIT = "fit.json"  # written last

@@ -18,7 +18,7 @@ from core.errors import WorkError
 from core.files import published, write_json
 from core.records import read_last
 from core.run import ends, signals
-from core.run.folder import LOGS, METRICS
+from core.run.folder import LOGS, METRICS, RUNS
 from launch.cluster import slurm
 from launch.cluster.config import ClusterConfig
 from launch.cluster.rank_start import rank_command, rank_environment
@@ -223,10 +223,13 @@ class Attempt:
 
 
 def progress(output: Path) -> int:
-    """Return the progress of a job: the last step of training, else the number of finished parts."""
+    """Return the progress of a job: the last step of training, of all runs of a sweep, else the number of
+    finished parts."""
+    runs = [path for path in published(output / RUNS) if path.is_dir()]
     with contextlib.suppress(OSError):
-        for row in read_last(output / METRICS, 1):
-            return int(row.get("step", 0))
+        steps = [int(row.get("step", 0)) for run in (output, *runs) for row in read_last(run / METRICS, 1)]
+        if steps:
+            return sum(steps)
     return sum(len(published(output / name)) for name in (".receipts", "parts"))
 
 

@@ -28,7 +28,7 @@ class ClusterConfig:
     tasks_per_node: int = setting(1, "ranks on each node, one for each GPU", low=1)
     array: int = setting(
         0,
-        "tasks of a job array, each such a job, that share the work of `encode` or `sample`; 0 is one job",
+        "tasks of a job array, each such a job, that share `encode`, `sample` or `sweep`; 0 is one job",
         low=0,
     )
     array_limit: int = setting(0, "tasks of the array that run at once; 0 is no limit", low=0)

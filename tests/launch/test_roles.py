@@ -73,6 +73,18 @@ ROLES: dict[str, dict[str, str]] = {
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         "validation_source": "watch",
     },
+    "sweep": {
+        **TRAINING,
+        "objective.schedule.betas": "place",
+        **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
+        **within("data.online", ("threads", "quarantine_budget"), "work"),
+        **dict.fromkeys(("initial_accept", "action", "retry"), "work"),
+        **within("validation", ("every", "samples", "strata", "averages"), "watch"),
+        "validation_source": "watch",  # its ledger compares it, and the number of samples and strata
+        **within("sweep", ("budgets", "sizes", "least_steps", "most_epochs", "held_out"), "work"),
+        **within("fit", ("loss", "target"), "watch"),
+        **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
+    },
     "sample": {
         **OUTPUTS,
         **dict.fromkeys(("source", "prompt_file", "requests", "text_encoder"), "place"),

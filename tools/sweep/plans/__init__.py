@@ -1,0 +1,1 @@
+"""Kinds of sweeps: which runs there are, each in one file."""

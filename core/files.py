@@ -120,8 +120,13 @@ def _require_regular(status: os.stat_result, path: str) -> None:
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """Read a regular file; OSError for what is none, or has more than `most` bytes, which are not read."""
     with open_regular(path) as file:
-        data = file.read() if most is None else file.read(most + 1)
-    if most is not None and len(data) > most:
+        if most is None:
+            return file.read()
+        size = min(most, os.fstat(file.fileno()).st_size)
+        data = file.read(size + 1)  # a buffer of what is asked for is taken at once
+        if size < len(data) <= most:  # it has grown, or does not say its size
+            data += file.read(most + 1 - len(data))
+    if len(data) > most:
         raise OSError(errno.EFBIG, f"larger than {most} bytes, the most for such a file", str(path))
     return data
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from core.files import (
     instead,
     published,
     published_below,
+    read_bytes,
     sha256_file,
     temporaries,
     temporary_name,
@@ -171,3 +173,17 @@ def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(
     (tmp_path / "runs").mkdir()
     for place in ("runs/vae", "vae", "a/b/c", "../a", "/a/b"):
         assert instead(Path(place)) == "; nothing is there"
+
+
+def test_reading_takes_memory_of_the_file_and_not_of_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "small", 1 << 28) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert read_bytes(tmp_path / "small", 1000) == b"x" * 1000
+    with pytest.raises(OSError, match="larger than 999 bytes"):
+        read_bytes(tmp_path / "small", 999)
+    assert read_bytes(Path("/proc/self/status"), 1 << 20).startswith(b"Name:")  # says that it has no bytes

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from core.errors import UserError, WorkError
@@ -33,37 +34,57 @@ def read(tree: Tree) -> Iterable[Item]:
     """Yield the samples of all tars, tar by tar."""
     names = [name for name in tree.left if name.lower().endswith(".tar")]
     tree.take(names)
-    splits, classes = _meaning(tree, names)
+    meaning = _meaning(tree, names)
     for name in names:
         with tree.findings.collecting():
-            yield from _items(tree, name, classes.get(name, ""), splits)
+            yield from _items(tree, name, meaning)
 
 
-def _meaning(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the splits to pack (() for none in the tars), and {tar: class} ({} if tars are not classes).
+class _Meaning(NamedTuple):
+    """The meaning of tars and of the folders in them.
 
-    Tars are read only as long as either may still be so, which of ordinary shards is the first one.
+    around: the one folder that holds all samples and is no class, "" for none.  splits: those to pack, () for
+    none in the tars.  classes: class by tar, {} if tars are not classes.
+    """
+
+    around: str = ""
+    splits: tuple[str, ...] = ()
+    classes: Mapping[str, str] = MappingProxyType({})
+
+
+def _meaning(tree: Tree, names: list[str]) -> _Meaning:
+    """Find out what tars and folders in them are.
+
+    Tars are read only as long as any of it may still be so, which of ordinary shards is the first one.
     """
     classes = classes_by_name(names)
-    firsts: Counter[str] = Counter()
-    may_split = not tree.skip
-    for name in names if may_split or classes else ():
+    firsts, seconds = Counter[str](), Counter[str]()
+    may_split, around = not tree.skip, True
+    for name in names:
         try:
             keys = [s.key for s in samples(tree.source / name, _is_passed_over) if media_members(s)]
         except WorkError:
             continue  # reported where its samples are read
-        firsts.update((*_folders(key), "")[0] for key in keys)
+        folders = [(*_folders(key), "", "")[:2] for key in keys]
+        firsts.update(first for first, _ in folders)
+        seconds.update(second for _, second in folders)
         may_split = may_split and all(map(is_split, firsts))
+        around = len(firsts) <= 1 and "" not in firsts
         classes = classes if classes and fits(classes[name], keys) else {}
-        if not may_split and not classes:
-            return (), {}
+        if not may_split and not classes and not around:
+            return _Meaning()
     if classes:
         tree.findings.said.append(f"a tar for each class, named after it: {len(classes)} classes")
+    whole = ""
+    if around and firsts and not may_split and not classes and len(set(seconds) - {""}) > 1:
+        (whole,) = firsts
+        tree.findings.said.append(f"the folder {printable(whole)}/ around all samples is no class")
+        firsts, may_split = seconds, not tree.skip and all(map(is_split, seconds))
     if not may_split or not firsts:
-        return (), classes
+        return _Meaning(whole, (), classes)
     wanted = tuple(chosen(firsts, tree.rules, "samples"))
     tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
-    return wanted, classes
+    return _Meaning(whole, wanted, classes)
 
 
 def _is_passed_over(name: str) -> bool:
@@ -74,8 +95,8 @@ def _folders(key: str) -> tuple[str, ...]:
     return tuple(part for part in PurePosixPath(key).parts[:-1] if part != ".")
 
 
-def _items(tree: Tree, name: str, class_name: str, splits: tuple[str, ...]) -> Iterator[Item]:
-    path = tree.source / name
+def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
+    path, class_name, splits = tree.source / name, meaning.classes.get(name, ""), meaning.splits
     ignored: Counter[str] = Counter()
 
     def is_passed_over(member: str) -> bool:
@@ -89,7 +110,7 @@ def _items(tree: Tree, name: str, class_name: str, splits: tuple[str, ...]) -> I
     times = Counter(sample.key for sample in found)  # more than one: its members lie apart
     with open(path, "rb", opener=tree.opener(name)) as file:
         for sample in found:
-            folders = _folders(sample.key)
+            folders = _folders(sample.key)[1 if meaning.around else 0 :]
             if splits and folders and folders[0] not in splits:
                 tree.findings.ignored[f"of split {folders[0]}"] += 1
                 continue

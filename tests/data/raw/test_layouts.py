@@ -257,6 +257,7 @@ SPLITS: dict[str, dict[str, str | bytes]] = {
     "tars": {f"{s}-00000.tar": tar(pictures(f"{s}0.png")) for s in ("train", "val", "test")},
     "data": pictures("data/train/0.png", "data/val/0.png", "data/test/0.png"),
     "in a tar": {"all.tar": tar(pictures("train/0.png", "val/0.png", "test/0.png"))},
+    "in a folder of a tar": {"all.tar": tar(pictures("d/train/0.png", "d/val/0.png", "d/test/0.png"))},
 }
 
 
@@ -269,6 +270,26 @@ def test_splits_must_be_chosen_from_and_are_no_classes(tmp_path: Path, layout: s
     assert listing.ignored["of split test"] == 1
     with pytest.raises(UserError, match="split=dev: expected splits of the source"):
         listed(tmp_path, SPLITS[layout], split="train+dev")
+
+
+@pytest.mark.parametrize(
+    ("members", "classes"),
+    [
+        ([["root/dog/0.png", "root/cat/0.png"]], ("cat", "dog")),
+        ([["./root/dog/0.png"], ["./root/cat/0.png"]], ("cat", "dog")),
+        ([["dog/0.png", "dog/1.png"]], ("dog",)),
+        ([["dog/a/0.png", "dog/b/0.png"], ["cat/a/0.png"]], ("cat", "dog")),
+        ([["dog/a/0.png", "dog/a/1.png"]], ("dog",)),
+    ],
+)
+def test_one_folder_around_all_samples_of_tars_is_no_class(
+    tmp_path: Path, members: list[list[str]], classes: tuple[str, ...]
+) -> None:
+    files = {f"x-{number}.tar": tar(pictures(*names)) for number, names in enumerate(members)}
+    listing = listed(tmp_path, files)
+    assert (listing.classes, len(listing.items)) == (classes, sum(map(len, members)))
+    said = any("the folder root/ around all samples is no class" in line for line in listing.said)
+    assert said == members[0][0].removeprefix("./").startswith("root")
 
 
 def test_other_first_folders_are_classes(tmp_path: Path) -> None:

@@ -152,9 +152,9 @@ def test_the_budget_stops_a_run(folder: Path) -> None:
 
 
 def test_the_plan_of_both_is_the_same(folder: Path) -> None:
-    """But for the memory: encoding takes some, and pixels are larger than latents."""
+    """But for memory and hours: encoding takes some, pixels are larger than latents, and hours are timed."""
     one, two = (plan(config(folder, source)) for source in ("cache", "raw"))
-    own = ("memory of a rank", "micro-batch: ")
+    own = ("memory of a rank", "micro-batch: ", "hours: ")
     kept = [[line for line in lines[1:] if not line.startswith(own)] for lines in (one, two)]
     assert len(kept[0]) > 5
     assert kept[0] == kept[1]

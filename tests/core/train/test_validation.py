@@ -44,7 +44,7 @@ def test_validating_changes_nothing_in_the_run(world: World, tmp_path: Path, sta
     written = read_rows(with_it / "validation.jsonl")
     assert [row["step"] for row in written] == [2, 4]
     assert set(written[0]) == {"step", "raw", "0.9", "0.5"}
-    assert set(written[0]["raw"]) == {"loss", "loss_by_decile", "mae"}
+    assert set(written[0]["raw"]) == {"loss", "loss_by_decile", "distance"}
     assert len(written[0]["raw"]["loss_by_decile"]) == 10
     assert all(written[0]["raw"]["loss_by_decile"])  # every stratum is met
     assert not (without / "validation.jsonl").exists()

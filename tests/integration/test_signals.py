@@ -111,6 +111,12 @@ def other_jobs_that_continue(cache: Path, folder: Path) -> None:
         assert at_birth(job(name, "x", "output=y"), signal.SIGUSR2) == (CONTINUABLE, told)
 
 
+def a_sweep(cache: Path, folder: Path) -> None:
+    """Signal a sweep at birth; within a run, `test_sweep.py` does (test_a_signal_saves_the_run_under_way)."""
+    told = f"SIGTERM: ending; {CONTINUES['sweep']}\n"
+    assert at_birth(job("sweep", "x", "output=y"), signal.SIGTERM) == (CONTINUABLE, told)
+
+
 def jobs_that_do_not(cache: Path, folder: Path) -> None:
     others = [(entry.name,) for entry in jobs.JOBS if entry.name not in {*CONTINUES, *TRAINING}]
     looks = [("train", "--dry-run"), ("sample", "--help"), ("encode", "action=status")]
@@ -141,6 +147,7 @@ ROWS = {  # how the first two cells of a row begin
     ("`train`, `train-autoencoder` from the first step on", "any", "75"): from_the_first_step_on,
     ("`train`, `train-autoencoder`, a second Ctrl-C", "SIGINT", "130"): second_ctrl_c,
     ("`shard`, `encode`, `sample`, `evaluate`, `demo`", "any", "75"): other_jobs_that_continue,
+    ("`sweep`", "any", "75"): a_sweep,
     ("`export`, `inspect`, `report`, `digits`, `bench`", "any", "128 + number"): jobs_that_do_not,
     ("any job under `nohup`", "SIGHUP", "as without"): under_nohup,
     ("any job whose last line is said", "any but Ctrl-C", "as without"): once_the_last_line_is_said,

@@ -16,7 +16,7 @@ from launch.cluster.submit import Target
 from launch.jobs import find
 
 CONFIGS = ROOT / "configs"
-JOBS = {"encode": "encode", "plan": "plan"}
+JOBS = {"encode": "encode", "plan": "plan", "sweep": "sweep"}
 JOBS |= dict.fromkeys(("train", "model", "data", "engine"), "train")
 SAMPLES = "sample-"  # of the demo: what is sampled follows
 FILES = [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.rglob("*.yaml"))]

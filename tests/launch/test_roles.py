@@ -97,7 +97,7 @@ ROLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("extractor_weights", "reference"), "place"),
         **dict.fromkeys(("batch", "device"), "work"),
     },
-    "demo": {**OUTPUTS, "source": "place"},
+    "demo": {**OUTPUTS, "source": "place", "text_encoder": "place"},
     "digits": {"output": "place", "overwrite": "work"},
 }
 CONTINUE_NOTHING = {"export", "inspect", "bench", "report", "compare"}  # they begin anew each time

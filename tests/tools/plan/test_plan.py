@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from core.config.loading import load
 from core.config.yaml_files import read_yaml
@@ -24,12 +23,6 @@ from tools.train.config import Config as TrainConfig
 
 SMALL = ("model.width=64", "model.depth=2", "model.heads=2", "data.group_size=16", "data.rank_multiple=8")
 SHAPES = ("plan.samples=1001", "plan.shapes=[[4,1,16,16],[4,5,16,16]]")
-
-
-@pytest.fixture(autouse=True)
-def own_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take back what ZeRO-3 has done to torch, where another test ran it in this process."""
-    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
 
 
 def planned(capsys: pytest.CaptureFixture[str], *fields: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from core import environment, terminal
@@ -104,6 +104,14 @@ class Progress:
 def counted(n: int, thing: str) -> str:
     """Format as `1 shard`, `3 shards`."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as lines whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def duration(seconds: float) -> str:

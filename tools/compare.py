@@ -12,6 +12,7 @@ from core.config.loading import difference
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.files import instead
+from core.progress import aligned
 from core.reading import json_files
 from core.run.folder import SCORES
 from tools.runs.rulers import RULER, SUBJECT
@@ -116,13 +117,7 @@ def table(found: Sequence[Scored]) -> list[str]:
         marks = _best(name, values) if alike else [""] * len(values)
         rows.append([name, *(_cell(value) + mark for value, mark in zip(values, marks, strict=True))])
     rows += _subject_rows(found)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return (
-        lines if not alike else [*lines, "* the best of its row; intervals overlap where they are not given"]
-    )
+    return [*aligned(rows), "* the best of its row, whatever its interval"] if alike else aligned(rows)
 
 
 def _best(name: str, values: Sequence[float | None]) -> list[str]:

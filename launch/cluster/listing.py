@@ -9,7 +9,7 @@ from pathlib import Path
 from core import environment, terminal
 from core.config.yaml_files import read_recorded
 from core.errors import UserError, WorkError
-from core.progress import duration
+from core.progress import aligned, duration
 from core.records import number, read_last
 from core.run.folder import METRICS
 from launch.cluster import records, slurm
@@ -30,11 +30,8 @@ def main(words: Sequence[str]) -> int:
     for output in outputs:
         if not records.submissions(output):
             raise UserError("source", output, "the output of a job that was submitted")
-    table = [HEADER, *(_row(output) for output in outputs)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER) - 1)]
-    for row in table:
-        fixed = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        terminal.deliver(f"{fixed}  {row[-1]}".rstrip())
+    for line in aligned([HEADER, *(_row(output) for output in outputs)]):
+        terminal.deliver(line)
     return 0
 
 

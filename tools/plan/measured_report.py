@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.metrics.devices import Device
-from tools.plan.columns import aligned
+from core.progress import aligned
 from tools.plan.cost_model import EVEN
 from tools.plan.measure import Measurement
 from tools.plan.step_samples import Workload

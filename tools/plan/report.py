@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.metrics.devices import GB
-from tools.plan.columns import aligned
+from core.progress import aligned
 from tools.plan.shares import lines_of_shares
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from core.progress import counted, duration
+from core.progress import aligned, counted, duration
 from core.run.folder import SWEEP
 from tools.plan.config import PlanConfig
 from tools.sweep import ledger
@@ -22,11 +22,7 @@ def lines_of(runs: Sequence[SweepRun], plan: PlanConfig, found: Mapping[str, Res
         HEAD,
         *(_row(run, seconds, found.get(run.name)) for run, seconds in zip(runs, predicted, strict=True)),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return [*lines, *_total(runs, plan, predicted, measured, found), *_warnings(runs)]
+    return [*aligned(rows), *_total(runs, plan, predicted, measured, found), *_warnings(runs)]
 
 
 def _row(run: SweepRun, seconds: float | None, result: Result | None) -> tuple[str, ...]:

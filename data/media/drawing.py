@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.media.lettering import font
+
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SCALE = 3  # pixels of a unit while drawing; the picture has 2, which smooths edges
 SHOWN = 2
@@ -48,7 +48,7 @@ def _draw(pen: ImageDraw, stroke: Stroke) -> None:
     points = [(x * SCALE, y * SCALE) for x, y in stroke.points]
     if stroke.kind == "text":
         anchor = {"start": "lm", "middle": "mm", "end": "rm"}[stroke.anchor]
-        pen.text(points[0], stroke.text, fill=colour, font=_font(), anchor=anchor)
+        pen.text(points[0], stroke.text, fill=colour, font=font(TEXT * SCALE), anchor=anchor)
     elif stroke.kind in ("dot", "ring"):
         (x, y), r = points[0], 4 * SCALE
         fill = colour if stroke.kind == "dot" else None
@@ -71,10 +71,3 @@ def _dashed(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, flo
         x, y = (np.interp(at, lengths, places[:, axis]) for axis in (0, 1))
         found.append(list(zip(x.tolist(), y.tolist(), strict=True)))
     return found
-
-
-@cache
-def _font() -> FreeTypeFont | ImageFont:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(TEXT * SCALE)

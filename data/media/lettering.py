@@ -44,7 +44,7 @@ def writable(text: str) -> bool:
 
 def width(text: str) -> int:
     """Return the pixels that `text` takes from left to right."""
-    return int(_font().getlength(text))
+    return int(font().getlength(text))
 
 
 def write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels:
@@ -54,17 +54,18 @@ def write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels
     picture = Image.fromarray(sheet)
     pen = ImageDraw.Draw(picture)
     for place, text in texts:
-        pen.text(place, text, fill=INK, font=_font(), anchor="mm")
+        pen.text(place, text, fill=INK, font=font(), anchor="mm")
     return np.asarray(picture)
 
 
 @cache
-def _font() -> FreeTypeFont | ImageFont:
+def font(size: int = SIZE) -> FreeTypeFont | ImageFont:
+    """Return the font that texts are written with.  size: of its letters in pixels."""
     from PIL import ImageFont
 
-    return ImageFont.load_default(SIZE)
+    return ImageFont.load_default(size)
 
 
 @cache
 def _has(letter: str) -> bool:
-    return letter.isspace() or bytes(_font().getmask(letter)) != bytes(_font().getmask(NO_LETTER))
+    return letter.isspace() or bytes(font().getmask(letter)) != bytes(font().getmask(NO_LETTER))

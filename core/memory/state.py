@@ -44,13 +44,20 @@ class ParameterGroup:
         """How many moments each number has."""
         return 1 if self.is_muon else 2
 
+    def pieces(self, zero_stage: int, ranks: int) -> list[tuple[int, int]]:
+        """Return the flat tensors that ranks share out: their numbers, and each rank's part with padding.
+
+        Stages 1 and 2 cut the whole group, stage 3 each parameter; at stage 0 every rank has all.
+        """
+        if zero_stage == 0:
+            return [(self.numbers, self.numbers)]
+        if zero_stage == 3:
+            return [(size, -(-size // ranks)) for size in map(math.prod, self.shapes)]
+        return [(self.numbers, ALIGNED * -(-self.numbers // (ALIGNED * ranks)))]
+
     def own(self, zero_stage: int, ranks: int) -> int:
         """Return how many numbers of the fp32 masters a rank holds, with padding."""
-        if zero_stage == 0:
-            return self.numbers
-        if zero_stage == 3:
-            return sum(-(-math.prod(shape) // ranks) for shape in self.shapes)
-        return ALIGNED * -(-self.numbers // (ALIGNED * ranks))
+        return sum(part for _, part in self.pieces(zero_stage, ranks))
 
 
 def checkpoint_bytes(groups: Sequence[ParameterGroup], averages: int) -> int:

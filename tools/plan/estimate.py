@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
 from tools.plan.measure import Measurement
 from tools.plan.memory import Setting
-from tools.plan.shares import RankShare, group_numbers, shares_of_ranks
+from tools.plan.shares import RankShare, shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
 from tools.plan.step_time import Sent, StepTime
 from tools.runs.run_memory import groups_of
@@ -37,7 +38,7 @@ class Run:
     trainer: TrainerConfig
     optimizer: OptimizerConfig
 
-    @property
+    @cached_property
     def groups(self) -> list[ParameterGroup]:
         """The trainable parameters as the optimizer groups them."""
         return groups_of(self.model.build, self.optimizer)
@@ -97,8 +98,8 @@ def estimate(
 
 
 def _shares(plan: PlanConfig, run: Run, work: Workload) -> list[RankShare]:
-    engine, groups = run.engine, group_numbers(run.model, run.optimizer)
-    return shares_of_ranks(groups, engine.zero_stage, engine.sequence_parallel, plan.ranks, work)
+    engine = run.engine
+    return shares_of_ranks(run.groups, engine.zero_stage, engine.sequence_parallel, plan.ranks, work)
 
 
 def _settings(

@@ -7,12 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.optim.groups import OptimizerConfig, parameter_groups
-from models.denoisers.network import DenoiserConfig
-from models.weights import shapes_only
+from core.memory.state import ParameterGroup
 from tools.plan.step_samples import Workload
-
-ALIGNED = 2  # DeepSpeed pads flat tensors so that each rank's part is a multiple of it
 
 
 class RankShare(NamedTuple):
@@ -28,32 +24,20 @@ class RankShare(NamedTuple):
     token_part: int
 
 
-def group_numbers(model: DenoiserConfig, optimizer: OptimizerConfig) -> list[list[int]]:
-    """Return the numbers of each parameter, in the groups that the optimizer makes of them."""
-    with shapes_only():
-        groups = parameter_groups(model.build(), optimizer)
-    return [[parameter.numel() for parameter in group["params"]] for group in groups]
-
-
-def numbers_of_ranks(groups: Sequence[Sequence[int]], zero_stage: int, ranks: int) -> np.ndarray:
+def numbers_of_ranks(groups: Sequence[ParameterGroup], zero_stage: int, ranks: int) -> np.ndarray:
     """Return how many numbers each rank updates, (ranks,) int64, as DeepSpeed 0.19 cuts them.
 
-    Stages 1 and 2 cut each group as one flat tensor, stage 3 each parameter; the last ranks have less, or
-    padding alone.
+    The last ranks have less, or padding alone.
     """
     if zero_stage == 0:
-        return np.full(ranks, sum(map(sum, groups)), np.int64)
-    if zero_stage == 3:
-        pieces = [(number, -(-number // ranks)) for group in groups for number in group]
-    else:
-        totals = map(sum, groups)
-        pieces = [(total, ALIGNED * -(-total // (ALIGNED * ranks))) for total in totals]
+        return np.full(ranks, sum(group.numbers for group in groups), np.int64)
+    pieces = [piece for group in groups for piece in group.pieces(zero_stage, ranks)]
     rank = np.arange(ranks, dtype=np.int64)
     return sum((np.clip(total - rank * part, 0, part) for total, part in pieces), np.zeros(ranks, np.int64))
 
 
 def shares_of_ranks(
-    groups: Sequence[Sequence[int]], zero_stage: int, degree: int, ranks: int, workload: Workload
+    groups: Sequence[ParameterGroup], zero_stage: int, degree: int, ranks: int, workload: Workload
 ) -> list[RankShare]:
     """Return every rank's share.  degree: neighbouring ranks that share the tokens of a sample."""
     numbers = numbers_of_ranks(groups, zero_stage, ranks)

@@ -12,8 +12,9 @@ from core.optim.groups import OptimizerConfig
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import count_parameters
 from tests.core.ranks import run_ranks
-from tools.plan.shares import group_numbers, numbers_of_ranks, shares_of_ranks
+from tools.plan.shares import numbers_of_ranks, shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
+from tools.runs.run_memory import groups_of
 
 MODEL = DiTConfig(width=20, depth=2, heads=2, num_classes=9)
 OPTIMIZER = OptimizerConfig(weight_decay=0.1)
@@ -45,7 +46,7 @@ ranks.stop(world)
 def test_ranks_hold_what_deepspeed_gives_them(ranks: int, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     run_ranks(ranks, str(tmp_path / "program.py"), str(tmp_path))
-    groups = group_numbers(MODEL, OPTIMIZER)
+    groups = groups_of(MODEL.build, OPTIMIZER)
     assert len(groups) == 2  # with and without decay
     for stage, held in enumerate(json.loads((tmp_path / "found.json").read_text())):
         assert numbers_of_ranks(groups, stage, ranks).tolist() == held
@@ -54,7 +55,7 @@ def test_ranks_hold_what_deepspeed_gives_them(ranks: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("ranks", [1, 3, 4096, 1 << 18])
 def test_all_numbers_have_one_owner(stage: int, ranks: int) -> None:
-    groups = group_numbers(MODEL, OPTIMIZER)
+    groups = groups_of(MODEL.build, OPTIMIZER)
     held = numbers_of_ranks(groups, stage, ranks)
     assert held.sum() == count_parameters(MODEL)
     assert (np.diff(held) <= 0).all()  # the last ranks have less
@@ -64,7 +65,7 @@ def test_all_numbers_have_one_owner(stage: int, ranks: int) -> None:
 def test_samples_and_tokens_of_a_group_are_shared_out_once() -> None:
     buckets = [Bucket("a", (4, 1, 8, 8), 9, 16, 2048, 0.5), Bucket("b", (4, 5, 8, 8), 9, 80, 1024, 0.5)]
     work = Workload(buckets, 1, 1024, 0)
-    shares = shares_of_ranks(group_numbers(MODEL, OPTIMIZER), 1, 4, 4096, work)
+    shares = shares_of_ranks(groups_of(MODEL.build, OPTIMIZER), 1, 4, 4096, work)
     assert [share.token_part for share in shares[:5]] == [0, 1, 2, 3, 0]
     for number, bucket in enumerate(buckets):
         taken = [share.samples[number] for share in shares if share.token_part == 0]

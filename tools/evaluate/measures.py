@@ -26,8 +26,17 @@ def frechet(a: Floats, b: Floats) -> float:
 
 def frechet_of(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Floats) -> float:
     """Return the Fréchet distance of Gaussians with these means (d,) and covariances (d, d)."""
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    return frechet_by_root(mean_a, cov_a, root_of(cov_a), mean_b, cov_b)
+
+
+def root_of(covariance: Floats) -> Floats:
+    """Return the symmetric square root of a covariance (d, d)."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(values.clip(0)) @ vectors.T
+
+
+def frechet_by_root(mean_a: Floats, cov_a: Floats, root: Floats, mean_b: Floats, cov_b: Floats) -> float:
+    """Return `frechet_of` where the root of `cov_a`, which takes most of the time, is known."""
     product = np.linalg.eigvalsh(root @ cov_b @ root)
     trace_root = np.sqrt(product.clip(0)).sum()
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b) - 2 * trace_root)

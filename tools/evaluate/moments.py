@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.reading.array_files import DamagedArray, open_archive
-from tools.evaluate.measures import frechet_of
+from tools.evaluate.measures import frechet_by_root, root_of
 
 Floats = NDArray[np.float64]
 LARGEST = 1 << 30  # bytes of an array of a reference
@@ -86,7 +87,13 @@ class Reference:
 
     def distance(self, moments: Moments) -> float:
         """Return the Fréchet distance of features with these sums."""
-        return frechet_of(self.mean, self.covariance, moments.mean, moments.covariance)
+        mean, covariance = moments.mean, moments.covariance
+        return frechet_by_root(self.mean, self.covariance, self.root, mean, covariance)
+
+    @cached_property
+    def root(self) -> Floats:
+        """The root of the covariance, which intervals and extrapolation take again and again."""
+        return root_of(self.covariance)
 
 
 def read_reference(path: Path, width: int, names: tuple[str, str] = ("mu", "sigma")) -> Reference:

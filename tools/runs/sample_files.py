@@ -17,15 +17,17 @@ from core.records import iterate
 from data.media.images import decode_image, decode_video
 
 
-class FileRow(TypedDict):
-    """A file of a sample.
-
-    index: number of the sample.  file: its path below the output.  request: what makes it again.
-    """
+class PublishedFile(TypedDict):
+    """The file of a sample.  index: number of the sample.  file: its path below the output."""
 
     index: int
     file: str
     sha256: str
+
+
+class FileRow(PublishedFile):
+    """A row of the list.  request: what makes the sample again."""
+
     request: dict[str, Any]
 
 
@@ -66,10 +68,14 @@ def read_file(folder: Path, row: FileRow, frames: int, shape: tuple[int, ...]) -
     data = read_bytes(file)
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         raise WorkError(f"{file} is not the file that the list tells of: its SHA-256 differs")
-    height, width = shape[-3:-1]
-    found = (
-        decode_image(data) if frames == 1 else decode_video(data)[:, :height, :width]
-    )  # odd sizes have more
+    found = decode(data, frames, *shape[-3:-1])
     if found.shape != shape:
         raise WorkError(f"{file} holds {found.shape}, and the manifest tells of {shape}")
     return found
+
+
+def decode(data: bytes, frames: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the pixels of a picture, (H, W, 3), or of a film, (T, H, W, 3), as they were written."""
+    if frames == 1:
+        return decode_image(data)
+    return decode_video(data)[:, :height, :width]  # films of odd sizes have a row or column more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from tools.sample.files.naming import fill, require_different
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import Asked
-from tools.sample.requests.fitting import latent_shape, make_schedule, require_kind, settle_samplers
+from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
 
@@ -54,7 +54,8 @@ def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str
     trained = open_run(Path(config.source), checkpoint, config.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(config.tiling)
-    schedule, told = settle_samplers(make_schedule(config, asked, trained), trained, Path(config.source))
+    schedule = make_schedule(config, asked, trained.space, partial(latent_shape, trained))
+    schedule, told = settle_samplers(schedule, trained, Path(config.source))
     if not asked.requests:
         config = replace(config, sampler=schedule.forms[0].sampler)
     folder = config.text_encoder or trained.space.text_folder
@@ -113,8 +114,6 @@ class Job:
         """Refuse names of files that cannot be, and samples of several forms for one file of arrays."""
         if self.config.files.kind != ALL_IN_ONE:
             with below("files"):
-                for form in self.schedule.forms:
-                    require_kind(self.config, form)
                 require_different(self.names, OWN_FILES)
         elif len(self.schedule.forms) > 1:
             kinds = ", ".join(kind for kind in KINDS)

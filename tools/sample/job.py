@@ -20,10 +20,8 @@ from tools.runs.samples import Samples, read_made_from, samples_made
 from tools.sample.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from tools.sample.requests.asked import Asked
-    from tools.sample.requests.schedule import Form, Schedule
+    from tools.sample.requests.schedule import Schedule
 
 
 def plan(config: Config) -> list[str]:
@@ -35,26 +33,12 @@ def plan(config: Config) -> list[str]:
     from tools.runs.loaded_run import LatentSpace
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
     from tools.sample.requests.asked import applied, read_asked
-    from tools.sample.requests.fitting import require_kind
-    from tools.sample.requests.schedule import by_requests, by_turns
+    from tools.sample.requests.fitting import make_schedule
 
     config = applied(config)
     space = LatentSpace.read(Path(config.source))
     checkpoint = choose(Path(config.source), config.checkpoint)
-    asked = read_asked(config)
-
-    def check(form: Form, given: Collection[str]) -> None:
-        with below("files"):
-            require_kind(config, form)
-        with below("sampler"):
-            require_trained(space, form.sampler, given)
-
-    if asked.requests:
-        schedule = by_requests(asked.requests, config, space, check, {})
-    else:
-        schedule = by_turns(config, asked.texts, space)
-        with below("files"):
-            require_kind(config, schedule.forms[0])
+    schedule = make_schedule(config, read_asked(config), space)
     lines, path, source = list[str](), make_path(space.path), Path(config.source)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):

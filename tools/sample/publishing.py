@@ -16,7 +16,6 @@ from core.config.loading import to_dict
 from core.files import atomic_file, read_bytes, sha256_file, write_json
 from core.progress import say
 from core.run.folder import SAMPLES
-from data.media.images import decode_image, decode_video
 from data.media.lettering import legend
 from data.media.pictures import (
     choose_rows,
@@ -26,6 +25,7 @@ from data.media.pictures import (
     write_clips,
     write_png,
 )
+from tools.runs.sample_files import decode
 from tools.runs.samples import ARRAYS, FILES, OVERVIEW
 from tools.sample.files.file_parts import FileParts
 from tools.sample.parts import Parts, Store, all_ranges, made_anew
@@ -133,11 +133,9 @@ def _pixels(job: Job, parts: Store, chosen: NDArray[np.int64]) -> NDArray[np.uin
     """Return the pixels of samples of one form by number, from their part or file."""
     if isinstance(parts, Parts):
         return parts.some(chosen.tolist())
-    decode = decode_image if job.sizes[job.schedule.form[chosen[0]]].frames == 1 else decode_video
-    size = job.sizes[job.schedule.form[chosen[0]]]
-    found = [decode(read_bytes(Path(job.config.output) / job.names[index])) for index in chosen]
-    # Films of odd sizes have a row or column more.
-    return np.stack([picture[..., : size.height, : size.width, :] for picture in found])
+    size, output = job.sizes[job.schedule.form[chosen[0]]], Path(job.config.output)
+    files = (read_bytes(output / job.names[index]) for index in chosen)
+    return np.stack([decode(data, size.frames, size.height, size.width) for data in files])
 
 
 def provenance(job: Job, digest: str, made_from: str) -> dict[str, Any]:

@@ -15,24 +15,17 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from core.files import atomic_file, sha256_file, write_json
+from core.files import atomic_file, sha256_file, write_json, write_text
 from core.reading import json_files
 from core.reading.json_files import Malformed
+from tools.runs.sample_files import PublishedFile
 from tools.sample.files.kinds import KINDS
 from tools.sample.parts import DamagedPart, listed_ranges
 
 
-class FileRow(TypedDict):
-    """A file of a part.  index: number of its sample.  file: its path below the output."""
-
-    index: int
-    file: str
-    sha256: str
-
-
 class _Receipt(TypedDict):
     made_from: str
-    files: list[FileRow]
+    files: list[PublishedFile]
 
 
 @dataclass(frozen=True)
@@ -66,18 +59,15 @@ class FileParts:
         files = [self._publish(int(self.order[place]), own) for place, own in zip(rows, pixels, strict=True)]
         write_json(self.path(rows), _Receipt(made_from=self.made_from, files=files))
 
-    def _publish(self, index: int, pixels: NDArray[np.uint8]) -> FileRow:
+    def _publish(self, index: int, pixels: NDArray[np.uint8]) -> PublishedFile:
         data = KINDS[self.kind].encode(pixels, self.fps[index], self.quality)
         path = self.output / self.names[index]
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(data)
         if index in self.beside:
             name, text = self.beside[index]
-            (self.output / name).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.output / name, "w") as file:
-                file.write(text)
-        return FileRow(index=index, file=self.names[index], sha256=hashlib.sha256(data).hexdigest())
+            write_text(self.output / name, text)
+        return PublishedFile(index=index, file=self.names[index], sha256=hashlib.sha256(data).hexdigest())
 
     def check(self, rows: range) -> None:
         """Raise DamagedPart unless the files of a range are those of its receipt, and that is this job's."""
@@ -88,7 +78,7 @@ class FileParts:
             if sha256_file(path) != row["sha256"]:
                 raise DamagedPart(f"{path} has another SHA-256")
 
-    def receipt(self, rows: range) -> list[FileRow]:
+    def receipt(self, rows: range) -> list[PublishedFile]:
         """Read the receipt of a range; DamagedPart if it is not what this job wrote."""
         try:
             found = json_files.read(self.path(rows), _Receipt)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,34 @@ from tools.sample.requests.asked import Asked
 from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
 
 if TYPE_CHECKING:
-    from tools.runs.loaded_run import LoadedRun
+    from tools.runs.loaded_run import LatentSpace, LoadedRun
     from tools.sample.config import Config
 
 
-def make_schedule(config: Config, asked: Asked, trained: LoadedRun) -> Schedule:
-    """Return the samples that are asked for; UserError for what the networks cannot make."""
-    if not asked.requests:
-        return by_turns(config, asked.texts, trained.space)
+def make_schedule(
+    config: Config, asked: Asked, space: LatentSpace, shape_of: Callable[[Size], Sequence[int]] | None = None
+) -> Schedule:
+    """Return the samples that are asked for; UserError for what cannot be made.
 
-    def check(form: Form, given: Collection[str]) -> None:
+    shape_of: the latent shape of a size, or a refusal, where the networks are open; without them the shift
+    that depends on it is that of the run's most frequent shape.
+    """
+
+    @cache  # many requests have one form
+    def check(form: Form, given: tuple[str, ...]) -> None:
         with below("files"):
             require_kind(config, form)
-        latent_shape(trained, form.size)
+        shape = shape_of(form.size) if shape_of is not None else space.shapes[0]
         with below("sampler"):
-            require_trained(trained.space, form.sampler, given)
+            sampler, _ = as_trained(form.sampler, space, Path(config.source), shape)
+            require_trained(space, sampler, given)
 
-    return by_requests(asked.requests, config, trained.space, check, asked.metadata)
+    if asked.requests:
+        return by_requests(asked.requests, config, space, check, asked.metadata)
+    schedule = by_turns(config, asked.texts, space)
+    with below("files"):  # its sampler is judged once it is known that a job in the output is the same
+        require_kind(config, schedule.forms[0])
+    return schedule
 
 
 def settle_samplers(schedule: Schedule, trained: LoadedRun, source: Path) -> tuple[Schedule, list[str]]:

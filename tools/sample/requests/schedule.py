@@ -7,7 +7,7 @@ share it, whatever their prompt, class or sampler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +131,7 @@ def by_requests(
     found: Sequence[Numbered],
     config: Config,
     space: LatentSpace,
-    check: Callable[[Form, Collection[str]], object],
+    check: Callable[[Form, tuple[str, ...]], object],
     extra: Mapping[int, Any],
 ) -> Schedule:
     """Return the samples of requests, in their order.
@@ -154,7 +154,7 @@ class _Making:
     """Collect the samples of one request after the other."""
 
     def __init__(
-        self, config: Config, space: LatentSpace, check: Callable[[Form, Collection[str]], object]
+        self, config: Config, space: LatentSpace, check: Callable[[Form, tuple[str, ...]], object]
     ) -> None:
         self.config, self.space, self.check = config, space, check
         self.requests: list[Request] = []
@@ -168,7 +168,7 @@ class _Making:
     def add(self, request: Request, extra: Any) -> None:
         """Add the samples of a request; UserError, with nothing added, if there can be none."""
         form, label = self._form(request), self._label(request)
-        self.check(form, ["label"] * (label >= 0) + ["text"] * bool(request.prompt))
+        self.check(form, ("label",) * (label >= 0) + ("text",) * bool(request.prompt))
         row, running = len(self.requests), len(self.seeds)
         text = self.texts.setdefault(request.prompt, len(self.texts)) if request.prompt else -1
         number = self.forms.setdefault(form, len(self.forms))

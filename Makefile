@@ -15,10 +15,10 @@ RELEASES := pyproject.toml constraints.txt
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/.installed-demo  ## from files to generated digits and clips, in about 12 minutes; see runs/demo
+demo: .venv/.installed-demo  ## from files to generated digits and clips, in about 15 minutes; see runs/demo
 	$(BIN)/longtake demo
 
-test: .venv/.installed-dev  ## the tests, in a few minutes
+test: .venv/.installed-dev  ## the tests, in about 16 minutes on 2 cores
 	$(PYTEST) -m "not full and not cuda"
 
 test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)

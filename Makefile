@@ -6,7 +6,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 MADE := .venv/.made
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations=15
+# A file's tests run on one worker, which makes their fixtures once; tests/conftest.py orders the files.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 RELEASES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

@@ -1,4 +1,4 @@
-"""Settings for all tests: one thread each, the right accelerator, multi-process tests one after another."""
+"""Settings for all tests: one thread each, the right accelerator, the order of files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ hypothesis.settings.register_profile("first-failure", deadline=None, derandomize
 hypothesis.settings.load_profile("repeatable")
 
 
+_LONG = ("slurm", "multiprocess")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs unless `cuda` tests are asked for: the others are about the CPU, on every machine."""
     asked = config.option.markexpr
@@ -43,15 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all `multiprocess` tests to one worker of pytest-xdist, all `slurm` tests likewise.
+    """Put the files first whose tests start processes, so that workers end with short tests, and together.
 
     Skip `cuda` tests without a GPU, `heif` tests without pillow-heif, and `slurm` tests without SLURM.
     """
     for item in items:
-        if item.get_closest_marker("multiprocess"):
-            item.add_marker(pytest.mark.xdist_group("multiprocess"))
         if item.get_closest_marker("slurm"):
-            item.add_marker(pytest.mark.xdist_group("slurm"))  # one SLURM at a time
             lacks = missing()
             if lacks and os.environ.get("LONGTAKE_SLURM") == "required":
                 raise pytest.UsageError(f"LONGTAKE_SLURM=required, and this machine lacks {', '.join(lacks)}")
@@ -63,14 +63,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="optional: pip install longtake[heif]"))
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))
+    long = {item.path for item in items if any(item.get_closest_marker(name) for name in _LONG)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how to run one test again."""
     failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
     if failed:
-        name = failed[0].nodeid.partition("@")[0]
-        terminalreporter.write_line(f"To run one test again: .venv/bin/pytest '{name}'")
+        terminalreporter.write_line(f"To run one test again: .venv/bin/pytest '{failed[0].nodeid}'")
 
 
 @pytest.fixture(autouse=True)

@@ -22,9 +22,6 @@ EXAMPLES = settings(
 )
 
 
-ONE_WORKER = pytest.mark.xdist_group("fuzz")  # makes the material once
-
-
 class Bench:
     """The material, and the process that runs jobs over copies of it."""
 
@@ -76,7 +73,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(tmp_path_factory.mktemp("fuzz"), server)
 
 
-@ONE_WORKER
 def test_every_case_has_files(bench: Bench) -> None:
     assert [case.words for case in CASES if not bench.names(case)] == []
 
@@ -89,14 +85,12 @@ def test_every_case_works_without_damage(bench: Bench) -> None:
             assert bench.expected(case), case.words
 
 
-@ONE_WORKER
 @EXAMPLES
 @given(case=st.sampled_from(CASES), data=st.data())
 def test_a_damaged_file_costs_one_line(bench: Bench, case: Case, data: st.DataObject) -> None:
     bench.check(case, data, alone=False)
 
 
-@ONE_WORKER
 @settings(EXAMPLES, max_examples=10)
 @given(case=st.sampled_from(LIGHT), data=st.data())
 def test_a_process_of_its_own_ends_in_the_same_way(bench: Bench, case: Case, data: st.DataObject) -> None:

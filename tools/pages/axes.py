@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -21,6 +24,12 @@ class Axis:
         low, high = self._scaled(self.low), self._scaled(self.high)
         at = low if self.logarithmic and value <= 0 else self._scaled(value)
         return min(1.0, max(0.0, (at - low) / (high - low)))
+
+    def shares(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return `share` of each value."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        at = np.log10(np.maximum(values, self.low)) if self.logarithmic else values
+        return np.clip((at - low) / (high - low), 0.0, 1.0)
 
     def ticks(self, most: int = 5) -> list[float]:
         """Return round values, at most about `most` of them."""

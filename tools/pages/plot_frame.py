@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from core.escaping import in_html
 from tools.pages.axes import Axis, shown
 
@@ -35,6 +38,13 @@ def x_of(value: float, across: Axis) -> float:
 def y_of(value: float, up: Axis) -> float:
     """Return the pixel of a value on the axis at the left."""
     return TOP + (HEIGHT - TOP - BOTTOM) * (1 - up.share(value))
+
+
+def points_of(x: NDArray[np.float64], y: NDArray[np.float64], across: Axis, up: Axis) -> list[str]:
+    """Return "x,y" in pixels of each point."""
+    right = LEFT + (WIDTH - LEFT - RIGHT) * across.shares(x)
+    down = TOP + (HEIGHT - TOP - BOTTOM) * (1 - up.shares(y))
+    return [f"{a:.1f},{b:.1f}" for a, b in zip(right.tolist(), down.tolist(), strict=True)]
 
 
 def grid(below: str, across: Axis, up: Axis) -> str:

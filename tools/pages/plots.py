@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from core.escaping import in_html
 from tools.pages.axes import Axis, axis, shown
-from tools.pages.plot_frame import BOTTOM, HEIGHT, TOP, grid, svg, x_of, y_of
+from tools.pages.plot_frame import BOTTOM, HEIGHT, TOP, grid, points_of, svg, x_of
 from tools.pages.plot_marks import Mark, drawn_marks
 from tools.pages.thinning import Thinned, thinned
 
 HOVERS = 60  # columns that tell their numbers
+MOST_DOTS = 100  # of a curve, beyond which they would run together
 COLOURS = ("#2f6fde", "#d9660a", "#0f9d74", "#b04ad1", "#c33b55", "#7a8a12", "#0a93b3", "#8a5a2b")
 # From data to noise: apart in hue and in brightness.
 RAMP = (
@@ -105,35 +106,28 @@ def _up(look: Look, drawn: Sequence[Thinned]) -> Axis:
     return axis(low, high, logarithmic=look.logarithmic, from_zero=look.from_zero)
 
 
-def _path(x: Sequence[float], y: Sequence[float], across: Axis, up: Axis) -> str:
-    return " ".join(f"{x_of(a, across):.1f},{y_of(b, up):.1f}" for a, b in zip(x, y, strict=True))
-
-
 def _band(series: Series, points: Thinned, across: Axis, up: Axis) -> str:
     if not (series.band and points.is_thinned):
         return ""
-    x = points.x.tolist()
-    outline = _path([*x, *x[::-1]], [*points.high.tolist(), *points.low.tolist()[::-1]], across, up)
+    above = points_of(points.x, points.high, across, up)
+    below = points_of(points.x[::-1], points.low[::-1], across, up)
     return (
-        f'<polygon points="{outline}" fill="{series.colour}" fill-opacity=".22" stroke="{series.colour}"'
+        f'<polygon points="{" ".join(above + below)}" fill="{series.colour}" fill-opacity=".22" stroke="{series.colour}"'
         ' stroke-opacity=".22" stroke-width=".5"/>'
     )
 
 
 def _line(series: Series, points: Thinned, across: Axis, up: Axis) -> str:
-    x, y = points.x.tolist(), points.mean.tolist()
+    places = points_of(points.x, points.mean, across, up)
     dashes = ' stroke-dasharray="5 3"' if series.dashed else ""
     line = (
-        f'<polyline points="{_path(x, y, across, up)}" fill="none" stroke="{series.colour}"'
+        f'<polyline points="{" ".join(places)}" fill="none" stroke="{series.colour}"'
         f' stroke-width="1.5" stroke-linejoin="round"{dashes}/>'
     )
-    if not series.dots and len(x) > 1:
+    if len(places) > MOST_DOTS or not (series.dots or len(places) == 1):
         return line
-    dots = "".join(
-        f'<circle cx="{x_of(a, across):.1f}" cy="{y_of(b, up):.1f}" r="2.6" fill="{series.colour}"/>'
-        for a, b in zip(x, y, strict=True)
-    )
-    return line + (dots if len(x) <= 100 else "")
+    pairs = [place.split(",") for place in places]
+    return line + "".join(f'<circle cx="{x}" cy="{y}" r="2.6" fill="{series.colour}"/>' for x, y in pairs)
 
 
 def _lost(series: Series, points: Thinned, across: Axis) -> list[str]:

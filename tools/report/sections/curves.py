@@ -131,12 +131,16 @@ def _of_ranks(name: str) -> Values:
 
 
 def _taken(take: Callable[[Row], float | None], factor: float, *, where_there: bool = False) -> Values:
+    columns: dict[str, Floats] = {}  # by run, each of which is drawn on three axes
+
     def values(run: Run, axis: str) -> list[Series]:
-        found = [take(row) for row in run.history.rows]
-        y = np.array([np.nan if value is None else value * factor for value in found])
-        x = run.x(axis)[run.history.at]
+        name = run.output.name
+        if name not in columns:
+            found = [take(row) for row in run.history.rows]
+            columns[name] = np.array([np.nan if value is None else value * factor for value in found])
+        x, y = run.x(axis)[run.history.at], columns[name]
         there = np.isfinite(y) if where_there or not np.isfinite(y).any() else np.ones(len(y), np.bool_)
-        return [Series(run.output.name, x[there], y[there], run.colour)]
+        return [Series(name, x[there], y[there], run.colour)]
 
     return values
 

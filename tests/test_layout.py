@@ -38,8 +38,9 @@ ROOMS = {
     "tools": [
         {"pages", "runs"},
         {".", "encode", "evaluate", "inspect", "sample", "shard", "train", "train_autoencoder"},
-        {"bench", "plan", "report"},
+        {"bench", "plan"},
         {"sweep"},
+        {"report"},
     ],
     "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report", "sweep"}],
 }

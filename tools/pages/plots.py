@@ -111,8 +111,9 @@ def _band(series: Series, points: Thinned, across: Axis, up: Axis) -> str:
         return ""
     above = points_of(points.x, points.high, across, up)
     below = points_of(points.x[::-1], points.low[::-1], across, up)
+    outline = " ".join(above + below)
     return (
-        f'<polygon points="{" ".join(above + below)}" fill="{series.colour}" fill-opacity=".22" stroke="{series.colour}"'
+        f'<polygon points="{outline}" fill="{series.colour}" fill-opacity=".22" stroke="{series.colour}"'
         ' stroke-opacity=".22" stroke-width=".5"/>'
     )
 

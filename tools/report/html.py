@@ -13,6 +13,7 @@ from tools.report.sections import overview, pieces
 from tools.report.sections.curves import AXES, BELOW, curves
 from tools.report.sections.marks import KEY
 from tools.report.sections.noise_levels import noise_levels
+from tools.sweep import results_page
 
 SWITCH = "".join(
     f"<input type=radio name=axis id=by-{axis}{' checked' if axis == AXES[0] else ''}>"
@@ -62,6 +63,7 @@ def render(outputs: Sequence[Output], written: float, took: float, *, reload_s: 
     sections = [
         section("What could not be read", overview.troubles(outputs)),
         section("Overview", overview.overview(outputs)),
+        *_sweeps(outputs),
         SWITCH if charts or levels else "",
         section("Curves", _marks() + charts if charts else ""),
         section("Loss by noise level", levels),
@@ -78,6 +80,15 @@ def render(outputs: Sequence[Output], written: float, took: float, *, reload_s: 
     body = "\n".join(filter(None, sections))
     again = reload_s if goes_on else 0
     return page(f"longtake report: {names}", lead, body, reload_s=again, more_style=PLOTS + STYLE)
+
+
+def _sweeps(outputs: Sequence[Output]) -> list[str]:
+    found = [(output.name, output.sweep) for output in outputs if output.sweep is not None]
+    return [
+        part
+        for name, sweep in found
+        for part in results_page.sections(sweep, name if len(outputs) > 1 else "")
+    ]
 
 
 def _marks() -> str:

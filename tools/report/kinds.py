@@ -11,7 +11,7 @@ from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.files import instead, published
 from core.run.claim import job_of
-from core.run.folder import CHECKPOINTS, CONFIG, EXPORT, METRICS, SAMPLES, SCORES
+from core.run.folder import CHECKPOINTS, CONFIG, EXPORT, METRICS, SAMPLES, SCORES, SWEEP
 from data.dataset.schema import MANIFEST
 from tools.report.output import Output
 from tools.report.readers.trying import tried
@@ -35,6 +35,7 @@ KINDS = (
     Kind("encode", "latent cache", MANIFEST),
     Kind("sample", "samples", SAMPLES),
     Kind("evaluate", "scores", SCORES),
+    Kind("sweep", "sweep", SWEEP),
     Kind("export", "export", EXPORT),
 )
 
@@ -51,7 +52,7 @@ def kind_of(folder: Path) -> Kind | None:
 
 
 def find(source: str) -> list[Path]:
-    """Return the outputs at a place: the folder itself, or those in it, as of a sweep or a demo.
+    """Return the outputs at a place: the folder itself, or those in it, as of a demo.
 
     UserError where there is none, or more than a page shows.
     """
@@ -99,6 +100,10 @@ def _reader(kind: Kind, *, sheet: bool, alone: bool) -> Callable[[Output], None]
         from tools.report.readers import datasets
 
         return lambda output: datasets.read(output, sheet=sheet)
+    if kind.job == "sweep":
+        from tools.report.readers import sweeps
+
+        return sweeps.read
     from tools.report.readers import generated
 
     if kind.job in ("train", "train-autoencoder"):

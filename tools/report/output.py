@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.records import Row
+from tools.sweep.results_page import Results
 
 Floats = NDArray[np.float64]
 
@@ -69,6 +70,7 @@ class Output:
 
     name: short, and unlike those of the others on the page.  facts: for the table at the top.  troubles: what
     is missing or damaged, a line each.  running: whether more may come.  lines: a summary as text.
+    sweep: what has become of a sweep's runs.
     """
 
     name: str
@@ -85,3 +87,4 @@ class Output:
     lines: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     running: bool = False
+    sweep: Results | None = None

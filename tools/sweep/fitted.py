@@ -18,7 +18,7 @@ from tools.sweep import ledger
 from tools.sweep.fit_figures import grid_figures, law_figures
 from tools.sweep.fitted_law import FittedLaw, fit_law
 from tools.sweep.ledger import Result
-from tools.sweep.results_page import render
+from tools.sweep.results_page import Results, render
 
 TABLE, PLOTS, PAGE = "runs.csv", "plots", "report.html"
 FIXED = (
@@ -54,23 +54,29 @@ def fit_and_write(output: Path, settings: FitSettings, *, grid: bool) -> list[st
     if not rows:
         raise UserError("output", output, "a sweep of which runs have ended")
     write_text(output / TABLE, table(rows, settings.loss))
-    left_out = [row for row in rows if not is_usable(row, settings.loss)]
-    used = [row for row in rows if is_usable(row, settings.loss)]
-    lines = [f"left out of the fit: {row['run']} {row['state']}: {row['reason']}" for row in left_out]
-    found = None
-    if grid:
-        drawn = grid_figures(used, settings.loss)
-        lines += compared(used, settings.loss)
-    else:
-        found = fit_law(used, settings.loss, settings.target)
-        drawn = law_figures(found)
-        lines += told(found)
-    for name, figure in drawn.items():
+    results = fit(rows, settings, grid=grid)
+    for name, figure in results.drawn.items():
         if strokes := figures.layout(figure):
             write_png(output / PLOTS / f"{name}.png", draw_strokes(strokes, figures.WIDTH, figures.HEIGHT))
-    write_text(output / PAGE, render(output, rows, settings.loss, lines, list(drawn.values()), found))
-    write_json(output / FIT, {"loss": settings.loss, **(found.record() if found else {}), "lines": lines})
-    return [*lines, f"{output / PAGE}; plots in {output / PLOTS}, all runs in {output / TABLE}"]
+    write_text(output / PAGE, render(output, results))
+    law = results.law.record() if results.law else {}
+    write_json(output / FIT, {"loss": settings.loss, **law, "lines": results.lines})
+    return [*results.lines, f"{output / PAGE}; plots in {output / PLOTS}, all runs in {output / TABLE}"]
+
+
+def fit(rows: Sequence[Result], settings: FitSettings, *, grid: bool) -> Results:
+    """Fit the law to the runs that are done; of a grid, compare them.  UserError where that cannot be."""
+    loss = settings.loss
+    used = [row for row in rows if is_usable(row, loss)]
+    lines = [
+        f"left out of the fit: {row['run']} {row['state']}: {row['reason']}"
+        for row in rows
+        if not is_usable(row, loss)
+    ]
+    if grid:
+        return Results(rows, loss, [*lines, *compared(used, loss)], grid_figures(used, loss), None)
+    found = fit_law(used, loss, settings.target)
+    return Results(rows, loss, [*lines, *told(found)], law_figures(found), found)
 
 
 def is_usable(row: Result, loss: str) -> bool:

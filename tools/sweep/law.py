@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from core.progress import counted
 
 Array = NDArray[np.float64]
 PARAMETERS = 5
@@ -113,7 +114,7 @@ def require_determined(points: Points) -> None:
     n = len(points.loss)
     if n < LEAST_POINTS:
         raise UserError(
-            f"the law has {PARAMETERS} parameters: {n} finished runs, at least {LEAST_POINTS} needed"
+            f"the law has {PARAMETERS} parameters: {counted(n, 'finished run')}, at least {LEAST_POINTS} needed"
         )
     log_N, log_D = np.log(points.N), np.log(points.D)
     for name, log in (("sizes of the network", log_N), ("numbers of samples", log_D)):

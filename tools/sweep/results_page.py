@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from core.escaping import in_html
 from tools.pages import xy_figures as figures
-from tools.pages.page import page
+from tools.pages.page import page, section
 from tools.pages.xy_figures import Figure
 from tools.sweep.fitted_law import FittedLaw
 from tools.sweep.ledger import Result
@@ -20,26 +21,43 @@ NOTE = (
 )
 
 
-def render(
-    output: Path,
-    rows: Sequence[Result],
-    loss: str,
-    lines: Sequence[str],
-    drawn: Sequence[Figure],
-    found: FittedLaw | None,
-) -> str:
+class Results(NamedTuple):
+    """What has become of a sweep.
+
+    rows: of all runs that have ended.  loss: the one that is fitted.  lines: the fit in words.  drawn: its
+    figures by name.  law: None of a grid, or where the runs do not determine it.  missing: runs not ended.
+    """
+
+    rows: Sequence[Result]
+    loss: str
+    lines: Sequence[str]
+    drawn: Mapping[str, Figure]
+    law: FittedLaw | None
+    missing: Sequence[str] = ()
+
+
+def render(output: Path, results: Results) -> str:
     """Return the page."""
-    told = "".join(f"<li>{in_html(line)}</li>" for line in lines)
-    note = f"<p><small>{in_html(NOTE)}</small></p>" if found else ""
-    body = [
-        f"<section><h2>In short</h2><ul>{told}</ul>{note}</section>",
-        f"<section><h2>Figures</h2>{''.join(figures.svg(each) for each in drawn)}</section>",
-        f"<section><h2>Runs</h2>{_table(rows, loss, found)}</section>",
+    return page(f"Sweep {output.name}", LEAD, "\n".join(sections(results)))
+
+
+def sections(results: Results, name: str = "") -> list[str]:
+    """Return the sections of the page, which a report about a sweep has, too.
+
+    name: of the sweep, for the headings where there are several.
+    """
+    of = f" of {name}" if name else ""
+    told = "".join(f"<li>{in_html(line)}</li>" for line in results.lines)
+    note = f"<p><small>{in_html(NOTE)}</small></p>" if results.law else ""
+    return [
+        section(f"In short{of}", f"<ul>{told}</ul>{note}" if told else ""),
+        section(f"Figures{of}", "".join(figures.svg(each) for each in results.drawn.values())),
+        section(f"Runs{of}", _table(results)),
     ]
-    return page(f"Sweep {output.name}", LEAD, "\n".join(body))
 
 
-def _table(rows: Sequence[Result], loss: str, found: FittedLaw | None) -> str:
+def _table(results: Results) -> str:
+    rows, loss, found = results.rows, results.loss, results.law
     head = "".join(f"<th>{name}" for name in ("run", "N", "D", "FLOPs", "loss", "by the law", "state"))
     cells = []
     for row in rows:
@@ -58,4 +76,5 @@ def _table(rows: Sequence[Result], loss: str, found: FittedLaw | None) -> str:
         shown = "".join(f"<td class=n>{number}" for number in numbers)
         reason = f": {row['reason']}" if row["reason"] else ""
         cells.append(f"<tr><td>{in_html(row['run'])}{shown}<td>{in_html(state + reason)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(cells)}</table>"
+    cells += [f"<tr><td>{in_html(name)}<td><td><td><td><td><td>missing</tr>" for name in results.missing]
+    return f"<div class=wide><table><tr>{head}</tr>{''.join(cells)}</table></div>"

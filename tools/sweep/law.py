@@ -114,7 +114,8 @@ def require_determined(points: Points) -> None:
     n = len(points.loss)
     if n < LEAST_POINTS:
         raise UserError(
-            f"the law has {PARAMETERS} parameters: {counted(n, 'finished run')}, at least {LEAST_POINTS} needed"
+            f"the law has {PARAMETERS} parameters: {counted(n, 'finished run')}, "
+            f"at least {LEAST_POINTS} needed"
         )
     log_N, log_D = np.log(points.N), np.log(points.D)
     for name, log in (("sizes of the network", log_N), ("numbers of samples", log_D)):

@@ -105,7 +105,7 @@ def test_few_runs_are_refused_and_their_table_is_written_all_the_same(tmp_path: 
     with pytest.raises(UserError, match="a sweep of which runs have ended"):
         fit_and_write(tmp_path, FitConfig(), grid=False)
     ledger.add(tmp_path, row(1e15, 1e6))
-    with pytest.raises(UserError, match="1 finished runs, at least 6 needed"):
+    with pytest.raises(UserError, match="1 finished run, at least 6 needed"):
         fit_and_write(tmp_path, FitConfig(), grid=False)
     assert (tmp_path / TABLE).is_file()
 

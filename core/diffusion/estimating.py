@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from core.diffusion.guidance import Guidance, Guided, Mix
+from core.diffusion.guidance.branches import Guided, Mix
+from core.diffusion.guidance.classifiers import ClassifierGuide
+from core.diffusion.guidance.mixing import Guidance, Momentum
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import (
     Before,
@@ -29,24 +33,37 @@ def estimating(
     channels: int,
     *,
     learned_sigma: bool,
+    classifier: ClassifierGuide | None = None,
+    momentum: Momentum | None = None,
+    still_above: float = float("inf"),
 ) -> Denoise:
     """Return the estimates that a solver asks for.
 
     channels: of the latents; those above are the network's variance, which counts where learned_sigma says
-    that it was trained.
+    that it was trained.  momentum: of the differences that guide.  still_above: at later times than this one
+    nothing moves: data and noise are both x / (alpha + sigma), without the network.
     """
 
     def denoise(x: Tensor, level: Level) -> Estimate:
+        if level.t > still_above:
+            still = x / (level.alpha + level.sigma)
+            return Estimate(still, still)
         before = _before(path, prediction, level)
-        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level, before)
+        mix = None if guidance.is_linear else _mixing(guidance, prediction, x, level, before, momentum)
         seen = network_input(path, x, level.alpha, level.sigma)
         output = guided(seen, level.t, level.time_input, mix)
         variance_fraction = output[:, channels:] if learned_sigma else None
         coefficients = (x, level.alpha, level.sigma, before)
         output = output[:, :channels]
         data = to_data(prediction, output, *coefficients)
-        if threshold.kind == "none":
-            return Estimate(data, to_noise(prediction, output, *coefficients), variance_fraction)
+        if threshold.kind == "none" or classifier is not None:
+            noise = to_noise(prediction, output, *coefficients)
+            estimate = Estimate(data, noise, variance_fraction)
+            if classifier is not None:
+                estimate = classifier.apply(estimate, x, level, path)
+            if threshold.kind == "none":
+                return estimate
+            data = estimate.data
         data = bounded(threshold, data)
         return Estimate(data, (x - level.alpha * data) / level.sigma, variance_fraction)
 
@@ -61,7 +78,14 @@ def _before(path: Path, prediction: Prediction, level: Level) -> Before:
     return float(alpha), float(sigma)
 
 
-def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level, before: Before) -> Mix:
+def _mixing(
+    guidance: Guidance,
+    prediction: Prediction,
+    x: Tensor,
+    level: Level,
+    before: Before,
+    momentum: Momentum | None,
+) -> Mix:
     """Return how outputs at x are mixed, by the data that they stand for."""
 
     def from_data(data: Tensor) -> Tensor:
@@ -71,4 +95,5 @@ def _mixing(guidance: Guidance, prediction: Prediction, x: Tensor, level: Level,
     def as_data(output: Tensor) -> Tensor:
         return to_data(prediction, output, x, level.alpha, level.sigma, before)
 
-    return lambda given, none: guidance.mix(given, none, as_data, from_data)
+    advance = None if momentum is None else partial(momentum.advance, t=level.t)
+    return lambda outputs, contrasts: guidance.mix(outputs, contrasts, as_data, from_data, advance)

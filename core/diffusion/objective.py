@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -12,6 +13,7 @@ from torch import Tensor
 from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion import predictions, timesteps
+from core.diffusion.conditioning import drop_condition, give_first_frames
 from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path_record, require_path
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
@@ -50,6 +52,13 @@ class ObjectiveConfig:
         "sigmoid: the log signal-to-noise ratio of which noise errors weigh half as much as of pure noise",
     )
     label_dropout: float = setting(0.1, "share of samples trained without label and text", low=0, high=1)
+    class_dropout: float = setting(
+        0.0,
+        "share of the others trained without label alone; lets samples guide both by own scales",
+        high=1,
+        low=0,
+    )
+    text_dropout: float = setting(0.0, "the same without text alone", low=0, high=1)
     given_frames: float = setting(
         0.5,
         "share of clips trained with their first frames given, where the model takes frames",
@@ -69,6 +78,11 @@ class ObjectiveConfig:
             raise UserError("min_snr_gamma", self.min_snr_gamma, "a number above 0")
         if self.loss_space and self.weighting != "uniform":
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
+
+    def dropout_of(self, part: Literal["label", "text"]) -> float:
+        """Return the share of samples from which a condition is taken, alone or with the other."""
+        alone = self.class_dropout if part == "label" else self.text_dropout
+        return self.label_dropout + (1 - self.label_dropout) * alone if alone else self.label_dropout
 
     def _require_possible(self) -> None:
         """Raise UserError where a prediction is undefined on the path, or trains nothing there."""
@@ -131,6 +145,10 @@ class Objective:
         """Compute the part of `loss` before the network."""
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
+        for share, part in ((config.class_dropout, "label"), (config.text_dropout, "text")):
+            if share:
+                dropped = draws.uniform(f"{part}_dropout") < share
+                condition = drop_condition(condition, dropped, label=part == "label", text=part == "text")
         if self.frame_condition:
             condition = give_first_frames(condition, x0, draws, config.given_frames)
         uniforms = timesteps.uniforms(config.timesteps, draws)
@@ -201,27 +219,6 @@ class Objective:
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Return (output - target)^2 of equal shapes, elementwise: one operation forward, and one backward."""
     return torch.nn.functional.mse_loss(output, target, reduction="none")
-
-
-def drop_condition(condition: Condition, dropped: Tensor) -> Condition:
-    """Take label and text from the samples where `dropped` (B,) is true: label -1, text of length 0."""
-    label, length = condition.label, condition.text_length
-    if condition.text is not None and length is None:
-        length = torch.full_like(dropped, condition.text.shape[1], dtype=torch.int64)
-    return replace(
-        condition,
-        label=None if label is None else label.masked_fill(dropped, -1),
-        text_length=None if length is None else length.masked_fill(dropped, 0),
-    )
-
-
-def give_first_frames(condition: Condition, x0: Tensor, draws: Draws, share: float) -> Condition:
-    """Give `share` of the clips their first 1 to T-1 latent frames (uniformly); the rest get none."""
-    frames = x0.shape[2]
-    given, count = draws.uniform("given_frames", (2,)).unbind(1)
-    known = torch.where(given < share, 1 + torch.floor(count * (frames - 1)), 0).clamp(max=frames - 1)
-    mask = (torch.arange(frames, device=x0.device) < rearrange(known, "b -> b 1")).float()
-    return replace(condition, frame_mask=mask, frame_latents=x0 * rearrange(mask, "b t -> b 1 t 1 1"))
 
 
 def _mean_over_unknown(error: Tensor, frame_mask: Tensor | None) -> Tensor:

@@ -16,7 +16,10 @@ from core.config.settings import setting
 from core.diffusion.amplification import largest_start, require_sound_start
 from core.diffusion.estimating import estimating
 from core.diffusion.grids import Grid, make_grid, own_grid
-from core.diffusion.guidance import Guidance, GuidanceKind, classifier_free
+from core.diffusion.guidance.branches import guided_by
+from core.diffusion.guidance.config import GuideConfig
+from core.diffusion.guidance.guides import NONE, Guides
+from core.diffusion.guidance.mixing import Guidance, GuidanceKind, Momentum
 from core.diffusion.objective import Model
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
@@ -24,7 +27,7 @@ from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
 from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Options, RestartConfig, Variance
 from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, below
 
 MANY = 10  # steps
 
@@ -80,6 +83,7 @@ class SamplerConfig:
     guidance_limit: float = setting(
         0.0, "apg: largest norm of the difference that guides, a number of the sample; 0 is none", low=0
     )
+    guide: GuideConfig = setting(GuideConfig(), "further guidance")
     start: float | Literal["auto"] = setting(
         1.0,
         "time to start from, nearly all noise, at least 0.5; 1 is pure noise; auto is the largest from which "
@@ -107,10 +111,17 @@ class SamplerConfig:
             raise UserError("grid", self.grid, "auto where times are given")
         if self.times and self.shift != 1:
             raise UserError("shift", self.shift, "1 where times are given")
+        with below("guide"):
+            self.guide.require_fitting(self.guidance_kind, self.guidance, self.steps)
         if self.guidance_start < self.guidance_end:
             raise UserError(
                 "guidance_start", self.guidance_start, f"at least guidance_end={self.guidance_end}"
             )
+
+    @property
+    def mixing(self) -> Guidance:
+        limit, channels = self.guidance_limit, self.guidance_channels
+        return Guidance(self.guidance_kind, self.guidance_rescale, channels, limit)
 
     @property
     def options(self) -> Options:
@@ -128,6 +139,7 @@ def sample(
     draws: Draws,
     *,
     learned_sigma: bool = False,
+    guides: Guides = NONE,
 ) -> Tensor:
     """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
 
@@ -136,19 +148,22 @@ def sample(
     """
     check_start(config, path, prediction)
     config = settle_start(config, path, prediction)
-    times = time_grid(config, path)
-    guided = classifier_free(model, condition, config.guidance, (config.guidance_end, config.guidance_start))
-    size, channels = tuple(shape[1:]), shape[1]
-    guidance = Guidance(
-        config.guidance_kind,
-        config.guidance,
-        config.guidance_rescale,
-        config.guidance_channels,
-        config.guidance_limit,
-    )
-
+    times, size = time_grid(config, path), tuple(shape[1:])
+    guide, interval = config.guide, (config.guidance_end, config.guidance_start)
+    with below("guide"):
+        guides.require(condition, guide)
+    branches = guides.branches(model, condition, config.guidance, guide)
     denoise = estimating(
-        guided, guidance, config.threshold, path, prediction, channels, learned_sigma=learned_sigma
+        guided_by(branches, interval, together=guide.together),
+        config.mixing,
+        config.threshold,
+        path,
+        prediction,
+        size[0],
+        learned_sigma=learned_sigma,
+        classifier=guides.classifier_guide(condition, guide),
+        momentum=Momentum(guide.momentum, times) if guide.momentum else None,
+        still_above=times[guide.zero_steps] if guide.zero_steps else math.inf,
     )
     x = draws.normal("sample_start", size) * start_deviation(path, times[0])
     x = KINDS[config.solver].solve(

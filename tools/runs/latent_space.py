@@ -76,6 +76,7 @@ def describe(
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.  schedule: the
     path's parameters, rates read from a file among them.
     null_share: of samples trained without label, and without text; None where that is not known.
+    dropout: what training dropped of them: both together, and of the others each alone.
     untrained_classes: names of classes without a sample.
     """
     facts, found = source.facts, source.conditions()
@@ -97,8 +98,15 @@ def describe(
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,
         "null_share": {
-            "label": _null_share(objective.label_dropout, found.unlabelled, facts.samples),
-            "text": _null_share(objective.label_dropout, found.textless, facts.samples) if text else None,
+            "label": _null_share(objective.dropout_of("label"), found.unlabelled, facts.samples),
+            "text": _null_share(objective.dropout_of("text"), found.textless, facts.samples)
+            if text
+            else None,
+        },
+        "dropout": {
+            "both": objective.label_dropout,
+            "label": objective.class_dropout,
+            "text": objective.text_dropout,
         },
         "untrained_classes": [
             name for name, count in zip(facts.classes, found.by_class, strict=True) if not count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +36,8 @@ class LatentSpace:
     captions were embedded by, which lay in text_folder; None and "" for a run without text.
     shapes: (C, T, H, W) that the run was trained on, the most frequent one first.
     null_share: of samples trained without label, and without text; None where that is not known.
+    dropout: share from which training took label and text together ("both"), and of the others each of them
+    alone; None where that is not known.
     untrained_classes: names of classes that had no sample.
     """
 
@@ -50,11 +52,31 @@ class LatentSpace:
     prediction: Prediction
     learned_sigma: bool
     null_share: Mapping[str, float | None] | None
+    dropout: Mapping[str, float] | None
     untrained_classes: tuple[str, ...]
 
     @property
     def normaliser(self) -> Normaliser:
         return Normaliser(self.mean, self.std)
+
+    def share_without(self, dropped: Collection[str]) -> float | None:
+        """Return the share of samples trained without these of label and text, and with the others.
+
+        None where it is not known. What samples do not have by themselves counts as independent.
+        """
+        both = None if self.dropout is None else self.dropout["both"]
+        if both is None or self.null_share is None:
+            return None
+        if both == 1:
+            return float(len(dropped) == 2)
+        share = 1.0 - both
+        for part in ("label", "text"):
+            null = self.null_share.get(part)
+            if null is None:
+                return None
+            alone = max(0.0, (null - both) / (1 - both))
+            share *= alone if part in dropped else 1 - alone
+        return share + both * (len(dropped) == 2)
 
     @classmethod
     def read(cls, run: Path) -> Self:

@@ -16,13 +16,23 @@ from core.run.folder import LATENTS
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
 ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # fields that older runs do not record
-LEARNT = {"null_share": None, "untrained_classes": ()}  # likewise, and it cannot be known of them
+LEARNT = {
+    "null_share": None,
+    "dropout": None,
+    "untrained_classes": (),
+}  # likewise, and it cannot be known of them
 _Side = Annotated[int, Range(1, 1 << 31)]
 
 
 class _NullShare(TypedDict):
     label: float | None
     text: float | None
+
+
+class _Dropout(TypedDict):
+    both: float
+    label: float
+    text: float
 
 
 class _Text(TypedDict):
@@ -64,6 +74,7 @@ class _Space(TypedDict):
     text: NotRequired[_Text | None]
     text_folder: NotRequired[str]
     null_share: NotRequired[_NullShare | None]
+    dropout: NotRequired[_Dropout | None]
     untrained_classes: NotRequired[list[str]]
     schedule: NotRequired[_Schedule]
 

@@ -20,6 +20,7 @@ from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
 from data.media.images import from_tensor
+from models.denoisers.skipping import WithoutBlocks
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
@@ -28,6 +29,7 @@ from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
+from tools.sample.guiding import Guiding, open_weak
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import Asked
@@ -59,7 +61,12 @@ def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str
     if not asked.requests:
         config = replace(config, sampler=schedule.forms[0].sampler)
     folder = config.text_encoder or trained.space.text_folder
-    job = Job(config, asked, trained, schedule, embed(schedule.texts, trained.space.text, folder, device))
+    for form in schedule.forms:
+        with below("sampler.guide"):
+            WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
+    prompts = embed(schedule.texts, trained.space.text, folder, device)
+    guiding = Guiding(trained, open_weak(config.weak, trained, record, device))
+    job = Job(config, asked, trained, schedule, guiding, prompts)
     sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
     job.require_nameable()
     for line in (*told, *(f"warning: {each}" for each in job.warnings())):
@@ -75,12 +82,14 @@ class Job:
     asked: Asked
     trained: LoadedRun
     schedule: Schedule
+    guiding: Guiding
     prompts: Prompts | None = None
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """What the samples depend on, as this worker finds it."""
-        return sampled_from.describe(self.config, self.asked, self.trained, self.schedule, self.shapes)
+        weak = self.guiding.weak
+        return sampled_from.describe(self.config, self.asked, self.trained, self.schedule, self.shapes, weak)
 
     @cached_property
     def shapes(self) -> list[tuple[int, int, int, int]]:
@@ -135,16 +144,27 @@ class Job:
             "name": request.file_name if request is not None else prompt or label_name,
             "folder": request.folder if request is not None else "",
             "seed": schedule.seed[index],
+            **self._negative(index),
             "number": int(schedule.number[index]),
             "part": index // FILES_A_FOLDER,
         }
+
+    def _negative(self, index: int) -> dict[str, str]:
+        """Return what a sample moves away from, where there is such."""
+        schedule, found = self.schedule, {}
+        if (label := schedule.negative_label[index]) >= 0:
+            found["negative_class"] = self.trained.space.classes[label]
+        if (text := schedule.negative_text[index]) >= 0:
+            found["negative_prompt"] = schedule.texts[text]
+        return found
 
     def warnings(self) -> list[str]:
         """Return what is doubtful, each once."""
         found = []
         for number, form in enumerate(self.schedule.forms):
             with below("sampler"):
-                found += require_trained(self.trained.space, form.sampler, self.schedule.given(number))
+                conditions = self.schedule.given(number), self.schedule.negative(number)
+                found += require_trained(self.trained.space, form.sampler, *conditions)
             found += untrained_frames(Path(self.config.source), form.size.frames)
         return list(dict.fromkeys(found))
 
@@ -185,7 +205,8 @@ class Job:
         for start in range(rows.start, rows.stop, size):
             samples = self.schedule.order[start : min(start + size, rows.stop)]
             form = int(self.schedule.form[samples[0]])
-            made.append(generate(self.trained, self.shapes[form], samples, self.schedule, self.prompts))
+            shape, schedule = self.shapes[form], self.schedule
+            made.append(generate(self.trained, shape, samples, schedule, self.prompts, self.guiding))
             failpoint("sample.batch")
         return np.concatenate(made)
 
@@ -196,6 +217,7 @@ def generate(
     samples: NDArray[np.int64],
     schedule: Schedule,
     prompts: Prompts | None = None,
+    guiding: Guiding | None = None,
 ) -> NDArray[np.uint8]:
     """Return samples (B,) of one form by number: images (B, H, W, 3), clips (B, T, H, W, 3)."""
     device = next(trained.model.parameters()).device
@@ -206,6 +228,7 @@ def generate(
     condition = Condition(label=label, text=text, text_length=length)
     seeds = tuple(schedule.seed[sample] for sample in samples)
     seed = seeds[0] if len(set(seeds)) == 1 else seeds
+    guiding = guiding or Guiding(trained)
     with below("sampler"):
         latents = sample(
             trained.model,
@@ -216,6 +239,7 @@ def generate(
             trained.space.prediction,
             Draws(seed, 0, rows, torch.zeros_like(rows)),
             learned_sigma=trained.space.learned_sigma,
+            guides=guiding.of(samples, schedule, prompts, form.sampler.guide),
         )
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))

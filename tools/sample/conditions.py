@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.config.loading import from_dict
 from core.config.yaml_files import read_recorded
+from core.diffusion.guidance.branches import dropped_parts
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, check_start, settle_start
 from core.diffusion.timesteps import TimestepConfig, shift_of
@@ -19,10 +20,13 @@ from tools.runs.loaded_run import LatentSpace
 WORDS = {"label": "class", "text": "text"}
 
 
-def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collection[str]) -> list[str]:
+def require_trained(
+    space: LatentSpace, sampler: SamplerConfig, given: Collection[str], negative: Collection[str] = ()
+) -> list[str]:
     """Refuse what the network cannot have learned; return warnings of what is not known.
 
-    given: the conditions that samples have, of "label" and "text".
+    given: the conditions that samples have, of "label" and "text".  negative: those in place of which all
+    samples have others to move away from, so that none is needed.
     UserError where guidance needs a null condition that no sample was trained with, or a condition that none
     was trained with, or where the start is one that drowns the data in the network's errors.
     """
@@ -36,6 +40,11 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
     if guided and not given:
         expected = "1, since samples have neither a class nor a prompt that could be dropped"
         raise UserError("guidance", sampler.guidance, expected)
+    _require_given(sampler, given)
+    compared = dropped_parts(given, sampler.guidance, sampler.guide.own_scales)
+    if negative and not compared:
+        named = f"negative_{'class' if 'label' in negative else 'prompt'}"
+        raise UserError(f"{named} has no effect without guidance (sampler.guidance=1)")
     if space.text is not None and "text" not in given:
         never = shares is not None and shares.get("text") == 0
         untrained = ", which no sample of the run was (objective.label_dropout=0)" if never else ""
@@ -43,21 +52,49 @@ def require_trained(space: LatentSpace, sampler: SamplerConfig, given: Collectio
             f"the run was trained on captions, and samples are made without{untrained}: "
             "give prompts or prompt_file"
         )
+    dropped_of = {part for dropped, _ in compared for part in dropped}
     for kind in given:
+        guided = kind in dropped_of
         word, share = WORDS[kind], shares.get(kind) if shares is not None else None
         if share == 1:
             why = f"every sample of the run was trained without {word} (objective.label_dropout=1)"
             if guided:
                 raise UserError("guidance", sampler.guidance, f"1, since {why}")
             warnings.append(f"the {word} that is asked for has no effect: {why}")
-        elif guided and share == 0:
+        elif guided and share == 0 and kind not in negative:
             why = f"no sample of the run was trained without {word} (objective.label_dropout=0)"
             expected = f"1, since classifier-free guidance needs what the network says without it, and {why}"
             raise UserError("guidance", sampler.guidance, expected)
-        elif guided and share is None:
+        elif guided and share is None and kind not in negative:
             what = f"whether samples were trained without {word}, which guidance needs"
             warnings.append(f"sampler.guidance={sampler.guidance:g}: the run does not record {what}")
-    return warnings
+    if len(given) > 1:
+        warnings += [_untrained(space, frozenset(dropped) - set(negative)) for dropped, _ in compared]
+    return [warning for warning in warnings if warning]
+
+
+def _require_given(sampler: SamplerConfig, given: Collection[str]) -> None:
+    """Refuse a scale of a condition that samples do not have."""
+    for part, scale in sampler.guide.own_scales.items():
+        if part not in given:
+            word = {"frames": "given frames", "label": "class", "text": "prompt"}[part]
+            raise UserError(f"guide.{part}", scale, f"null, since samples have no {word}")
+    if sampler.guide.classifier and "label" not in given:
+        raise UserError("guide.classifier", sampler.guide.classifier, "0, since samples have no class")
+
+
+def _untrained(space: LatentSpace, dropped: Collection[str]) -> str:
+    """Refuse guidance away from conditions that were never dropped together, or alone; "" or a warning."""
+    if not dropped:
+        return ""
+    words = " and ".join(WORDS[part] for part in ("label", "text") if part in dropped)
+    what = f"without {words}" + " alone" * (len(dropped) == 1)
+    share = space.share_without(dropped)
+    if share == 0:
+        named = "text_dropout, class_dropout" if len(dropped) == 1 else "label_dropout"
+        expected = f"{what}: no sample of the run was trained so (objective.{named} is 0)"
+        raise UserError(f"guidance needs what the network says {expected}")
+    return "" if share else f"guidance: the run does not record whether samples were trained {what}"
 
 
 def as_trained(

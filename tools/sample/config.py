@@ -14,6 +14,8 @@ from tools.sample.files.kinds import FileKind
 from tools.sample.files.naming import require_template
 from tools.sample.requests.presets import PresetName
 
+NEGATIVE = ("negative_class", "negative_prompt")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig:
@@ -43,6 +45,15 @@ class FilesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeakConfig:
+    """The weaker network of `sampler.guide.weak`."""
+
+    source: str = setting("", "folder of a training run, or of `export`", shown="path", role="place")
+    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
+    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What to generate, how, and from which weights."""
 
@@ -63,6 +74,9 @@ class Config:
     prompt_file: str = setting(
         "", "file with a prompt a line, instead of prompts", shown="path", role="place"
     )
+    negative_class: str = setting("", "guidance: class to move away from, in place of none")
+    negative_prompt: str = setting("", "guidance: text to move away from, in place of none")
+    weak: WeakConfig = setting(WeakConfig(), "the weaker network of sampler.guide.weak")
     text_encoder: str = setting(
         "",
         "folder of the run's text encoder, if it has moved; '' is the one of encode",
@@ -96,8 +110,11 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
 
     def __post_init__(self) -> None:
+        if (self.sampler.guide.weak != 1) != bool(self.weak.source):
+            expected = "a folder with sampler.guide.weak other than 1, and '' with 1"
+            raise UserError("weak.source", self.weak.source or "''", expected)
         if self.requests:
             usual = {f.name: f.default for f in fields(self)}
-            for name in ("classes", "prompts", "prompt_file", "count", "labels"):
+            for name in ("classes", "prompts", "prompt_file", "count", "labels", *NEGATIVE):
                 if (value := getattr(self, name)) != usual[name]:
                     raise UserError(name, value, f"nothing beside requests={self.requests}, which say it")

@@ -43,7 +43,7 @@ def plan(config: Config) -> list[str]:
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
             sampler, told = as_trained(form.sampler, space, source, space.shapes[0])
-            warnings = require_trained(space, sampler, schedule.given(number))
+            warnings = require_trained(space, sampler, schedule.given(number), schedule.negative(number))
             largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
         warnings += untrained_frames(source, form.size.frames)
         lines += form_lines(schedule, number, config.batch, largest)

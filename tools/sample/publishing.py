@@ -37,6 +37,7 @@ SHOWN_LETTERS = 24  # of a prompt, beside its pictures
 GRID = 10  # rows and columns of images in the overview
 CLIPS = 10  # in the overview
 MOST_PROMPTS = 1000  # in the manifest; all of them stand in the list of files
+REPEATED = ("class", "prompt", "name", "folder", "negative_class", "negative_prompt")
 
 
 def publish(job: Job, parts: Store) -> None:
@@ -88,7 +89,7 @@ def file_rows(job: Job, parts: FileParts) -> Iterator[dict[str, Any]]:
         size, schedule = job.sizes[job.schedule.form[index]], job.schedule
         sampler = schedule.forms[schedule.form[index]].sampler
         known = job.fields(index)
-        request = {name: known[name] for name in ("class", "prompt", "name", "folder") if known[name] != ""}
+        request = {name: known[name] for name in REPEATED if known.get(name, "") != ""}
         numbers = {"seed": known["seed"], "number": known["number"], "count": 1, **asdict(size)}
         chosen = ("solver", "steps", "guidance", "guidance_start", "guidance_end")
         settings = {name: getattr(sampler, name) for name in chosen}

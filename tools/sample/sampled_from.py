@@ -24,6 +24,7 @@ from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.space_record import space_file
 from tools.sample.conditions import turns_of
+from tools.sample.config import NEGATIVE
 from tools.sample.files.kinds import ALL_IN_ONE
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tools.sample.requests.schedule import Schedule
 
 # They say where content lay; what depends on it is compared by its own hash.
+WEAK = ("checkpoint", "weights", "weights_sha256", "manifest_sha256")  # of the weaker network, in `weak`
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 
@@ -42,11 +44,12 @@ def describe(
     trained: LoadedRun,
     schedule: Schedule,
     shapes: Sequence[tuple[int, int, int, int]],
+    weak: LoadedRun | None = None,
 ) -> dict[str, Any]:
     """Describe all that the samples of a job depend on, sealed, as plain JSON values.
 
     manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
-    shapes: (C, T, H, W) of the latents of each form.
+    shapes: (C, T, H, W) of the latents of each form.  weak: the network to move away from.
     """
     space = trained.space
     turns = turns_of(config.classes, asked.texts, space)
@@ -75,12 +78,12 @@ def describe(
         "seed": config.seed,
         "frames": config.frames,
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
-        **_further(config, asked),
+        **_further(config, asked, weak),
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
-def _further(config: Config, asked: Asked) -> dict[str, Any]:
+def _further(config: Config, asked: Asked, weak: LoadedRun | None) -> dict[str, Any]:
     """Return what jobs of earlier versions could not say, where it is not what they did."""
     found: dict[str, Any] = {}
     if config.files.kind != ALL_IN_ONE:
@@ -89,6 +92,9 @@ def _further(config: Config, asked: Asked) -> dict[str, Any]:
         found |= {"requests": asked.hashes, "each": config.each, "preset": config.preset}
     if config.labels != "equal":
         found["labels_are"] = config.labels
+    found |= {name: value for name in NEGATIVE if (value := getattr(config, name))}
+    if weak is not None:
+        found["weak"] = {name: getattr(weak, name) for name in WEAK}
     return found
 
 
@@ -187,6 +193,11 @@ def contents(config: Config, asked: Asked) -> Contents:
         record = read_made_from(Path(config.output))
         if path == "text_encoder" or record is None:
             return (None if record is None else {}), {}
+        if path == "weak.source":
+            was, folder = record.get("weak") or {}, Path(config.weak.source)
+            if not exported.is_export(folder):
+                folder = folder / CHECKPOINTS / was.get("checkpoint", "")
+            return {"manifest": was.get("manifest_sha256")}, {"manifest": manifest_hash(folder)}
         if path in ("prompt_file", "requests"):
             now = _now(asked)
             return {name: record.get(name) for name in now}, now

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.config.loading import load
-from core.diffusion.guidance import Guidance, GuidanceKind
+from core.diffusion.guidance.branches import Contrast
+from core.diffusion.guidance.mixing import Guidance, GuidanceKind
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction, target, to_data
 from core.diffusion.sampling import SamplerConfig, sample
@@ -27,7 +28,7 @@ def pair() -> tuple[Tensor, Tensor, Tensor]:
     return made[0], made[1], made[2]
 
 
-def mixed(guidance: Guidance, kind: Prediction = "data") -> Tensor:
+def mixed(guidance: Guidance, scale: float, kind: Prediction = "data") -> Tensor:
     """Return the data that guidance gives where the network makes this prediction of them."""
     x, given, none = pair()
 
@@ -37,58 +38,56 @@ def mixed(guidance: Guidance, kind: Prediction = "data") -> Tensor:
     def data(output: Tensor) -> Tensor:
         return to_data(kind, output, x, ALPHA, SIGMA)
 
-    return data(guidance.mix(out(given), out(none), data, out))
+    return data(guidance.mix([out(given), out(none)], [Contrast(1, scale)], data, out))
 
 
-@pytest.mark.parametrize(
-    "guidance", [Guidance(scale=3.0), Guidance("apg", 3.0), Guidance(scale=3.0, rescale=0.7)]
-)
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance("apg"), Guidance(rescale=0.7)])
 def test_what_acts_on_the_data_is_alike_in_every_prediction(guidance: Guidance) -> None:
-    expected = mixed(guidance)
+    expected = mixed(guidance, 3.0)
     for kind in (kind for kind in KINDS if kind != "posterior_mean"):
-        torch.testing.assert_close(mixed(guidance, kind), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(mixed(guidance, 3.0, kind), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", get_args(GuidanceKind))
 def test_scale_one_is_the_output_with_the_condition(kind: GuidanceKind) -> None:
     _, given, _ = pair()
-    torch.testing.assert_close(mixed(Guidance(kind, 1.0, rescale=0.5)), given)
+    torch.testing.assert_close(mixed(Guidance(kind, rescale=0.5), 1.0), given)
 
 
 def test_a_linear_mix_in_all_channels_needs_no_data() -> None:
-    assert Guidance(scale=4.0).is_linear
-    assert not Guidance("apg", 4.0).is_linear
-    assert not Guidance(scale=4.0, channels=3).is_linear
+    assert Guidance().is_linear
+    assert not Guidance("apg").is_linear
+    assert not Guidance(channels=3).is_linear
 
 
 def test_rescaled_data_have_the_spread_of_unguided_ones() -> None:
     _, given, none = pair()
     guided = given + 4.0 * (given - none)
-    whole, half = mixed(Guidance(scale=5.0, rescale=1.0)), mixed(Guidance(scale=5.0, rescale=0.5))
+    whole, half = mixed(Guidance(rescale=1.0), 5.0), mixed(Guidance(rescale=0.5), 5.0)
     torch.testing.assert_close(whole.std((1, 2, 3, 4)), given.std((1, 2, 3, 4)))
     torch.testing.assert_close(half, (whole + guided) / 2)
 
 
 def test_only_the_first_channels_are_guided() -> None:
     _, given, none = pair()
-    found = mixed(Guidance(scale=5.0, channels=3))
+    found = mixed(Guidance(channels=3), 5.0)
     torch.testing.assert_close(found[:, :3], (given + 4.0 * (given - none))[:, :3])
     torch.testing.assert_close(found[:, 3:], given[:, 3:])
 
 
 def test_projected_guidance_moves_at_right_angles_to_the_data_and_no_further_than_its_limit() -> None:
     _, given, _ = pair()
-    moved = mixed(Guidance("apg", 5.0)) - given
+    moved = mixed(Guidance("apg"), 5.0) - given
     assert float((moved * given).sum((1, 2, 3, 4)).abs().max()) < 1e-10
     assert float(moved.square().mean((1, 2, 3, 4)).sqrt().min()) > 1
-    near = mixed(Guidance("apg", 5.0, limit=0.01)) - given
+    near = mixed(Guidance("apg", limit=0.01), 5.0) - given
     assert float(near.square().mean((1, 2, 3, 4)).sqrt().max()) <= 4 * 0.01 + 1e-12
 
 
 def test_the_scaled_output_without_condition_is_the_nearest_to_the_other() -> None:
     """cfg_zero at scale 0 is that multiple of it, so that what is left is orthogonal to it."""
     _, given, none = pair()
-    nearest = mixed(Guidance("cfg_zero", 0.0))
+    nearest = mixed(Guidance("cfg_zero"), 0.0)
     assert float(((given - nearest) * none).sum((1, 2, 3, 4)).abs().max()) < 1e-10
 
 

@@ -204,3 +204,31 @@ def test_the_squared_error_and_its_gradient_are_those_of_its_definition(dtype: t
     weight = torch.rand(plain.shape)
     found, plain = (torch.autograd.grad((error * weight).sum(), output)[0] for error in (found, plain))
     assert torch.equal(found, plain)
+
+
+def test_class_and_text_are_also_dropped_alone() -> None:
+    config = ObjectiveConfig(label_dropout=0.1, class_dropout=0.2, text_dropout=0.5)
+    ids, size = torch.arange(4000), 4000
+    condition = Condition(
+        label=torch.zeros(size, dtype=torch.int64),
+        text=torch.zeros(size, 1, 1),
+        text_length=torch.ones(size, dtype=torch.int64),
+    )
+    draws = Draws(0, 0, ids, torch.zeros_like(ids))
+    found = Objective(config).noised(torch.zeros(size, 1, 1, 1, 1), condition, draws).condition
+    assert found.label is not None
+    assert found.text_length is not None
+    no_label, no_text = found.label < 0, found.text_length == 0
+    shares = {
+        (True, True): 0.1 + 0.9 * 0.2 * 0.5,
+        (True, False): 0.9 * 0.2 * 0.5,
+        (False, True): 0.9 * 0.8 * 0.5,
+    }
+    for (label, text), share in shares.items():
+        seen = float(((no_label == label) & (no_text == text)).double().mean())
+        assert abs(seen - share) < 4 * (share * (1 - share) / size) ** 0.5
+    assert config.dropout_of("label") == pytest.approx(0.28)
+    plain = Objective(ObjectiveConfig()).noised(torch.zeros(size, 1, 1, 1, 1), condition, draws)
+    same = plain.condition.label
+    assert same is not None
+    assert bool((no_label | (same >= 0)).all())  # the joint draw stays what it was

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Condition
-from core.diffusion.guidance import classifier_free
+from core.diffusion.guidance.branches import Guided, by_condition, guided_by
 from core.diffusion.objective import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, sample, time_grid
@@ -36,6 +36,12 @@ def draws(ids: list[int]) -> Draws:
 
 def labels(ids: list[int]) -> Condition:
     return Condition(label=torch.tensor(ids))
+
+
+def classifier_free(
+    model: Model, condition: Condition, scale: float, interval: tuple[float, float] = (0.0, 1.0)
+) -> Guided:
+    return guided_by(by_condition(model, condition, scale), interval)
 
 
 def test_guidance_is_one_forward_of_both_halves() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class Asked:
     def hashes(self) -> list[str]:
         """A short hash of every request, by which a job knows them again."""
         return [
-            fingerprint([asdict(each.request), self.metadata.get(each.row, "")])[:16]
+            fingerprint([each.request.as_recorded(), self.metadata.get(each.row, "")])[:16]
             for each in self.requests
         ]
 

@@ -29,13 +29,13 @@ def make_schedule(
     """
 
     @cache  # many requests have one form
-    def check(form: Form, given: tuple[str, ...]) -> None:
+    def check(form: Form, given: tuple[str, ...], negative: tuple[str, ...]) -> None:
         with below("files"):
             require_kind(config, form)
         shape = shape_of(form.size) if shape_of is not None else space.shapes[0]
         with below("sampler"):
             sampler, _ = as_trained(form.sampler, space, Path(config.source), shape)
-            require_trained(space, sampler, given)
+            require_trained(space, sampler, given, negative)
 
     if asked.requests:
         return by_requests(asked.requests, config, space, check, asked.metadata)

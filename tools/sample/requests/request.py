@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from core.config.loading import from_dict
@@ -21,7 +21,8 @@ _SAMPLER = ("solver", "steps", "guidance", "guidance_start", "guidance_end")
 class Request:
     """Samples asked for in one row. What a row does not say is as the config of the job says.
 
-    class_name, prompt: the conditions.  name: what {name} is in file names; the prompt if it is empty.
+    class_name, prompt: the conditions.  negative_class, negative_prompt: what guidance moves away from, in
+    place of none.  name: what {name} is in file names; the prompt if it is empty.
     seed: of the noise.  number: of the noise of the first sample, one more for each that follows; without
     both, samples take the running numbers of the whole file under the seed of the job.
     folder: what {folder} is in file names.
@@ -43,11 +44,17 @@ class Request:
     guidance: float | None = setting(None, "guidance scale", low=0)
     guidance_start: float | None = setting(None, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float | None = setting(None, "smallest time at which guidance acts", low=0, high=1)
+    negative_class: str = setting("", "name or number of the class to move away from")
+    negative_prompt: str = setting("", "text to move away from")
 
     def sampler(self, usual: SamplerConfig) -> SamplerConfig:
         """Return the sampler of this row's samples; UserError where its values do not fit each other."""
         own = {name: getattr(self, name) for name in _SAMPLER if getattr(self, name) is not None}
         return replace(usual, **own) if own else usual
+
+    def as_recorded(self) -> dict[str, Any]:
+        """Return the fields, without those that earlier versions did not have where they say nothing."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ADDED_LATER}
 
     @property
     def file_name(self) -> str:
@@ -55,6 +62,7 @@ class Request:
         return self.name or self.prompt or self.class_name
 
 
+ADDED_LATER = ("negative_class", "negative_prompt")
 COLUMNS = tuple(CLASS if field.name == "class_name" else field.name for field in fields(Request))
 
 
@@ -76,7 +84,7 @@ def make_request(row: Mapping[str, Any]) -> Request:
 
 
 def _typed(name: str, value: Any) -> Any:
-    if name == CLASS and isinstance(value, int) and not isinstance(value, bool):
+    if name in (CLASS, "negative_class") and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return Typed(value) if isinstance(value, str) and name not in _TEXTS else value
 
@@ -85,4 +93,4 @@ def _column(field: str) -> str:
     return CLASS if field == "class_name" else field
 
 
-_TEXTS = (CLASS, "prompt", "name", "folder")
+_TEXTS = (CLASS, "prompt", "name", "folder", "negative_class", "negative_prompt")

@@ -49,6 +49,9 @@ class Form:
     sampler: SamplerConfig
 
 
+Check = Callable[[Form, tuple[str, ...], tuple[str, ...]], object]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The samples of a job, by number: arrays have an entry a sample.
@@ -56,6 +59,7 @@ class Schedule:
     requests: rows of a file, () where fields of the config ask for all samples.  row: number of the request.
     within: number of the sample in its request.  label: class, -1 for none.  text: number in texts, -1 for
     none.  seed, number: of its noise.  form: number in forms.
+    negative_label, negative_text: what guidance moves away from, likewise.
     extra: what a benchmark wants beside the samples of a request, by its number.
     """
 
@@ -69,6 +73,8 @@ class Schedule:
     seed: tuple[int, ...]
     number: Numbers
     form: Numbers
+    negative_label: Numbers
+    negative_text: Numbers
     extra: Mapping[int, Any] = field(default_factory=dict)
 
     @property
@@ -94,6 +100,13 @@ class Schedule:
         has_label, has_text = (self.label[rows] >= 0).any(), (self.text[rows] >= 0).any()
         return ["label"] * bool(has_label) + ["text"] * bool(has_text)
 
+    def negative(self, form: int) -> list[str]:
+        """Say in place of which conditions all samples of a form have others to move away from."""
+        rows = self.form == form
+        has_label = (self.negative_label[rows] >= 0).all()
+        has_text = (self.negative_text[rows] >= 0).all()
+        return ["label"] * bool(has_label) + ["text"] * bool(has_text)
+
 
 def by_turns(config: Config, texts: tuple[str, ...], space: LatentSpace) -> Schedule:
     """Return the samples that the fields of a config ask for: classes and prompts take turns.
@@ -106,9 +119,13 @@ def by_turns(config: Config, texts: tuple[str, ...], space: LatentSpace) -> Sche
     if config.labels == "random":
         label = np.array(turns, np.int64)[_drawn(config.seed, number, len(turns))]
     zeros = np.zeros_like(number)
+    negative_class, negative_text, all_texts = config.negative_class, -1, texts
+    if config.negative_prompt:
+        all_texts = tuple(dict.fromkeys([*texts, config.negative_prompt]))
+        negative_text = all_texts.index(config.negative_prompt)
     return Schedule(
         forms=(Form(Size(config.frames, config.height, config.width), config.fps, config.sampler),),
-        texts=texts,
+        texts=all_texts,
         requests=(),
         row=zeros,
         within=number,
@@ -117,7 +134,19 @@ def by_turns(config: Config, texts: tuple[str, ...], space: LatentSpace) -> Sche
         seed=(config.seed,) * config.count,
         number=number,
         form=zeros,
+        negative_label=zeros + class_number(negative_class, space, "negative_class"),
+        negative_text=zeros + negative_text,
     )
+
+
+def class_number(name: str, space: LatentSpace, field: str) -> int:
+    """Return the label of a class, -1 for ''; UserError, of the field, for one that the run does not have."""
+    if not name:
+        return -1
+    try:
+        return chosen_classes([name], space)[0]
+    except UserError as error:
+        raise UserError(field, error.value, str(error.expected)) from None
 
 
 def _drawn(seed: int, number: Numbers, classes: int) -> Numbers:
@@ -131,12 +160,13 @@ def by_requests(
     found: Sequence[Numbered],
     config: Config,
     space: LatentSpace,
-    check: Callable[[Form, tuple[str, ...]], object],
+    check: Check,
     extra: Mapping[int, Any],
 ) -> Schedule:
     """Return the samples of requests, in their order.
 
-    check: refuses a form for samples with these conditions.  extra: by the number of a row.
+    check: refuses a form for samples with these conditions, and these to move away from.
+    extra: by the number of a row.
     UserError with all rows that cannot be used, if there are more than the config allows.
     """
     making = _Making(config, space, check)
@@ -153,36 +183,36 @@ def by_requests(
 class _Making:
     """Collect the samples of one request after the other."""
 
-    def __init__(
-        self, config: Config, space: LatentSpace, check: Callable[[Form, tuple[str, ...]], object]
-    ) -> None:
+    def __init__(self, config: Config, space: LatentSpace, check: Check) -> None:
         self.config, self.space, self.check = config, space, check
         self.requests: list[Request] = []
         self.forms: dict[Form, int] = {}
         self.texts: dict[str, int] = {}
         self.extra: dict[int, Any] = {}
-        self.columns: list[tuple[int, ...]] = []  # row, within, label, text, number, form
+        self.columns: list[tuple[int, ...]] = []  # row, within, label, text, number, form, negative ones
         self.seeds: list[int] = []
-        self.labels: dict[str, int] = {}
+        self.labels: dict[tuple[str, str], int] = {}
 
     def add(self, request: Request, extra: Any) -> None:
         """Add the samples of a request; UserError, with nothing added, if there can be none."""
-        form, label = self._form(request), self._label(request)
-        self.check(form, ("label",) * (label >= 0) + ("text",) * bool(request.prompt))
+        form, label = self._form(request), self._label(request.class_name, "class")
+        negative = self._label(request.negative_class, "negative_class")
+        self.check(form, parts(label >= 0, request.prompt), parts(negative >= 0, request.negative_prompt))
         row, running = len(self.requests), len(self.seeds)
-        text = self.texts.setdefault(request.prompt, len(self.texts)) if request.prompt else -1
+        text, negative_text = self._text(request.prompt), self._text(request.negative_prompt)
         number = self.forms.setdefault(form, len(self.forms))
         is_own = request.seed is not None or request.number is not None
         first = (request.number or 0) if is_own else running
         for within in range(request.count or self.config.each):
-            self.columns.append((row, within, label, text, first + within, number))
+            self.columns.append((row, within, label, text, first + within, number, negative, negative_text))
             self.seeds.append(self.config.seed if request.seed is None else request.seed)
         self.requests.append(request)
         if extra is not None:
             self.extra[row] = extra
 
     def schedule(self) -> Schedule:
-        row, within, label, text, number, form = np.array(self.columns, np.int64).T
+        row, within, label, text, number, form, *others = np.array(self.columns, np.int64).T
+        negative_label, negative_text = others
         return Schedule(
             tuple(self.forms),
             tuple(self.texts),
@@ -194,6 +224,8 @@ class _Making:
             tuple(self.seeds),
             number,
             form,
+            negative_label,
+            negative_text,
             self.extra,
         )
 
@@ -204,12 +236,15 @@ class _Making:
         )
         return Form(size, request.fps or usual.fps, request.sampler(usual.sampler))
 
-    def _label(self, request: Request) -> int:
-        if not request.class_name:
-            return -1
-        if request.class_name not in self.labels:
-            try:
-                self.labels[request.class_name] = chosen_classes([request.class_name], self.space)[0]
-            except UserError as error:
-                raise UserError("class", error.value, str(error.expected)) from None
-        return self.labels[request.class_name]
+    def _text(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts)) if text else -1
+
+    def _label(self, name: str, column: str) -> int:
+        if (name, column) not in self.labels:
+            self.labels[name, column] = class_number(name, self.space, column)
+        return self.labels[name, column]
+
+
+def parts(label: object, text: object) -> tuple[str, ...]:
+    """Say which conditions there are, of "label" and "text"."""
+    return ("label",) * bool(label) + ("text",) * bool(text)

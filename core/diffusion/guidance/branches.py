@@ -1,0 +1,229 @@
+"""Guidance by differences of outputs: of one network under several conditions, or of several networks.
+
+output = given + sum of (scale - 1) (high - low) over the contrasts; with one contrast from the given output
+to that without condition it is classifier-free guidance (Ho and Salimans, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from core.batch import Condition
+from core.diffusion.objective import Model
+from core.errors import UserError
+
+Part = Literal["frames", "label", "text"]
+PARTS: tuple[Part, ...] = ("frames", "label", "text")  # the order in which scales of their own act
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two outputs, by number; the first output, 0, is the one with all conditions."""
+
+    low: int
+    scale: float
+    high: int = 0
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An evaluation: a network under a condition."""
+
+    model: Model
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The outputs that guide, the given one first, and how they are compared."""
+
+    outputs: tuple[Branch, ...]
+    contrasts: tuple[Contrast, ...] = ()
+
+    def with_weaker(self, model: Model | None, scale: float) -> Branches:
+        """Add guidance away from a weaker network under the same condition (autoguidance, 2406.02507)."""
+        if model is None or scale == 1:
+            return self
+        weak = Branch(model, self.outputs[0].condition)
+        return Branches((*self.outputs, weak), (*self.contrasts, Contrast(len(self.outputs), scale)))
+
+
+Mix = Callable[[Sequence[Tensor], Sequence[Contrast]], Tensor]
+"""Of outputs in one prediction, what is taken instead."""
+
+
+class Guided(Protocol):
+    def __call__(self, x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
+        """Return the guided output.  mix: None mixes linearly."""
+        ...
+
+
+def linear(outputs: Sequence[Tensor], contrasts: Sequence[Contrast]) -> Tensor:
+    """Return the given output moved along the contrasts."""
+    given = outputs[0]
+    if len(contrasts) == 1 and contrasts[0].high == 0:
+        (only,) = contrasts
+        return outputs[only.low] + only.scale * (given - outputs[only.low])
+    moved = given
+    for each in contrasts:
+        moved = moved + (each.scale - 1) * (outputs[each.high] - outputs[each.low])
+    return moved
+
+
+def scale_of(part: Part, scale: float, own: dict[Part, float]) -> float:
+    """Return the scale of a condition; frames are guided by a scale of their own alone."""
+    return own.get(part, 1.0 if part == "frames" else scale)
+
+
+def dropped_parts(
+    given: Collection[str], scale: float, own: dict[Part, float]
+) -> list[tuple[frozenset[Part], float]]:
+    """Return which parts are dropped in each further output, the fewest first, and the scale of that step.
+
+    given: the parts that samples have.  own: scales of single parts; others are guided by `scale`.
+    Neighbours of equal scales are dropped together, and what has the scale 1 needs no output.
+    """
+    present = [part for part in PARTS if part in given]
+    steps: list[tuple[list[Part], float]] = []
+    for part in reversed(present):
+        size = scale_of(part, scale, own)
+        if steps and steps[-1][1] == size:
+            steps[-1][0].append(part)
+        else:
+            steps.append(([part], size))
+    while steps and steps[-1][1] == 1:
+        steps.pop()
+    found, dropped = [], frozenset[Part]()
+    for parts, size in steps:
+        dropped = dropped | frozenset(parts)
+        found.append((dropped, size))
+    return found
+
+
+def by_condition(
+    model: Model,
+    condition: Condition,
+    scale: float,
+    own: dict[Part, float] | None = None,
+    negative: Condition | None = None,
+) -> Branches:
+    """Return classifier-free guidance, with scales of single conditions where `own` has them.
+
+    negative: condition that takes the place of none, for samples that have one (label -1 and text of length
+    0 are none).
+    """
+    steps = dropped_parts(parts_of(condition), scale, own or {})
+    if not steps and (scale != 1 or any(size != 1 for size in (own or {}).values())):
+        expected = "1, since nothing is given (no label, no text) that could be dropped"
+        raise UserError("guidance", scale, expected)
+    outputs, contrasts = [Branch(model, condition)], []
+    for number, (dropped, size) in enumerate(steps):
+        outputs.append(Branch(model, without(condition, dropped, negative)))
+        contrasts.append(Contrast(number + 1, size, high=number))
+    return Branches(tuple(outputs), tuple(contrasts))
+
+
+def parts_of(condition: Condition) -> list[Part]:
+    """Return the parts that samples have."""
+    values = {"frames": condition.frame_mask, "label": condition.label, "text": condition.text}
+    return [part for part in PARTS if values[part] is not None]
+
+
+def without(condition: Condition, dropped: Collection[Part], negative: Condition | None = None) -> Condition:
+    """Return a condition without some parts: label -1, text of length 0, no frame given."""
+    other = negative or Condition()
+    if "label" in dropped and condition.label is not None:
+        label = torch.full_like(condition.label, -1) if other.label is None else other.label
+        condition = replace(condition, label=label)
+    if "text" in dropped and condition.text is not None:
+        text, length = condition.text, text_lengths(condition) * 0
+        if other.text is not None:
+            text, length = other.text, text_lengths(other)
+        condition = replace(condition, text=text, text_length=length)
+    if "frames" in dropped and condition.frame_mask is not None:
+        mask, latents = condition.frame_mask, condition.frame_latents
+        latents = None if latents is None else torch.zeros_like(latents)
+        condition = replace(condition, frame_mask=torch.zeros_like(mask), frame_latents=latents)
+    return condition
+
+
+def text_lengths(condition: Condition) -> Tensor:
+    """Return the valid tokens (B,) of a condition with text; all of them where it does not say."""
+    assert condition.text is not None
+    if condition.text_length is not None:
+        return condition.text_length
+    size = condition.text.shape[:2]
+    return torch.full((size[0],), size[1], dtype=torch.int64, device=condition.text.device)
+
+
+def guided_by(
+    branches: Branches, interval: tuple[float, float] = (0.0, 1.0), *, together: bool = True
+) -> Guided:
+    """Return guided(x, t, time_input), the guided output in any linear prediction.
+
+    Outputs of one network are evaluated as one batch where `together` says so. Without contrasts, or where t
+    lies outside `interval` (limited interval, Kynkäänniemi et al., arXiv:2404.07724), it is one forward of B
+    with the condition; scale 0 is one forward without. A learned variance, the upper half of the channels, is
+    that of the output with the condition.
+    """
+    outputs, contrasts = branches.outputs, branches.contrasts
+    groups = _groups(outputs, together=together)
+    is_null_alone = len(contrasts) == 1 and contrasts[0] == Contrast(1, 0.0)
+
+    def guided(x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
+        time = torch.full((len(x),), time_input, dtype=torch.float32, device=x.device)
+        if not contrasts or not interval[0] <= t <= interval[1]:
+            return _kept(outputs[0].model(x, time, outputs[0].condition), x)
+        if is_null_alone and mix is None:
+            return _kept(outputs[1].model(x, time, outputs[1].condition), x)
+        found: dict[int, Tensor] = {}
+        for model, numbers, condition in groups:
+            many = len(numbers)
+            output = _kept(model(torch.cat([x] * many), torch.cat([time] * many), condition), x)
+            found |= zip(numbers, output.chunk(many), strict=True)
+        channels = x.shape[1]
+        mixed = (mix or linear)([found[n][:, :channels] for n in range(len(outputs))], contrasts)
+        return torch.cat([mixed, found[0][:, channels:]], dim=1)
+
+    return guided
+
+
+def _groups(outputs: Sequence[Branch], *, together: bool) -> list[tuple[Model, list[int], Condition]]:
+    """Return the evaluations of a step: a network, the outputs it gives, and the condition of all of them."""
+    found: list[tuple[Model, list[int]]] = []
+    for number, branch in enumerate(outputs):
+        same = [numbers for model, numbers in found if model is branch.model]
+        if same and together:
+            same[0].append(number)
+        else:
+            found.append((branch.model, [number]))
+    return [(model, ns, stacked([outputs[n].condition for n in ns])) for model, ns in found]
+
+
+def stacked(conditions: Sequence[Condition]) -> Condition:
+    """Return the samples of several conditions, which have the same parts, one after the other."""
+    if len(conditions) == 1:
+        return conditions[0]
+    if conditions[0].text is not None and any(each.text_length is not None for each in conditions):
+        longest = max(each.text.shape[1] for each in conditions if each.text is not None)
+        conditions = [_padded(each, longest) for each in conditions]
+    parts = {f.name: [getattr(each, f.name) for each in conditions] for f in fields(Condition)}
+    return Condition(**{name: None if p[0] is None else torch.cat(p) for name, p in parts.items()})
+
+
+def _padded(condition: Condition, length: int) -> Condition:
+    """Return a condition whose text has so many tokens, with its lengths."""
+    assert condition.text is not None
+    text = pad(condition.text, (0, 0, 0, length - condition.text.shape[1]))
+    return replace(condition, text=text, text_length=text_lengths(condition))
+
+
+def _kept(output: Tensor, x: Tensor) -> Tensor:
+    """Return an output in float32, or in the dtype of x where that is wider."""
+    return output.to(torch.promote_types(torch.float32, x.dtype))

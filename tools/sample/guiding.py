@@ -1,0 +1,71 @@
+"""What guides the samples of a job beside the conditions that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.batch import Condition
+from core.diffusion.guidance.config import GuideConfig
+from core.diffusion.guidance.guides import Guides
+from core.errors import UserError, below
+from models.denoisers.skipping import WithoutBlocks
+from tools.runs.loaded_run import LoadedRun, open_run
+from tools.sample.config import WeakConfig
+from tools.sample.prompts import Prompts
+from tools.sample.requests.schedule import Schedule
+
+ALIKE = ("path", "prediction", "encoder", "mean", "std", "classes", "text")
+"""Fields of the latent space in which a weaker network must equal the other."""
+
+
+def open_weak(
+    config: WeakConfig, trained: LoadedRun, record: Mapping[str, Any] | None, device: torch.device
+) -> LoadedRun | None:
+    """Open the weaker network, None without one; UserError where it is not for the same latents.
+
+    record: what the job was begun with, which keeps to its checkpoint.
+    """
+    if not config.source:
+        return None
+    begun = ((record or {}).get("weak") or {}).get("checkpoint", "")
+    with below("weak"):
+        weak = open_run(Path(config.source), config.checkpoint or begun, config.weights, device)
+        for field in ALIKE:
+            if (theirs := getattr(weak.space, field)) != (ours := getattr(trained.space, field)):
+                expected = f"a run like the other, with {field}={ours}; this one has {theirs}"
+                raise UserError("source", config.source, expected)
+    return weak
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """The further networks of a job.  weak: the weaker one."""
+
+    trained: LoadedRun
+    weak: LoadedRun | None = None
+
+    def of(
+        self,
+        samples: NDArray[np.int64],
+        schedule: Schedule,
+        prompts: Prompts | None,
+        config: GuideConfig,
+    ) -> Guides:
+        """Return what guides these samples, by number."""
+        model, device = self.trained.model, next(self.trained.model.parameters()).device
+        label, text = schedule.negative_label[samples], schedule.negative_text[samples]
+        negative = Condition()
+        if (label >= 0).any():
+            negative = Condition(label=torch.from_numpy(label).to(device))
+        if prompts is not None and (text >= 0).any():
+            tokens, lengths = prompts.of(text)
+            negative = Condition(negative.label, tokens, lengths)
+        skipping = WithoutBlocks(model, config.skip_blocks) if config.skip_blocks else None
+        return Guides(negative, self.weak.model if self.weak else None, skipping)

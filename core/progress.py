@@ -101,9 +101,9 @@ class Progress:
             terminal.tell(line, end=end, clear=self._on_terminal)
 
 
-def counted(n: int, thing: str) -> str:
-    """Format as `1 shard`, `3 shards`."""
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+def counted(n: int, thing: str, things: str = "") -> str:
+    """Format as `1 shard`, `3 shards`. things: a plural that is not the singular with an s."""
+    return f"{n} {thing}" if n == 1 else f"{n} {things or thing + 's'}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

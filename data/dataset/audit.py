@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import published, sha256_file
+from core.progress import counted
 from data.dataset.blocks import open_table
 from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST
@@ -62,7 +63,7 @@ def _shard_problem(path: Path, record: ShardRecord) -> str:
     bytes_then = "" if size == record.bytes else f" ({size} bytes, {record.bytes} when it was indexed)"
     try:
         count = sum(1 for _ in samples(path))
-        what = f"a whole tar of {count} samples, but not the one that was indexed"
+        what = f"a whole tar of {counted(count, 'sample')}, but not the one that was indexed"
     except WorkError as error:
         what = str(error).removeprefix(f"{path}: ")
     return f"has another SHA-256 than {MANIFEST} says{bytes_then}: {what}"

@@ -133,7 +133,7 @@ class Dataset:
         """Hash every file again; WorkError names all that differ. `advance` is called per file."""
         found = list(self.audit(advance))
         if found:
-            raise WorkError(f"{len(found)} files are not as they were written: {'; '.join(map(str, found))}")
+            raise WorkError(f"{counted(len(found), 'file')} not as written: {'; '.join(map(str, found))}")
 
 
 def shard_starts(dataset: Dataset) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import fingerprint, instead, sealed, sha256_file, write_json
+from core.progress import counted
 from core.reading import json_files
 from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
@@ -212,7 +213,7 @@ class DatasetManifest:
     def require_labels(self, labels: np.ndarray, place: object) -> None:
         """Raise WorkError if one of these labels of an index stands for no class. place: of the dataset."""
         if self.classes and labels.max(initial=-1) >= len(self.classes):
-            known = f"{len(self.classes)} classes"
+            known = counted(len(self.classes), "class", "classes")
             raise WorkError(f"{place}: its index has the label {labels.max()}, and there are {known}")
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import WorkError
+from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.records import append_shared, publish, read_from
@@ -92,8 +93,8 @@ class Quarantine:
         if len(self._entries) > count:
             last = self.entries[-1]
             raise BudgetError(
-                f"{len(self._entries)} of {self.total} samples were set aside, more than the budget of "
-                f"{self.allowed}; the last: {last.id}: {last.stage}: {last.error}; by kind: "
+                f"{len(self._entries)} of {counted(self.total, 'sample')} were set aside, more than the "
+                f"budget of {self.allowed}; the last: {last.id}: {last.stage}: {last.error}; by kind: "
                 f"{kinds_of(self.entries)} (all of them: {self.path}); "
                 f"{self.field}={len(self._entries)} goes on without them"
             )
@@ -114,11 +115,16 @@ def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
 
     Faults that differ in numbers alone are one kind.
     """
-    counts = Counter(f"{entry.stage}: {re.sub(r'[0-9.]*[0-9]', 'N', entry.error)}" for entry in entries)
+    counts = Counter(f"{entry.stage}: {_without_numbers(entry.error)}" for entry in entries)
     shown = [f"{count} x {kind}" for kind, count in counts.most_common(MOST_KINDS)]
     if rest := len(entries) - sum(count for _, count in counts.most_common(MOST_KINDS)):
         shown.append(f"{rest} of {len(counts) - MOST_KINDS} other kinds")
     return ", ".join(shown)
+
+
+def _without_numbers(reason: str) -> str:
+    """Return the reason with N for each number but those in names of encodings."""
+    return re.sub(r"(latin-1|cp1252|utf-\d+)|[0-9.]*[0-9]", lambda m: m[1] or "N", reason, flags=re.I)
 
 
 def allowed_losses(budget: float, total: int) -> int:

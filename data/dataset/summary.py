@@ -217,7 +217,9 @@ def _bars_of(counts: dict[str, int]) -> list[str]:
         for name, count in shown
     ]
     if rest := list(counts.values())[MOST_LINES:]:
-        lines.append(f"  {sum(rest):>10} {sum(rest) / total:7.2%}  {'':<{BAR}}  {len(rest)} others")
+        lines.append(
+            f"  {sum(rest):>10} {sum(rest) / total:7.2%}  {'':<{BAR}}  {counted(len(rest), 'other')}"
+        )
     return lines
 
 

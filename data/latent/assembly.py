@@ -82,7 +82,7 @@ def _statistics(job: Job, receipts: Sequence[Receipt], refused: Sequence[Quarant
     sums = [receipt["sums"] for receipt in receipts if receipt["sums"]]
     if not sums:
         raise WorkError(
-            f"none of the {len(job.dataset)} samples could be encoded; the first: {refused[0].error}"
+            f"none of {counted(len(job.dataset), 'sample')} could be encoded; the first: {refused[0].error}"
         )
     return functools.reduce(operator.add, sums).statistics()
 

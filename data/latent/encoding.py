@@ -23,6 +23,7 @@ from torch import Tensor
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sealed, temporaries, write_text
+from core.progress import counted
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.manifest import ShardRecord
 from data.dataset.quarantine import QuarantineEntry
@@ -136,7 +137,7 @@ class _Part:
         buckets = self.job.column[rows]
         for row in rows[buckets == NO_BUCKET].tolist():
             width, height, frames = self.job.dataset.media[row].tolist()[:3]
-            reason = f"{width}x{height} with {frames} frames fits no bucket"
+            reason = f"{width}x{height} with {counted(frames, 'frame')} fits no bucket"
             self._set_aside(row, Fault("bucket", reason), ())
         last = Pack(np.zeros((0, *self.job.shapes[0]), self.job.dtype), rows[:0], rows[:0])
         batches = [

@@ -15,7 +15,7 @@ from core.config.settings import setting
 from core.distributed.agreement import tally
 from core.draws import Draws
 from core.errors import UserError, WorkError, below
-from core.progress import say
+from core.progress import counted, say
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
@@ -142,7 +142,7 @@ class PixelLoader:
 
     def report(self) -> list[str]:
         """Return the plan's lines, and how many samples no bucket takes."""
-        extra = f"{self.without_bucket} samples fit no bucket and are left out"
+        extra = f"{counted(self.without_bucket, 'sample')} without a bucket that fits, left out"
         return bucket_lines(self.plan) + ([extra] if self.without_bucket else [])
 
     def _batch(self, step_index: int, micro: MicroBatchRows, order_hash: int | None = None) -> Batch:
@@ -214,5 +214,6 @@ class PixelLoader:
         budget, total = self.config.quarantine_budget, len(self.dataset.index)
         if len(self.failed) > allowed_losses(budget, total):
             raise WorkError(
-                f"{len(self.failed)} of {total} samples cannot be used: over quarantine_budget={budget}"
+                f"{len(self.failed)} of {counted(total, 'sample')} cannot be used: "
+                f"over quarantine_budget={budget}"
             )

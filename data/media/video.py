@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.files import atomic_file
+from core.progress import counted
 from data.media.colour import ColourMode
 from data.media.film.codecs import encode_film
 from data.media.film.geometry import Turn
@@ -100,7 +101,7 @@ def frame_numbers(available: int, start: int, count: int | None, stride: int) ->
         count = max(1, -(-(available - start) // stride))
     last = start + (count - 1) * stride
     if last >= available:
-        raise MediaError(f"has {available} frames, {last + 1} are needed")
+        raise MediaError(f"has {counted(available, 'frame')}, {last + 1} are needed")
     return list(range(start, last + 1, stride))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from core.progress import counted
 from data.media.film.cropping import container_crop
 from data.media.film.decoders import decoder_of
 from data.media.film.geometry import Geometry, Turn, pixel_aspect
@@ -81,7 +82,7 @@ class Video:
             if len(seen) > self.limits.frames:
                 raise MediaError(f"has more than {self.limits.frames} frames, the limit")
         if len(seen) < (expected := listed_packets(self.stream, self._data)):
-            raise MediaError(f"truncated video: {len(seen)} of {expected} frames are there")
+            raise MediaError(f"truncated video: {len(seen)} of {counted(expected, 'frame')} are there")
         return self._decoded(seen) if skips else seen
 
     def _is_skipped(self, packet: Any) -> bool:

@@ -194,7 +194,7 @@ def clip_start(media: np.ndarray, count: int, clips: BucketConfig, where: float)
     frames = int(_frames(media, clips)[0])
     surplus = frames - 1 - (count - 1) * clips.stride
     if surplus < 0:
-        raise MediaError(f"has {frames} frames, too few for {count}")
+        raise MediaError(f"has {counted(frames, 'frame')}, too few for {count}")
     return min(int(where * (surplus + 1)), surplus)
 
 

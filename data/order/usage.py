@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from core.progress import counted
 from data.order.buckets import Bucket, BucketConfig, is_image
 
 MOST_RATES = 5  # in one line
@@ -48,7 +49,7 @@ def _mixed(bucket: Bucket, media: np.ndarray) -> Iterator[str]:
         f"{counts[place]} x {Fraction(int(pairs[place]['rate_num']), int(pairs[place]['rate_den']) or 1)}"
         for place in order[:MOST_RATES].tolist()
     ]
-    more = f" and {len(pairs) - MOST_RATES} others" if len(pairs) > MOST_RATES else ""
+    more = f" and {counted(len(pairs) - MOST_RATES, 'other')}" if len(pairs) > MOST_RATES else ""
     common = pairs[order[0]]
     fps = int(common["rate_num"]) / max(1, int(common["rate_den"]))
     yield (

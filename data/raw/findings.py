@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,7 +19,7 @@ from data.dataset.found import found_lines
 from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
 from data.raw.annotations.listings import LISTINGS, listing_roles
-from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like
+from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, may_fill
 from data.raw.annotations.text_encoding import is_text
 from data.raw.rules import SourceRules
 
@@ -72,22 +72,29 @@ class Findings:
         if self.errors:
             shown = "; ".join(str(error) for error in self.errors[:MOST_SHOWN])
             more = len(self.errors) - MOST_SHOWN
-            shown += f"; and {more} others" if more > 0 else ""
+            shown += f"; and {counted(more, 'other')}" if more > 0 else ""
             users = all(isinstance(error, UserError) for error in self.errors)
             message = f"{len(self.errors)} files of the source cannot be used: {shown}"
             raise UserError(message) if users else WorkError(message)
 
-    def add_column(self, table: str, name: str, values: Iterable[object], nameless: bool) -> None:
-        """Note a column that has no role. nameless: the table has no column that names files."""
-        entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", ""))
-        texts = list(values)
-        for role in MAY_MISS:
-            if looks_like(role, name, texts):
-                entry.roles.add(role)
-        if nameless:
-            entry.way = f"columns.path=NAME, the column of {table} with the files,"
-            return
-        entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
+    def add_column(
+        self,
+        table: str,
+        name: str,
+        values: Sequence[object],
+        *,
+        way: str = "",
+        is_about_pictures: bool = False,
+    ) -> None:
+        """Note a column that has no role. way: what would take it, of a table that has no column for files.
+
+        is_about_pictures: whether another column of that table names pictures of the source.
+        """
+        entry = self.unread.setdefault(f"{table}\n{name}", Unread(f"column {name!r} of {table}", way))
+        entry.roles |= {role for role in MAY_MISS if looks_like(role, name, values)}
+        if is_about_pictures and not entry.roles:
+            entry.roles |= may_fill(values)
+        entry.way = way or f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
     def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
         """Note a file beside a picture that nothing reads; begins: gives its first bytes.
@@ -168,7 +175,7 @@ def _shown(entry: Unread) -> str:
 
 def coverage(samples: int, texts: int, labels: int, classes: int) -> str:
     """Say how many samples have text and how many a label."""
-    named = "1 class" if classes == 1 else f"{classes} classes"
+    named = counted(classes, "class", "classes")
     return f"{texts} of {counted(samples, 'sample')} with text, {labels} with a label ({named})"
 
 

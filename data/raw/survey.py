@@ -193,7 +193,9 @@ def choose(
             passed.append((item, fact, [replace(item, refused=fact.refused)]))
             continue
         if lost := _lost_frames(fact, config.clips):
-            left.append(LeftOut(item.name, "frames before the first keyframe of a scene", f"{lost} frames"))
+            left.append(
+                LeftOut(item.name, "frames before the first keyframe of a scene", counted(lost, "frame"))
+            )
         wanted = []
         for part, media in _parts(item, fact):
             if reason := config.filters.reason(media):

@@ -197,7 +197,7 @@ def assemble(
             found.append(receipt.get("found", {}))
     if not shards:
         why = f"{refused[0].id}: {refused[0].error}"
-        raise WorkError(f"none of the {len(refused)} samples could be used; the first: {why}")
+        raise WorkError(f"none of {counted(len(refused), 'sample')} could be used; the first: {why}")
     index, facts = (np.concatenate(part) for part in zip(*tables, strict=True))
     index["id"] = np.arange(len(index))
     files = write_index(folder, index, facts)

@@ -152,10 +152,10 @@ def _row(name: str, summary: dict[str, Any]) -> str:
 def _head(result: dict[str, Any]) -> list[str]:
     size = result["bytes"] / 2**20
     if "step" not in result:
-        return [f"{result['files']} files, {size:.1f} MiB"]
+        return [f"{counted(result['files'], 'file')}, {size:.1f} MiB"]
     return [
         f"step {result['step']}, {result['updates']} updates, by {counted(result['ranks'], 'rank')}",
-        f"{result['files']} files, {size:.1f} MiB, {result['numbers']:,} numbers of each of "
+        f"{counted(result['files'], 'file')}, {size:.1f} MiB, {result['numbers']:,} numbers of each of "
         + ", ".join(result["kinds"]),
         *([f"made with {made_with}"] if (made_with := _made_with(result)) else []),
     ]

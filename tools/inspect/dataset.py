@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.config.sections import section
 from core.errors import WorkError
 from core.files import published
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from data.dataset.audit import audit
 from data.dataset.index import Dataset
 from data.dataset.manifest import DatasetManifest
@@ -122,12 +122,13 @@ def _reindex(folder: Path, autoencoder: str, budget: float) -> tuple[dict[str, A
         "samples": manifest.samples,
         "changed": list(changed),
     }
-    lines = [f"{folder}: {INDEX} and {MANIFEST} made of {tars} tars, {manifest.samples} samples"]
+    made_of = f"{counted(tars, 'tar')}, {counted(manifest.samples, 'sample')}"
+    lines = [f"{folder}: {INDEX} and {MANIFEST} made of {made_of}"]
     if manifest.kind == "latent":
         shapes = ", ".join("x".join(map(str, shape[1:])) for shape in manifest.buckets)
         lines.append(f"latents are {shapes} (channels, frames, rows, columns)")
         if aside := len(read_quarantine(folder)):
-            lines.append(f"{aside} samples are set aside: {folder / QUARANTINE}")
+            lines.append(f"{counted(aside, 'sample')} set aside: {folder / QUARANTINE}")
     return result, lines
 
 

@@ -14,6 +14,7 @@ from core.checkpoint.tensor_file import open_tensors
 from core.config.yaml_files import read_recorded, read_section
 from core.errors import UserError, WorkError
 from core.files import instead
+from core.progress import counted
 from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
 from tools.inspect.telling import refuse_dataset_fields, tell
 
@@ -73,7 +74,7 @@ def _head(result: dict[str, Any]) -> list[str]:
     return [
         f"export of the {what}, in {result['dtype']}{found}",
         f"step {result['step']}, {result['updates']} updates, of checkpoint {result['checkpoint']}",
-        f"{result['files']} files, {result['bytes'] / 2**20:.1f} MiB",
+        f"{counted(result['files'], 'file')}, {result['bytes'] / 2**20:.1f} MiB",
     ]
 
 

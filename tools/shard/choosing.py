@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.draws import permutation
 from core.errors import UserError
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from core.queue.pool import each
 from core.records import publish
 from data.dataset.schema import LEFT_OUT
@@ -56,7 +56,7 @@ def chosen(
     if left:
         publish(output / LEFT_OUT, (entry._asdict() for entry in left))
     if not kept:
-        raise UserError(f"nothing is left of {len(items)} files: {left[0].id}: {left[0].reason}")
+        raise UserError(f"nothing is left of {counted(len(items), 'file')}: {left[0].id}: {left[0].reason}")
     return kept
 
 

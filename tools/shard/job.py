@@ -36,7 +36,8 @@ def plan(config: Config) -> list[str]:
     tasks = list(shards_of(listing.items, section(Packing, config), output))
     size = sum(sizes_of(listing.items))
     lines = [
-        f"{len(listing.items)} samples, {size / 2**20:.1f} MiB, {len(listing.classes)} classes",
+        f"{counted(len(listing.items), 'sample')}, {size / 2**20:.1f} MiB, "
+        f"{counted(len(listing.classes), 'class', 'classes')}",
         f"{len(tasks)} shards {tasks[0].name} to {tasks[-1].name} in {config.output}",
     ]
     if hygiene.on:

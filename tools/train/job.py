@@ -81,11 +81,12 @@ def plan(config: Config) -> list[str]:
     parameters = count_parameters(config.model)
     checkpoint = checkpoint_bytes(memory.groups, len(config.ema.names))
     return [
-        f"data: {facts.samples} samples, {len(facts.classes)} classes in {facts.place}",
+        f"data: {counted(facts.samples, 'sample')}, {counted(len(facts.classes), 'class', 'classes')} "
+        f"in {facts.place}",
         *bucket_lines(plan),
         f"model: {parameters:,} parameters",
         *takes,
-        f"step: {samples:.0f} samples, {flops:.3e} floating-point operations",
+        f"step: {counted(round(samples), 'sample')}, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         foretold(memory, world, steps, plan.samples),
         f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",

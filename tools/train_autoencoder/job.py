@@ -14,7 +14,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, below
 from core.preflight.check import look_over_nodes
-from core.progress import say
+from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import AUTOENCODER
 from core.train.single import SingleStepper
@@ -57,7 +57,8 @@ def plan(config: Config) -> list[str]:
     beginning = find_beginning(starting_point(config, claimed=False), config.model)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
-        f"data: {len(dataset)} samples in {config.source}, {config.data.held_out:.0%} of them held out",
+        f"data: {counted(len(dataset), 'sample')} in {config.source}, "
+        f"{config.data.held_out:.0%} of them held out",
         *loader.report(),
         f"latents: {config.model.latent_channels} channels, {', '.join(latents)}",
         f"model: {memory.numbers:,} parameters",

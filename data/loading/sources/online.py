@@ -20,7 +20,7 @@ from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
-from core.progress import Progress, say
+from core.progress import Progress, counted, say
 from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
@@ -166,7 +166,7 @@ class OnlineLatents:
                         total = sums if total is None else total + sums
                 progress.advance(len(part))
         if total is None:
-            raise WorkError(f"none of {count} samples of {self._raw.folder} could be encoded")
+            raise WorkError(f"none of {counted(count, 'sample')} of {self._raw.folder} could be encoded")
         return total.statistics()
 
     def sample_counts(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.progress import counted
 from data.media.colour import ColourMode
 from data.media.film.geometry import SQUARE, Crop, turn_of
 from data.media.film.interlacing import Fields, FieldWatch
@@ -53,7 +54,10 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
             shown.add(_shown(video, frame))
             watch.look(frame)
         if decoded != video.frames or len(shown) != 1:
-            raise MediaError(f"damaged video: {decoded} of {video.frames} frames, in {len(shown)} sizes")
+            raise MediaError(
+                f"damaged video: {decoded} of {counted(video.frames, 'frame')}, "
+                f"in {counted(len(shown), 'size')}"
+            )
         return _media(video, shown.pop(), watch.fields, colours)
 
 

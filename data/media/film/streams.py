@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+from core.progress import counted
 from data.media.formats import MediaError
 
 
@@ -33,7 +34,7 @@ def choose_stream(container: Any, most: int) -> Choice:
         raise MediaError("no decoder for its video stream")
     if len(usable) == 1:
         others = len(videos) - 1
-        return Choice(usable[0], f"the only film beside {others} pictures" if others else "")
+        return Choice(usable[0], f"the only film beside {counted(others, 'picture')}" if others else "")
     frames = _frames(container, usable, most)
     ranked = sorted(usable, key=lambda stream: _rank(stream, frames), reverse=True)
     best, second = ranked[:2]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from core.progress import counted
 from data.media.formats import MediaError
 
 EARLY_S = Fraction(1, 1000)  # how much before its time a frame counts as shown
@@ -86,7 +87,7 @@ def measure(packets: Sequence[Seen], stream: Any, by_chunk: bool = False) -> Tim
     if len(ticks) < len(shown) or (len(shown) > 1 and ticks[0] == ticks[-1]):
         stated = Fraction(stream.average_rate or stream.guessed_rate or 0)
         if stated <= 0 and len(shown) > 1:
-            raise MediaError(f"video stream without times or rate ({len(shown)} frames)")
+            raise MediaError(f"video stream without times or rate ({counted(len(shown), 'frame')})")
         unit = 1 / stated if stated > 0 else Fraction(1)
         return Times(tuple(range(len(shown))), unit, len(shown), stated, False)
     return _spaced(ticks, [packet.duration for packet in _in_time(shown)], unit, stream)

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from core.progress import counted
 from data.media.colour import ColourMode, over_white
 from data.media.film.times import Times
 from data.media.formats import MediaError, MediaLimits
@@ -51,7 +52,9 @@ def decode_animation(
     wanted = set(numbers)
     pictures = {n: p for n, (_, p) in enumerate(animation_frames(still, limits, mode)) if n in wanted}
     if len({picture.shape for picture in pictures.values()}) != 1 or len(pictures) < len(wanted):
-        raise MediaError(f"damaged image: {len(pictures)} of {len(wanted)} frames, or of several sizes")
+        raise MediaError(
+            f"damaged image: {len(pictures)} of {counted(len(wanted), 'frame')}, or several sizes"
+        )
     return np.stack([pictures[number] for number in numbers])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from core.progress import counted
 from data.media.colour import ColourMode
 from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
@@ -40,7 +41,7 @@ def _film(still: Still, limits: MediaLimits, mode: ColourMode) -> Media:
         if milliseconds > 1000 * limits.seconds:
             raise MediaError(f"lasts more than {limits.seconds} s, the limit")
     if len(sizes) != 1:
-        raise MediaError(f"damaged image: {count} frames, in {len(sizes)} sizes")
+        raise MediaError(f"damaged image: {counted(count, 'frame')}, in {counted(len(sizes), 'size')}")
     duration = milliseconds / 1000
     rate = count / duration
     found = still_found(still, mode) | {

@@ -50,7 +50,7 @@ def from_fields(
         if isinstance(value, str) and value.strip() in NOTHING and role_of(name, columns) == "text"
     )[:1]
     try:
-        path = _only("path", found["path"])
+        path = _path(found["path"])
         captions = several.read(fields, found["text"], columns, one_text=one_text)
         label, class_name = _class(found["label"], found["class"])
     except CaptionError as error:
@@ -66,16 +66,28 @@ def from_fields(
     return replace(annotation, text=texts[0] if texts else "", captions=captions)
 
 
-def _only(role: str, found: list[tuple[str, Any]]) -> str:
-    """Return the text that all filled fields of a role agree on, "" if there is none."""
-    for name, value in found:
-        if not isinstance(value, str):
-            raise CaptionError(f"{name} is not a text but {type(value).__name__}")
-        if value != found[0][1]:
+def _path(found: list[tuple[str, Any]]) -> str:
+    """Return the path that all filled fields agree on, "" if there is none.
+
+    `{"bytes": null, "path": "0.jpg"}`, as Hugging Face writes a picture that stays a file, is that path.
+    """
+    paths = {name: _path_in(name, value) for name, value in found}
+    for name, path in paths.items():
+        if path != paths[found[0][0]]:
             raise CaptionError(
-                f"{found[0][0]!r} and {name!r} differ; columns.{role}=NAME says which is meant", "columns"
+                f"{found[0][0]!r} and {name!r} differ; columns.path=NAME says which is meant", "columns"
             )
-    return found[0][1] if found else ""
+    return next(iter(paths.values()), "")
+
+
+def _path_in(name: str, value: Any) -> str:
+    if isinstance(value, Mapping) and set(value) <= {"bytes", "path"} and is_nothing(value.get("bytes")):
+        value = value.get("path") or ""
+    if isinstance(value, list | tuple):
+        raise CaptionError(f"{name} holds {len(value)} files, and a row is one sample", "list")
+    if not isinstance(value, str):
+        raise CaptionError(f"{name} is no path but {type(value).__name__}", "list")
+    return value
 
 
 def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.dataset.tars import TarSample, read_member
-from data.raw.annotations.annotation import LONGEST_BYTES, NOT_A_TEXT, Annotation, from_fields
+from data.raw.annotations.annotation import (
+    LONGEST_BYTES,
+    NOT_A_TEXT,
+    Annotation,
+    from_fields,
+    read_label,
+)
 from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
 from data.raw.annotations.several import is_about_captions
 from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
@@ -17,6 +23,7 @@ from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 # Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
 TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
 NO_CAPTIONS = "none"  # of `captions`
+LABEL_UNUSED = "a label in .json that differs from .cls, not used"
 
 
 def carrier(suffix: str) -> Literal["text", "json", "cls"] | None:
@@ -76,9 +83,10 @@ def combined(
             elif carrier(suffix) == "cls":
                 fields["cls"] = text.strip()
             else:
-                fields = {**_json_object(text), **fields}
+                fields = {**json_object(text), **fields}
     except UnicodeDecodeError as error:
-        return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start})"))
+        hint = "; encoding=latin-1 or cp1252 reads it" if error.encoding == "utf-8" else ""
+        return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start}){hint}"))
     except (ValueError, RecursionError) as error:
         return Annotation(refused=("caption", f"bad JSON: {error}"))
     return _chosen(fields, texts, columns, captions, notes)
@@ -93,23 +101,48 @@ def _chosen(
 ) -> Annotation:
     """Return the annotation of JSON `fields` and of `texts` by suffix, of which one is taken."""
     if "cls" in fields:
-        others = {name: v for name, v in fields.items() if role_of(name, columns) != "label"}
-        fields = {**others, columns.label or "label": fields["cls"]}
+        fields, notes = _labelled(fields, columns, notes)
     filled = {suffix: text for suffix, text in texts.items() if not is_nothing(text)}
     from_json = captions == "json" or (not filled and captions in ("", NO_CAPTIONS))
     kept = {n: v for n, v in fields.items() if role_of(n, columns) != "path"}
+    annotation = from_fields(kept, columns)
+    in_json = {caption.text for caption in annotation.captions}
     if not from_json:
         kept = {n: v for n, v in kept.items() if role_of(n, columns) != "text" and not is_about_captions(n)}
-    annotation = from_fields(kept, columns)
+        annotation = from_fields(kept, columns)
     if len(filled) < len(texts) and any(text for suffix, text in texts.items() if suffix not in filled):
         notes = (*notes, NOT_A_TEXT)
     notes += annotation.notes
     if from_json or annotation.refused:
-        return replace(annotation, notes=notes, unused=tuple(filled))
+        others = (suffix for suffix in filled if filled[suffix] not in in_json)
+        return replace(annotation, notes=notes, unused=tuple(others))
     taken = captions or next(iter(filled), "")
     text = filled.get(taken, "")
-    unused = tuple(suffix for suffix in filled if suffix != taken and filled[suffix] != text)
-    return replace(annotation, text=text, notes=notes, unused=unused)
+    unused = [suffix for suffix in filled if suffix != taken and filled[suffix] != text]
+    unused += ["json"] if in_json - {text} else []
+    return replace(annotation, text=text, notes=notes, unused=tuple(unused))
+
+
+def _labelled(
+    fields: dict[str, Any], columns: ColumnsConfig, notes: tuple[str, ...]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return fields of which `cls` is the label unless it is empty, and a note where JSON has another."""
+    rest = {name: value for name, value in fields.items() if name != "cls"}
+    if is_nothing(fields["cls"]):
+        return rest, notes
+    others = {n: v for n, v in rest.items() if role_of(n, columns) == "label"}
+    if any(_label(value) != _label(fields["cls"]) for value in others.values() if not is_nothing(value)):
+        notes = (*notes, LABEL_UNUSED)
+    kept = {n: v for n, v in rest.items() if n not in others}
+    return {**kept, columns.label or "label": fields["cls"]}, notes
+
+
+def _label(value: Any) -> object:
+    """Return the number that a label stands for, else its words."""
+    try:
+        return read_label(value)
+    except ValueError:
+        return str(value).strip()
 
 
 def _rank(suffix: str) -> tuple[int, int, str]:
@@ -119,7 +152,8 @@ def _rank(suffix: str) -> tuple[int, int, str]:
     return place, suffix.count("."), suffix
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Parse the fields of a sample; ValueError or RecursionError if they are no JSON object."""
     fields = json.loads(text)
     if not isinstance(fields, dict):
         raise ValueError("JSON is not an object")

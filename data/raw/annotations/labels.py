@@ -53,7 +53,11 @@ def numbering(pairs: Mapping[Pair, str]) -> tuple[Callable[[int, str], Pair], tu
 
     for (label, name), sample in pairs.items():
         if name and final(label, name)[0] < 0:
-            raise UserError(f"{sample}: class {name!r} has no label, others have one")
+            number, numbered = next((pair[0], other) for pair, other in pairs.items() if pair[0] >= 0)
+            raise UserError(
+                f"{sample} is of class {name!r}, which has no number, and {numbered} of class {number}; "
+                "write all classes as numbers or all as names, or both of each (fields label and class)"
+            )
     return final, tuple(names[number] for number in sorted(names))
 
 

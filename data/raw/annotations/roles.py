@@ -19,12 +19,14 @@ USUAL: dict[Role, tuple[str, ...]] = {
     "path": (
         *("path", "file_name", "image", "video", "image_path", "video_path", "media_path", "media"),
         *("file_path", "image_file_name", "video_file_name"),
+        *("jpg", "jpeg", "png", "webp", "mp4", "webm", "gif"),  # members of a WebDataset sample as columns
     ),
-    "text": ("text", "caption", "captions", "prompt", "cap"),
+    "text": ("text", "caption", "captions", "prompt", "cap", "txt"),
     "label": ("label",),
-    "class": ("class", "class_name", "category"),
+    "class": ("class", "class_name", "category", "cls"),
 }
 SPLIT = "split"
+JSON = "json"  # a column that holds objects with fields of their own, as of WebDataset samples
 # Texts that Python, pandas and databases write for a missing value.
 NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
@@ -146,3 +148,16 @@ def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     several = sum(len(text.split()) > 1 for text in texts)
     return bool(texts) and 2 * several > len(texts)
+
+
+def may_fill(values: Iterable[Any]) -> set[MayMiss]:
+    """Return the roles that values beside names of pictures may fill.
+
+    Sentences are captions, single words captions or classes, whole numbers labels.
+    """
+    texts = [str(value).strip() for value in values if not is_nothing(value)]
+    if not texts or all(re.fullmatch(r"[-+]?[0-9]*\.?[0-9]*([eE][-+]?[0-9]+)?", text) for text in texts):
+        whole = texts and all(re.fullmatch(r"[0-9]+(\.0*)?", text) for text in texts)
+        return {"label"} if whole else set()
+    sentences = sum(len(text.split()) > 1 for text in texts)
+    return {"text"} if 2 * sentences > len(texts) else {"text", "label"}

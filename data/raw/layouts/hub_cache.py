@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
 from core.files import published
 from data.raw.item import Item
 from data.raw.layouts.tree import Tree
+
+_REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
+_PARTS = ("blobs", "snapshots", "refs")
+MOST_SHOWN = 6  # repositories, or revisions of one
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -16,12 +22,9 @@ def read(tree: Tree) -> Iterable[Item]:
     if tree.given:
         return ()
     if all((tree.source / part).is_dir() for part in ("blobs", "snapshots")):
-        revisions = sorted(path.name for path in published(tree.source / "snapshots"))
-        one = f"{tree.source / 'snapshots'}/{revisions[0] if len(revisions) == 1 else 'REVISION'}"
-        found = f" (there are: {', '.join(revisions)})" if len(revisions) > 1 else ""
-        raise UserError(
-            "source", tree.source, f"one snapshot of this Hugging Face hub cache: {one} links=follow{found}"
-        )
+        raise _refused(tree.source, "this Hugging Face hub cache", [tree.source])
+    if found := _repositories(tree):
+        raise _refused(tree.source, "the Hugging Face hub cache that it holds", found)
     if is_snapshot(tree.source) and tree.rules.links == "inside":
         raise UserError(
             "links",
@@ -39,3 +42,26 @@ def is_snapshot(source: Path) -> bool:
         folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
         for folder in (real, *real.parents)
     )
+
+
+def _repositories(tree: Tree) -> list[Path]:
+    """Return the repositories `datasets--OWNER--NAME` of caches that lie anywhere in the source."""
+    found: dict[Path, None] = {}
+    for name in tree.left:
+        folders = PurePosixPath(name).parts[:-1]
+        for depth, (folder, below) in enumerate(itertools.pairwise(folders), 1):
+            if below in _PARTS and _REPOSITORY.fullmatch(folder):
+                found[tree.source.joinpath(*folders[:depth])] = None
+    return sorted(found)
+
+
+def _refused(source: Path, what: str, repositories: list[Path]) -> UserError:
+    """Return the error that names one snapshot, and the others that there are."""
+    snapshots = [
+        path for one in repositories for path in sorted(published(one / "snapshots"), key=lambda p: p.name)
+    ]
+    one = snapshots[0] if len(snapshots) == 1 else repositories[0] / "snapshots" / "REVISION"
+    shown = [str(path.relative_to(source)) for path in snapshots[:MOST_SHOWN]]
+    more = f" and {len(snapshots) - MOST_SHOWN} more" if len(snapshots) > MOST_SHOWN else ""
+    found = f" (there are: {', '.join(shown)}{more})" if len(snapshots) > 1 else ""
+    return UserError("source", source, f"one snapshot of {what}: {one} links=follow{found}")

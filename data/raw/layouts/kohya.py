@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.layouts.tree import Tree
 
@@ -22,7 +23,7 @@ def repeats(tree: Tree, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     if not folders or not all(matches.values()):
         return {}
     found = {folder: (int(m[1]), m[2]) for folder, m in matches.items() if m}
-    shown = ", ".join(f"{count} files of {folder}" for folder, count in sorted(folders.items()))
+    shown = ", ".join(f"{counted(count, 'file')} of {folder}" for folder, count in sorted(folders.items()))
     how = "names are classes" if tree.rules.classes else "names are no classes (classes=true takes them)"
     tree.findings.said.append(
         f"folders N_name as kohya has them, N is recorded and not applied, {how}: {shown}"

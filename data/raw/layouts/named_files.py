@@ -7,14 +7,13 @@ and FastVideo, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotations.annotation import from_fields
-from data.raw.annotations.roles import SPLIT, plain, require_columns, role_of
+from data.raw.annotations.roles import JSON, SPLIT, is_nothing, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions, is_caption_key
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
@@ -22,7 +21,10 @@ from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
+from data.raw.tables.row_annotation import annotation_of
 from data.raw.tables.rows import Embedded, Row, Table
+
+HEADER = "path,text (or path,label)"  # what a table without names of columns lacks
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -51,11 +53,17 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
             )
         return
     try:
+        if table.headless:
+            raise UserError(
+                f"{table.path}: its first line is a row ({table.headless}) and names no columns; "
+                f"put a line such as {HEADER} before it"
+            )
         require_columns(table.path, table.columns, tree.rules.columns)
     except UserError:
-        if tree.given or any(role_of(column, tree.rules.columns) == "path" for column in table.columns):
+        with_path = any(role_of(column, tree.rules.columns) == "path" for column in table.columns)
+        if tree.given or (with_path and not table.headless):
             raise  # it names files, so it is a table of theirs, and passing over it would lose their texts
-        _note_columns(tree, table, name, nameless=True)
+        _note_nameless(tree, table, name)
         tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
         tree.take([name])
         return
@@ -63,17 +71,44 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
     tree.tables.append(name)
     if table.how:
         tree.findings.said.append(f"{name}: {table.how}")
-    _note_columns(tree, table, name, nameless=False)
+    _note_columns(tree, table, name)
     yield from _rows_of(tree, table, name)
 
 
-def _note_columns(tree: Tree, table: Table, name: str, nameless: bool) -> None:
-    """Note the columns that are not read; all of them where the table names no files."""
-    read = {SPLIT, *map(plain, _named_by_key(table))}
+def _note_columns(tree: Tree, table: Table, name: str) -> None:
+    """Note the columns that are not read."""
+    read = {SPLIT, JSON, *map(plain, _named_by_key(table))}
     for column in table.columns:
         unread = role_of(column, tree.rules.columns) is None and not is_about_captions(column)
-        if nameless or (unread and plain(column) not in read):
-            tree.findings.add_column(name, column, (fields.get(column) for fields in table.head), nameless)
+        if unread and plain(column) not in read:
+            tree.findings.add_column(name, column, [fields.get(column) for fields in table.head])
+
+
+def _note_nameless(tree: Tree, table: Table, name: str) -> None:
+    """Note all columns of a table that has none for the path, or no header.
+
+    One that holds names of pictures, with or without suffix, makes the others captions or labels.
+    """
+    values = {column: [fields.get(column) for fields in table.head] for column in table.columns}
+    if table.headless:
+        values = {column: [column, *found] for column, found in values.items()}
+    about = _holds_names(tree, values)
+    way = f"a first line such as {HEADER} in {name}" if table.headless else ""
+    for column, found in values.items():
+        if column != about:
+            way = way or f"columns.path=NAME, the column of {name} with the files,"
+            tree.findings.add_column(name, column, found, way=way, is_about_pictures=bool(about))
+
+
+def _holds_names(tree: Tree, values: Mapping[str, Sequence[Any]]) -> str:
+    """Return the column most of whose values name pictures of the source, "" for none."""
+    media = [PurePosixPath(n) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)]
+    names = {name for path in media for name in (str(path), path.name, path.stem, str(path.with_suffix("")))}
+    for column, found in values.items():
+        given = [str(value).replace("\\", "/").removeprefix("./") for value in found if not is_nothing(value)]
+        if given and 2 * sum(value in names for value in given) > len(given):
+            return column
+    return ""
 
 
 def _named_by_key(table: Table) -> list[str]:
@@ -101,6 +136,7 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
     columns = tree.rules.columns
     split = next((c for c in table.columns if plain(c) == SPLIT and _are_splits(table, c)), None)
     wanted = [c for c in table.columns if role_of(c, columns)] + ([split] if split else [])
+    wanted += [c for c in table.columns if plain(c) == JSON and c not in wanted]
     wanted += [c for c in _caption_columns(table) if c not in wanted]
     left_out: Counter[str] = Counter()
     splits: Counter[str] = Counter()
@@ -130,7 +166,7 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
     """Return the sample of one row; None if its file belongs to a split that is not packed."""
     if row.problem:
         return Item(name, table.path, 0, 0, refused=("list", row.problem))
-    fields, embedded = _named_classes(table, row.fields), None
+    embedded = None
     for column, value in row.fields.items():
         if isinstance(value, Embedded) and role_of(column, tree.rules.columns) == "path":
             if embedded is not None:
@@ -140,12 +176,8 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
                 )
             embedded = value
     if embedded is not None:
-        return _embedded_item(tree, table, row, fields, embedded, name)
-    annotation = from_fields(
-        {n: v for n, v in fields.items() if not isinstance(v, Embedded)}, tree.rules.columns, one_text=True
-    )
-    if annotation.refused and annotation.refused[0] == "columns":
-        raise UserError(f"{table.path}: row {row.number}: {annotation.refused[1]}")
+        return _embedded_item(tree, table, row, embedded, name)
+    annotation = annotation_of(table, row, tree.rules.columns, with_path=True)
     tree.note(annotation)
     if not annotation.path:
         refused = annotation.refused or ("list", "the row has no path")
@@ -178,28 +210,9 @@ def _once(tree: Tree, table: Table, row: Row, item: Item, relative: str, named: 
         )
 
 
-def _named_classes(table: Table, fields: Any) -> dict[str, Any]:
-    """Return the fields with the number of a class accompanied by its name, where the table knows it."""
-    fields = dict(fields)
-    for column, names in table.names.items():
-        number = fields.get(column)
-        if isinstance(number, int) and 0 <= number < len(names) and role_of(column) in ("label", "class"):
-            fields = {
-                **{n: v for n, v in fields.items() if n != column},
-                "label": number,
-                "class": names[number],
-            }
-    return fields
-
-
-def _embedded_item(
-    tree: Tree, table: Table, row: Row, fields: dict[str, Any], embedded: Embedded, name: str
-) -> Item:
+def _embedded_item(tree: Tree, table: Table, row: Row, embedded: Embedded, name: str) -> Item:
     """Return the sample of a picture that is embedded in the table."""
-    rest = {n: v for n, v in fields.items() if role_of(n, tree.rules.columns) != "path"}
-    annotation = from_fields(rest, tree.rules.columns, one_text=True)
-    if annotation.refused and annotation.refused[0] == "columns":
-        raise UserError(f"{table.path}: row {row.number}: {annotation.refused[1]}")
+    annotation = annotation_of(table, row, tree.rules.columns, with_path=False)
     tree.note(annotation)
     within = tree.within(str(table.path.relative_to(tree.source)))
     shown = f"{name}/{printable(embedded.name)}" if embedded.name else name

@@ -1,4 +1,8 @@
-"""ImageNet's form: a tar for each class, whose files are called as the tar is, `n01440764_10026.JPEG`."""
+"""ImageNet's form: a tar for each class, whose files are called as the tar is, `n01440764_10026.JPEG`.
+
+Tars called `cat.tar` and `dog.tar` with other files in them may be classes as well as sources or vendors, so
+their names are classes with `classes=true` alone; otherwise what was not taken is said.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,38 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from data.raw.item import printable
+from data.raw.layouts.splits import is_split
+
+MOST_SHOWN = 6  # names of tars in a line
+
 
 def classes_by_name(tars: Sequence[str]) -> dict[str, str]:
-    """Return the class of each tar by its name, {} for names of numbered parts (`data-000000`)."""
-    classes = {name: PurePosixPath(name).stem for name in tars}
-    bare = {re.sub(r"[-_.]\d+$|^\d+$", "", word) for word in classes.values()}
-    return classes if len(bare) > 1 else {}
+    """Return the class of each tar by its name, without the number of its part (`cat-000001.tar`).
+
+    {} where all are parts of one name, some have a number alone, or all name splits.
+    """
+    classes = {name: _word(name) for name in tars}
+    words = set(classes.values())
+    return classes if len(words) > 1 and all(words) and not all(map(is_split, words)) else {}
 
 
-def fits(class_name: str, keys: Sequence[str]) -> bool:
+def fits(tar: str, keys: Sequence[str]) -> bool:
     """Return whether the samples of a tar share its name. keys: of those with a picture."""
-    pattern = re.compile(re.escape(class_name) + r"[-_ ]?\d+", re.I)
+    pattern = re.compile(re.escape(PurePosixPath(tar).stem) + r"[-_ ]?\d+", re.I)
     return bool(keys) and all(pattern.fullmatch(key.removeprefix("./")) for key in keys)
+
+
+def not_taken(classes: Sequence[str]) -> str:
+    """Return the line that says that names of tars are no classes, and what takes them."""
+    names = sorted(set(classes))
+    shown = ", ".join(names[:MOST_SHOWN]) + (" ..." if len(names) > MOST_SHOWN else "")
+    return (
+        f"names of tars ({shown}) are no classes, since their files are not called after them "
+        "(classes=true takes them)"
+    )
+
+
+def _word(tar: str) -> str:
+    """Return the name of a tar without the number at its end, "" for a number alone."""
+    return printable(re.sub(r"[-_.]\d+$|^\d+$", "", PurePosixPath(tar).stem))

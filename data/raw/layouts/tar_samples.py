@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from core.errors import UserError, WorkError
+from core.progress import counted
 from data.dataset.tars import APART, Member, TarSample, read_member, samples
 from data.media.formats import media_names
 from data.raw.annotations.captions import carrier, read_tar_annotation, reads
@@ -18,7 +19,7 @@ from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.splits import chosen, is_split
-from data.raw.layouts.tar_per_class import classes_by_name, fits
+from data.raw.layouts.tar_per_class import classes_by_name, fits, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS
 
@@ -34,30 +35,37 @@ def read(tree: Tree) -> Iterable[Item]:
     """Yield the samples of all tars, tar by tar."""
     names = [name for name in tree.left if name.lower().endswith(".tar")]
     tree.take(names)
-    meaning = _meaning(tree, names)
+    words = classes_by_name(names)
+    meaning = _meaning(tree, names, words)._replace(words=words)
+    nameless = False
     for name in names:
         with tree.findings.collecting():
-            yield from _items(tree, name, meaning)
+            for item in _items(tree, name, meaning):
+                nameless = nameless or not (item.refused or item.class_name or item.label >= 0)
+                yield item
+    if words and nameless and tree.rules.classes is None:
+        tree.findings.said.append(not_taken(list(words.values())))
 
 
 class _Meaning(NamedTuple):
     """The meaning of tars and of the folders in them.
 
     around: the one folder that holds all samples and is no class, "" for none.  splits: those to pack, () for
-    none in the tars.  classes: class by tar, {} if tars are not classes.
+    none in the tars.  classes: class by tar, {} if tars are not classes.  words: what tars are called, which
+    are classes where `classes=true` says so and nothing else names one.
     """
 
     around: str = ""
     splits: tuple[str, ...] = ()
     classes: Mapping[str, str] = MappingProxyType({})
+    words: Mapping[str, str] = MappingProxyType({})
 
 
-def _meaning(tree: Tree, names: list[str]) -> _Meaning:
+def _meaning(tree: Tree, names: list[str], classes: Mapping[str, str]) -> _Meaning:
     """Find out what tars and folders in them are.
 
     Tars are read only as long as any of it may still be so, which of ordinary shards is the first one.
     """
-    classes = classes_by_name(names)
     firsts, seconds = Counter[str](), Counter[str]()
     may_split, around = not tree.skip, True
     for name in names:
@@ -70,11 +78,12 @@ def _meaning(tree: Tree, names: list[str]) -> _Meaning:
         seconds.update(second for _, second in folders)
         may_split = may_split and all(map(is_split, firsts))
         around = len(firsts) <= 1 and "" not in firsts
-        classes = classes if classes and fits(classes[name], keys) else {}
+        classes = classes if classes and fits(name, keys) else {}
         if not may_split and not classes and not around:
             return _Meaning()
     if classes:
-        tree.findings.said.append(f"a tar for each class, named after it: {len(classes)} classes")
+        named = counted(len(set(classes.values())), "class", "classes")
+        tree.findings.said.append(f"a tar for each class, named after it: {named}")
     whole = ""
     if around and firsts and not may_split and not classes and len(set(seconds) - {""}) > 1:
         (whole,) = firsts
@@ -96,7 +105,7 @@ def _folders(key: str) -> tuple[str, ...]:
 
 
 def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
-    path, class_name, splits = tree.source / name, meaning.classes.get(name, ""), meaning.splits
+    path, splits = tree.source / name, meaning.splits
     ignored: Counter[str] = Counter()
 
     def is_passed_over(member: str) -> bool:
@@ -123,18 +132,20 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
                 yield Item(printable(f"{tar.name}/{sample.key}"), tar.path, 0, 0, refused=("list", reason))
                 continue
             _note_members(tree, tar, file.fileno(), sample, media[0])
-            yield _item(tree, tar, file.fileno(), sample, class_name, folders[1:] if splits else folders)
+            yield _item(tree, tar, file.fileno(), sample, meaning, folders[1:] if splits else folders)
 
 
 def _item(
-    tree: Tree, tar: _Tar, file: int, sample: TarSample, class_name: str, folders: tuple[str, ...]
+    tree: Tree, tar: _Tar, file: int, sample: TarSample, meaning: _Meaning, folders: tuple[str, ...]
 ) -> Item:
     media, rules = media_members(sample)[0], tree.rules
     annotation = read_tar_annotation(file, tar.path, sample, rules.columns, rules.captions, rules.encoding)
     if annotation.class_name == "" and annotation.label < 0:
         outside = "" if tree.given else tree.class_of(tar.name)
         inside = printable(folders[0]) if folders else ""
-        annotation = replace(annotation, class_name=outside or class_name or inside)
+        word = meaning.words.get(tar.name, "") if rules.classes else ""
+        class_name = outside or meaning.classes.get(tar.name, "") or inside or word
+        annotation = replace(annotation, class_name=class_name)
     tree.note(annotation)
     item = Item(
         printable(f"{tar.name}/{media.name}"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
+from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.roles import role_of
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
@@ -51,7 +52,9 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
     usual = form.delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
     how = [] if usual else [f"fields divided by {DELIMITERS.get(form.delimiter, repr(form.delimiter))}"]
     how += [] if form.encoding in ("utf-8", "utf-8-sig") else [f"text in {form.encoding}"]
-    return Table(path, tuple(name.strip() for name in columns), rows, head, ", ".join(how))
+    names = tuple(name.strip() for name in columns)
+    headless = next((name for name in names if name.lower().endswith(MEDIA_SUFFIXES)), "")
+    return Table(path, names, rows, head, ", ".join(how), headless=headless)
 
 
 def _form(path: Path, encoding: Encoding, within: str) -> _Form:
@@ -129,13 +132,13 @@ def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
                 'a quote before it is not closed (a quote within a text is written "")'
             )
         else:
-            yield Row(number, dict(zip(names, fields, strict=True)))
+            yield Row(number, dict(zip(names, fields, strict=True)), line=line)
     if wrong:
-        more = f" and {len(wrong) - MOST_LINES} others" if len(wrong) > MOST_LINES else ""
+        more = f" and {counted(len(wrong) - MOST_LINES, 'other')}" if len(wrong) > MOST_LINES else ""
         kind = DELIMITERS.get(form.delimiter, form.delimiter)
         raise UserError(
-            f"{path}: the header has {len(columns)} fields, {', '.join(wrong[:MOST_LINES])}{more}; put texts "
-            f'with a {kind} into double quotes ("...")'
+            f"{path}: the header has {counted(len(columns), 'field')}, {', '.join(wrong[:MOST_LINES])}{more}"
+            f'; put texts with a {kind} into double quotes ("...")'
         )
 
 

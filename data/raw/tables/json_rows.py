@@ -23,8 +23,8 @@ def read_lines(path: Path, encoding: Encoding, within: str) -> Table:
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
         try:
             with open(path, encoding=name, errors=UNDECODED, opener=opener_within(within)) as file:
-                lines = (line for line in lines_of(file, path) if line.strip())
-                yield from (_row(number, line) for number, line in enumerate(lines, 1))
+                lines = ((n, line) for n, line in enumerate(lines_of(file, path), 1) if line.strip())
+                yield from (_row(number, line, place) for number, (place, line) in enumerate(lines, 1))
         except UnicodeError as error:
             raise UserError(f"{path}: not text in {name}: {error}") from None
 
@@ -38,6 +38,9 @@ def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
     name = encoding_of(data, encoding)
     try:
         content = json.loads(data.decode(name))
+    except UnicodeDecodeError as error:
+        hint = "; encoding=latin-1 or cp1252 reads it" if name == "utf-8" else ""
+        raise UserError(f"{path}: not text in {name} (byte {error.start}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON in {name}: {error}") from None
     del data
@@ -62,14 +65,14 @@ def _table(path: Path, rows: Any, how: str) -> Table:
     return Table(path, columns, rows, head, how)
 
 
-def _row(number: int, line: str) -> Row:
+def _row(number: int, line: str, place: int) -> Row:
     try:
         fields = json.loads(line, object_pairs_hook=_without_repetition)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
     except (ValueError, RecursionError) as error:
-        return Row(number, {}, f"bad row: {error}")
-    return Row(number, fields)
+        return Row(number, {}, f"bad row: {error}", place)
+    return Row(number, fields, line=place)
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import UserError
+from core.progress import counted
 from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 from data.raw.opening import read_within
 from data.raw.tables.rows import HEAD, Row, Table
@@ -32,8 +33,8 @@ def read(path: Path, encoding: Encoding, within: str) -> Table | None:
     media, prompts = _lines(path, encoding, within), _lines(texts[0], encoding, within)
     if len(media) != len(prompts):
         raise UserError(
-            f"{texts[0]} has {len(prompts)} lines, {path.name} {len(media)}; line k of one belongs to line k "
-            "of the other"
+            f"{texts[0]} has {counted(len(prompts), 'line')}, {path.name} {len(media)}; "
+            "line k of one belongs to line k of the other"
         )
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:

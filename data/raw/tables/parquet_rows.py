@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from data.media.formats import MediaError
+from data.raw.annotations.roles import JSON, plain, role_of
 from data.raw.annotations.text_encoding import Encoding
 from data.raw.opening import open_within
 from data.raw.tables.rows import HEAD, UNDECODED, Embedded, Row, Table
@@ -25,9 +26,9 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
         with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             schema = file.schema_arrow
             head: list[dict[str, Any]] = []
-            plain = [name for name in schema.names if not _holds_media(schema.field(name).type)]
-            for batch in file.iter_batches(HEAD, columns=plain):
-                head = _dicts(batch, plain)
+            shown = [name for name in schema.names if not _are_pictures(name, schema.field(name).type)]
+            for batch in file.iter_batches(HEAD, columns=shown):
+                head = _dicts(batch, shown)
                 break
     except error_type as error:
         raise _unreadable(path, error) from None
@@ -35,7 +36,7 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
         return _rows(path, within, [name for name in schema.names if not wanted or name in wanted])
 
-    return Table(path, tuple(schema.names), rows, tuple(head), names=_class_names(schema))
+    return Table(path, tuple(schema.names), rows, tuple(head), names=_class_names(schema), has_encoding=False)
 
 
 def read_cell(path: Path, column: str, row: int, within: str) -> bytes:
@@ -85,7 +86,7 @@ def _rows(path: Path, within: str, names: list[str]) -> Iterator[Row]:
     number = 0
     try:
         with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
-            media = any(_holds_media(file.schema_arrow.field(name).type) for name in names)
+            media = any(_are_pictures(name, file.schema_arrow.field(name).type) for name in names)
             for batch in file.iter_batches(BATCH if media else 1 << 14, columns=names):
                 for fields in _dicts(batch, names):
                     number += 1
@@ -104,9 +105,9 @@ def _values(column: Any, name: str) -> list[Any]:
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if _holds_media(column.type):
+    if _are_pictures(name, column.type):
         return _embedded(column, name)
-    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+    if _is_text(column.type):
         values = column.cast(pyarrow.large_binary()).to_pylist()  # Arrow trusts the file to hold UTF-8
         return [None if value is None else value.decode("utf-8", UNDECODED) for value in values]
     return list(column.to_pylist())
@@ -116,7 +117,7 @@ def _embedded(column: Any, name: str) -> list[Any]:
     """Return the values of a column of pictures: `Embedded`, the path of a file beside the table, or None."""
     import pyarrow
 
-    sizes = [None if size is None else int(size) for size in _lengths(_bytes_of(column))]
+    sizes = _lengths(_bytes_of(column))
     if not pyarrow.types.is_struct(column.type):
         return [None if size is None else Embedded(name, size, "") for size in sizes]
     has_path = "path" in [field.name for field in column.type]
@@ -130,22 +131,51 @@ def _embedded(column: Any, name: str) -> list[Any]:
 def _lengths(cells: Any) -> list[int | None]:
     from pyarrow import compute
 
-    return list(compute.binary_length(cells).to_pylist())
+    return [None if size is None else int(size) for size in compute.binary_length(cells).to_pylist()]
 
 
 def _bytes_of(column: Any) -> Any:
+    """Return the cells of bytes in a column of pictures; a null struct has null bytes."""
     import pyarrow
 
-    return column.field("bytes") if pyarrow.types.is_struct(column.type) else column
+    if pyarrow.types.is_struct(column.type):
+        names = [field.name for field in column.type]
+        column = column.flatten()[names.index("bytes")] if "bytes" in names else pyarrow.nulls(len(column))
+    if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+        return column
+    return column.cast(pyarrow.large_binary())
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    strings = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(strings or (_holds_media(kind) and not types.is_struct(kind)))  # bytes that are text by name
+
+
+def _are_pictures(name: str, kind: Any) -> bool:
+    """Return whether a column holds pictures. Bytes of a column `txt` or `cls`, say, are text."""
+    return _holds_media(kind) and plain(name) != JSON and role_of(name) not in ("text", "label", "class")
 
 
 def _holds_media(kind: Any) -> bool:
-    """Return whether a column may hold pictures: binary, or a struct of `bytes` and `path`."""
-    import pyarrow
+    """Return whether a column may hold pictures: binary, or a struct of `bytes` and `path`.
 
-    if pyarrow.types.is_struct(kind):
-        return "bytes" in [field.name for field in kind] and _holds_media(kind.field("bytes").type)
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    Where no row has bytes Arrow knows no type of them: all pictures are files then, which `path` names.
+    """
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        names = [field.name for field in kind]
+        if "bytes" not in names:
+            return names == ["path"]
+        return types.is_null(kind.field("bytes").type) or _holds_media(kind.field("bytes").type)
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
 
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:

@@ -12,11 +12,15 @@ HEAD = 100  # rows that are looked at for what a column holds
 
 
 class Row(NamedTuple):
-    """One row. number: counted from 1, without the header.  problem: why its fields cannot be read."""
+    """One row. number: counted from 1, without the header.  problem: why its fields cannot be read.
+
+    line: of the file, where it ends; 0 where the file has no lines.
+    """
 
     number: int
     fields: Mapping[str, Any]
     problem: str = ""
+    line: int = 0
 
 
 class Embedded(NamedTuple):
@@ -34,6 +38,8 @@ class Table:
     columns: of the first rows where each row has its own.  head: the first rows, to look at.
     how: what was found out about its form, "" if that is the usual one.
     names: of the numbers in a column of classes, by column.  also: other files of which it is made.
+    has_encoding: whether the setting `encoding` says how its text is read.
+    headless: a name of a file in its first line, which is no header then; "" if there is none.
     """
 
     path: Path
@@ -43,3 +49,5 @@ class Table:
     how: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    has_encoding: bool = True
+    headless: str = ""

@@ -41,10 +41,11 @@ def _treated(folder: Folder, choice: Choice, shapes: list[Bucket]) -> Iterator[s
         f"cropped to the nearest shape: {found['lost_mean']:.1%} of the area on average, "
         f"{found['lost_most']:.1%} at most, evenly on both sides"
     )
-    yield f"scaled down by {found['shrunk']:.3g} (median); enlarged: {found['enlarged']:.0f} samples"
+    enlarged = counted(round(found["enlarged"]), "sample")
+    yield f"scaled down by {found['shrunk']:.3g} (median); enlarged: {enlarged}"
     if found["unused"]:
         frames = min(shape.frames for shape in shapes if shape.frames > 1)
-        yield f"left out: {found['unused']:.0f} videos of fewer than {frames} frames"
+        yield f"left out: {counted(round(found['unused']), 'video')} of fewer than {frames} frames"
     if choice["fps"]:
         yield f"clips are read at {choice['fps']:g} frames a second"
     column = assign(folder.media, shapes, clips)

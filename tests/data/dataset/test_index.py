@@ -88,7 +88,7 @@ def test_truncated_shard_is_found_when_reading_and_verifying(dataset: Path) -> N
     opened.read(0)
     with pytest.raises(WorkError, match=r"t-000001.tar: 3000 bytes, but 10240 when it was indexed"):
         opened.read(4)
-    with pytest.raises(WorkError, match=r"1 files .* t-000001.tar has another SHA-256"):
+    with pytest.raises(WorkError, match=r"1 file .* t-000001.tar has another SHA-256"):
         opened.verify()
 
 
@@ -109,7 +109,7 @@ def test_one_flipped_bit_is_found_by_verify(dataset: Path) -> None:
     data = bytearray(path.read_bytes())
     data[3000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(WorkError, match=r"1 files are not as they were written: t-000002.tar"):
+    with pytest.raises(WorkError, match=r"1 file not as written: t-000002.tar"):
         Dataset(dataset).verify()
 
 

@@ -91,7 +91,7 @@ def test_damage_is_found_before_anything_is_used(url: str, home: Path) -> None:
         dataset.read(0)
     assert copies(home) == []
     assert [finding.name for finding in dataset.audit()] == ["data-000000.tar"]
-    with pytest.raises(WorkError, match="1 files are not as they were written"):
+    with pytest.raises(WorkError, match="1 file not as written"):
         dataset.verify()
     memory.pipe("/bucket/data/index.npy", b"x")
     shutil.rmtree(home)

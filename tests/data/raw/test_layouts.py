@@ -172,7 +172,7 @@ def test_kohya_folders_are_no_classes_unless_asked(tmp_path: Path) -> None:
     listing = listed(tmp_path, files)
     assert told(listing) == {"10_dog/0.png": ("", "a dog"), "2_cat/1.png": ("", "a cat")}
     assert [item.more for item in listing.items] == [{"repeats": 10}, {"repeats": 2}]
-    assert "1 files of 10_dog, 1 files of 2_cat" in listing.said[0]
+    assert "1 file of 10_dog, 1 file of 2_cat" in listing.said[0]
     assert list_source(tmp_path, SourceRules(classes=True)).classes == ("cat", "dog")
 
 
@@ -216,6 +216,41 @@ def test_a_second_caption_is_counted_and_can_be_chosen(tmp_path: Path) -> None:
     assert told(listed(tmp_path, files, captions="caption")) == {"0.png": ("", "a sentence")}
 
 
+CARRIERS = {
+    "txt and caption": ({"0.txt": "tags", "0.caption": "a sentence"}, "tags", "caption"),
+    "txt and json": ({"0.txt": "tags", "0.json": '{"caption": "a sentence"}'}, "tags", "json"),
+    "several in json": ({"0.txt": "tags", "0.json": '{"captions": ["tags", "a sentence"]}'}, "tags", "json"),
+    "the same in json": ({"0.txt": "tags", "0.json": '{"caption": "tags"}'}, "tags", ""),
+    "an empty txt": ({"0.txt": " ", "0.json": '{"caption": "a sentence"}'}, "a sentence", ""),
+}
+
+
+@pytest.mark.parametrize("in_tar", [True, False])
+@pytest.mark.parametrize("name", CARRIERS)
+def test_second_captions_are_counted_in_tars_as_in_folders(tmp_path: Path, name: str, in_tar: bool) -> None:
+    files, text, unused = CARRIERS[name]
+    members = {**pictures("0.png"), **files}
+    listing = listed(tmp_path, {"a.tar": tar(members)} if in_tar else members)
+    assert [item.text for item in listing.items] == [text]
+    said = [line for line in listing.said if "a second caption" in line]
+    assert said == ([f"1 x a second caption in .{unused}, not used"] if unused else [])
+
+
+def test_a_second_label_is_counted_and_an_empty_one_hides_none(tmp_path: Path) -> None:
+    members = {**pictures("0.png", "1.png", "2.png"), "0.cls": "1", "0.json": '{"label": 1.0}'}
+    members |= {"1.cls": "0", "1.json": '{"label": 1}', "2.cls": "", "2.json": '{"label": 1}'}
+    listing = listed(tmp_path, {"a.tar": tar(dict(sorted(members.items())))})
+    assert [item.label for item in listing.items] == [1, 0, 1]
+    assert "1 x a label in .json that differs from .cls, not used" in listing.said
+
+
+def test_numbers_mixed_with_names_of_classes_are_refused_by_both(tmp_path: Path) -> None:
+    members = {**pictures("0.png", "1.png", "2.png"), "0.cls": "1", "1.cls": "dog", "2.cls": "0"}
+    expected = r"a.tar/1.png is of class 'dog', which has no number, and a.tar/0.png of class 1; write all"
+    with pytest.raises(UserError, match=expected):
+        listed(tmp_path, {"a.tar": tar(dict(sorted(members.items())))})
+
+
 def test_companions_of_img2dataset_are_no_tables(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -249,6 +284,27 @@ def test_classes(tmp_path: Path, layout: str) -> None:
 def test_numbered_tars_are_no_classes(tmp_path: Path) -> None:
     files = {f"data-{k}.tar": tar(pictures(f"data-{k}_0.png")) for k in range(3)}
     assert listed(tmp_path, files).classes == ()
+
+
+def test_names_of_tars_with_other_files_are_classes_where_asked_and_said_otherwise(tmp_path: Path) -> None:
+    files = {
+        f"{word}.tar": tar(pictures("000000.png", "000001.png"))
+        for word in ("dog-000000", "dog-000001", "cat")
+    }
+    listing = listed(tmp_path, files)
+    assert (listing.classes, listing.labels) == ((), 0)
+    assert any(
+        "names of tars (cat, dog) are no classes" in line and "classes=true" in line for line in listing.said
+    )
+    listing = list_source(tmp_path, SourceRules(classes=True))
+    assert (listing.classes, listing.labels) == (("cat", "dog"), 6)
+    assert not any("no classes" in line for line in listing.said)
+    labelled = {"cat.tar": tar({**pictures("0.png"), "0.cls": "7"}), "dog.tar": tar(pictures("0/0.png"))}
+    listing = listed(
+        tmp_path / "other", {"cat.tar": tar(pictures("a/0.png")), "dog.tar": labelled["dog.tar"]}
+    )
+    assert listing.classes == ("0", "a")  # folders in tars go before their names
+    assert not any("no classes" in line for line in listing.said)
 
 
 SPLITS: dict[str, dict[str, str | bytes]] = {
@@ -336,6 +392,25 @@ def test_a_hub_cache_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"links=inside: expected follow, since .* Hugging Face hub cache"):
         list_source(tmp_path / "snapshots/r1")
     assert list(told(list_source(tmp_path / "snapshots/r1", SourceRules(links="follow")))) == ["0.png"]
+
+
+@pytest.mark.parametrize("depth", ["", "hub/", "huggingface/hub/"])
+def test_the_folder_around_a_hub_cache_is_named(tmp_path: Path, depth: str) -> None:
+    for name in ("datasets--me--cats", "models--me--vae"):
+        place(tmp_path, {f"{depth}{name}/blobs/abc": PNG, f"{depth}{name}/refs/main": "r1"})
+        snapshot = tmp_path / depth / name / "snapshots/r1"
+        snapshot.mkdir(parents=True)
+        (snapshot / "0.png").symlink_to("../../blobs/abc")
+        found = "the Hugging Face hub cache that it holds"
+        one = f"{snapshot} links=follow" if name.startswith("datasets") else "REVISION links=follow"
+        others = (
+            r"" if name.startswith("datasets") else r" \(there are: .*cats/snapshots/r1, .*vae/snapshots/r1\)"
+        )
+        for links in ("inside", "follow"):
+            with pytest.raises(UserError, match=f"expected one snapshot of {found}: .*{one}{others}$"):
+                list_source(tmp_path, SourceRules(links=links))  # type: ignore[arg-type]
+    place(tmp_path / "mine", pictures("models--of-cars/0.png", "snapshots/1.png"))
+    assert list_source(tmp_path / "mine").classes == ("models--of-cars", "snapshots")
 
 
 def test_everything_damaged_is_named_at_once(tmp_path: Path) -> None:

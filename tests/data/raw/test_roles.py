@@ -21,10 +21,10 @@ from data.raw.annotations.roles import (
 # Written out once more: to leave a name out of the lists drops the captions of users' tables.
 NAMES = {
     "path": "path file_name image video image_path video_path media_path media file_path image_file_name "
-    "video_file_name",
-    "text": "text caption captions prompt cap",
+    "video_file_name jpg jpeg png webp mp4 webm gif",
+    "text": "text caption captions prompt cap txt",
     "label": "label",
-    "class": "class class_name category",
+    "class": "class class_name category cls",
 }
 WORDS = "nan NaN NAN <NA> None NULL null"
 PROGRAMS = "py pyc pyd so dll exe sh js svg pickle pkl pt pth ckpt bin npy npz safetensors"

@@ -160,7 +160,7 @@ def test_budget_stops_the_job_and_keeps_the_list(tmp_path: Path) -> None:
 def test_a_source_of_which_nothing_is_usable(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"hello")
-    with pytest.raises(WorkError, match=r"none of the 1 samples could be used; the first: a.png: not a JPEG"):
+    with pytest.raises(WorkError, match=r"none of 1 sample could be used; the first: a.png: not a JPEG"):
         pack(tmp_path / "out", tmp_path / "in")
     assert not (tmp_path / "out/dataset.json").exists()
 

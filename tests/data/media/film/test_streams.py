@@ -65,12 +65,12 @@ def test_of_equal_films_the_first_is_taken_and_said() -> None:
 
 
 def test_an_attached_picture_is_no_film() -> None:
-    assert check(joined(FILM, COVER, attached=1)).found["stream"] == "the only film beside 1 pictures"
+    assert check(joined(FILM, COVER, attached=1)).found["stream"] == "the only film beside 1 picture"
 
 
 def test_a_film_of_one_frame_is_an_image_of_one_frame() -> None:
     media = check(joined(("libx264", 32, 48, 1)))
     assert media.frames == 1
     assert decode_video(joined(("libx264", 32, 48, 1)), fps=30).shape == (1, 32, 48, 3)
-    with pytest.raises(MediaError, match="has 1 frames, 2 are needed"):
+    with pytest.raises(MediaError, match="has 1 frame, 2 are needed"):
         decode_video(joined(("libx264", 32, 48, 1)), frames=(0, 2, 1), fps=30)

@@ -124,6 +124,16 @@ JOBS = (
         on_ranks=False,
     ),
     Job(
+        "convert",
+        "tools.convert.job",
+        "turn published DiT weights into an export, which sample and train take, and back",
+        (
+            "longtake convert DiT-XL-2-256x256.pt autoencoder=sd-vae-ft-ema output=runs/dit-xl2",
+            "longtake convert runs/dit-xl2 output=dit.pt",
+        ),
+        on_ranks=False,
+    ),
+    Job(
         "inspect",
         "tools.inspect.job",
         "look at a dataset, run, checkpoint or export; hash files; make a dataset's index anew",

@@ -38,7 +38,7 @@ ROOMS = {
     "tools": [
         {"pages", "runs"},
         {".", "encode", "evaluate", "inspect", "sample", "shard", "train", "train_autoencoder"},
-        {"bench", "plan"},
+        {"bench", "convert", "plan"},
         {"sweep"},
         {"report"},
     ],

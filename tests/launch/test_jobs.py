@@ -18,7 +18,7 @@ from models.autoencoder import store
 
 PARTS_OF_THE_DEMO = {"digits", "report"}
 WITHOUT_OUTPUT = {*PARTS_OF_THE_DEMO, "inspect", "bench", "compare"}
-WITHOUT_CHANCE = {"export"}  # nothing in it is drawn
+WITHOUT_CHANCE = {"export", "convert"}  # nothing in it is drawn
 COMMON = {"source", "output", "seed", "overwrite", "processes"}
 each_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 

@@ -100,7 +100,7 @@ ROLES: dict[str, dict[str, str]] = {
     "demo": {**OUTPUTS, "source": "place", "text_encoder": "place"},
     "digits": {"output": "place", "overwrite": "work"},
 }
-CONTINUE_NOTHING = {"export", "inspect", "bench", "report", "compare"}  # they begin anew each time
+CONTINUE_NOTHING = {"convert", "export", "inspect", "bench", "report", "compare"}  # they begin anew each time
 OF_ANOTHER_JOB = {"plan"}  # its config is that of `train`
 ALL = {job.name: job for job in JOBS}
 each_job = pytest.mark.parametrize("name", ROLES)

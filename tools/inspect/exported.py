@@ -68,8 +68,10 @@ def _head(result: dict[str, Any]) -> list[str]:
         what = "raw weights"
     elif average.startswith("sigma"):
         what = f"average of relative length {average[len('sigma-') :]}"
-    else:
+    elif average[:1].isdigit():
         what = f"average with decay {average}"
+    else:  # of weights that another project published
+        what = f"average {average}, whose decay is not recorded"
     found = "" if error is None else f", found from {result['snapshots']} copies to {error:.1%}"
     return [
         f"export of the {what}, in {result['dtype']}{found}",

@@ -1,0 +1,45 @@
+"""Configuration of the job `convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from core.config.settings import REQUIRED, setting
+from core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which weights to convert, and what they need beside them."""
+
+    job: ClassVar[str] = "convert"
+
+    source: str = setting(
+        REQUIRED, "a file of weights in `layout`, or a run or export that is written in it", shown="path"
+    )
+    output: str = setting(
+        REQUIRED,
+        "new folder, an export; where weights are written in `layout`, a new .pt file",
+        shown="path",
+    )
+    overwrite: bool = setting(False, "replace an earlier export or .pt file")
+    layout: Literal["dit"] = setting("dit", "dit: the published class-conditional DiT")
+    weights: str = setting("ema", "of several sets: ema or raw; a run's averages also by name")
+    checkpoint: str = setting("", "of a run: the name of a checkpoint; '' is the newest")
+    autoencoder: str = setting(
+        "", "folder of the autoencoder that the latents are of, as diffusers saves it", shown="path"
+    )
+    latent_std: float = setting(
+        0.0,
+        "standard deviation of the latents that the network sees as 1; 0 takes the autoencoder's own "
+        "normalisation (SD-VAE: 1 / 0.18215)",
+        low=0.0,
+    )
+    heads: int = setting(0, "attention heads; 0 takes those of the published network of this size", low=0)
+    classes: str = setting("", "text file with a class name a line; '' names them by number", shown="path")
+    processes: int = setting(1, "not used: one process converts", low=1)
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("ema", "raw") and not self.weights:
+            raise UserError("weights", "''", "ema, raw, or the name of an average")

@@ -1,0 +1,1 @@
+"""Layouts of weights that other projects publish: a file each, and their list in `kinds`."""

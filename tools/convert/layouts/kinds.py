@@ -1,0 +1,8 @@
+"""The layouts that `convert` knows."""
+
+from __future__ import annotations
+
+from tools.convert.layouts import dit
+from tools.convert.layouts.layout import Layout
+
+LAYOUTS: dict[str, Layout] = {"dit": dit.LAYOUT}

@@ -48,6 +48,12 @@ class DiTConfig:
     learned_sigma: bool = setting(False, "also predict the variance: twice the output channels")
     positions: Literal["sincos", "rotary"] = setting("sincos", "how a token knows its place")
     qk_norm: bool = setting(False, "RMS-normalise queries and keys; steadies training in bfloat16")
+    time_scale: float = setting(
+        1.0, "the network is told time_offset + time_scale * t, with t from 0 for data to about 1000"
+    )
+    time_offset: float = setting(
+        0.0, "see time_scale; 1 with time_scale=-0.001 is the clock of SiT, from noise to data"
+    )
     text_width: int = setting(0, "numbers per text token for cross-attention; 0 for no text", low=0)
     frame_condition: bool = setting(
         False, "take given frames: a frame mask and their latents as further channels"
@@ -181,7 +187,7 @@ class DiT(Denoiser):
         super().__init__()
         self.config, self.sequence = config, sequence
         self.patches = PatchEmbedding(config.input_channels, config.patch, config.width)
-        self.time = TimeEmbedding(config.width)
+        self.time = TimeEmbedding(config.width, config.time_scale, config.time_offset)
         self.label = LabelEmbedding(config.num_classes, config.width)
         self.frames: PatchEmbedding | None = None
         if config.frame_condition:

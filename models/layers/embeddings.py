@@ -16,17 +16,23 @@ Grid = tuple[int, int, int]  # tokens along time, height and width
 
 
 class TimeEmbedding(nn.Module):
-    """A 256-number sinusoid of the time, through a two-layer MLP (ADM, arXiv:2105.05233)."""
+    """A 256-number sinusoid of the time, through a two-layer MLP (ADM, arXiv:2105.05233).
+
+    scale, offset: the sinusoid is of offset + scale * time, for networks that were trained on another clock.
+    """
 
     FREQUENCIES = 256
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, scale: float = 1.0, offset: float = 0.0) -> None:
         super().__init__()
+        self.scale, self.offset = scale, offset
         self.up = nn.Linear(self.FREQUENCIES, width)
         self.down = nn.Linear(width, width)
 
     def forward(self, time: Tensor) -> Tensor:
         """Embed time: (B,) as `path.time_input` gives it, up to about 1000.  Returns (B, D)."""
+        if (self.scale, self.offset) != (1.0, 0.0):
+            time = self.offset + self.scale * time.float()
         features = sinusoid(time, self.FREQUENCIES)  # float32: bfloat16 cannot tell 999 from 1000
         return self.down(nn.functional.silu(self.up(features.to(self.up.weight.dtype))))
 

@@ -24,7 +24,10 @@ class Config:
         shown="path",
     )
     overwrite: bool = setting(False, "replace an earlier export or .pt file")
-    layout: Literal["dit"] = setting("dit", "dit: the published class-conditional DiT")
+    layout: Literal["dit", "sit"] = setting(
+        "dit",
+        "dit: the published class-conditional DiT; sit: SiT, trained for the velocity on a straight path",
+    )
     weights: str = setting("ema", "of several sets: ema or raw; a run's averages also by name")
     checkpoint: str = setting("", "of a run: the name of a checkpoint; '' is the newest")
     autoencoder: str = setting(

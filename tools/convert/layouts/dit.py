@@ -36,6 +36,15 @@ IN_BLOCKS = (
     ("mlp.up", "mlp.fc1"),
     ("mlp.down", "mlp.fc2"),
 )
+UNKNOWN_THERE = (
+    "patch",
+    "positions",
+    "qk_norm",
+    "text_width",
+    "frame_condition",
+    "time_scale",
+    "time_offset",
+)
 ROUNDING = 1e-4  # by which stored positions may differ: they are of size 1, and were computed elsewhere
 
 
@@ -94,11 +103,10 @@ def write(state: Tensors, config: DiTConfig, shape: Shape) -> dict[str, Tensor]:
         num_classes=config.num_classes,
         learned_sigma=config.learned_sigma,
     )
-    for field in ("patch", "positions", "qk_norm", "text_width", "frame_condition"):
-        if getattr(config, field) != getattr(plain, field):
-            raise UserError(
-                f"model.{field}", getattr(config, field), f"{getattr(plain, field)} in this layout"
-            )
+    for field in UNKNOWN_THERE:
+        has, expected = getattr(config, field), getattr(plain, field)
+        if has != expected:
+            raise UserError(f"model.{field}", has, f"{expected} in this layout")
     if frames != 1 or rows != columns:
         raise UserError("source", f"latents of {frames} x {rows} x {columns}", "square images in this layout")
     patch, grid = config.patch[1], config.grid((1, rows, columns))

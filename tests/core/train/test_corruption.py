@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.records import read_rows
 from core.train.config import TrainerConfig
 from core.train.corruption import checksums, compare, same_losses
 from core.train.trainer import Trainer
+from tests.core.ranks import run_ranks
 from tests.core.toy_run import ToyObjective, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 
@@ -85,6 +87,39 @@ def test_checking_changes_nothing(world: World, tmp_path: Path, stage: int) -> N
     toy_trainer(checked, world, check_every=1, **options).fit()
     toy_trainer(plain, world, **options).fit()
     assert_equal_runs(checked, plain)
+
+
+def test_nothing_is_gathered_while_all_is_well(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = toy_trainer(tmp_path, world, steps=4, check_every=1)
+    gathered: list[object] = []
+    reduced: list[int] = []
+    gather, reduce = ranks.gather_objects, ranks.max_over_ranks
+
+    def gathering(value: Any, *group: Any) -> list[Any]:
+        if isinstance(value, list):  # as findings and checksums are; others are gathered at the end of a run
+            gathered.append(value)
+        return gather(value, *group)
+
+    def reducing(tensor: Tensor) -> Tensor:
+        reduced.append(tensor.numel())
+        return reduce(tensor)
+
+    monkeypatch.setattr(ranks, "gather_objects", gathering)
+    monkeypatch.setattr(ranks, "max_over_ranks", reducing)
+    trainer.fit()
+    assert reduced.count(3) == 4
+    assert gathered == []
+
+
+@pytest.mark.multiprocess
+def test_what_one_rank_finds_ends_all(tmp_path: Path) -> None:
+    run_ranks(2, str(Path(__file__).with_name("corrupt_run.py")), str(tmp_path))
+    one, other = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2))
+    assert one == other
+    assert "rank 1: weight" in one
+    assert "changed between two updates, found before step 3" in one
 
 
 def test_by_default_every_checkpoint_follows_a_check() -> None:

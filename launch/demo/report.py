@@ -38,12 +38,12 @@ class Config:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would write."""
-    return [f"{_demo(config) / REPORT} from what is in {config.source}"]
+    return [f"{_demo(config.source) / REPORT} from what is in {config.source}"]
 
 
 def run(config: Config) -> None:
     """Read what the stages left in the folder and write the page."""
-    folder = _demo(config)
+    folder = _demo(config.source)
     write_text(folder / REPORT, render(folder))
 
 
@@ -55,12 +55,12 @@ def keep_current(folder: Path) -> None:
         say(f"{folder / REPORT} could not be written: {error}")
 
 
-def _demo(config: Config) -> Path:
+def _demo(source: str) -> Path:
     """Return the folder; UserError if it is not that of a demo."""
-    folder = Path(config.source)
+    folder = Path(source)
     if not (folder / STAGES).is_file():
         expected = f"the folder of a demo run (with a {STAGES}){instead(folder)}"
-        raise UserError("source", config.source, expected)
+        raise UserError("source", source, expected)
     return folder
 
 

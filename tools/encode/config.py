@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
+from core.errors import UserError
 from core.queue.work_queue import QueueConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.buckets import BucketConfig
@@ -71,3 +72,8 @@ class Config:
         role="work",
     )
     require_space: bool = setting(True, "refuse to begin where the disk is clearly too small", role="work")
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.action == "repair":
+            expected = "false with action=repair, which keeps all that is whole"
+            raise UserError("overwrite", "true", expected)

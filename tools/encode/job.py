@@ -6,25 +6,34 @@ another node, the tasks of an array. They may join, leave or be killed; the last
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from core.config.sections import section
 from core.progress import say
 from tools.encode.config import Config
+
+if TYPE_CHECKING:
+    from core.run.changes import Contents
+    from data.latent.encode_job import Job
 
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
-    if config.action in ("status", "verify"):
+    if config.action == "status" or config.action == "verify":
         from tools.encode import state
 
-        return state.plan(config)
+        return state.plan(config.action, config.output)
     import torch
 
-    from tools.encode.setup import make_job, report
+    from tools.encode.setup import Encoding, make_job, report
 
-    job, _ = make_job(config, torch.device("cpu"))
+    job, _ = make_job(section(Encoding, config), torch.device("cpu"))
     if config.action == "repair":
         from tools.encode import repair as encode_repair
 
-        return encode_repair.plan(config, job)
+        return encode_repair.plan(config.output, job)
     done = set() if config.overwrite else job.finished()
     return report(job, [shard for shard in range(len(job.dataset.manifest.shards)) if shard not in done])
 
@@ -41,6 +50,23 @@ def run(config: Config) -> None:
 
         verify(config.output)
     else:
+        from core.run.claim import claim
+        from data.dataset.schema import MANIFEST
+        from data.latent.encode_job import encoded
+        from tools.encode.setup import Encoding, Sharing
         from tools.encode.workers import encode, repair
 
-        (repair if config.action == "repair" else encode)(config)
+        do = repair if config.action == "repair" else encode
+        kept = replace(config, action="encode")  # a repaired cache is an encoded one
+
+        def take(job: Job, contents: Contents) -> Literal["new", "continue", "finished"]:
+            return claim(
+                config.output,
+                kept,
+                done=MANIFEST,
+                overwrite=config.overwrite,
+                contents=contents,
+                made=partial(encoded, job),
+            )
+
+        do(section(Encoding, config), section(Sharing, config), take)

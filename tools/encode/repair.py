@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.errors import WorkError
 from core.files import fsync_folder, published, sha256_file
@@ -22,22 +22,19 @@ from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
 from data.raw.unfinished import RECEIPTS
 from data.reindexing.from_parts import index_from_parts, sidecars_from_parts
-from tools.encode.setup import LEASES, report, start
+from tools.encode.setup import LEASES, Sharing, Take, report, start
 from tools.encode.state import damaged, recorded
-
-if TYPE_CHECKING:
-    from tools.encode.config import Config
 
 MAKING = ".repair"  # inside the output: what is made anew, until it is known to be what it was
 
 
-def plan(config: Config, job: Job) -> list[str]:
+def plan(output: Path, job: Job) -> list[str]:
     """Say what repair would do; every file is hashed to find out. UserError if there is no cache."""
-    records, files = recorded(config.output)
-    found = list(damaged(config.output, records, files))
-    lines = [f"make {name} of {config.output} anew" for name in found]
-    if (config.output / MANIFEST).exists():
-        return lines or [f"{config.output}: nothing is damaged"]
+    records, files = recorded(output)
+    found = list(damaged(output, records, files))
+    lines = [f"make {name} of {output} anew" for name in found]
+    if (output / MANIFEST).exists():
+        return lines or [f"{output}: nothing is damaged"]
     done = {shard for shard in job.finished() if part_name(shard) not in found}
     left = [shard for shard in range(len(job.dataset.manifest.shards)) if shard not in done]
     return [*lines, "try again what failed, and encode what is left:", *report(job, left)]
@@ -60,36 +57,37 @@ def repair_unfinished(output: Path) -> None:
     WorkQueue(output / LEASES, [], QueueConfig(), list_done=set).forget_failures()
 
 
-def repair_finished(config: Config, job: Job, made_from: dict[str, Any]) -> None:
+def repair_finished(job: Job, made_from: dict[str, Any], sharing: Sharing, take: Take) -> None:
     """Rebuild damaged files.
 
     Each must come out as the manifest has it, or nothing is replaced.
 
     WorkError where one does not: on other hardware or with other libraries the encoder rounds otherwise.
     """
-    start(config, job, made_from)  # refuses another config, source or encoder
-    manifest = DatasetManifest.read(config.output)
-    found = set(damaged(config.output, *recorded(config.output)))
+    start(job, made_from, sharing, take)  # refuses another config, source or encoder
+    output = job.folder
+    manifest = DatasetManifest.read(output)
+    found = set(damaged(output, *recorded(output)))
     if not found:
-        say(f"{config.output}: nothing is damaged")
+        say(f"{output}: nothing is damaged")
         return
-    making = config.output / MAKING
+    making = output / MAKING
     shutil.rmtree(making, ignore_errors=True)
     quarantine = Quarantine(making / QUARANTINE, total=len(job.dataset), budget=len(job.dataset))
     inside = replace(job, folder=making, quarantine=quarantine)
     try:
         shards = [s for s, record in enumerate(manifest.shards) if record.name in found]
         _remake_parts(inside, shards)
-        _publish(config.output, [part_name(shard) for shard in shards], manifest)
+        _publish(output, [part_name(shard) for shard in shards], manifest)
         tables = set(manifest.files) & found - {QUARANTINE}
         if tables:
-            _remake_tables(making, config.output, manifest)
+            _remake_tables(making, output, manifest)
         if QUARANTINE in found:
-            _remake_quarantine(inside, config.output, manifest)
-        _publish(config.output, sorted(tables | found & {QUARANTINE}), manifest)
+            _remake_quarantine(inside, output, manifest)
+        _publish(output, sorted(tables | found & {QUARANTINE}), manifest)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    say(f"{config.output}: {', '.join(sorted(found))} made anew")
+    say(f"{output}: {', '.join(sorted(found))} made anew")
 
 
 def _remake_parts(inside: Job, shards: Sequence[int]) -> None:

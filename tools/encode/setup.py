@@ -3,43 +3,74 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from core import environment
-from core.config.loading import to_dict
 from core.errors import UserError, below
 from core.files import temporaries
 from core.progress import counted, say, size
 from core.queue.leases import Leases
-from core.run.changes import Content, Contents
-from core.run.claim import claim
-from core.run.ways_out import ways_out
+from core.queue.work_queue import QueueConfig
+from core.run.changes import Contents
 from data.dataset.index import Dataset
-from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import BEYOND, Quarantine
-from data.dataset.schema import MANIFEST, QUARANTINE
-from data.latent.encode_job import Job, begin, encoded, recorded_origin
-from data.latent.reading import compare
-from data.media.scaling import RESIZE
-from data.order.buckets import NO_BUCKET, assign, make_buckets
+from data.dataset.schema import QUARANTINE
+from data.latent.encode_job import Job, begin
+from data.media.formats import MediaLimits
+from data.order.buckets import NO_BUCKET, BucketConfig, assign, make_buckets
 from data.order.usage import usage_lines
-from data.raw.decoding import decoding_identity
 from data.raw.unfinished import drop_receipts
 from models.autoencoder.tiling_config import TilingConfig
+from tools.encode import origin
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
-
-if TYPE_CHECKING:
-    from tools.encode.config import Config
 
 LEASES = ".leases"  # inside the output, until it is complete
 
 
-def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Settings of `encode` by which a worker makes latents, by the same names; see `tools.encode.config`."""
+
+    source: str
+    output: Path
+    autoencoder: Path
+    text_encoder: str
+    text_tokens: int
+    store: Literal["moments", "mean"]
+    dtype: Literal["float16", "float32"]
+    flip: bool
+    buckets: BucketConfig
+    batch: int
+    tiling: TilingConfig
+    precision: Literal["fp32", "bf16"]
+    threads: int
+    decode_threads: int
+    device: Literal["auto", "cpu", "cuda"]
+    limits: MediaLimits
+    quarantine_budget: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Settings of `encode` by which workers share the shards, by the same names."""
+
+    overwrite: bool
+    processes: int
+    queue: QueueConfig
+    require_space: bool
+
+
+Take = Callable[[Job, Contents], Literal["new", "continue", "finished"]]
+"""Claims the output of a job (`core.run.claim.claim`), given what its places hold."""
+
+
+def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any]]:
     """Return everything that encoding a shard needs, and what the cache is made from."""
     dataset = Dataset(config.source)
     if dataset.manifest.kind != "raw":
@@ -86,7 +117,7 @@ def make_job(config: Config, device: torch.device) -> tuple[Job, dict[str, Any]]
         "batch": config.batch,
         "threads": config.threads,
     }
-    return job, _made_from(job, identity, config.tiling, config.store, config.dtype, computation)
+    return job, origin.describe(job, identity, config.tiling, config.store, config.dtype, computation)
 
 
 def choose_device(name: str, worker: int) -> torch.device:
@@ -98,33 +129,25 @@ def choose_device(name: str, worker: int) -> torch.device:
     return torch.device("cuda", worker % torch.cuda.device_count())
 
 
-def start(config: Config, job: Job, made_from: dict[str, Any]) -> bool:
-    """Claim the output and say what is to be done; False if it is finished.
+def start(job: Job, made_from: dict[str, Any], sharing: Sharing, take: Take) -> bool:
+    """Claim the output with `take` and say what is to be done; False if it is finished.
 
     UserError if it is of another source or encoder, or what remains does not fit the disk.
     """
-    if config.overwrite:
-        _require_alone(config.output, config.queue.timeout_s)
-    state = claim(
-        config.output,
-        config,
-        done=MANIFEST,
-        overwrite=config.overwrite,
-        contents=_contents(config.output, made_from),
-        made=lambda: encoded(job),
-    )
-    if state == "finished":
-        _require_same_origin(job, made_from)
-        clear(config.output)
+    if sharing.overwrite:
+        _require_alone(job.folder, sharing.queue.timeout_s)
+    if take(job, origin.contents(job.folder, made_from)) == "finished":
+        origin.require_same(job, made_from)
+        clear(job.folder)
         return False
     begin(job, made_from)
     left = sorted(set(range(len(job.dataset.manifest.shards))) - job.finished())
     for line in report(job, left):
         say(line)
-    needed, free = _bytes(job, left), shutil.disk_usage(config.output).free
-    if needed > free and config.require_space:
+    needed, free = _bytes(job, left), shutil.disk_usage(job.folder).free
+    if needed > free and sharing.require_space:
         expected = f"a disk with {size(needed)} free, this one has {size(free)}; or require_space=false"
-        raise UserError("output", config.output, expected)
+        raise UserError("output", job.folder, expected)
     job.quarantine.check()
     return True
 
@@ -182,71 +205,3 @@ def _require_alone(output: Path, timeout_s: float) -> None:
     for state in states:
         if not state.expired:
             raise UserError("overwrite", "true", f"false while {state.owner} is at shard {state.unit}")
-
-
-def _contents(output: Path, made_from: dict[str, Any]) -> Contents:
-    """Return what the cache records of source, autoencoder and text encoder, beside what they are now."""
-    names = {"source": ("source",), "autoencoder": ("encoder", "encoder_config"), "text_encoder": ("text",)}
-
-    def contents(path: str) -> tuple[Content | None, Content]:
-        kept, found = recorded_origin(output), {name: made_from.get(name) for name in names[path]}
-        return (None if kept is None else {name: kept.get(name) for name in names[path]}), found
-
-    return contents
-
-
-def _require_same_origin(job: Job, made_from: dict[str, Any]) -> None:
-    """Raise UserError if the finished cache was made from another source or encoder than these now are.
-
-    It may be looked at on another machine than it was computed on.
-    """
-    recorded = DatasetManifest.read(job.folder).extra["made_from"]
-    if (differs := compare(recorded, made_from | {"computation": recorded["computation"]})) is not None:
-        field, before, now = differs
-        ways = ways_out(encoded(job), "the old content")
-        raise UserError(f"{job.folder}: made with {field}={before}, now it is {now}; {ways}")
-
-
-def _made_from(
-    job: Job,
-    encoder: dict[str, Any],
-    tiling: TilingConfig,
-    store: str,
-    dtype: str,
-    computation: dict[str, Any],
-) -> dict[str, Any]:
-    """Return what the latents depend on, as plain JSON values."""
-    return _plain(
-        {
-            **encoder,
-            "tiling": to_dict(tiling),
-            "store": store,
-            "views": ["plain", "flip"] if job.flip else ["plain"],
-            "dtype": dtype,
-            **_all_captions(job),
-            "preprocessing": {
-                "buckets": [str(bucket) for bucket in job.buckets],
-                "resize": RESIZE,
-                "range": "pixels / 127.5 - 1",
-                "fps": job.clips.fps,
-                "stride": job.clips.stride,
-                "clip": "centre",
-                **decoding_identity(job.dataset, job.clips),
-            },
-            "computation": computation,
-            "source": {"fingerprint": job.dataset.manifest.fingerprint, "samples": len(job.dataset)},
-        }
-    )
-
-
-def _all_captions(job: Job) -> dict[str, Any]:
-    """State that every caption is stored, where samples have several: earlier versions stored the first."""
-    several = job.captions is not None and job.dataset.manifest.extra.get("captions")
-    return {"captions": "all"} if several else {}
-
-
-def _plain(value: Any) -> Any:
-    """Return values as JSON gives them back: tuples are lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

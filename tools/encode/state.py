@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from data.dataset.schema import MANIFEST
 from data.latent.encode_job import RECEIPT, read_receipt
 from data.raw.unfinished import RECEIPTS
 from tools.encode.setup import LEASES
-
-if TYPE_CHECKING:
-    from tools.encode.config import Config
 
 _RECENT = 32  # parts that the rate is measured over
 
@@ -57,15 +54,15 @@ def describe(source: str, output: Path, config: QueueConfig) -> list[str]:
     return [*lines, speed(stamps, samples, total - done, queue.leases.server_time() if alive else None)]
 
 
-def plan(config: Config) -> list[str]:
+def plan(action: Literal["status", "verify"], output: Path) -> list[str]:
     """Say what status and verify would do; UserError if there is no cache, finished or begun."""
-    records, files = recorded(config.output)
-    if config.action == "status":
-        return [f"tell how far {config.output} is, who is at which shard, and how fast; nothing is written"]
+    records, files = recorded(output)
+    if action == "status":
+        return [f"tell how far {output} is, who is at which shard, and how fast; nothing is written"]
     total = sum(record.bytes for record in records)
     return [
         f"hash {counted(len(records), 'part')} ({size(total)}) and {counted(len(files), 'other file')} of "
-        f"{config.output} again; nothing is written"
+        f"{output} again; nothing is written"
     ]
 
 

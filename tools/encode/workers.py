@@ -7,11 +7,10 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,32 +27,32 @@ from data.dataset.quarantine import BudgetError, read_quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
-from tools.encode.setup import LEASES, choose_device, clear, make_job, start
+from tools.encode.setup import LEASES, Encoding, Sharing, Take, choose_device, clear, make_job, start
 from tools.encode.share import Share
-
-if TYPE_CHECKING:
-    from tools.encode.config import Config
 
 ASSEMBLY = "dataset"  # the last unit of work
 
 
-def encode(config: Config) -> None:
-    """Encode what is left, in `processes` workers; a rank of an outside launcher is one worker."""
-    alone = config.processes == 1 or environment.is_rank()
+def encode(config: Encoding, sharing: Sharing, take: Take) -> None:
+    """Encode what is left, in `processes` workers; a rank of an outside launcher is one worker.
+
+    take: claims the output.
+    """
+    alone = sharing.processes == 1 or environment.is_rank()
     worker = environment.place().local_rank
     device = _prepare(config.device, config.threads, worker)
     with (ending := Ending()).catching():
         job, made_from = make_job(config, device if alone else torch.device("cpu"))
         made_from["computation"]["device"] = device.type
         try:
-            if not start(config, job, made_from):
+            if not start(job, made_from, sharing, take):
                 say(f"{config.output}: finished before")
                 return
-            make_queue(config.output, config.queue, job).forget_losses()
+            make_queue(config.output, sharing.queue, job).forget_losses()
             if alone:
-                _work(config.output, config.queue, job, made_from, ending)
+                _work(config.output, sharing.queue, job, made_from, ending)
             else:
-                _work_in_processes(replace(config, overwrite=False))
+                _work_in_processes(config, sharing)
         except (OSError, WorkError):
             if not (config.output / MANIFEST).exists():
                 raise  # else others completed the cache, and what we were at has gone with its making
@@ -62,16 +61,17 @@ def encode(config: Config) -> None:
     require_no_program_errors(config.output)
 
 
-def repair(config: Config) -> None:
+def repair(config: Encoding, sharing: Sharing, take: Take) -> None:
     """Redo the parts that are damaged, and try again the shards that failed."""
     from tools.encode.repair import repair_finished, repair_unfinished
 
     if (config.output / MANIFEST).exists():
         with Ending().catching():
-            repair_finished(config, *make_job(config, _prepare(config.device, config.threads, 0)))
+            device = _prepare(config.device, config.threads, 0)
+            repair_finished(*make_job(config, device), sharing, take)
     else:
         repair_unfinished(config.output)
-        encode(replace(config, action="encode", overwrite=False))
+        encode(config, sharing, take)
 
 
 def make_queue(output: Path, config: QueueConfig, job: Job) -> WorkQueue:
@@ -152,14 +152,15 @@ def _tell(output: Path) -> None:
         say(line)
 
 
-def _work_in_processes(config: Config) -> None:
+def _work_in_processes(config: Encoding, sharing: Sharing) -> None:
     """Run workers in processes of their own; one that dies is reported, and its shard goes to the others."""
     context = multiprocessing.get_context("spawn")  # no forked threads of numeric libraries
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
-        for number in range(config.processes):
+        for number in range(sharing.processes):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_be_worker, args=(config, number, sender), daemon=True)
+            arguments = config, sharing.queue, number, sender
+            process = context.Process(target=_be_worker, args=arguments, daemon=True)
             process.start()
             sender.close()
             workers.append((process, receiver))
@@ -195,14 +196,14 @@ def _outcome(
     return WorkError(f"worker {number} {how}")
 
 
-def _be_worker(config: Config, number: int, words: Connection) -> None:
+def _be_worker(config: Encoding, queue: QueueConfig, number: int, words: Connection) -> None:
     """Work as a worker in a process of its own; only the first one reports."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     environment.become_worker(number)
     try:
         with (ending := Ending(speaks=False)).catching():  # the process that started it speaks
             device = _prepare(config.device, config.threads, number)
-            _work(config.output, config.queue, *make_job(config, device), ending)
+            _work(config.output, queue, *make_job(config, device), ending)
     except (UserError, WorkError, OSError) as error:
         words.send((type(error).__name__, str(error)))
         sys.exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +32,22 @@ from tools.sample.files.naming import fill, require_different
 from tools.sample.guiding import Guiding, open_weak
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
-from tools.sample.requests.asked import Asked
+from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
-
-if TYPE_CHECKING:
-    from tools.sample.config import Config
 
 FILES_A_FOLDER = 1000  # {part} in names of files
 OWN_FILES = (OVERVIEW, SAMPLES, FILES, MADE_FROM, CONFIG)
 
 
-def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str, Any] | None) -> Job:
+def prepare(
+    settings: SampleSettings,
+    making: sampled_from.Making,
+    asked: Asked,
+    device: torch.device,
+    record: dict[str, Any] | None,
+) -> Job:
     """Read what samples are made from; UserError, with nothing written, where it is not as asked for, or not
     what the job was begun with.
 
@@ -52,22 +55,22 @@ def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str
     """
     torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
     torch.backends.cudnn.deterministic = True
-    checkpoint = sampled_from.checkpoint_of(config, record)
-    trained = open_run(Path(config.source), checkpoint, config.weights, device)
+    checkpoint, source = sampled_from.checkpoint_of(making, record), Path(making.source)
+    trained = open_run(source, checkpoint, making.weights, device)
     with below("tiling"):
-        trained.autoencoder.set_tiling(config.tiling)
-    schedule = make_schedule(config, asked, trained.space, partial(latent_shape, trained))
-    schedule, told = settle_samplers(schedule, trained, Path(config.source))
+        trained.autoencoder.set_tiling(making.tiling)
+    schedule = make_schedule(settings, asked, trained.space, source, partial(latent_shape, trained))
+    schedule, told = settle_samplers(schedule, trained, source)
     if not asked.requests:
-        config = replace(config, sampler=schedule.forms[0].sampler)
-    folder = config.text_encoder or trained.space.text_folder
+        settings = replace(settings, sampler=schedule.forms[0].sampler)
+    folder = making.text_encoder or trained.space.text_folder
     for form in schedule.forms:
         with below("sampler.guide"):
             WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
     prompts = embed(schedule.texts, trained.space.text, folder, device)
-    guiding = Guiding(trained, open_weak(config.weak, trained, record, device))
-    job = Job(config, asked, trained, schedule, guiding, prompts)
-    sampled_from.require_same(Path(config.output), record or job.made_from, job.made_from)
+    guiding = Guiding(trained, open_weak(making.weak, trained, record, device))
+    job = Job(settings, making, asked, trained, schedule, guiding, prompts)
+    sampled_from.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
     for line in (*told, *(f"warning: {each}" for each in job.warnings())):
         say(line)
@@ -78,7 +81,8 @@ def prepare(config: Config, asked: Asked, device: torch.device, record: dict[str
 class Job:
     """What all batches of one sampling job have in common."""
 
-    config: Config
+    settings: SampleSettings
+    making: sampled_from.Making
     asked: Asked
     trained: LoadedRun
     schedule: Schedule
@@ -89,7 +93,8 @@ class Job:
     def made_from(self) -> dict[str, Any]:
         """What the samples depend on, as this worker finds it."""
         weak = self.guiding.weak
-        return sampled_from.describe(self.config, self.asked, self.trained, self.schedule, self.shapes, weak)
+        sections = self.settings, self.making
+        return sampled_from.describe(*sections, self.asked, self.trained, self.schedule, self.shapes, weak)
 
     @cached_property
     def shapes(self) -> list[tuple[int, int, int, int]]:
@@ -108,25 +113,25 @@ class Job:
     @cached_property
     def names(self) -> list[str]:
         """The path of each sample's file below the output; UserError where there can be none."""
-        files, schedule = self.config.files, self.schedule
+        files, schedule = self.settings.files, self.schedule
         suffix = KINDS[files.kind].suffix
         return [fill(files.name, suffix, self.fields(index)) for index in range(schedule.count)]
 
     @property
     def folders(self) -> set[Path]:
         """The folders of the samples' files."""
-        if self.config.files.kind == ALL_IN_ONE:
+        if self.settings.files.kind == ALL_IN_ONE:
             return set()
-        return {(Path(self.config.output) / name).parent for name in self.names}
+        return {(Path(self.making.output) / name).parent for name in self.names}
 
     def require_nameable(self) -> None:
         """Refuse names of files that cannot be, and samples of several forms for one file of arrays."""
-        if self.config.files.kind != ALL_IN_ONE:
+        if self.settings.files.kind != ALL_IN_ONE:
             with below("files"):
                 require_different(self.names, OWN_FILES)
         elif len(self.schedule.forms) > 1:
-            kinds = ", ".join(kind for kind in KINDS)
-            raise UserError("files.kind", "npz", f"{kinds}, since samples differ in size or sampler")
+            expected = f"{', '.join(KINDS)}, since samples differ in size or sampler"
+            raise UserError("files.kind", "npz", expected)
 
     def fields(self, index: int) -> dict[str, int | str]:
         """Return the values of a sample's fields in the template of its file's name."""
@@ -165,18 +170,18 @@ class Job:
             with below("sampler"):
                 conditions = self.schedule.given(number), self.schedule.negative(number)
                 found += require_trained(self.trained.space, form.sampler, *conditions)
-            found += untrained_frames(Path(self.config.source), form.size.frames)
+            found += untrained_frames(Path(self.making.source), form.size.frames)
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:
         """Return the store of finished batches. made_from: hash of the record that this job keeps to."""
-        output, schedule = Path(self.config.output), self.schedule
+        output, schedule = Path(self.making.output), self.schedule
         folder = output / sample_parts.FOLDER
-        if self.config.files.kind == ALL_IN_ONE:
+        if self.settings.files.kind == ALL_IN_ONE:
             size = self.sizes[0]
             frames = (size.frames,) if size.frames > 1 else ()
             return Parts(folder, made_from, schedule.count, (*frames, size.height, size.width, 3))
-        files = self.config.files
+        files = self.settings.files
         fps = [schedule.forms[form].fps for form in schedule.form]
         return FileParts(
             folder, output, made_from, schedule.order, self.names, fps, files.kind, files.quality, self.beside
@@ -185,7 +190,7 @@ class Job:
     @property
     def beside(self) -> dict[int, tuple[str, str]]:
         """Path and content of what a benchmark wants beside the first sample of a request, by that sample."""
-        preset, schedule = self.config.preset, self.schedule
+        preset, schedule = self.settings.preset, self.schedule
         if not preset or (path := PRESETS[preset].beside) is None:
             return {}
         first = np.flatnonzero(schedule.within == 0)
@@ -200,7 +205,7 @@ class Job:
 
         (n, [T,] H, W, 3), made so many at once as `batch` says.
         """
-        size = self.config.batch
+        size = self.making.batch
         made = []
         for start in range(rows.start, rows.stop, size):
             samples = self.schedule.order[start : min(start + size, rows.stop)]

@@ -9,10 +9,13 @@ then batches are kept in `parts/`, and all workers keep to the weights, prompts,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.config.sections import section
 from core.errors import below
 from core.progress import counted
 from core.run.folder import SAMPLES
@@ -32,14 +35,15 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.sampling import time_grid
     from tools.runs.loaded_run import LatentSpace
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
-    from tools.sample.requests.asked import applied, read_asked
+    from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
     from tools.sample.requests.fitting import make_schedule
 
-    config = applied(config)
-    space = LatentSpace.read(Path(config.source))
-    checkpoint = choose(Path(config.source), config.checkpoint)
-    schedule = make_schedule(config, read_asked(config), space)
-    lines, path, source = list[str](), make_path(space.path), Path(config.source)
+    settings, source = section(SampleSettings, config), Path(config.source)
+    settings = replace(settings, **set_by_preset(settings))
+    space = LatentSpace.read(source)
+    checkpoint = choose(source, config.checkpoint)
+    schedule = make_schedule(settings, read_asked(settings), space, source)
+    lines, path = list[str](), make_path(space.path)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
             sampler, told = as_trained(form.sampler, space, source, space.shapes[0])
@@ -74,65 +78,64 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish the samples, pictures of some and, last, samples.json."""
     from core.distributed import device_choice
     from core.progress import say
+    from core.run.claim import claim
     from tools.sample import sampled_from, sharing
     from tools.sample.batches import prepare
     from tools.sample.publishing import publish
-    from tools.sample.requests.asked import applied, read_asked
+    from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
 
-    config = applied(config)
-    asked, output = read_asked(config), Path(config.output)
+    config = replace(config, **set_by_preset(section(SampleSettings, config)))
+    sections = section(SampleSettings, config), section(sampled_from.Making, config)
+    asked, source, output = read_asked(sections[0]), Path(config.source), Path(config.output)
     device = device_choice.own_device(config.device)
-    record, finished = look(config, asked)
+
+    def take() -> str:
+        return claim(
+            output,
+            config,
+            done=SAMPLES,
+            overwrite=config.overwrite,
+            contents=sampled_from.contents(source, output, config.weak, asked),
+            made=partial(samples_made, output),
+        )
+
+    record, finished = (None, "") if config.overwrite else look(source, output, asked, take)
     if finished:
         say(finished)
         return
-    job = prepare(config, asked, device, record)  # first: overwriting removes what is there
+    job = prepare(*sections, asked, device, record)  # first: overwriting removes what is there
     if config.overwrite:
-        sharing.begin_anew(output, config.queue, lambda: take(config, asked))
+        sharing.begin_anew(output, config.queue, take)
     else:
-        take(config, asked)
+        take()
     agreed = sampled_from.begin(output, job.made_from)
     if record is None and agreed["sha256"] != job.made_from["sha256"]:
-        job = prepare(config, asked, device, agreed)  # another worker began at once, and was first
+        job = prepare(*sections, asked, device, agreed)  # another worker began at once, and was first
     parts = job.parts(agreed["sha256"])
     sharing.work(job, parts, lambda: publish(job, parts))
     weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
     say(f"{output}: {counted(job.schedule.count, 'sample')} from {weights}")
 
 
-def take(config: Config, asked: Asked) -> str:
-    """Claim the output; return "new", "continue" or "finished"."""
-    from core.run.claim import claim
-    from tools.sample import sampled_from
-
-    output = Path(config.output)
-    return claim(
-        output,
-        config,
-        done=SAMPLES,
-        overwrite=config.overwrite,
-        contents=sampled_from.contents(config, asked),
-        made=partial(samples_made, output),
-    )
-
-
-def look(config: Config, asked: Asked) -> tuple[dict[str, Any] | None, str]:
+def look(
+    source: Path, output: Path, asked: Asked, take: Callable[[], str]
+) -> tuple[dict[str, Any] | None, str]:
     """Return what samples in the output are made from and, if they are finished, words that say so.
 
+    take: claims the output; returns "new", "continue" or "finished".
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
     from core.run.folder import CONFIG
     from tools.sample import sampled_from, sharing
 
-    output = Path(config.output)
-    if config.overwrite or not (output / CONFIG).is_file():
+    if not (output / CONFIG).is_file():
         return None, ""
-    state, record = take(config, asked), read_made_from(output)
+    state, record = take(), read_made_from(output)
     if state != "finished":
         return record, ""
     samples = Samples.read(output)
     samples.verify()
     if record is not None:
-        sampled_from.require_unchanged(config, asked, record)
+        sampled_from.require_unchanged(source, output, asked, record)
     sharing.clear(output)  # left by a kill after samples.json
     return record, f"{output}: finished before, {samples.origin}"

@@ -42,10 +42,10 @@ REPEATED = ("class", "prompt", "name", "folder", "negative_class", "negative_pro
 
 def publish(job: Job, parts: Store) -> None:
     """Put the parts together, draw pictures of some, and write the manifest; then the parts can go."""
-    output = Path(job.config.output)
+    output = Path(job.making.output)
     if isinstance(parts, Parts):
         with atomic_file(output / ARRAYS) as file:
-            write_arrays(file, parts, job.schedule.label, for_adm=job.config.preset == "adm")
+            write_arrays(file, parts, job.schedule.label, for_adm=job.settings.preset == "adm")
         digest = sha256_file(output / ARRAYS)
     else:
         assert isinstance(parts, FileParts)
@@ -99,7 +99,7 @@ def file_rows(job: Job, parts: FileParts) -> Iterator[dict[str, Any]]:
 
 def draw(job: Job, parts: Store) -> None:
     """Draw pictures of a chosen few: a grid of images, or a sheet and a film of clips."""
-    output, schedule = Path(job.config.output), job.schedule
+    output, schedule = Path(job.making.output), job.schedule
     labels, names = _shown_labels(job)
     most = max(range(len(schedule.forms)), key=lambda form: int((schedule.form == form).sum()))
     candidates = np.flatnonzero(schedule.form == most)  # pictures of one size
@@ -116,7 +116,7 @@ def draw(job: Job, parts: Store) -> None:
     else:
         write_png(output / ("contact.png" if alone else OVERVIEW), contact_sheet(pixels, labels, names))
         if alone:
-            write_clips(output / "clips.mp4", pixels, labels, names, job.config.fps)
+            write_clips(output / "clips.mp4", pixels, labels, names, job.settings.fps)
     for line in legend(labels, names):
         say(f"in the pictures {line}, whose letters the font lacks", of_any_rank=True)
 
@@ -134,7 +134,7 @@ def _pixels(job: Job, parts: Store, chosen: NDArray[np.int64]) -> NDArray[np.uin
     """Return the pixels of samples of one form by number, from their part or file."""
     if isinstance(parts, Parts):
         return parts.some(chosen.tolist())
-    size, output = job.sizes[job.schedule.form[chosen[0]]], Path(job.config.output)
+    size, output = job.sizes[job.schedule.form[chosen[0]]], Path(job.making.output)
     files = (read_bytes(output / job.names[index]) for index in chosen)
     return np.stack([decode(data, size.frames, size.height, size.width) for data in files])
 
@@ -144,22 +144,22 @@ def provenance(job: Job, digest: str, made_from: str) -> dict[str, Any]:
 
     digest: SHA-256 of the arrays, or of the list of files.  made_from: hash of that record.
     """
-    config, trained, schedule = job.config, job.trained, job.schedule
+    settings, trained, schedule = job.settings, job.trained, job.schedule
     one_size = len(set(job.sizes)) == 1
     size = asdict(job.sizes[0]) if one_size else {}
-    own = {"files": to_dict(config.files)} if config.files.kind != "npz" else {}
+    own = {"files": to_dict(settings.files)} if settings.files.kind != "npz" else {}
     return {
-        "run": config.source,
+        "run": job.making.source,
         "checkpoint": trained.checkpoint,
         "weights": trained.weights,
         "weights_sha256": trained.weights_sha256,
         "autoencoder": trained.space.encoder,
-        "sampler": to_dict(config.sampler),
-        "seed": config.seed,
-        "labels": "requests" if schedule.requests else config.labels,
+        "sampler": to_dict(settings.sampler),
+        "seed": settings.seed,
+        "labels": "requests" if schedule.requests else settings.labels,
         "count": schedule.count,
         **size,
-        "fps": config.fps,
+        "fps": settings.fps,
         "classes": list(trained.space.classes),
         "prompts": list(schedule.texts) if len(schedule.texts) <= MOST_PROMPTS else [],
         "text_encoder": trained.space.text,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.checkpoint import exported
 from core.checkpoint.weights import choose
@@ -15,22 +16,23 @@ from core.diffusion.sampling import SamplerConfig, best_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
 from core.progress import say
+from core.queue.work_queue import QueueConfig
 from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
+from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import config_class
 from tools.runs.loaded_run import manifest_hash
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.space_record import space_file
 from tools.sample.conditions import turns_of
-from tools.sample.config import NEGATIVE
+from tools.sample.config import NEGATIVE, WeakConfig
 from tools.sample.files.kinds import ALL_IN_ONE
 
 if TYPE_CHECKING:
     from tools.runs.loaded_run import LoadedRun
-    from tools.sample.config import Config
-    from tools.sample.requests.asked import Asked
+    from tools.sample.requests.asked import Asked, SampleSettings
     from tools.sample.requests.schedule import Schedule
 
 # They say where content lay; what depends on it is compared by its own hash.
@@ -38,8 +40,24 @@ WEAK = ("checkpoint", "weights", "weights_sha256", "manifest_sha256")  # of the 
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """Settings of `sample` by which samples are made, by the same names; see `tools.sample.config`."""
+
+    source: str
+    output: str
+    checkpoint: str
+    weights: Literal["ema", "raw"]
+    weak: WeakConfig
+    text_encoder: str
+    batch: int
+    queue: QueueConfig
+    tiling: TilingConfig
+
+
 def describe(
-    config: Config,
+    settings: SampleSettings,
+    making: Making,
     asked: Asked,
     trained: LoadedRun,
     schedule: Schedule,
@@ -52,17 +70,17 @@ def describe(
     shapes: (C, T, H, W) of the latents of each form.  weak: the network to move away from.
     """
     space = trained.space
-    turns = turns_of(config.classes, asked.texts, space)
+    turns = turns_of(settings.classes, asked.texts, space)
     record = {
         "format": MADE_FROM_VERSION,
-        "source": config.source,
+        "source": making.source,
         "checkpoint": trained.checkpoint,
         "weights": trained.weights,
         "weights_sha256": trained.weights_sha256,
         "manifest_sha256": trained.manifest_sha256,
         "network": to_dict(trained.network),
         "autoencoder": space.encoder,
-        "tiling": to_dict(config.tiling),
+        "tiling": to_dict(making.tiling),
         "latents": {
             **space.normaliser.as_dict(),
             "path": space.path.name,
@@ -74,55 +92,55 @@ def describe(
         "labels": [] if asked.requests else turns,
         "prompts": list(asked.texts),
         "text_encoder": space.text if schedule.texts else None,
-        "sampler": to_dict(config.sampler),
-        "seed": config.seed,
-        "frames": config.frames,
+        "sampler": to_dict(settings.sampler),
+        "seed": settings.seed,
+        "frames": settings.frames,
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
-        **_further(config, asked, weak),
+        **_further(settings, asked, weak),
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
-def _further(config: Config, asked: Asked, weak: LoadedRun | None) -> dict[str, Any]:
+def _further(settings: SampleSettings, asked: Asked, weak: LoadedRun | None) -> dict[str, Any]:
     """Return what jobs of earlier versions could not say, where it is not what they did."""
     found: dict[str, Any] = {}
-    if config.files.kind != ALL_IN_ONE:
-        found |= {"files": to_dict(config.files), "fps": config.fps}
+    if settings.files.kind != ALL_IN_ONE:
+        found |= {"files": to_dict(settings.files), "fps": settings.fps}
     if asked.requests:
-        found |= {"requests": asked.hashes, "each": config.each, "preset": config.preset}
-    if config.labels != "equal":
-        found["labels_are"] = config.labels
-    found |= {name: value for name in NEGATIVE if (value := getattr(config, name))}
+        found |= {"requests": asked.hashes, "each": settings.each, "preset": settings.preset}
+    if settings.labels != "equal":
+        found["labels_are"] = settings.labels
+    found |= {name: value for name in NEGATIVE if (value := getattr(settings, name))}
     if weak is not None:
         found["weak"] = {name: getattr(weak, name) for name in WEAK}
     return found
 
 
-def checkpoint_of(config: Config, record: Mapping[str, Any] | None) -> str:
+def checkpoint_of(making: Making, record: Mapping[str, Any] | None) -> str:
     """Return the name of a job's checkpoint, "" for an export: the recorded one while the job continues.
 
     UserError where the run no longer holds that one, or `checkpoint` names another.
     """
-    source = Path(config.source)
+    source = Path(making.source)
     space_file(source)
     if record is None or exported.is_export(source):
-        chosen = choose(source, config.checkpoint)
+        chosen = choose(source, making.checkpoint)
         return "" if chosen == source else chosen.name
     begun = record["checkpoint"]
-    if config.checkpoint not in ("", begun):
-        raise UserError("checkpoint", config.checkpoint, f"{begun}, with which {config.output} was begun")
-    if config.checkpoint:
+    if making.checkpoint not in ("", begun):
+        raise UserError("checkpoint", making.checkpoint, f"{begun}, with which {making.output} was begun")
+    if making.checkpoint:
         return choose(source, begun).name
     newest = choose(source, "").name
     try:
         choose(source, begun)
     except UserError:
         expected = (
-            f"{begun}, with which {config.output} was begun, and {source / CHECKPOINTS} no longer holds it"
+            f"{begun}, with which {making.output} was begun, and {source / CHECKPOINTS} no longer holds it"
         )
-        raise UserError("checkpoint", newest, f"{expected}; {anew(Path(config.output))}") from None
+        raise UserError("checkpoint", newest, f"{expected}; {anew(Path(making.output))}") from None
     if newest != begun:
-        say(f"{config.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
+        say(f"{making.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
     return begun
 
 
@@ -161,12 +179,11 @@ def _path(latents: Mapping[str, Any]) -> PathRecord:
     return PathRecord.of(latents["path"], latents.get(SCHEDULE))
 
 
-def require_unchanged(config: Config, asked: Asked, record: Mapping[str, Any]) -> None:
+def require_unchanged(source: Path, output: Path, asked: Asked, record: Mapping[str, Any]) -> None:
     """Raise UserError if a finished job's prompts, checkpoint or export have other content now.
 
     Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
     """
-    output, source = Path(config.output), Path(config.source)
     require_same(output, record, {**record, **_now(asked)})
     folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
@@ -181,20 +198,19 @@ def _now(asked: Asked) -> dict[str, Any]:
     return {"requests": asked.hashes} if asked.requests else {"prompts": list(asked.texts)}
 
 
-def contents(config: Config, asked: Asked) -> Contents:
+def contents(source: Path, output: Path, weak: WeakConfig, asked: Asked) -> Contents:
     """Return the places of `sample`, as recorded and as found: manifest of checkpoint or export, prompts,
     requests.
 
     A text encoder is compared with the one that the run names, whenever prompts are embedded.
     """
-    source = Path(config.source)
 
     def of_place(path: str) -> tuple[Content | None, Content]:
-        record = read_made_from(Path(config.output))
+        record = read_made_from(output)
         if path == "text_encoder" or record is None:
             return (None if record is None else {}), {}
         if path == "weak.source":
-            was, folder = record.get("weak") or {}, Path(config.weak.source)
+            was, folder = record.get("weak") or {}, Path(weak.source)
             if not exported.is_export(folder):
                 folder = folder / CHECKPOINTS / was.get("checkpoint", "")
             return {"manifest": was.get("manifest_sha256")}, {"manifest": manifest_hash(folder)}

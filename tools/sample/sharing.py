@@ -70,7 +70,7 @@ def _require_alone(folder: Path, queue: QueueConfig) -> None:
 
 def work(job: Job, parts: Store, publish: Callable[[], None]) -> None:
     """Generate what no other worker does until all is there, and publish it unless another one does."""
-    output = Path(job.config.output)
+    output = Path(job.making.output)
     with (ending := Ending()).catching():
         try:
             _share(Worker(job, parts, publish, ending))
@@ -119,15 +119,15 @@ class Worker:
     ending: Ending
 
     def __post_init__(self) -> None:
-        self.output = Path(self.job.config.output)
+        self.output = Path(self.job.making.output)
         self.leases = self.output / LEASES
         self.units = cut(
-            self.job.schedule.stretches, agreed_size(self.leases, self.parts, self.job.config.batch)
+            self.job.schedule.stretches, agreed_size(self.leases, self.parts, self.job.making.batch)
         )
         self.queue = WorkQueue(
             self.leases,
             list(self.units),
-            self.job.config.queue,
+            self.job.making.queue,
             list_done=self.done,
             is_done=lambda unit: self.parts.path(self.units[unit]).exists() or is_finished(self.output),
             fatal=(DeviceError,),
@@ -180,7 +180,7 @@ class Worker:
         queue = WorkQueue(
             self.leases,
             [PUBLISH],
-            self.job.config.queue,
+            self.job.making.queue,
             list_done=lambda: {PUBLISH} if is_finished(self.output) else set(),
             fatal=(RuntimeError, OSError, MemoryError),
         )

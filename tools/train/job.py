@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from core.config.loading import to_dict
-from core.diffusion.objective import ObjectiveConfig
+from core.config.sections import section
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
@@ -17,26 +17,18 @@ from core.preflight.check import look_over_nodes
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import FINISHED
-from core.train.single import SingleStepper
-from core.train.trainer import Trainer
 from core.train.validation import SEED
 from data.dataset.faults import require_no_program_errors
-from data.latent.normalising import Normaliser
-from data.loading.sources.kinds import LatentSource, Loader
+from data.loading.sources.kinds import LatentSource
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.foretold import foretold
-from tools.runs.latent_space import keep_latent_space
-from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
-from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
-from tools.runs.path_record import settle_path
-from tools.train import prepared
+from tools.runs.micro_batches import foreseen, keep_number
+from tools.runs.normalisers import LatentsConfig
 from tools.train.beginning import find_beginning
 from tools.train.config import Config, DataConfig
-from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
-from tools.train.objective import LatentObjective
 from tools.train.run_passes import memory_of
 from tools.train.source import (
     autoencoder_of,
@@ -48,14 +40,7 @@ from tools.train.source import (
     unused_captions,
     unused_text,
 )
-from tools.train.training_data import make_training_data, validation_batches
-
-
-class Data(NamedTuple):
-    """The data to learn from or to validate on: a source, and this rank's batches of it."""
-
-    source: LatentSource
-    loader: Loader
+from tools.train.training import Data, Training, by_use, train
 
 
 def plan(config: Config) -> list[str]:
@@ -68,7 +53,7 @@ def plan(config: Config) -> list[str]:
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
-    memory = memory_of(config.engine, config.model, config.data, config.ema, config.optimizer, _by_use(*data))
+    memory = memory_of(config.engine, config.model, config.data, config.ema, config.optimizer, by_use(*data))
     takes = foreseen(memory, world, output)
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
@@ -126,7 +111,9 @@ def run(config: Config) -> None:
         look_over_nodes(world, output)
         for warning in warnings:
             say(warning)
-        train(config, trained, validated, autoencoder, world)
+        begins = partial(starting_point, config, claimed=True)
+        run_data = trained, validated, autoencoder
+        train(section(Training, config), output, *run_data, world, begins, to_dict(config))
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         ranks.on_first_rank(partial(require_no_program_errors, output))
         steps = counted(config.trainer.steps, "step")
@@ -176,82 +163,3 @@ def load_data(
         return trained, trained
     other = open_held_out(held_out, source, data, model, latents, run=run)
     return trained, Data(other, make_loader(other, data, engine, model, world, seed=SEED))
-
-
-def _by_use(trained: Data, validated: Data) -> dict[str, Data]:
-    return {"train": trained} if validated is trained else {"train": trained, "validation": validated}
-
-
-def train(config: Config, trained: Data, validated: Data, autoencoder: Path, world: World) -> None:
-    """Train in a folder that is claimed (collective: all ranks)."""
-    from core.engine.engine import (
-        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
-    )
-
-    output, seed = Path(config.output), config.seed
-    depends = (config.model, config.objective, config.latents, config.initial_accept)
-    beginning = ranks.on_first_rank(
-        lambda: find_beginning(starting_point(config, claimed=True), trained.source.facts, *depends)
-    )
-    initial = beginning.normaliser if beginning else None
-    objective = prepare_objective(
-        trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
-    )
-    memory = memory_of(
-        config.engine, config.model, config.data, config.ema, config.optimizer, _by_use(trained, validated)
-    )
-    settle_micro_batches(memory, world, output)
-    for line in bucket_lines(trained.loader.plan):
-        say(line)
-    shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
-    model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
-    if beginning:
-        beginning.put_into(model, output)
-    data_ranks = world.size // config.engine.sequence_parallel
-    held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
-    batches, facts = None, trained.source.facts
-    if trained.source.gives_latents and world.device.type == "cpu":
-        batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
-    trainer = Trainer(
-        SingleStepper(
-            Engine(model, config.engine, config.optimizer, world),
-            prepared.PreparedObjective(objective) if batches else objective,
-            config.ema,
-        ),
-        make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
-        config.trainer,
-        folder=output,
-        seed=seed,
-        metrics=config.metrics,
-        fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
-        run_config=to_dict(config),
-        validation=config.validation,
-    )
-    if config.engine.compile:
-        others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
-        fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
-    else:
-        trainer.fit()
-
-
-def prepare_objective(
-    source: LatentSource,
-    autoencoder: Path,
-    objective: ObjectiveConfig,
-    latents: LatentsConfig,
-    model: DenoiserConfig,
-    world: World,
-    run: Path,
-    initial: Normaliser | None = None,
-) -> LatentObjective:
-    """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
-
-    run: the run's folder.  initial: the normaliser of the run that this one begins from.
-    """
-    source.to(world.device)
-    latents = settle_normaliser(latents, run, initial)
-    normaliser = choose_normaliser(source, latents, run, world, initial)
-    space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
-    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0, path=path))
-    known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
-    return LatentObjective(objective, normaliser, **known)

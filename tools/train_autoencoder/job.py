@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.averages.ema import EmaConfig
 from core.config.loading import from_dict, to_dict
+from core.config.sections import section
 from core.config.values import any_of
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.engine.config import EngineConfig
 from core.errors import UserError, below
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
 from core.preflight.check import look_over_nodes
 from core.progress import counted, say
 from core.run.claim import claim_run
 from core.run.folder import AUTOENCODER
+from core.train.config import TrainerConfig
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.training_data import TrainingData
@@ -36,13 +44,28 @@ from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
 from tools.runs.foretold import foretold
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
-from tools.train_autoencoder.config import Config
+from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
 from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
 RECONSTRUCTIONS = "reconstructions.png"
 DONE = f"{AUTOENCODER}/{store.CONFIG}"  # in the output: completes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of the job by which a run is trained whose folder is claimed, by the same names."""
+
+    seed: int
+    model: AutoencoderConfig
+    objective: ReconstructionConfig
+    data: PixelConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    ema: EmaConfig
+    trainer: TrainerConfig
+    metrics: MetricsConfig
 
 
 def plan(config: Config) -> list[str]:
@@ -86,37 +109,46 @@ def run(config: Config) -> None:
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
-        train(config, dataset, world)
+        begins = partial(starting_point, config, claimed=True)
+        train(section(Training, config), output, dataset, world, begins, to_dict(config))
         parts = output, config.model, dataset, config.data, config.score_samples, world.device
         ranks.on_first_rank(lambda: publish(*parts))
         ranks.on_first_rank(partial(require_no_program_errors, output))
     ranks.stop(world)
 
 
-def train(config: Config, dataset: Dataset, world: World) -> None:
-    """Train in a folder that is claimed (collective: all ranks)."""
+def train(
+    config: Training,
+    output: Path,
+    dataset: Dataset,
+    world: World,
+    begins: Callable[[], StartingPoint | None],
+    record: dict[str, Any],
+) -> None:
+    """Train in a folder that is claimed (collective: all ranks).
+
+    begins: finds the weights that the run begins from.  record: the whole config, for checkpoints.
+    """
     from core.engine.engine import (
         Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     )
 
-    aside = Path(config.output) / QUARANTINE
     budget, field = config.data.quarantine_budget, "data.quarantine_budget"
-    quarantine = Quarantine(aside, total=len(dataset), budget=budget, field=field)
+    quarantine = Quarantine(output / QUARANTINE, total=len(dataset), budget=budget, field=field)
     most = config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
     sections = config.engine, config.model, config.objective, config.ema, config.optimizer
     memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
-    settle_micro_batches(memory, world, Path(config.output))
+    settle_micro_batches(memory, world, output)
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
     model = config.model.build()
-    first = partial(starting_point, config, claimed=True)
-    if beginning := ranks.on_first_rank(lambda: find_beginning(first(), config.model)):
+    if beginning := ranks.on_first_rank(lambda: find_beginning(begins(), config.model)):
         for line in lines_of(*beginning):
             say(line)
         start, transfer = beginning
-        begin_from(start.initial, transfer, model, Path(config.output))
+        begin_from(start.initial, transfer, model, output)
     Trainer(
         SingleStepper(
             Engine(model, config.engine, config.optimizer, world),
@@ -125,12 +157,12 @@ def train(config: Config, dataset: Dataset, world: World) -> None:
         ),
         TrainingData(batches=loader, largest=loader.largest, samples=loader.plan.samples),
         config.trainer,
-        folder=Path(config.output),
+        folder=output,
         seed=config.seed,
         metrics=config.metrics,
         fingerprints={"data": dataset.manifest.fingerprint}
         | {name: str(value) for name, value in decoding_identity(dataset, config.data.buckets).items()},
-        run_config=to_dict(config),
+        run_config=record,
     ).fit()
 
 

@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
+from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import fingerprint
+from tools.sample.config import Config, FilesConfig
 from tools.sample.prompts import read_prompts
-from tools.sample.requests.presets import PRESETS, metadata_of
+from tools.sample.requests.presets import PRESETS, PresetName, metadata_of
 from tools.sample.requests.reading import Numbered, read_requests, rows_of
 
-if TYPE_CHECKING:
-    from tools.sample.config import Config
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """Settings of `sample` that say which samples are made, by the same names; see `tools.sample.config`."""
+
+    seed: int
+    count: int
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    prompt_file: str
+    negative_class: str
+    negative_prompt: str
+    requests: str
+    each: int
+    bad_requests: int
+    preset: PresetName
+    labels: Literal["equal", "random"]
+    files: FilesConfig
+    frames: int
+    height: int
+    width: int
+    fps: float
+    sampler: SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -34,30 +57,30 @@ class Asked:
         ]
 
 
-def read_asked(config: Config) -> Asked:
+def read_asked(settings: SampleSettings) -> Asked:
     """Read prompts or requests; UserError where there are none to be used, or too many that cannot be."""
-    if not config.requests:
-        return Asked(read_prompts(config.prompts, config.prompt_file))
-    path = Path(config.requests)
+    if not settings.requests:
+        return Asked(read_prompts(settings.prompts, settings.prompt_file))
+    path = Path(settings.requests)
     rows = list(rows_of(path))
-    listed = PRESETS[config.preset].read(rows) if config.preset else rows
-    found = read_requests(listed, path, config.bad_requests)
-    return Asked((), tuple(found), metadata_of(config.preset, rows))
+    listed = PRESETS[settings.preset].read(rows) if settings.preset else rows
+    found = read_requests(listed, path, settings.bad_requests)
+    return Asked((), tuple(found), metadata_of(settings.preset, rows))
 
 
-def applied(config: Config) -> Config:
-    """Return a config with what its preset says; UserError where the config says otherwise."""
-    if not config.preset:
-        return config
-    preset, usual = PRESETS[config.preset], type(config)(source="", output="")
-    if preset.needs_requests and not config.requests:
-        raise UserError("requests", "''", f"the list of prompts of preset={config.preset}")
-    files = replace(config.files, kind=preset.kind, name=preset.name or usual.files.name)
+def set_by_preset(settings: SampleSettings) -> dict[str, Any]:
+    """Return the settings that a preset fixes, by name; UserError where the config says otherwise."""
+    if not settings.preset:
+        return {}
+    preset, usual = PRESETS[settings.preset], Config(source="", output="")
+    if preset.needs_requests and not settings.requests:
+        raise UserError("requests", "''", f"the list of prompts of preset={settings.preset}")
+    files = replace(settings.files, kind=preset.kind, name=preset.name or usual.files.name)
     for name in ("kind", "name"):
-        said = getattr(config.files, name)
+        said = getattr(settings.files, name)
         if said not in (getattr(usual.files, name), getattr(files, name)):
-            expected = f"{getattr(files, name)} with preset={config.preset}"
+            expected = f"{getattr(files, name)} with preset={settings.preset}"
             raise UserError(f"files.{name}", said, expected)
-    if config.each not in (usual.each, preset.each):
-        raise UserError("each", config.each, f"{preset.each} with preset={config.preset}")
-    return replace(config, files=files, each=preset.each)
+    if settings.each not in (usual.each, preset.each):
+        raise UserError("each", settings.each, f"{preset.each} with preset={settings.preset}")
+    return {"files": files, "each": preset.each}

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError, below
 from tools.sample.conditions import as_trained, require_trained
+from tools.sample.config import FilesConfig
 from tools.sample.files.kinds import ALL_IN_ONE, require_fitting
-from tools.sample.requests.asked import Asked
+from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
 
 if TYPE_CHECKING:
     from tools.runs.loaded_run import LatentSpace, LoadedRun
-    from tools.sample.config import Config
 
 
 def make_schedule(
-    config: Config, asked: Asked, space: LatentSpace, shape_of: Callable[[Size], Sequence[int]] | None = None
+    settings: SampleSettings,
+    asked: Asked,
+    space: LatentSpace,
+    source: Path,
+    shape_of: Callable[[Size], Sequence[int]] | None = None,
 ) -> Schedule:
     """Return the samples that are asked for; UserError for what cannot be made.
 
+    source: the folder of the run or export.
     shape_of: the latent shape of a size, or a refusal, where the networks are open; without them the shift
     that depends on it is that of the run's most frequent shape.
     """
@@ -31,17 +36,17 @@ def make_schedule(
     @cache  # many requests have one form
     def check(form: Form, given: tuple[str, ...], negative: tuple[str, ...]) -> None:
         with below("files"):
-            require_kind(config, form)
+            require_kind(settings.files, form)
         shape = shape_of(form.size) if shape_of is not None else space.shapes[0]
         with below("sampler"):
-            sampler, _ = as_trained(form.sampler, space, Path(config.source), shape)
+            sampler, _ = as_trained(form.sampler, space, source, shape)
             require_trained(space, sampler, given, negative)
 
     if asked.requests:
-        return by_requests(asked.requests, config, space, check, asked.metadata)
-    schedule = by_turns(config, asked.texts, space)
+        return by_requests(asked.requests, settings, space, check, asked.metadata)
+    schedule = by_turns(settings, asked.texts, space)
     with below("files"):  # its sampler is judged once it is known that a job in the output is the same
-        require_kind(config, schedule.forms[0])
+        require_kind(settings.files, schedule.forms[0])
     return schedule
 
 
@@ -60,10 +65,10 @@ def settle_samplers(schedule: Schedule, trained: LoadedRun, source: Path) -> tup
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
 
 
-def require_kind(config: Config, form: Form) -> None:
+def require_kind(files: FilesConfig, form: Form) -> None:
     """Refuse files that cannot hold samples of a form."""
-    if config.files.kind != ALL_IN_ONE:
-        require_fitting(config.files.kind, config.files.quality, form.size.frames)
+    if files.kind != ALL_IN_ONE:
+        require_fitting(files.kind, files.quality, form.size.frames)
 
 
 def latent_shape(trained: LoadedRun, size: Size) -> tuple[int, int, int, int]:

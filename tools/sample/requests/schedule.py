@@ -21,12 +21,12 @@ from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
 from core.errors import UserError
 from tools.sample.conditions import chosen_classes, turns_of
+from tools.sample.requests.asked import SampleSettings
 from tools.sample.requests.reading import Numbered, report
 from tools.sample.requests.request import Request
 
 if TYPE_CHECKING:
     from tools.runs.loaded_run import LatentSpace
-    from tools.sample.config import Config
 
 Numbers = NDArray[np.int64]
 
@@ -108,30 +108,30 @@ class Schedule:
         return ["label"] * bool(has_label) + ["text"] * bool(has_text)
 
 
-def by_turns(config: Config, texts: tuple[str, ...], space: LatentSpace) -> Schedule:
+def by_turns(settings: SampleSettings, texts: tuple[str, ...], space: LatentSpace) -> Schedule:
     """Return the samples that the fields of a config ask for: classes and prompts take turns.
 
     With labels=random a class is drawn for each number, as evaluations of class-conditional models do.
     """
-    number = np.arange(config.count, dtype=np.int64)
-    turns = turns_of(config.classes, texts, space)
-    label = np.resize(np.array(turns, np.int64), config.count)
-    if config.labels == "random":
-        label = np.array(turns, np.int64)[_drawn(config.seed, number, len(turns))]
+    number = np.arange(settings.count, dtype=np.int64)
+    turns = turns_of(settings.classes, texts, space)
+    label = np.resize(np.array(turns, np.int64), settings.count)
+    if settings.labels == "random":
+        label = np.array(turns, np.int64)[_drawn(settings.seed, number, len(turns))]
     zeros = np.zeros_like(number)
-    negative_class, negative_text, all_texts = config.negative_class, -1, texts
-    if config.negative_prompt:
-        all_texts = tuple(dict.fromkeys([*texts, config.negative_prompt]))
-        negative_text = all_texts.index(config.negative_prompt)
+    negative_class, negative_text, all_texts = settings.negative_class, -1, texts
+    if settings.negative_prompt:
+        all_texts = tuple(dict.fromkeys([*texts, settings.negative_prompt]))
+        negative_text = all_texts.index(settings.negative_prompt)
     return Schedule(
-        forms=(Form(Size(config.frames, config.height, config.width), config.fps, config.sampler),),
+        forms=(Form(Size(settings.frames, settings.height, settings.width), settings.fps, settings.sampler),),
         texts=all_texts,
         requests=(),
         row=zeros,
         within=number,
         label=label,
         text=number % len(texts) if texts else zeros - 1,
-        seed=(config.seed,) * config.count,
+        seed=(settings.seed,) * settings.count,
         number=number,
         form=zeros,
         negative_label=zeros + class_number(negative_class, space, "negative_class"),
@@ -158,7 +158,7 @@ def _drawn(seed: int, number: Numbers, classes: int) -> Numbers:
 
 def by_requests(
     found: Sequence[Numbered],
-    config: Config,
+    settings: SampleSettings,
     space: LatentSpace,
     check: Check,
     extra: Mapping[int, Any],
@@ -169,22 +169,22 @@ def by_requests(
     extra: by the number of a row.
     UserError with all rows that cannot be used, if there are more than the config allows.
     """
-    making = _Making(config, space, check)
+    making = _Making(settings, space, check)
     wrong = []
     for numbered in found:
         try:
             making.add(numbered.request, extra.get(numbered.row))
         except UserError as error:
             wrong.append(f"row {numbered.row}: {error}")
-    report(Path(config.requests), wrong, config.bad_requests)
+    report(Path(settings.requests), wrong, settings.bad_requests)
     return making.schedule()
 
 
 class _Making:
     """Collect the samples of one request after the other."""
 
-    def __init__(self, config: Config, space: LatentSpace, check: Check) -> None:
-        self.config, self.space, self.check = config, space, check
+    def __init__(self, settings: SampleSettings, space: LatentSpace, check: Check) -> None:
+        self.settings, self.space, self.check = settings, space, check
         self.requests: list[Request] = []
         self.forms: dict[Form, int] = {}
         self.texts: dict[str, int] = {}
@@ -203,9 +203,9 @@ class _Making:
         number = self.forms.setdefault(form, len(self.forms))
         is_own = request.seed is not None or request.number is not None
         first = (request.number or 0) if is_own else running
-        for within in range(request.count or self.config.each):
+        for within in range(request.count or self.settings.each):
             self.columns.append((row, within, label, text, first + within, number, negative, negative_text))
-            self.seeds.append(self.config.seed if request.seed is None else request.seed)
+            self.seeds.append(self.settings.seed if request.seed is None else request.seed)
         self.requests.append(request)
         if extra is not None:
             self.extra[row] = extra
@@ -230,7 +230,7 @@ class _Making:
         )
 
     def _form(self, request: Request) -> Form:
-        usual = self.config
+        usual = self.settings
         size = Size(
             request.frames or usual.frames, request.height or usual.height, request.width or usual.width
         )

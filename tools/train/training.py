@@ -1,0 +1,150 @@
+"""Train a denoiser in a folder that is claimed: network, objective, averages and the loop, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.averages.ema import EmaConfig
+from core.diffusion.objective import ObjectiveConfig
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.engine.config import EngineConfig
+from core.metrics.rows import MetricsConfig
+from core.optim.groups import OptimizerConfig
+from core.progress import say
+from core.train.config import TrainerConfig
+from core.train.single import SingleStepper
+from core.train.trainer import Trainer
+from core.train.validation import ValidationConfig
+from data.latent.normalising import Normaliser
+from data.loading.sources.kinds import LatentSource, Loader
+from data.order.plan_report import bucket_lines
+from models.denoisers.network import DenoiserConfig
+from tools.runs.begun import StartingPoint
+from tools.runs.latent_space import keep_latent_space
+from tools.runs.micro_batches import settle_micro_batches
+from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
+from tools.runs.path_record import settle_path
+from tools.train import prepared
+from tools.train.beginning import find_beginning
+from tools.train.config import DataConfig, Differing
+from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
+from tools.train.objective import LatentObjective
+from tools.train.run_passes import memory_of
+from tools.train.training_data import make_training_data, validation_batches
+
+
+class Data(NamedTuple):
+    """The data to learn from or to validate on: a source, and this rank's batches of it."""
+
+    source: LatentSource
+    loader: Loader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of `train` by which a run is trained whose folder is claimed, by the same names."""
+
+    seed: int
+    model: DenoiserConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    latents: LatentsConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    ema: EmaConfig
+    trainer: TrainerConfig
+    metrics: MetricsConfig
+    validation: ValidationConfig
+    initial_accept: tuple[Differing, ...]
+
+
+def train(
+    config: Training,
+    output: Path,
+    trained: Data,
+    validated: Data,
+    autoencoder: Path,
+    world: World,
+    begins: Callable[[], StartingPoint | None],
+    record: dict[str, Any],
+) -> None:
+    """Train in a folder that is claimed (collective: all ranks).
+
+    begins: finds the weights that the run begins from.  record: the whole config, for checkpoints.
+    """
+    from core.engine.engine import (
+        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    )
+
+    seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
+    beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
+    initial = beginning.normaliser if beginning else None
+    objective = prepare_objective(
+        trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
+    )
+    memory = memory_of(
+        config.engine, config.model, config.data, config.ema, config.optimizer, by_use(trained, validated)
+    )
+    settle_micro_batches(memory, world, output)
+    for line in bucket_lines(trained.loader.plan):
+        say(line)
+    shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
+    model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
+    if beginning:
+        beginning.put_into(model, output)
+    data_ranks = world.size // config.engine.sequence_parallel
+    held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
+    batches, facts = None, trained.source.facts
+    if trained.source.gives_latents and world.device.type == "cpu":
+        batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
+    trainer = Trainer(
+        SingleStepper(
+            Engine(model, config.engine, config.optimizer, world),
+            prepared.PreparedObjective(objective) if batches else objective,
+            config.ema,
+        ),
+        make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
+        config.trainer,
+        folder=output,
+        seed=seed,
+        metrics=config.metrics,
+        fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
+        run_config=record,
+        validation=config.validation,
+    )
+    if config.engine.compile:
+        others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
+        fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
+    else:
+        trainer.fit()
+
+
+def prepare_objective(
+    source: LatentSource,
+    autoencoder: Path,
+    objective: ObjectiveConfig,
+    latents: LatentsConfig,
+    model: DenoiserConfig,
+    world: World,
+    run: Path,
+    initial: Normaliser | None = None,
+) -> LatentObjective:
+    """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
+
+    run: the run's folder.  initial: the normaliser of the run that this one begins from.
+    """
+    source.to(world.device)
+    latents = settle_normaliser(latents, run, initial)
+    normaliser = choose_normaliser(source, latents, run, world, initial)
+    space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
+    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0, path=path))
+    known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
+    return LatentObjective(objective, normaliser, **known)
+
+
+def by_use(trained: Data, validated: Data) -> dict[str, Data]:
+    return {"train": trained} if validated is trained else {"train": trained, "validation": validated}

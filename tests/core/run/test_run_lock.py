@@ -12,15 +12,21 @@ from pathlib import Path
 import pytest
 
 from core.errors import WorkError
+from core.run.code import code
+from core.run.processes import started
 from core.run.run_lock import RunLock
 
 
 @contextlib.contextmanager
-def living_owner(folder: Path) -> Iterator[int]:
-    """Return the pid of another process that holds the folder's lock, and is killed at the end."""
+def living_owner(folder: Path, *, releases: bool = False) -> Iterator[int]:
+    """Return the pid of another process that took the folder's lock, and is killed at the end.
+
+    releases: it has given the lock back, and lives on.
+    """
     program = f"""
 import sys; from pathlib import Path; from core.run.run_lock import RunLock
-RunLock(Path({str(folder)!r})).acquire(); print('ready', flush=True); sys.stdin.read()"""
+lock = RunLock(Path({str(folder)!r})); lock.acquire(); {releases} and lock.release()
+print('ready', flush=True); sys.stdin.read()"""
     owner = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
     try:
         assert owner.stdout is not None
@@ -89,7 +95,9 @@ def test_a_newer_attempt_fences_off_the_older(tmp_path: Path) -> None:
     new.acquire()
     with pytest.raises(WorkError, match="was taken over by attempt"):
         old.check()
-    old.release()  # changes nothing
+    before = new.path.read_bytes()
+    old.release()
+    assert new.path.read_bytes() == before
     new.check()
 
 
@@ -100,6 +108,63 @@ def test_a_living_owner_keeps_others_out_and_a_dead_one_does_not(tmp_path: Path)
         assert json.loads((tmp_path / "run.lock").read_text())["number"] == 1
     assert RunLock(tmp_path).acquire().number == 2
     assert json.loads((tmp_path / "run.lock").read_text())["number"] == 2
+
+
+def test_a_process_that_released_the_run_keeps_nobody_out(tmp_path: Path) -> None:
+    with living_owner(tmp_path, releases=True):
+        lock = RunLock(tmp_path)
+        assert lock.acquire().number == 2
+        lock.release()
+        record = json.loads(lock.path.read_text())
+        assert (record["pid"], record["started"], record["number"]) == (0, "", 2)
+
+
+def test_a_lock_that_is_gone_is_not_released_and_not_owned(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.path.unlink()
+    lock.release()
+    assert not lock.path.exists()
+    with pytest.raises(WorkError, match="was taken over by another process"):
+        lock.check()
+
+
+def test_only_a_restart_of_the_same_job_fences_off_a_living_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM requeues a job whose node it has lost; a process may still live there, or here."""
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    with living_owner(tmp_path):
+        with pytest.raises(WorkError, match="is being written by process"):
+            RunLock(tmp_path).acquire()  # another task of the same start
+        monkeypatch.setenv("SLURM_JOB_ID", "813")
+        with pytest.raises(WorkError, match="is being written by process"):
+            RunLock(tmp_path).acquire()
+        monkeypatch.setenv("SLURM_JOB_ID", "812")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert RunLock(tmp_path).acquire().name == "812.1"
+
+
+def test_the_first_process_of_a_container_keeps_others_out(tmp_path: Path) -> None:
+    """There a job is process 1."""
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    record = json.loads(lock.path.read_text())
+    lock.path.write_text(json.dumps({**record, "pid": 1, "started": started(1)}))
+    with pytest.raises(WorkError, match="is being written by process 1 "):
+        lock.require_free()
+
+
+def test_the_code_of_the_last_start_is_known_unless_an_earlier_version_wrote_the_lock(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    assert lock.code() is None
+    lock.acquire()
+    assert lock.code() == lock.attempt.code == code()
+    record = json.loads(lock.path.read_text())
+    del record["code"]
+    lock.path.write_text(json.dumps(record))
+    assert lock.code() is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"number": "1"}', "\0"])

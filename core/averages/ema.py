@@ -101,23 +101,23 @@ def start_share(decay: float, updates: int, warmup: float) -> float:
 class Ema:
     """The averages of this rank's master shards.
 
-    averages: name -> tensors laid out like the `flats` they follow.
+    averages: name -> tensors laid out like the masters they follow.
     """
 
-    def __init__(self, config: EmaConfig, flats: list[Tensor]) -> None:
+    def __init__(self, config: EmaConfig, masters: list[Tensor]) -> None:
         self.config = config
         self._kept: dict[str, Callable[[int], float]] = {
             f"{decay:g}": _constant(decay, config) for decay in (config.decay, *config.extra_decays)
         }
         self._kept |= {name: _power(width, config) for name, width in config.widths.items()}
-        self.averages = {name: [flat.detach().clone() for flat in flats] for name in self._kept}
+        self.averages = {name: [flat.detach().clone() for flat in masters] for name in self._kept}
 
     @torch.no_grad()
-    def update(self, flats: list[Tensor], updates: int) -> None:
+    def update(self, masters: list[Tensor], updates: int) -> None:
         """Follow the masters after the optimizer's update number `updates` (1, 2, ...)."""
         if updates % self.config.every:
             return
-        sources = [flat.detach() for flat in flats]
+        sources = [flat.detach() for flat in masters]
         for name, averages in self.averages.items():
             torch._foreach_lerp_(averages, sources, 1.0 - self._kept[name](updates))
 

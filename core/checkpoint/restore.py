@@ -61,11 +61,11 @@ def load(path: Path, networks: Networks) -> dict[str, Any]:
 def _load(reader: CheckpointReader, network: Network) -> None:
     engine = network.engine
     with torch.no_grad():
-        for kind, flats in state_tensors(network).items():
-            for shard in present(engine.shards, flats):
+        for kind, tensors in state_tensors(network).items():
+            for shard in present(engine.shards, tensors):
                 part = torch.empty(shard.stop - shard.start)
                 reader.read(kind, shard.name, shard.start, shard.stop, part)
-                shard.view(flats).copy_(part)
+                shard.view(tensors).copy_(part)
     engine.set_fixed(reader.fixed())
     engine.set_updates(reader.state()["updates"])
     engine.refresh()

@@ -72,10 +72,10 @@ class HostMemory:
 
 
 def state_tensors(network: Network) -> dict[str, list[Tensor]]:
-    """Return all sharded state, by kind; each a list of tensors laid out like the engine's `flats`."""
+    """Return all sharded state, by kind; each a list of tensors laid out like the engine's `masters`."""
     engine, ema = network.engine, network.ema
     averages = _averages(ema, list(ema.averages)) if ema else {}
-    return {format.WEIGHT: engine.flats, **engine.moments(), **averages}
+    return {format.WEIGHT: engine.masters, **engine.moments(), **averages}
 
 
 def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -> Snapshot:
@@ -128,10 +128,10 @@ def _ranges(networks: Networks, kinds: dict[str, dict[str, list[Tensor]]]) -> di
     """Return views of the ranges that this rank is to write, by key."""
     ranges = {}
     for name, tensors in kinds.items():
-        for kind, flats in tensors.items():
-            for shard in present(networks[name].engine.owned, flats):
+        for kind, state in tensors.items():
+            for shard in present(networks[name].engine.owned, state):
                 key = format.key(format.of_network(name, kind), shard.name, shard.start)
-                ranges[key] = shard.view(flats)
+                ranges[key] = shard.view(state)
     return ranges
 
 

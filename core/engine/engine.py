@@ -22,12 +22,11 @@ from core.engine import partitions
 from core.engine.accumulate import MicroStepSum
 from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
+from core.engine.first_weights import agree, cast_parameters, on_host
 from core.engine.optimizer import allocate_state, make_optimizer, share_matrices
 from core.engine.shards import Shard, present, share
 from core.metrics.watch import TimedEngine, Watch
 from core.optim.groups import OptimizerConfig, parameter_groups
-
-__all__ = ["Engine", "EngineConfig", "Shard", "StepResult"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,10 @@ class StepResult:
 class Engine:
     """A network under training (construction is collective: all ranks, in the same order).
 
-    module: the network.  flats: this rank's fp32 masters.  shards: which range of which parameter lies where
-    in them. updates: optimizer updates applied so far.  data_ranks: how many ranks, or groups of ranks, hold
-    different samples.  is_constant: whether the network is a fixed function now (`borrow.constant`).
+    module: the network.  masters: this rank's fp32 weights, which the optimizer updates, as flat tensors.
+    shards: which range of which parameter lies where in them. updates: optimizer updates applied so far.
+    data_ranks: how many ranks, or groups of ranks, hold different samples.
+    is_constant: whether the network is a fixed function now (`restoring.constant`).
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Engine:
         self._groups = [{**group, "params": []} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
         ranks.barrier()  # all ranks enter the collectives below together
-        _agree(model, world)
-        initial = _on_host(model) if engine.precision == "bf16" else {}
+        agree(model, world)
+        initial = on_host(model) if engine.precision == "bf16" else {}
         if engine.zero_stage == 0 and engine.precision == "bf16":
-            _cast_parameters(model, torch.bfloat16)
+            cast_parameters(model, torch.bfloat16)
         self._engine = load_deepspeed(world.device).initialize(
             args=SimpleNamespace(device_rank=world.device.index or 0),
             model=model,
@@ -83,13 +83,13 @@ class Engine:
         self._inner: torch.optim.Optimizer = (
             self._sharded if engine.zero_stage == 0 else self._sharded.optimizer
         )
-        self.flats: list[Tensor] = partitions.masters(self._sharded)
+        self.masters: list[Tensor] = partitions.masters(self._sharded)
         self.shards: list[Shard] = partitions.locate(self._sharded, model, world.rank)
-        share_matrices(self._inner, self.flats, self.shards, engine, world)
-        allocate_state(self._inner, self.flats)
+        share_matrices(self._inner, self.masters, self.shards, engine, world)
+        allocate_state(self._inner, self.masters)
         with torch.no_grad():
             for shard in self.shards if initial else []:
-                shard.view(self.flats).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
+                shard.view(self.masters).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network's forward; ZeRO's hooks live here, so training never calls `module` itself."""
@@ -134,13 +134,14 @@ class Engine:
         return share(self.shards, self.world.rank, self.world.size)
 
     def moments(self) -> dict[str, list[Tensor]]:
-        """Return the optimizer's state by name, each laid out like `flats`; see `OptimizerConfig.moments`.
+        """Return the optimizer's state by name, each laid out like `masters`; see `OptimizerConfig.moments`.
 
         What the update rule of a flat does not keep is an empty tensor in its place.
         """
-        states = [self._inner.state[flat] for flat in self.flats]
+        states = [self._inner.state[flat] for flat in self.masters]
         names = self.optimizer.moments
-        return {n: [s.get(n, f.new_empty(0)) for s, f in zip(states, self.flats, strict=True)] for n in names}
+        pairs = list(zip(states, self.masters, strict=True))
+        return {n: [s.get(n, f.new_empty(0)) for s, f in pairs] for n in names}
 
     def partial_moments(self) -> dict[str, list[str]]:
         """Return the parameters that have a moment, for moments that not all parameters have."""
@@ -172,7 +173,7 @@ class Engine:
                 state["step"].fill_(float(updates))
 
     def refresh(self) -> None:
-        """Make the network follow `flats` after they were written to (collective: all ranks)."""
+        """Make the network follow `masters` after they were written to (collective: all ranks)."""
         partitions.publish(self._sharded)
 
     def fixed(self) -> dict[str, Tensor]:
@@ -192,17 +193,17 @@ class Engine:
         for name, buffer in self._kept_buffers():
             buffer.copy_(tensors[f"buffer/{name}"])
 
-    def full_state(self, flats: list[Tensor] | None = None) -> dict[str, Tensor]:
-        """Return all trainable weights, or those of `flats` (like the masters): whole, fp32, on the CPU.
+    def full_state(self, weights: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """Return all trainable weights, or `weights` (like the masters) instead: whole, fp32, on the CPU.
 
         Collective: all ranks; the dict is filled on rank 0 and empty elsewhere.
         """
-        flats = self.flats if flats is None else flats
+        weights = self.masters if weights is None else weights
         first = self.world.rank == 0
         full: dict[str, Tensor] = {}
-        tables = ranks.gather_objects((self.owned, [f.numel() for f in flats]))
+        tables = ranks.gather_objects((self.owned, [f.numel() for f in weights]))
         for rank, (shards, sizes) in enumerate(tables):
-            parts = _send_to_first(flats, sizes, rank, self.world)
+            parts = _send_to_first(weights, sizes, rank, self.world)
             for shard in present(shards, parts) if first else []:
                 whole = full.setdefault(shard.name, torch.empty(shard.shape))
                 whole.view(-1)[shard.start : shard.stop] = shard.view(parts).cpu()
@@ -214,35 +215,14 @@ class Engine:
         return [(n, b) for n, b in self.module.named_buffers() if n in persistent]
 
 
-def _agree(model: nn.Module, world: World) -> None:
-    """Put the network on the device and broadcast rank 0's parameters and buffers."""
-    model.to(world.device)
-    if world.size > 1:
-        for tensor in [*model.parameters(), *model.buffers()]:
-            dist.broadcast(tensor.detach(), src=0)
-
-
-def _on_host(model: nn.Module) -> dict[str, Tensor]:
-    """Return the fp32 weights, uncopied where they are on the CPU: casting gives parameters new memory."""
-    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    return {n: p.detach().to("cpu", torch.float32) for n, p in trainable}
-
-
-def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast parameters but not buffers, as DeepSpeed does at the other stages."""
-    for p in model.parameters():
-        if p.is_floating_point():
-            p.data = p.data.to(dtype)
-
-
-def _send_to_first(flats: list[Tensor], sizes: list[int], rank: int, world: World) -> list[Tensor]:
-    """Send the flats of `rank` to rank 0, which returns them."""
+def _send_to_first(weights: list[Tensor], sizes: list[int], rank: int, world: World) -> list[Tensor]:
+    """Send the tensors of `rank` to rank 0, which returns them."""
     if rank == 0 or world.rank not in (0, rank):
-        return flats
+        return weights
     if world.rank == rank:
-        for flat in filter(Tensor.numel, flats):
+        for flat in filter(Tensor.numel, weights):
             dist.send(flat.detach().contiguous(), dst=0)
-        return flats
+        return weights
     parts = [torch.empty(size, device=world.device) for size in sizes]
     for part in filter(Tensor.numel, parts):
         dist.recv(part, src=rank)

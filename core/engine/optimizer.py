@@ -34,7 +34,7 @@ def make_optimizer(
 
 def share_matrices(
     optimizer: torch.optim.Optimizer,
-    flats: list[Tensor],
+    masters: list[Tensor],
     shards: list[Shard],
     engine: EngineConfig,
     world: World,
@@ -44,12 +44,12 @@ def share_matrices(
         alone = engine.zero_stage == 0
         tables = [shards] if alone else ranks.gather_objects(shards)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-        optimizer.share_matrices(flats, tables, 0 if alone else world.rank, dtype)
+        optimizer.share_matrices(masters, tables, 0 if alone else world.rank, dtype)
 
 
-def allocate_state(optimizer: torch.optim.Optimizer, flats: list[Tensor]) -> None:
+def allocate_state(optimizer: torch.optim.Optimizer, masters: list[Tensor]) -> None:
     """Give the optimizer its state now, so that it can be saved and loaded before the first update."""
-    for flat in flats:
+    for flat in masters:
         state = optimizer.state[flat]
         if isinstance(optimizer, MuonAdamW) and optimizer.has_matrices(flat):
             state[MOMENTUM] = torch.zeros_like(flat, requires_grad=False)

@@ -19,7 +19,7 @@ from core.engine.shards import Shard
 def masters(optimizer: Any) -> list[Tensor]:
     """Return the fp32 master tensors of this rank, under whatever name the stage keeps them."""
     for attribute in (
-        "flats",  # stage 0: Replicated
+        "masters",  # stage 0: Replicated
         "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 gradients: BF16_Optimizer
         "single_partition_of_fp32_groups",  # stages 1 and 2
         "fp32_partitioned_groups_flat",  # stage 3

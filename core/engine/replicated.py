@@ -22,14 +22,14 @@ ROW = 128  # fp32 sums of more squares lose digits: over 130 million numbers 1.6
 class Replicated(MuonAdamW):
     """AdamW, or Muon, on one flat fp32 master per parameter group, with the attributes DeepSpeed reads.
 
-    flats: the masters.  names, shapes and offsets of what lies where: `layout`, (parameter, flat, offset).
+    masters: flat tensors.  names, shapes and offsets of what lies where: `layout`, (parameter, flat, offset).
     clip_grad: the largest gradient norm, 0 = any.  overflow: whether the last step was skipped.
     _global_grad_norm: its gradient norm, before clipping.
     The parameters become views: of the masters where these have their dtype, else of flat copies.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, gradient_clipping: float, **settings: Any) -> None:
-        self.flats: list[Tensor] = []
+        self.masters: list[Tensor] = []
         self.gradients: list[Tensor] = []
         self.layout: list[tuple[nn.Parameter, int, int]] = []
         self._copies: list[Tensor] = []
@@ -39,8 +39,8 @@ class Replicated(MuonAdamW):
         self._global_grad_norm = 0.0
         for group in groups:
             self._flatten(group["params"])
-        masters = [{**group, "params": [flat]} for group, flat in zip(groups, self.flats, strict=True)]
-        super().__init__(masters, **settings)
+        own = [{**group, "params": [master]} for group, master in zip(groups, self.masters, strict=True)]
+        super().__init__(own, **settings)
 
     def _flatten(self, parameters: list[nn.Parameter]) -> None:
         flat = torch.cat([p.detach().float().flatten() for p in parameters])
@@ -49,14 +49,14 @@ class Replicated(MuonAdamW):
         gradient, offset = torch.zeros_like(flat), 0
         for p in parameters:
             place = slice(offset, offset + p.numel())
-            self.layout.append((p, len(self.flats), offset))
+            self.layout.append((p, len(self.masters), offset))
             p.data = copy[place].view(p.shape)
             self._accumulators.append(_Accumulate(gradient[place].view(p.shape)))
             p.register_post_accumulate_grad_hook(self._accumulators[-1])
             offset += p.numel()
         self._copies.append(copy)
         self.gradients.append(gradient)
-        self.flats.append(flat.detach().requires_grad_())
+        self.masters.append(flat.detach().requires_grad_())
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -72,31 +72,31 @@ class Replicated(MuonAdamW):
         if self.overflow:
             return
         clipping = self.clip_grad / (norm + 1e-6) if 0.0 < self.clip_grad < norm else 1.0
-        for flat, gradient in zip(self.flats, self.gradients, strict=True):
+        for flat, gradient in zip(self.masters, self.gradients, strict=True):
             flat.grad = gradient
         # AdamW's kernel divides while it reads: a pass over the gradients of its own would cost a fifth more.
         divisor = ranks / clipping
-        self.grad_scale = None if divisor == 1.0 else self.flats[0].new_full((), divisor)
+        self.grad_scale = None if divisor == 1.0 else self.masters[0].new_full((), divisor)
         super().step()
-        for flat in self.flats:
+        for flat in self.masters:
             flat.grad = None
         self.publish()
 
     @torch.no_grad()
     def publish(self) -> None:
         """Make the parameters that the network computes with follow the masters."""
-        for flat, copy in zip(self.flats, self._copies, strict=True):
+        for flat, copy in zip(self.masters, self._copies, strict=True):
             if copy.dtype != flat.dtype:
                 copy.copy_(flat)
 
 
-def gradient_norm(flats: list[Tensor]) -> float:
+def gradient_norm(gradients: list[Tensor]) -> float:
     """Return the Euclidean norm of several flat tensors to 1e-7: short sums in fp32, sums of these in fp64.
 
     One that exceeds 1e19 counts as infinite, since the squares of numbers so large do not fit fp32.
     """
     parts = []
-    for flat in flats:
+    for flat in gradients:
         whole = flat.numel() // ROW * ROW
         parts += [torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1), flat[whole:]]
     return float(torch.linalg.vector_norm(torch.cat(parts), dtype=torch.float64))

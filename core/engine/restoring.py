@@ -13,24 +13,24 @@ from core.engine.engine import Engine
 
 @contextlib.contextmanager
 def evaluating(
-    engine: Engine, flats: list[Tensor] | None = None, *, training: bool = False
+    engine: Engine, weights: list[Tensor] | None = None, *, training: bool = False
 ) -> Iterator[None]:
     """Disable gradients, in evaluation or `training` mode; restore buffers and mode (collective).
 
-    flats: weights laid out like the masters (an average) to use instead of them; until the block ends this
+    weights: laid out like the masters (an average) to use instead of them; until the block ends this
     takes one more copy of this rank's masters.
     """
     module, was_training = engine.module, engine.module.training
-    masters = [flat.detach().clone() for flat in engine.flats] if flats is not None else []
+    kept = [master.detach().clone() for master in engine.masters] if weights is not None else []
     try:
         module.train(training)
         with buffers_kept(module), torch.no_grad():
-            _put(engine, flats or [])
+            _put(engine, weights or [])
             yield
     finally:
         module.train(was_training)
         with torch.no_grad():
-            _put(engine, masters)
+            _put(engine, kept)
 
 
 @contextlib.contextmanager
@@ -86,8 +86,8 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _put(engine: Engine, flats: list[Tensor]) -> None:
-    for target, source in zip(engine.flats, flats, strict=bool(flats)):
+def _put(engine: Engine, weights: list[Tensor]) -> None:
+    for target, source in zip(engine.masters, weights, strict=bool(weights)):
         target.detach().copy_(source)
-    if flats:
+    if weights:
         engine.refresh()

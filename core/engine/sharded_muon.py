@@ -35,14 +35,14 @@ class MuonAdamW(torch.optim.AdamW):
         self._exchanges: dict[Tensor, MatrixExchange] = {}
 
     def share_matrices(
-        self, flats: list[Tensor], tables: list[list[Shard]], rank: int, dtype: torch.dtype
+        self, masters: list[Tensor], tables: list[list[Shard]], rank: int, dtype: torch.dtype
     ) -> None:
         """Say where the matrices lie, before the first step, and in which dtype to make them orthogonal.
 
         tables: the shards of every rank that has a part in the work; `rank` is this one's place among them.
         """
         names = {name for group in self.param_groups if _is_muon(group) for name in group["names"]}
-        for index, flat in enumerate(flats):
+        for index, flat in enumerate(masters):
             parts = [[s for s in shards if s.flat == index and s.name in names] for shards in tables]
             if any(parts):
                 self._exchanges[flat] = MatrixExchange(parts, rank, dtype)

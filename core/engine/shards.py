@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shard:
-    """Elements [start, stop) of the flattened parameter `name` lie in flats[flat] from `offset` on."""
+    """Elements [start, stop) of the flattened parameter `name` lie in tensors[flat] from `offset` on."""
 
     name: str
     shape: tuple[int, ...]
@@ -19,14 +19,14 @@ class Shard:
     flat: int
     offset: int
 
-    def view(self, flats: Sequence[Tensor]) -> Tensor:
+    def view(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the range itself, 1-D, from a list of tensors laid out like the masters."""
-        return flats[self.flat].detach()[self.offset : self.offset + self.stop - self.start]
+        return tensors[self.flat].detach()[self.offset : self.offset + self.stop - self.start]
 
 
-def present(shards: Sequence[Shard], flats: Sequence[Tensor]) -> list[Shard]:
-    """Return the shards that `flats` holds anything of: some moments exist for some parameters only."""
-    return [shard for shard in shards if flats[shard.flat].numel()]
+def present(shards: Sequence[Shard], tensors: Sequence[Tensor]) -> list[Shard]:
+    """Return the shards that `tensors` holds anything of: some moments exist for some parameters only."""
+    return [shard for shard in shards if tensors[shard.flat].numel()]
 
 
 def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:

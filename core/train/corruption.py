@@ -96,9 +96,9 @@ class CorruptionCheck:
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
         for network, held in self._networks.items():
-            for kind, flats in _flats(held).items():
+            for kind, tensors in _tensors(held).items():
                 shown = of_network(network, kind)
-                yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(flats))
+                yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(tensors))
         yield from self._copies()
 
     def _copies(self) -> Iterator[tuple[str, Tensor]]:
@@ -140,11 +140,11 @@ def _all_is_well(mine: Sequence[Any], copies: Sequence[int]) -> bool:
     return found[0].item() == 0 and found[1].item() == -found[2].item()
 
 
-def _flats(network: Network) -> dict[str, list[Tensor]]:
+def _tensors(network: Network) -> dict[str, list[Tensor]]:
     """Return the tensors of which a rank holds its own part, by kind."""
     averages = network.ema.averages if network.ema else {}
     named = {f"average {name}": average for name, average in averages.items()}
-    return {"master": network.engine.flats, **network.engine.moments(), **named}
+    return {"master": network.engine.masters, **network.engine.moments(), **named}
 
 
 def compare(names: Sequence[str], held: Sequence[Sequence[int]]) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ class StepRunner:
             engine, ema = self.networks[name].engine, self.networks[name].ema
             if result.applied and ema:
                 failpoint("step.ema")
-                ema.update(engine.flats, engine.updates)
+                ema.update(engine.masters, engine.updates)
         if self.phases.patience > 1:
             self._allow(1)  # from here on every step is like the one before it
         return step.results

@@ -17,7 +17,7 @@ class SingleStepper(Stepper):
 
     def __init__(self, engine: Engine, objective: Objective, ema: EmaConfig | None = None) -> None:
         self.engine, self.objective = engine, objective
-        self.networks = {MAIN: Network(engine, Ema(ema, engine.flats) if ema else None)}
+        self.networks = {MAIN: Network(engine, Ema(ema, engine.masters) if ema else None)}
 
     @property
     def validated(self) -> Objective:  # type: ignore[override]

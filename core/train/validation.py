@@ -126,12 +126,12 @@ class Validation:
         return row
 
     def measure(
-        self, flats: list[Tensor] | None, phases: Phases, broken_off: Callable[[], bool] = lambda: False
+        self, weights: list[Tensor] | None, phases: Phases, broken_off: Callable[[], bool] = lambda: False
     ) -> dict[str, Any]:
         """Compute loss, loss by decile and extras with these weights, None for the present ones."""
         device = self._engine.world.device
         sums = StepSums(device)
-        with evaluating(self._engine, flats):
+        with evaluating(self._engine, weights):
             for batch in self._batches():
                 if broken_off():
                     raise _BrokenOff

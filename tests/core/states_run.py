@@ -45,13 +45,13 @@ def train(
             engine.backward(losses.loss.sum() / BATCH * (float("nan") if bad else 1.0))
         results.append(engine.step(1e-2))
         if results[-1].applied:
-            ema.update(engine.flats, engine.updates)
+            ema.update(engine.masters, engine.updates)
     return results
 
 
 def save(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
     engine = toy_engine(world, zero_stage=stage, rule=rule)
-    ema = Ema(EMA, engine.flats)
+    ema = Ema(EMA, engine.masters)
     train(engine, ema, world, 2)
     state = {"step": 2, "updates": 2, "ema": EMA.names}
     write_checkpoint(
@@ -61,17 +61,17 @@ def save(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
 
 def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw") -> None:
     engine = toy_engine(world, seed=1, zero_stage=stage, rule=rule)
-    ema = Ema(EMA, engine.flats)
+    ema = Ema(EMA, engine.masters)
     load(Path(folder), {MAIN: Network(engine, ema)})
     reader = CheckpointReader(Path(folder))
     states = {
-        "weight": engine.flats,
+        "weight": engine.masters,
         **engine.moments(),
-        **{f"ema-{name}": flats for name, flats in ema.averages.items()},
+        **{f"ema-{name}": tensors for name, tensors in ema.averages.items()},
     }
     assert set(states) == set(reader.kinds)
-    for kind, flats in states.items():
-        whole = engine.full_state(flats)
+    for kind, tensors in states.items():
+        whole = engine.full_state(tensors)
         if world.rank == 0:
             expected = reader.full(kind)
             assert whole.keys() == expected.keys()
@@ -86,10 +86,10 @@ def load_and_compare(world: World, folder: str, stage: int, rule: str = "adamw")
 
 def compare_averages(world: World, result: str, stage: int) -> None:
     engine = toy_engine(world, zero_stage=stage)
-    ema, whole = Ema(EMA, engine.flats), engine.full_state()
+    ema, whole = Ema(EMA, engine.masters), engine.full_state()
     for update in (1, 2, 3):
-        train(engine, Ema(EMA, engine.flats), world, 1)
-        ema.update(engine.flats, update)
+        train(engine, Ema(EMA, engine.masters), world, 1)
+        ema.update(engine.masters, update)
         for name, weight in engine.full_state().items():
             whole[name].lerp_(weight, 1 - remaining(EMA.decay, update, 1, EMA.warmup))
     state = engine.full_state(ema.averages[EMA.names[0]])
@@ -101,7 +101,7 @@ def compare_averages(world: World, result: str, stage: int) -> None:
 def train_and_write(world: World, result: str, stage: int, steps: int, options: dict[str, Any]) -> None:
     own = {name: value for name, value in options.items() if name in ("micro_batch", "rank", "step")}
     engine = toy_engine(world, zero_stage=stage, **{k: v for k, v in options.items() if k not in own})
-    ema = Ema(EMA, engine.flats)
+    ema = Ema(EMA, engine.masters)
     results = train(engine, ema, world, steps, **own)
     weights, average = engine.full_state(), engine.full_state(ema.averages["0.9"])
     if world.rank == 0:

@@ -22,7 +22,8 @@ from core.distributed import ranks
 from core.distributed.agreement import order_hash
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.engine.engine import Engine, EngineConfig
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.losses import Losses

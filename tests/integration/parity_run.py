@@ -22,7 +22,8 @@ from core.distributed.sequence import data_world, make_sequence_group
 from core.draws import Draws
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
-from core.engine.engine import Engine, EngineConfig
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig

@@ -28,7 +28,8 @@ from core.distributed.agreement import StepAgreement
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine import engine as engine_module
-from core.engine.engine import Engine, EngineConfig, StepResult
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine, StepResult
 from core.engine.network import MAIN
 from core.errors import WorkError
 from core.metrics.phases import Phases
@@ -170,7 +171,7 @@ def test_a_step_waits_for_the_gradient_norm_alone(case: str, optimizer: str) -> 
         found = [one.vector(0.0).cpu() for one in sums]
     assert [r.grad_norm for r in results] == pytest.approx([r.grad_norm for r in expected], rel=1e-5)
     torch.testing.assert_close(found, [one.vector(0.0) for one in expected_sums])
-    for ours, theirs in zip(engine.flats, plain.flats, strict=True):
+    for ours, theirs in zip(engine.masters, plain.masters, strict=True):
         assert isinstance(ours, OnGpu)
         torch.testing.assert_close(ours.inner, theirs.detach(), rtol=0, atol=2e-4)
 
@@ -228,7 +229,7 @@ def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
             folder=tmp_path,
             seed=1,
         )
-        return validation.measure([flat.detach() * 0.5 for flat in engine.flats], Phases())
+        return validation.measure([flat.detach() * 0.5 for flat in engine.masters], Phases())
 
     expected = measure(CPU)
     with gpu() as waits:

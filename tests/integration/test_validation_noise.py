@@ -17,7 +17,8 @@ from core.diffusion.objective import Objective, ObjectiveConfig
 from core.diffusion.timesteps import TimestepConfig
 from core.distributed import ranks
 from core.draws import Draws
-from core.engine.engine import Engine, EngineConfig
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.losses import Losses
 from core.metrics.phases import Phases
 from core.optim.groups import OptimizerConfig

@@ -51,7 +51,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
     try:
         network = DiTConfig.presets[config.network or NETWORK]
         engine = _updated(replace(network, preset=config.network or NETWORK), world)
-        ema = Ema(EmaConfig(), engine.flats)
+        ema = Ema(EmaConfig(), engine.masters)
         snapshot, first = _first_copies(engine, ema)
         blocking = _blocking(config, engine, ema, folder)
         blocking.facts = first
@@ -78,9 +78,9 @@ def _updated(network: DiTConfig, world: ranks.World) -> Engine:
 
 def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]:
     """Return a copy of the state, and the cost of a run's first copy, whose memory has no pages yet."""
-    flats = _flats(engine, ema)
+    state = _state(engine, ema)
     started = time.perf_counter()
-    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda).copy_(flat) for flat in flats]
+    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda).copy_(flat) for flat in state]
     copied = time.perf_counter()
     del plain
     between = time.perf_counter()
@@ -95,9 +95,9 @@ def _first_copies(engine: Engine, ema: Ema) -> tuple[Snapshot, dict[str, float]]
 
 def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
     """Measure the time until `Saver.save` lets training go on; its write ends before the other way begins."""
-    flats = _flats(engine, ema)
-    size = sum(flat.numel() * flat.element_size() for flat in flats)
-    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda) for flat in flats]
+    state = _state(engine, ema)
+    size = sum(flat.numel() * flat.element_size() for flat in state)
+    plain = [torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda) for flat in state]
     networks = {MAIN: Network(engine, ema)}
     saver = Saver(folder / "run", networks, SaveConfig(save_every=1, keep_last=1), identity={}, record={})
     saver.open()
@@ -114,14 +114,14 @@ def _blocking(config: Config, engine: Engine, ema: Ema, folder: Path) -> Row:
         return is_state(path, engine, ema)
 
     def copy() -> Iterator[list[Tensor]]:
-        for target, flat in zip(plain, flats, strict=True):
+        for target, flat in zip(plain, state, strict=True):
             target.copy_(flat, non_blocking=True)
-        if flats[0].is_cuda:
+        if state[0].is_cuda:
             torch.cuda.synchronize()
         yield plain
 
     def is_copied(copied: list[Tensor]) -> bool:
-        return all(torch.equal(a, b.cpu()) for a, b in zip(copied, flats, strict=True))
+        return all(torch.equal(a, b.cpu()) for a, b in zip(copied, state, strict=True))
 
     ways = [Way("longtake", size, save, is_saved), Way(COPY, size, copy, is_copied)]
     protocol = (
@@ -211,5 +211,5 @@ def is_state(path: Path, engine: Engine, ema: Ema | None) -> bool:
     return is_snapshot(path, take({MAIN: Network(engine, ema)}, {"step": 1}, None))
 
 
-def _flats(engine: Engine, ema: Ema | None) -> list[Tensor]:
+def _state(engine: Engine, ema: Ema | None) -> list[Tensor]:
     return [flat.detach() for kind in state_tensors(Network(engine, ema)).values() for flat in kind]

@@ -124,24 +124,24 @@ def limits(like: Tensor, units: int, number_bytes: int) -> list[Way]:
 
 def _one_average(bare: Bare, numbers: int, rounds: int) -> Row:
     """Measure this project's and the parameter-wise loop over one average, beside 12 bytes a number."""
-    flats, name = bare.optimizer.flats, "one average"
-    ema = Ema(ONE, flats)
+    masters, name = bare.optimizer.masters, "one average"
+    ema = Ema(ONE, masters)
     means = [p.detach().clone() for p in bare.parameters]
 
     def ours() -> Iterator[bool]:
-        ema.update(flats, 1)
-        hardware.wait(flats[0].device)
+        ema.update(masters, 1)
+        hardware.wait(masters[0].device)
         yield True
 
     def loop() -> Iterator[bool]:
         with torch.no_grad():
             for mean, parameter in zip(means, bare.parameters, strict=True):
                 mean.lerp_(parameter, 10 / 11)
-        hardware.wait(flats[0].device)
+        hardware.wait(masters[0].device)
         yield True
 
     def is_right(item: bool) -> bool:
-        return torch.equal(next(iter(ema.averages.values()))[0], flats[0].detach())
+        return torch.equal(next(iter(ema.averages.values()))[0], masters[0].detach())
 
     ways = [Way("longtake", numbers, ours, is_right), Way("parameter by parameter", numbers, loop, bool)]
     row = Row(name, "parameters", "of weights that do not move", {})
@@ -154,7 +154,7 @@ def _three_averages(material: Material, rounds: int) -> Row:
     bare = Bare(material, THREE)
 
     def averages() -> Iterator[bool]:
-        bare.ema.update(bare.optimizer.flats, THREE.every)
+        bare.ema.update(bare.optimizer.masters, THREE.every)
         hardware.wait(material.gradients[0].device)
         yield True
 

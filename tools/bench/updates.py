@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from core.averages.ema import Ema, EmaConfig
 from core.distributed import ranks
-from core.engine.engine import Engine, EngineConfig
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.engine.replicated import Replicated
 from core.optim.groups import OptimizerConfig, parameter_groups
 from models.denoisers.dit import DiT, DiTConfig
@@ -90,7 +91,7 @@ class Bare:
         self.optimizer = Replicated(
             parameter_groups(model, OPTIMIZER), gradient_clipping=CLIPPING, lr=LR, fused=True
         )
-        self.ema = Ema(ema, self.optimizer.flats)
+        self.ema = Ema(ema, self.optimizer.masters)
 
     @property
     def gradient(self) -> Tensor:
@@ -103,7 +104,7 @@ class Bare:
 
     def step(self) -> None:
         self.update()
-        self.ema.update(self.optimizer.flats, self.updates)
+        self.ema.update(self.optimizer.masters, self.updates)
 
     def update(self) -> None:
         """Update the weights without the averages."""
@@ -111,12 +112,12 @@ class Bare:
         self.optimizer.step()
 
     def result(self) -> list[Numbers]:
-        averages, flats = next(iter(self.ema.averages.values())), self.optimizer.flats
-        moments = [self.optimizer.state[flat]["exp_avg"] for flat in flats]
+        averages, masters = next(iter(self.ema.averages.values())), self.optimizer.masters
+        moments = [self.optimizer.state[flat]["exp_avg"] for flat in masters]
         found = {}
         for p, flat, offset in self.optimizer.layout:
             place = slice(offset, offset + p.numel())
-            found[p] = (flats[flat][place], averages[flat][place], moments[flat][place])
+            found[p] = (masters[flat][place], averages[flat][place], moments[flat][place])
         return [found[p] for p in self.parameters]
 
 
@@ -127,7 +128,7 @@ class Sharded:
         self.updates = 0
         settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
         self.engine = Engine(_Given(material), settings, OPTIMIZER, world)
-        self.ema = Ema(ONE, self.engine.flats)
+        self.ema = Ema(ONE, self.engine.masters)
 
     def prepare(self) -> None:
         self.engine.backward(self.engine())
@@ -135,12 +136,13 @@ class Sharded:
     def step(self) -> None:
         self.updates += 1
         self.engine.step(LR)
-        self.ema.update(self.engine.flats, self.engine.updates)
+        self.ema.update(self.engine.masters, self.engine.updates)
 
     def result(self) -> list[Numbers]:
         averages, moments = next(iter(self.ema.averages.values())), self.engine.moments()["exp_avg"]
         found = {
-            s.name: (s.view(self.engine.flats), s.view(averages), s.view(moments)) for s in self.engine.shards
+            s.name: (s.view(self.engine.masters), s.view(averages), s.view(moments))
+            for s in self.engine.shards
         }
         return [found[name] for name, _ in self.engine.module.named_parameters()]
 

@@ -65,7 +65,7 @@ class Stopwatch:
         self._engine = Engine(network, sections.engine, sections.optimizer, world)
         if sections.engine.compile:
             compile_blocks(network.blocks)
-        self._ema = Ema(sections.ema, self._engine.flats)
+        self._ema = Ema(sections.ema, self._engine.masters)
         self._updates: list[float] = []
         self._seen: dict[Size, list[float]] = defaultdict(list)
 
@@ -114,7 +114,7 @@ class Stopwatch:
     def _step(self, *, counts: bool) -> None:
         began = time.perf_counter()
         self._engine.step(lr=0.0)
-        self._ema.update(self._engine.flats, max(1, self._engine.updates))
+        self._ema.update(self._engine.masters, max(1, self._engine.updates))
         wait(self._device)
         if counts:
             self._updates.append(time.perf_counter() - began)

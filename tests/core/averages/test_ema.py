@@ -17,11 +17,11 @@ from tests.core.toy_run import toy_trainer
 
 
 def test_several_averages_follow_at_once() -> None:
-    flats = [torch.zeros(3)]
-    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,), warmup=0.0), flats)
+    masters = [torch.zeros(3)]
+    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,), warmup=0.0), masters)
     for update in (1, 2, 3):
-        flats[0].fill_(float(update))
-        ema.update(flats, update)
+        masters[0].fill_(float(update))
+        ema.update(masters, update)
     for name, decay in (("0.9", 0.9), ("0.5", 0.5)):
         expected = 0.0
         for value in (1.0, 2.0, 3.0):

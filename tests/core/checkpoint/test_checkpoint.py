@@ -53,15 +53,15 @@ def newest(run: Path) -> Path:
 def state_of(engine: Engine, ema: Ema) -> dict[str, Any]:
     return {
         "weight": engine.full_state(),
-        **{kind: engine.full_state(flats) for kind, flats in engine.moments().items()},
-        **{f"ema-{name}": engine.full_state(flats) for name, flats in ema.averages.items()},
+        **{kind: engine.full_state(tensors) for kind, tensors in engine.moments().items()},
+        **{f"ema-{name}": engine.full_state(tensors) for name, tensors in ema.averages.items()},
     }
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_everything_is_restored(trained: Path, world: World, stage: int) -> None:
     engine = toy_engine(world, seed=1, zero_stage=stage)  # other initial weights
-    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,)), engine.flats)
+    ema = Ema(EmaConfig(decay=0.9, extra_decays=(0.5,)), engine.masters)
     state = load(newest(trained), {MAIN: Network(engine, ema)})
     reader = CheckpointReader(newest(trained))
     for kind, tensors in state_of(engine, ema).items():

@@ -13,7 +13,7 @@ from core.averages.ema import Ema, EmaConfig
 from core.distributed import device_choice, ranks
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.engine import engine
+from core.engine import first_weights
 from core.errors import UserError
 from tests.core.toy_run import ToyModel, ToyObjective, toy_batches, toy_engine
 
@@ -84,7 +84,7 @@ def test_average_equals_that_of_whole_parameters(world: World, stage: int) -> No
     engine = toy_engine(world, zero_stage=stage, precision="fp32", gradient_clipping=0.5)
     torch.manual_seed(0)
     model = ToyModel()
-    plain, ema = PlainAdamW(model), Ema(EmaConfig(decay=0.9), engine.flats)
+    plain, ema = PlainAdamW(model), Ema(EmaConfig(decay=0.9), engine.masters)
     train(model, plain, world, 3, 8)
 
     class Averaging:
@@ -92,7 +92,7 @@ def test_average_equals_that_of_whole_parameters(world: World, stage: int) -> No
 
         def step(self, lr: float) -> None:
             engine.step(lr)
-            ema.update(engine.flats, engine.updates)
+            ema.update(engine.masters, engine.updates)
 
     train(engine, Averaging(), world, 3, 8)
     state = engine.full_state(ema.averages["0.9"])
@@ -131,7 +131,7 @@ def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: int) -> N
 def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied() -> None:
     """They are kept until masters are made of them; a copy would be the whole network once more."""
     model = ToyModel()
-    held = engine._on_host(model)
+    held = first_weights.on_host(model)
     for name, parameter in model.named_parameters():
         assert name not in held or held[name].data_ptr() == parameter.data_ptr()
     assert len(held) > 3
@@ -151,7 +151,7 @@ def test_bf16_stays_close_to_fp32(world: World, stage: int) -> None:
 def test_written_masters_reach_the_network(world: World, stage: int) -> None:
     engine = toy_engine(world, zero_stage=stage, precision="bf16")
     with torch.no_grad():
-        for flat in engine.flats:
+        for flat in engine.masters:
             flat.zero_()
     engine.refresh()
     x = torch.randn(2, 33)

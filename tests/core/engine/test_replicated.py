@@ -21,11 +21,11 @@ def make(dtype: torch.dtype, clipping: float = 0.0) -> tuple[list[nn.Parameter],
 
 def test_the_norm_of_many_numbers_is_exact() -> None:
     torch.manual_seed(0)
-    flats = [torch.randn(3_000_001) * 1e-3, torch.randn(7)]
-    exact = math.hypot(*(float(flat.double().norm()) for flat in flats))
-    assert gradient_norm(flats) == pytest.approx(exact, rel=1e-7)
-    flats[0][-1] = math.nan
-    assert not gradient_norm(flats) < math.inf
+    gradients = [torch.randn(3_000_001) * 1e-3, torch.randn(7)]
+    exact = math.hypot(*(float(flat.double().norm()) for flat in gradients))
+    assert gradient_norm(gradients) == pytest.approx(exact, rel=1e-7)
+    gradients[0][-1] = math.nan
+    assert not gradient_norm(gradients) < math.inf
 
 
 def test_a_parameter_without_a_gradient_does_not_keep_that_of_the_last_step() -> None:
@@ -37,14 +37,14 @@ def test_a_parameter_without_a_gradient_does_not_keep_that_of_the_last_step() ->
     second.backward(torch.ones(200))
     optimizer.step()
     assert optimizer._global_grad_norm == pytest.approx(3 * math.sqrt(200))
-    assert optimizer.state[optimizer.flats[0]]["exp_avg"][:5].tolist() == pytest.approx([0.09] * 5)
+    assert optimizer.state[optimizer.masters[0]]["exp_avg"][:5].tolist() == pytest.approx([0.09] * 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parameters_are_views_and_follow_the_masters(dtype: torch.dtype) -> None:
     """In fp32 they are views of the masters themselves, which then need not be copied."""
     parameters, optimizer = make(dtype)
-    (flat,) = optimizer.flats
+    (flat,) = optimizer.masters
     start = [p.data_ptr() for p in parameters]
     for p in parameters:
         p.backward(torch.ones_like(p))
@@ -71,4 +71,4 @@ def test_clipping_equals_torch_s() -> None:
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-7)
     moment = torch.cat([plain.state[q]["exp_avg"] for q in theirs])
-    torch.testing.assert_close(optimizer.state[optimizer.flats[0]]["exp_avg"], moment, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(optimizer.state[optimizer.masters[0]]["exp_avg"], moment, rtol=1e-5, atol=1e-9)

@@ -86,7 +86,7 @@ def main():
     world = start("cpu", 60)
     run(world, "left-out", lambda trainer: "leave out")
     for stage in (1, 3):
-        flip_master = lambda trainer: flip(trainer.engine.flats[0])
+        flip_master = lambda trainer: flip(trainer.engine.masters[0])
         run(world, f"master-{stage}", flip_master, zero_stage=stage, check_every=1)
     flip_frozen = lambda trainer: flip(trainer.engine.module.frozen.weight)
     run(world, "frozen", flip_frozen, zero_stage=2, check_every=3)

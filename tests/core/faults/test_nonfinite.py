@@ -76,5 +76,5 @@ def test_a_module_whose_backward_fails_is_named(world: World, tmp_path: Path, st
     assert (found["module"], found["pass"]) == ("activation", "backward")
     assert found["samples"] == [{"id": 13, "decile": 3}]
     assert [r["applied"] for r in rows(tmp_path)] == [True, False, True]
-    assert torch.stack([flat.isfinite().all() for flat in trainer.engine.flats]).all()
+    assert torch.stack([flat.isfinite().all() for flat in trainer.engine.masters]).all()
     assert trainer.engine.module.calls.tolist() == [6.0] * 3  # searching is not counted

@@ -76,7 +76,7 @@ def perform(world: World, stage: int, precision: str, rule: str) -> dict[str, An
         engine = Engine(model, engine_config, optimizer, world)
         gc.collect()
         sizes, peaks = {"weights": _weights(engine)}, Peaks()
-        sizes["masters"] = _bytes(engine.flats)
+        sizes["masters"] = _bytes(engine.masters)
         sizes["moments"] = sum(map(_bytes, engine.moments().values()))
         x = torch.zeros((2, WIDTHS[0]), dtype=next(model.parameters()).dtype)
         for _ in range(2):
@@ -108,7 +108,7 @@ def perform(world: World, stage: int, precision: str, rule: str) -> dict[str, An
 def _weights(engine: Engine) -> int:
     """Bytes of the parameters as a rank keeps them between steps, but for views of the masters."""
     held = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
-    masters = {flat.untyped_storage().data_ptr() for flat in engine.flats}
+    masters = {flat.untyped_storage().data_ptr() for flat in engine.masters}
     return _bytes([p for p in held if p.untyped_storage().data_ptr() not in masters])
 
 

@@ -17,7 +17,8 @@ from core.averages.ema import Ema, EmaConfig
 from core.batch import Batch
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.engine.engine import Engine, EngineConfig
+from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.engine.network import MAIN, Network
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
@@ -64,7 +65,7 @@ class Adversarial(Stepper):
 
     def __init__(self, generator: Engine, critic: Engine, *, poison: int = -1) -> None:
         self.generator, self.critic = generator, critic
-        emas = Ema(EmaConfig(decay=0.9), generator.flats), Ema(EmaConfig(decay=0.5), critic.flats)
+        emas = Ema(EmaConfig(decay=0.9), generator.masters), Ema(EmaConfig(decay=0.5), critic.masters)
         self.networks = {MAIN: Network(generator, emas[0]), "critic": Network(critic, emas[1])}
         self.balance, self._poison = 1.0, poison
 

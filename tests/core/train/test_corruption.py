@@ -48,7 +48,7 @@ def test_a_bit_that_turns_over_ends_the_run(world: World, tmp_path: Path, stage:
     trainer = toy_trainer(tmp_path, world, steps=6, zero_stage=stage, check_every=1)
     assert trainer.ema
     held = {
-        "master 0": trainer.engine.flats[0],
+        "master 0": trainer.engine.masters[0],
         "exp_avg 0": trainer.engine.moments()["exp_avg"][0],
         "average 0.5 0": trainer.ema.averages["0.5"][0],
     }

@@ -75,5 +75,5 @@ def test_a_gradient_that_would_be_applied_is_noticed(world: World) -> None:
     with dry_step(engine):  # the usual case still works
         (batch, *_) = next(toy_batches(world, 0)(0))
         engine.backward(engine(batch.x).square().mean())
-    assert all(flat.isfinite().all() for flat in engine.flats)
+    assert all(flat.isfinite().all() for flat in engine.masters)
     assert torch.isfinite(torch.tensor(engine.step(1e-3).grad_norm))

@@ -55,15 +55,15 @@ def test_averages_are_validated_as_if_they_were_the_weights(
     world: World, tmp_path: Path, stage: int, precision: str
 ) -> None:
     engine = toy_engine(world, zero_stage=stage, precision=precision)
-    ema = Ema(EmaConfig(decay=0.5), engine.flats)
+    ema = Ema(EmaConfig(decay=0.5), engine.masters)
     for average in ema.averages["0.5"]:
         average.mul_(1.25)
-    before = [flat.detach().clone() for flat in engine.flats]
+    before = [flat.detach().clone() for flat in engine.masters]
     validation, phases = make(engine, tmp_path, strata=2), Phases()
     raw, averaged = validation.measure(None, phases), validation.measure(ema.averages["0.5"], phases)
     assert validation.measure(None, phases) == raw != averaged
-    assert all(torch.equal(one, other) for one, other in zip(before, engine.flats, strict=True))
-    for flat, average in zip(engine.flats, ema.averages["0.5"], strict=True):
+    assert all(torch.equal(one, other) for one, other in zip(before, engine.masters, strict=True))
+    for flat, average in zip(engine.masters, ema.averages["0.5"], strict=True):
         flat.detach().copy_(average)
     engine.refresh()
     assert validation.measure(None, phases) == averaged

@@ -58,7 +58,7 @@ def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
         assert checkpoint.is_raw(raw, snapshot, small) == (harm == "nothing")
         assert not raw.exists()
         assert checkpoint.is_snapshot(path, snapshot) == (harm == "nothing")
-    engine.flats[0].data[0] += 1
+    engine.masters[0].data[0] += 1
     assert not checkpoint.is_state(path, engine, None)
 
 

@@ -66,14 +66,14 @@ def differences(outputs: Sequence[Output]) -> str:
         alike = [output for output in outputs if output.kind == kind and output.config]
         if len(alike) < 2:
             continue
-        flats = [_flat(output.config) for output in alike]
+        configs = [_flat(output.config) for output in alike]
         names = [
             name
-            for name in dict.fromkeys(name for flat in flats for name in flat)
-            if len({flat.get(name, "(absent)") for flat in flats}) > 1
+            for name in dict.fromkeys(name for flat in configs for name in flat)
+            if len({flat.get(name, "(absent)") for flat in configs}) > 1
         ]
         head = "".join(f"<th>{in_html(output.name)}</th>" for output in alike)
-        rows = [_row(name, [flat.get(name, "(absent)") for flat in flats], "n") for name in names]
+        rows = [_row(name, [flat.get(name, "(absent)") for flat in configs], "n") for name in names]
         body = "".join(rows) or f"<tr><td colspan={len(alike) + 1}>none differ</td></tr>"
         tables.append(f"<div class=wide><table><tr><th>{in_html(kind)}</th>{head}</tr>{body}</table></div>")
     return "".join(tables)

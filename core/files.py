@@ -65,8 +65,9 @@ def published(folder: Path, pattern: str = "*") -> list[Path]:
 def published_below(folder: Path) -> list[Path]:
     """List the files in `folder` and in the folders below it, sorted, without temporary ones."""
     entries = published(folder)
-    below = [path for entry in entries if _is_folder(entry) for path in published_below(entry)]
-    return sorted([*(entry for entry in entries if entry.is_file()), *below])
+    folders = (entry for entry in entries if entry.is_dir() and not entry.is_symlink())
+    below = (path for folder in folders for path in published_below(folder))
+    return sorted((*filter(Path.is_file, entries), *below))
 
 
 def temporaries(folder: Path, name: str = "*") -> list[Path]:
@@ -83,10 +84,6 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [folder / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)]
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 def regular(path: str, flags: int) -> int:

@@ -121,11 +121,6 @@ class Saver:
         """Raise WorkError where a newer attempt has taken the run over; asked on rank 0."""
         self._lock.check()
 
-    @property
-    def is_writing(self) -> bool:
-        """Return whether a save is under way on this rank."""
-        return self._thread.is_writing
-
     def silence(self) -> float | None:
         """Return the seconds since the save under way last made progress here; None where there is none."""
         return self._thread.silence()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import subprocess
@@ -11,10 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from core import environment, terminal
-from core.errors import WorkError
 from core.files import published, write_json
 from core.records import read_last
 from core.run import ends, signals
@@ -30,20 +28,14 @@ from launch.cluster.records import (
     SubmissionRecord,
     read_record,
 )
+from launch.cluster.silence import Silence
 from launch.cluster.verdict import Verdict, in_vain, judge
 from launch.jobs import find
 
 POLL_S = 0.2
-SILENT_S = 600.0  # without a heartbeat of any rank, in a run that has left some; longer where that says so
 OUT_OF_TIME = (
     "its time limit came before its ranks had ended; a larger cluster.signal_s gives the last save more time"
 )
-
-
-class _Beat(TypedDict):
-    """Time limits of a heartbeat: how long a rank may stay in its present phase; 0 is no limit."""
-
-    limit_s: NotRequired[float]
 
 
 @dataclass
@@ -87,7 +79,7 @@ class Attempt:
         self.folder = submission.folder / "attempts" / (name or f"{local}.{len(before)}")
         self.number = len([earlier for earlier in before if earlier != self.folder.name])
         self.child: subprocess.Popen[bytes] | None = None
-        self._alive = ""  # a heartbeat that was young when last looked at
+        self.silence = Silence(submission.output / LOGS)
         self.end_s = 0.0  # when the scheduler will end this start
         self.was_done = self.is_done()
 
@@ -169,7 +161,7 @@ class Attempt:
                 return child.wait(POLL_S)
             if self.tell_limit_from_cancel():
                 return None
-            if silent_s := self.silence():
+            if silent_s := self.silence.seconds(self.started):
                 terminal.tell(f"no rank has given a sign of life for {silent_s:.0f} s")
                 child.kill()
 
@@ -186,23 +178,6 @@ class Attempt:
         self.asked.word = "requeue" if is_limit else "cancel"
         self.asked.why = "the time limit" if is_limit else "scancel"
         return is_limit
-
-    def silence(self) -> float:
-        """Return the seconds since the last heartbeat of any rank where that is too long; else 0."""
-        beats = self.submission.output / LOGS
-        if self._alive and _age_of(beats / self._alive) <= SILENT_S:
-            return 0.0  # one that lives is enough: the files of all are not looked at
-        found = published(beats, "heartbeat-rank-*.json")
-        self._alive = next((path.name for path in found if _age_of(path) <= SILENT_S), "")
-        if self._alive:
-            return 0.0
-        newest = max((path.stat().st_mtime for path in found if path.exists()), default=0.0)
-        silent_s = time.time() - newest
-        if silent_s <= SILENT_S or newest <= self.started():
-            return 0.0
-        # A phase may take longer: storage that holds up a save holds up heartbeats too. 0 is no limit.
-        limits = [_limit_of(path) for path in found]
-        return silent_s if 0 not in limits and silent_s > max(limits, default=SILENT_S) else 0.0
 
     def started(self) -> float:
         """Return when this start began."""
@@ -231,23 +206,3 @@ def progress(output: Path) -> int:
         if steps:
             return sum(steps)
     return sum(len(published(output / name)) for name in (".receipts", "parts"))
-
-
-def _age_of(path: Path) -> float:
-    """Return the seconds since the file was written; without end where there is none."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return math.inf
-
-
-def _limit_of(heartbeat: Path) -> float:
-    """Return how long a rank may stay in its present phase.
-
-    A damaged heartbeat does not end the supervisor.
-    """
-    try:
-        beat = read_record(heartbeat, _Beat)
-    except WorkError:
-        return SILENT_S
-    return beat.get("limit_s", SILENT_S) if beat else SILENT_S

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.paths.config import PathRecord, path_record
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import Conditions, LatentFacts, LatentSource
 from tools.runs.latent_space import describe
@@ -16,7 +17,9 @@ from tools.runs.normalisers import LatentsConfig
 IMAGE, CLIP, WIDE = (4, 1, 8, 8), (4, 5, 8, 8), (4, 1, 6, 10)
 
 
-def source(counts: dict[tuple[int, ...], int], parts: int = 1) -> LatentSource:
+def source(
+    counts: dict[tuple[int, ...], int], parts: int = 1, unlabelled: int = 1, textless: int | None = None
+) -> LatentSource:
     """Return a source whose buckets have these numbers of samples."""
     shapes = tuple((2, *shape) for shape in counts)
     facts = LatentFacts(
@@ -27,19 +30,33 @@ def source(counts: dict[tuple[int, ...], int], parts: int = 1) -> LatentSource:
         classes=("a", "b"),
         shapes=cast(Any, shapes),
         batch_shapes=cast(Any, shapes),
-        made_from={"encoder": "e"},
+        made_from={"encoder": "e", "text": {"model": "t"}},
         longest_text=None,
     )
-    known = Conditions(by_class=(3, 0), unlabelled=1, textless=None)
+    known = Conditions(by_class=(3, 0), unlabelled=unlabelled, textless=textless)
     return cast(
         LatentSource,
-        SimpleNamespace(facts=facts, sample_counts=lambda: list(counts.values()), conditions=lambda: known),
+        SimpleNamespace(
+            facts=facts,
+            sample_counts=lambda: list(counts.values()),
+            conditions=lambda: known,
+            encoded_with=lambda name: f"the {name} of encode",
+        ),
     )
 
 
-def described(counts: dict[tuple[int, ...], int], parts: int = 1) -> dict[str, Any]:
-    normaliser = Normaliser((0.0,) * 4, (1.0,) * 4)
-    return describe(source(counts, parts), ObjectiveConfig(), normaliser, LatentsConfig(), text=False)
+def described(
+    counts: dict[tuple[int, ...], int],
+    parts: int = 1,
+    objective: ObjectiveConfig | None = None,
+    *,
+    text: bool = False,
+    path: PathRecord | None = None,
+    **known: Any,
+) -> dict[str, Any]:
+    normaliser, objective = Normaliser((0.0,) * 4, (1.0,) * 4), objective or ObjectiveConfig()
+    found = source(counts, parts, **known)
+    return describe(found, objective, normaliser, LatentsConfig(), text=text, path=path)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +97,39 @@ def test_caches_and_classes_are_told() -> None:
     assert described({IMAGE: 4})["cache"] == "f"
     assert described({IMAGE: 4}, parts=2)["cache"] == {"cache 0": "0", "cache 1": "1"}
     assert described({IMAGE: 4})["untrained_classes"] == ["b"]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_text_encoder_is_recorded_where_the_network_takes_text(text: bool) -> None:
+    kept = described({IMAGE: 4}, text=text, textless=1)
+    assert kept["text"] == ({"model": "t"} if text else None)
+    assert kept["text_folder"] == ("the text_encoder of encode" if text else "")
+    assert kept["null_share"]["text"] == (pytest.approx(0.1 + 0.9 / 4) if text else None)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "without", "samples", "expected"),
+    [
+        (0.1, 0, 4, 0.1),
+        (0.1, 1, 4, 0.1 + 0.9 / 4),
+        (0.0, 3, 4, 0.75),
+        (0.0, 1, 1, 1.0),
+        (0.3, None, 4, 0.3),
+        (0.0, None, 4, None),
+        (0.3, 0, 0, 0.3),
+    ],
+)
+def test_the_share_trained_without_a_condition_is_what_is_dropped_and_what_has_none(
+    dropout: float, without: int | None, samples: int, expected: float | None
+) -> None:
+    objective = ObjectiveConfig(label_dropout=dropout)
+    kept = described({IMAGE: samples}, 1, objective, text=True, unlabelled=without, textless=without)
+    assert kept["null_share"]["label"] == kept["null_share"]["text"] == pytest.approx(expected)
+
+
+def test_the_path_that_the_run_has_settled_is_recorded() -> None:
+    """Its parameters may come from a file that has changed since."""
+    assert described({IMAGE: 4})["path"] == ObjectiveConfig().path
+    settled = path_record("ddpm_cosine")
+    kept = described({IMAGE: 4}, path=settled)
+    assert (kept["path"], kept["schedule"]) == ("ddpm_cosine", settled.parameters())

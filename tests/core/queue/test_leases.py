@@ -148,17 +148,19 @@ def test_a_heartbeat_outlives_a_moments_failure_of_the_file_server(tmp_path: Pat
 def test_after_the_block_no_thread_touches_the_lease(tmp_path: Path) -> None:
     lease = Leases(tmp_path, timeout_s=60).claim("u")
     assert lease is not None
-    began, done = threading.Event(), list[bool]()
+    began, left, done = threading.Event(), threading.Event(), list[bool]()
 
     def slow() -> bool:
         began.set()
-        time.sleep(0.2)  # a file server that takes its time
+        left.wait(timeout=10)
+        time.sleep(0.5)  # a file server that takes its time
         done.append(True)
         return True
 
     lease.touch = slow  # type: ignore[method-assign]
     with lease.kept_alive(every_s=0.01):
         assert began.wait(timeout=10)
+        left.set()
     assert done
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.queue.leases import Leases
+from core.queue.leases import Leases, LeaseState
 from core.queue.work_queue import QueueConfig, WorkQueue
 from core.root import ROOT
 from tests.core.queue.test_work_queue import UNITS, do, make_old, make_queue
@@ -103,13 +103,20 @@ def test_a_suspect_unit_is_named_and_comes_after_those_that_failed(
 
 
 @pytest.mark.parametrize(
-    ("fresh", "proven", "given_up"),
-    [(2, 2, False), (0, 3, True), (3, 0, False), (1, 3, True), (0, 2, False)],
+    ("most", "fresh", "proven", "given_up"),
+    [
+        (2, 2, 2, False),
+        (2, 0, 3, True),
+        (2, 3, 0, False),
+        (2, 1, 3, True),
+        (2, 0, 2, False),
+        (3, 0, 3, False),
+    ],
 )
 def test_only_three_workers_that_had_finished_other_units_give_a_unit_up(
-    tmp_path: Path, fresh: int, proven: int, given_up: bool
+    tmp_path: Path, most: int, fresh: int, proven: int, given_up: bool
 ) -> None:
-    queue = make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=0.02, losses=2))
+    queue = make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=0.02, losses=most))
     lose(tmp_path, "004", proven, finished=1)
     lose(tmp_path, "004", fresh)
     order = run(queue, tmp_path)
@@ -135,6 +142,51 @@ def test_a_new_start_forgets_losses_and_what_was_given_up_for_them(tmp_path: Pat
     lose(tmp_path, "004", 1, finished=1)
     assert [state.losses.workers for state in worker.leases.states()] == [1]
     assert sorted(run(worker, tmp_path)) == ["004", "006"]
+
+
+def test_a_new_start_forgets_losses_of_units_that_were_not_given_up(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path)
+    lose(tmp_path, "004", 1)
+    queue.forget_losses()
+    assert [state.losses.workers for state in queue.leases.states()] == [0]
+
+
+@pytest.mark.parametrize(("lost", "said"), [(2, 0), (3, 1)])
+def test_a_suspect_unit_is_named_once_however_long_it_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: int, said: int
+) -> None:
+    """The worker that holds it now lives, and does not count."""
+    lose(tmp_path, "004", lost)
+    assert Leases(tmp_path / "leases", timeout_s=60, owner="alive").claim("004") is not None
+    waits = list[str]()
+
+    def wait(states: list) -> None:
+        waits.extend(state.unit for state in states)
+        if len(waits) == 3:
+            do(tmp_path, "004")
+
+    make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=0.02, losses=2)).work(
+        lambda unit: do(tmp_path, unit), wait
+    )
+    assert waits == ["004"] * 3
+    assert capsys.readouterr().err.count("is suspect") == said
+
+
+def test_a_lease_that_was_given_back_while_it_was_looked_at_makes_no_unit_suspect(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path)
+    lose(tmp_path, "007", 21)
+    (tmp_path / "leases" / "003.failure.json").write_text('{"errors": ["once"], "final": false}')
+    state, gone = queue.leases.state, list[str]()
+
+    def given_back(unit: str, generation: int) -> LeaseState:
+        if not gone:
+            gone.append(unit)
+            raise FileNotFoundError
+        return state(unit, generation)
+
+    queue.leases.state = given_back  # type: ignore[method-assign]
+    assert run(queue, tmp_path)[-1] == "003"
+    assert gone == ["007"]
 
 
 def test_a_first_start_writes_nothing(tmp_path: Path) -> None:

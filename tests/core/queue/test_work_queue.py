@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.files import temporary_name
-from core.queue.leases import Leases
+from core.queue.leases import Lease, Leases
 from core.queue.work_queue import QueueConfig, WorkQueue
 
 UNITS = [f"{number:03d}" for number in range(12)]
@@ -55,7 +56,7 @@ def test_many_workers_do_every_unit_once(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert times == dict.fromkeys(UNITS, 1)
-    assert make_queue(tmp_path).leases.states() == []
+    assert list((tmp_path / "leases").iterdir()) == []
 
 
 def test_a_unit_of_a_lost_worker_is_waited_for_and_then_taken_over(tmp_path: Path) -> None:
@@ -197,3 +198,112 @@ def test_a_lone_worker_goes_in_order_and_one_of_several_in_its_own(tmp_path: Pat
         orders.add(tuple(order_of(folder)))
     assert {len(order) for order in orders} == {len(UNITS) - 1}
     assert len(orders) > 1
+
+
+def test_units_that_others_hold_are_asked_for_last(tmp_path: Path) -> None:
+    other, held = Leases(tmp_path / "leases", timeout_s=60, owner="other"), ["002", "007", "011"]
+    for unit in held:
+        assert other.claim(unit) is not None
+    queue, asked = make_queue(tmp_path), list[str]()
+    claim = queue.leases.claim
+
+    def recorded(unit: str, newest: int | None = None) -> Lease | None:
+        asked.append(unit)
+        return claim(unit, newest)
+
+    def wait(states: list) -> None:
+        for state in states:
+            do(tmp_path, state.unit)
+
+    queue.leases.claim = recorded  # type: ignore[method-assign]
+    queue.work(lambda unit: do(tmp_path, unit), wait)
+    assert set(asked[: len(UNITS) - len(held)]) == set(UNITS) - set(held)
+    assert queue.leases.finished == len(UNITS) - len(held)
+
+
+def test_a_listing_is_renewed_after_eight_units_that_others_did(tmp_path: Path) -> None:
+    units = [f"{number:03d}" for number in range(30)]
+    finished, asked, listed = set[str](), list[str](), list[int]()
+
+    def list_done() -> set[str]:
+        listed.append(len(asked))
+        return set(finished)
+
+    def is_done(unit: str) -> bool:
+        asked.append(unit)
+        return unit in finished
+
+    def work(unit: str) -> None:
+        if unit == units[0]:
+            finished.update(units[:21])  # others were as fast
+        finished.add(unit)
+
+    WorkQueue(tmp_path / "leases", units, CONFIG, list_done=list_done, is_done=is_done).work(work)
+    assert asked[:11] == [units[0], units[0], *units[1:9], units[21]]
+    assert listed[:2] == [0, 10]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_that_is_gone_ends_the_worker_where_the_job_is_complete(
+    tmp_path: Path, finished: bool
+) -> None:
+    queue = make_queue(tmp_path)
+    shutil.rmtree(tmp_path / "leases")
+    claim = queue.leases.claim
+
+    def late(unit: str, newest: int | None = None) -> Lease | None:
+        for each in UNITS if finished else ():
+            do(tmp_path, each)
+        return claim(unit, newest)
+
+    queue.leases.claim = late  # type: ignore[method-assign]
+    if finished:
+        queue.work(lambda unit: pytest.fail(unit))
+    else:
+        with pytest.raises(FileNotFoundError):
+            queue.work(lambda unit: do(tmp_path, unit))
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_a_unit_that_was_done_or_given_up_before_it_was_claimed_is_left_alone(
+    tmp_path: Path, given_up: bool
+) -> None:
+    queue, done = make_queue(tmp_path), list[str]()
+    claim = queue.leases.claim
+
+    def late(unit: str, newest: int | None = None) -> Lease | None:
+        if unit == "003" and given_up:
+            (tmp_path / "leases" / "003.failure.json").write_text('{"errors": ["no good"], "final": true}')
+        elif unit == "003":
+            do(tmp_path, unit)
+        return claim(unit, newest)
+
+    queue.leases.claim = late  # type: ignore[method-assign]
+    queue.work(lambda unit: (done.append(unit), do(tmp_path, unit))[0])
+    assert done == [unit for unit in UNITS if unit != "003"]
+    assert [failure.unit for failure in queue.failures()] == ["003"] * given_up
+
+
+def test_an_error_after_a_unit_was_finished_is_no_failure_of_it(tmp_path: Path) -> None:
+    def work(unit: str) -> None:
+        do(tmp_path, unit)
+        if unit == "004":
+            raise WorkError("a thread complained")
+
+    queue = make_queue(tmp_path)
+    queue.work(work)
+    assert queue.failures() == []
+
+
+def test_an_error_in_a_unit_that_another_worker_still_does_is_nobodys(tmp_path: Path) -> None:
+    def work(unit: str) -> None:
+        if unit == "004":
+            make_old(tmp_path, unit, 61)
+            assert Leases(tmp_path / "leases", timeout_s=60, owner="other").claim(unit) is not None
+            raise WorkError("its temporary file was removed")
+        do(tmp_path, unit)
+
+    queue = make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=0.1))
+    seen = list[object]()
+    queue.work(work, lambda states: (seen.extend(queue.failures()), do(tmp_path, "004"))[0])
+    assert seen == queue.failures() == []

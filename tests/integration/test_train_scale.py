@@ -12,10 +12,10 @@ from core.distributed.ranks import World
 from core.errors import UserError
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
 from tests.tools.train.opened import load_data, open_checked
+from tools.train.claimed_run import Data
 from tools.train.config import Config
 from tools.train.job import plan
 from tools.train.network import micro_batch_shapes
-from tools.train.training import Data
 
 FIELDS = ("trainer.steps=4", "optimizer.lr=0.02", "engine.precision=fp32")
 

@@ -28,6 +28,7 @@ from tools.runs.foretold import foretold
 from tools.runs.micro_batches import foreseen, keep_number
 from tools.runs.normalisers import LatentsConfig
 from tools.train.beginning import find_beginning
+from tools.train.claimed_run import Data, Training, by_use, train
 from tools.train.config import Config, DataConfig
 from tools.train.run_passes import memory_of
 from tools.train.source import (
@@ -40,7 +41,6 @@ from tools.train.source import (
     unused_captions,
     unused_text,
 )
-from tools.train.training import Data, Training, by_use, train
 
 
 def plan(config: Config) -> list[str]:

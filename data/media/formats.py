@@ -45,6 +45,7 @@ _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf", b"avci", b"jpeg", b"vvic"}
 _HEIF_SEQUENCE = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1", b"avcs", b"vvis"}
 _VIDEO = "ffmpeg -i FILE -c copy FILE.mkv makes one that is"
+_STREAM = "ffmpeg -i FILE -c:v libx264 -crf 12 FILE.mp4 makes one that is"  # copied it has no times to show
 _PICTURE = "save it as PNG or JPEG"
 # How files begin that are known and not read: (offset, bytes), what they are, what may be done.
 _UNREAD = (
@@ -61,7 +62,7 @@ _UNREAD = (
     (8, b"CR\x02\0", "raw photograph", "develop it to PNG or JPEG"),
     (8, b"crx ", "raw photograph", "develop it to PNG or JPEG"),
     (0, b"\0\0\x01\xba", "MPEG program stream", _VIDEO),
-    (0, b"\0\0\x01\xb3", "MPEG video stream", _VIDEO),
+    (0, b"\0\0\x01\xb3", "MPEG video stream", _STREAM),
     (0, b"FLV\x01", "Flash video", _VIDEO),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media", _VIDEO),
     (0, b"OggS", "Ogg", _VIDEO),
@@ -208,6 +209,8 @@ def suffix_of(head: bytes) -> str:
         return "mp4"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "mkv"
+    if head.startswith(b"\0\0\0\x01"):  # a large box of MP4 begins so too, and was met above
+        raise MediaError(f"is a raw H.264 or HEVC stream, not a {ACCEPTED} file: {_STREAM}")
     raise MediaError("empty file" if not head else f"not a {ACCEPTED} file")
 
 

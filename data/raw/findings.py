@@ -20,11 +20,12 @@ from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
 from data.raw.annotations.listings import LISTINGS, listing_roles
 from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, may_fill
-from data.raw.annotations.text_encoding import is_text
+from data.raw.annotations.text_encoding import encoding_of, is_text
 from data.raw.rules import SourceRules
 
 # Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
 TEXT_FILES = (*(".txt", ".json", ".yaml", ".yml", ".xml", ".toml"), *(".xlsx", ".ods", ".arrow", ".feather"))
+ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
 MOST_SHOWN = 20  # damaged files in one message
 
@@ -124,10 +125,19 @@ class Findings:
         roles = listing_roles(begins()) if suffix in LISTINGS else set[MayMiss]()
         if called:
             roles.add("text")
-        if roles:
+        if name.lower().endswith(ARCHIVES):
+            self.ignored["archive, not opened (unpack it to read it)"] += 1
+        elif roles:
             self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", roles)
         else:
             self.ignored[suffix or "without suffix"] += 1
+
+    def add_apart(self, what: str, count: int, begins: bytes) -> None:
+        """Note files that are called as pictures of other folders are. begins: the first bytes of one."""
+        text = begins.decode(encoding_of(begins), errors="replace")
+        roles: set[MayMiss] = {"text"} if re.search(r"[^\W\d_]", text) else {"label"}
+        way = "moving them beside the pictures that are called so"
+        self.unread[what] = Unread(what, way, roles if is_text(begins) else set(), count)
 
     def add_table(self, name: str) -> None:
         """Note a table in a tar, which nothing reads."""
@@ -165,8 +175,12 @@ class Findings:
 
 
 def found_text(ignored: Counter[str]) -> str:
-    """Describe counts of files by their heading, in words."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+    """Describe counts by their heading, in words. Headings such as `row of split test` are of one."""
+    return ", ".join(f"{count} {_plural(kind, count)}" for kind, count in sorted(ignored.items()))
+
+
+def _plural(kind: str, count: int) -> str:
+    return kind if count == 1 else re.sub(r"^(row|link|linked folder|archive)\b", r"\1s", kind)
 
 
 def _shown(entry: Unread) -> str:

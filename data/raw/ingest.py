@@ -9,14 +9,15 @@ labels that nobody read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
 from core.files import instead
 from data.media.formats import READ_SUFFIXES
+from data.raw.annotations.captions import carrier
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
 from data.raw.findings import Findings, coverage, found_text
@@ -64,6 +65,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     listed = (item for layout in LAYOUTS for item in layout(tree))
     items = ItemStore(counts.counting(_wanted(item, rules) for item in listed))
     findings = tree.findings
+    _note_apart(tree, items)
     for name in tree.left:
         findings.add_file(name, partial(beginning, tree, name))
     findings.raise_errors()
@@ -71,6 +73,9 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         accepted = " ".join(sorted(READ_SUFFIXES))
         found = found_text(findings.ignored) or "nothing"
         hint = "; links=follow reads those behind links" if findings.ignored[OUTSIDE] else ""
+        hint += "; write Parquet of Arrow files (dataset.to_parquet)" if findings.ignored[".arrow"] else ""
+        if tree.nameless:
+            raise tree.nameless[0]
         raise UserError(
             "source", source, f"at least one image or video ({accepted}, or in a .tar); found {found}{hint}"
         )
@@ -87,6 +92,18 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         counts.unusable,
         tuple(findings.lines()),
     )
+
+
+def _note_apart(tree: Tree, items: Iterable[Item]) -> None:
+    """Note files that are called as pictures of other folders are, `captions/0.txt` of `images/0.png`."""
+    apart = {PurePosixPath(name).stem: name for name in tree.left if carrier(PurePosixPath(name).suffix[1:])}
+    if not apart or tree.given:
+        return
+    if found := next((apart[stem] for item in items if (stem := PurePosixPath(item.name).stem) in apart), ""):
+        folder, suffix = PurePosixPath(found).parts[0], PurePosixPath(found).suffix
+        alike = [n for n in tree.left if n.endswith(suffix) and PurePosixPath(n).parts[0] == folder]
+        tree.findings.add_apart(f"{folder}/*{suffix}", len(alike), beginning(tree, found))
+        tree.take(alike)
 
 
 def _tree(source: Path, rules: SourceRules) -> Tree:

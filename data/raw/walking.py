@@ -10,7 +10,7 @@ from data.raw.ignored import ignored_as
 from data.raw.opening import is_within
 from data.raw.rules import Links
 
-OUTSIDE = "links out of the source (links=follow reads them)"
+OUTSIDE = "link out of the source (links=follow reads it)"
 LINKED_FOLDER = "linked folder"
 
 

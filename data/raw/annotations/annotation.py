@@ -13,6 +13,7 @@ from data.raw.annotations.several import Caption, CaptionError
 
 LONGEST_BYTES = 1 << 20  # largest caption file
 LARGEST_LABEL = 2**31 - 1
+_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
 NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, taken as none"
 
 
@@ -113,7 +114,8 @@ def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple
     try:
         return read_label(value), name
     except ValueError as error:
-        if not isinstance(value, str) or (name and name != value.strip()):
+        is_word = isinstance(value, str) and not _NUMBER.fullmatch(value.strip())
+        if not is_word or (name and name != value.strip()):
             raise CaptionError(str(error)) from None
     return -1, value.strip()
 

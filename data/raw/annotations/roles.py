@@ -145,9 +145,19 @@ def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
         return bool(_LIKE_LABEL.search(name.casefold()))
     if _LIKE_TEXT.search(name.casefold()):
         return True
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    several = sum(len(text.split()) > 1 for text in texts)
-    return bool(texts) and 2 * several > len(texts)
+    filled = [texts for value in values if (texts := _texts_in(value))]
+    several = sum(any(len(text.split()) > 1 for text in texts) for texts in filled)
+    return bool(filled) and 2 * several > len(filled)
+
+
+def _texts_in(value: Any, depth: int = 3) -> list[str]:
+    """Return the texts in a value, also in lists and objects as of conversations."""
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    inner = list(value.values()) if isinstance(value, Mapping) else value
+    if depth == 0 or not isinstance(inner, list | tuple):
+        return []
+    return [text for part in inner for text in _texts_in(part, depth - 1)]
 
 
 def may_fill(values: Iterable[Any]) -> set[MayMiss]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from core.run.folder import CONFIG
 from data.dataset.schema import INDEX, LEFT_OUT, MANIFEST, MEDIA, QUARANTINE
@@ -11,7 +12,8 @@ from data.raw.layouts.tree import Tree
 
 # behind the stem of the tar
 ENDINGS = (".parquet", "_stats.json", ".json", ".idx", ".index", ".csv", ".tar.sha256", ".tar.md5")
-NAME = "beside tars, repeating them"
+NAME = "beside tars or numbered folders, repeating them"
+MOST_SHOWN = 6  # folders in a line
 OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # files of a raw dataset that is packed again
 
 
@@ -22,11 +24,32 @@ def read(tree: Tree) -> Iterable[Item]:
             if (companion := tar[:-4] + ending) in tree.left:
                 tree.take([companion])
                 tree.findings.ignored[NAME] += 1
+    folders = _folders_of_img2dataset(tree)
+    if folders:
+        tree.no_classes |= folders.keys()
+        tree.findings.said.append(
+            f"folders as img2dataset numbers them are no classes: {', '.join(sorted(folders)[:MOST_SHOWN])}"
+            + (" ..." if len(folders) > MOST_SHOWN else "")
+        )
+        for files in folders.values():
+            tree.take(files)
+            tree.findings.ignored[NAME] += len(files)
     if _is_own(tree):
         own = [name for name in OWN if name in tree.left]
         tree.take(own)
         tree.findings.ignored[NAME] += len(own)
     return ()
+
+
+def _folders_of_img2dataset(tree: Tree) -> dict[str, list[str]]:
+    """Return the numbered folders that `output_format=files` fills, each with the files that describe it."""
+    first = dict.fromkeys(PurePosixPath(name).parts[0] for name in tree.left if "/" in name)
+    described = {
+        folder: [name for ending in ENDINGS if (name := folder + ending) in tree.left]
+        for folder in first
+        if folder.isdecimal()
+    }
+    return {folder: files for folder, files in described.items() if folder + "_stats.json" in files}
 
 
 def _is_own(tree: Tree) -> bool:

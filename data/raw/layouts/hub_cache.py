@@ -21,7 +21,7 @@ def read(tree: Tree) -> Iterable[Item]:
     """Raise a UserError that names the snapshot to give instead; makes no samples."""
     if tree.given:
         return ()
-    if all((tree.source / part).is_dir() for part in ("blobs", "snapshots")):
+    if sum((tree.source / part).is_dir() for part in _PARTS) > 1:  # where links are not to be had no blobs
         raise _refused(tree.source, "this Hugging Face hub cache", [tree.source])
     if found := _repositories(tree):
         raise _refused(tree.source, "the Hugging Face hub cache that it holds", found)

@@ -58,11 +58,17 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
                 f"{table.path}: its first line is a row ({table.headless}) and names no columns; "
                 f"put a line such as {HEADER} before it"
             )
+        if table.pictures and not any(role_of(c, tree.rules.columns) == "path" for c in table.pictures):
+            raise UserError(
+                f"{table.path}: pictures lie in {' and '.join(map(repr, table.pictures))}, which is no usual "
+                f"name; columns.path={table.pictures[0]} takes them"
+            )
         require_columns(table.path, table.columns, tree.rules.columns)
-    except UserError:
+    except UserError as error:
         with_path = any(role_of(column, tree.rules.columns) == "path" for column in table.columns)
-        if tree.given or (with_path and not table.headless):
-            raise  # it names files, so it is a table of theirs, and passing over it would lose their texts
+        if tree.given or table.pictures or (with_path and not table.headless):
+            raise  # it names or holds pictures, and passing over it would lose them or their texts
+        tree.nameless.append(error)
         _note_nameless(tree, table, name)
         tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
         tree.take([name])
@@ -153,7 +159,7 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
             yield item
     if split:
         chosen(splits, tree.rules, "rows")
-        tree.findings.ignored.update({f"rows of split {part}": count for part, count in left_out.items()})
+        tree.findings.ignored.update({f"row of split {part}": count for part, count in left_out.items()})
     tree.take(named)
 
 
@@ -184,7 +190,7 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
         return Item(name, table.path, 0, 0, refused=refused)
     item, relative = located(tree, table.path, annotation)
     if relative in tree.left_out:
-        tree.findings.ignored["rows of files of other splits"] += 1
+        tree.findings.ignored["row of a file of another split"] += 1
         return None
     _once(tree, table, row, item, relative, named)
     named.add(relative)

@@ -127,7 +127,8 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
             if not media and _is_table(tree, tar, sample):
                 continue
             if sample.refused or len(media) != 1 or times[sample.key] > 1:
-                count = f"has {len(media)} images or videos, expected 1"
+                names = f" ({', '.join(member.name for member in media)})" if media else ""
+                count = f"has {len(media)} images or videos{printable(names)}, expected 1"
                 reason = sample.refused or (count if len(media) != 1 else APART)
                 yield Item(printable(f"{tar.name}/{sample.key}"), tar.path, 0, 0, refused=("list", reason))
                 continue

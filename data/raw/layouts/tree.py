@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from core.errors import UserError
 from data.raw.annotations.annotation import Annotation
 from data.raw.annotations.several import stored
 from data.raw.annotations.text_encoding import LOOKED_AT
@@ -24,7 +25,8 @@ class Tree:
 
     left: files that no layout has taken yet, sorted; relative names.  left_out: those of splits that are not
     packed.  skip: folders at the front of every name that are splits and no classes.
-    tables: names of the tables that name samples of the source.
+    tables: names of the tables that name samples of the source.  nameless: why others name none.
+    no_classes: first-level folders that are parts of a dataset and no classes.
     """
 
     source: Path
@@ -35,6 +37,8 @@ class Tree:
     skip: int = 0
     left_out: set[str] = field(default_factory=set)
     tables: list[str] = field(default_factory=list)
+    nameless: list[UserError] = field(default_factory=list)
+    no_classes: set[str] = field(default_factory=set)
 
     def within(self, name: str = "") -> str:
         """Return the folder that no link may lead out of, "" for anywhere.
@@ -58,7 +62,7 @@ class Tree:
         "" for none.
         """
         *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
-        return printable(folders[0]) if folders else ""
+        return printable(folders[0]) if folders and folders[0] not in self.no_classes else ""
 
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""

@@ -16,7 +16,7 @@ from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
 
 def read_lines(path: Path, encoding: Encoding, within: str) -> Table:
-    """Open JSON lines. A line that is no object is refused alone."""
+    """Open JSON lines. A line that is no object is refused alone; UserError if none of the first is one."""
     with open_within(path, within) as file:
         name = encoding_of(file.read(LOOKED_AT), encoding)
 
@@ -29,7 +29,13 @@ def read_lines(path: Path, encoding: Encoding, within: str) -> Table:
             raise UserError(f"{path}: not text in {name}: {error}") from None
 
     how = "" if name in ("utf-8", "utf-8-sig") else f"text in {name}"
-    return _table(path, rows, how)
+    table = _table(path, rows, how)
+    if not table.columns and (first := next(rows(), None)) and first.problem:
+        raise UserError(
+            f"{path}: line {first.line}: {first.problem}; each line of JSON lines is an object of its own "
+            "(a list of objects is called .json)"
+        )
+    return table
 
 
 def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from core.errors import UserError
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from data.media.formats import MediaError
+from data.media.formats import HEAD as FIRST_BYTES
+from data.media.formats import MediaError, suffix_of
 from data.raw.annotations.roles import JSON, plain, role_of
 from data.raw.annotations.text_encoding import Encoding
 from data.raw.opening import open_within
@@ -30,13 +32,34 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
             for batch in file.iter_batches(HEAD, columns=shown):
                 head = _dicts(batch, shown)
                 break
+            pictures = tuple(n for n in schema.names if n not in shown and _begins_with_picture(file, n))
     except error_type as error:
         raise _unreadable(path, error) from None
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
         return _rows(path, within, [name for name in schema.names if not wanted or name in wanted])
 
-    return Table(path, tuple(schema.names), rows, tuple(head), names=_class_names(schema), has_encoding=False)
+    return Table(
+        path,
+        tuple(schema.names),
+        rows,
+        tuple(head),
+        names=_class_names(schema),
+        has_encoding=False,
+        pictures=pictures,
+    )
+
+
+def _begins_with_picture(file: Any, name: str) -> bool:
+    """Return whether the first cell of a column that is filled begins as a picture or film does."""
+    for batch in itertools.islice(file.iter_batches(1, columns=[name]), HEAD):
+        (data,) = _bytes_of(batch.column(0)).to_pylist()
+        if data is not None:
+            try:
+                return bool(suffix_of(data[:FIRST_BYTES]))
+            except MediaError:
+                return False
+    return False
 
 
 def read_cell(path: Path, column: str, row: int, within: str) -> bytes:

@@ -39,6 +39,7 @@ class Table:
     how: what was found out about its form, "" if that is the usual one.
     names: of the numbers in a column of classes, by column.  also: other files of which it is made.
     has_encoding: whether the setting `encoding` says how its text is read.
+    pictures: columns that hold pictures.
     headless: a name of a file in its first line, which is no header then; "" if there is none.
     """
 
@@ -50,4 +51,5 @@ class Table:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     has_encoding: bool = True
+    pictures: tuple[str, ...] = ()
     headless: str = ""

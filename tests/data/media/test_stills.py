@@ -74,6 +74,7 @@ def test_every_kind_is_told_by_its_content(suffix: str) -> None:
         ((b"G" + bytes(187)) * 4, "MPEG-TS file.*ffmpeg"),
         ((bytes(4) + b"G" + bytes(187)) * 4, "MPEG-TS file"),
         (b"\0\0\x01\xba" + bytes(30), "MPEG program stream"),
+        (b"\0\0\0\x01\x67\x64" + bytes(30), "raw H.264 or HEVC stream.*libx264"),
         (b"II*\0\x10\0\0\0CR\x02\0" + bytes(20), "raw photograph.*develop"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "raw photograph"),
         (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "HEIF image sequence"),
@@ -100,6 +101,10 @@ def test_kinds_that_are_not_read_are_named(head: bytes, named: str) -> None:
 )
 def test_brands_tell_pictures_from_films(brands: bytes, suffix: str) -> None:
     assert suffix_of(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(8)) == suffix
+
+
+def test_a_large_box_of_mp4_is_no_raw_stream() -> None:
+    assert suffix_of(b"\0\0\0\x01mdat" + bytes(16)) == "mp4"  # 1: its size stands behind its name
 
 
 def test_a_raw_photograph_is_not_packed_as_its_preview() -> None:

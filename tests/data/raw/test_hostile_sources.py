@@ -38,7 +38,7 @@ def test_a_caption_behind_a_link_is_counted_and_not_read(source: Path) -> None:
     (source / "0.txt").symlink_to("../outside/secret.txt")
     (source / "t.csv").symlink_to("../outside/t.csv")
     listing = list_source(source)
-    assert listing.ignored == {"links out of the source (links=follow reads them)": 2}
+    assert listing.ignored == {"link out of the source (links=follow reads it)": 2}
     assert [item.text for item in listing.items] == [""]
     (source / "t.csv").unlink()
     assert [item.text for item in list_source(source, SourceRules(links="follow")).items] == [SECRET]

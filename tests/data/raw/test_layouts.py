@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -216,6 +217,54 @@ def test_a_second_caption_is_counted_and_can_be_chosen(tmp_path: Path) -> None:
     assert told(listed(tmp_path, files, captions="caption")) == {"0.png": ("", "a sentence")}
 
 
+def test_numbered_folders_of_img2dataset_are_no_classes(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for shard in ("00000", "00001"):
+        files = {f"{shard}/{shard}0.txt": "c", f"{shard}/{shard}0.json": '{"caption": "c", "url": "u"}'}
+        place(tmp_path, {**pictures(f"{shard}/{shard}0.png"), **files, f"{shard}_stats.json": "{}"})
+        parquet.write_table(pyarrow.table({"caption": ["c"], "url": ["u"]}), tmp_path / f"{shard}.parquet")
+    listing = list_source(tmp_path)
+    assert (listing.classes, listing.texts) == ((), 2)
+    assert "folders as img2dataset numbers them are no classes: 00000, 00001" in listing.said
+    assert listing.ignored == {"beside tars or numbered folders, repeating them": 4}
+    assert listed(tmp_path / "mnist", pictures("0/a.png", "1/b.png")).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "role"),
+    [
+        ("captions/0.txt", "a cat", "caption"),
+        ("labels/0.txt", "3", ""),
+        ("meta/a/0.json", '{"text": "a"}', "caption"),
+    ],
+)
+def test_captions_in_a_folder_of_their_own_are_never_passed_over(
+    tmp_path: Path, name: str, content: str, role: str
+) -> None:
+    files = {**pictures("images/0.png", "images/1.png"), name: content}
+    what = f"1 {name.partition('/')[0]}/*{Path(name).suffix}"
+    if role:
+        with pytest.raises(UserError, match=f"no sample has a {role}.*{re.escape(what)}; moving them beside"):
+            listed(tmp_path, files)
+    else:
+        assert f"not used: {what}" in listed(tmp_path, files).said
+        (tmp_path / "images").rename(tmp_path / "moved")
+        for path in (tmp_path / "moved").iterdir():
+            path.rename(tmp_path / path.name)
+        with pytest.raises(UserError, match=f"no sample has a label.*{re.escape(what)}"):
+            list_source(tmp_path)
+
+
+def test_archives_are_counted_and_named(tmp_path: Path) -> None:
+    assert listed(tmp_path, {**pictures("0.png"), "a.tgz": b"x", "b.zip": b"x"}).said == (
+        "passed over: 2 archives, not opened (unpack it to read it)",
+    )
+    with pytest.raises(UserError, match=r"found 1 archive, not opened \(unpack it to read it\)"):
+        listed(tmp_path / "alone", {"a.tar.gz": b"x"})
+
+
 CARRIERS = {
     "txt and caption": ({"0.txt": "tags", "0.caption": "a sentence"}, "tags", "caption"),
     "txt and json": ({"0.txt": "tags", "0.json": '{"caption": "a sentence"}'}, "tags", "json"),
@@ -261,7 +310,7 @@ def test_companions_of_img2dataset_are_no_tables(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"caption": ["c"], "url": ["u"]}), tmp_path / "00000.parquet")
     listing = list_source(tmp_path)
     assert told(listing) == {"00000.tar/000.png": ("", "c")}
-    assert listing.ignored == {"beside tars, repeating them": 2}
+    assert listing.ignored == {"beside tars or numbered folders, repeating them": 2}
 
 
 CLASSES: dict[str, dict[str, str | bytes]] = {
@@ -376,7 +425,7 @@ def test_links_out_of_the_source_are_counted_or_followed(tmp_path: Path) -> None
     (tmp_path / "out/more/circle").symlink_to(tmp_path / "out/more")
     listing = list_source(tmp_path / "in")
     assert list(told(listing)) == ["0.png", "again.png"]
-    assert listing.ignored == {"links out of the source (links=follow reads them)": 1, "linked folder": 1}
+    assert listing.ignored == {"link out of the source (links=follow reads it)": 1, "linked folder": 1}
     followed = list_source(tmp_path / "in", SourceRules(links="follow"))
     assert list(told(followed)) == ["0.png", "1.png", "again.png", "more/2.png"]
 
@@ -409,6 +458,13 @@ def test_the_folder_around_a_hub_cache_is_named(tmp_path: Path, depth: str) -> N
         for links in ("inside", "follow"):
             with pytest.raises(UserError, match=f"expected one snapshot of {found}: .*{one}{others}$"):
                 list_source(tmp_path, SourceRules(links=links))  # type: ignore[arg-type]
+    for part in ("datasets--me--dogs/refs/main", "datasets--me--dogs/snapshots/r1/0.png"):  # without links
+        place(tmp_path / "copies", {part: PNG})
+    for source in (tmp_path / "copies", tmp_path / "copies/datasets--me--dogs"):
+        with pytest.raises(
+            UserError, match=r"one snapshot of .*: .*datasets--me--dogs/snapshots/r1 links=follow"
+        ):
+            list_source(source)
     place(tmp_path / "mine", pictures("models--of-cars/0.png", "snapshots/1.png"))
     assert list_source(tmp_path / "mine").classes == ("models--of-cars", "snapshots")
 

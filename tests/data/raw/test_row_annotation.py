@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import UserError
 from data.media.formats import MediaLimits
+from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
 from tests.data.raw.test_layouts import PNG, listed, pictures, place, told
@@ -20,6 +21,7 @@ def parquet(path: Path, columns: dict[str, Any], types: dict[str, Any] | None = 
     from pyarrow import parquet as files
 
     arrays = {name: pyarrow.array(values, (types or {}).get(name)) for name, values in columns.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_table(pyarrow.table(arrays), path)
     return path
 
@@ -77,10 +79,7 @@ def test_a_json_column_of_objects_is_read_and_a_damaged_one_sets_its_row_aside(t
     refused = [i.refused for i in list_source(parquet(tmp_path / "b.parquet", columns)).items]
     assert refused == [None, ("caption", "column 'json': JSON is not an object")]
     table = parquet(tmp_path / "c.parquet", {"png": [PNG], "words": [b"a cat"]})
-    refused = [
-        i.refused
-        for i in list_source(table, SourceRules(columns=SourceRules().columns.__class__(text="words"))).items
-    ]
+    refused = [i.refused for i in list_source(table, SourceRules(columns=ColumnsConfig(text="words"))).items]
     assert refused == [("caption", "column 'words' holds bytes and no text")]
 
 
@@ -142,3 +141,46 @@ def test_a_row_in_another_encoding_says_where_and_what_reads_it(tmp_path: Path) 
     (item,) = list_source(tmp_path).items
     reason = "caption is not UTF-8 (byte 3); encoding=latin-1 or cp1252 reads it"
     assert item.refused == ("caption", reason)
+
+
+def test_pictures_in_a_column_of_another_name_are_never_passed_over(tmp_path: Path) -> None:
+    cell = {"bytes": PNG, "path": None}
+    for name, column in (("struct", [None, cell]), ("bytes", [None, PNG])):
+        table = parquet(tmp_path / name / "a.parquet", {"img": column, "label": [1, 0]})
+        place(table.parent, pictures("0.png"))
+        with pytest.raises(
+            UserError, match=r"pictures lie in 'img', which is no usual name; columns.path=img"
+        ):
+            list_source(table.parent)
+        (table.parent / "0.png").unlink()
+        listing = list_source(table.parent, SourceRules(columns=ColumnsConfig(path="img")))
+        assert [(i.label, i.refused) for i in listing.items] == [
+            (-1, ("list", "the row has no path")),
+            (0, None),
+        ]
+    parquet(tmp_path / "vectors" / "a.parquet", {"key": ["0"], "vector": [b"\x01\x02"]})
+    assert len(listed(tmp_path / "vectors", pictures("0.png")).items) == 1
+    parquet(tmp_path / "none" / "a.parquet", {"images": [[cell]], "caption": ["a"]})
+    with pytest.raises(UserError, match=r"the column 'path' is missing; it has: images, caption"):
+        list_source(tmp_path / "none")
+
+
+def test_json_lines_that_are_one_list_are_refused_by_name(tmp_path: Path) -> None:
+    content = json.dumps([{"file_name": "0.png", "text": "a"}], indent=1)
+    with pytest.raises(
+        UserError, match=r"m.jsonl: line 1: .*each line of JSON lines is an object.*called .json"
+    ):
+        listed(tmp_path, {**pictures("0.png"), "m.jsonl": content})
+
+
+def test_a_label_that_is_a_fraction_is_no_name(tmp_path: Path) -> None:
+    table = "path,label\n0.png,0.15\n1.png,3\n"
+    listing = listed(tmp_path, {**pictures("0.png", "1.png"), "m.csv": table})
+    assert [i.refused for i in listing.items] == [("caption", "label '0.15' is not a whole number"), None]
+
+
+def test_sentences_in_conversations_may_be_the_captions(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "It is a cat."}]
+    table = parquet(tmp_path / "a.parquet", {"image": [PNG], "conversations": [talk]})
+    with pytest.raises(UserError, match=r"no sample has a caption.*column 'conversations' of a.parquet"):
+        list_source(table)

@@ -270,7 +270,7 @@ def test_a_column_of_splits_must_be_chosen_from(folder: Path) -> None:
         listed(folder, "t.csv", rows)
     listing = listed(folder, "t.csv", rows, split="train")
     assert texts(listing) == ["a", "c"]
-    assert listing.ignored == {"rows of split test": 1}
+    assert listing.ignored == {"row of split test": 1}
 
 
 def test_columns_are_typed_as_a_section_or_field_by_field() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,6 +209,27 @@ def test_rooms_import_downwards_only() -> None:
             if room_of(other)[0] == folder and room_of(other)[1] not in below
         ]
     assert upwards == []
+
+
+def picture() -> str:
+    """Draw ROOMS side by side, from the ground up; "itself" stands for the modules of the folder."""
+    columns = []
+    for folder, floors in ROOMS.items():
+        column = [f"{folder}/"]
+        for rooms in floors:
+            names = "  ".join(sorted("itself" if room == "." else room for room in rooms))
+            column += textwrap.wrap(names, 24, initial_indent="  ", subsequent_indent="    ")
+        columns.append([f"{line:<{max(map(len, column)) + 2}}" for line in column])
+    rows = itertools.zip_longest(*columns)
+    widths = [len(column[0]) for column in columns]
+    return "\n".join(
+        "".join(cell or " " * width for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def test_the_picture_of_the_rooms_is_true() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    assert picture() in text, f"docs/architecture.md should have:\n{picture()}"
 
 
 def test_no_two_files_need_each_other() -> None:

@@ -1,4 +1,4 @@
-"""What a person should know of a latent cache: captions that were cut, channels that float16 cannot hold."""
+"""Warnings about a latent cache: captions that were cut, channels that float16 cannot hold."""
 
 from __future__ import annotations
 

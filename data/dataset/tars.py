@@ -1,4 +1,4 @@
-"""Tars read by offset, with an audit: what a streaming reader would silently drop is an error here.
+"""Read tars by offset, with an audit: what a streaming reader would silently drop is an error here.
 
 Streaming readers (also `webdataset`'s) take a damaged or missing header for the end of the archive, so a
 shard cut between two members, or with a hole in it, reads as a shorter one. Here an archive must end in two

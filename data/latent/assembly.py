@@ -105,7 +105,7 @@ def _tables(
 
 
 def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:
-    """All captions of a cache in which some sample has several, or names; None for any other."""
+    """Return all captions of a cache in which some sample has several, or names; None for any other."""
     tables = [receipt.get("captions") for receipt in receipts]
     if not any(tables):
         return None

@@ -42,18 +42,18 @@ class CaptionTable:
     names: tuple[str, ...]
 
     def as_json(self) -> CaptionLists:
-        """For a receipt."""
+        """Return the entries of a receipt."""
         return {"counts": self.counts.tolist(), "rows": self.rows.tolist(), "names": list(self.names)}
 
     @classmethod
     def from_json(cls, values: CaptionLists) -> Self:
-        """Of what `as_json` gave."""
+        """Read what `as_json` returned."""
         rows = np.array([tuple(row) for row in values["rows"]], CAPTION_ROW_DTYPE)
         return cls(np.array(values["counts"], np.int64), rows, tuple(values["names"]))
 
     @classmethod
     def joined(cls, tables: Sequence[CaptionTable]) -> Self:
-        """Of parts in their order; names are numbered anew, in ascending order."""
+        """Join the tables of parts, in their order; names are numbered anew, in ascending order."""
         names = sorted({name for table in tables for name in table.names})
         rows = []
         for table in tables:
@@ -81,7 +81,7 @@ class CaptionTable:
 
 
 def with_several(places: Sequence[Place]) -> bool:
-    """Whether a part holds samples with several captions, or names of captions."""
+    """Return whether a part holds samples with several captions, or names of captions."""
     return any(place.text is not None and len(place.text.captions) for place in places)
 
 
@@ -138,7 +138,7 @@ def _fields(dtype: np.dtype) -> list[tuple[str, np.dtype]]:
 
 
 def _crcs(path: Path, rows: np.ndarray, token_bytes: int) -> list[int]:
-    """CRC-32 of the embeddings of each caption."""
+    """Return the CRC-32 of the embeddings of each caption."""
     ends = rows["offset"].astype(np.int64) + rows["tokens"].astype(np.int64) * token_bytes
     with (
         open(path, "rb", opener=regular) as file,

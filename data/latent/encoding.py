@@ -196,7 +196,7 @@ class _Part:
         return rows[finite], views[:, finite]
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
-        """(n, M, C, T, H, W) of pixels (n, 3, T, H, W), as they are stored."""
+        """Encode pixels (n, 3, T, H, W) into (n, M, C, T, H, W), as they are stored."""
         with torch.inference_mode():
             moments = self.job.encoder.encode(pixels)
         dtype = TORCH_DTYPES[self.job.dtype.itemsize]

@@ -94,7 +94,7 @@ def array_place(
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether all values of a float16 or float32 array in C order are finite.
+    """Return whether all values of a float16 or float32 array in C order are finite.
 
     As signed integers, the positive values that are not finite are the largest, of float16 from 0x7C00 on; as
     unsigned ones the negative ones are, from 0xFC00 on. Two reductions of pieces that stay in a core's cache

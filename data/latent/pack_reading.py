@@ -1,4 +1,4 @@
-"""Packed latent parts read back: whole, or only where everything lies in them (`data.latent.packs`)."""
+"""Read packed latent parts: whole, or only where everything lies in them (`data.latent.packs`)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_part(path: Path) -> Iterator[Pack]:
 
 
 def scan_part(path: Path) -> list[Place]:
-    """Where the packs of a part lie; of the latents only the headers are read."""
+    """Return where the packs of a part lie; of the latents only the headers are read."""
     places = [_place(path, key, members, file) for key, members, file in _packs(path)]
     texts = [place.text for place in places if place.text is not None]
     ends = np.cumsum([text.rows for text in texts])
@@ -73,7 +73,7 @@ def scan_part(path: Path) -> list[Place]:
 
 
 def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
-    """(key, member of each kind, the open file) of every pack; WorkError for any damage to the archive."""
+    """Yield (key, member of each kind, the open file) of every pack; WorkError for a damaged archive."""
     with open(path, "rb", opener=regular) as file:
         for sample in samples(path):
             more = set(sample.members) - set(_KINDS)

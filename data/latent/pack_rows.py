@@ -75,7 +75,7 @@ def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
 
 
 def token_offsets(places: Sequence[Place], first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Where in the tar embeddings begin that are `count` (n,) rows from row `first` (n,) on; 0 of no rows.
+    """Return where embeddings begin in the tar: `count` (n,) rows from row `first` (n,) on; 0 for no rows.
 
     places: all packs of the part, over whose text rows are counted.
     """

@@ -112,7 +112,7 @@ class Parts:
                     seen(piece)
 
     def _windows(self, number: int, size: int) -> Tensor:
-        """(offsets, size): the bytes of a mapped part from every offset on."""
+        """View a mapped part as (offsets, size): the bytes from every offset on."""
         part = self._mapped.get(number, self._map)
         if (windows := part.windows.get(size)) is None:
             part.windows[size] = windows = part.bytes.as_strided((len(part.bytes) - size + 1, size), (1, 1))

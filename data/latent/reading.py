@@ -136,7 +136,7 @@ def read_flips(folder: Path, manifest: DatasetManifest) -> Table:
 
 
 def are_finite(latents: Tensor) -> Tensor:
-    """(n,) bool: whether all values of each sample of float16 or float32 (n, ...) on the CPU are finite."""
+    """Return which samples of float16 or float32 (n, ...) on the CPU have only finite values, (n,) bool."""
     if is_finite(latents.numpy()):
         return torch.ones(len(latents), dtype=torch.bool)
     return torch.isfinite(latents).flatten(1).all(1)

@@ -43,7 +43,7 @@ class Captions:
         self._rows = open_table(path, CAPTION_ROW_DTYPE, count, crcs, "not readable")
 
     def of(self, row: int) -> np.ndarray:
-        """All captions of a sample, CAPTION_ROW_DTYPE."""
+        """Return all captions of a sample, CAPTION_ROW_DTYPE."""
         first, count = self._spans[row].tolist()
         return self._rows[first : first + count]
 
@@ -52,7 +52,7 @@ class Captions:
         return self._names[int(entry["name"])]
 
     def drawn(self, rows: np.ndarray, u: list[float]) -> np.ndarray:
-        """One caption of each row, drawn by u (n,), CAPTION_ROW_DTYPE; of none all is 0."""
+        """Draw one caption of each row by u (n,), CAPTION_ROW_DTYPE; all zeros where a row has none."""
         found = np.zeros(len(rows), CAPTION_ROW_DTYPE)
         for place, row in enumerate(rows.tolist()):
             captions = self.of(row)
@@ -98,7 +98,7 @@ class TextReader:
     def gather(
         self, rows: np.ndarray, shards: np.ndarray, *, draws: Draws | None = None, pin: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
+        """Return tokens (n, longest, D) float16, zeros behind the last, and their numbers (n,) int64.
 
         shards: (n,) where each row lies.  draws: of these samples, by which one of several captions is taken;
         None takes the first.  WorkError for text outside of its part or that is not finite.
@@ -130,22 +130,22 @@ class TextReader:
 
 
 def text_shape(manifest: DatasetManifest) -> tuple[int, int]:
-    """(L, D) of the text of each sample in a batch: the longest caption of the cache, width of a token."""
+    """Return (L, D) of a sample's text in a batch: the longest caption of the cache, the width of a token."""
     return max(1, int(manifest.extra["longest_text"])), int(manifest.extra["made_from"]["text"]["width"])
 
 
 def has_text(manifest: DatasetManifest) -> bool:
-    """Whether a cache holds embedded captions."""
+    """Return whether a cache holds embedded captions."""
     return TEXT in manifest.files
 
 
 def read_texts(folder: Path, manifest: DatasetManifest) -> Table:
-    """`text.npy`: (samples,) TEXT_DTYPE, mapped."""
+    """Map `text.npy`, (samples,) TEXT_DTYPE."""
     return read_sidecar(folder / TEXT, TEXT_DTYPE, manifest)
 
 
 def has_several(manifest: DatasetManifest) -> bool:
-    """Whether a cache holds several captions of a sample, or captions with names."""
+    """Return whether a cache holds several captions of a sample, or captions with names."""
     return CAPTION_SPANS in manifest.files
 
 
@@ -155,7 +155,7 @@ def caption_names(manifest: DatasetManifest) -> list[str]:
 
 
 def require_names(choice: CaptionConfig, manifests: Iterable[DatasetManifest]) -> None:
-    """UserError for a name of `caption_key` that no caption of these caches has."""
+    """Raise UserError for a name of `caption_key` that no caption of these caches has."""
     names = {name for manifest in manifests for name in caption_names(manifest)}
     for key in choice.caption_keys:
         if key not in names:

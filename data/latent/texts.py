@@ -1,4 +1,4 @@
-"""Captions embedded: once each while a cache is encoded, or when training online asks for them."""
+"""Embed captions: once each while a cache is encoded, or when training online asks for them."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class CutCaptions:
 
     @classmethod
     def of(cls, lengths: Sequence[int], limit: int) -> CutCaptions:
-        """Of captions with these numbers of tokens."""
+        """Count captions with these numbers of tokens."""
         return cls(len(lengths), sum(length > limit for length in lengths), max(lengths, default=0))
 
     def __add__(self, other: CutCaptions) -> CutCaptions:
-        """Those of two shards together."""
+        """Add the counts of two shards."""
         longest = max(self.longest, other.longest)
         return CutCaptions(self.captions + other.captions, self.cut + other.cut, longest)
 
@@ -127,9 +127,11 @@ class RowTexts:
         skip: Collection[int] = (),
         pin: bool = False,
     ) -> tuple[Tensor, Tensor, dict[int, Fault]]:
-        """Tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: fault} of
-        those whose text cannot be used, which have no tokens. skip: rows that are not read and have none.
-        draws: of these samples, by which one of several captions is taken; None takes the first."""
+        """Return tokens (n, L, D) float16, zeros behind the last, their numbers (n,) int64, and {row: fault}.
+
+        Faults are of rows whose text cannot be used, which have no tokens. skip: rows that are not read and
+        have none. draws: of these samples, by which one of several captions is taken; None takes the first.
+        """
         found, refused = read_captions(self._dataset, [row for row in rows if row not in skip])
         captions = self._drawn(rows, found, draws)
         shape = (len(rows), self._encoder.tokens, self._encoder.width)

@@ -105,7 +105,7 @@ class LatentLoader:
             return [self._batch(0, rows) for rows in self.plan.largest()]
 
     def _text_readers(self, choice: CaptionConfig) -> list[TextReader | None]:
-        """One for each cache that holds text; all pad to the longest caption of any."""
+        """Return a reader for each cache that holds text; all pad to the longest caption of any."""
         manifests = [cache.manifest for cache in self.caches]
         longest = max((text_shape(m)[0] for m in manifests if has_text(m)), default=0)
         return [

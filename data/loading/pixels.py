@@ -178,7 +178,7 @@ class PixelLoader:
     def _condition(
         self, rows: np.ndarray, entries: np.ndarray, refused: dict[int, Fault], draws: Draws
     ) -> Condition:
-        """Labels and text; rows whose text cannot be used join the refused ones."""
+        """Return labels and text; rows whose text cannot be used join the refused ones."""
         self.dataset.manifest.require_labels(entries["label"], self.dataset.folder)
         label = torch.from_numpy(entries["label"].astype(np.int64))
         if self._texts is None:

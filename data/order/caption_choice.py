@@ -42,7 +42,7 @@ class CaptionConfig:
         return tuple(name.strip() for name in self.caption_key.split("+") if name.strip())
 
     def __str__(self) -> str:
-        """As a person sets it."""
+        """Return the choice as a person sets it."""
         return f"caption_key={self.caption_key!r} caption_weights={list(self.caption_weights)}"
 
     @property

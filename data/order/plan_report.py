@@ -1,4 +1,4 @@
-"""What a plan of steps comes to, in lines for people: samples, shares and costs of its buckets."""
+"""Describe a plan of steps in lines for people: samples, shares and costs of its buckets."""
 
 from __future__ import annotations
 

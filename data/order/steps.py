@@ -100,11 +100,11 @@ class StepPlan:
 
     @property
     def samples(self) -> int:
-        """How many samples there are to learn from: those of an epoch."""
+        """Samples of an epoch."""
         return sum(len(bucket.rows) for bucket in self.buckets)
 
     def share(self, bucket: int) -> int:
-        """How many samples of a group of this bucket are a rank's."""
+        """Return how many samples of a group of this bucket a rank takes."""
         return self.group_sizes[bucket] // self.ranks
 
     def limit(self, most: Sequence[int]) -> None:

@@ -46,6 +46,10 @@ TESTS = {
         "tests/core/queue/test_lost_workers.py",
     ],
     "core/queue/leases.py": ["tests/core/queue/test_leases.py"],
+    "core/queue/work_queue.py": [
+        "tests/core/queue/test_work_queue.py",
+        "tests/core/queue/test_lost_workers.py",
+    ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
     "core/run/claim.py": ["tests/core/run/test_claim.py"],
     "core/run/run_lock.py": ["tests/core/run/test_run_lock.py"],
@@ -54,6 +58,7 @@ TESTS = {
     "data/order/order.py": ["tests/data/order/test_order.py"],
     "data/order/steps.py": ["tests/data/order/test_steps.py"],
     "data/raw/annotations/roles.py": ["tests/data/raw/test_roles.py"],
+    "tools/runs/latent_space.py": ["tests/tools/test_latent_space.py"],
 }
 # The functions of a module that are changed, where not all are: the others copy and compare files of runs,
 # which tests hold that train.

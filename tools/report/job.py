@@ -91,7 +91,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def require_replaceable(path: Path) -> None:
-    """UserError where the page cannot be written, or would replace a file that is no page of this program."""
+    """Raise UserError where the page cannot be written, or would replace a file that is none of its kind."""
     if path.is_dir():
         raise UserError("output", path, "a file, and this is a folder")
     if path.exists() and MADE_BY.encode() not in read_head(path, LONGEST_HEAD):

@@ -93,7 +93,7 @@ def _share(worker: Worker) -> None:
 
 
 def is_finished(output: Path) -> bool:
-    """Whether the samples are published."""
+    """Return whether the samples are published."""
     return (output / SAMPLES).exists()
 
 

@@ -26,7 +26,7 @@ class _Cut(TypedDict):
 
 
 def agreed_size(leases: Path, parts: Store, batch: int) -> int:
-    """How many samples make a unit; what is noted first stays.
+    """Return how many samples make a unit; the number noted first stays.
 
     Where only parts are there, as an earlier version left them, theirs counts, so that they are used.
     """

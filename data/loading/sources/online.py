@@ -238,7 +238,7 @@ class OnlineLatents:
         return [None if latents is None else LatentSums.of(latents) for latents in found]
 
     def _latents(self, row: int) -> np.ndarray | None:
-        """(1, M, C, T, H, W) of a sample; None if it cannot be decoded or is not finite."""
+        """Encode a sample to (1, M, C, T, H, W); None if it cannot be decoded or is not finite."""
         config, bucket = self._config, self._buckets[int(self._column[row])]
         read = partial(read_pixels, self._raw, row, bucket, config.buckets, config.limits)
         pixels = attempt(read, "decode", f"sample {row}")

@@ -95,7 +95,7 @@ def role_of(name: str, columns: ColumnsConfig = USUAL_COLUMNS) -> Role | None:
 
 @functools.cache
 def _ranks(columns: ColumnsConfig) -> dict[str, int]:
-    """Plain name -> place among the columns of its role."""
+    """Return {plain name: place among the columns of its role}."""
     return _RANK | {plain(name): rank for rank, name in enumerate(columns.texts)}
 
 

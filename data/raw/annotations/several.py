@@ -40,12 +40,12 @@ class CaptionError(ValueError):
 
 
 def is_about_captions(name: str) -> bool:
-    """Whether a field holds names or weights of captions, or says which field is the caption."""
+    """Return whether a field holds names or weights of captions, or says which field is the caption."""
     return plain(name) in ABOUT
 
 
 def is_caption_key(name: str) -> bool:
-    """Whether a field says which field is the caption."""
+    """Return whether a field says which field is the caption."""
     return plain(name) in _KEYS
 
 
@@ -65,7 +65,7 @@ def stored(captions: Iterable[Caption]) -> dict[str, list[Any]]:
 def read(
     fields: Mapping[str, Any], filled: list[tuple[str, Any]], columns: ColumnsConfig, *, one_text: bool
 ) -> tuple[Caption, ...]:
-    """All different captions of a sample, the first first; CaptionError says what is wrong with them.
+    """Return all different captions of a sample, in order; CaptionError says what is wrong with them.
 
     fields: everything that is known of the sample.  filled: (name, value) of those that hold captions.
     one_text: different captions in two fields that nobody named are refused, else all are kept.
@@ -149,7 +149,7 @@ def _listed(field: str, value: Any) -> list[Caption]:
 
 
 def _adds(field: str, captions: list[Caption], listed: Mapping[str, list[Caption]]) -> bool:
-    """Whether a field holds a caption that no larger one, nor an equal one before it, holds too."""
+    """Return whether a field holds a caption that no larger one, nor an equal one before it, holds too."""
     texts = {caption.text for caption in captions if caption.text}
     before = True
     for other, theirs in listed.items():
@@ -197,7 +197,7 @@ def _number(weight: Any) -> float:
 
 
 def _distinct(captions: list[Caption]) -> tuple[Caption, ...]:
-    """Those with text, each once; what stands there twice keeps the first name and the larger weight."""
+    """Return the captions with text, each once; a repeated one keeps its first name and larger weight."""
     found: dict[str, Caption] = {}
     for caption in captions:
         if caption.text:

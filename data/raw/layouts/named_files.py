@@ -129,7 +129,7 @@ def _named_by_key(table: Table) -> list[str]:
 
 
 def _caption_columns(table: Table) -> list[str]:
-    """Columns that say something about captions, and where one names the caption, all that may hold it."""
+    """Return columns that concern captions, and where one names the caption, all that may hold it."""
     about = [name for name in table.columns if is_about_captions(name)]
     if not any(map(is_caption_key, about)):
         return about

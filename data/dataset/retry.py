@@ -59,7 +59,7 @@ class Retry:
             try:
                 return work()
             except _errors_of_reading() as error:
-                if is_lasting(error):
+                if is_permanent(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
             if failed < self.attempts:
@@ -102,7 +102,7 @@ class Retry:
         return self.first_s * 2 ** (failed - 1) * (1 - digest[0] / 512)
 
 
-def is_lasting(error: BaseException) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Return whether a retry would fail the same way."""
     named = type(error).__name__ in _LASTING_NAMES
     return isinstance(error, _LASTING) or named or getattr(error, "code", None) in _LASTING_CODES

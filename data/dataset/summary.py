@@ -72,7 +72,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
 
 def as_text(summary: dict[str, Any]) -> list[str]:
     """Return the summary as lines for a person to read."""
-    totals, aside = summary["totals"], summary["quarantine"]
+    totals, quarantine = summary["totals"], summary["quarantine"]
     lines = [
         f"{summary['folder']}: {summary['kind']} dataset {summary['fingerprint'][:16]}",
         f"{counted(totals['samples'], 'sample')}, {_EXACT(totals['bytes'])}, "
@@ -99,9 +99,9 @@ def as_text(summary: dict[str, Any]) -> list[str]:
     if "made_from" in summary["extra"]:
         lines += ["", "made from:", *_nested(summary["extra"]["made_from"])]
     lines += ["", *summary["notes"]] if summary["notes"] else []
-    lines += ["", f"quarantine: {counted(aside['entries'], 'sample')} set aside"]
-    lines += [f"  {count:>8}  at stage {stage}" for stage, count in aside["stages"].items()]
-    lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in aside["first"]]
+    lines += ["", f"quarantine: {counted(quarantine['entries'], 'sample')} set aside"]
+    lines += [f"  {count:>8}  at stage {stage}" for stage, count in quarantine["stages"].items()]
+    lines += [f"  {entry['id']}: {entry['stage']}: {entry['error']}" for entry in quarantine["first"]]
     if left := summary["left_out"]:
         lines += ["", f"left out by filters, duplicates and cutting: {sum(left.values())}", *_bars_of(left)]
     return lines

@@ -46,9 +46,9 @@ def foreign_manifest(
     """
     found, quarantine = read_foreign(paths, advance), making / QUARANTINE
     making.mkdir(exist_ok=True)
-    aside = Quarantine(quarantine, total=len(found.items), budget=budget)
-    aside.rewrite(found.refused)
-    aside.check()
+    refused = Quarantine(quarantine, total=len(found.items), budget=budget)
+    refused.rewrite(found.refused)
+    refused.check()
     if (folder / QUARANTINE).exists():
         quarantine.touch()  # an empty list in place of one that no longer holds
     index, shapes, classes = found.index()

@@ -24,7 +24,7 @@ from models.weights import fingerprint
 from tests.data.caches import make_cache
 from tests.integration.tiny_run import MODEL, OBJECTIVE, STEP, command, finish, make_autoencoder, make_latents
 from tools import export
-from tools.runs.begun import told_record
+from tools.runs.begun import describe_record
 from tools.train import config as train_config
 from tools.train.job import plan, run
 
@@ -153,7 +153,7 @@ def test_an_export_holds_one_set_of_weights_and_says_what_its_run_began_from(
     assert weights(begun) == weights(donor, "ema")
     export.run(load(export.Config, overrides=[f"source={begun}", f"output={again}"]))
     assert record(again) == record(begun)
-    (line,) = told_record(again)
+    (line,) = describe_record(again)
     assert line.startswith(f"began from the ema weights of step 4 of {place} (")
 
 

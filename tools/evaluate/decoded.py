@@ -1,4 +1,4 @@
-"""What an autoencoder alone makes: copies of real images, and images decoded from noise."""
+"""Outputs of the autoencoder alone: copies of real images, and images decoded from noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a Fréchet distance is, and what it would be of infinitely many samples.
+"""The interval of a Fréchet distance, and its value extrapolated to infinitely many samples.
 
 A plain bootstrap draws samples twice, which enlarges the distance, so its interval leaves out its own point.
 Leaving blocks out does not.

@@ -20,7 +20,7 @@ from core.run.code import read
 from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import RunLock
 from tools.inspect.telling import refuse_dataset_fields, tell
-from tools.runs.begun import told_record
+from tools.runs.begun import describe_record
 from tools.runs.initial import read_record
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _run(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
         lines.append(f"last started with {started_with}")
     if (record := read_record(folder)) is not None:
         result["initial"] = record
-    lines += told_record(folder)
+    lines += describe_record(folder)
     for name, part in parts.items():
         result[name] = []
         lines += ["", f"{name}: {'step':>8}  {'updates':>8}  {'ranks':>5}  {'MiB':>9}  folder"]

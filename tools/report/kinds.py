@@ -1,4 +1,4 @@
-"""What a folder is an output of, and the reader for it."""
+"""Find out which job a folder is an output of, and its reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found in a folder, whatever its kind: readers fill it, sections show it."""
+"""The contents of a folder, whatever its kind: readers fill them in, sections show them."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def describe(initial: Initial, sha256: str) -> dict[str, Any]:
     }
 
 
-def told_record(run: Path) -> list[str]:
+def describe_record(run: Path) -> list[str]:
     """Say what a run, or an export of it, began from; nothing for one that began at random."""
     if (record := read_record(run)) is None:
         return []

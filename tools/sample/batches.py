@@ -60,7 +60,7 @@ def prepare(
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
     schedule = make_schedule(settings, asked, trained.space, source, partial(latent_shape, trained))
-    schedule, told = settle_samplers(schedule, trained, source)
+    schedule, notes = settle_samplers(schedule, trained, source)
     if not asked.requests:
         settings = replace(settings, sampler=schedule.forms[0].sampler)
     folder = making.text_encoder or trained.space.text_folder
@@ -72,7 +72,7 @@ def prepare(
     job = Job(settings, making, asked, trained, schedule, guiding, prompts)
     sampled_from.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
-    for line in (*told, *(f"warning: {each}" for each in job.warnings())):
+    for line in (*notes, *(f"warning: {each}" for each in job.warnings())):
         say(line)
     return job
 

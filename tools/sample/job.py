@@ -46,13 +46,13 @@ def plan(config: Config) -> list[str]:
     lines, path = list[str](), make_path(space.path)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
-            sampler, told = as_trained(form.sampler, space, source, space.shapes[0])
+            sampler, notes = as_trained(form.sampler, space, source, space.shapes[0])
             warnings = require_trained(space, sampler, schedule.given(number), schedule.negative(number))
             largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
         warnings += untrained_frames(source, form.size.frames)
         lines += form_lines(schedule, number, config.batch, largest)
-        told += [f"warning: {warning}" for warning in warnings]
-        lines += [line for line in told if line not in lines]
+        notes += [f"warning: {warning}" for warning in warnings]
+        lines += [line for line in notes if line not in lines]
     weights = f"the {config.weights} weights of {checkpoint}"
     return [f"{counted(schedule.count, 'sample')} from {weights}, into {config.output}", *lines]
 

@@ -76,7 +76,7 @@ def fit(rows: Sequence[Result], settings: FitSettings, *, grid: bool) -> Results
     if grid:
         return Results(rows, loss, [*lines, *compared(used, loss)], grid_figures(used, loss), None)
     found = fit_law(used, loss, settings.target)
-    return Results(rows, loss, [*lines, *told(found)], law_figures(found), found)
+    return Results(rows, loss, [*lines, *describe_fit(found)], law_figures(found), found)
 
 
 def is_usable(row: Result, loss: str) -> bool:
@@ -107,7 +107,7 @@ def compared(rows: Sequence[Result], loss: str) -> list[str]:
     return [f"{place}. {row['run']}: loss {row['losses'][loss]:.5g}" for place, row in enumerate(ranked, 1)]
 
 
-def told(found: FittedLaw) -> list[str]:
+def describe_fit(found: FittedLaw) -> list[str]:
     """Return the fit as lines for a person."""
     law, record = found.law, found.record()
     between = lambda name: "{value:.4g} ({low:.4g} to {high:.4g})".format(**record[name])  # noqa: E731

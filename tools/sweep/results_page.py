@@ -47,10 +47,10 @@ def sections(results: Results, name: str = "") -> list[str]:
     name: of the sweep, for the headings where there are several.
     """
     of = f" of {name}" if name else ""
-    told = "".join(f"<li>{in_html(line)}</li>" for line in results.lines)
+    items = "".join(f"<li>{in_html(line)}</li>" for line in results.lines)
     note = f"<p><small>{in_html(NOTE)}</small></p>" if results.law else ""
     return [
-        section(f"In short{of}", f"<ul>{told}</ul>{note}" if told else ""),
+        section(f"In short{of}", f"<ul>{items}</ul>{note}" if items else ""),
         section(f"Figures{of}", "".join(figures.svg(each) for each in results.drawn.values())),
         section(f"Runs{of}", _table(results)),
     ]

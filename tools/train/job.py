@@ -24,9 +24,9 @@ from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
-from tools.runs.foretold import foretold
 from tools.runs.micro_batches import foreseen, keep_number
 from tools.runs.normalisers import LatentsConfig
+from tools.runs.run_hours import hours_line
 from tools.train.beginning import find_beginning
 from tools.train.claimed_run import Data, Training, by_use, train
 from tools.train.config import Config, DataConfig
@@ -73,7 +73,7 @@ def plan(config: Config) -> list[str]:
         *takes,
         f"step: {counted(round(samples), 'sample')}, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
-        foretold(memory, world, steps, plan.samples),
+        hours_line(memory, world, steps, plan.samples),
         f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),

@@ -42,8 +42,8 @@ from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
-from tools.runs.foretold import foretold
 from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
+from tools.runs.run_hours import hours_line
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
@@ -86,7 +86,7 @@ def plan(config: Config) -> list[str]:
         f"latents: {config.model.latent_channels} channels, {', '.join(latents)}",
         f"model: {memory.numbers:,} parameters",
         *takes,
-        foretold(memory, world, config.trainer.steps, loader.plan.samples),
+        hours_line(memory, world, config.trainer.steps, loader.plan.samples),
         f"run: {config.trainer.steps} steps into {config.output}",
         *(lines_of(*beginning) if beginning else ()),
     ]

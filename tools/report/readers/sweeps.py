@@ -49,10 +49,10 @@ def _fitted(output: Output, rows: list[ledger.Result]) -> Results:
         return Results(rows, settings.loss, [f"no fit yet: {error}"], {}, None)
 
 
-def _state(output: Output, missing: int, told: str) -> None:
+def _state(output: Output, missing: int, state: str) -> None:
     """Note whether the sweep goes on: by the newest word of its runs, each of which has a log."""
     logs = [path.stat().st_mtime for path in published(output.folder / RUNS, "*.log")]
     age = time.time() - max(logs) if logs else None
-    output.state = told
+    output.state = state
     if missing and age is not None and age < QUIET_S:
-        output.state, output.running = f"{told}, last word of a run {duration(age)} ago", True
+        output.state, output.running = f"{state}, last word of a run {duration(age)} ago", True

@@ -1,4 +1,4 @@
-"""What happened to a run, to be marked on its curves."""
+"""Events of a run, marked on its curves."""
 
 from __future__ import annotations
 

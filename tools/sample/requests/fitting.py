@@ -59,9 +59,9 @@ def settle_samplers(schedule: Schedule, trained: LoadedRun, source: Path) -> tup
     for form in schedule.forms:
         shape = latent_shape(trained, form.size)
         with below("sampler"):
-            sampler, told = as_trained(form.sampler, trained.space, source, shape)
+            sampler, notes = as_trained(form.sampler, trained.space, source, shape)
         forms.append(replace(form, sampler=sampler))
-        lines += told
+        lines += notes
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
 
 

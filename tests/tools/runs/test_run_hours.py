@@ -9,7 +9,7 @@ from core.config.loading import load
 from core.distributed.ranks import World
 from tests.data.raw_datasets import make_raw
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools.runs import foretold
+from tools.runs import run_hours
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader
 from tools.train_autoencoder.pixel_memory import memory_of
@@ -30,11 +30,11 @@ def test_hours_are_a_ranks_samples_times_the_seconds_of_one(memory, monkeypatch)
     """Two shapes of different speed: each counts by its share of the groups and a rank's part of one."""
     plan = memory.planned[0].plan
     took = iter([0.5, 2.0])
-    monkeypatch.setattr(foretold, "pass_seconds", lambda *_: next(took))
+    monkeypatch.setattr(run_hours, "pass_seconds", lambda *_: next(took))
     step = plan.config.groups_per_step * sum(
         plan.weights[n] * plan.share(n) * t for n, t in zip((0, 1), (0.5, 2.0), strict=True)
     )
-    line = foretold.foretold(memory, WORLD, 1000, plan.samples)
+    line = run_hours.hours_line(memory, WORLD, 1000, plan.samples)
     assert line.startswith(f"hours: {1 / step:.3g} steps per second by single samples timed here on cpu")
     samples = plan.config.groups_per_step * sum(
         w * n for w, n in zip(plan.weights, plan.group_sizes, strict=True)
@@ -47,8 +47,8 @@ def test_hours_are_a_ranks_samples_times_the_seconds_of_one(memory, monkeypatch)
 def test_a_pass_is_timed_and_nothing_too_large_is(memory, monkeypatch) -> None:
     make = memory.planned[0].passes(0, 1)
     before = torch.random.get_rng_state()
-    assert foretold.pass_seconds(make, torch.float32, WORLD.device) > 0
+    assert run_hours.pass_seconds(make, torch.float32, WORLD.device) > 0
     assert torch.equal(torch.random.get_rng_state(), before)
-    monkeypatch.setattr(foretold, "LONGEST", 1)
-    monkeypatch.setattr(foretold, "pass_seconds", lambda *_: 1 / 0)
-    assert "hours: not timed" in foretold.foretold(memory, WORLD, 10, 0)
+    monkeypatch.setattr(run_hours, "LONGEST", 1)
+    monkeypatch.setattr(run_hours, "pass_seconds", lambda *_: 1 / 0)
+    assert "hours: not timed" in run_hours.hours_line(memory, WORLD, 10, 0)

@@ -15,7 +15,7 @@ LONGEST = 1e13  # numbers of a sample times parameters: up to here a CPU takes s
 ON_A_GPU = 100  # times that many there
 
 
-def foretold(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str:
+def hours_line(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str:
     """Return the line that says it, by one sample of each shape on this machine's device.
 
     epoch: samples of an epoch.  Passes that would take minutes are not timed.

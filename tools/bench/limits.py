@@ -31,10 +31,10 @@ def in_order(
     size = 2 * int(np.prod(shape))
     kept = torch.empty(batch * size, dtype=torch.uint8)
     files = KeptFiles()
-    for step in range(steps):
+    for step_index in range(steps):
         out = memory.empty(batch * size) if memory else kept
         buffer = out.numpy().data
-        rows = np.arange(step * batch, (step + 1) * batch)
+        rows = np.arange(step_index * batch, (step_index + 1) * batch)
         shards, offsets = index["shard"][rows].astype(int), index["offset"][rows].astype(int)
         breaks = np.flatnonzero((np.diff(offsets) != size) | (np.diff(shards) != 0)) + 1
         for start, stop in itertools.pairwise([0, *breaks.tolist(), batch]):

@@ -94,7 +94,7 @@ def _own(cache: Dataset, shape: Shape, batch: int, steps: int) -> dict[str, Call
     loader = LatentLoader(
         [cache], LoaderConfig(group_size=batch, rank_multiple=1), World(0, 1, 0, torch.device("cpu")), seed=0
     )
-    order = [loader.plan.micro_batch_rows(step)[0].rows for step in range(steps)]
+    order = [loader.plan.micro_batch_rows(step_index)[0].rows for step_index in range(steps)]
 
     def reading(
         *, finite: bool = False, verify: bool = False, anew: bool = False
@@ -111,7 +111,7 @@ def _own(cache: Dataset, shape: Shape, batch: int, steps: int) -> dict[str, Call
         return gather
 
     def load() -> Iterator[Read]:
-        return ((b.id.numpy(), b.x) for step in range(steps) for b in loader.load(step))
+        return ((b.id.numpy(), b.x) for step_index in range(steps) for b in loader.load(step_index))
 
     def ahead() -> Iterator[Read]:
         loaded = read_ahead(loader.load, 0, loader.config.prefetch, steps)

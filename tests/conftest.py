@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -19,6 +20,7 @@ import torch
 from tests.slurm_cluster import missing
 
 torch.set_num_threads(1)
+gc.disable()  # until all tests are collected: it would look again and again at half a million objects
 
 # Time limits on single examples fail on a busy machine and find nothing. The same examples every time, so
 # that a change is judged by what it changed; `make test-full` looks for new ones.
@@ -65,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda"))
     long = {item.path for item in items if any(item.get_closest_marker(name) for name in _LONG)}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what exists now from garbage collection: each full one would take half a second for it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ def changes(before: Mapping[str, str]) -> str:
     )
 
 
+@functools.cache  # it reads the package's description, and every checkpoint asks
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -118,7 +118,8 @@ def toy_engine(
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     """Make a trainer; fields: of TrainerConfig, EngineConfig, EmaConfig and `toy_engine`, bad, poison.
 
-    largest: whether a micro-batch is tried before the first step.
+    largest: whether a micro-batch is tried before the first step. Garbage is not collected at chosen steps:
+    that looks at all that tests have imported, and takes longer than the run.
     """
     bad, poison = fields.pop("bad", -1), fields.pop("poison", -1)
     validation = ValidationConfig(every=fields.pop("validate_every", 0))
@@ -136,7 +137,7 @@ def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     return Trainer(
         SingleStepper(engine, ToyObjective(), EmaConfig(**{"decay": 0.9, "extra_decays": (0.5,), **ema})),
         data,
-        TrainerConfig(**{"steps": 8, "save_every": 3, **trainer}),
+        TrainerConfig(**{"steps": 8, "save_every": 3, "collect_every": 0, **trainer}),
         folder=folder,
         seed=7,
         metrics=MetricsConfig(log_every=2),

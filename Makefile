@@ -8,6 +8,8 @@ BIN := .venv/bin
 MADE := .venv/.made
 # A file's tests run on one worker, which makes their fixtures once; tests/conftest.py orders the files.
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
+# Whatever the environment says: without bytecode every process that a test starts compiles all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 RELEASES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

@@ -52,16 +52,17 @@ def test_files_are_opened_by_the_helpers(source: Path) -> None:
             continue
         if isinstance(call.func, ast.Name) and call.func.id == "open" and is_reading(call):
             assert "opener" in {keyword.arg for keyword in call.keywords}, f"line {call.lineno}"
-        is_of_pip = bool(call.args) and ast.unparse(call.args[0]).endswith(".json'")  # a name, of a package
         if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "read_bytes"):
-            if is_of_pip:
+            if call.args and ast.unparse(call.args[0]).endswith(".json'"):  # a name, of a package
                 continue
             assert id(call) in parsed, f"line {call.lineno}: core.files.{call.func.attr} reads regular files"
 
 
 def _is_json(node: ast.AST) -> bool:
     """Return whether this is a call of `json.loads(...)`; JSON files have a reader of their own."""
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "json.loads"
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    return node.func.attr == "loads" and ast.unparse(node.func) == "json.loads"
 
 
 def test_temporary_names_cannot_be_foreseen(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import get_args
 
@@ -116,13 +117,20 @@ def starts() -> torch.Tensor:
     return torch.randn(64, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
+@cache
+def on_the_whole_chain() -> list[torch.Tensor]:
+    """Return where the starts end in a thousand steps, for each mixture."""
     path = make_path("ddpm_linear")
     chain = make_grid("even", path, 1000, 1.0)
-    exact = [
+    return [
         KINDS["unipc_2"].solve(mixture(modes), starts(), chain, path, noise=lambda i: starts())
         for modes in MODES
     ]
+
+
+def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
+    path = make_path("ddpm_linear")
+    exact = on_the_whole_chain()
     ddim = {count: errors("ddim", None, path, count, exact) for count in (20, 100)}
     for solver in ("dpmpp_2m", "unipc_2", "unipc_3"):
         assert errors(solver, None, path, 20, exact) <= ddim[20] / 3, solver
@@ -158,9 +166,6 @@ def test_few_steps_take_times_that_enlarge_no_errors() -> None:
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "midpoint", "rk4"])
 def test_few_steps_are_nearer_on_the_default_grid_than_on_even_times(solver: SolverName) -> None:
     path = make_path("ddpm_linear")
-    chain = make_grid("even", path, 1000, 1.0)
-    exact = [
-        KINDS["unipc_2"].solve(mixture(n), starts(), chain, path, noise=lambda i: starts()) for n in MODES
-    ]
+    exact = on_the_whole_chain()
     evaluations = 8 * KINDS[solver].evaluations
     assert errors(solver, None, path, evaluations, exact) < errors(solver, "even", path, evaluations, exact)

@@ -44,7 +44,7 @@ ROOMS = {
         {"sweep"},
         {"report"},
     ],
-    "launch": [{"."}, {"cluster", "demo"}, {"doctor", "report", "sweep"}],
+    "launch": [{"."}, {"cluster", "demo"}, {"doctor", "python", "report", "sweep"}],
 }
 # Files of the same name that are others: members of packs, an autoencoder's own scores, a sampling record, a
 # text encoder in the layout of transformers.

@@ -1,0 +1,1 @@
+"""What `import longtake` offers: jobs, runs and caches as Python objects."""

@@ -13,6 +13,9 @@ from typing import Any
 
 JUDGED = 60  # frames by which a film is judged
 SMALLEST = 16  # pixels of a side; of less, rows say nothing, and the chroma of 4:2:0 is too small for bwdif
+# Rows below which `idet` is not asked: no interlaced format has so few, and strokes of a small picture, as
+# thin as its rows, look like fields where they move up or down by part of a row.
+LEAST_ROWS = 64
 LEAST = 3  # frames in which the fields differ, without which a film is not called interlaced
 
 
@@ -35,7 +38,7 @@ class FieldWatch:
     """Judges the first decoded frames: by their flags, and by `idet` where there are none."""
 
     def __init__(self) -> None:
-        self.frames, self.flagged = 0, 0
+        self.frames, self.flagged, self._small = 0, 0, 0
         self._votes: Counter[str] = Counter()
         self._graph: Any = None
 
@@ -45,7 +48,8 @@ class FieldWatch:
             return
         self.frames += 1
         self.flagged += frame.interlaced_frame
-        if self.flagged:
+        self._small += frame.height < LEAST_ROWS
+        if self.flagged or self._small:
             return
         if self._graph is None:
             self._graph = field_graph(frame, "idet")
@@ -58,7 +62,7 @@ class FieldWatch:
     @property
     def is_certain(self) -> bool:
         """Whether enough frames were judged, so that more would not be looked at."""
-        return max(self.flagged, sum(self._votes.values())) >= JUDGED
+        return max(self.flagged, self._small, sum(self._votes.values())) >= JUDGED
 
     @property
     def fields(self) -> Fields:

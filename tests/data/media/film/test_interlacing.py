@@ -44,6 +44,13 @@ def flagged(top_first: bool = True) -> bytes:
     return file.getvalue()
 
 
+def sinking_spot() -> np.ndarray:
+    """Return a small film of a spot as thin as rows that sinks by part of a row a frame, as digits may."""
+    rows, columns = np.arange(32)[:, None], np.arange(32)[None]
+    spots = [np.exp(-((rows - 6 - 0.7 * n) ** 2 + (columns - 16) ** 2) / 8) for n in range(17)]
+    return np.repeat((255 * np.array(spots))[..., None], 3, -1).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("data", "fields"),
     [
@@ -54,8 +61,9 @@ def flagged(top_first: bool = True) -> bytes:
         (encoded_video(noisy_clip()), Fields.WHOLE),
         (encoded_video(np.zeros((8, 32, 48, 3), np.uint8)), Fields.WHOLE),
         (encoded_video(noisy_clip(8, 6, 8), codec="mpeg4"), Fields.WHOLE),
+        (encoded_video(sinking_spot()), Fields.WHOLE),
     ],
-    ids=["top first", "bottom first", "flagged", "moving", "noise", "still", "tiny"],
+    ids=["top first", "bottom first", "flagged", "moving", "noise", "still", "tiny", "small and thin"],
 )
 def test_interlacing_is_seen_and_said(data: bytes, fields: Fields) -> None:
     media = check(data)

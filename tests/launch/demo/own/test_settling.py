@@ -38,7 +38,7 @@ def test_what_is_chosen_is_said_and_kept(output: Path, capfd: pytest.CaptureFixt
     choice = settle(output, 5, 1, tiny=True, text_encoder="")
     err = capfd.readouterr().err
     assert "the folder: 6 images, 2 videos" in err
-    assert "left out: 1 videos of fewer than 5 frames" in err
+    assert "left out: 1 video of fewer than 5 frames" in err
     assert "5 frames from the middle of each video, 0.5 s used and 3.5 s not" in err
     assert "captions: 8" in err
     assert "what 5 minutes cannot give" in err

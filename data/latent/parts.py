@@ -15,15 +15,18 @@ from torch import Tensor
 from core.errors import WorkError
 from core.files import published, regular
 from core.reading.maps import map_file
-from core.reading.open_files import MAPS, Kept, KeptFiles
+from core.reading.open_files import MAPS, Kept, KeptFiles, OpenFile
+from core.reading.shared_work import shared
 from data.dataset.manifest import DatasetManifest
 from data.dataset.tars import read_into
 
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
-PIECE_BYTES = 1 << 19  # that are looked at while they still lie in a core's cache
+PIECE_BYTES = 1 << 20  # that are looked at while they still lie in a core's cache
+
+OPEN_RUNS = 8  # files that are held open at once
 
 Seen = Callable[[np.ndarray], None]
-"""Takes bytes as they are copied, (bytes,) uint8 of whole values of at most 8 bytes."""
+"""Takes bytes as they are copied, (bytes,) uint8 of whole values of at most 8 bytes; by several threads."""
 
 
 class _MappedPart(NamedTuple):
@@ -31,6 +34,15 @@ class _MappedPart(NamedTuple):
 
     bytes: Tensor
     windows: dict[int, Tensor]
+
+
+class _Piece(NamedTuple):
+    """Bytes to be read: from where in which part, and into what, (bytes,) uint8."""
+
+    number: int
+    file: OpenFile
+    at: int
+    into: np.ndarray
 
 
 class Parts:
@@ -93,23 +105,31 @@ class Parts:
     def read(self, parts: np.ndarray, offsets: np.ndarray, out: Tensor, seen: Seen | None = None) -> None:
         """Do what `copy` does by system calls: one for each run of ranges that are adjacent in a part.
 
-        Where the bytes are looked at, one for each piece of a run.
+        Where the bytes are looked at, one for each piece of a run. The threads of torch share them, and each
+        looks at what it read.
         """
         size = out.shape[1]
         flat = out.numpy().reshape(-1)
         apart = (parts[1:] != parts[:-1]) | (offsets[1:] - offsets[:-1] != size)
-        edges = _edges(apart, len(parts))
-        for start, stop in itertools.pairwise(edges):
-            number, wanted = int(parts[start]), flat[start * size : stop * size]
-            file = self._files.get(number, self._open)  # held while it is read
-            at = int(offsets[start])
-            for first in range(0, len(wanted), PIECE_BYTES if seen else len(wanted)):
-                piece = wanted[first : first + PIECE_BYTES] if seen else wanted
-                if read_into(file.fileno(), piece.data, at + first) < len(piece):
-                    name = self.manifest.shards[number].name
-                    raise WorkError(f"{self.folder / name}: cut off since it was opened")
-                if seen is not None:
-                    seen(piece)
+        runs = list(itertools.pairwise(_edges(apart, len(parts))))
+        for first in range(0, len(runs), OPEN_RUNS):
+            pieces: list[_Piece] = []
+            for start, stop in runs[first : first + OPEN_RUNS]:
+                number, at = int(parts[start]), int(offsets[start])
+                file = self._files.get(number, self._open)  # held by its pieces while they are read
+                wanted = flat[start * size : stop * size]
+                step = PIECE_BYTES if seen else len(wanted)
+                pieces += (
+                    _Piece(number, file, at + k, wanted[k : k + step]) for k in range(0, len(wanted), step)
+                )
+            shared(pieces, lambda piece: self._read_piece(piece, seen))
+
+    def _read_piece(self, piece: _Piece, seen: Seen | None) -> None:
+        if read_into(piece.file.fileno(), piece.into.data, piece.at) < len(piece.into):
+            name = self.manifest.shards[piece.number].name
+            raise WorkError(f"{self.folder / name}: cut off since it was opened")
+        if seen is not None:
+            seen(piece.into)
 
     def _windows(self, number: int, size: int) -> Tensor:
         """View a mapped part as (offsets, size): the bytes from every offset on."""

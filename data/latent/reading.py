@@ -109,9 +109,12 @@ class LatentReader:
         """Fill out (n, bytes) from the parts, and check its values and CRC where that is asked for."""
         all_finite = True
 
-        def look(piece: np.ndarray) -> None:
+        def look(
+            piece: np.ndarray,
+        ) -> None:  # by several threads, none of which takes back what another found
             nonlocal all_finite
-            all_finite = all_finite and is_finite(piece.view(f"<f{self.dtype.itemsize}"))
+            if not is_finite(piece.view(f"<f{self.dtype.itemsize}")):
+                all_finite = False
 
         self.parts.copy(parts, offsets, out, look if finite else None)
         if self._crcs is not None:

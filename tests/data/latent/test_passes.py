@@ -16,7 +16,7 @@ from data.latent.parts import PIECE_BYTES
 from data.latent.reading import LatentReader
 from tools.bench.material import IMAGE, latents_of, make_cache
 
-LARGE = (1, 16, 5, 90, 64)  # 921,600 bytes, no multiple of a piece
+LARGE = (1, 16, 5, 90, 64)  # 921,600 bytes, no part of a piece
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_without_the_check_a_run_of_samples_is_one_read(large, calls):
 
 
 def test_small_latents_are_looked_at_once(tmp_path, calls):
-    cache = make_cache(tmp_path / "small", 256, IMAGE, shards=2)
-    found = LatentReader(cache.folder, cache.manifest, cache.index).gather(np.arange(0, 256, 2))
+    cache = make_cache(tmp_path / "small", 512, IMAGE, shards=2)
+    found = LatentReader(cache.folder, cache.manifest, cache.index).gather(np.arange(0, 512, 2))
     assert [name for name, *_ in calls] == ["look", "look"]
     assert sum(size for *_, size in calls) == found.nbytes == 2 * PIECE_BYTES
 

@@ -23,7 +23,7 @@ FILES = [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.rglob("*.yaml
 
 
 def schema_of(file: Path) -> type[Any]:
-    """Return the config of the job that a file is for, by its folder; of the demo by its name."""
+    """Return the config of the job that a file is for, by its folder; of demo and photos by its name."""
     folder = file.parts[0]
     if folder == "cluster":
         return Target
@@ -47,4 +47,4 @@ def test_a_file_is_read_by_its_job(name: str) -> None:
 
 
 def test_jobs_are_found_for_all_files() -> None:
-    assert {Path(name).parts[0] for name in FILES} == {*JOBS, "cluster", "demo"}
+    assert {Path(name).parts[0] for name in FILES} == {*JOBS, "cluster", "demo", "photos"}

@@ -1,7 +1,7 @@
 """Start several ranks of one program on this machine, for tests that kill them.
 
-Ranks are forked from a process that has imported torch, DeepSpeed and the toy run already, which costs a
-tenth of an interpreter for each; `start_interpreters` is for what must not be.
+Ranks are forked from a process that has imported torch, DeepSpeed, the toy run and the jobs already, which
+costs a tenth of an interpreter for each; `start_interpreters` is for what must not be.
 """
 
 from __future__ import annotations
@@ -46,9 +46,23 @@ def start_interpreters(
     ]
 
 
-def start_ranks(count: int, *arguments: str) -> list[ForkedRank]:
+def start_ranks(
+    count: int, *arguments: str, environment: Mapping[str, str] | None = None
+) -> list[ForkedRank]:
     """Fork each rank to do what `python ARGUMENTS` would."""
-    return [_fork(_new_output(), variables, _as_main, arguments) for variables in _rendezvous(count)]
+    return [
+        _fork(_new_output(), {**variables, **(environment or {})}, _as_main, arguments)
+        for variables in _rendezvous(count)
+    ]
+
+
+def run_alone(*arguments: str, environment: Mapping[str, str], timeout_s: float = 300) -> tuple[int, str]:
+    """Fork one process, without the variables of a launcher, to do what `python ARGUMENTS` would.
+
+    Return its exit status (negative: the signal) and output.
+    """
+    (ended,) = finish([_fork(_new_output(), environment, _as_main, arguments)], timeout_s)
+    return ended
 
 
 def _new_output() -> Path:
@@ -144,10 +158,13 @@ def _start_of(words: Sequence[str]) -> None:
 
 
 def _as_main(words: Sequence[str]) -> None:
-    """Do what an interpreter does with its words: FILE WORD ... or -c CODE WORD ..."""
+    """Do what an interpreter does with its words: FILE WORD ..., -c CODE WORD ... or -m MODULE WORD ..."""
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    elif words[0] == "-m":
+        sys.argv = list(words[1:])
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = list(words)
         runpy.run_path(words[0], run_name="__main__")

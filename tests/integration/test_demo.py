@@ -11,11 +11,11 @@ import pytest
 from core.errors import UserError
 from core.root import ROOT
 from data.media.images import encode_mp4, encode_png
-from launch import cli
 from launch.demo import job as demo
 from launch.demo.chain import RECIPES
 from launch.demo.score_table import REPORTED
 from launch.demo.stages import Stage
+from tests.core.ranks import run_ranks
 from tools.runs.samples import Samples
 
 NAMES = ["digits", "shard", "train-autoencoder", "encode", "train", "sample", "evaluate"]
@@ -43,8 +43,8 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
     assert "python -m launch train configs/demo/" in page.replace(str(ROOT) + "/", "")
 
     recipes = [str(RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]
-    ranks = [f"source={output / 'run'}", f"output={output / 'two'}", "processes=2", "batch=2"]
-    assert cli.main(["sample", *recipes, *ranks]) == 0
+    places = [f"source={output / 'run'}", f"output={output / 'two'}"]
+    run_ranks(2, "-m", "launch", "sample", *recipes, *places, "batch=2")
     one, two = (Samples.read(output / name).load()[0] for name in ("samples/clips", "two"))
     assert np.abs(one.astype(int) - two).max() <= 1  # other batches, on two ranks
 

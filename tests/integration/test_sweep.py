@@ -17,6 +17,7 @@ from core.records import read_rows
 from core.root import ROOT
 from core.run.folder import METRICS, SWEEP
 from tests import varied_digits
+from tests.integration.tiny_run import finish
 
 FILE = """
 model: {input_channels: 4, heads: 2, num_classes: 10, width: 8, depth: 1}
@@ -47,12 +48,6 @@ def start(command: list[str], **variables: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **pipes)  # type: ignore[call-overload,no-any-return]
-
-
-def finish(command: list[str], **variables: str) -> tuple[int, str]:
-    process = start(command, **variables)
-    printed, _ = process.communicate(timeout=300)
-    return process.returncode, printed
 
 
 def ledger(output: Path) -> list[dict[str, object]]:

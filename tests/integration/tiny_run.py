@@ -22,6 +22,8 @@ from data.latent.packs import Shape
 from models.autoencoder import store
 from models.autoencoder.interface import settings_of
 from models.autoencoder.kl import Autoencoder, KLConfig
+from tests.core.ranks import finish as finish_all
+from tests.core.ranks import run_alone, start_ranks
 from tests.data.caches import CLIP, IMAGE, make_cache
 
 AUTOENCODER = KLConfig(
@@ -87,10 +89,16 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def finish(words: list[str], **environment: str) -> tuple[int, str]:
-    """Run a job to its end: its status and output."""
-    process = start(words, **environment)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+    """Run a job to its end: its status and output.
+
+    words: of a command line; it is done by a process that is forked where the jobs are imported already.
+    """
+    return run_alone(*words[1:], environment=environment)
+
+
+def finish_ranks(count: int, words: list[str], **environment: str) -> list[tuple[int, str]]:
+    """Run a job on ranks as an outside launcher starts them: status and output of each."""
+    return finish_all(start_ranks(count, *words[1:], environment=environment), 300)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from core.files import sealed, sha256_file, write_json
+from core.files import fingerprint, sealed, sha256_file, write_json
 from models.autoencoder import kl, store
 from tools import digits
 from tools.evaluate import job as evaluate
+from tools.evaluate.classifier import train_classifier
 from tools.evaluate.real_samples import RealSamples
 from tools.runs.samples import find_samples
 from tools.shard import job as shard
@@ -58,6 +60,26 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealSamples:
     return evaluate.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
 
 
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Any]:
+    """Hold the judges that were trained, by what they were trained on."""
+    return {}
+
+
+@pytest.fixture
+def judges(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a judge once for all tests of its samples; test_classifier.py has that it repeats itself."""
+
+    def train(frames: Pixels, labels: Pixels, *settings: Any) -> Any:
+        key = fingerprint([sha256(frames.tobytes()).hexdigest(), labels.tolist(), repr(settings)])
+        if key not in trained:
+            trained[key] = train_classifier(frames, labels, *settings)
+        return trained[key]
+
+    monkeypatch.setattr("tools.evaluate.judge.train_classifier", train)
+
+
+@pytest.mark.usefixtures("judges")
 def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_path: Path) -> None:
     write_samples(tmp_path / "images", real.images[:150], real.image_labels[:150])
     write_samples(tmp_path / "clips", real.clips[:40], real.clip_labels[:40])
@@ -84,6 +106,7 @@ def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_p
     assert (tmp_path / "scores/real_images.png").exists()
 
 
+@pytest.mark.usefixtures("judges")
 def test_bad_samples_score_badly(data: Path, real: RealSamples, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (100, 32, 32, 3), np.uint8)
@@ -102,6 +125,7 @@ def test_bad_samples_score_badly(data: Path, real: RealSamples, tmp_path: Path) 
     assert "psnr_db" not in scores
 
 
+@pytest.mark.usefixtures("judges")
 def test_collapse_and_standstill_are_seen(data: Path, real: RealSamples, tmp_path: Path) -> None:
     ones = real.images[real.image_labels == 1][:1].repeat(100, axis=0)
     write_samples(tmp_path / "images", ones, np.ones(100))

@@ -92,6 +92,7 @@ def test_a_suspect_unit_is_named_and_comes_after_those_that_failed(
     lose(tmp_path, "007", 21, finished=0)
     lose(tmp_path, "008", 20, finished=5)
     (tmp_path / "leases" / "003.failure.json").write_text('{"errors": ["once"], "final": false}')
+    assert queue.left() == [*(unit for unit in UNITS if unit != "003"), "003"]
     order = run(queue, tmp_path)
     assert order[-3:] == ["008", "003", "007"]
     assert sorted(order) == UNITS

@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import UserError, WorkError
 from core.files import temporary_name
-from core.queue.leases import Lease, Leases
+from core.queue.leases import Lease, Leases, lease_path
 from core.queue.work_queue import QueueConfig, WorkQueue
 
 UNITS = [f"{number:03d}" for number in range(12)]
@@ -298,12 +298,11 @@ def test_an_error_after_a_unit_was_finished_is_no_failure_of_it(tmp_path: Path) 
 def test_an_error_in_a_unit_that_another_worker_still_does_is_nobodys(tmp_path: Path) -> None:
     def work(unit: str) -> None:
         if unit == "004":
-            make_old(tmp_path, unit, 61)
-            assert Leases(tmp_path / "leases", timeout_s=60, owner="other").claim(unit) is not None
+            lease_path(tmp_path / "leases", unit, 1).write_text('{"owner": "other", "token": "theirs"}')
             raise WorkError("its temporary file was removed")
         do(tmp_path, unit)
 
-    queue = make_queue(tmp_path, QueueConfig(timeout_s=60, heartbeat_s=0.1))
+    queue = make_queue(tmp_path)
     seen = list[object]()
     queue.work(work, lambda states: (seen.extend(queue.failures()), do(tmp_path, "004"))[0])
     assert seen == queue.failures() == []

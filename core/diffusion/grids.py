@@ -30,13 +30,17 @@ RHO = 7.0  # of the grid `edm` (2206.00364, eq. 5)
 NEAR = 1e-3  # distance in time from the ends of a path where log(sigma / alpha) is infinite
 
 
-def make_grid(kind: Grid, path: Path, steps: int, start: float, shift: float = 1.0) -> list[float]:
+def make_grid(
+    kind: Grid, path: Path, steps: int, start: float, shift: float = 1.0, sections: Sequence[int] = ()
+) -> list[float]:
     """Return steps + 1 falling times from `start` to 0.
 
     On a chain of N steps they are grid times (i + 1) / N, and then 0, so that the network sees only times at
-    which it was trained (2102.09672, section 4).  shift: moves them towards noise.
+    which it was trained (2102.09672, section 4).  shift: moves them towards noise.  sections: of `meta`, the
+    steps of equal parts of the chain, from data on.
     """
-    times = shifted(torch.tensor(_KINDS[kind](path, steps, start), dtype=torch.float64), shift).tolist()
+    plain = by_sections(path, sections, start) if sections else _KINDS[kind](path, steps, start)
+    times = shifted(torch.tensor(plain, dtype=torch.float64), shift).tolist()
     if path.num_steps is None:
         return [*times, 0.0]
     if steps > path.num_steps * start:
@@ -100,12 +104,25 @@ def _meta(path: Path, steps: int, start: float) -> list[float]:
     """Take the respacing `STEPS` of improved diffusion and of DiT: indices that are as even as rounding lets
     them be, from 0 on (2102.09672, section 4); of one step index 0.
     """
+    return by_sections(path, (steps,), start)
+
+
+def by_sections(path: Path, sections: Sequence[int], start: float) -> list[float]:
+    """Take their respacing `A,B,...`: as many steps from each of equal parts of the chain, the first of which
+    lies at data. Where the parts cannot be equal, the first ones have an index more.
+    """
     count = _whole_chain("meta", path, start)
-    stride = (count - 1) / (steps - 1) if steps > 1 else 1.0
-    place, places = 0.0, []
-    for _ in range(steps):
-        places.append(round(place) + 1)
-        place += stride  # summed as there, since halves are rounded
+    places, begin = list[int](), 0
+    for number, steps in enumerate(sections):
+        size = count // len(sections) + (number < count % len(sections))
+        if steps > size:
+            raise UserError("sections", list(sections), f"at most {size} steps of part {number + 1}")
+        stride = (size - 1) / (steps - 1) if steps > 1 else 1.0
+        place = 0.0
+        for _ in range(steps):
+            places.append(begin + round(place) + 1)
+            place += stride  # summed as there, since halves are rounded
+        begin += size
     return [place / count for place in places[::-1]]
 
 

@@ -7,20 +7,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange, reduce
 from torch import Tensor
 
 from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion import predictions, timesteps
-from core.diffusion.conditioning import drop_condition, give_first_frames
+from core.diffusion.conditioning import drop_condition
+from core.diffusion.frames.training_levels import (
+    FrameTimes,
+    GivenConfig,
+    draw_times,
+    give_frames,
+    mean_over_levels,
+    mean_over_unknown,
+    wide,
+)
 from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path_record, require_path
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.posterior import bound_bits
 from core.diffusion.predictions import Before, Prediction, level_before
 from core.diffusion.timesteps import TimestepConfig
-from core.diffusion.weightings import LossSpace, Weighting, most_weight, output_weight, space_weight
+from core.diffusion.weightings import LossSpace, Weighting, training_weight
 from core.draws import Draws
 from core.errors import UserError, below
 from core.losses import Losses
@@ -61,9 +69,15 @@ class ObjectiveConfig:
     text_dropout: float = setting(0.0, "the same without text alone", low=0, high=1)
     given_frames: float = setting(
         0.5,
-        "share of clips trained with their first frames given, where the model takes frames",
+        "share of clips trained with frames given, where the model takes frames or levels of frames",
         low=0,
         high=1,
+    )
+    given: GivenConfig = setting(GivenConfig(), "which frames are given")
+    frame_times: FrameTimes = setting(
+        "shared",
+        "noise of the frames of a clip, with model.frame_levels: independent of each other, monotone rising, "
+        "or prefix, a clean start of any length",
     )
     learned_sigma: bool = setting(False, "also train the variance of a step back, which the model predicts")
     bound_weight: float = setting(0.001, "learned_sigma: weight of the whole variational bound", low=0)
@@ -76,6 +90,12 @@ class ObjectiveConfig:
             raise UserError("learned_sigma", True, "false unless path is a ddpm one and prediction=noise")
         if self.min_snr_gamma <= 0:
             raise UserError("min_snr_gamma", self.min_snr_gamma, "a number above 0")
+        if self.frame_times == "prefix" and self.given_frames:
+            expected = "0 with frame_times=prefix, which gives first frames itself"
+            raise UserError("given_frames", self.given_frames, expected)
+        if self.frame_times in ("independent", "monotone") and self.timesteps.stratified:
+            expected = f"shared or prefix with timesteps.stratified, not {self.frame_times}"
+            raise UserError("frame_times", self.frame_times, expected)
         if self.loss_space and self.weighting != "uniform":
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
 
@@ -83,6 +103,17 @@ class ObjectiveConfig:
         """Return the share of samples from which a condition is taken, alone or with the other."""
         alone = self.class_dropout if part == "label" else self.text_dropout
         return self.label_dropout + (1 - self.label_dropout) * alone if alone else self.label_dropout
+
+    @property
+    def parameter(self) -> float:
+        """The parameter of the weighting, 0 for one without."""
+        parameters = {
+            "min_snr": self.min_snr_gamma,
+            "p2": self.p2_gamma,
+            "edm": self.edm_deviation,
+            "sigmoid": self.sigmoid_bias,
+        }
+        return parameters.get(self.weighting, 0.0)
 
     def _require_possible(self) -> None:
         """Raise UserError where a prediction is undefined on the path, or trains nothing there."""
@@ -107,6 +138,8 @@ class NoisyBatch:
     x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1]; time_input: the form of it that the
     network gets.  alpha, sigma: the path's levels, (B, 1, 1, 1, 1).  weight: (B,) of the squared error; None
     is 1.
+    With levels of frames time and weight are (B, T), time_input (B, T / unit), alpha and sigma
+    (B, 1, T, 1, 1), and frames at time 0 have the target 0, which does not count.
     """
 
     x0: Tensor
@@ -124,13 +157,20 @@ class Objective:
     """The loss of a denoiser on clean data; every random number in it is keyed by the sample.
 
     frame_condition: whether the model takes given frames; then every sample brings a mask, perhaps of zeros.
+    frames_per_level: latent frames of which the network is told one level of noise; 0 is all of them.
     path: as the run records it; None is that of the config, whose file of rates is then read.
     """
 
     def __init__(
-        self, config: ObjectiveConfig, *, frame_condition: bool = False, path: PathRecord | None = None
+        self,
+        config: ObjectiveConfig,
+        *,
+        frame_condition: bool = False,
+        frames_per_level: int = 0,
+        path: PathRecord | None = None,
     ) -> None:
-        self.config, self.frame_condition = config, frame_condition
+        self.config, self.frame_condition, self.unit = config, frame_condition, frames_per_level
+        require_levels(config, frames_per_level)
         self.path = make_path(path or path_record(config.path, config.schedule))
 
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
@@ -149,15 +189,31 @@ class Objective:
             if share:
                 dropped = draws.uniform(f"{part}_dropout") < share
                 condition = drop_condition(condition, dropped, label=part == "label", text=part == "text")
-        if self.frame_condition:
-            condition = give_first_frames(condition, x0, draws, config.given_frames)
-        uniforms = timesteps.uniforms(config.timesteps, draws)
-        t = timesteps.draw(config.timesteps, path, uniforms, x0.shape[2:].numel())
-        noise = draws.normal("noise", tuple(x0.shape[1:]))
-        alpha, sigma = (rearrange(level(t), "b -> b 1 1 1 1") for level in (path.alpha, path.sigma))
-        target = predictions.target(config.prediction, x0, noise, *self._levels(t, alpha, sigma))
-        x_t = alpha * x0 + sigma * noise
-        return NoisyBatch(x0, x_t, target, t, path.time_input(t), alpha, sigma, self._weight(t), condition)
+        if self.frame_condition or self.unit:
+            given, unit = config.given, self.unit or 1
+            condition = give_frames(condition, x0, draws, config.given_frames, given, unit)
+        positions = x0.shape[2:].numel()
+        if self.unit:
+            mask = None if condition.frame_mask is None else condition.frame_mask[:, :: self.unit]
+            groups = x0.shape[2] // self.unit
+            t = draw_times(config.frame_times, config.timesteps, path, draws, groups, positions, mask)
+        else:
+            uniforms = timesteps.uniforms(config.timesteps, draws)
+            t = timesteps.draw(config.timesteps, path, uniforms, positions)
+        return self.noised_at(x0, condition, t, draws.normal("noise", tuple(x0.shape[1:])))
+
+    def noised_at(self, x0: Tensor, condition: Condition, t: Tensor, noise: Tensor) -> NoisyBatch:
+        """Return the batch at times t: (B,), or (B, T / unit) where frames have levels of their own."""
+        path, told = self.path, self.path.time_input(t)
+        if t.ndim == 2:
+            t = t.repeat_interleave(self.unit, 1)
+        alpha, sigma = wide(path.alpha(t)), wide(path.sigma(t))
+        target = predictions.target(self.config.prediction, x0, noise, *self._levels(t, alpha, sigma))
+        x_t, weight = alpha * x0 + sigma * noise, self._weight(t)
+        if t.ndim == 2:
+            target = torch.where(wide(t) > 0, target, 0.0)
+            weight = None if weight is None else torch.where(t > 0, weight, 0.0)
+        return NoisyBatch(x0, x_t, target, t, told, alpha, sigma, weight, condition)
 
     def loss_of(self, model: Model, noised: NoisyBatch) -> Losses:
         """Compute the part of `loss` from the network on."""
@@ -171,7 +227,9 @@ class Objective:
         elif config.learned_sigma:
             raise UserError("learned_sigma", True, "false for a model that predicts no variance")
         error = squared_error(output, noised.target)  # in float32, as the target is
-        squared = _mean_over_unknown(error, noised.condition.frame_mask)
+        if t.ndim == 2:
+            return Losses(mean_over_levels(error, noised.weight, t), t.sum(1) / (t > 0).sum(1))
+        squared = mean_over_unknown(error, noised.condition.frame_mask)
         if noised.weight is not None:
             squared = squared * noised.weight
         if variance_fraction is None:
@@ -189,31 +247,14 @@ class Objective:
         """Return what a target is made with: the levels, and those of the step before where it needs them."""
         if self.config.prediction != "posterior_mean":
             return alpha, sigma, None
-        before = [rearrange(level.float(), "b -> b 1 1 1 1") for level in level_before(self.path, t)]
+        before = [wide(level.float()) for level in level_before(self.path, t)]
         return alpha, sigma, (before[0], before[1])
 
     def _weight(self, t: Tensor) -> Tensor | None:
-        """Return the (B,) weight of the squared error of the output, None for 1."""
+        """Return the weight of the squared error of the output at times t, in their shape; None for 1."""
         config = self.config
         space = config.loss_space or config.prediction
-        if config.weighting == "uniform" and space == config.prediction:
-            return None
-        alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
-        before = None
-        if "posterior_mean" in (config.prediction, space):
-            before = level_before(self.path, t)
-        most = most_weight(config.prediction, alpha, sigma, before)
-        if config.weighting == "uniform":
-            return space_weight(config.prediction, space, alpha, sigma, before).clamp(max=most).float()
-        parameters = {
-            "min_snr": config.min_snr_gamma,
-            "p2": config.p2_gamma,
-            "edm": config.edm_deviation,
-            "sigmoid": config.sigmoid_bias,
-        }
-        parameter = parameters[config.weighting]
-        weight = output_weight(config.weighting, parameter, config.prediction, alpha, sigma, before)
-        return (weight if config.weighting == "min_snr" else weight.clamp(max=most)).float()
+        return training_weight(config.weighting, config.parameter, config.prediction, space, self.path, t)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -221,9 +262,9 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(output, target, reduction="none")
 
 
-def _mean_over_unknown(error: Tensor, frame_mask: Tensor | None) -> Tensor:
-    """Return the (B,) mean of (B, C, T, H, W) over everything but the frames that were given."""
-    if frame_mask is None:
-        return error.mean((1, 2, 3, 4))
-    unknown = 1 - frame_mask
-    return (reduce(error, "b c t h w -> b t", "mean") * unknown).sum(1) / unknown.sum(1)
+def require_levels(config: ObjectiveConfig, frames_per_level: int) -> None:
+    """Refuse levels of single frames that the network is not made for, or that the objective has not."""
+    if config.frame_times != "shared" and not frames_per_level:
+        raise UserError("frame_times", config.frame_times, "shared without model.frame_levels")
+    if frames_per_level and config.learned_sigma:
+        raise UserError("learned_sigma", True, "false with model.frame_levels")

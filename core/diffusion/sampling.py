@@ -1,32 +1,28 @@
-"""Sampling: a solver, a grid of times and guidance around a denoiser."""
+"""Settings of sampling, and the grid of times that they give on a path."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from einops import rearrange
-from torch import Tensor
-
-from core.batch import Condition
 from core.config.settings import setting
 from core.diffusion.amplification import largest_start, require_sound_start
-from core.diffusion.estimating import estimating
 from core.diffusion.grids import Grid, make_grid, own_grid
-from core.diffusion.guidance.branches import guided_by
 from core.diffusion.guidance.config import GuideConfig
-from core.diffusion.guidance.guides import NONE, Guides
-from core.diffusion.guidance.mixing import Guidance, GuidanceKind, Momentum
-from core.diffusion.objective import Model
+from core.diffusion.guidance.mixing import Guidance, GuidanceKind
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
 from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
-from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Options, RestartConfig, Variance
+from core.diffusion.solvers.levels import (
+    AdaptiveConfig,
+    ChurnConfig,
+    CorrectorConfig,
+    Options,
+    RestartConfig,
+    Variance,
+)
 from core.diffusion.thresholds import ThresholdConfig
-from core.draws import Draws
 from core.errors import UserError, below
 
 MANY = 10  # steps
@@ -47,6 +43,10 @@ class SamplerConfig:
         "how the times of the steps lie; auto is the best measured for the solver; meta and meta_ddim are "
         "the respacings STEPS and ddimSTEPS of the published DiT",
     )
+    sections: tuple[int, ...] = setting(
+        (),
+        "grid=meta: steps of equal parts of the chain from data on, the respacing A,B,...; in all steps",
+    )
     times: tuple[float, ...] = setting((), "times of the steps instead of a grid, falling from start")
     eta: float = setting(
         0.0,
@@ -66,6 +66,7 @@ class SamplerConfig:
     churn: ChurnConfig = setting(ChurnConfig(), "of the solver edm")
     corrector: CorrectorConfig = setting(CorrectorConfig(), "of the solver langevin")
     restart: RestartConfig = setting(RestartConfig(), "of the solver restart")
+    adaptive: AdaptiveConfig = setting(AdaptiveConfig(), "of the solver dopri5")
     threshold: ThresholdConfig = setting(ThresholdConfig(), "bound of the estimated data")
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
@@ -89,6 +90,12 @@ class SamplerConfig:
         "time to start from, nearly all noise, at least 0.5; 1 is pure noise; auto is the largest from which "
         "no step enlarges errors of the network much",
     )
+    frame_lag: int = setting(
+        0,
+        "steps by which each group of latent frames lags behind the one before it: 0 together, as many as "
+        "steps one after the other, between them a window that rolls; needs model.frame_levels",
+        low=0,
+    )
     shift: float = setting(
         1.0, "moves times towards noise, for large inputs; 1 is that of training, see shift_from"
     )
@@ -107,6 +114,11 @@ class SamplerConfig:
         if self.guidance_limit and self.guidance_kind != "apg":
             expected = f"0 with guidance_kind={self.guidance_kind}"
             raise UserError("guidance_limit", self.guidance_limit, expected)
+        if self.sections and (
+            self.grid != "meta" or sum(self.sections) != self.steps or min(self.sections) < 1
+        ):
+            expected = f"numbers above 0 whose sum is steps={self.steps}, with grid=meta"
+            raise UserError("sections", list(self.sections), expected)
         if self.times and self.grid != "auto":
             raise UserError("grid", self.grid, "auto where times are given")
         if self.times and self.shift != 1:
@@ -125,59 +137,8 @@ class SamplerConfig:
 
     @property
     def options(self) -> Options:
-        return Options(self.eta, self.variance, self.variance_share, self.churn, self.corrector, self.restart)
-
-
-@torch.no_grad()
-def sample(
-    model: Model,
-    shape: tuple[int, int, int, int, int],
-    condition: Condition,
-    config: SamplerConfig,
-    path: Path,
-    prediction: Prediction,
-    draws: Draws,
-    *,
-    learned_sigma: bool = False,
-    guides: Guides = NONE,
-) -> Tensor:
-    """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
-
-    Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
-    learned_sigma: whether the model's variance output was trained, so that the ddpm solver uses it.
-    """
-    check_start(config, path, prediction)
-    config = settle_start(config, path, prediction)
-    times, size = time_grid(config, path), tuple(shape[1:])
-    guide, interval = config.guide, (config.guidance_end, config.guidance_start)
-    with below("guide"):
-        guides.require(condition, guide)
-    branches = guides.branches(model, condition, config.guidance, guide)
-    denoise = estimating(
-        guided_by(branches, interval, together=guide.together),
-        config.mixing,
-        config.threshold,
-        path,
-        prediction,
-        size[0],
-        learned_sigma=learned_sigma,
-        classifier=guides.classifier_guide(condition, guide),
-        momentum=Momentum(guide.momentum, times) if guide.momentum else None,
-        still_above=times[guide.zero_steps] if guide.zero_steps else math.inf,
-    )
-    x = draws.normal("sample_start", size) * start_deviation(path, times[0])
-    x = KINDS[config.solver].solve(
-        denoise,
-        x,
-        times,
-        path,
-        noise=lambda i: draws.normal(f"sample_step_{i}", size),
-        options=config.options,
-    )
-    if condition.frame_mask is not None and condition.frame_latents is not None:
-        mask = rearrange(condition.frame_mask, "b t -> b 1 t 1 1")
-        x = mask * condition.frame_latents + (1 - mask) * x
-    return x
+        of_solvers = self.churn, self.corrector, self.restart, self.adaptive
+        return Options(self.eta, self.variance, self.variance_share, *of_solvers)
 
 
 def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:
@@ -205,12 +166,6 @@ def _grid_by_start(config: SamplerConfig, path: Path) -> Callable[[float], list[
     return lambda start: time_grid(replace(config, start=start), path)
 
 
-def start_deviation(path: Path, time: float) -> float:
-    """Return the standard deviation of x_t for data of unit variance, such as normalised latents."""
-    t = torch.tensor(time, dtype=torch.float64)
-    return math.hypot(float(path.alpha(t)), float(path.sigma(t)))
-
-
 def time_grid(config: SamplerConfig, path: Path) -> list[float]:
     """Return steps + 1 falling times from config.start to 0.
 
@@ -219,7 +174,7 @@ def time_grid(config: SamplerConfig, path: Path) -> list[float]:
     if config.times:
         return own_grid(config.times, path, config.steps, float(config.start))
     kind = best_grid(config.solver, config.steps, path) if config.grid == "auto" else config.grid
-    return make_grid(kind, path, config.steps, float(config.start), config.shift)
+    return make_grid(kind, path, config.steps, float(config.start), config.shift, config.sections)
 
 
 def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:

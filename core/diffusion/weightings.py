@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.diffusion.predictions import Before, Prediction, determinant
+from core.diffusion.paths.path import Path
+from core.diffusion.predictions import Before, Prediction, determinant, level_before
 
 Weighting = Literal["uniform", "min_snr", "p2", "edm", "sigmoid"]
 LossSpace = Literal["", "noise", "data", "v", "flow", "score", "posterior_mean", "edm"]
@@ -61,6 +62,24 @@ def most_weight(prediction: Prediction, alpha: Tensor, sigma: Tensor, before: Be
     if prediction in ("score", "posterior_mean"):
         return MOST * space_weight(prediction, "edm", alpha, sigma, before)
     return torch.full_like(alpha, MOST)
+
+
+def training_weight(
+    kind: Weighting, parameter: float, prediction: Prediction, space: Prediction, path: Path, t: Tensor
+) -> Tensor | None:
+    """Return the float32 weight of the squared error of an output at times t, in their shape; None for 1.
+
+    space: whose error is squared, of `uniform` alone.
+    """
+    if kind == "uniform" and space == prediction:
+        return None
+    alpha, sigma = path.alpha(t.double()), path.sigma(t.double())
+    before = level_before(path, t) if "posterior_mean" in (prediction, space) else None
+    most = most_weight(prediction, alpha, sigma, before)
+    if kind == "uniform":
+        return space_weight(prediction, space, alpha, sigma, before).clamp(max=most).float()
+    weight = output_weight(kind, parameter, prediction, alpha, sigma, before)
+    return (weight if kind == "min_snr" else weight.clamp(max=most)).float()
 
 
 def _min_snr_data(gamma: float, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -58,6 +58,9 @@ class DiTConfig:
     frame_condition: bool = setting(
         False, "take given frames: a frame mask and their latents as further channels"
     )
+    frame_levels: bool = setting(
+        False, "be told the noise of each group of latent frames (those of one token) by itself"
+    )
     attention: Backend = setting(
         "auto", "attention backend; auto measures which is fastest here, once, and the run keeps it"
     )
@@ -77,6 +80,10 @@ class DiTConfig:
             raise UserError("mlp_ratio", self.mlp_ratio, f"at least 1/width = 1/{self.width}")
         if min(self.patch) < 1:
             raise UserError("patch", self.patch, "three sizes of at least 1")
+
+    @property
+    def frames_per_level(self) -> int:
+        return self.patch[0] if self.frame_levels else 0
 
     @property
     def output_channels(self) -> int:
@@ -109,11 +116,12 @@ class DiTConfig:
         arXiv:2212.09748 are MACs.
         """
         width, tokens, patch = self.width, self.tokens(shape), math.prod(self.patch)
+        levels = self.grid(shape)[0] if self.frame_levels else 1
         per_token = 4 * width**2 + 2 * width * int(width * self.mlp_ratio)
         parts = {
             "matrices of the blocks": self.depth * tokens * per_token,
             "attention": self.depth * 2 * tokens**2 * width,
-            "modulation": self.depth * 6 * width**2,
+            "modulation": levels * self.depth * 6 * width**2,
         }
         if self.text_width:
             count = max(text_tokens, 1)  # without text there is still one empty token
@@ -122,7 +130,7 @@ class DiTConfig:
         ends = tokens * patch * width * (self.input_channels + self.output_channels)
         if self.frame_condition:
             ends += tokens * patch * width * (self.input_channels + 1)
-        parts["ends"] = ends + TimeEmbedding.FREQUENCIES * width + 3 * width**2
+        parts["ends"] = ends + levels * (TimeEmbedding.FREQUENCIES * width + 3 * width**2)
         return parts
 
 
@@ -161,12 +169,14 @@ class Block(nn.Module):
         angles: Tensor | None = None,
         text: tuple[Tensor, Tensor] | None = None,
         tokens: int = 0,
+        group: Tensor | None = None,
     ) -> Tensor:
         """Apply the block to x: (B, N, D), or this rank's share of `tokens` tokens.
 
         condition: (B, D).  angles: (N, Dh / 2) rotary.  text: tokens (B, L, D_text) and lengths (B,).
+        group: (N,) of each token, where the condition is (B, G, D) of groups of frames.
         """
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, group)
         attended = self.attention(modulate(layer_norm(x), shift_1, scale_1), angles, tokens)
         x = torch.addcmul(x, gate_1, attended)
         if self.text is not None and text is not None:
@@ -181,7 +191,7 @@ class DiT(Denoiser):
     sequence: the ranks that compute this network together, each on its share of the tokens of equal inputs.
     """
 
-    unweighted = ("attention",)
+    unweighted = ("attention", "frame_levels")
 
     def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
         super().__init__()
@@ -201,6 +211,7 @@ class DiT(Denoiser):
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Predict from x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
 
+        With frame_levels time may be (B, T / pt), of each group of frames that share a token.
         Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
         """
         config, dtype = self.config, self.patches.linear.weight.dtype
@@ -213,19 +224,34 @@ class DiT(Denoiser):
             tokens = tokens + sincos_positions(grid, config.width, x.device).to(dtype)
         else:
             angles = rotary_angles(grid, config.width // config.heads, x.device)
-        vector = self.time(time) + self.label(labels(x, condition))
+        vector, group = self.time(time), None
+        if time.ndim == 1:
+            vector = vector + self.label(labels(x, condition))
+        else:
+            vector = vector + self.label(labels(x, condition))[:, None]
+            group = self._groups(time, grid)
         text = text_tokens(x, condition, config.text_width, dtype) if config.text_width else None
         count = tokens.shape[1]
         if self.sequence is not None:
             tokens = split_tokens(tokens, self.sequence)
             angles = None if angles is None else split_tokens(angles[None], self.sequence)[0]
         for block in self.blocks:
-            tokens = block(tokens, vector, angles, text, count)
-        shift, scale = self.final_modulation(vector)
+            tokens = block(tokens, vector, angles, text, count, group)
+        shift, scale = self.final_modulation(vector, group)
         out = self.final(modulate(layer_norm(tokens), shift, scale))
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
+
+    def _groups(self, time: Tensor, grid: Grid) -> Tensor:
+        """Return the group of frames (N,) of each token, or of this rank's share of them."""
+        if not self.config.frame_levels or time.shape[1] != grid[0]:
+            expected = (
+                f"true, and one for each of {grid[0]} groups of frames, to be told {time.shape[1]} levels"
+            )
+            raise UserError("frame_levels", self.config.frame_levels, expected)
+        group = torch.arange(grid[0], device=time.device).repeat_interleave(grid[1] * grid[2])
+        return group if self.sequence is None else split_tokens(group[None], self.sequence)[0]
 
     def use_attention(self, choices: Mapping[int, Backend]) -> None:
         """Take these backends from now on, as `models.attention.choice.settle` returns them."""

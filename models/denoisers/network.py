@@ -52,6 +52,8 @@ class DenoiserConfig(Protocol):
     input_channels: those of the latents.  learned_sigma: whether it gives twice as many.
     num_classes, text_width, frame_condition: its conditioning: the number of classes, the width of text
     tokens, whether frames are given; 0 or False for none.
+    frames_per_level: latent frames of which the network is told one level of noise, by time (B, T / that
+    many); 0 for a network of one level, by time (B,).
     """
 
     @property
@@ -66,6 +68,8 @@ class DenoiserConfig(Protocol):
     def text_width(self) -> int: ...
     @property
     def frame_condition(self) -> bool: ...
+    @property
+    def frames_per_level(self) -> int: ...
 
     def build(self, sequence: SequenceGroup | None = None) -> Denoiser:
         """Make the network, with weights from torch's global generator.
@@ -127,6 +131,9 @@ def example_inputs(
     if config.text_width:
         text = torch.zeros((batch, text_tokens, config.text_width), dtype=torch.float16, device=device)
         length = torch.zeros_like(label)
-    if config.frame_condition:
+    time = label.float()
+    if (unit := config.frames_per_level) > 0:
+        time = torch.zeros((batch, frames // unit), device=device)
+    if config.frame_condition or unit:
         mask, latents = torch.zeros((batch, frames), device=device), torch.zeros_like(x)
-    return x, label.float(), Condition(label, text, length, mask, latents)
+    return x, time, Condition(label, text, length, mask, latents)

@@ -23,20 +23,26 @@ def layer_norm(x: Tensor) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale x (B, N, D) by 1 + scale and shift it, by one (B, 1, D) vector per sample."""
+    """Scale x (B, N, D) by 1 + scale and shift it, by vectors (B, 1, D) of samples or (B, N, D) of tokens."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 class Modulation(nn.Module):
-    """adaLN: `parts` vectors (B, 1, D) regressed from the condition (B, D) (Sec. 3.2, arXiv:2212.09748)."""
+    """adaLN: `parts` vectors (B, 1, D) regressed from the condition (B, D) (Sec. 3.2, arXiv:2212.09748).
+
+    Of conditions (B, G, D) of G groups of frames they are (B, N, D), by the group that each token is of.
+    """
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
         self.linear = nn.Linear(width, parts * width)
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(condition))[:, None].chunk(self.parts, dim=-1)
+    def forward(self, condition: Tensor, group: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the vectors.  group: (N,) int64 of the tokens, where the condition is of groups."""
+        if group is None:
+            return self.linear(F.silu(condition))[:, None].chunk(self.parts, dim=-1)
+        return self.linear(F.silu(condition)).index_select(1, group).chunk(self.parts, dim=-1)
 
 
 def gelu(x: Tensor) -> Tensor:

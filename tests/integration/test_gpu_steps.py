@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
+from core.diffusion.generating import sample
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths import kinds as paths
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, sample
+from core.diffusion.sampling import SamplerConfig
 from core.diffusion.timesteps import TimestepConfig
 from core.distributed.agreement import StepAgreement
 from core.distributed.ranks import World

@@ -98,7 +98,7 @@ def _errors() -> list[Row]:
     found: list[Row] = []
     errors: dict[tuple[SolverName, int], float] = {}
     for name, kind in KINDS.items():
-        if kind.is_random:
+        if kind.is_random or kind.is_adaptive:
             continue
         protocol = (
             f"median error of {STARTS} starts against the exact flow, geometric mean, mixtures of {MODES} "

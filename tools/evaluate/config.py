@@ -10,6 +10,26 @@ from core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
+class DensityConfig:
+    """Of measure=likelihood and bound."""
+
+    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
+    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+    count: int = setting(0, "samples at random; 0 is all", low=0)
+    batch: int = setting(16, "samples at once", low=1, role="work")
+    posterior: Literal["draw", "mean"] = setting(
+        "draw", "latents drawn from the encoder's posterior, as in training, or its mean"
+    )
+    tolerance: float = setting(1e-5, "likelihood: of a step's estimated error", low=1e-12, high=1)
+    probes: int = setting(
+        1, "likelihood of more than 64 numbers: draws of signs by which the trace is estimated", low=1
+    )
+    bound_steps: int = setting(
+        100, "bound: steps of the sampler whose bound it is, at most those of a chain", low=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What to score, and against what."""
 
@@ -17,13 +37,22 @@ class Config:
 
     source: str = setting(
         REQUIRED,
-        "folder of `sample`, or a folder of such folders (images, clips)",
+        "folder of `sample`, or a folder of such folders (images, clips); with another measure, of a run",
         shown="path",
         role="place",
     )
     real: str = setting(
-        "", "raw dataset that the generator was trained on", shown="path or URL", role="place"
+        "",
+        "raw dataset that the generator was trained on; with another measure, a latent cache",
+        shown="path or URL",
+        role="place",
     )
+    measure: Literal["samples", "likelihood", "bound"] = setting(
+        "samples",
+        "samples: compare them with real data; likelihood, bound: -log p of the latents of a cache under a "
+        "run, by its probability flow or by the variational bound",
+    )
+    density: DensityConfig = setting(DensityConfig(), "of measure=likelihood and bound")
     extractor: Literal["classifier", "inception"] = setting(
         "classifier",
         "what gives features: a classifier trained on the real data, or FID's Inception network for images",
@@ -42,7 +71,9 @@ class Config:
         role="place",
     )
     batch: int = setting(64, "inception: pictures at once", low=1, role="work")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "inception: where to compute", role="work")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "inception, likelihood, bound: where to compute", role="work"
+    )
     heldout: str = setting(
         "",
         "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier",

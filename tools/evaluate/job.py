@@ -31,6 +31,16 @@ NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
+    if config.measure != "samples":
+        from tools.evaluate.density import choose, opened
+
+        asked = opened(config.source, config.real, config.density, "cpu")
+        count, exact = len(choose(asked.cache, config.density.count, config.seed)), asked.trained
+        named = f"{exact.weights} weights of {exact.checkpoint}"
+        return [
+            f"{config.measure} of {count} samples of {config.real}, under the {named}",
+            f"into {config.output}",
+        ]
     samples = find_samples(Path(config.source))
     require_one_origin(samples)
     found = [
@@ -55,7 +65,21 @@ def run(config: Config) -> None:
     from data.media.pictures import image_grid, write_png
     from tools.evaluate.judge import make_judge
 
-    output, samples = Path(config.output), find_samples(Path(config.source))
+    output = Path(config.output)
+    if config.measure != "samples":
+        from tools.evaluate import density
+
+        opened = density.opened(config.source, config.real, config.density, config.device)
+        contents = scored.contents(output / SCORES, dict(opened.of))
+        if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
+            scored.require_of(output / SCORES, dict(opened.of))
+            say(f"{output}: finished before")
+            return
+        record = opened.measure(config.measure, output, seed=config.seed)
+        write_json(output / SCORES, record)
+        terminal.tell(density.table(record, config.measure), to="stdout")
+        return
+    samples = find_samples(Path(config.source))
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", config.source, "at most one folder of images and one of clips")
     require_one_origin(samples)

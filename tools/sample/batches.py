@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from core.batch import Condition
+from core.diffusion.generating import sample
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import sample
 from core.draws import Draws
 from core.errors import UserError, below
 from core.faults.failpoints import failpoint
@@ -170,7 +170,8 @@ class Job:
             with below("sampler"):
                 conditions = self.schedule.given(number), self.schedule.negative(number)
                 found += require_trained(self.trained.space, form.sampler, *conditions)
-            found += untrained_frames(Path(self.making.source), form.size.frames)
+                source, lag = Path(self.making.source), form.sampler.frame_lag
+                found += untrained_frames(source, form.size.frames, lag)
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:
@@ -245,6 +246,7 @@ def generate(
             Draws(seed, 0, rows, torch.zeros_like(rows)),
             learned_sigma=trained.space.learned_sigma,
             guides=guiding.of(samples, schedule, prompts, form.sampler.guide),
+            frames_per_level=trained.network.frames_per_level,
         )
     with torch.no_grad():
         pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))

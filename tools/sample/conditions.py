@@ -128,13 +128,22 @@ def trained_shift(source: Path, positions: int) -> float:
         return shift_of(from_dict(TimestepConfig, known), positions)
 
 
-def untrained_frames(source: Path, sampled: int) -> list[str]:
-    """Return a warning where clips are made without frames by a run that saw none without."""
+def untrained_frames(source: Path, sampled: int, frame_lag: int = 0) -> list[str]:
+    """Return a warning where clips are made without frames by a run that saw none without.
+
+    UserError where frames shall lag behind each other and the run has only seen frames of equal noise.
+    """
     recorded = read_recorded(source / CONFIG)
     objective, model = recorded.get("objective") or {}, recorded.get("model") or {}
+    known = isinstance(objective, dict) and isinstance(model, dict)
+    if frame_lag and known and not model.get("frame_levels"):
+        raise UserError("frame_lag", frame_lag, "0, since the run's network is told one level for all frames")
+    if frame_lag and known and objective.get("frame_times", "shared") not in ("independent", "monotone"):
+        expected = "0 for a run trained on frames of equal noise (objective.frame_times)"
+        raise UserError("frame_lag", frame_lag, expected)
     if sampled == 1 or not isinstance(objective, dict) or not isinstance(model, dict):
         return []
-    if not model.get("frame_condition") or objective.get("given_frames") != 1:
+    if not (model.get("frame_condition") or model.get("frame_levels")) or objective.get("given_frames") != 1:
         return []
     return [
         "every clip of the run was trained with its first frames given (objective.given_frames=1), and "

@@ -49,7 +49,7 @@ def plan(config: Config) -> list[str]:
             sampler, notes = as_trained(form.sampler, space, source, space.shapes[0])
             warnings = require_trained(space, sampler, schedule.given(number), schedule.negative(number))
             largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
-        warnings += untrained_frames(source, form.size.frames)
+            warnings += untrained_frames(source, form.size.frames, sampler.frame_lag)
         lines += form_lines(schedule, number, config.batch, largest)
         notes += [f"warning: {warning}" for warning in warnings]
         lines += [line for line in notes if line not in lines]

@@ -143,6 +143,7 @@ def prepare_objective(
     space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
     ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0, path=path))
     known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
+    known["frames_per_level"] = model.frames_per_level
     return LatentObjective(objective, normaliser, **known)
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objective import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
-from core.errors import UserError
+from core.errors import UserError, below
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig, require_effect
@@ -146,6 +146,8 @@ class Config:
         every, steps = self.validation.every, self.trainer.steps
         if every > steps:
             raise UserError("validation.every", every, f"at most trainer.steps={steps}, or 0 for never")
+        with below("objective"):
+            require_levels(self.objective, self.model.frames_per_level)
         if self.objective.learned_sigma and not self.model.learned_sigma:
             raise UserError("model.learned_sigma", False, "true, since objective.learned_sigma=true")
         ranks = self.engine.sequence_parallel

@@ -28,10 +28,13 @@ class LatentObjective:
         normaliser: Normaliser,
         *,
         frame_condition: bool,
+        frames_per_level: int = 0,
         moments: Callable[[Tensor], Tensor] | None = None,
         path: PathRecord | None = None,
     ) -> None:
-        self.diffusion = Objective(config, frame_condition=frame_condition, path=path)
+        self.diffusion = Objective(
+            config, frame_condition=frame_condition, frames_per_level=frames_per_level, path=path
+        )
         self._normaliser, self._moments = normaliser, moments
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:

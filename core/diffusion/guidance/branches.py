@@ -59,8 +59,11 @@ Mix = Callable[[Sequence[Tensor], Sequence[Contrast]], Tensor]
 
 
 class Guided(Protocol):
-    def __call__(self, x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
-        """Return the guided output.  mix: None mixes linearly."""
+    def __call__(self, x: Tensor, t: float, time_input: float | Tensor, mix: Mix | None = None) -> Tensor:
+        """Return the guided output.
+
+        time_input: of all samples, or (B, G) of groups of frames.  mix: None mixes linearly.
+        """
         ...
 
 
@@ -176,8 +179,11 @@ def guided_by(
     groups = _groups(outputs, together=together)
     is_null_alone = len(contrasts) == 1 and contrasts[0] == Contrast(1, 0.0)
 
-    def guided(x: Tensor, t: float, time_input: float, mix: Mix | None = None) -> Tensor:
-        time = torch.full((len(x),), time_input, dtype=torch.float32, device=x.device)
+    def guided(x: Tensor, t: float, time_input: float | Tensor, mix: Mix | None = None) -> Tensor:
+        if isinstance(time_input, Tensor):
+            time = time_input
+        else:
+            time = torch.full((len(x),), time_input, dtype=torch.float32, device=x.device)
         if not contrasts or not interval[0] <= t <= interval[1]:
             return _kept(outputs[0].model(x, time, outputs[0].condition), x)
         if is_null_alone and mix is None:

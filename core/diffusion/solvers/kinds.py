@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 from core.diffusion.grids import Grid
+from core.diffusion.solvers.adaptive import dopri5
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.ddim import ddim, renoise
 from core.diffusion.solvers.dpm import dpmpp_2s, multistep, sde, weights_3m, weights_3m_diffusers
@@ -37,6 +38,7 @@ SolverName = Literal[
     "langevin",
     "edm",
     "restart",
+    "dopri5",
 ]
 
 
@@ -45,11 +47,13 @@ class Kind:
     """A solver.  evaluations: of the network in a step.  is_random: whether it draws in its steps.
     chain_grid: the grid that is best for it on a chain, as measured (docs/method.md).
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
+    is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
     takes: the fields of `Options` that it reads; others must be left at their defaults."""
 
     solve: Solver
     evaluations: int = 1
     is_random: bool = False
+    is_adaptive: bool = False
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
     takes: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ KINDS: dict[SolverName, Kind] = {
     "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
     "restart": Kind(restart, 2, is_random=True, takes=("restart",)),
+    "dopri5": Kind(dopri5, 7, is_adaptive=True, takes=("adaptive",)),
     "sde_dpmpp": Kind(sde, is_random=True),
     "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
 }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,18 @@ class Level:
         if self.alpha == 0:
             return -math.inf
         return math.log(self.alpha / self.sigma) if self.sigma > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class TensorLevel(Level):
+    """Levels of their own for samples or frames: tensors that broadcast against the state, in its dtype.
+
+    t: the largest of them.  time_input: (B,), or (B, G) of groups of frames.
+    """
+
+    alpha: Any
+    sigma: Any
+    time_input: Any
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,16 @@ class RestartConfig:
             raise UserError("low", self.low, f"a time below high={self.high:g}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig:
+    """Of the solver `dopri5`."""
+
+    tolerance: float = setting(
+        1e-4, "largest estimated error of a step, of a number of size 1", low=1e-12, high=1
+    )
+    most: int = setting(1000, "trials of steps, at most", low=1)
+
+
 @dataclass(frozen=True)
 class Options:
     """Choices of single solvers.
@@ -101,6 +123,7 @@ class Options:
     churn: ChurnConfig = ChurnConfig()
     corrector: CorrectorConfig = CorrectorConfig()
     restart: RestartConfig = RestartConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
 
 
 DEFAULTS = Options()
@@ -143,13 +166,17 @@ def times_at(path: Path, wanted: Sequence[float], measure: Callable[[Tensor, Ten
 
     measure: of alpha and sigma, both (n,) float64; it grows with time.
     """
-    target = torch.tensor(list(wanted), dtype=torch.float64)
+    return time_of_measure(path, torch.tensor(list(wanted), dtype=torch.float64), measure).tolist()
+
+
+def time_of_measure(path: Path, target: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return `times_at` of float64 tensors of any shape, on their device."""
     low, high = torch.zeros_like(target), torch.ones_like(target)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         is_below = measure(path.alpha(middle), path.sigma(middle)) < target
         low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
-    return high.tolist()
+    return high
 
 
 def noise_share(alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion.paths.path import Path
-from core.diffusion.predictions import Prediction, target
+from core.diffusion.predictions import Level, Prediction, target
 
 SHAPE = (2, 1, 1, 1)  # of a sample's latents
 MEANS = torch.tensor([[1.5, 0.2], [-1.0, 0.8], [0.3, -1.4], [-0.5, -0.6]], dtype=torch.float64)
@@ -31,13 +31,14 @@ class ExactNetwork:
     variance: float = VARIANCE
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        t = float(time[0]) / 1000
-        alpha, sigma = levels(self.path, t)
-        score = self.score(x, alpha, sigma, allowed(condition, len(x)))
+        t = time.double().expand(len(x)) / 1000
+        at = self.path.alpha(t), self.path.sigma(t)
+        score = self.score(x, *at, allowed(condition, len(x)))
+        alpha, sigma = (level.reshape(-1, 1, 1, 1, 1) for level in at)
         noise = -sigma * score
         return target(self.prediction, (x - sigma * noise) / alpha, noise, alpha, sigma)
 
-    def score(self, x: Tensor, alpha: float, sigma: float, modes: Tensor) -> Tensor:
+    def score(self, x: Tensor, alpha: Tensor, sigma: Tensor, modes: Tensor) -> Tensor:
         with torch.enable_grad():
             moved = x.detach().requires_grad_()
             total = log_density(moved, alpha, sigma, modes, self.variance).sum()
@@ -62,11 +63,15 @@ def allowed(condition: Condition, count: int) -> Tensor:
     return modes
 
 
-def log_density(x: Tensor, alpha: float, sigma: float, modes: Tensor, variance: float = VARIANCE) -> Tensor:
-    """Return (B,) log p_t(x) of the modes that are left, each with its share of all."""
+def log_density(x: Tensor, alpha: Level, sigma: Level, modes: Tensor, variance: float = VARIANCE) -> Tensor:
+    """Return (B,) log p_t(x) of the modes that are left, each with its share of all.
+
+    alpha, sigma: numbers, or (B,).
+    """
+    alpha, sigma = (torch.as_tensor(level, dtype=torch.float64).reshape(-1, 1) for level in (alpha, sigma))
     spread = alpha**2 * variance + sigma**2
-    distance = (x.flatten(1)[:, None] - alpha * MEANS).square().sum(-1)
-    logs = SHARES.log() - distance / (2 * spread) - torch.log(torch.tensor(2 * torch.pi * spread))
+    distance = (x.flatten(1)[:, None] - alpha[..., None] * MEANS).square().sum(-1)
+    logs = SHARES.log() - distance / (2 * spread) - torch.log(2 * torch.pi * spread)
     return logs.masked_fill(~modes, -torch.inf).logsumexp(1)
 
 

@@ -51,6 +51,19 @@ def test_all_steps_of_a_chain_are_the_chain(kind: Grid) -> None:
     assert times == [place / 1000 for place in range(1000, -1, -1)]
 
 
+def test_respacings_by_sections_are_those_of_improved_diffusion() -> None:
+    """By hand: 1000 in 3 parts are 334, 333 and 333 indices, each as even as rounding lets it be."""
+    chain = make_path("ddpm_linear")
+    times = make_grid("meta", chain, 9, 1.0, sections=(4, 3, 2))
+    found = [round(time * 1000) - 1 for time in times[:-1]][::-1]
+    assert found == [0, 111, 222, 333, 334, 500, 666, 667, 999]
+    assert make_grid("meta", chain, 50, 1.0, sections=(50,)) == make_grid("meta", chain, 50, 1.0)
+    with pytest.raises(UserError, match=r"sections=\[501, 2\]: expected at most 500 steps of part 1"):
+        make_grid("meta", chain, 503, 1.0, sections=(501, 2))
+    with pytest.raises(UserError, match=r"sections=\[2, 3\]: expected numbers above 0 whose sum is steps=6"):
+        SamplerConfig(grid="meta", steps=6, sections=(2, 3))
+
+
 def test_respacings_are_those_of_dit() -> None:
     """Against the indices of the respacings "250", "7" and "ddim50" of improved diffusion."""
     chain = make_path("ddpm_linear")

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.config.loading import load
+from core.diffusion.generating import sample
 from core.diffusion.guidance.branches import Contrast
 from core.diffusion.guidance.mixing import Guidance, GuidanceKind
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction, target, to_data
-from core.diffusion.sampling import SamplerConfig, sample
+from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
 from core.errors import UserError
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from core.batch import Condition
 from core.config.loading import load
 from core.diffusion.estimating import estimating
+from core.diffusion.generating import sample
 from core.diffusion.guidance.branches import Branches, Part, by_condition, dropped_parts, guided_by
 from core.diffusion.guidance.classifiers import ClassifierGuide
 from core.diffusion.guidance.config import GuideConfig
@@ -21,7 +22,7 @@ from core.diffusion.guidance.mixing import Guidance, GuidanceKind, Momentum
 from core.diffusion.objective import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction
-from core.diffusion.sampling import SamplerConfig, sample
+from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.levels import Denoise, Estimate, Level, levels_at
 from core.diffusion.solvers.runge_kutta import euler, heun
 from core.diffusion.thresholds import ThresholdConfig

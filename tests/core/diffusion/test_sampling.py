@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from core.batch import Condition
+from core.diffusion.generating import sample
 from core.diffusion.guidance.branches import Guided, by_condition, guided_by
 from core.diffusion.objective import Model
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, sample, time_grid
+from core.diffusion.sampling import SamplerConfig, time_grid
+from core.diffusion.solvers.kinds import SolverName
 from core.draws import Draws
-from core.errors import UserError
+from core.errors import UserError, WorkError
 
 FLOW, CHAIN = make_path("rectified_flow"), make_path("ddpm_linear")
 
@@ -181,3 +183,22 @@ def test_given_frames_come_out_unchanged() -> None:
     x = sample(Recorder(), (1, 2, 2, 2, 2), condition, SamplerConfig(steps=3), FLOW, "flow", draws([0]))
     assert torch.equal(x[:, :, 0], latents[:, :, 0])
     assert not torch.equal(x[:, :, 1], latents[:, :, 1])
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "dopri5"])
+def test_a_network_that_is_not_finite_is_named_with_sample_and_evaluation(solver: SolverName) -> None:
+    calls = list[float]()
+
+    def failing(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        calls.append(float(time.max()))
+        broken = torch.zeros_like(x)
+        if len(calls) >= 3:
+            broken[1] = torch.nan
+        return 0.1 * x + broken
+
+    config = SamplerConfig(steps=4, solver=solver)
+    with pytest.raises(
+        WorkError, match=r"^sample 7: what the network estimates is not finite at evaluation 3, "
+    ):
+        sample(failing, (2, 2, 1, 2, 2), Condition(), config, FLOW, "flow", draws([4, 7]))
+    assert len(calls) > 3  # nothing waits for the device before the end

@@ -363,10 +363,11 @@ ORDERS: dict[SolverName, float] = {
 def mixture(x: Tensor, level: Level) -> Estimate:
     """Return the exact estimate for three Gaussians of variance 0.1."""
     means = torch.tensor([-1.0, 1.5, 0.4], dtype=x.dtype)
-    spread = level.alpha**2 * 0.1 + level.sigma**2
-    apart = x[:, None] - level.alpha * means
+    alpha, sigma = (torch.as_tensor(c, dtype=x.dtype).reshape(-1, 1) for c in (level.alpha, level.sigma))
+    spread = alpha**2 * 0.1 + sigma**2
+    apart = x[:, None] - alpha * means
     share = torch.softmax(-(apart**2) / (2 * spread), dim=1)
-    data = (share * (means + level.alpha * 0.1 * apart / spread)).sum(1)
+    data = (share * (means + alpha * 0.1 * apart / spread)).sum(1)
     return Estimate(data, (x - level.alpha * data) / level.sigma)
 
 

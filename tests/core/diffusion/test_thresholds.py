@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from core.batch import Condition
+from core.diffusion.generating import sample
 from core.diffusion.paths.config import ScheduleConfig, path_record
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, check_start, sample
+from core.diffusion.sampling import SamplerConfig, check_start
 from core.diffusion.thresholds import ThresholdConfig, bounded
 from core.draws import Draws
 from core.errors import UserError

@@ -27,6 +27,8 @@ def cases(size: int) -> dict[str, tuple[Shape, dict[str, Any]]]:
         "text": (CLIP, {"text_width": TEXT, "num_classes": 0}),
         "rotary": (CLIP, {"positions": "rotary", "qk_norm": True, "text_width": TEXT}),
         "frames": (CLIP, {"frame_condition": True, "learned_sigma": True}),
+        "levels of frames": (CLIP, {"frame_levels": True}),
+        "levels of tubes": ((4, 6, 2), {"patch": (2, 2, 1), "frame_levels": True, "positions": "rotary"}),
         "tubes": ((4, 6, 2), {"patch": (2, 2, 1), "positions": "rotary"}),
         "ring": (CLIP, {"heads": size + 1, "width": 8 * (size + 1), "text_width": TEXT}),
         "ring, one token": ((1, 2, 2), {"heads": size + 1, "width": 8 * (size + 1), "positions": "rotary"}),
@@ -51,7 +53,10 @@ def gradients(
         frame_mask=torch.rand(3, shape[0]).round(),
         frame_latents=latents,
     )
-    out = network(x, torch.tensor([1.0, 400.0, 999.0]), condition)
+    time = torch.tensor([1.0, 400.0, 999.0])
+    if groups := network.config.frames_per_level and shape[0] // network.config.frames_per_level:
+        time = time[:, None] - torch.arange(groups) * 0.3
+    out = network(x, time, condition)
     (out * torch.randn(out.shape)).sum().backward()
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return {"": out.detach(), **found}

@@ -41,6 +41,7 @@ class ConvConfig:
     learned_sigma: ClassVar[bool] = False
     text_width: ClassVar[int] = 0
     frame_condition: ClassVar[bool] = False
+    frames_per_level: ClassVar[int] = 0
 
     def build(self, sequence: SequenceGroup | None = None) -> Conv:
         assert sequence is None, "it has no attention heads, so that nobody asks for this"

@@ -185,3 +185,21 @@ def test_impossible_shapes_are_refused(options: dict, message: str) -> None:
 def test_an_input_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match=r"patch=\(1, 2, 2\): expected divisors of .*\(2, 4, 5\)"):
         _run(DiT(SMALL), shape=(2, 4, 5))
+
+
+def test_equal_levels_of_all_frames_are_one_level() -> None:
+    model = _awake(replace(SMALL, patch=(2, 2, 2), frame_levels=True))
+    x, label = torch.randn(2, SMALL.input_channels, 4, 4, 4), torch.tensor([0, -1])
+    time, condition = torch.tensor([3.0, 700.0]), Condition(label=label)
+    one = model(x, time, condition)
+    torch.testing.assert_close(model(x, time[:, None].expand(2, 2), condition), one, rtol=1e-6, atol=1e-6)
+    other = model(x, torch.stack([time, time + 100], 1), condition)
+    assert not torch.allclose(other, one, atol=1e-3)
+
+
+def test_levels_of_frames_need_a_network_made_for_them() -> None:
+    x = torch.randn(1, SMALL.input_channels, 2, 4, 4)
+    with pytest.raises(UserError, match=r"frame_levels=False: expected true"):
+        _awake(SMALL)(x, torch.zeros(1, 2), Condition())
+    with pytest.raises(UserError, match=r"frame_levels=True: expected true, and"):
+        _awake(replace(SMALL, frame_levels=True))(x, torch.zeros(1, 3), Condition())

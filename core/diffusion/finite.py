@@ -1,0 +1,48 @@
+"""Name the sample and the evaluation at which a network's estimates were no longer finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from core.diffusion.solvers.levels import Denoise, Estimate, Level
+from core.errors import WorkError
+
+
+class FiniteWatch:
+    """Notes on the device, for each sample, its first evaluation that was not finite; the host asks once."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids, self._times = ids, list[float]()
+        self._first = torch.full_like(ids, -1)
+
+    def over(self, denoise: Denoise) -> Denoise:
+        """Return the same estimates, watched."""
+
+        def watched(x: Tensor, level: Level) -> Estimate:
+            estimate = denoise(x, level)
+            bad = ~torch.isfinite(estimate.data).reshape(len(x), -1).all(1)
+            self._first = torch.where(bad & (self._first < 0), len(self._times), self._first)
+            self._times.append(level.t)
+            return estimate
+
+        return watched
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Raise WorkError at the end of the block where an estimate was not finite."""
+        try:
+            yield
+        finally:
+            places = (self._first >= 0).nonzero()[:, 0].tolist()
+            if places:
+                first = min(places, key=lambda place: int(self._first[place]))
+                number = int(self._first[first])
+                others = f", and {len(places) - 1} others of the batch later or at once" * (len(places) > 1)
+                raise WorkError(
+                    f"sample {int(self._ids[first])}: what the network estimates is not finite at evaluation "
+                    f"{number + 1}, time {self._times[number]:.4g}{others}"
+                ) from None

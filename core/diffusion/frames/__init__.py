@@ -1,0 +1,1 @@
+"""Noise levels of single frames of a clip, in training and in sampling."""

@@ -1,0 +1,128 @@
+"""Noise levels of single frames in training, and which frames of a clip are given.
+
+A level belongs to a group of latent frames that share a token (`unit` of them). Frames at t = 0 are given:
+they are copied, count in no loss, and the network is told `time_input(0)` of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+from core.batch import Condition
+from core.config.settings import setting
+from core.diffusion import timesteps
+from core.diffusion.paths.path import Path
+from core.diffusion.timesteps import TimestepConfig
+from core.draws import Draws
+from core.errors import UserError
+
+FrameTimes = Literal["shared", "independent", "monotone", "prefix"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenConfig:
+    """How often each pattern is taken for clips with given frames, relative to the others.
+
+    A pattern that would leave no frame to learn gives none.
+    """
+
+    first: float = setting(1.0, "the first 1 to T - 1 latent frames, each number alike", low=0)
+    last: float = setting(0.0, "the last ones likewise", low=0)
+    ends: float = setting(0.0, "the first one and the last one", low=0)
+    every: float = setting(0.0, "every n-th from the first one on", low=0)
+    n: int = setting(4, "of every", low=2)
+    random: float = setting(0.0, "each by itself, with a chance that is drawn for the clip", low=0)
+
+    def __post_init__(self) -> None:
+        if not any(self.weights):
+            raise UserError("first", self.first, "one pattern at least with a number above 0")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return self.first, self.last, self.ends, self.every, self.random
+
+
+def give_frames(
+    condition: Condition, x0: Tensor, draws: Draws, share: float, config: GivenConfig, unit: int = 1
+) -> Condition:
+    """Give `share` of the clips frames by a pattern; the rest get none.
+
+    unit: latent frames that are given together.  With `first` alone the draws are those of one pattern.
+    """
+    groups = x0.shape[2] // unit
+    place = torch.arange(groups, device=x0.device)
+    given, count = draws.uniform("given_frames", (2,)).unbind(1)
+    many = (1 + torch.floor(count * (groups - 1))).clamp(max=groups - 1)[:, None]
+    mask = place < many
+    if config.weights[1:] != (0.0,) * 4:
+        chance = draws.uniform("given_subset", (groups,))
+        is_end = (place == 0) | (place == groups - 1)
+        patterns = torch.stack(
+            [
+                mask,
+                groups - 1 - place < many,
+                is_end.expand_as(mask),
+                (place % config.n == 0).expand_as(mask),
+                chance < count[:, None],
+            ]
+        )
+        bounds = torch.tensor(config.weights, dtype=torch.float64, device=x0.device).cumsum(0)
+        drawn = draws.uniform("given_pattern").double() * bounds[-1]
+        kind = torch.searchsorted(bounds, drawn, right=True)
+        mask = patterns[kind, torch.arange(len(kind), device=x0.device)]
+        mask = mask & ~mask.all(1, keepdim=True)
+    mask = repeat((mask & (given < share)[:, None]).float(), "b g -> b (g unit)", unit=unit)
+    return replace(condition, frame_mask=mask, frame_latents=x0 * rearrange(mask, "b t -> b 1 t 1 1"))
+
+
+def draw_times(
+    kind: FrameTimes,
+    config: TimestepConfig,
+    path: Path,
+    draws: Draws,
+    groups: int,
+    positions: int,
+    given: Tensor | None,
+) -> Tensor:
+    """Return times (B, groups); 0 where `given` (B, groups), if any, is not 0.
+
+    shared: one for all, that of a network of one level.  independent: each drawn by itself, keyed by sample
+    and group (diffusion forcing, 2407.01392).  monotone: the same, rising from the first group on.
+    prefix: 0 for the first 0 to groups - 1, and one for the others.
+    """
+    if kind in ("independent", "monotone"):
+        uniforms = draws.uniform("frame_times", (groups,))
+        t = timesteps.draw(config, path, uniforms, positions)
+        t = t.sort(1).values if kind == "monotone" else t
+    else:
+        t = timesteps.draw(config, path, timesteps.uniforms(config, draws), positions)
+        t = repeat(t, "b -> b g", g=groups)
+    if kind == "prefix":
+        many = torch.floor(draws.uniform("frame_prefix") * groups)[:, None]
+        given = (torch.arange(groups, device=t.device) < many).to(t.dtype)
+    return t if given is None else torch.where(given > 0, 0.0, t)
+
+
+def wide(value: Tensor) -> Tensor:
+    """Return values of samples (B,), or of their frames (B, T), in the shape of latents."""
+    return rearrange(value, "b -> b 1 1 1 1") if value.ndim == 1 else rearrange(value, "b t -> b 1 t 1 1")
+
+
+def mean_over_levels(error: Tensor, weight: Tensor | None, t: Tensor) -> Tensor:
+    """Return the (B,) weighted mean of (B, C, T, H, W) over the frames that are not at time 0."""
+    frames = reduce(error, "b c t h w -> b t", "mean")
+    counted = (t > 0).to(frames.dtype)
+    return (frames * (counted if weight is None else weight)).sum(1) / counted.sum(1)
+
+
+def mean_over_unknown(error: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """Return the (B,) mean of (B, C, T, H, W) over everything but the frames that were given."""
+    if frame_mask is None:
+        return error.mean((1, 2, 3, 4))
+    unknown = 1 - frame_mask
+    return (reduce(error, "b c t h w -> b t", "mean") * unknown).sum(1) / unknown.sum(1)

@@ -1,0 +1,134 @@
+"""Sampling: a solver, a grid of times and guidance around a denoiser."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from core.batch import Condition
+from core.diffusion.estimating import estimating
+from core.diffusion.finite import FiniteWatch
+from core.diffusion.frames.lagging import lagged, require_frame_steps, solve_frames, with_given_frames
+from core.diffusion.guidance.branches import guided_by
+from core.diffusion.guidance.guides import NONE, Guides
+from core.diffusion.guidance.mixing import Momentum
+from core.diffusion.objective import Model
+from core.diffusion.paths.path import Path
+from core.diffusion.predictions import Prediction
+from core.diffusion.sampling import SamplerConfig, check_start, settle_start, time_grid
+from core.diffusion.solvers.kinds import KINDS
+from core.diffusion.solvers.levels import Denoise
+from core.draws import Draws
+from core.errors import UserError, below
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    shape: tuple[int, int, int, int, int],
+    condition: Condition,
+    config: SamplerConfig,
+    path: Path,
+    prediction: Prediction,
+    draws: Draws,
+    *,
+    learned_sigma: bool = False,
+    guides: Guides = NONE,
+    frames_per_level: int = 0,
+) -> Tensor:
+    """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
+
+    Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
+    learned_sigma: whether the model's variance output was trained, so that the ddpm solver uses it.
+    frames_per_level: latent frames of which the network is told one level of noise, 0 for all of them.
+    """
+    check_start(config, path, prediction)
+    config = settle_start(config, path, prediction)
+    times, size = time_grid(config, path), tuple(shape[1:])
+    guide, interval = config.guide, (config.guidance_end, config.guidance_start)
+    with below("guide"):
+        guides.require(condition, guide)
+    branches = guides.branches(model, condition, config.guidance, guide)
+    denoise = estimating(
+        guided_by(branches, interval, together=guide.together),
+        config.mixing,
+        config.threshold,
+        path,
+        prediction,
+        size[0],
+        learned_sigma=learned_sigma,
+        classifier=guides.classifier_guide(condition, guide),
+        momentum=Momentum(guide.momentum, times) if guide.momentum else None,
+        still_above=times[guide.zero_steps] if guide.zero_steps else math.inf,
+    )
+    x = draws.normal("sample_start", size) * start_deviation(path, times[0])
+    watch = FiniteWatch(draws.id)
+    with watch.naming():
+        x = _solved(
+            watch.over(denoise), x, condition, config, times, path, prediction, draws, frames_per_level
+        )
+    return with_given_frames(x, condition)
+
+
+def _solved(
+    denoise: Denoise,
+    x: Tensor,
+    condition: Condition,
+    config: SamplerConfig,
+    times: list[float],
+    path: Path,
+    prediction: Prediction,
+    draws: Draws,
+    frames_per_level: int,
+) -> Tensor:
+    """Return the end of a start x."""
+    size = tuple(x.shape[1:])
+    if config.frame_lag or (frames_per_level and condition.frame_mask is not None):
+        require_frames(config, frames_per_level)
+        require_one_level(config, prediction, "frames")
+        x, mask = with_given_frames(x, condition), condition.frame_mask
+        lags = lagged(times, size[1] // frames_per_level, config.frame_lag)
+        return solve_frames(denoise, x, lags, path, frames_per_level, mask)
+    if KINDS[config.solver].is_adaptive:
+        require_one_level(config, prediction, f"solver={config.solver}: samples")
+    return KINDS[config.solver].solve(
+        denoise,
+        x,
+        times,
+        path,
+        noise=lambda i: draws.normal(f"sample_step_{i}", size),
+        options=config.options,
+    )
+
+
+def require_frames(config: SamplerConfig, frames_per_level: int) -> None:
+    """Refuse levels of single frames where the network or the solver does not have them."""
+    if not frames_per_level:
+        raise UserError("frame_lag", config.frame_lag, "0 for a network made without model.frame_levels")
+    require_frame_steps(config.solver, config.eta)
+
+
+def require_one_level(config: SamplerConfig, prediction: Prediction, what: str) -> None:
+    """Refuse settings that go by the level of noise, where that is not one for all.
+
+    what: whose levels differ.
+    """
+    guide = config.guide
+    by_level = {
+        "prediction=posterior_mean": prediction == "posterior_mean",
+        "guidance_start or guidance_end": (config.guidance_start, config.guidance_end) != (1, 0),
+        "guide.classifier": bool(guide.classifier),
+        "guide.zero_steps": bool(guide.zero_steps),
+        "guide.momentum": bool(guide.momentum),
+    }
+    for name, is_used in by_level.items():
+        if is_used:
+            raise UserError(f"{name} has no form for {what} with levels of their own")
+
+
+def start_deviation(path: Path, time: float) -> float:
+    """Return the standard deviation of x_t for data of unit variance, such as normalised latents."""
+    t = torch.tensor(time, dtype=torch.float64)
+    return math.hypot(float(path.alpha(t)), float(path.sigma(t)))

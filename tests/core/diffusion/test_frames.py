@@ -1,0 +1,231 @@
+"""Levels of single frames: one level as a special case, clean frames, patterns, and steps that lag."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.batch import Condition
+from core.diffusion.frames.lagging import lagged
+from core.diffusion.frames.training_levels import FrameTimes, GivenConfig
+from core.diffusion.generating import sample
+from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.predictions import Prediction, target, to_data, to_noise
+from core.diffusion.sampling import SamplerConfig
+from core.draws import Draws
+from core.errors import UserError
+from tests.core.diffusion.every_path import PATHS
+
+SHAPE = (2, 4, 2, 2)  # C, T, H, W
+
+
+def draws(count: int, step: int = 0) -> Draws:
+    ids = torch.arange(count)
+    return Draws(0, step, ids, ids)
+
+
+def data(count: int) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def half(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    return 0.5 * x
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("options", [{"weighting": "min_snr"}, {"prediction": "data", "loss_space": "edm"}])
+def test_equal_levels_give_the_loss_of_one_level(path: str, options: dict[str, str]) -> None:
+    config = ObjectiveConfig(path=path, **{"prediction": "edm", **options})  # type: ignore[arg-type]
+    one, many = Objective(config), Objective(config, frames_per_level=2)
+    x0, noise = data(3), torch.randn(3, *SHAPE)
+    t = torch.tensor([0.003, 0.4, 0.99])
+    a = one.loss_of(half, one.noised_at(x0, Condition(), t, noise))
+    b = many.loss_of(half, many.noised_at(x0, Condition(), t[:, None].expand(3, 2), noise))
+    torch.testing.assert_close(b.loss, a.loss, rtol=1e-6, atol=1e-6)
+    assert b.time is not None
+    torch.testing.assert_close(b.time, t)
+
+
+@pytest.mark.parametrize("prediction", [p for p in get_args(Prediction) if p != "posterior_mean"])
+def test_frames_at_time_0_are_copied_and_count_in_no_loss(prediction: Prediction) -> None:
+    config = ObjectiveConfig(prediction=prediction, loss_space="noise" if prediction == "score" else "")
+    if prediction == "v":
+        config = ObjectiveConfig(path="ddpm_linear", prediction="v")
+    objective, x0 = Objective(config, frames_per_level=1), data(3)
+    t = torch.tensor([[0.0, 0.5, 0.0, 0.25]]).expand(3, 4)
+    noised = objective.noised_at(x0, Condition(), t, torch.randn(3, *SHAPE))
+    assert torch.equal(noised.x_t[:, :, [0, 2]], x0[:, :, [0, 2]])
+    assert torch.equal(noised.time_input, objective.path.time_input(t))
+    wrong = torch.zeros(1, 1, 4, 1, 1)
+    wrong[:, :, [0, 2]] = 1e3
+
+    def model(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return noised.target + wrong
+
+    assert float(objective.loss_of(model, noised).loss.max()) == 0
+
+
+@pytest.mark.parametrize("kind", get_args(FrameTimes))
+def test_times_of_frames_are_keyed_by_the_sample_and_are_of_their_kind(kind: FrameTimes) -> None:
+    config = ObjectiveConfig(frame_times=kind, given_frames=0)
+    objective, x0 = Objective(config, frames_per_level=2), data(400)
+    whole = objective.noised(x0, Condition(), draws(400))
+    alone = objective.noised(x0[7:8], Condition(), Draws(0, 0, torch.tensor([7]), torch.tensor([7])))
+    assert torch.equal(whole.time[7:8], alone.time)
+    assert torch.equal(whole.x_t[7:8], alone.x_t)
+    assert torch.equal(whole.time[:, 0], whole.time[:, 1])  # a group has one level
+    first, last = whole.time[:, 0], whole.time[:, -1]
+    if kind == "shared":
+        plain = Objective(ObjectiveConfig(given_frames=0)).noised(x0, Condition(), draws(400))
+        assert torch.equal(whole.time, plain.time[:, None].expand(400, 4))
+        torch.testing.assert_close(whole.x_t, plain.x_t)
+    elif kind == "independent":
+        assert abs(float(torch.corrcoef(torch.stack([first, last]))[0, 1])) < 0.15
+    elif kind == "monotone":
+        assert bool((first < last).all())
+    else:
+        assert float((first == 0).float().mean()) == pytest.approx(0.5, abs=0.1)
+        assert bool((last > 0).all())
+
+
+def patterns(given: GivenConfig, unit: int = 1, share: float = 1.0) -> tuple[list[list[float]], list[float]]:
+    count = 3000
+    objective = Objective(
+        ObjectiveConfig(given=given, given_frames=share), frame_condition=True, frames_per_level=unit
+    )
+    noised = objective.noised(data(count), Condition(), draws(count))
+    mask = noised.condition.frame_mask
+    assert mask is not None
+    assert torch.equal(noised.time == 0, mask > 0)
+    assert noised.condition.frame_latents is not None
+    kinds, counts = mask.unique(dim=0, return_counts=True)
+    return kinds.tolist(), (counts / count).tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (GivenConfig(), [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]),
+        (GivenConfig(first=0, last=1), [[0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1]]),
+        (GivenConfig(first=0, ends=1), [[1, 0, 0, 1]]),
+        (GivenConfig(first=0, every=1, n=2), [[1, 0, 1, 0]]),
+    ],
+)
+def test_patterns_of_given_frames(given: GivenConfig, expected: list[list[float]]) -> None:
+    kinds, shares = patterns(given)
+    assert kinds == expected
+    assert shares == pytest.approx([1 / len(expected)] * len(expected), abs=0.03)
+
+
+def test_patterns_take_their_shares_and_groups_are_given_whole() -> None:
+    kinds, shares = patterns(GivenConfig(first=1, ends=3), share=0.5)
+    found = dict(zip(map(tuple, kinds), shares, strict=True))
+    assert found[0, 0, 0, 0] == pytest.approx(0.5, abs=0.03)
+    assert found[1, 0, 0, 1] == pytest.approx(0.375, abs=0.03)
+    kinds, _ = patterns(GivenConfig(first=0, random=1), unit=2)
+    assert kinds == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]]  # never all
+
+
+def test_rows_of_a_grid_in_which_groups_lag() -> None:
+    assert lagged([1.0, 0.5, 0.0], 2, 0).tolist() == [[1, 1], [0.5, 0.5], [0, 0]]
+    assert lagged([1.0, 0.5, 0.0], 2, 1).tolist() == [[1, 1], [0.5, 1], [0, 0.5], [0, 0]]
+    after = lagged([1.0, 0.5, 0.0], 2, 2).tolist()
+    assert after == [[1, 1], [0.5, 1], [0, 1], [0, 0.5], [0, 0]]
+
+
+class Levels:
+    """The exact network for frames of data N(0, 1 / 4), which notes the times that it is told."""
+
+    def __init__(self, kind: Prediction, path: str = "rectified_flow") -> None:
+        self.kind, self.path, self.told = kind, make_path(path), list[Tensor]()  # type: ignore[arg-type]
+
+    def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        self.told.append(time)
+        steps = self.path.num_steps
+        t = time / 1000 if steps is None else (time + 1) / steps
+        t = t[:, None, :, None, None] if t.ndim == 2 else t[:, None, None, None, None]
+        alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
+        gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
+        noise = (x - alpha * gain * x) / sigma.clamp(min=1e-9)
+        return target(self.kind, gain * x, noise, alpha, sigma).float()
+
+
+def made(model: Levels, config: SamplerConfig, condition: Condition, unit: int = 1) -> Tensor:
+    return sample(
+        model, (2, *SHAPE), condition, config, model.path, model.kind, draws(2), frames_per_level=unit
+    )
+
+
+@pytest.mark.parametrize("kind", ["flow", "data", "noise"])
+@pytest.mark.parametrize("path", ["rectified_flow", "ddpm_linear"])
+def test_frames_that_lag_end_where_frames_together_do(kind: Prediction, path: str) -> None:
+    """The exact flow of a frame does not depend on the others here, so that neither does its end."""
+    start = 0.99 if path == "rectified_flow" else 1.0
+    base = SamplerConfig(steps=6, grid="even", start=start, solver="ddim")
+    together = made(Levels(kind, path), base, Condition(), unit=0)
+    for lag in (1, 2, 6):
+        model = Levels(kind, path)
+        lagging = SamplerConfig(steps=6, grid="even", start=start, solver="ddim", frame_lag=lag)
+        torch.testing.assert_close(made(model, lagging, Condition()), together, rtol=1e-5, atol=1e-5)
+        assert len(model.told) == 6 + 3 * lag
+
+
+def test_given_frames_stay_bit_for_bit_and_are_told_as_clean() -> None:
+    mask = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 0, 0]])
+    latents = data(2) * mask[:, None, :, None, None]
+    condition = Condition(frame_mask=mask, frame_latents=latents)
+    for lag in (0, 2):
+        model = Levels("flow")
+        found = made(model, SamplerConfig(steps=4, frame_lag=lag, start=0.99), condition)
+        kept = mask[:, None, :, None, None].bool().expand_as(found)
+        assert torch.equal(found[kept], latents[kept])
+        assert all(bool((told[mask > 0] == 0).all()) for told in model.told)
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "unit", "message"),
+    [
+        (SamplerConfig(frame_lag=1), 0, r"frame_lag=1: expected 0 for a network made without model"),
+        (SamplerConfig(frame_lag=1, solver="heun"), 1, r"solver=heun: expected euler or ddim without eta"),
+        (SamplerConfig(frame_lag=1, guidance_end=0.2), 1, r"guidance_start or guidance_end has no form"),
+    ],
+)
+def test_what_has_no_form_for_frames_is_refused(config: SamplerConfig, unit: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        made(Levels("flow"), config, Condition(), unit)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit", "message"),
+    [
+        (
+            {"frame_times": "monotone"},
+            0,
+            r"frame_times=monotone: expected shared without model\.frame_levels",
+        ),
+        ({"frame_times": "prefix"}, 1, r"given_frames=0\.5: expected 0 with frame_times=prefix"),
+        (
+            {"learned_sigma": True, "path": "ddpm_linear", "prediction": "noise"},
+            1,
+            r"learned_sigma=True: expected false with model\.frame_levels",
+        ),
+    ],
+)
+def test_training_that_cannot_be_is_refused(fields: dict[str, object], unit: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Objective(ObjectiveConfig(**fields), frames_per_level=unit)  # type: ignore[arg-type]
+
+
+def test_conversions_are_the_state_itself_at_time_0() -> None:
+    x, output = data(2), data(2) + 1
+    for kind in ("noise", "data", "v", "flow", "edm"):
+        found = to_data(kind, output, x, torch.ones(1), torch.zeros(1))  # type: ignore[arg-type]
+        noise = to_noise(kind, output, x, torch.ones(1), torch.zeros(1)) if kind != "data" else x  # type: ignore[arg-type]
+        assert noise.isfinite().all()
+        if kind != "data":
+            torch.testing.assert_close(found, x)

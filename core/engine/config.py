@@ -15,9 +15,10 @@ from core.memory.state import bucket_numbers
 class EngineConfig:
     """How the training state is spread over ranks, and in which precision the network computes."""
 
-    zero_stage: int = setting(
+    zero_stage: int | Literal["auto"] = setting(
         1,
-        "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights",
+        "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights; auto: 0 of one rank, else "
+        "the least that fits; kept when the run goes on",
         low=0,
         high=3,
         role="work",
@@ -66,6 +67,17 @@ class EngineConfig:
             raise UserError("compile", True, f"false with zero_stage=3: {reason}")
 
     @property
+    def stages(self) -> tuple[int, ...]:
+        """ZeRO stages that the other settings allow."""
+        return (0, 1, 2) if self.compile else (0, 1, 2, 3)
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage, which is known: `auto` is settled before anything is built."""
+        assert self.zero_stage != "auto"
+        return self.zero_stage
+
+    @property
     def most_at_once(self) -> int:
         """Most samples that a rank takes at once as far as the configuration says so; 0 is any number."""
         return 0 if self.micro_batch == "auto" else self.micro_batch
@@ -73,12 +85,12 @@ class EngineConfig:
     @property
     def meets_in_forward(self) -> bool:
         """Return whether ranks wait for one another within a forward pass: for weights, or for tokens."""
-        return self.zero_stage == 3 or self.sequence_parallel > 1
+        return self.stage == 3 or self.sequence_parallel > 1
 
     @property
     def sums_micro_steps(self) -> bool:
         """Return whether the engine adds up gradients in fp32 (stages 0, 2 and 3 do it on their own)."""
-        return self.zero_stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"
+        return self.stage == 1 and self.precision == "bf16" and self.gradient_dtype == "fp32"
 
 
 def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
     Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
     1 among them), so every key here is one that 0.19 reads, and clipping is always written.
     """
-    stage, bucket = config.zero_stage, bucket_numbers(numbers)
+    stage, bucket = config.stage, bucket_numbers(numbers)
     result: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # only scales DeepSpeed's own counters, which nothing reads
         "gradient_accumulation_steps": 1,

@@ -62,7 +62,7 @@ class Engine:
         ranks.barrier()  # all ranks enter the collectives below together
         agree(model, world)
         initial = on_host(model) if engine.precision == "bf16" else {}
-        if engine.zero_stage == 0 and engine.precision == "bf16":
+        if engine.stage == 0 and engine.precision == "bf16":
             cast_parameters(model, torch.bfloat16)
         self._engine = load_deepspeed(world.device).initialize(
             args=SimpleNamespace(device_rank=world.device.index or 0),
@@ -72,7 +72,7 @@ class Engine:
             config=deepspeed_config(engine, sum(p.numel() for p in parameters)),
             dist_init_required=False,
         )[0]
-        if engine.zero_stage == 0:
+        if engine.stage == 0:
             self._engine.enable_backward_allreduce = False  # Replicated reduces, once a step, in fp32
         # DeepSpeed then raises where a backward pass that another engine began would enter this one's.
         self._engine._support_torch_style_backward = False
@@ -80,9 +80,7 @@ class Engine:
         ranks.set_timeouts(engine.timeout_s)
         self.module: nn.Module = model
         self._sharded: Any = self._engine.optimizer
-        self._inner: torch.optim.Optimizer = (
-            self._sharded if engine.zero_stage == 0 else self._sharded.optimizer
-        )
+        self._inner: torch.optim.Optimizer = self._sharded if engine.stage == 0 else self._sharded.optimizer
         self.masters: list[Tensor] = partitions.masters(self._sharded)
         self.shards: list[Shard] = partitions.locate(self._sharded, model, world.rank)
         share_matrices(self._inner, self.masters, self.shards, engine, world)
@@ -129,7 +127,7 @@ class Engine:
     @property
     def owned(self) -> list[Shard]:
         """Return the shards this rank is to write: over all ranks, every element of every parameter once."""
-        if self.config.zero_stage > 0:
+        if self.config.stage > 0:
             return self.shards
         return share(self.shards, self.world.rank, self.world.size)
 

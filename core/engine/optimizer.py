@@ -26,7 +26,7 @@ def make_optimizer(
         "eps": config.eps,
         "fused": True,
     }
-    if engine.zero_stage == 0:
+    if engine.stage == 0:
         return Replicated(groups, gradient_clipping=engine.gradient_clipping, **settings)
     rule = MuonAdamW if config.name == "muon" else torch.optim.AdamW
     return rule(groups, **settings)
@@ -41,7 +41,7 @@ def share_matrices(
 ) -> None:
     """Tell Muon where the matrices lie (collective: all ranks)."""
     if isinstance(optimizer, MuonAdamW):
-        alone = engine.zero_stage == 0
+        alone = engine.stage == 0
         tables = [shards] if alone else ranks.gather_objects(shards)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
         optimizer.share_matrices(masters, tables, 0 if alone else world.rank, dtype)

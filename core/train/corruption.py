@@ -105,7 +105,7 @@ class CorruptionCheck:
         """Return the tensors that are the same on every rank."""
         for network, held in self._networks.items():
             module = held.engine.module
-            if held.engine.config.zero_stage < 3:
+            if held.engine.config.stage < 3:
                 weight = of_network(network, "weight")
                 yield from ((f"{weight} {name}", p.detach()) for name, p in module.named_parameters())
             shown = of_network(network, "buffer")

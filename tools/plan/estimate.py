@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +22,7 @@ from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
 from tools.plan.measure import Measurement
 from tools.plan.memory import Setting
-from tools.plan.shares import RankShare, shares_of_ranks
+from tools.plan.shares import shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
 from tools.plan.step_time import Sent, StepTime
 from tools.runs.run_memory import groups_of
@@ -60,9 +60,8 @@ def estimate(
     """
     numbers, averages = count_parameters(run.model), len(run.ema.names)
     device, engine = device_of(plan), run.engine
-    counted, found = _settings(plan, run, work, device)
-    asked = (engine.zero_stage, engine.activation_checkpointing, engine.sequence_parallel)
-    configured = next(s for s in found if (s.zero_stage, s.policy, s.degree) == asked)
+    asked = _settings(plan, run, work, device)
+    counted, found, configured = asked.activations, asked.found, asked.configured
     chosen = memory.recommend(found, engine.sequence_parallel) if device else None
     steps, per_step = run.trainer.steps, work.samples_per_step
     with_times = _Times(numbers, plan, run, work, device, measured)
@@ -82,7 +81,13 @@ def estimate(
         "ranks": plan.ranks,
         "device": _device(device) if device else None,
         "settings": [_setting(each) for each in found],
-        "ranks_have": [share._asdict() for share in _shares(plan, run, work)],
+        "zero_stage": engine.zero_stage,
+        "ranks_have": [
+            share._asdict()
+            for share in shares_of_ranks(
+                run.groups, configured.zero_stage, configured.degree, plan.ranks, work
+            )
+        ],
         "configured": with_times.of(configured),
         "recommended": None,
         "why": "",
@@ -97,14 +102,18 @@ def estimate(
     return result
 
 
-def _shares(plan: PlanConfig, run: Run, work: Workload) -> list[RankShare]:
-    engine = run.engine
-    return shares_of_ranks(run.groups, engine.zero_stage, engine.sequence_parallel, plan.ranks, work)
+class _Settings(NamedTuple):
+    """found: with the largest micro-batches that fit.  configured: with those that are asked for.
+
+    activations: of each bucket with the configured policy.
+    """
+
+    activations: list[Measured]
+    found: list[Setting]
+    configured: Setting
 
 
-def _settings(
-    plan: PlanConfig, run: Run, work: Workload, device: Device | None
-) -> tuple[list[Measured], list[Setting]]:
+def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None) -> _Settings:
     """Count activations by policy, and what each stage and number of ranks that share tokens take with them.
 
     Policies are tried in the order of what they compute again, until one fits with tokens shared as they are
@@ -114,24 +123,20 @@ def _settings(
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
+    known: Any = {"ranks": plan.ranks, "averages": len(run.ema.names)}
+    known["memory"] = device.memory if device else 0
+    auto = replace(engine, micro_batch="auto")
     for policy in memory.POLICIES if device else (asked,):
         fits = any(each.fits for each in found if each.degree == engine.sequence_parallel)
         if fits and policy != asked:
             continue
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
-            found += memory.possible(
-                groups,
-                engine,
-                work,
-                policy,
-                counted[policy],
-                degree=degree,
-                ranks=plan.ranks,
-                averages=len(run.ema.names),
-                memory=device.memory if device else 0,
-            )
-    return counted[asked], found
+            found += memory.possible(groups, auto, work, policy, counted[policy], degree=degree, **known)
+    same = memory.possible(
+        groups, engine, work, asked, counted[asked], degree=engine.sequence_parallel, **known
+    )
+    return _Settings(counted[asked], found, memory.configured(same, engine, plan.ranks))
 
 
 def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError, below
+from core.memory.fitting import least_stage
 from core.memory.free import USABLE, free_memory
 from core.memory.micro_batch import Measured
 from core.memory.micro_batch import choose as most_that_fit
@@ -27,6 +29,7 @@ from tools.plan.step_samples import Workload
 from tools.plan.stopwatch import Sections, Size, Stopwatch
 from tools.runs.run_memory import groups_of
 
+ALONE = least_stage(1, {})  # what `auto` is of one rank, for which the device stands
 PASSES = 4  # at most; each times the groups that the passes before it led to
 
 
@@ -61,6 +64,8 @@ def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -
     most even groups are returned. A size that is timed again adds to its earlier times.
     named: the device that is planned for, '' for this machine's.
     """
+    if sections.engine.zero_stage == "auto":
+        sections = replace(sections, engine=replace(sections.engine, zero_stage=ALONE))
     engine = sections.engine
     if engine.sequence_parallel > 1:
         expected = "1 with action=measure, where one device stands for a rank"
@@ -86,7 +91,7 @@ def _require_here(named: str, here: str) -> None:
 class Fitting:
     """How many samples of a bucket fit this device at once. room: bytes that activations may take."""
 
-    most: int
+    micro_batch: int | Literal["auto"]
     room: int
     activations: Sequence[Measured]
 
@@ -95,7 +100,7 @@ class Fitting:
         """Count activations over shapes; WorkError where not even one sample of each bucket fits."""
         engine = sections.engine
         groups = groups_of(sections.model.build, sections.optimizer)
-        state = memory.state(groups, engine, 1, engine.zero_stage, len(sections.ema.names)).parts()
+        state = memory.state(groups, engine, 1, engine.stage, len(sections.ema.names)).parts()
         free = free_memory(_free_bytes(world))
         room = int(USABLE * free.bytes) - sum(state.values())
         counted = memory.activations(sections.model, engine, work, engine.activation_checkpointing)
@@ -106,12 +111,12 @@ class Fitting:
                 f"that are free in {free.of} may be taken; measure a run of fewer parameters, or with more "
                 "activation checkpointing"
             )
-        return cls(engine.most_at_once, room, counted)
+        return cls(engine.micro_batch, room, counted)
 
     def at_once(self, bucket: int, share: int) -> int:
         """Return how many samples of a rank's share it takes at once, as training chooses them."""
-        if self.most:
-            return min(self.most, share)
+        if self.micro_batch != "auto":
+            return min(self.micro_batch or share, share)
         return most_that_fit(share, self.activations[bucket], self.room)
 
 

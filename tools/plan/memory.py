@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,41 +10,29 @@ import torch
 
 from core.engine.config import EngineConfig
 from core.memory.counting import live_bytes
+from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
-from core.memory.micro_batch import Measured, choose
+from core.memory.micro_batch import Measured
 from core.memory.state import ParameterGroup, TrainingState
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Bucket, Workload
 from tools.train.run_passes import denoiser_pass
 
-STAGES = (0, 1, 2, 3)
 POLICIES = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
 MANY = 16  # samples of which activations are counted beside those of one: between and beyond, by a line
 
 
-@dataclass(frozen=True)
-class Setting:
+@dataclass(frozen=True, kw_only=True)
+class Setting(Fit):
     """A way to run, and its bytes on a rank.
 
-    degree: ranks that share the tokens of a sample.  parts: of the state of training.  micro_batches: of each
-    bucket, those of the workload in order.  activations: of the bucket that takes most.  update: bytes that
-    an update takes in their place.
+    policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.
     """
 
     zero_stage: int
     policy: str
     degree: int
-    parts: Mapping[str, int]
-    micro_batches: Sequence[int]
-    activations: int
-    update: int
-    fits: bool
-
-    @property
-    def bytes(self) -> int:
-        """All that it takes."""
-        return sum(self.parts.values()) + max(self.activations, self.update)
 
 
 def activations(
@@ -129,25 +117,26 @@ def possible(
     averages: int,
     memory: int,
 ) -> list[Setting]:
-    """Return every stage with a policy, the micro-batch of each bucket the largest that fits.
+    """Return every stage with a policy, and the micro-batches that `engine` asks for.
 
     measured: activations of each bucket, of whole samples.  memory: bytes of a GPU, of which USABLE are
     planned with; 0 is no limit.
     """
-    found = []
-    measured = shared(measured, degree)
+    usable = int(USABLE * memory) if memory else None
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
-    for stage in STAGES:
-        rank_state = state(groups, engine, ranks, stage, averages)
-        parts, update = rank_state.parts(), rank_state.update_excess()
-        room = int(USABLE * memory) - sum(parts.values()) if memory else 1 << 62
-        sizes = [choose(share, each, room) for share, each in zip(shares, measured, strict=True)]
-        if engine.most_at_once:
-            sizes = [min(engine.most_at_once, share) for share in shares]
-        most = max(each.bytes(size) for each, size in zip(measured, sizes, strict=True))
-        fits = max(most, update) <= room
-        found.append(Setting(stage, policy, degree, parts, sizes, most, update, fits))
+    found = []
+    for stage in engine.stages:
+        on_rank = state(groups, engine, ranks, stage, averages)
+        takes = fit(on_rank, usable, shares, shared(measured, degree), micro_batch=engine.micro_batch)
+        found.append(Setting(zero_stage=stage, policy=policy, degree=degree, **vars(takes)))
     return found
+
+
+def configured(found: Sequence[Setting], engine: EngineConfig, ranks: int) -> Setting:
+    """Return the setting that the configuration asks for, its stage settled where that is `auto`."""
+    asked = (engine.activation_checkpointing, engine.sequence_parallel)
+    stages = {each.zero_stage: each for each in found if (each.policy, each.degree) == asked}
+    return stages[least_stage(ranks, stages) if engine.zero_stage == "auto" else engine.zero_stage]
 
 
 def recommend(found: Sequence[Setting], degree: int) -> Setting | None:

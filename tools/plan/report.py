@@ -25,7 +25,10 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         lines.append(f"encoding: {found['encode_gpu_hours']:.3g} GPU-hours at the stated rate")
     configured, best = found["configured"], found["recommended"]
     lines += ["", *_table(found["settings"], configured, has_limit=device is not None), ""]
-    lines += [f"as configured: {_words(configured)}", *lines_of_shares(found["ranks_have"], found["buckets"])]
+    lines += [
+        f"as configured: {_words(configured)}{_settled(found)}",
+        *lines_of_shares(found["ranks_have"], found["buckets"]),
+    ]
     if device is None:
         lines.append("no GPU is known here: plan.device=H100 says on which one it is to run, and gives times")
         return [*lines, *_times(configured)]
@@ -38,6 +41,19 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         f"{device['name']}: {device['memory_bytes'] / GB:g} GB, {device['bf16_tflops']:g} TFLOP/s in bf16 "
         f"({device['source']})",
     ]
+
+
+def _settled(found: dict[str, Any]) -> str:
+    """Say what `engine.zero_stage=auto` stands for, and how that was found."""
+    if found["zero_stage"] != "auto":
+        return ""
+    stage, one = found["configured"]["zero_stage"], found["ranks"] == 1
+    if found["device"] is None and not one:
+        return "; engine.zero_stage=auto takes the least that fits, which plan.device=H100 or another decides"
+    how = "one rank has nothing to share out" if one else "the least that fits"
+    if not found["configured"]["fits"]:
+        how = "which takes least, and does not fit"
+    return f"; engine.zero_stage=auto is {stage} here, {how}"
 
 
 def _times(setting: dict[str, Any]) -> list[str]:

@@ -7,19 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from core import environment
 from core.config.yaml_files import read_recorded
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.memory.chosen import Chosen
-from core.memory.free import USABLE, Free, free_memory
+from core.memory.free import USABLE, Free
 from core.memory.micro_batch import Measured, choose
 from core.progress import counted, say
 from core.progress import size as in_bytes
 from core.run.folder import CONFIG
-from tools.runs.run_memory import MemoryOfRun
+from tools.runs.run_memory import MemoryOfRun, free_of_ranks
 
 
 class Room(NamedTuple):
@@ -33,15 +30,16 @@ class Room(NamedTuple):
     update: int
 
 
-def keep_number(config: Any, recorded: Mapping[str, Any]) -> Any:
-    """Return the config to record of a continued run: `auto` stands for the number that is recorded.
+EARLIER = {"micro_batch": 0, "zero_stage": 1}
+"""What records without these fields stand for: of micro-batches, a rank's whole share."""
 
-    A record without the field is of a version that took a rank's whole share, 0.
-    """
-    number = recorded.get("engine", {}).get("micro_batch", 0)
-    if config.engine.micro_batch != "auto":
-        return config
-    return replace(config, engine=replace(config.engine, micro_batch=number))
+
+def keep_numbers(config: Any, recorded: Mapping[str, Any]) -> Any:
+    """Return the config to record of a continued run: `auto` stands for the number that is recorded."""
+    section = recorded.get("engine", {})
+    autos = [name for name in EARLIER if getattr(config.engine, name) == "auto"]
+    kept = {name: section.get(name, EARLIER[name]) for name in autos}
+    return replace(config, engine=replace(config.engine, **kept))
 
 
 def settle_micro_batches(memory: MemoryOfRun, world: World, run: Path) -> None:
@@ -105,7 +103,7 @@ def _has_record(run: Path) -> bool:
 
 
 def _kept(memory: MemoryOfRun, run: Path, data_ranks: int) -> Record:
-    number = read_recorded(run / CONFIG).get("engine", {}).get("micro_batch", 0)
+    number = read_recorded(run / CONFIG).get("engine", {}).get("micro_batch", EARLIER["micro_batch"])
     if number != "auto":
         return int(number), None, ""
     found = Chosen.read(run)
@@ -124,14 +122,7 @@ def _named(memory: MemoryOfRun, sizes: Sequence[Sequence[int]]) -> dict[str, lis
 
 def _room(parts: Mapping[str, int], update: int, world: World, peers: int = 0) -> Room:
     """Return the room of the rank that has the least (collective, unless `peers` ranks share it)."""
-    device = None
-    if world.device.type == "cuda":
-        torch.cuda.empty_cache()
-        device = torch.cuda.mem_get_info(world.device)[0]
-    if not peers:
-        places = ranks.gather_objects(environment.node())
-        peers = places.count(environment.node())
-    found = min(ranks.gather_objects(free_memory(device, peers=peers)))
+    found = free_of_ranks(world, peers)
     return Room(int(USABLE * found.bytes) - sum(parts.values()), found, update)
 
 

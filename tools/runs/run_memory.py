@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from core import environment
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.memory.counting import SMALL, Pass, device_peak, live_bytes
+from core.memory.free import Free, free_memory
 from core.memory.micro_batch import Measured
 from core.memory.state import ParameterGroup, TrainingState
 from core.optim.groups import OptimizerConfig, parameter_groups
@@ -23,6 +26,18 @@ def groups_of(build: Callable[[], nn.Module], optimizer: OptimizerConfig) -> lis
     with shapes_only():
         groups = parameter_groups(build(), optimizer)
     return [ParameterGroup([tuple(p.shape) for p in g["params"]], g.get("rule") == "muon") for g in groups]
+
+
+def free_of_ranks(world: World, peers: int = 0) -> Free:
+    """Return what the rank has free that has the least (collective, unless `peers` ranks share it)."""
+    device = None
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
+        device = torch.cuda.mem_get_info(world.device)[0]
+    if not peers:
+        places = ranks.gather_objects(environment.node())
+        peers = places.count(environment.node())
+    return min(ranks.gather_objects(free_memory(device, peers=peers)))
 
 
 NOTHING = Measured([0], [0])  # of a shape that gives no groups
@@ -72,21 +87,25 @@ class MemoryOfRun:
 
     def parts(self, world: World) -> dict[str, int]:
         """Bytes of a rank by part, activations left out."""
-        parts = self._state(world).parts()
-        if world.device.type == "cpu":
-            parts["samples read ahead"] = (self.prefetch + 1) * self._step_bytes()
-        return parts
+        return {**self.state(world).parts(), **self.read_ahead(world)}
+
+    def read_ahead(self, world: World) -> dict[str, int]:
+        """Bytes of samples that lie in the same memory as tensors."""
+        if world.device.type != "cpu":
+            return {}
+        return {"samples read ahead": (self.prefetch + 1) * self._step_bytes()}
 
     def update_excess(self, world: World) -> int:
         """Bytes that an update takes where passes have their activations."""
-        return self._state(world).update_excess()
+        return self.state(world).update_excess()
 
-    def _state(self, world: World) -> TrainingState:
+    def state(self, world: World) -> TrainingState:
+        """Return what decides the state of training on a rank."""
         engine = self.engine
         return TrainingState(
             groups=self.groups,
             ranks=world.size,
-            zero_stage=engine.zero_stage,
+            zero_stage=engine.stage,
             bf16=engine.precision == "bf16",
             fp32_sums=engine.gradient_dtype == "fp32",
             averages=self.averages,

@@ -188,7 +188,7 @@ def _require_fit(run: SweepRun, plan: PlanConfig, device: Device) -> None:
         averages=len(config.ema.names),
         memory=device.memory,
     )
-    (configured,) = [each for each in found if each.zero_stage == engine.zero_stage]
+    configured = memory.configured(found, engine, config.processes)
     if not configured.fits:
         takes, has = configured.bytes / 1e9, device.memory / 1e9
         raise UserError(

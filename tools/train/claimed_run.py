@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from tools.runs.latent_space import keep_latent_space
 from tools.runs.micro_batches import settle_micro_batches
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
 from tools.runs.path_record import settle_path
+from tools.runs.zero_stage import settle_zero_stage
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import DataConfig, Differing
@@ -86,24 +88,23 @@ def train(
     objective = prepare_objective(
         trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
     )
-    memory = memory_of(
-        config.engine, config.model, config.data, config.ema, config.optimizer, by_use(trained, validated)
-    )
-    settle_micro_batches(memory, world, output)
+    parts = (config.model, config.data, config.ema, config.optimizer, by_use(trained, validated))
+    engine = settle_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    settle_micro_batches(memory_of(*parts, engine), world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
-    model = make_network(config.model, config.engine, shapes, world, seed=seed, run=output)
+    model = make_network(config.model, engine, shapes, world, seed=seed, run=output)
     if beginning:
         beginning.put_into(model, output)
-    data_ranks = world.size // config.engine.sequence_parallel
+    data_ranks = world.size // engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     batches, facts = None, trained.source.facts
     if trained.source.gives_latents and world.device.type == "cpu":
         batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
     trainer = Trainer(
         SingleStepper(
-            Engine(model, config.engine, config.optimizer, world),
+            Engine(model, engine, config.optimizer, world),
             prepared.PreparedObjective(objective) if batches else objective,
             config.ema,
         ),
@@ -116,7 +117,7 @@ def train(
         run_config=record,
         validation=config.validation,
     )
-    if config.engine.compile:
+    if engine.compile:
         others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
         fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
     else:

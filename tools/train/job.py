@@ -24,9 +24,10 @@ from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
-from tools.runs.micro_batches import foreseen, keep_number
+from tools.runs.micro_batches import foreseen, keep_numbers
 from tools.runs.normalisers import LatentsConfig
 from tools.runs.run_hours import hours_line
+from tools.runs.zero_stage import foreseen_zero_stage
 from tools.train.beginning import find_beginning
 from tools.train.claimed_run import Data, Training, by_use, train
 from tools.train.config import Config, DataConfig
@@ -53,8 +54,10 @@ def plan(config: Config) -> list[str]:
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
     data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
     require_known_labels(config.model, *(part.source for part in data))
-    memory = memory_of(config.engine, config.model, config.data, config.ema, config.optimizer, by_use(*data))
-    takes = foreseen(memory, world, output)
+    parts = (config.model, config.data, config.ema, config.optimizer, by_use(*data))
+    engine, stage = foreseen_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    memory = memory_of(*parts, engine)
+    takes = [*stage, *foreseen(memory, world, output)]
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
     sizes, shares = plan.group_sizes, plan.weights
@@ -104,7 +107,7 @@ def run(config: Config) -> None:
     def claim() -> bool:
         require_known_labels(config.model, trained.source, validated.source)
         contents = latent_contents(output, source.facts, config.initial, rates)
-        known: Any = {"contents": contents, "made": partial(steps_made, output), "keeping": keep_number}
+        known: Any = {"contents": contents, "made": partial(steps_made, output), "keeping": keep_numbers}
         return claim_run(output, config, done=FINISHED, may_grow=longer, **known)
 
     if ranks.on_first_rank(claim):

@@ -19,12 +19,12 @@ from tools.runs.run_memory import MemoryOfRun, Planned, groups_of
 
 
 def memory_of(
-    engine: EngineConfig,
     model: DenoiserConfig,
     data: LoaderConfig,
     ema: EmaConfig,
     optimizer: OptimizerConfig,
     sources: Mapping[str, tuple[LatentSource, Loader]],
+    engine: EngineConfig,
 ) -> MemoryOfRun:
     """Return what the run's memory is made of.  sources: by their use, `train` first."""
     return MemoryOfRun(

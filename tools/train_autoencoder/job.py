@@ -42,8 +42,9 @@ from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
-from tools.runs.micro_batches import foreseen, keep_number, settle_micro_batches
+from tools.runs.micro_batches import foreseen, keep_numbers, settle_micro_batches
 from tools.runs.run_hours import hours_line
+from tools.runs.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show
@@ -74,9 +75,11 @@ def plan(config: Config) -> list[str]:
     dataset = open_source(config.source, config.data)
     world, most = ranks.planned(config.engine.device, config.processes), config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most)
-    sections = config.engine, config.model, config.objective, config.ema, config.optimizer
-    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
-    takes = foreseen(memory, world, Path(config.output))
+    parts = (config.model, config.objective, config.ema, config.optimizer, loader, config.data.prefetch)
+    output = Path(config.output)
+    engine, stage = foreseen_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    memory = memory_of(*parts, engine)
+    takes = [*stage, *foreseen(memory, world, output)]
     beginning = find_beginning(starting_point(config, claimed=False), config.model)
     latents = (f"{bucket} -> {_times(config.model, bucket)}" for bucket in loader.buckets)
     return [
@@ -105,7 +108,7 @@ def run(config: Config) -> None:
 
     def claim() -> bool:
         contents, made = raw_contents(output, dataset, config.initial), partial(steps_made, output)
-        return claim_run(output, config, done=DONE, contents=contents, made=made, keeping=keep_number)
+        return claim_run(output, config, done=DONE, contents=contents, made=made, keeping=keep_numbers)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)
@@ -137,9 +140,9 @@ def train(
     quarantine = Quarantine(output / QUARANTINE, total=len(dataset), budget=budget, field=field)
     most = config.engine.most_at_once
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
-    sections = config.engine, config.model, config.objective, config.ema, config.optimizer
-    memory = memory_of(*sections, loader, prefetch=config.data.prefetch)
-    settle_micro_batches(memory, world, output)
+    parts = (config.model, config.objective, config.ema, config.optimizer, loader, config.data.prefetch)
+    engine = settle_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    settle_micro_batches(memory_of(*parts, engine), world, output)
     for line in loader.report():
         say(line)
     torch.manual_seed(config.seed)
@@ -151,7 +154,7 @@ def train(
         begin_from(start.initial, transfer, model, output)
     Trainer(
         SingleStepper(
-            Engine(model, config.engine, config.optimizer, world),
+            Engine(model, engine, config.optimizer, world),
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),

@@ -23,14 +23,13 @@ PIXEL_CHANNELS = 3
 
 
 def memory_of(
-    engine: EngineConfig,
     model: AutoencoderConfig,
     objective: ReconstructionConfig,
     ema: EmaConfig,
     optimizer: OptimizerConfig,
     loader: PixelLoader,
-    *,
     prefetch: int,
+    engine: EngineConfig,
 ) -> MemoryOfRun:
     """Return what the run's memory is made of.  prefetch: steps of samples that are read ahead."""
 

@@ -80,6 +80,37 @@ def test_the_recommendation_fits_and_shards_as_little_as_it_can(
     assert read_yaml(write)["engine"]["micro_batch"] == "auto"
 
 
+def test_auto_stands_for_the_least_stage_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    large = ("model.width=8192", "model.depth=2", "model.heads=64", "data.group_size=8")
+    fields = (*large, *SHAPES, "plan.device=A100-40GB", "engine.zero_stage=auto")
+    found = planned(capsys, *fields)
+    fitting = [s["zero_stage"] for s in found["settings"] if s["fits"] and s["sequence_parallel"] == 1]
+    assert found["configured"]["zero_stage"] == min(fitting) > 0
+    assert sum(share["numbers"] for share in found["ranks_have"]) == found["parameters"]
+    with pytest.raises(WorkError, match="nothing fits"):
+        run(load(Config, overrides=[*fields, "plan.ranks=1"]))
+    assert "auto is 0 here, which takes least, and does not fit" in capsys.readouterr().out
+
+
+def test_a_micro_batch_that_is_asked_for_is_the_one_that_is_planned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is recommended takes the most that fit; 0 is a rank's whole share, however much it takes."""
+    large = ("model.width=1024", "model.depth=4", "model.heads=8", "data.group_size=2048", "plan.ranks=1")
+    fields = (*large, "plan.samples=1000", "plan.shapes=[[4,1,32,32]]", "plan.device=A100-40GB")
+    for asked, at_once, fits in ((4, 4, True), (0, 2048, False)):
+        found = planned(capsys, *fields, f"engine.micro_batch={asked}")
+        assert found["configured"]["micro_batches"] == [at_once]
+        assert found["configured"]["fits"] == fits
+        assert 4 < found["recommended"]["micro_batches"][0] < 2048
+        assert found["recommended"]["fields"]["engine"]["micro_batch"] == "auto"
+
+
+def test_stage_3_is_not_recommended_to_a_compiled_network(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, *SMALL, *SHAPES, "plan.device=H100", "engine.compile=true")
+    assert {each["zero_stage"] for each in found["settings"]} == {0, 1, 2}
+
+
 def test_times_follow_the_data_sheet_and_the_stated_share_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     fields = (*SMALL, *SHAPES, "plan.device=H200", "plan.price=2", "trainer.steps=1000000")
     least, real = planned(capsys, *fields), planned(capsys, *fields, "plan.mfu=0.25")

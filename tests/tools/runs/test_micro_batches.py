@@ -24,8 +24,8 @@ from data.loading.pixels import PixelLoader
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, picture
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools.runs import micro_batches, run_memory
-from tools.runs.micro_batches import keep_number, settle_micro_batches
+from tools.runs import run_memory
+from tools.runs.micro_batches import keep_numbers, settle_micro_batches
 from tools.shard import job as shard
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader, plan, run
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def having(size: int) -> None:
         found = Free(size, "the machine")
-        monkeypatch.setattr(micro_batches, "free_memory", lambda *_, **__: found)
+        monkeypatch.setattr(run_memory, "free_memory", lambda *_, **__: found)
 
     return having
 
@@ -57,7 +57,7 @@ def config(raw: Dataset, folder: Path, *fields: str) -> Config:
 
 def begin(found: Config) -> None:
     """Claim the run's folder as its job does."""
-    claim_run(Path(found.output), found, done="done", keeping=keep_number)
+    claim_run(Path(found.output), found, done="done", keeping=keep_numbers)
 
 
 def loader_of(found: Config, world: World) -> PixelLoader:
@@ -66,8 +66,8 @@ def loader_of(found: Config, world: World) -> PixelLoader:
 
 
 def memory_of_run(found: Config, loader: PixelLoader) -> run_memory.MemoryOfRun:
-    sections = found.engine, found.model, found.objective, found.ema, found.optimizer
-    return memory_of(*sections, loader, prefetch=found.data.prefetch)
+    sections = found.model, found.objective, found.ema, found.optimizer
+    return memory_of(*sections, loader, found.data.prefetch, found.engine)
 
 
 def settled(found: Config, ranks: int = 1) -> list[int]:
@@ -174,7 +174,7 @@ def test_data_that_has_moved_leaves_the_recorded_number(raw: Dataset, tmp_path: 
     begin(found)
     moved = config(raw, tmp_path, f"source={tmp_path / 'elsewhere'}")
     same = lambda _: ({"data": "x"}, {"data": "x"})  # noqa: E731
-    claim_run(Path(moved.output), moved, done="done", contents=same, keeping=keep_number)
+    claim_run(Path(moved.output), moved, done="done", contents=same, keeping=keep_numbers)
     record = read_yaml(Path(moved.output) / "config.yaml")
     assert record["source"] == str(tmp_path / "elsewhere")
     assert record["engine"]["micro_batch"] == 3

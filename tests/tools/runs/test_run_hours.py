@@ -22,8 +22,8 @@ def memory(tmp_path_factory: pytest.TempPathFactory):
     raw = make_raw(tmp_path_factory.mktemp("raw"))
     found = load(Config, overrides=[f"source={raw.folder}", "output=run", "data.group_size=24", *FIELDS])
     loader = make_loader(raw, found.data, found.model, WORLD, found.seed, 0)
-    sections = found.engine, found.model, found.objective, found.ema, found.optimizer
-    return memory_of(*sections, loader, prefetch=1)
+    sections = found.model, found.objective, found.ema, found.optimizer
+    return memory_of(*sections, loader, 1, found.engine)
 
 
 def test_hours_are_a_ranks_samples_times_the_seconds_of_one(memory, monkeypatch) -> None:

@@ -1,0 +1,113 @@
+"""Settle `engine.zero_stage=auto` before anything is built: by memory at first, then as recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from core.config.yaml_files import read_recorded
+from core.distributed import ranks
+from core.distributed.ranks import World
+from core.engine.config import EngineConfig
+from core.memory.chosen_stage import ChosenStage
+from core.memory.fitting import Fit, fit, least_stage
+from core.memory.free import USABLE, Free
+from core.progress import counted, say
+from core.progress import size as in_bytes
+from core.run.folder import CONFIG
+from tools.runs.micro_batches import EARLIER
+from tools.runs.run_memory import MemoryOfRun, free_of_ranks
+
+MemoryWith = Callable[[EngineConfig], MemoryOfRun]
+"""Of an engine, what the run's memory is made of with it."""
+
+
+class Settled(NamedTuple):
+    """The engine with its stage, and the lines that say which and why; [] of one that is configured."""
+
+    engine: EngineConfig
+    lines: list[str]
+
+
+def settle_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path) -> EngineConfig:
+    """Return the engine with the stage that the run began with, else the least that fits (collective).
+
+    Says which. The folder is claimed, and keeps what is chosen; checkpoints load at any stage, so another one
+    may be asked for by its number, and counts for as long as it is.
+    """
+    kept, lines = ranks.on_first_rank(lambda: _kept(engine, run, world.size))
+    if kept is not None:
+        found = Settled(replace(engine, zero_stage=kept), lines)
+    else:
+        found = _chosen(engine, memory_with, world, free_of_ranks(world) if world.size > 1 else None)
+        chosen = ChosenStage(found.engine.stage, world.size)
+        ranks.on_first_rank(lambda: chosen.write(run))
+    for line in found.lines:
+        say(line)
+    return found.engine
+
+
+def foreseen_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path) -> Settled:
+    """Return what a run in this folder would take, for a dry run."""
+    if engine.zero_stage != "auto" or (run / CONFIG).is_file():
+        kept, lines = _kept(engine, run, world.size)
+        if kept is not None:
+            return Settled(replace(engine, zero_stage=kept), lines)
+    free = free_of_ranks(world, peers=world.size) if world.size > 1 else None
+    return _chosen(engine, memory_with, world, free)
+
+
+def _kept(engine: EngineConfig, run: Path, size: int) -> tuple[int | None, list[str]]:
+    """Return the stage that is asked for or recorded, None for neither, and what is to be said of it."""
+    record = ChosenStage.read(run)
+    if engine.zero_stage != "auto":
+        number = engine.zero_stage
+        if record is None or record.stage == number:
+            return number, []
+        began = f"the run began with {record.stage}: sums differ by rounding"
+        return number, [f"engine: ZeRO stage {number}, as asked for, and {began}"]
+    recorded = read_recorded(run / CONFIG).get("engine", {}).get("zero_stage", EARLIER["zero_stage"])
+    if recorded != "auto":
+        return int(recorded), [f"engine: ZeRO stage {recorded}, with which the run was begun"]
+    if record is None:
+        return None, []
+    since = "" if record.ranks == size else f", chosen for {counted(record.ranks, 'rank')}"
+    another = "engine.zero_stage=NUMBER asks for another"
+    return record.stage, [
+        f"engine: ZeRO stage {record.stage}, with which the run was begun{since}; {another}"
+    ]
+
+
+def _chosen(engine: EngineConfig, memory_with: MemoryWith, world: World, free: Free | None) -> Settled:
+    """Choose by memory.  free: of the rank that has the least; None of one rank, which needs no choice."""
+    if free is None:
+        alone = replace(engine, zero_stage=least_stage(world.size, {}))
+        return Settled(alone, [f"engine: ZeRO stage {alone.stage}, since one rank has nothing to share out"])
+    usable = int(USABLE * free.bytes)
+    found = _fits(engine, memory_with, world, usable)
+    stage = least_stage(world.size, found)
+    takes = f"{in_bytes(found[stage].bytes)} of a rank, and {in_bytes(usable)} are planned with"
+    fits = "the least that fits" if found[stage].fits else "which takes least, and does not fit"
+    reason = f"{fits} ({takes}, {USABLE:.0%} of what is free in {free.of})"
+    return Settled(replace(engine, zero_stage=stage), [f"engine: ZeRO stage {stage}, {reason}"])
+
+
+def _fits(engine: EngineConfig, memory_with: MemoryWith, world: World, usable: int) -> dict[int, Fit]:
+    """Return what each stage takes (collective)."""
+    memory = memory_with(replace(engine, zero_stage=engine.stages[0]))  # activations hardly differ by stage
+    tables = ranks.on_first_rank(lambda: memory.measure(world.device, usable))
+    pairs = [
+        (planned.plan.share(number), table[number])
+        for planned, table in zip(memory.planned, tables, strict=True)
+        for number in planned.used
+    ]
+    shares, measured = [share for share, _ in pairs], [each for _, each in pairs]
+    more = memory.read_ahead(world)
+
+    def takes(stage: int) -> Fit:
+        state = replace(memory, engine=replace(engine, zero_stage=stage)).state(world)
+        return fit(state, usable, shares, measured, micro_batch=engine.micro_batch, more=more)
+
+    return {stage: takes(stage) for stage in engine.stages}

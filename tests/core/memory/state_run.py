@@ -1,8 +1,8 @@
 """Compare the state of training with the bytes of real engines: `python state_run.py RESULT.json`, per rank.
 
-The result has, for each case, what `core.memory.state` says and what there is: bytes of weights, masters and
-moments, the most that lives during passes, and the most of all; and those of the largest gradient, which is
-counted with activations.
+The result has, for each case, what `core.memory.state` says and what there is: bytes of weights, masters,
+moments and averages, the most that lives during passes, and the most of all; and those of the largest
+gradient, which is counted with activations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.averages.ema import Ema, EmaConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
@@ -26,8 +27,16 @@ from core.memory.counting import LiveBytes
 from core.memory.state import ParameterGroup, TrainingState
 from core.optim.groups import OptimizerConfig, parameter_groups
 from core.run.ending import end_with
+from tools.plan.shares import numbers_of_ranks
 
 WIDTHS = (61, 701, 701, 701, 701, 33)  # odd, so that every padding shows; more numbers than the least bucket
+
+
+AVERAGES = {
+    "one average": EmaConfig(decay=0.99),
+    "three averages": EmaConfig(decay=0.99, extra_decays=(0.9, 0.999)),
+    "an average and two powers": EmaConfig(decay=0.99, power_widths=(0.05, 0.1)),
+}
 
 
 class Net(nn.Module):
@@ -61,8 +70,8 @@ class Peaks:
     update: int = 0
 
 
-def perform(world: World, stage: int, precision: str, rule: str) -> dict[str, Any]:
-    """Take two steps of two micro-batches; return sizes as they are said and found."""
+def perform(world: World, stage: int, precision: str, rule: str, steps: int = 2) -> dict[str, Any]:
+    """Take steps of two micro-batches; return sizes as they are said and found."""
     engine_config = EngineConfig(zero_stage=stage, precision=precision)  # type: ignore[arg-type]
     optimizer = OptimizerConfig(name=rule)  # type: ignore[arg-type]
     gc.collect()
@@ -78,8 +87,10 @@ def perform(world: World, stage: int, precision: str, rule: str) -> dict[str, An
         sizes, peaks = {"weights": _weights(engine)}, Peaks()
         sizes["masters"] = _bytes(engine.masters)
         sizes["moments"] = sum(map(_bytes, engine.moments().values()))
+        for name, averages in AVERAGES.items():
+            sizes[name] = sum(map(_bytes, Ema(averages, engine.flats).averages.values()))
         x = torch.zeros((2, WIDTHS[0]), dtype=next(model.parameters()).dtype)
-        for _ in range(2):
+        for _ in range(steps):
             live.trace.clear()
             for _ in range(2):
                 engine.backward(engine(x))
@@ -94,11 +105,15 @@ def perform(world: World, stage: int, precision: str, rule: str) -> dict[str, An
     gathered = state._gathered()  # whole weights, during passes alone
     said = {name: parts.get(name, 0) for name in ("weights", "masters", "moments")}
     said["weights"] -= gathered
+    for name, averages in AVERAGES.items():
+        said[name] = replace(state, averages=len(averages.names)).parts()["averages"]
+    owned = sum(shard.stop - shard.start for shard in engine.shards)
     engine._engine.destroy()
     return {
         "case": f"stage {stage}, {precision}, {rule}, {world.size} ranks",
         "said": said,
         "found": sizes,
+        "owned": [int(numbers_of_ranks(groups, stage, world.size)[world.rank]), owned],
         "gradient": max(WIDTHS) ** 2 * x.element_size(),
         "passes": [sum(parts.values()), peaks.passes],
         "peak": [sum(parts.values()) + state.update_excess(), max(peaks.passes, peaks.update)],

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from core.memory.state import ParameterGroup, TrainingState, checkpoint_bytes
-from tests.core.memory import state_run
+from core.root import ROOT
+from tests.core.memory import fake_state_run, state_run
 from tests.core.ranks import finish, start_ranks
 
+ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 HIDDEN = ParameterGroup([(300, 100)] * 4, is_muon=True)
 REST = ParameterGroup([(300,), (7, 11)])
 
@@ -33,10 +38,24 @@ def test_real_engines_take_what_is_said(ranks: int, tmp_path: Path) -> None:
         name = cases[0]["case"]
         for case in cases:
             assert case["found"] == case["said"], name
+            assert case["owned"][0] == case["owned"][1], name
         said, most = cases[0]["passes"][0], max(case["passes"][1] for case in cases)
         assert 0.99 * said < most < 1.08 * (said + cases[0]["gradient"]), name
         said, most = cases[0]["peak"][0], max(case["peak"][1] for case in cases)
         assert 0.88 < most / said < 1.1, name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 511, 1023])
+def test_deepspeed_gives_a_rank_of_1024_what_is_said(rank: int, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    words = [sys.executable, fake_state_run.__file__, str(rank), "1024", str(result)]
+    subprocess.run(words, check=True, timeout=600, env=ENVIRONMENT)
+    cases = json.loads(result.read_text())
+    assert len(cases) == 8
+    for case in cases:
+        assert case["found"] == case["said"], case["case"]
+        assert case["owned"][0] == case["owned"][1], case["case"]
 
 
 def test_muon_has_one_moment_and_adamw_two() -> None:

@@ -1,15 +1,19 @@
-"""Activations that a plan counts over shapes, beside what the allocator and autograd really hold."""
+"""Activations and FLOPs that a plan counts over shapes, beside what torch really holds and counts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from core.engine.config import EngineConfig
 from core.memory.counting import live_bytes
-from tests.tools.plan.networks import CASES, FAST, IMAGE, POLICIES, Case
+from tests.tools.plan.networks import CASES, FAST, IMAGE, NETWORKS, POLICIES, Case
+from tools.plan.figures import parts_of, step_flops
 from tools.plan.memory import activations
 from tools.plan.step_samples import Bucket, Workload
 from tools.train.run_passes import denoiser_pass
@@ -85,3 +89,21 @@ def test_a_few_blocks_tell_the_bytes_of_many(policy: str, depth: int) -> None:
     make = lambda: denoiser_pass(case.engine, case.model, (1, *case.shape))  # noqa: E731
     whole = live_bytes(make, dtype=dtype_of(case), device=torch.device("cpu"), fake=True)
     assert counted(case, 1) == max(whole)
+
+
+@pytest.mark.parametrize("fields", [{}, {"patch": (1, 4, 2)}, {"mlp_ratio": 2.5}, {"width": 96, "depth": 3}])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, fields: dict[str, Any]) -> None:
+    """But for the gradients of inputs and captions, which no training computes and the closed form has."""
+    model, shape, tokens = NETWORKS[name]
+    model = replace(model, attention="math", **fields)
+    _, loss = denoiser_pass(EngineConfig(), model, (SAMPLES, *shape), tokens)
+    with FlopCounterMode(display=False) as forward:
+        loss()
+    bucket = Bucket("bucket", shape, 100, model.tokens(shape[1:]), SAMPLES, 1.0)
+    planned = step_flops(model, Workload([bucket], 1, 1, tokens))
+    assert planned == pytest.approx(3 * forward.get_total_flops(), rel=1e-3)
+    assert planned == pytest.approx(SAMPLES * sum(parts_of(model, bucket, tokens).values()), rel=1e-9)
+    with FlopCounterMode(display=False) as both:
+        loss().backward()
+    assert 0.95 * planned < both.get_total_flops() <= planned

@@ -16,11 +16,11 @@ ENDED = re.compile(r" ERROR rank \d+: (.*)$| INFO rank \d+: (.*: ended early on 
 START = re.compile(r" rank \d+: start \d+ \(")
 AGAIN = "the same command continues the run"
 REMEDIES = (  # what the line has, what that is called, and what to do
+    ("nothing has moved|has written nothing", "hang", f"logs/hang-rank-*.txt say where; then {AGAIN}"),
     ("ended early on", "preempted", AGAIN),
     ("out of memory", "memory", "engine.micro_batch=auto, activation_checkpointing=full, or more ranks"),
     ("No space left|Disk quota|File too large", "disk full", f"free some space; then {AGAIN}"),
     ("not finite|non-finite", "not finite", "a smaller optimizer.lr, or a longer warm-up"),
-    ("[Hh]ung|stood still", "hang", "see where every rank was: logs/hang-rank-*.txt"),
 )
 
 

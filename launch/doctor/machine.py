@@ -78,7 +78,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from core.metrics.devices import by_driver
-    from models.attention.dispatch import available
+    from models.attention.dispatch import available, choose
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda":
@@ -95,9 +95,20 @@ def _devices() -> Iterator[Finding]:
         yield Finding("GPU", "the driver is there, and torch sees no device", "note", remedy)
     else:
         yield Finding("GPU", f"none; {torch.get_num_threads()} threads of the CPU compute")
-    yield Finding("attention", f"{', '.join(available(kind))} ({kind})")
+    tokens = torch.empty((1, 256, 1, 64), dtype=torch.bfloat16, device=kind)
+    chosen = f"auto takes {choose(tokens)} by rule, and measures at the start of a run"
+    yield Finding("attention", f"{', '.join(available(kind))} ({kind}); {chosen}")
+    yield Finding("communication", _backends())
     if kind == "cuda" and not shutil.which("cc") and not shutil.which("gcc"):
         yield Finding("compiler", "no C compiler: engine.compile=true needs one", "note", "apt install gcc")
+
+
+def _backends() -> str:
+    """Say by what ranks can talk to one another."""
+    import torch.distributed as dist
+
+    found = {"gloo": dist.is_gloo_available(), "NCCL": dist.is_nccl_available()}
+    return ", ".join(name if there else f"no {name}" for name, there in found.items())
 
 
 def _nccl(torch: object) -> str:

@@ -13,11 +13,11 @@ from core.files import instead, published
 from core.progress import counted, duration
 from core.records import Row, number, read_last, read_rows
 from core.run.claim import job_of
-from core.run.folder import CHECKPOINTS, FINISHED, INCIDENTS, METRICS
+from core.run.folder import CHECKPOINTS, CONFIG, FINISHED, INCIDENTS, METRICS
 from launch.cluster import records
-from launch.cluster.listing import state_of
 from launch.doctor.finding import Finding
 from launch.doctor.last_words import last_words
+from launch.doctor.queue_state import of_submission
 
 RECENT = 50  # rows that say how the run goes
 SLOW_DATA = 0.2  # share of a step in which it waits for data, above which that is worth saying
@@ -26,14 +26,16 @@ QUIET_S = 600.0  # without a row, of a run that nobody says is over
 
 def look(run: Path) -> Iterator[Finding]:
     """Yield what the run's folder says; UserError if it is no run."""
-    job = job_of(run)
+    job = job_of(run) or _submitted(run)
     if job not in ("train", "train-autoencoder"):
         raise UserError("source", run, f"the folder of a training run{instead(run)}")
     rows = read_last(run / METRICS, RECENT)
     step = rows[-1]["step"] if rows else 0
     is_over = (run / FINISHED).exists()
     yield Finding("run", f"{run}: {job}, {'finished' if is_over else 'not finished'} at step {step}")
-    yield from _submission(run)
+    yield from of_submission(run)
+    if not rows and not (run / CONFIG).exists():
+        return  # it has not begun
     if not is_over:
         yield from last_words(run)
     yield from _checkpoints(run, step, is_over=is_over)
@@ -42,20 +44,9 @@ def look(run: Path) -> Iterator[Finding]:
     yield from _hang(run)
 
 
-def _submission(run: Path) -> Iterator[Finding]:
-    if not records.submissions(run):
-        return
-    state, reason = state_of(records.latest(run))
-    remedies = {
-        "failed": "mend what the reason says, then longtake submit " + str(run),
-        "lost": f"longtake submit {run}",
-        "cancelled": f"longtake submit {run} continues it",
-        "not queued": f"longtake submit {run}",
-    }
-    bad = state in remedies
-    yield Finding(
-        "job", f"{state}{f': {reason}' if reason else ''}", "note" if bad else "ok", remedies.get(state, "")
-    )
+def _submitted(run: Path) -> str | None:
+    """Return the job of which this will be the output; None where nothing was submitted."""
+    return records.latest(run).read()["job"] if records.submissions(run) else None
 
 
 def _checkpoints(run: Path, step: int, *, is_over: bool) -> Iterator[Finding]:

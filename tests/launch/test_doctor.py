@@ -13,9 +13,11 @@ import pytest
 from core import log
 from core.errors import UserError
 from core.root import ROOT
+from launch.cluster import records
 from launch.doctor import machine, runs
 from launch.doctor.command import main
 from launch.doctor.finding import Finding, lines_of
+from tests.launch.test_cluster import fake
 
 RUN = ROOT / "tests/fixtures/30fc6aa/run"
 
@@ -32,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 def test_this_machine_can_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     text = capsys.readouterr().out
-    for name in ("Python", "packages", "attention", "disk", "open files", "video", "SLURM"):
+    for name in ("Python", "packages", "attention", "communication", "disk", "open files", "video", "SLURM"):
         assert any(line[2:].startswith(name) for line in text.splitlines()), name
     assert "torch 2." in text
 
@@ -97,6 +99,43 @@ def test_how_the_last_start_ended_is_explained(run: Path, reason: str, name: str
     log.note("continuing after step 7 of 12")
     log.leave()
     assert name not in found(run)  # it has been started again since
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "said", "remedy"),
+    [
+        ("PENDING", "Priority", "queued: Priority", "squeue --me --start"),
+        ("PENDING", "QOSMaxNodePerUserLimit", "queued: QOSMax", "fewer cluster.nodes or cluster.minutes"),
+        ("PENDING", "ReqNodeNotAvail,UnavailableNodes:a1", "queued: ReqNode", "sinfo -R says why"),
+        ("PENDING", "Dependency", "queued: Dependency", "the job that makes its source"),
+        ("PENDING", "JobHeldUser", "queued: JobHeldUser", "scontrol release"),
+        ("RUNNING", "None", "running", ""),
+        ("FAILED", "NonZeroExitCode", "lost: SLURM says FAILED", "longtake submit"),
+    ],
+)
+def test_a_run_that_waits_in_the_queue_is_told_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, reason: str, said: str, remedy: str
+) -> None:
+    """Before its first start there is nothing in its folder but what was submitted."""
+    fake(tmp_path, "scontrol", f"echo 'JobId=7 JobName=run JobState={state} Reason={reason} Restarts=0'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = tmp_path / "run"
+    submission = records.new_submission(run)
+    submission.write(job="train", cluster={"kind": "slurm"}, cwd=str(tmp_path), name="run", slurm_job=7)
+    findings = found(run)
+    shown = findings["job" if state != "PENDING" else "queue"]
+    assert shown.text.startswith(said)
+    assert remedy in shown.remedy
+    assert "not finished at step 0" in findings["run"].text
+    assert set(findings) == {"run", "job" if state != "PENDING" else "queue"}
+
+
+def test_a_hang_is_named_by_the_watchdog_s_own_words(run: Path) -> None:
+    """As `core.faults.watchdog` writes them; `tests/integration/test_doctor_runs.py` has real runs."""
+    log.keep_in(run / "logs", 0, "start 1 (local.1) with an unknown commit")
+    log.note_last("rank 0: nothing has moved for 1801 s in step 4 (update); the process ends", failed=True)
+    log.leave()
+    assert "hang-rank" in found(run)["hang"].remedy
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

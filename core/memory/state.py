@@ -152,8 +152,12 @@ class TrainingState:
         if self.zero_stage > 1:
             waiting = min(self.numbers, BUCKET) * self._computed
         if self.zero_stage == 2 and self._summed > self._computed:
-            waiting += FP32 * max(math.prod(shape) for group in self.groups for shape in group.shapes)
+            waiting += FP32 * max(self._largest_part(group) for group in self.groups)
         return bucket_numbers(self.numbers) * self._computed + waiting
+
+    def _largest_part(self, group: ParameterGroup) -> int:
+        """Numbers of a parameter that a rank holds of the largest: no more than it holds of the group."""
+        return min(max(map(math.prod, group.shapes)), group.own(self.zero_stage, self.ranks))
 
     def _update(self) -> int:
         """Bytes of gradients and of what the update of the largest group takes beside its masters."""

@@ -149,6 +149,7 @@ def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, 
         "group": bucket.group,
         "of_a_rank": work.rank_share(bucket),
         "share_of_groups": bucket.share,
+        "multiply_adds_of_a_sample": sum(flops.values()) // figures.FLOPS_PER_MAC,
         "flops_of_a_sample": sum(flops.values()),
         "flops_by_part": flops,
     }

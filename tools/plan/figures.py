@@ -12,13 +12,16 @@ from tools.plan.config import PlanConfig
 from tools.plan.memory import Setting
 from tools.plan.step_samples import LATENT_BYTES, Bucket, Workload
 
+FLOPS_PER_MAC = 6  # of training: a product and a sum, forward and for both gradients
 AGAIN = {"none": 0.0, "selective": 0.0, "every_k": 0.5, "full": 1.0}
 """Share of the forward pass that is computed again; what `selective` repeats is small."""
 
 
 def parts_of(model: DenoiserConfig, bucket: Bucket, text_tokens: int) -> dict[str, int]:
     """Return the FLOPs of training on one sample, by part of the network."""
-    return {name: 6 * macs for name, macs in model.macs_by_part(bucket.shape[1:], text_tokens).items()}
+    return {
+        name: FLOPS_PER_MAC * macs for name, macs in model.macs_by_part(bucket.shape[1:], text_tokens).items()
+    }
 
 
 def step_flops(model: DenoiserConfig, workload: Workload, policy: str = "none") -> float:

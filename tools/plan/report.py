@@ -27,6 +27,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines += ["", *_table(found["settings"], configured, has_limit=device is not None), ""]
     lines += [
         f"as configured: {_words(configured)}{_settled(found)}",
+        _parts(configured),
         *lines_of_shares(found["ranks_have"], found["buckets"]),
     ]
     if device is None:
@@ -37,6 +38,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"recommended: {_words(best)}: the least recomputation that fits, then the least sharding",
+        _parts(best),
         *_times(best),
         f"{device['name']}: {device['memory_bytes'] / GB:g} GB, {device['bf16_tflops']:g} TFLOP/s in bf16 "
         f"({device['source']})",
@@ -56,6 +58,14 @@ def _settled(found: dict[str, Any]) -> str:
     return f"; engine.zero_stage=auto is {stage} here, {how}"
 
 
+def _parts(setting: dict[str, Any]) -> str:
+    """Say of what the memory of a rank is made up."""
+    shown = ", ".join(f"{name} {_size(count)}" for name, count in setting["parts"].items())
+    update, activations = setting["update"], setting["activations"]
+    instead = f", or {_size(update)} that an update takes in their place" if update else ""
+    return f"  of a rank: {shown}, activations {_size(activations)}{instead}"
+
+
 def _times(setting: dict[str, Any]) -> list[str]:
     """Say what a step and the run take, what that rests on, and what is missing; [] where it is not known."""
     if "step_s" not in setting:
@@ -66,8 +76,11 @@ def _times(setting: dict[str, Any]) -> list[str]:
         f"{setting['gpu_hours']:,.4g} GPU-hours{_cost(setting)}",
         f"which rests on {setting['basis']}; left out: {'; '.join(setting['left_out'])}",
     ]
-    sent = setting["sent_bytes_per_step"]
-    return [*lines, f"traffic: {_size(sent)} sent by a rank in a step"] if sent else lines
+    if setting["sent_bytes_per_step"]:
+        lines.append(f"traffic: {_size(setting['sent_bytes_per_step'])} sent by a rank in a step")
+    if setting["checkpoint_bytes_per_s"]:
+        lines.append(f"checkpoints: {_size(setting['checkpoint_bytes_per_s'])}/s to disk on average")
+    return lines
 
 
 def _ms(seconds: float) -> str:
@@ -81,7 +94,8 @@ def _bucket(bucket: dict[str, Any]) -> str:
     return (
         f"{bucket['name']}: {bucket['samples']:,} samples, {bucket['tokens']:,} tokens, groups of "
         f"{bucket['group']} ({bucket['share_of_groups']:.0%} of them), {bucket['of_a_rank']} a rank; "
-        f"{whole:.3e} FLOPs a sample ({shown})"
+        f"{bucket['multiply_adds_of_a_sample']:.3e} multiply-adds forward, {whole:.3e} FLOPs of training a "
+        f"sample ({shown})"
     )
 
 

@@ -88,7 +88,7 @@ def perform(world: World, stage: int, precision: str, rule: str, steps: int = 2)
         sizes["masters"] = _bytes(engine.masters)
         sizes["moments"] = sum(map(_bytes, engine.moments().values()))
         for name, averages in AVERAGES.items():
-            sizes[name] = sum(map(_bytes, Ema(averages, engine.flats).averages.values()))
+            sizes[name] = sum(map(_bytes, Ema(averages, engine.masters).averages.values()))
         x = torch.zeros((2, WIDTHS[0]), dtype=next(model.parameters()).dtype)
         for _ in range(steps):
             live.trace.clear()

@@ -144,7 +144,14 @@ def _execute(words: Sequence[str]) -> int:
     from core.escaping import escaped_line
 
     module = job.load()
-    settings = loading.load(module.Config, typed.files, typed.overrides)
+    try:
+        settings = loading.load(module.Config, typed.files, typed.overrides)
+    except UserError as error:
+        if not str(error).startswith(("cluster: no such", "cluster.")):
+            raise
+        raise UserError(
+            f"cluster: a section of `longtake submit {job.name} ...`, and `longtake {job.name}` runs here"
+        ) from None
     if typed.dry_run:
         terminal.deliver(loading.dump(settings), end="")
         terminal.deliver("\n".join(escaped_line(f"# {line}") for line in module.plan(settings)))

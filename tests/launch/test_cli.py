@@ -81,6 +81,10 @@ def test_run_gets_files_overrides_and_the_bare_path(toy: Toy, tmp_path: Path) ->
             ["toy", "box", "engine.zero_stage=4"],
             "longtake toy: engine.zero_stage=4: expected an integer from 0 to 3",
         ),
+        (
+            ["toy", "box", str(ROOT / "configs/cluster/h100_8.yaml")],
+            "longtake toy: cluster: a section of `longtake submit toy ...`, and `longtake toy` runs here",
+        ),
         (["toy"], "longtake toy: source: required but not given: what is read"),
         (["toy", "box", "none.yaml"], "longtake toy: none.yaml: no such file"),
         (

@@ -25,7 +25,7 @@ from tools.plan.memory import Setting
 from tools.plan.shares import shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
 from tools.plan.step_time import Sent, StepTime
-from tools.runs.run_memory import groups_of
+from tools.runs.memory.run_memory import groups_of
 
 
 @dataclass(frozen=True)

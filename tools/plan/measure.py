@@ -27,7 +27,7 @@ from tools.plan import cost_model, memory
 from tools.plan.cost_model import Choice, CostModel, Point
 from tools.plan.step_samples import Workload
 from tools.plan.stopwatch import Sections, Size, Stopwatch
-from tools.runs.run_memory import groups_of
+from tools.runs.memory.run_memory import groups_of
 
 ALONE = least_stage(1, {})  # what `auto` is of one rank, for which the device stands
 PASSES = 4  # at most; each times the groups that the passes before it led to

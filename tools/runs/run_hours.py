@@ -9,7 +9,7 @@ import torch
 from core.distributed.ranks import World
 from core.memory.counting import Pass, prepare
 from core.progress import counted, duration
-from tools.runs.run_memory import MemoryOfRun
+from tools.runs.memory.run_memory import MemoryOfRun
 
 LONGEST = 1e13  # numbers of a sample times parameters: up to here a CPU takes seconds
 ON_A_GPU = 100  # times that many there

@@ -19,7 +19,7 @@ from tools.plan.config import PlanConfig
 from tools.plan.estimate import device_of
 from tools.plan.figures import step_flops
 from tools.plan.step_samples import Workload, workload
-from tools.runs.run_memory import groups_of
+from tools.runs.memory.run_memory import groups_of
 from tools.sweep.plans.isoflop import IsoflopConfig
 from tools.sweep.plans.planned import Planned, SweepConfig
 from tools.train.config import Config as TrainConfig

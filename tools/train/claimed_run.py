@@ -26,10 +26,10 @@ from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
 from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
-from tools.runs.micro_batches import settle_micro_batches
+from tools.runs.memory.micro_batches import settle_micro_batches
+from tools.runs.memory.zero_stage import settle_zero_stage
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
 from tools.runs.path_record import settle_path
-from tools.runs.zero_stage import settle_zero_stage
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import DataConfig, Differing

@@ -24,10 +24,10 @@ from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
-from tools.runs.micro_batches import foreseen, keep_numbers
+from tools.runs.memory.micro_batches import foreseen, keep_numbers
+from tools.runs.memory.zero_stage import foreseen_zero_stage
 from tools.runs.normalisers import LatentsConfig
 from tools.runs.run_hours import hours_line
-from tools.runs.zero_stage import foreseen_zero_stage
 from tools.train.beginning import find_beginning
 from tools.train.claimed_run import Data, Training, by_use, train
 from tools.train.config import Config, DataConfig

@@ -15,7 +15,7 @@ from core.optim.groups import OptimizerConfig
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.steps import LoaderConfig
 from models.denoisers.network import DenoiserConfig, example_inputs
-from tools.runs.run_memory import MemoryOfRun, Planned, groups_of
+from tools.runs.memory.run_memory import MemoryOfRun, Planned, groups_of
 
 
 def memory_of(

@@ -42,9 +42,9 @@ from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
-from tools.runs.micro_batches import foreseen, keep_numbers, settle_micro_batches
+from tools.runs.memory.micro_batches import foreseen, keep_numbers, settle_micro_batches
+from tools.runs.memory.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.runs.run_hours import hours_line
-from tools.runs.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.train_autoencoder.config import Config, ReconstructionConfig
 from tools.train_autoencoder.pixel_memory import memory_of
 from tools.train_autoencoder.reconstruct import reconstruct, scores, show

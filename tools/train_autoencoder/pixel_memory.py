@@ -15,7 +15,7 @@ from core.memory.counting import Pass
 from core.optim.groups import OptimizerConfig
 from data.loading.pixels import PixelLoader
 from models.autoencoder.interface import AutoencoderConfig
-from tools.runs.run_memory import MemoryOfRun, Planned, groups_of
+from tools.runs.memory.run_memory import MemoryOfRun, Planned, groups_of
 from tools.train_autoencoder.config import ReconstructionConfig
 from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 

@@ -14,7 +14,7 @@ from models.denoisers.network import count_parameters
 from tests.core.ranks import run_ranks
 from tools.plan.shares import numbers_of_ranks, shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
-from tools.runs.run_memory import groups_of
+from tools.runs.memory.run_memory import groups_of
 
 MODEL = DiTConfig(width=20, depth=2, heads=2, num_classes=9)
 OPTIMIZER = OptimizerConfig(weight_decay=0.1)

@@ -24,8 +24,8 @@ from data.loading.pixels import PixelLoader
 from tests.data.raw_datasets import make_raw
 from tests.data.samples import image_bytes, picture
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools.runs import run_memory
-from tools.runs.micro_batches import keep_numbers, settle_micro_batches
+from tools.runs.memory import run_memory
+from tools.runs.memory.micro_batches import keep_numbers, settle_micro_batches
 from tools.shard import job as shard
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader, plan, run

@@ -22,9 +22,9 @@ from core.run.claim import claim_run
 from data.dataset.index import Dataset
 from tests.data.raw_datasets import make_raw
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools.runs import run_memory
-from tools.runs.micro_batches import keep_numbers
-from tools.runs.zero_stage import foreseen_zero_stage, settle_zero_stage
+from tools.runs.memory import run_memory
+from tools.runs.memory.micro_batches import keep_numbers
+from tools.runs.memory.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader
 from tools.train_autoencoder.pixel_memory import memory_of

@@ -17,8 +17,8 @@ from core.memory.free import USABLE, Free
 from core.progress import counted, say
 from core.progress import size as in_bytes
 from core.run.folder import CONFIG
-from tools.runs.micro_batches import EARLIER
-from tools.runs.run_memory import MemoryOfRun, free_of_ranks
+from tools.runs.memory.micro_batches import EARLIER
+from tools.runs.memory.run_memory import MemoryOfRun, free_of_ranks
 
 MemoryWith = Callable[[EngineConfig], MemoryOfRun]
 """Of an engine, what the run's memory is made of with it."""

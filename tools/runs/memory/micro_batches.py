@@ -16,7 +16,7 @@ from core.memory.micro_batch import Measured, choose
 from core.progress import counted, say
 from core.progress import size as in_bytes
 from core.run.folder import CONFIG
-from tools.runs.run_memory import MemoryOfRun, free_of_ranks
+from tools.runs.memory.run_memory import MemoryOfRun, free_of_ranks
 
 
 class Room(NamedTuple):

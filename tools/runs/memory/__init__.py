@@ -1,0 +1,1 @@
+"""What a run takes of a rank: counted, and settled by what is free, before anything is built."""

@@ -53,8 +53,17 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
     how = [] if usual else [f"fields divided by {DELIMITERS.get(form.delimiter, repr(form.delimiter))}"]
     how += [] if form.encoding in ("utf-8", "utf-8-sig") else [f"text in {form.encoding}"]
     names = tuple(name.strip() for name in columns)
-    headless = next((name for name in names if name.lower().endswith(MEDIA_SUFFIXES)), "")
-    return Table(path, names, rows, head, ", ".join(how), headless=headless)
+    return Table(path, names, rows, head, ", ".join(how), headless=_first_file(path, names))
+
+
+def _first_file(path: Path, names: tuple[str, ...]) -> str:
+    """Return the name of a picture or film in the first line, which is a row then, "" if it names columns.
+
+    A column may be called `mask.png` where another one is called as paths are and no such file is there.
+    """
+    with_path = any(role_of(name) == "path" for name in names)
+    files = [name for name in names if name.lower().endswith(MEDIA_SUFFIXES)]
+    return next((name for name in files if not with_path or (path.parent / name).is_file()), "")
 
 
 def _form(path: Path, encoding: Encoding, within: str) -> _Form:

@@ -107,6 +107,11 @@ def test_a_table_without_header_is_refused_by_name(tmp_path: Path, name: str) ->
     assert any("not used: column" in line and name in line for line in listing.said)
 
 
+def test_a_column_may_be_called_as_a_file_is(tmp_path: Path) -> None:
+    files = {**pictures("0.png"), "m.csv": "path,text,mask.png\n0.png,red,x\n"}
+    assert told(listed(tmp_path, files)) == {"0.png": ("", "red")}
+
+
 @pytest.mark.parametrize(
     ("text", "refused"),
     [

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from core.batch import Condition
 from core.diffusion.objective import Model
 from core.errors import UserError
+from core.progress import say
 
 Part = Literal["frames", "label", "text"]
 PARTS: tuple[Part, ...] = ("frames", "label", "text")  # the order in which scales of their own act
@@ -170,13 +171,13 @@ def guided_by(
 ) -> Guided:
     """Return guided(x, t, time_input), the guided output in any linear prediction.
 
-    Outputs of one network are evaluated as one batch where `together` says so. Without contrasts, or where t
-    lies outside `interval` (limited interval, Kynkäänniemi et al., arXiv:2404.07724), it is one forward of B
-    with the condition; scale 0 is one forward without. A learned variance, the upper half of the channels, is
-    that of the output with the condition.
+    Outputs of one network are evaluated as one batch where `together` says so and memory suffices. Without
+    contrasts, or where t lies outside `interval` (limited interval, Kynkäänniemi et al., arXiv:2404.07724),
+    it is one forward of B with the condition; scale 0 is one forward without. A learned variance, the upper
+    half of the channels, is that of the output with the condition.
     """
     outputs, contrasts = branches.outputs, branches.contrasts
-    groups = _groups(outputs, together=together)
+    evaluate = _Evaluations(outputs, together=together)
     is_null_alone = len(contrasts) == 1 and contrasts[0] == Contrast(1, 0.0)
 
     def guided(x: Tensor, t: float, time_input: float | Tensor, mix: Mix | None = None) -> Tensor:
@@ -188,16 +189,40 @@ def guided_by(
             return _kept(outputs[0].model(x, time, outputs[0].condition), x)
         if is_null_alone and mix is None:
             return _kept(outputs[1].model(x, time, outputs[1].condition), x)
-        found: dict[int, Tensor] = {}
-        for model, numbers, condition in groups:
-            many = len(numbers)
-            output = _kept(model(torch.cat([x] * many), torch.cat([time] * many), condition), x)
-            found |= zip(numbers, output.chunk(many), strict=True)
+        found = evaluate(x, time)
         channels = x.shape[1]
         mixed = (mix or linear)([found[n][:, :channels] for n in range(len(outputs))], contrasts)
         return torch.cat([mixed, found[0][:, channels:]], dim=1)
 
     return guided
+
+
+class _Evaluations:
+    """The outputs of all branches: as few batches as may be, one a branch once these took too much memory."""
+
+    def __init__(self, outputs: Sequence[Branch], *, together: bool) -> None:
+        self._outputs, self._groups = outputs, _groups(outputs, together=together)
+
+    def __call__(self, x: Tensor, time: Tensor) -> dict[int, Tensor]:
+        """Return the outputs by number."""
+        try:
+            return self._all(x, time)
+        except torch.OutOfMemoryError:
+            if len(self._groups) == len(self._outputs):
+                raise
+        self._groups = _groups(self._outputs, together=False)
+        say(
+            f"memory is short for {len(x)} samples under all conditions at once; they take turns from here on"
+        )
+        return self._all(x, time)
+
+    def _all(self, x: Tensor, time: Tensor) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        for model, numbers, condition in self._groups:
+            many = len(numbers)
+            output = _kept(model(torch.cat([x] * many), torch.cat([time] * many), condition), x)
+            found |= zip(numbers, output.chunk(many), strict=True)
+        return found
 
 
 def _groups(outputs: Sequence[Branch], *, together: bool) -> list[tuple[Model, list[int], Condition]]:

@@ -46,7 +46,7 @@ class GuideConfig:
     )
     together: bool = setting(
         True,
-        "evaluate a network under all conditions as one batch; false: one after the other, in less memory",
+        "evaluate a network under all conditions as one batch, as far as memory lasts; false: one by one",
     )
 
     def __post_init__(self) -> None:

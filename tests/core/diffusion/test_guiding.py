@@ -252,6 +252,25 @@ def test_how_many_samples_are_evaluated_at_once(scale: float, together: bool, si
     torch.testing.assert_close(found, none + scale * (given - none), **CLOSE)
 
 
+def test_conditions_take_turns_once_memory_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    network, sizes = ExactNetwork(FLOW, "flow"), list[int]()
+
+    def small(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("no memory")
+        return network(x, time, condition)
+
+    guided, condition = guided_by(by_condition(small, Condition(label=LABEL), 2.0)), Condition(label=LABEL)
+    expected = guided_by(by_condition(network, condition, 2.0))(X, 0.6, 600.0)
+    for _ in range(2):
+        torch.testing.assert_close(guided(X, 0.6, 600.0), expected, **CLOSE)
+    assert sizes == [6, 3, 3, 3, 3]
+    assert capsys.readouterr().err.count("memory is short for 3 samples") == 1
+    with pytest.raises(torch.OutOfMemoryError):
+        guided(torch.cat([X, X]), 0.6, 600.0)
+
+
 def test_which_parts_are_dropped_for_scales_of_their_own() -> None:
     both = frozenset[Part]({"label", "text"})
     assert dropped_parts(["label", "text"], 3.0, {}) == [(both, 3.0)]

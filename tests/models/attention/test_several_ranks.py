@@ -28,7 +28,7 @@ def test_sharing_tokens_equals_one_rank_for_any_number_of_tokens(ranks: int) -> 
     for line in networks:
         assert float(line.split()[-1]) < 1e-5, line
     modes = [line for line in printed if line.startswith("recompute=")]
-    assert len(modes) == 3 * 8
+    assert len(modes) == 3 * len(networks)
     assert all(line.endswith(" True") for line in modes), modes
     assert_traffic(ranks, [line for line in printed if line.startswith("traffic=")])
 

@@ -25,7 +25,7 @@ test: .venv/.installed-dev  ## the tests, in about 16 minutes on 2 cores
 	$(PYTEST) -m "not full and not cuda"
 
 test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)
-	$(BIN)/pytest -m slurm --durations=15
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slurm --durations=15 tests/integration/test_slurm*.py
 
 test-full: .venv/.installed-dev  ## all tests, with the exhaustive versions
 	$(PYTEST) -m "not slurm" --hypothesis-profile=exploring

@@ -2,7 +2,7 @@
 
 `slurmctld`, one `slurmd` a node and `munged` run on free ports, with all their files in one folder; only what
 was started here is stopped, by its process id. Both nodes share the machine's name, so a node is told by
-SLURMD_NODENAME.
+SLURMD_NODENAME. Several clusters may run at once: each numbers its jobs from its port times 1000 on.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 SlurmctldPort={ports[0]}
+FirstJobId={ports[0]}000
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres

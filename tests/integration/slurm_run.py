@@ -20,6 +20,8 @@ from tests.slurm_cluster import Cluster, until
 LIMIT_S = 180.0  # for anything that a job is to do
 CREDENTIAL_S = 3.0
 NODES = ("cluster.nodes=2", "cluster.minutes=10")
+STEPS = 30
+FIELDS = (f"trainer.steps={STEPS}", "trainer.save_every=10", "metrics.log_every=1")
 
 
 @dataclass

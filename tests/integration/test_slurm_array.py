@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,6 @@ pytestmark = pytest.mark.slurm
 UNITS, OF_EACH = 16, 4
 SLOW = {"LONGTAKE_FAULT": "encode.batch:sleep=0.4"}  # so that a kill comes in the middle
 QUEUE = ("queue.timeout_s=6", "queue.heartbeat_s=0.5")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")

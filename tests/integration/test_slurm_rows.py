@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from core.records import read_rows
-from tests.integration.slurm_run import NODES, Run
-from tests.integration.test_slurm import FIELDS, SLOW, cluster, require_equal, run, undisturbed
+from tests.integration.slurm_run import FIELDS, NODES, Run
+from tests.integration.test_slurm import SLOW, require_equal, run
 from tests.integration.tiny_run import command
 
-__all__ = ["cluster", "run", "undisturbed"]  # fixtures
+__all__ = ["run"]  # a fixture
 pytestmark = [pytest.mark.slurm, pytest.mark.full]
 DEAF = """
 import signal
@@ -27,24 +27,24 @@ signal.signal = lambda number, handler: None if number == signal.SIGUSR2 else _b
 """
 
 
-def finished(run: Run, undisturbed: Run, starts: int = 2) -> None:
+def finished(run: Run, left_alone: Run, starts: int = 2) -> None:
     run.start_now(starts)
     run.finish()
-    require_equal(run, undisturbed)
+    require_equal(run, left_alone)
 
 
 @pytest.mark.parametrize("place", ["step.end@step=5", "save.receipt@step=11", "save.manifest"])
-def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, undisturbed: Run, place: str) -> None:
+def test_every_rank_is_signalled_twice_in_a_step_or_a_save(run: Run, left_alone: Run, place: str) -> None:
     """The ranks get the signal and the supervisor does not, as with `scancel` without --batch."""
     run.variables = {"LONGTAKE_FAULT": f"{SLOW['LONGTAKE_FAULT']};{place}:sleep=1"}
     job = run.submit(*FIELDS)
     run.until(lambda: run.steps() > (3 if "step.end" in place else 9))
     for _ in range(2):
         run.cluster.run("scancel", "--signal=USR2", job)
-    finished(run, undisturbed)
+    finished(run, left_alone)
 
 
-def test_a_job_is_signalled_again_and_again_at_random_times(run: Run, undisturbed: Run) -> None:
+def test_a_job_is_signalled_again_and_again_at_random_times(run: Run, left_alone: Run) -> None:
     draw = random.Random(0)
     job = run.submit(*FIELDS)
     for start, least in enumerate(sorted(draw.sample(range(1, 24), 2)), 1):
@@ -54,21 +54,21 @@ def test_a_job_is_signalled_again_and_again_at_random_times(run: Run, undisturbe
         run.until(lambda start=start: run.attempts[start - 1]["state"] == "requeued")  # type: ignore[misc]
         run.start_now(start + 1)
     run.finish()
-    require_equal(run, undisturbed)
+    require_equal(run, left_alone)
 
 
-def test_a_job_is_signalled_during_validation(run: Run, undisturbed: Run) -> None:
+def test_a_job_is_signalled_during_validation(run: Run, left_alone: Run) -> None:
     """What it owes of the validation is made up for, and the training is as without any."""
     run.variables = {"LONGTAKE_FAULT": "validation.batch@rank=0:sleep=1"}
     job = run.submit(*FIELDS, "validation.every=10", "validation.samples=16")
     run.until(lambda: run.steps() == 10)
     run.cluster.run("scancel", "--batch", "--signal=USR2", job)
-    finished(run, undisturbed)
+    finished(run, left_alone)
     validated = [row["step"] for row in read_rows(run.output / "validation.jsonl")]
     assert validated == [10, 20, 30]
 
 
-def test_a_submitter_is_killed_at_each_point(run: Run, undisturbed: Run) -> None:
+def test_a_submitter_is_killed_at_each_point(run: Run, left_alone: Run) -> None:
     """The next submission takes the place of what it left, be it a job that nobody knows the number of."""
     words = command(run.cache, run.output, *NODES, *FIELDS)[3:]
     for place in ("locked", "copied", "written", "queued"):
@@ -83,18 +83,18 @@ def test_a_submitter_is_killed_at_each_point(run: Run, undisturbed: Run) -> None
     replaced = run.launch("submit", str(run.output))
     assert replaced.returncode == 0, replaced.stdout
     run.finish()
-    require_equal(run, undisturbed)
+    require_equal(run, left_alone)
 
 
-def test_a_signal_at_the_start_is_no_start_in_vain(run: Run, undisturbed: Run) -> None:
+def test_a_signal_at_the_start_is_no_start_in_vain(run: Run, left_alone: Run) -> None:
     job = run.submit(*FIELDS, "cluster.attempts=1")
     run.until(lambda: len(list(run.submission.folder.glob("attempts/*/rank-*.json"))) == 2)
     run.cluster.run("scancel", "--batch", "--signal=USR2", job)
-    finished(run, undisturbed)
+    finished(run, left_alone)
 
 
 def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
-    run: Run, undisturbed: Run, tmp_path: Path
+    run: Run, left_alone: Run, tmp_path: Path
 ) -> None:
     """A container has no `scontrol` either."""
     (tmp_path / "site").mkdir()
@@ -106,7 +106,7 @@ def test_ranks_that_no_signal_reaches_find_the_word_of_the_supervisor(
     job = run.submit(*FIELDS, f"cluster.python={python}")
     run.until(lambda: run.steps() > 2)
     run.cluster.run("scancel", "--batch", "--signal=USR2", job)
-    finished(run, undisturbed)
+    finished(run, left_alone)
     assert "ended early on SIGUSR2" in run.last_words(0)
 
 
@@ -120,22 +120,22 @@ def test_a_job_whose_time_ends_during_a_save_is_requeued(run: Run) -> None:
     assert run.launch("cancel", str(run.output)).returncode == 0
 
 
-def test_a_stopped_rank_is_told_by_the_watchdog_of_the_others(run: Run, undisturbed: Run) -> None:
+def test_a_stopped_rank_is_told_by_the_watchdog_of_the_others(run: Run, left_alone: Run) -> None:
     run.submit(*FIELDS, "trainer.watchdog_s=20")
     run.until(lambda: run.steps() > 12)
     run.kill(1, signal.SIGSTOP)
     run.until(lambda: run.attempts[0]["state"] == "requeued")
     assert "nothing has moved" in run.attempts[0]["reason"]
-    finished(run, undisturbed)
+    finished(run, left_alone)
 
 
-def test_a_node_that_goes_down_is_done_without(run: Run, undisturbed: Run) -> None:
+def test_a_node_that_goes_down_is_done_without(run: Run, left_alone: Run) -> None:
     run.submit(*FIELDS)
     run.until(lambda: run.steps() > 12)
     run.cluster.run("scontrol", "update", "nodename=n1", "state=down", "reason=test")
     run.until(lambda: run.cluster.state(run.job) == "PENDING")
     run.cluster.tell("scontrol", "update", "nodename=n1", "state=resume")  # or it has come back by itself
-    finished(run, undisturbed)
+    finished(run, left_alone)
 
 
 def test_a_node_that_fails_first_twice_is_left_out(run: Run) -> None:
@@ -152,7 +152,7 @@ def test_a_node_that_fails_first_twice_is_left_out(run: Run) -> None:
     assert run.attempts[2]["nodes"] != first
 
 
-def test_a_killed_supervisor_leaves_a_run_that_can_be_submitted_again(run: Run, undisturbed: Run) -> None:
+def test_a_killed_supervisor_leaves_a_run_that_can_be_submitted_again(run: Run, left_alone: Run) -> None:
     run.submit(*FIELDS)
     run.until(lambda: run.steps() > 12)
     os.kill(run.attempts[0]["pid"], signal.SIGKILL)
@@ -161,10 +161,10 @@ def test_a_killed_supervisor_leaves_a_run_that_can_be_submitted_again(run: Run, 
     again = run.launch("submit", str(run.output))
     assert again.returncode == 0, again.stdout
     run.finish()
-    require_equal(run, undisturbed)
+    require_equal(run, left_alone)
 
 
-def test_a_run_moves_from_two_nodes_to_one_and_back(run: Run, undisturbed: Run) -> None:
+def test_a_run_moves_from_two_nodes_to_one_and_back(run: Run, left_alone: Run) -> None:
     """Its order stays; its numbers agree to rounding."""
     run.submit(*FIELDS)
     for nodes, least in ((1, 5), (2, 12)):
@@ -172,19 +172,19 @@ def test_a_run_moves_from_two_nodes_to_one_and_back(run: Run, undisturbed: Run) 
         moved = run.launch("submit", str(run.output), f"cluster.nodes={nodes}")
         assert moved.returncode == 0, moved.stdout
     run.finish()
-    hashes = [[row["order_hash"] for row in one.rows()] for one in (run, undisturbed)]
+    hashes = [[row["order_hash"] for row in one.rows()] for one in (run, left_alone)]
     assert hashes[0] == hashes[1]
-    losses = [[row["loss"] for row in one.rows()] for one in (run, undisturbed)]
+    losses = [[row["loss"] for row in one.rows()] for one in (run, left_alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_time_limit_is_kept_without_a_signal(run: Run, undisturbed: Run) -> None:
+def test_a_time_limit_is_kept_without_a_signal(run: Run, left_alone: Run) -> None:
     """SLURM would signal only when it is too late."""
-    run.variables = {"LONGTAKE_FAULT": "step.end@step=15:sleep=70"}
+    run.variables = {"LONGTAKE_FAULT": "step.end@step=15:sleep=55"}
     run.submit(*FIELDS, "cluster.minutes=2", "cluster.signal_s=1")
     run.until(lambda: run.attempts and run.attempts[0]["state"] == "requeued")
     assert "ended early on the time limit" in run.last_words(0)
-    finished(run, undisturbed)
+    finished(run, left_alone)
 
 
 def test_a_wrong_config_is_not_started_again(run: Run) -> None:

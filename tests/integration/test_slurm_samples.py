@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.full]
 PARTS = 16
 SLOW = {"LONGTAKE_FAULT": "sample.batch:sleep=0.4"}  # so that a kill comes in the middle
 QUEUE = ("queue.timeout_s=6", "queue.heartbeat_s=0.5")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")

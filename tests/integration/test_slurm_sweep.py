@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.full]
 RUNS = 3
 SLOW = {"LONGTAKE_FAULT": "step.end:sleep=0.1"}  # so that the kill comes in the middle of a run
 QUEUE = ("queue.timeout_s=6", "queue.heartbeat_s=0.5")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,10 @@
 Each mutant has a forked process, in which the changed module takes the place of the file, and the tests of
 `TESTS` run up to the first that fails. Prints one JSON object a module: the mutants that survived, and how
 many there were.
+
+A mutant takes about a second of a core (measured: 1.0 s of `leases.py`, 0.8 s of `run_lock.py`, 0.7 s of
+`latent_space.py`), so all 1,077 should take about ten minutes on two cores, and those that wait for ever a
+few more; the whole was not timed.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_bad_rows_are_named_and_left_out_within_a_budget(
             "row 2: sampler.guidance=2.0: expected 1, since samples have neither",
         ),
         ("r.csv", "class,solver\ncat,best\n", "row 1: .*solver=best"),
-        ("r.jsonl", '{"class": "cat"\n', "row 1: bad row"),
+        ("r.jsonl", '{"class": "cat"\n', "line 1: bad row"),
         ("r.yaml", "prompts: [a]\n", "YAML with a list under `requests:`"),
         ("r.xml", "<a/>", r"\.txt \(a prompt a line\)"),
         ("r.txt", "\n", "at least one request"),

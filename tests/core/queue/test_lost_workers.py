@@ -152,6 +152,14 @@ def test_a_new_start_forgets_losses_of_units_that_were_not_given_up(tmp_path: Pa
     assert [state.losses.workers for state in queue.leases.states()] == [0]
 
 
+def test_a_unit_whose_losses_are_forgotten_is_no_longer_suspect(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path)
+    lose(tmp_path, "007", 21)
+    queue.forget_losses()
+    (tmp_path / "leases" / "003.failure.json").write_text('{"errors": ["once"], "final": false}')
+    assert run(queue, tmp_path)[-1] == "003"
+
+
 @pytest.mark.parametrize(("lost", "said"), [(2, 0), (3, 1)])
 def test_a_suspect_unit_is_named_once_however_long_it_is_waited_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: int, said: int

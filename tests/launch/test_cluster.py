@@ -413,3 +413,17 @@ def test_a_copy_of_the_code_says_which_commit_it_is_of(tmp_path: Path) -> None:
     copy_code(tmp_path / "code")
     assert read(json.loads((tmp_path / "code" / RECORD).read_text())) == code()
     assert code(tmp_path / "code") == code()
+
+
+def test_a_run_that_cannot_fit_is_submitted_by_force_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise UserError("the run takes 60 GB of 40 on each a100-40gb (force=true submits it as it is)")
+
+    monkeypatch.setattr(submit, "require_fit", refuse)
+    words = [*JOB, f"output={tmp_path / 'out'}", "--dry-run"]
+    with pytest.raises(UserError, match="force=true"):
+        submit.main(words)
+    assert submit.main([*words, "force=true"]) == 0
+    assert "sbatch" in capsys.readouterr().out

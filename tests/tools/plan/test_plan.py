@@ -43,6 +43,7 @@ def test_parameters_shapes_and_disk_are_exact(capsys: pytest.CaptureFixture[str]
     assert found["checkpoint_bytes"] == 4 * 4 * found["parameters"]  # weights, moments, one average
     for bucket in found["buckets"]:
         assert sum(bucket["flops_by_part"].values()) == bucket["flops_of_a_sample"]
+        assert bucket["flops_of_a_sample"] == 6 * bucket["multiply_adds_of_a_sample"]
 
 
 def test_a_cache_gives_what_its_shapes_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -109,6 +110,16 @@ def test_a_micro_batch_that_is_asked_for_is_the_one_that_is_planned(
 def test_stage_3_is_not_recommended_to_a_compiled_network(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, *SMALL, *SHAPES, "plan.device=H100", "engine.compile=true")
     assert {each["zero_stage"] for each in found["settings"]} == {0, 1, 2}
+
+
+def test_memory_is_said_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    run(load(Config, overrides=[*SMALL, *SHAPES, "plan.device=H100", "engine.gradient_dtype=bf16"]))
+    said = capsys.readouterr().out.splitlines()
+    of_a_rank = [line for line in said if line.startswith("  of a rank: ")]
+    assert len(of_a_rank) == 2  # as configured, and as recommended
+    for part in ("weights", "masters", "gradients", "moments", "averages", "communication", "activations"):
+        assert f"{part} " in of_a_rank[0], part
+    assert any(line.startswith("checkpoints: ") and line.endswith("/s to disk on average") for line in said)
 
 
 def test_times_follow_the_data_sheet_and_the_stated_share_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "sample": {
         **OUTPUTS,
-        **dict.fromkeys(("source", "prompt_file", "requests", "text_encoder"), "place"),
+        **dict.fromkeys(("source", "prompt_file", "requests", "text_encoder", "weak.source"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("batch", "device"), "work"),
     },
@@ -95,7 +95,7 @@ ROLES: dict[str, dict[str, str]] = {
         **OUTPUTS,
         **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place"),
         **dict.fromkeys(("extractor_weights", "reference"), "place"),
-        **dict.fromkeys(("batch", "device"), "work"),
+        **dict.fromkeys(("batch", "device", "density.batch"), "work"),
     },
     "demo": {**OUTPUTS, "source": "place", "text_encoder": "place"},
     "digits": {"output": "place", "overwrite": "work"},

@@ -21,8 +21,7 @@ from core.config import loading
 from core.errors import UserError, WorkError
 from core.root import ROOT
 from core.run.code import RECORD, code, read
-from launch.cluster import attempt as attempts
-from launch.cluster import records, slurm, submit
+from launch.cluster import records, silence, slurm, submit
 from launch.cluster.attempt import Attempt, EndRequest, progress
 from launch.cluster.config import ClusterConfig
 from launch.cluster.snapshot import copy_code
@@ -181,7 +180,7 @@ def test_ranks_are_ended_when_their_heartbeats_are_too_old_for_what_they_are_at(
     attempt.folder.mkdir(parents=True)
     attempt.write(started=time.time() - 10_000)
     beat = attempt.submission.output / "logs" / "heartbeat-rank-0.json"
-    assert attempt.silence() == 0  # it has left none yet
+    assert attempt.silence.seconds(attempt.started) == 0  # it has left none yet
     beat.parent.mkdir()
     for limit_s, age_s, is_too_old in (
         (600.0, 590, False),
@@ -193,7 +192,7 @@ def test_ranks_are_ended_when_their_heartbeats_are_too_old_for_what_they_are_at(
     ):
         beat.write_text(json.dumps({"limit_s": limit_s}))
         os.utime(beat, (time.time() - age_s,) * 2)
-        assert bool(attempt.silence()) == is_too_old, (limit_s, age_s)
+        assert bool(attempt.silence.seconds(attempt.started)) == is_too_old, (limit_s, age_s)
 
 
 def test_of_many_heartbeats_one_that_is_young_is_looked_at(
@@ -204,15 +203,15 @@ def test_of_many_heartbeats_one_that_is_young_is_looked_at(
     for rank in range(50):
         (logs / f"heartbeat-rank-{rank}.json").write_text("{}")
     os.utime(logs / "heartbeat-rank-0.json", (1, 1))
-    really = attempts.published
-    monkeypatch.setattr(attempts, "published", lambda *words: listed.append(words) or really(*words))
-    assert [attempt.silence() for _ in range(5)] == [0] * 5
+    really = silence.published
+    monkeypatch.setattr(silence, "published", lambda *words: listed.append(words) or really(*words))
+    assert [attempt.silence.seconds(attempt.started) for _ in range(5)] == [0] * 5
     assert len(listed) == 1
     for path in logs.iterdir():
         os.utime(path, (time.time() - 700,) * 2)
     attempt.folder.mkdir(parents=True)
     attempt.write(started=time.time() - 10_000)
-    assert attempt.silence() > 600
+    assert attempt.silence.seconds(attempt.started) > 600
 
 
 @pytest.mark.parametrize(

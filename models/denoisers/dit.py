@@ -17,6 +17,7 @@ from core.errors import UserError
 from models.attention.choice import AttentionHeads
 from models.attention.dispatch import Backend
 from models.denoisers.network import Denoiser, output_channels
+from models.layers.adaln_block import Block
 from models.layers.conditions import frame_channels, labels, text_tokens
 from models.layers.embeddings import (
     Grid,
@@ -27,7 +28,7 @@ from models.layers.embeddings import (
     sincos_positions,
     unpatchify,
 )
-from models.layers.transformer import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
+from models.layers.transformer import CrossAttention, Modulation, SelfAttention, layer_norm, modulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,43 +148,6 @@ def _published() -> dict[str, DiTConfig]:
 DiTConfig.presets = _published()
 
 
-class Block(nn.Module):
-    """Self-attention, text if there is any, and MLP, each behind a gate that starts at zero."""
-
-    def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
-        super().__init__()
-        width, heads, backend = config.width, config.heads, config.attention
-        self.modulation = Modulation(width, 6)
-        self.attention = SelfAttention(
-            width, heads, qk_norm=config.qk_norm, backend=backend, sequence=sequence
-        )
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
-        self.text: CrossAttention | None = None
-        if config.text_width:
-            self.text = CrossAttention(width, heads, config.text_width, backend=backend)
-
-    def forward(
-        self,
-        x: Tensor,
-        condition: Tensor,
-        angles: Tensor | None = None,
-        text: tuple[Tensor, Tensor] | None = None,
-        tokens: int = 0,
-        group: Tensor | None = None,
-    ) -> Tensor:
-        """Apply the block to x: (B, N, D), or this rank's share of `tokens` tokens.
-
-        condition: (B, D).  angles: (N, Dh / 2) rotary.  text: tokens (B, L, D_text) and lengths (B,).
-        group: (N,) of each token, where the condition is (B, G, D) of groups of frames.
-        """
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, group)
-        attended = self.attention(modulate(layer_norm(x), shift_1, scale_1), angles, tokens)
-        x = torch.addcmul(x, gate_1, attended)
-        if self.text is not None and text is not None:
-            x = x + self.text(layer_norm(x), *text)
-        return torch.addcmul(x, gate_2, self.mlp(modulate(layer_norm(x), shift_2, scale_2)))
-
-
 class DiT(Denoiser):
     """Predict noise, data, velocity or flow of (B, C, T, H, W) at a time, under a condition.
 
@@ -203,7 +167,7 @@ class DiT(Denoiser):
         if config.frame_condition:
             # Further input channels as a second matrix on the same patch: the sum of both is the same layer.
             self.frames = PatchEmbedding(config.input_channels + 1, config.patch, config.width, bias=False)
-        self.blocks = nn.ModuleList(Block(config, sequence) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.final_modulation = Modulation(config.width, 2)
         self.final = nn.Linear(config.width, math.prod(config.patch) * config.output_channels)
         initialise(self)
@@ -242,6 +206,18 @@ class DiT(Denoiser):
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()
+
+    def _block(self) -> Block:
+        config = self.config
+        return Block(
+            config.width,
+            config.heads,
+            hidden=int(config.width * config.mlp_ratio),
+            qk_norm=config.qk_norm,
+            text_width=config.text_width,
+            backend=config.attention,
+            sequence=self.sequence,
+        )
 
     def _groups(self, time: Tensor, grid: Grid) -> Tensor:
         """Return the group of frames (N,) of each token, or of this rank's share of them."""

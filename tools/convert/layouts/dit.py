@@ -42,6 +42,7 @@ UNKNOWN_THERE = (
     "qk_norm",
     "text_width",
     "frame_condition",
+    "frame_levels",
     "time_scale",
     "time_offset",
 )

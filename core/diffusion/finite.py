@@ -37,10 +37,11 @@ class FiniteWatch:
         try:
             yield
         finally:
-            places = (self._first >= 0).nonzero()[:, 0].tolist()
+            found = self._first.tolist()  # the one time that the host waits for the device
+            places = [place for place, evaluation in enumerate(found) if evaluation >= 0]
             if places:
-                first = min(places, key=lambda place: int(self._first[place]))
-                number = int(self._first[first])
+                first = min(places, key=lambda place: found[place])
+                number = found[first]
                 others = f", and {len(places) - 1} others of the batch later or at once" * (len(places) > 1)
                 raise WorkError(
                     f"sample {int(self._ids[first])}: what the network estimates is not finite at evaluation "

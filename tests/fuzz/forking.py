@@ -55,9 +55,13 @@ class ForkServer:
     ) -> None:
         self._process.communicate()
 
-    def run(self, words: Sequence[str], folder: Path, fault: str = "") -> Ended:
-        """Run `longtake WORDS` in a folder.  fault: what to arm of `core.faults.failpoints`."""
-        request = json.dumps({"words": list(words), "folder": str(folder), "fault": fault})
+    def run(self, words: Sequence[str], folder: Path, fault: str = "", *, alone: bool = False) -> Ended:
+        """Run `longtake WORDS` in a folder.  fault: what to arm of `core.faults.failpoints`.
+
+        alone: in a process that imports for itself; without a fault. This process starts it all the same,
+        since the peak of a child counts what its parent has at that moment, and a worker of pytest has much.
+        """
+        request = json.dumps({"words": list(words), "folder": str(folder), "fault": fault, "alone": alone})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{request}\n")
@@ -71,12 +75,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, **one, "PYTHONPATH": str(ROOT)}
 
 
-def run_alone(words: Sequence[str], folder: Path) -> Ended:
-    """Run `longtake WORDS` in a folder as a process of its own."""
+def _start(words: Sequence[str], folder: Path) -> int:
+    """Start `longtake WORDS` in a folder as a process of its own; return its id."""
     with open(folder / "stdout.txt", "wb") as out, open(folder / "stderr.txt", "wb") as err:
         command = [sys.executable, "-m", "launch", *words]
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=err)
-        return _awaited(process.pid, folder)
+        return subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=err).pid
 
 
 def _awaited(pid: int, folder: Path) -> Ended:
@@ -111,7 +114,7 @@ def _serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         folder = Path(request["folder"])
-        pid = os.fork()
+        pid = _start(request["words"], folder) if request["alone"] else os.fork()
         if not pid:
             _become(request["words"], folder, request["fault"])
         print(json.dumps(asdict(_awaited(pid, folder))), flush=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fuzz import cases, material
 from tests.fuzz.cases import CASES, Case
 from tests.fuzz.damage import damages
-from tests.fuzz.forking import ForkServer, run_alone
+from tests.fuzz.forking import ForkServer
 
 LIGHT = tuple(case for case in CASES if case.words.startswith("shard"))
 """Jobs without torch, which start within a second as processes of their own."""
@@ -56,7 +56,7 @@ class Bench:
         if not cases.damaged(folder, name, damage):
             return
         words = case.words.split()
-        ended = run_alone(words, folder) if alone else self.server.run(words, folder)
+        ended = self.server.run(words, folder, alone=alone)
         problem = cases.problem(case, name, ended, folder, expected)
         assert not problem, f"{case.words}, {name}: {problem}\n{ended.stderr}"
 

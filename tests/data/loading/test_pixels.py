@@ -191,7 +191,7 @@ def test_the_report_tells_what_fits_no_bucket(raw):
     config = replace(CONFIG, buckets=BucketConfig(shapes=((1, 16, 16), (9, 16, 16))))
     lines = PixelLoader(raw, config, world(), 0).report()
     assert lines[0].startswith("pixels 1x16x16: 10 samples")
-    assert lines[-1] == "2 samples fit no bucket and are left out"
+    assert lines[-1] == "2 samples without a bucket that fits, left out"
 
 
 def test_nothing_to_train_on_is_refused(raw):

@@ -21,7 +21,7 @@ help:  ## list these targets
 demo: .venv/.installed-demo  ## from files to generated digits and clips, in about 15 minutes; see runs/demo
 	$(BIN)/longtake demo
 
-test: .venv/.installed-dev  ## the tests, in about 16 minutes on 2 cores
+test: .venv/.installed-dev  ## the tests, in about 12 minutes on 2 cores
 	$(PYTEST) -m "not full and not cuda"
 
 test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tools.evaluate.copies import share_of_copies
+from tools.evaluate.measures import share_of_copies
 
 
 def test_blurred_and_brighter_copies_are_found_and_other_pictures_are_not() -> None:

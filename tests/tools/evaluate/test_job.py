@@ -15,6 +15,7 @@ from core.errors import UserError, WorkError
 from core.files import fingerprint, sealed, sha256_file, write_json
 from models.autoencoder import kl, store
 from tools import digits
+from tools.evaluate import by_classifier
 from tools.evaluate import job as evaluate
 from tools.evaluate.classifier import train_classifier
 from tools.evaluate.real_samples import RealSamples
@@ -57,7 +58,7 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealSamples:
     write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
     chosen = config(data, shapes)
     samples, how = evaluate.find_samples(shapes), {"seed": 0, "fps": 0.0, "stride": 1}
-    return evaluate.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
+    return by_classifier.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,164 @@
+"""Score images and clips by a classifier trained on the spot, beside real data that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.dataset.index import Dataset
+from data.media.pictures import image_grid, write_png
+from tools.evaluate import measures
+from tools.evaluate.decoded import beside_noise, reconstruction_psnr
+from tools.evaluate.judge import Judge, make_judge
+from tools.evaluate.measures import motion, ratio, share_of_copies
+from tools.evaluate.real_samples import RealSamples, Shape, read
+from tools.runs import rulers
+from tools.runs.samples import Samples
+
+NEIGHBOURS = 3  # k of precision and recall, as in the paper
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What samples are compared with, by the fields of `evaluate`; steps: of the classifier's training."""
+
+    real: str
+    heldout: str
+    autoencoder: str
+    steps: int
+    seed: int
+    count: int
+    draws: int
+    most: int
+    fps: float
+    stride: int
+
+
+def scores_of(
+    samples: list[Samples],
+    asked: Comparison,
+    of: Mapping[str, Any],
+    beside: Mapping[str, Any],
+    output: Path,
+) -> dict[str, Any]:
+    """Return the content of scores.json; held-out pictures go to `output`.
+
+    of, beside: hashes of the samples, and of what is beside them.
+    """
+    # One thread: scores that do not depend on the machine, and on a busy one many small steps do not wait.
+    torch.set_num_threads(1)
+    clips = {"fps": asked.fps, "stride": asked.stride}
+    how: dict[str, Any] = {"seed": asked.seed, **clips}
+    train, heldout = read_real(asked.real, asked.heldout, samples, asked.most, **how)
+    judge = make_judge(train, asked.steps, asked.seed)
+    scores: dict[str, float] = {"heldout_unseen": bool(asked.heldout)}
+    scores |= score(judge, samples, train, heldout, count=asked.count, draws=asked.draws, seed=asked.seed)
+    if asked.autoencoder and len(heldout.images):
+        autoencoder = Path(asked.autoencoder)
+        scores["psnr_db"] = reconstruction_psnr(autoencoder, heldout.images)
+        made = [s.load()[0] for s in samples if s.frames == 1]
+        scores |= beside_noise(judge, made, heldout, autoencoder, count=asked.count, seed=asked.seed)
+    if len(heldout.images):
+        write_png(
+            output / "real_images.png", image_grid(heldout.images, heldout.image_labels, heldout.classes)
+        )
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
+    chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most}
+    records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
+    return {**finite, rulers.OF: dict(of), **records}
+
+
+def read_real(
+    place: str, heldout: str, samples: list[Samples], most: int, *, seed: int, fps: float, stride: int
+) -> tuple[RealSamples, RealSamples]:
+    """Return real data in the samples' shapes: what is learned from, and what is held out.
+
+    heldout: the place of unseen data; "" takes a fifth of the other.  most: images and clips that are read.
+    """
+    shapes = [Shape(s.frames, s.height, s.width) for s in samples]
+    image = next((shape for shape in shapes if shape.frames == 1), None)
+    clip = next((shape for shape in shapes if shape.frames > 1), None)
+    more: dict[str, Any] = {"seed": seed, "fps": fps, "stride": stride}
+    real = read(Dataset(Path(place)), image, clip, most, **more)
+    if not heldout:
+        return real.split(seed)
+    return real, read(Dataset(Path(heldout)), image, clip, most, **more)
+
+
+def score(
+    judge: Judge,
+    samples: list[Samples],
+    train: RealSamples,
+    heldout: RealSamples,
+    *,
+    count: int,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """Return every score that the samples and the real data allow.  count, draws, seed: as of `compare`."""
+    scores: dict[str, float] = {}
+    for generated in sorted(samples, key=lambda samples: samples.frames):
+        pixels, labels = generated.load()
+        if generated.frames == 1:
+            scores["class_agreement"] = judge.agreement(pixels, labels)
+            scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
+            features = (judge.features(images) for images in (pixels, train.images, heldout.images))
+            scores |= compare(*features, count=count, draws=draws, seed=seed)
+            scores["copies"] = share_of_copies(pixels, train.images)
+            if len(heldout.images):
+                scores["copies_real"] = share_of_copies(heldout.images, train.images)
+            scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
+        else:
+            scores["clip_agreement"] = judge.agreement(pixels, labels)
+            scores["clip_reference_accuracy"] = judge.agreement(heldout.clips, heldout.clip_labels)
+            made, real = motion(pixels), motion(np.concatenate([train.clips, heldout.clips]))
+            scores["motion_ratio"] = ratio(made.speed, real.speed)
+            scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
+            scores |= {"clips": len(pixels), "heldout_clips": len(heldout.clips)}
+    return scores
+
+
+def compare(
+    generated: np.ndarray, train: np.ndarray, heldout: np.ndarray, *, count: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Compare features (n, d) of generated images with real ones; every mean is over `draws` subsets.
+
+    Fréchet distances: generated against real, and real against other real ones, all sets of one size.
+    Precision, recall, nearest distance: of generated and of held-out images against training ones, for the
+    first two with equally many on all sides.  count: samples on each side of a Fréchet distance at most.
+    """
+    real = np.concatenate([train, heldout])
+    rows: list[dict[str, float]] = []
+    size = min(count, len(generated), len(real) // 2)
+    few = min(len(generated), len(train), len(heldout))
+    for draw in range(draws):
+
+        def some(features: np.ndarray, number: int, purpose: str, draw: int = draw) -> np.ndarray:
+            return features[measures.subset(len(features), number, (draw,), seed, purpose)]
+
+        row: dict[str, float] = {}
+        if size > 1:
+            both = some(real, 2 * size, "real halves")
+            row["frechet"] = measures.frechet(some(generated, size, "generated"), both[:size])
+            row["frechet_real"] = measures.frechet(both[size:], both[:size])
+        if few > NEIGHBOURS:
+            manifold, made = some(train, few, "manifold"), some(generated, few, "few generated")
+            unseen = some(heldout, few, "few held out")
+            row["precision"], row["recall"] = measures.precision_recall(made, manifold, NEIGHBOURS)
+            row["precision_real"], row["recall_real"] = measures.precision_recall(
+                unseen, manifold, NEIGHBOURS
+            )
+        rows.append(row)
+    result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    result |= {"frechet_count": size, "neighbour_count": few}
+    if len(heldout):
+        result["nearest"] = measures.nearest_distance(generated, train)
+        result["nearest_real"] = measures.nearest_distance(heldout, train)
+    return result

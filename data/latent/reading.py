@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from core.config.loading import difference
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from data.dataset.blocks import Table
+from data.dataset.index import Dataset
 from data.dataset.manifest import DatasetManifest, read_sidecar
 from data.dataset.schema import FLIP, FLIP_DTYPE
 from data.latent.checksums import SampleCrcs
@@ -23,6 +24,18 @@ from data.latent.packs import Shape
 from data.latent.parts import Parts
 
 TORCH_DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a value
+
+
+def require_latents(dataset: Dataset) -> None:
+    """Raise UserError where a dataset is a raw one."""
+    if dataset.manifest.kind != "latent":
+        expected = "a latent cache; this is a raw dataset, encode it first"
+        raise UserError("source", dataset.folder, expected)
+
+
+def reader_of(cache: Dataset, *, verify: bool = False) -> LatentReader:
+    """Return a reader of a cache that is open.  verify: as `LatentReader` takes it."""
+    return LatentReader(cache.folder, cache.manifest, cache.index, cache.open_shard, verify=verify)
 
 
 class LatentReader:
@@ -109,9 +122,7 @@ class LatentReader:
         """Fill out (n, bytes) from the parts, and check its values and CRC where that is asked for."""
         all_finite = True
 
-        def look(
-            piece: np.ndarray,
-        ) -> None:  # by several threads, none of which takes back what another found
+        def look(piece: np.ndarray) -> None:  # in several threads; none takes back what another found
             nonlocal all_finite
             if not is_finite(piece.view(f"<f{self.dtype.itemsize}")):
                 all_finite = False

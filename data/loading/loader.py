@@ -13,10 +13,9 @@ import torch
 from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
-from core.errors import UserError
 from data.dataset.index import shard_starts
 from data.latent.packs import Shape
-from data.latent.reading import LatentReader
+from data.latent.reading import reader_of, require_latents
 from data.latent.text_reading import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
@@ -63,15 +62,11 @@ class LatentLoader:
         captions: CaptionConfig = ANY_CAPTION,
     ) -> None:
         for cache in caches:
-            if cache.manifest.kind != "latent":
-                expected = "a latent cache; this is a raw dataset, encode it first"
-                raise UserError("source", cache.folder, expected)
+            require_latents(cache)
         self.caches = tuple(caches)
         self.config, self.seed, self._pin = config, seed, world.device.type == "cuda"
         self._verify = config.verify == "samples"
-        self._readers = [
-            LatentReader(d.folder, d.manifest, d.index, d.open_shard, verify=self._verify) for d in caches
-        ]
+        self._readers = [reader_of(cache, verify=self._verify) for cache in caches]
         self._texts = self._text_readers(captions) if text else [None] * len(caches)
         self._lock = Lock()
         buckets = [s for number, d in enumerate(caches) for s in cache_buckets(d, number, tokens)]

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import UserError
 from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
-from data.latent.reading import LatentReader
+from data.latent.reading import reader_of, require_latents
 
 
 class Latent(TypedDict):
@@ -64,11 +63,9 @@ class LatentCache(torch.utils.data.Dataset[Latent]):
 
     def _open(self) -> None:
         self._dataset = Dataset(str(self.folder))
-        if self._dataset.manifest.kind != "latent":
-            raise UserError("source", self.folder, "a latent cache; this is a raw dataset, encode it first")
-        manifest, index = self._dataset.manifest, self._dataset.index
-        self._rows = np.flatnonzero(np.asarray(index["size"]) > 0)
-        self._reader = LatentReader(self._dataset.folder, manifest, index, self._dataset.open_shard)
-        statistics = manifest.extra["statistics"]
+        require_latents(self._dataset)
+        self._rows = np.flatnonzero(np.asarray(self._dataset.index["size"]) > 0)
+        self._reader = reader_of(self._dataset)
+        statistics = self._dataset.manifest.extra["statistics"]
         self._normaliser = Normaliser.from_dict(statistics) if self._normalise else None
         self._process = os.getpid()

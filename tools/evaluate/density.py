@@ -35,7 +35,7 @@ from core.files import fingerprint
 from core.progress import Progress
 from core.records import append_shared, read_rows
 from data.latent.normalising import Normaliser, sample_posterior
-from data.latent.reading import LatentReader
+from data.latent.reading import LatentReader, reader_of
 from data.latent.text_reading import TextReader, has_text
 from tools.runs import rulers
 from tools.runs.loaded_run import LoadedRun, open_run
@@ -74,15 +74,16 @@ class Asked:
         chosen = choose(self.cache, self.config.count, seed)
         left = [row for row in chosen if int(ids[row]) not in done]
         with Progress(len(chosen), "measuring", done=len(chosen) - len(left)) as progress:
+            reader = reader_of(self.cache)
             for batch in _batches(self.cache, left, self.config.batch):
-                for row in _of_batch(self.trained, self.cache, batch, self.config, kind, seed):
+                for row in _of_batch(self.trained, self.cache, reader, batch, self.config, kind, seed):
                     append_shared(path, row | {"of": mark})
                 progress.advance(len(batch))
         kept = self._measured(path, mark)
         scores = summary([kept[int(ids[row])] for row in chosen])
         ruler = {"measure": kind, **to_dict(self.config), "seed": seed, "real": self.of["real"]}
-        subject = {name: getattr(self.trained, name) for name in ("checkpoint", "weights", "weights_sha256")}
-        return {**scores, rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: subject}
+        made = {rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: self.of["samples"]}
+        return {**scores, **made}
 
     def _measured(self, path: Path, mark: str) -> dict[int, dict[str, Any]]:
         """Return the rows that are there, by sample; UserError where they are of another run or cache."""
@@ -134,10 +135,15 @@ def _batches(cache: Dataset, rows: list[int], size: int) -> Iterator[np.ndarray]
 
 
 def _of_batch(
-    trained: LoadedRun, cache: Dataset, rows: np.ndarray, config: DensityConfig, kind: str, seed: int
+    trained: LoadedRun,
+    cache: Dataset,
+    reader: LatentReader,
+    rows: np.ndarray,
+    config: DensityConfig,
+    kind: str,
+    seed: int,
 ) -> list[dict[str, Any]]:
     device = next(trained.model.parameters()).device
-    reader = LatentReader(cache.folder, cache.manifest, cache.index, cache.open_shard)
     entries = reader.entries(rows)
     ids = torch.from_numpy(entries["id"].astype(np.int64))
     draws = Draws(seed, 0, ids, torch.zeros_like(ids))

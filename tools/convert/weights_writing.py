@@ -6,23 +6,18 @@ from pathlib import Path
 
 from core.checkpoint import torch_file
 from core.checkpoint.weights import choose, load_weights
-from core.config.loading import from_dict
-from core.config.yaml_files import read_section
-from core.errors import UserError, below
+from core.errors import UserError
 from core.progress import say
-from core.run.folder import CONFIG
 from models.denoisers.dit import DiTConfig
-from models.denoisers.kinds import config_class
 from tools.convert.layouts.kinds import LAYOUTS
+from tools.runs.loaded_run import recorded_network
 from tools.runs.space_record import read_space
 
 
 def write_weights(source: Path, output: Path, layout_name: str, weights: str, checkpoint: str) -> None:
     """Write the file of weights of a run or an export; the last three as the fields of `convert`."""
     layout = LAYOUTS[layout_name]
-    recorded = read_section(source / CONFIG, "model")
-    with below("model"):
-        network = from_dict(config_class(recorded), recorded)
+    network = recorded_network(source)
     if not isinstance(network, DiTConfig):
         raise UserError("source", source, f"a network of kind dit in layout {layout.name}")
     space = read_space(source)

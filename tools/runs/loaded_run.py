@@ -120,6 +120,13 @@ def manifest_hash(folder: Path) -> str:
     return sha256_file(path) if path.is_file() else ""
 
 
+def recorded_network(folder: Path) -> DenoiserConfig:
+    """Return the network of a run or an export, as its config says; UserError for one not known here."""
+    recorded = read_section(folder / CONFIG, "model")
+    with below("model"):
+        return from_dict(config_class(recorded), recorded)
+
+
 def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> LoadedRun:
     """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
@@ -141,9 +148,7 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced after this do not fit it any more
     state = load_weights(chosen, weights)
-    recorded = read_section(folder / CONFIG, "model")
-    with below("model"):
-        network = from_dict(config_class(recorded), recorded)
+    network = recorded_network(folder)
     model = network.build()
     try:
         model.load_state_dict(state)

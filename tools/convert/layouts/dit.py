@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,10 +105,7 @@ def write(state: Tensors, config: DiTConfig, shape: Shape) -> dict[str, Tensor]:
         num_classes=config.num_classes,
         learned_sigma=config.learned_sigma,
     )
-    for field in UNKNOWN_THERE:
-        has, expected = getattr(config, field), getattr(plain, field)
-        if has != expected:
-            raise UserError(f"model.{field}", has, f"{expected} in this layout")
+    require_fields(config, {field: getattr(plain, field) for field in UNKNOWN_THERE})
     if frames != 1 or rows != columns:
         raise UserError("source", f"latents of {frames} x {rows} x {columns}", "square images in this layout")
     patch, grid = config.patch[1], config.grid((1, rows, columns))
@@ -115,6 +113,13 @@ def write(state: Tensors, config: DiTConfig, shape: Shape) -> dict[str, Tensor]:
     result[PATCH] = result[PATCH].reshape(config.width, config.input_channels, patch, patch)
     result[POSITIONS] = sincos_positions(grid, config.width, torch.device("cpu"))[None].clone()
     return result
+
+
+def require_fields(config: DiTConfig, expected: Mapping[str, Any]) -> None:
+    """Raise UserError where a field of a network is not the one that a layout stands for."""
+    for field, value in expected.items():
+        if (has := getattr(config, field)) != value:
+            raise UserError(f"model.{field}", has, f"{value} in this layout")
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from core.errors import UserError
 from models.denoisers.dit import DiTConfig
 from tools.convert.layouts import dit
 from tools.convert.layouts.layout import Layout, Read, Shape, Tensors
@@ -35,9 +34,7 @@ def read(tensors: Tensors, heads: int) -> Read:
 
 def write(state: Tensors, config: DiTConfig, shape: Shape) -> dict[str, Tensor]:
     """Return the weights by their names there."""
-    for field, expected in (("time_scale", SCALE), ("time_offset", OFFSET), ("learned_sigma", False)):
-        if (has := getattr(config, field)) != expected:
-            raise UserError(f"model.{field}", has, f"{expected} in this layout")
+    dit.require_fields(config, {"time_scale": SCALE, "time_offset": OFFSET, "learned_sigma": False})
     theirs = replace(config, learned_sigma=True, time_scale=1.0, time_offset=0.0)
     outputs = {name: _with_zeros(-state[name], config) for name in OUTPUT}
     return dit.write({**state, **outputs}, theirs, shape)

@@ -163,10 +163,7 @@ def _execute(words: Sequence[str]) -> int:
         raise UserError(f"{place.starter} tasks", place.size, expected)
     if not job.prints:
         terminal.survive_output()
-    if job.on_ranks and settings.processes > 1 and not place.is_rank:
-        return local.run_on_ranks(job, settings)
-    module.run(settings)
-    return 0
+    return local.do(job, settings)
 
 
 def _failed(

@@ -29,6 +29,14 @@ REFUSED = 2  # status of a mistake of the person's
 GRACE_S = 5.0  # for the other ranks to end when one has ended early
 
 
+def do(job: Job, config: Any) -> int:
+    """Do a job, on ranks of its own where it wants several and this process is none; return its status."""
+    if job.on_ranks and config.processes > 1 and not environment.place().is_rank:
+        return run_on_ranks(job, config)
+    job.load().run(config)
+    return 0
+
+
 def run_on_ranks(job: Job, config: Any) -> int:
     """Run `job` on `config.processes` local ranks; return 0 if it is complete, else a status as `start`."""
     from core.config.loading import save

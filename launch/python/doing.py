@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import environment
 from core.config import loading
 from core.errors import CONTINUABLE, EndedEarly, WorkError
 from core.reading import open_files
@@ -18,18 +17,12 @@ def do(name: str, files: Sequence[Path], fields: Mapping[str, Any]) -> Path:
     """Do the job called `name`; return its output.  Errors as `longtake.do` says."""
     job = jobs.find(name)
     open_files.require_enough()
-    module = job.load()
-    config = loading.load(module.Config, list(files), list(words_of(fields)))
-    if job.on_ranks and config.processes > 1 and not environment.place().is_rank:
-        status = local.run_on_ranks(job, config)
-        if status == CONTINUABLE:
-            raise EndedEarly(f"{config.output}: ended early; the same call continues it")
-        if status:
-            raise WorkError(
-                f"{config.output}: a rank of {name} failed with status {status}; it said why above"
-            )
-    else:
-        module.run(config)
+    config = loading.load(job.load().Config, list(files), list(words_of(fields)))
+    status = local.do(job, config)
+    if status == CONTINUABLE:
+        raise EndedEarly(f"{config.output}: ended early; the same call continues it")
+    if status:
+        raise WorkError(f"{config.output}: a rank of {name} failed with status {status}; it said why above")
     return Path(config.output)
 
 

@@ -16,21 +16,9 @@ from core.progress import aligned
 from core.reading import json_files
 from core.run.folder import SCORES
 from tools.runs.rulers import RULER, SUBJECT
+from tools.runs.score_names import LARGER_IS_BETTER, SMALLER_IS_BETTER
 
 SHOWN = 28  # letters of a value
-AGREEMENTS = ("class_agreement", "clip_agreement")
-# Scores of which the larger is the better; of the others the smaller is.
-LARGER = (
-    "inception_score",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "class_agreement",
-    "clip_agreement",
-    "psnr_db",
-)
-SMALLER = ("fid", "fid_infinite", "sfid", "kid", "frechet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +111,9 @@ def table(found: Sequence[Scored]) -> list[str]:
 def _best(name: str, values: Sequence[float | None]) -> list[str]:
     """Return a mark for the best values of a score that has a direction."""
     known = [value for value in values if value is not None]
-    if len(known) < 2 or name not in LARGER + SMALLER:
+    if len(known) < 2 or name not in LARGER_IS_BETTER + SMALLER_IS_BETTER:
         return [""] * len(values)
-    best = max(known) if name in LARGER else min(known)
+    best = max(known) if name in LARGER_IS_BETTER else min(known)
     return [" *" if value == best else "" for value in values]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from core.escaping import in_html
 from core.reading import json_files
 from core.run.folder import SCORES
+from tools.runs import score_names as names
 from tools.runs.rulers import BESIDE_SCORES
 
 SEEN = "The real images compared with were also training images: no held-out data was given."
@@ -24,7 +25,7 @@ class Bar:
     meaning: str
     target: str
     passed: Callable[[float, Mapping[str, Any]], bool]
-    beside: str = ""  # key of the same measure on real samples
+    alone: bool = False  # not measured of real samples
 
 
 def _within(low: float, high: float) -> Callable[[float, Mapping[str, Any]], bool]:
@@ -33,57 +34,71 @@ def _within(low: float, high: float) -> Callable[[float, Mapping[str, Any]], boo
 
 BARS = (
     Bar(
-        "class_agreement",
+        names.CLASS_AGREEMENT,
         "generated images that a classifier of real ones puts in their class",
         "≥ 0.95",
         _within(0.95, 1),
-        "reference_accuracy",
     ),
     Bar(
-        "clip_agreement",
+        names.CLIP_AGREEMENT,
         "the same for clips, by their middle frames",
         "≥ 0.8",
         _within(0.8, 1),
-        "clip_reference_accuracy",
     ),
     Bar(
-        "recall",
+        names.RECALL,
         "share of real images near generated ones (variety)",
         "≥ 0.5 × real",
-        lambda value, scores: value >= 0.5 * (scores.get("recall_real") or 0),
-        "recall_real",
+        lambda value, scores: value >= 0.5 * (scores.get(names.real(names.RECALL)) or 0),
     ),
     Bar(
-        "precision",
+        names.PRECISION,
         "share of generated images near real ones (fidelity)",
         "",
         _within(0, 1),
-        "precision_real",
     ),
     Bar(
-        "frechet",
+        names.FRECHET,
         "Fréchet distance to real images, lower is closer",
         "",
         _within(0, math.inf),
-        "frechet_real",
     ),
     Bar(
-        "nearest",
+        names.NEAREST,
         "distance to the nearest training image (0 is a copy)",
         "",
         _within(0, math.inf),
-        "nearest_real",
     ),
-    Bar("frechet_heldout", "Fréchet distance to held-out images alone", "", _within(0, math.inf)),
-    Bar("frechet_noise", "the same of noise decoded by the autoencoder", "", _within(0, math.inf)),
-    Bar("copies", "share of near-copies of a training image", "", _within(0, 1), "copies_real"),
-    Bar("psnr_db", "autoencoder on these real images, in dB", "≥ 25", _within(25, math.inf)),
-    Bar("motion_ratio", "frame-to-frame change of clips, generated / real", "0.5 to 2", _within(0.5, 2)),
-    Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5)),
+    Bar(
+        names.FRECHET_HELDOUT,
+        "Fréchet distance to held-out images alone",
+        "",
+        _within(0, math.inf),
+        alone=True,
+    ),
+    Bar(
+        names.FRECHET_NOISE,
+        "the same of noise decoded by the autoencoder",
+        "",
+        _within(0, math.inf),
+        alone=True,
+    ),
+    Bar(names.COPIES, "share of near-copies of a training image", "", _within(0, 1)),
+    Bar(names.PSNR, "autoencoder on these real images, in dB", "≥ 25", _within(25, math.inf), alone=True),
+    Bar(
+        "motion_ratio",
+        "frame-to-frame change of clips, generated / real",
+        "0.5 to 2",
+        _within(0.5, 2),
+        alone=True,
+    ),
+    Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5), alone=True),
 )
 
 
-REPORTED = tuple(dict.fromkeys(name for bar in BARS for name in (bar.key, bar.beside) if name))
+REPORTED = tuple(
+    name for bar in BARS for name in ([bar.key] if bar.alone else [bar.key, names.real(bar.key)])
+)
 
 
 def score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
@@ -96,7 +111,7 @@ def score_table(scores: Mapping[str, Any], with_bars: bool) -> str:
         value = scores.get(bar.key)
         if value is None:
             continue
-        real = scores.get(bar.beside)
+        real = scores.get(names.real(bar.key))
         reached = bar.passed(value, scores)
         mark = ("✓ " if reached else "✗ ") + bar.target if bar.target and with_bars else ""
         cells = [

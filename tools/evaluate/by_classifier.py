@@ -19,6 +19,7 @@ from tools.evaluate.judge import Judge, make_judge
 from tools.evaluate.measures import motion, ratio, share_of_copies
 from tools.evaluate.real_samples import RealSamples, Shape, read
 from tools.runs import rulers
+from tools.runs import score_names as names
 from tools.runs.samples import Samples
 
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
@@ -61,7 +62,7 @@ def scores_of(
     scores |= score(judge, samples, train, heldout, count=asked.count, draws=asked.draws, seed=asked.seed)
     if asked.autoencoder and len(heldout.images):
         autoencoder = Path(asked.autoencoder)
-        scores["psnr_db"] = reconstruction_psnr(autoencoder, heldout.images)
+        scores[names.PSNR] = reconstruction_psnr(autoencoder, heldout.images)
         made = [s.load()[0] for s in samples if s.frames == 1]
         scores |= beside_noise(judge, made, heldout, autoencoder, count=asked.count, seed=asked.seed)
     if len(heldout.images):
@@ -107,17 +108,17 @@ def score(
     for generated in sorted(samples, key=lambda samples: samples.frames):
         pixels, labels = generated.load()
         if generated.frames == 1:
-            scores["class_agreement"] = judge.agreement(pixels, labels)
-            scores["reference_accuracy"] = judge.agreement(heldout.images, heldout.image_labels)
+            scores[names.CLASS_AGREEMENT] = judge.agreement(pixels, labels)
+            scores[names.real(names.CLASS_AGREEMENT)] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
             scores |= compare(*features, count=count, draws=draws, seed=seed)
-            scores["copies"] = share_of_copies(pixels, train.images)
+            scores[names.COPIES] = share_of_copies(pixels, train.images)
             if len(heldout.images):
-                scores["copies_real"] = share_of_copies(heldout.images, train.images)
+                scores[names.real(names.COPIES)] = share_of_copies(heldout.images, train.images)
             scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
-            scores["clip_agreement"] = judge.agreement(pixels, labels)
-            scores["clip_reference_accuracy"] = judge.agreement(heldout.clips, heldout.clip_labels)
+            scores[names.CLIP_AGREEMENT] = judge.agreement(pixels, labels)
+            scores[names.real(names.CLIP_AGREEMENT)] = judge.agreement(heldout.clips, heldout.clip_labels)
             made, real = motion(pixels), motion(np.concatenate([train.clips, heldout.clips]))
             scores["motion_ratio"] = ratio(made.speed, real.speed)
             scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
@@ -146,19 +147,19 @@ def compare(
         row: dict[str, float] = {}
         if size > 1:
             both = some(real, 2 * size, "real halves")
-            row["frechet"] = measures.frechet(some(generated, size, "generated"), both[:size])
-            row["frechet_real"] = measures.frechet(both[size:], both[:size])
+            row[names.FRECHET] = measures.frechet(some(generated, size, "generated"), both[:size])
+            row[names.real(names.FRECHET)] = measures.frechet(both[size:], both[:size])
         if few > NEIGHBOURS:
             manifold, made = some(train, few, "manifold"), some(generated, few, "few generated")
             unseen = some(heldout, few, "few held out")
-            row["precision"], row["recall"] = measures.precision_recall(made, manifold, NEIGHBOURS)
-            row["precision_real"], row["recall_real"] = measures.precision_recall(
+            row[names.PRECISION], row[names.RECALL] = measures.precision_recall(made, manifold, NEIGHBOURS)
+            row[names.real(names.PRECISION)], row[names.real(names.RECALL)] = measures.precision_recall(
                 unseen, manifold, NEIGHBOURS
             )
         rows.append(row)
     result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     result |= {"frechet_count": size, "neighbour_count": few}
     if len(heldout):
-        result["nearest"] = measures.nearest_distance(generated, train)
-        result["nearest_real"] = measures.nearest_distance(heldout, train)
+        result[names.NEAREST] = measures.nearest_distance(generated, train)
+        result[names.real(names.NEAREST)] = measures.nearest_distance(heldout, train)
     return result

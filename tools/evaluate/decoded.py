@@ -16,6 +16,7 @@ from models.autoencoder.interface import AnyAutoencoder
 from models.autoencoder.opening import open_autoencoder
 from models.autoencoder.psnr import psnr
 from tools.evaluate.measures import frechet
+from tools.runs import score_names as names
 
 if TYPE_CHECKING:
     from tools.evaluate.judge import Judge
@@ -58,7 +59,7 @@ def beside_noise(
         return {}
     noise = decoded_noise(autoencoder, heldout.images, size, seed)
     real, generated, decoded = (judge.features(images[:size]) for images in (heldout.images, made[0], noise))
-    return {"frechet_heldout": frechet(generated, real), "frechet_noise": frechet(decoded, real)}
+    return {names.FRECHET_HELDOUT: frechet(generated, real), names.FRECHET_NOISE: frechet(decoded, real)}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from core.files import write_json
 from core.run.folder import SCORES
 from tools.evaluate import scored
 from tools.evaluate.config import Config
+from tools.runs import score_names as names
 from tools.runs.samples import Samples, find_samples, require_one_origin
 
 
@@ -117,15 +118,13 @@ def samples_to_score(source: str, extractor: str) -> list[Samples]:
 
 def table(scores: Mapping[str, Any]) -> str:
     """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
-    beside = {"class_agreement": "reference_accuracy", "clip_agreement": "clip_reference_accuracy"}
     lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
-    shown = set(beside.values())
     for name, value in scores.items():
-        if name in shown or name.endswith("_real") or not isinstance(value, int | float):
+        if names.is_of_real(name) or not isinstance(value, int | float):
             continue
         if isinstance(value, bool):
             continue
-        real = scores.get(beside.get(name, f"{name}_real"))
+        real = scores.get(names.real(name))
         lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
     if not scores.get("heldout_unseen", True):
         lines.append("the real images compared with were also seen by the generator: no heldout= was given")

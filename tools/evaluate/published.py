@@ -26,6 +26,7 @@ from models.extractors import inception
 from tools.evaluate.features import inception_score, kernel_distance, neighbours
 from tools.evaluate.jackknife import LEAST, distance_interval, without_bias
 from tools.evaluate.moments import Moments, Reference, read_reference
+from tools.runs import score_names as names
 
 FORMULAS = 1  # version of the measures, in rulers
 FEWEST = inception.WIDTH  # pictures with which the covariance has full rank
@@ -111,13 +112,13 @@ def scores(made: Seen, real: Seen, seed: int) -> dict[str, Any]:
     near = neighbours(made.pool, real.pool)
     return {
         **_against(made, Reference.of(real.moments, real.pool), seed),
-        "sfid": Reference.of(real.spatial).distance(made.spatial),
-        "kid": kernel.value,
+        names.SFID: Reference.of(real.spatial).distance(made.spatial),
+        names.KID: kernel.value,
         "kid_deviation": kernel.half_width,
-        "precision": near.precision,
-        "recall": near.recall,
-        "density": near.density,
-        "coverage": near.coverage,
+        names.PRECISION: near.precision,
+        names.RECALL: near.recall,
+        names.DENSITY: near.density,
+        names.COVERAGE: near.coverage,
         "reference_count": real.moments.count,
     }
 
@@ -129,18 +130,18 @@ def scores_by_statistics(made: Seen, path: Path, seed: int) -> dict[str, Any]:
         spatial = read_reference(path, SPATIAL_WIDTH, ("mu_s", "sigma_s"))
     except UserError:
         return found
-    return {**found, "sfid": spatial.distance(made.spatial)}
+    return {**found, names.SFID: spatial.distance(made.spatial)}
 
 
 def _against(made: Seen, reference: Reference, seed: int) -> dict[str, Any]:
     deviation = inception_score(made.logits, seed)
     found = {
-        "fid": reference.distance(made.moments),
-        "inception_score": deviation.value,
+        names.FID: reference.distance(made.moments),
+        names.INCEPTION: deviation.value,
         "inception_score_deviation": deviation.half_width,
         "images": made.moments.count,
     }
     if made.moments.count >= LEAST:
         found["fid_interval"] = distance_interval(made.pool, reference, seed)
-        found["fid_infinite"] = without_bias(made.pool, reference, seed)
+        found[names.FID_INFINITE] = without_bias(made.pool, reference, seed)
     return found

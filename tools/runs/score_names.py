@@ -1,0 +1,28 @@
+"""Names of scores in scores.json: who measures, compares or shows them takes them from here."""
+
+from __future__ import annotations
+
+CLASS_AGREEMENT, CLIP_AGREEMENT = "class_agreement", "clip_agreement"
+FRECHET, PRECISION, RECALL, NEAREST, COPIES = "frechet", "precision", "recall", "nearest", "copies"
+FRECHET_HELDOUT, FRECHET_NOISE = "frechet_heldout", "frechet_noise"
+FID, FID_INFINITE, SFID, KID, INCEPTION = "fid", "fid_infinite", "sfid", "kid", "inception_score"
+DENSITY, COVERAGE = "density", "coverage"
+PSNR = "psnr_db"
+
+AGREEMENTS = (CLASS_AGREEMENT, CLIP_AGREEMENT)
+# Which way a score is better; those that are in neither have no such way, as the size of a set has none.
+LARGER_IS_BETTER = (INCEPTION, PRECISION, RECALL, DENSITY, COVERAGE, *AGREEMENTS, PSNR)
+SMALLER_IS_BETTER = (FID, FID_INFINITE, SFID, KID, FRECHET)
+
+_ON_REAL = {CLASS_AGREEMENT: "reference_accuracy", CLIP_AGREEMENT: "clip_reference_accuracy"}
+_REAL = "_real"
+
+
+def real(name: str) -> str:
+    """Return the name of the same measure on real samples."""
+    return _ON_REAL.get(name, name + _REAL)
+
+
+def is_of_real(name: str) -> bool:
+    """Return whether `real` gives this name."""
+    return name in _ON_REAL.values() or name.endswith(_REAL)

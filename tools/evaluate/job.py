@@ -23,7 +23,7 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
     if config.measure != "samples":
-        from tools.evaluate.density import choose, opened
+        from tools.evaluate.density.of_cache import choose, opened
 
         asked = opened(config.source, config.real, config.density, "cpu")
         count, exact = len(choose(asked.cache, config.density.count, config.seed)), asked.trained
@@ -58,9 +58,9 @@ def run(config: Config) -> None:
         beside = scored.require_real(config.real, config.heldout, config.autoencoder, config.reference)
         of = scored.describe(Path(config.source), samples, beside)  # before old scores are removed
     else:
-        from tools.evaluate import density
+        from tools.evaluate.density import of_cache, summary
 
-        opened = density.opened(config.source, config.real, config.density, config.device)
+        opened = of_cache.opened(config.source, config.real, config.density, config.device)
         samples, of = [], dict(opened.of)
     contents = scored.contents(scores, of)
     if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
@@ -101,7 +101,7 @@ def run(config: Config) -> None:
         )
         record = by_classifier.scores_of(samples, classifier, of, beside, output)
     write_json(scores, record)
-    shown = table(record) if config.measure == "samples" else density.table(record, config.measure)
+    shown = table(record) if config.measure == "samples" else summary.table(record, config.measure)
     terminal.tell(shown, to="stdout")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -15,11 +16,12 @@ from core.batch import Condition
 from core.errors import UserError
 from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
+from data.latent.reading import LatentReader
 from tests.integration.tiny_run import make_latents
 from tests.tools.made_runs import make_run
-from tools.evaluate import density
 from tools.evaluate import job as evaluate
 from tools.evaluate.config import DensityConfig
+from tools.evaluate.density import of_cache, of_samples
 
 SPACE_MEAN, SPACE_STD = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 0.5, 1.5]
 ROUGH = DensityConfig(batch=3, count=4, tolerance=0.05)
@@ -55,14 +57,14 @@ def normal_network(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
 def test_normal_data_have_their_log_density_and_the_bound_lies_above(
     made: Path, monkeypatch: pytest.MonkeyPatch, posterior: Any
 ) -> None:
-    whole = density.open_run
+    whole = of_cache.open_run
 
     def known(*words: Any) -> Any:
         opened = whole(*words)
         monkeypatch.setattr(opened.model, "forward", normal_network)
         return opened
 
-    monkeypatch.setattr(density, "open_run", known)
+    monkeypatch.setattr(of_cache, "open_run", known)
     of = DensityConfig(batch=3, posterior=posterior, tolerance=1e-6)
     evaluate.run(config(made, density=of))
     found = scores(made)
@@ -71,9 +73,9 @@ def test_normal_data_have_their_log_density_and_the_bound_lies_above(
     assert len(rows) == found["samples"] == 6  # one is absent
     if posterior == "mean":
         cache = Dataset(made / "cache")
-        reader = density.LatentReader(cache.folder, cache.manifest, cache.index, cache.open_shard)
+        reader = LatentReader(cache.folder, cache.manifest, cache.index, cache.open_shard)
         kept = [row for row in range(7) if cache.index["size"][row] > 0]
-        x = normaliser.apply(reader.gather(density.np.array(kept))[:, 0].double())
+        x = normaliser.apply(reader.gather(np.array(kept))[:, 0].double())
         expected = 0.5 * (x.square().flatten(1).sum(1) + 16 * math.log(2 * math.pi))
         mean = float(expected.sum()) / (16 * 6)
         assert abs(found["nats_per_dimension"] - mean) < 1e-3
@@ -105,14 +107,14 @@ def test_a_killed_job_goes_on_after_the_rows_that_are_there(made: Path, capsys: 
 def test_rows_of_other_weights_are_not_mixed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate.run(config(made))
     (made / "scores" / "scores.json").unlink()
-    whole = density.open_run
-    monkeypatch.setattr(density, "open_run", lambda *words: replace(whole(*words), weights_sha256="other"))
+    whole = of_cache.open_run
+    monkeypatch.setattr(of_cache, "open_run", lambda *words: replace(whole(*words), weights_sha256="other"))
     with pytest.raises(UserError, match=r"checkpoint=.*: expected the checkpoint and the data"):
         evaluate.run(config(made))
 
 
 def test_many_numbers_are_estimated_by_keyed_signs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density, "MOST_EXACT", 8)
+    monkeypatch.setattr(of_samples, "MOST_EXACT", 8)
     few = replace(ROUGH, batch=2, count=3)
     evaluate.run(config(made, "two", density=few))
     evaluate.run(config(made, "three", density=replace(few, batch=3)))

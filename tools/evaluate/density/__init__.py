@@ -1,0 +1,1 @@
+"""Likelihood and variational bound of the samples of a latent cache."""

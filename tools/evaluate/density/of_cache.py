@@ -1,0 +1,118 @@
+"""Likelihood, or the variational bound, of the samples of a latent cache under a run.
+
+Numbers are of latents, not of pixels, and are called so. A row a sample is written as soon as it is known, so
+that the same command goes on after a kill; scores.json, the means, comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.config.loading import to_dict
+from core.distributed.device_choice import own_device
+from core.draws import permutation
+from core.errors import UserError
+from core.files import fingerprint
+from core.progress import Progress
+from core.records import append_shared, read_rows
+from data.latent.reading import reader_of
+from tools.evaluate.density.of_samples import of_batch
+from tools.evaluate.density.summary import summary
+from tools.runs import rulers
+from tools.runs.loaded_run import LoadedRun, open_run
+
+if TYPE_CHECKING:
+    from data.dataset.index import Dataset
+    from tools.evaluate.config import DensityConfig
+
+ROWS = "densities.jsonl"  # in the output: a row a sample
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run and a cache, opened.  of: what both are, by content."""
+
+    trained: LoadedRun
+    cache: Dataset
+    config: DensityConfig
+    of: Mapping[str, Any]
+
+    def measure(self, kind: str, output: Path, *, seed: int) -> dict[str, Any]:
+        """Measure what is missing, a row a sample, and return scores.json: means over all.
+
+        kind: "likelihood" or "bound".
+        """
+        path, mark, ids = output / ROWS, fingerprint(self.of)[:16], self.cache.index["id"]
+        done = self._measured(path, mark)
+        chosen = choose(self.cache, self.config.count, seed)
+        left = [row for row in chosen if int(ids[row]) not in done]
+        with Progress(len(chosen), "measuring", done=len(chosen) - len(left)) as progress:
+            reader = reader_of(self.cache)
+            for batch in _batches(self.cache, left, self.config.batch):
+                for row in of_batch(self.trained, self.cache, reader, batch, self.config, kind, seed):
+                    append_shared(path, row | {"of": mark})
+                progress.advance(len(batch))
+        kept = self._measured(path, mark)
+        scores = summary([kept[int(ids[row])] for row in chosen])
+        ruler = {"measure": kind, **to_dict(self.config), "seed": seed, "real": self.of["real"]}
+        made = {rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: self.of["samples"]}
+        return {**scores, **made}
+
+    def _measured(self, path: Path, mark: str) -> dict[int, dict[str, Any]]:
+        """Return the rows that are there, by sample; UserError where they are of another run or cache."""
+        rows = [row for row in read_rows(path) if "nats" in row] if path.exists() else []
+        if any(row.get("of") != mark for row in rows):
+            expected = "the checkpoint and the data that it was begun with, or overwrite=true"
+            raise UserError("checkpoint", self.trained.checkpoint, expected)
+        return {int(row["id"]): row for row in rows}
+
+
+def opened(source: str, real: str, config: DensityConfig, device: str) -> Asked:
+    """Open a run and a latent cache; UserError where these do not fit each other."""
+    from data.dataset.index import Dataset
+
+    if not real:
+        raise UserError("real", "''", "a latent cache, with measure=likelihood or bound")
+    cache = Dataset(Path(real), "real")
+    trained = open_run(Path(source), config.checkpoint, config.weights, own_device(device))
+    require_like(trained, cache)
+    run = {name: getattr(trained, name) for name in ("checkpoint", "weights", "weights_sha256")}
+    return Asked(trained, cache, config, {"samples": run, "real": cache.manifest.fingerprint})
+
+
+def choose(cache: Dataset, count: int, seed: int) -> list[int]:
+    """Return rows of the cache that have latents: `count` at random, all for 0, in their order."""
+    there = np.flatnonzero(cache.index["size"] > 0)
+    if count and count < len(there):
+        there = np.sort(there[permutation(seed, "densities", (), len(there))[:count]])
+    return there.tolist()
+
+
+def _batches(cache: Dataset, rows: list[int], size: int) -> Iterator[np.ndarray]:
+    """Yield rows of one shape, at most `size` at once."""
+    buckets = np.asarray(cache.index["bucket"])[rows] if rows else np.array([], np.int64)
+    for bucket in np.unique(buckets):
+        some = np.array(rows)[buckets == bucket]
+        for start in range(0, len(some), size):
+            yield some[start : start + size]
+
+
+def require_like(trained: LoadedRun, cache: Dataset) -> None:
+    """Refuse a cache of other latents than the run's, and a network whose levels do not fit."""
+    if cache.manifest.kind != "latent":
+        raise UserError("real", cache.place, "a latent cache, with measure=likelihood or bound")
+    encoder = cache.manifest.extra["made_from"]["encoder"]
+    if encoder != trained.space.encoder:
+        expected = (
+            f"latents of the run's autoencoder {trained.space.encoder[:12]}; these are of {encoder[:12]}"
+        )
+        raise UserError("real", cache.place, expected)
+    if trained.space.prediction == "posterior_mean":
+        raise UserError("source", "prediction=posterior_mean", "a run of another prediction")
+    if trained.space.classes and tuple(cache.manifest.classes) != tuple(trained.space.classes):
+        raise UserError("real", cache.place, f"a cache of the run's classes {trained.space.classes}")

@@ -9,19 +9,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError, WorkError
-from core.files import fingerprint, instead, read_bytes
+from core.errors import UserError
+from core.files import instead, read_bytes
 from core.reading import json_files
-from core.reading.json_files import Malformed
-from models import weights
-from models.foreign import read_by_library
+from models.pretrained import (
+    CONFIG,
+    class_named_in,
+    identity_of,
+    load_network,
+    load_tokenizer,
+    settings_of,
+    tokenizer_files,
+)
 
-CONFIG = "config.json"
 # What a config may name, and the class that holds its text encoder.
 CLASSES = {
     "CLIPTextModel": "CLIPTextModel",
@@ -31,22 +36,6 @@ CLASSES = {
     "UMT5EncoderModel": "UMT5EncoderModel",
     "UMT5ForConditionalGeneration": "UMT5EncoderModel",
 }
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-_NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-
-
-class _Config(TypedDict):
-    architectures: list[str]
 
 
 class TextEncoder(nn.Module):
@@ -60,11 +49,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
         self.tokenizer_hash, self.tokens = tokenizer_hash, tokens
-        settings = {k: v for k, v in network.config.to_dict().items() if k not in _NOT_IDENTITY}
-        self.settings = json_files.plain({"class": type(network).__name__, **settings})
+        self.settings = settings_of(network)
         self.width = int(network.config.hidden_size)
-        state = weights.fingerprint(network.state_dict())
-        self.identity = fingerprint(self.settings | {"weights": state})
+        self.identity = identity_of(network)
 
     def forward(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the embeddings of each text, (its tokens, D) float32 on the CPU, without padding."""
@@ -103,15 +90,12 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
     if place is None:
         expected = f"a folder with {CONFIG}, or with text_encoder/{CONFIG}{instead(folder)}"
         raise UserError("text_encoder", folder, expected)
-    try:
-        named = json_files.read(place / CONFIG, _Config)["architectures"][0]
-    except (Malformed, IndexError) as error:
-        raise WorkError(f"{place / CONFIG} names no class ({error})") from None
+    named = class_named_in(place)
     if named not in CLASSES:
         raise UserError("text_encoder", named, f"one of {', '.join(CLASSES)}")
-    network = _network(place, CLASSES[named])
-    files = _tokenizer_files(place)
-    tokenizer = _tokenizer(files[0].parent)
+    network = load_network(place, CLASSES[named])
+    files = tokenizer_files(place, "text_encoder")
+    tokenizer = load_tokenizer(files[0].parent)
     limit = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None) or 2**31)
     if tokens > limit or (not tokens and limit > 2**16 - 1):
         what = f"at most {limit}" if limit < 2**16 else "a number; its tokenizer has no limit of its own"
@@ -121,43 +105,3 @@ def load(folder: Path, tokens: int = 0) -> TextEncoder:
         content = read_bytes(file, json_files.LARGEST)
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return TextEncoder(network, tokenizer, digest.hexdigest(), tokens or limit)
-
-
-def _network(folder: Path, kind: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(
-            f"{folder} holds a {kind} of transformers, which is not installed: pip install 'longtake[public]'"
-        ) from None
-    transformers.utils.logging.disable_progress_bar()
-    with read_by_library(folder, kind):
-        network, loading = getattr(transformers, kind).from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,  # never a pickle
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    if missing := loading["missing_keys"]:
-        raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
-    return network
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    places = (folder, folder / "tokenizer", folder.parent / "tokenizer")
-    for place in places:
-        if files := [place / name for name in TOKENIZER_FILES if (place / name).is_file()]:
-            return files
-    raise UserError("text_encoder", folder, f"a tokenizer in one of {', '.join(map(str, places))}")
-
-
-def _tokenizer(folder: Path) -> Any:
-    import transformers
-
-    with read_by_library(folder, "tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

@@ -114,6 +114,63 @@ def save_text_encoder(folder: Path, kind: str, seed: int = 0, limit: int | None 
     return folder
 
 
+def save_dinov2(folder: Path, seed: int = 0) -> Path:
+    """Write a tiny DINOv2 as transformers saves one."""
+    import transformers
+
+    config = transformers.Dinov2Config(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path, seed: int = 0, side: int = 32) -> Path:
+    """Write a tiny CLIP of both halves with a tokenizer of `WORDS`."""
+    import transformers
+
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {"vocab_size": 3 + len(WORDS), "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
+    config = transformers.CLIPConfig(
+        text_config=small | words,
+        vision_config=small | {"image_size": side, "patch_size": 8},
+        projection_dim=6,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformers.CLIPModel(config).save_pretrained(folder)
+    save_tokenizer(folder, 8)
+    return folder
+
+
+def save_i3d(path: Path, seed: int = 0) -> Path:
+    """Write a TorchScript file that is called as the published I3D is, and gives 400 numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.jit.script(_TinyI3D()).save(path)
+    return path
+
+
+class _TinyI3D(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 8, (9, 1, 1))
+        self.out = torch.nn.Linear(8, 400)
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        x = x.float()
+        if rescale:
+            x = x / 127.5 - 1
+        if resize:
+            x = torch.nn.functional.interpolate(x, size=[x.size(2), 7, 7])
+        found = self.out(self.conv(x).relu().mean(dim=[2, 3, 4]))
+        return found if return_features else found.softmax(1)
+
+
 def save_tokenizer(folder: Path, limit: int | None) -> None:
     """Write a tokenizer that takes a word for a token and puts one for the end behind them."""
     import tokenizers

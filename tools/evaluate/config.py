@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 
+CLIP_EXTRACTORS = ("i3d",)  # that see clips, not images
+
 
 @dataclass(frozen=True, kw_only=True)
 class DensityConfig:
@@ -53,26 +55,28 @@ class Config:
         "run, by its probability flow or by the variational bound",
     )
     density: DensityConfig = setting(DensityConfig(), "of measure=likelihood and bound")
-    extractor: Literal["classifier", "inception"] = setting(
+    extractor: Literal["classifier", "inception", "dinov2", "clip", "i3d"] = setting(
         "classifier",
-        "what gives features: a classifier trained on the real data, or FID's Inception network for images",
+        "what gives features: a classifier trained on the real data, or a published network, FID's "
+        "Inception, DINOv2 or CLIP for images, FVD's I3D for clips",
     )
     extractor_weights: str = setting(
         "",
-        "inception: file of the published weights, pt_inception-2015-12-05-6726825d.pth of torch-fidelity, "
-        "or the same as .safetensors",
+        "of a published network. inception: pt_inception-2015-12-05-6726825d.pth of torch-fidelity, or the "
+        "same as .safetensors; dinov2, clip: a folder of transformers; i3d: i3d_torchscript.pt",
         shown="path",
         role="place",
     )
     reference: str = setting(
         "",
-        "inception: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID) instead of `real`",
+        "inception, dinov2, i3d: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID) instead "
+        "of `real`",
         shown="path",
         role="place",
     )
-    batch: int = setting(64, "inception: pictures at once", low=1, role="work")
+    batch: int = setting(64, "published networks: images or clips at once", low=1, role="work")
     device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "inception, likelihood, bound: where to compute", role="work"
+        "auto", "published networks, likelihood, bound: where to compute", role="work"
     )
     heldout: str = setting(
         "",
@@ -100,14 +104,16 @@ class Config:
         if self.extractor == "classifier":
             for name in ("extractor_weights", "reference"):
                 if value := getattr(self, name):
-                    raise UserError(name, value, "'' with extractor=classifier; extractor=inception takes it")
+                    raise UserError(name, value, "'' with extractor=classifier; published networks take it")
             return
         if not self.extractor_weights:
             raise UserError(
-                "extractor_weights", "''", "the file of published weights, with extractor=inception"
+                "extractor_weights", "''", f"the published weights, with extractor={self.extractor}"
             )
         if self.real and self.reference:
             raise UserError("reference", self.reference, f"'' beside real={self.real}: one of both")
+        if self.reference and self.extractor == "clip":
+            raise UserError("reference", self.reference, "'' with extractor=clip, which needs real pictures")
         for name in ("heldout", "autoencoder"):
             if value := getattr(self, name):
-                raise UserError(name, value, "'' with extractor=inception")
+                raise UserError(name, value, f"'' with extractor={self.extractor}")

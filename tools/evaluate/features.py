@@ -51,6 +51,20 @@ def unbiased_mmd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(sum_a / (n * (n - 1)) + sum_b / (m * (m - 1)) - 2 * between.mean())
 
 
+def gaussian_mmd(generated: Features, real: Features, sigma: float) -> float:
+    """Return the squared MMD with the kernel exp(-|x - y|^2 / (2 sigma^2)), in blocks.
+
+    Every pair counts, one with itself too, as CMMD has it (Jayasumana et al. 2024): it is never below 0.
+    """
+    within = _mean_kernel(generated, generated, sigma) + _mean_kernel(real, real, sigma)
+    return within - 2 * _mean_kernel(generated, real, sigma)
+
+
+def _mean_kernel(a: Features, b: Features, sigma: float) -> float:
+    total = sum(float(np.exp(-squared / (2 * sigma**2)).sum()) for _, squared in _squared(a, b))
+    return total / (len(a) * len(b))
+
+
 def inception_score(logits: Features, seed: int, splits: int = 10) -> Spread:
     """Return the Inception score (Salimans et al. 2016) and its standard deviation over splits.
 
@@ -121,11 +135,17 @@ def _reaches(features: Features, ks: tuple[int, ...]) -> list[NDArray[np.float32
 
 
 def _blocks(a: Features, b: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield rows of `a` and their squared distances to all of `b`, from float64 products."""
+    """Yield rows of `a` and their squared distances to all of `b`."""
+    for rows, squared in _squared(a, b):
+        yield rows, squared.astype(np.float32)
+
+
+def _squared(a: Features, b: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield the same in float64."""
     square_b = np.square(b, dtype=np.float64).sum(1)
     wide_b = b.astype(np.float64)
     for start in range(0, len(a), ROWS):
         rows = slice(start, start + ROWS)
         part = a[rows].astype(np.float64)
         squared = np.square(part).sum(1)[:, None] + square_b - 2 * part @ wide_b.T
-        yield rows, squared.clip(0).astype(np.float32)
+        yield rows, squared.clip(0)

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
 from tools.evaluate import scored
-from tools.evaluate.config import Config
+from tools.evaluate.config import CLIP_EXTRACTORS, Config
 from tools.runs import score_names as names
 from tools.runs.samples import Samples, find_samples, require_one_origin
 
@@ -71,16 +71,19 @@ def run(config: Config) -> None:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
     if config.measure != "samples":
         record = opened.measure(config.measure, output, seed=config.seed)
-    elif config.extractor == "inception":
-        from tools.evaluate import by_network
+    elif config.extractor != "classifier":
+        from tools.evaluate.extractors import by_network
 
         network = by_network.Comparison(
+            extractor=config.extractor,
             weights=config.extractor_weights,
             real=config.real,
             reference=config.reference,
             most=config.most_real,
             seed=config.seed,
             batch=config.batch,
+            fps=config.fps,
+            stride=config.stride,
             device=config.device,
         )
         record = by_network.scores_of(samples[0], network, of)
@@ -111,8 +114,10 @@ def samples_to_score(source: str, extractor: str) -> list[Samples]:
     if len({s.frames > 1 for s in samples}) != len(samples):
         raise UserError("source", source, "at most one folder of images and one of clips")
     require_one_origin(samples)
-    if extractor == "inception" and (len(samples) > 1 or samples[0].frames > 1):
-        raise UserError("source", source, "one folder of images, with extractor=inception")
+    of_clips = extractor in CLIP_EXTRACTORS
+    if extractor != "classifier" and (len(samples) > 1 or (samples[0].frames > 1) != of_clips):
+        kind = "clips" if of_clips else "images"
+        raise UserError("source", source, f"one folder of {kind}, with extractor={extractor}")
     return samples
 
 

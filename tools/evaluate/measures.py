@@ -73,6 +73,14 @@ def precision_recall(generated: Floats, real: Floats, k: int = 3) -> tuple[float
     return manifold_real.share_inside(generated), manifold_generated.share_inside(real)
 
 
+def bootstrap_interval(values: Floats, seed: int, repetitions: int = 1000) -> float:
+    """Return half the width of the 95 % interval of a mean of values (n,), by the bootstrap (Efron 1979)."""
+    draws = np.random.default_rng(seed)
+    means = [values[draws.integers(0, len(values), len(values))].mean() for _ in range(repetitions)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(high - low) / 2
+
+
 def nearest_distance(features: Floats, reference: Floats) -> float:
     """Return the mean Euclidean distance from each of `features` to its nearest neighbour in `reference`."""
     return float(distances(features, reference).min(axis=1).mean())

@@ -92,10 +92,21 @@ def read(
     )
 
 
-def real_images(dataset: Dataset, height: int, width: int, most: int, seed: int) -> Iterator[Pixels]:
-    """Yield at most `most` images (height, width, 3), resized and centre-cropped, one at a time."""
-    for pixels, _ in _read_kind(dataset, IMAGE_BUCKET, Shape(1, height, width), most, seed, 0.0, 1):
-        yield pixels[0]
+def real_pixels(
+    dataset: Dataset, shape: Shape, most: int, *, seed: int, fps: float, stride: int
+) -> Iterator[Pixels]:
+    """Yield at most `most` samples, (H, W, 3) or (T, H, W, 3), resized and centre-cropped, one at a time.
+
+    WorkError if there is none.
+    """
+    is_clip, found = shape.frames > 1, 0
+    kind = VIDEO_BUCKET if is_clip else IMAGE_BUCKET
+    rate = (fps, stride) if is_clip else (0.0, 1)
+    for pixels, _ in _read_kind(dataset, kind, shape, most, seed, *rate):
+        found += 1
+        yield pixels if is_clip else pixels[0]
+    if not found:
+        raise WorkError(f"{dataset.folder}: no readable {'clip' if is_clip else 'image'} to compare with")
 
 
 def _read_kind(

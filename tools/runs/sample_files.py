@@ -42,6 +42,11 @@ def rows_of(path: Path) -> list[FileRow]:
         raise WorkError(str(error)) from None
 
 
+def prompts_of(path: Path) -> list[str]:
+    """Return the prompt of each file of a list, "" for none."""
+    return [str(row["request"].get("prompt", "")) for row in rows_of(path)]
+
+
 def read_files(
     path: Path, shape: tuple[int, int, int, int], classes: tuple[str, ...]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from tools.evaluate.features import inception_score, kernel_distance, neighbours, unbiased_mmd
+from tools.evaluate.features import gaussian_mmd, inception_score, kernel_distance, neighbours, unbiased_mmd
 from tools.evaluate.jackknife import distance_interval, without_bias
-from tools.evaluate.measures import frechet, frechet_of, precision_recall
+from tools.evaluate.measures import bootstrap_interval, frechet, frechet_of, precision_recall
 from tools.evaluate.moments import Moments, Reference, read_reference
 
 
@@ -121,3 +121,23 @@ def test_published_statistics_are_read_and_others_refused(tmp_path: Path) -> Non
     np.savez(tmp_path / "arrays.npz", arr_0=np.zeros(3))
     with pytest.raises(UserError, match=r"reference=.*expected an npz with mu and sigma"):
         read_reference(tmp_path / "arrays.npz", 3)
+
+
+def test_the_gaussian_kernel_gives_every_pair_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.evaluate.features.ROWS", 3)
+    a, b = (gaussian(seed, count).astype(np.float32) for seed, count in ((0, 7), (1, 5)))
+
+    def mean(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.mean([[math.exp(-np.square(p - q).sum() / 8) for q in y] for p in x.astype(float)]))
+
+    expected = mean(a, a) + mean(b, b) - 2 * mean(a, b)
+    assert gaussian_mmd(a, b, 2.0) == pytest.approx(expected, abs=1e-9)
+    assert gaussian_mmd(a, a, 2.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_interval_of_a_mean_covers_it() -> None:
+    inside = []
+    for seed in range(300):
+        values = np.random.default_rng(1000 + seed).exponential(size=100)
+        inside.append(abs(values.mean() - 1) <= bootstrap_interval(values, seed, repetitions=300))
+    assert 0.90 <= np.mean(inside) <= 0.97  # of a skewed distribution, a little under 95 %

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
+from models.extractors.vision import load_clip
 from tests.models.extractors.made_weights import random_weights
+from tests.models.public_models import save_clip, save_dinov2, save_i3d
 from tests.tools.evaluate.test_job import write_samples
 from tools.evaluate import job as evaluate
 from tools.shard import job as shard
@@ -40,8 +43,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "raw"
 
 
-def scores(samples: Path, weights: Path, name: str = "scores", **fields: Any) -> dict[str, Any]:
-    more = {"extractor": "inception", "extractor_weights": str(weights), "batch": 5, "device": "cpu"}
+def scores(
+    samples: Path, weights: Path, name: str = "scores", extractor: Any = "inception", **fields: Any
+) -> dict[str, Any]:
+    more = {"extractor": extractor, "extractor_weights": str(weights), "batch": 5, "device": "cpu"}
     evaluate.run(evaluate.Config(source=str(samples), output=str(samples / name), **more, **fields))
     found: dict[str, Any] = json.loads((samples / name / "scores.json").read_text())
     return found
@@ -81,6 +86,53 @@ def test_published_statistics_give_fid_alone(
     assert "fid" in capfd.readouterr().out
 
 
+def test_dinov2_and_clip_see_the_same_pictures_and_no_distance(tmp_path: Path, real: Path) -> None:
+    write_samples(tmp_path, pictures(0, 12), np.full(12, -1))
+    dino = scores(tmp_path, save_dinov2(tmp_path / "dino"), "by_dino", extractor="dinov2", real=str(real))
+    assert abs(dino["fd_dinov2"]) < 1e-4
+    assert (dino["precision"], dino["coverage"], dino["images"], dino["reference_count"]) == (1, 1, 12, 12)
+    assert "warning" not in dino  # 12 pictures, 8 numbers
+    assert dino["ruler"]["extractor"] == "dinov2"
+    assert dino["ruler"]["resize"].startswith("bicubic to 224x224")
+    clip = scores(tmp_path, save_clip(tmp_path / "clip"), "by_clip", extractor="clip", real=str(real))
+    assert abs(clip["cmmd"]) < 1e-4
+    assert "clip_score" not in clip  # the samples have no prompts
+    other = write_samples(tmp_path / "other", pictures(1, 12), np.full(12, -1))
+    assert scores(other, tmp_path / "clip", extractor="clip", real=str(real))["cmmd"] > 1e-3
+
+
+def test_the_clip_score_pairs_each_file_with_its_prompt(tmp_path: Path, real: Path) -> None:
+    network = load_clip(save_clip(tmp_path / "clip"), "weights")
+    made, texts = pictures(0, 4), ["a red disc", "blue square", "a red disc", "green"]
+    rows = []
+    for number, (picture, text) in enumerate(zip(made, texts, strict=True)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        sha256 = hashlib.sha256((tmp_path / f"{number}.png").read_bytes()).hexdigest()
+        rows.append({"index": number, "file": f"{number}.png", "sha256": sha256, "request": {"prompt": text}})
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    size = {"count": 4, "frames": 1, "height": 16, "width": 16, "files": {"kind": "png"}}
+    (tmp_path / "samples.json").write_text(json.dumps(size))
+    found = scores(tmp_path, tmp_path / "clip", extractor="clip", real=str(real))
+    unit = torch.nn.functional.normalize
+    seen = unit(network(torch.from_numpy(made).permute(0, 3, 1, 2)))
+    each = 100 * (seen * unit(network.texts(texts))).sum(1).clamp(min=0)
+    assert found["clip_score"] == pytest.approx(float(each.mean()), abs=1e-3)
+    assert found["clip_score_interval"] >= 0
+
+
+def test_fvd_is_of_clips(tmp_path: Path) -> None:
+    network = save_i3d(tmp_path / "i3d.pt")
+    write_samples(tmp_path, pictures(0, 24).reshape(2, 12, 16, 16, 3), np.full(2, -1))
+    np.savez(tmp_path / "ref.npz", mu=np.zeros(400), sigma=np.eye(400))
+    found = scores(tmp_path, network, extractor="i3d", reference=str(tmp_path / "ref.npz"))
+    assert found["fvd"] > 0
+    assert found["clips"] == 2
+    assert "fewer than 400 clips" in found["warning"]
+    images = write_samples(tmp_path / "images", pictures(0, 2), np.full(2, -1))
+    with pytest.raises(UserError, match="one folder of clips, with extractor=i3d"):
+        scores(images, network, extractor="i3d", reference=str(tmp_path / "ref.npz"))
+
+
 def test_something_to_compare_with_is_needed(tmp_path: Path) -> None:
     write_samples(tmp_path, pictures(0, 2), np.full(2, -1))
     with pytest.raises(UserError, match="real='': expected the raw dataset"):
@@ -92,13 +144,17 @@ def test_something_to_compare_with_is_needed(tmp_path: Path) -> None:
     [
         (
             {"extractor": "inception", "real": "r"},
-            "extractor_weights='': expected the file of published",
+            "extractor_weights='': expected the published weights",
         ),
         (
             {"extractor": "inception", "extractor_weights": "w", "real": "r", "reference": "s.npz"},
             "reference=s.npz: expected '' beside real=r",
         ),
         ({"real": "r", "reference": "s.npz"}, "reference=s.npz: expected '' with extractor=classifier"),
+        (
+            {"extractor": "clip", "extractor_weights": "w", "reference": "s.npz"},
+            "reference=s.npz: expected '' with extractor=clip",
+        ),
         (
             {"extractor": "inception", "extractor_weights": "w", "real": "r", "heldout": "h"},
             "heldout=h: expected '' with extractor=inception",

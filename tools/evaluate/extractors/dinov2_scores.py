@@ -1,0 +1,78 @@
+"""Scores on features of DINOv2: FD-DINOv2 (Stein et al. 2023), precision and recall, density and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import UserError
+from models.extractors.vision import DINOV2_SIDE, DinoV2, load_dinov2
+from tools.evaluate.extractors.extractor import Features, Pixels, Seen, distance_scores, see
+from tools.evaluate.features import neighbours
+from tools.evaluate.moments import Reference, read_reference
+from tools.runs import score_names as names
+
+FORMULAS = 1  # version of the measures, in rulers
+
+
+@dataclass(frozen=True)
+class DinoV2Scores:
+    """DINOv2 on a device."""
+
+    network: DinoV2
+    device: torch.device
+    of_texts: bool = False
+    of_clips: bool = False
+
+    @property
+    def ruler(self) -> dict[str, Any]:
+        return {
+            "extractor": "dinov2",
+            "extractor_identity": self.network.identity,
+            "precision": "float32",
+            "resize": f"bicubic to {DINOV2_SIDE}x{DINOV2_SIDE}, anti-aliased",
+            "formulas": FORMULAS,
+        }
+
+    @property
+    def fewest(self) -> int:
+        return self.network.width
+
+    def see(self, batches: Iterable[Pixels]) -> Seen:
+        """Show pictures to the network."""
+        return see(batches, self._features, self.network.width)
+
+    def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
+        """Return all scores of generated pictures against real ones."""
+        near = neighbours(made.features, real.features)
+        return {
+            **distance_scores(names.FD_DINOV2, made, Reference.of(real.moments), seed),
+            names.PRECISION: near.precision,
+            names.RECALL: near.recall,
+            names.DENSITY: near.density,
+            names.COVERAGE: near.coverage,
+        }
+
+    def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
+        """Return FD-DINOv2."""
+        return distance_scores(names.FD_DINOV2, made, read_reference(path, self.network.width), seed)
+
+    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
+        """Return nothing: the network knows no texts."""
+        return {}
+
+    def _features(self, pictures: Pixels) -> Features:
+        x = torch.from_numpy(pictures.copy()).to(self.device).permute(0, 3, 1, 2)
+        found: Features = self.network(x).cpu().numpy()
+        return found
+
+
+def open_extractor(path: Path, device: torch.device) -> DinoV2Scores:
+    """Load DINOv2 from a folder of transformers."""
+    if not path.is_dir():
+        raise UserError("extractor_weights", path, "a folder of DINOv2, as transformers saves it")
+    return DinoV2Scores(load_dinov2(path, "extractor_weights").to(device), device)

@@ -1,0 +1,84 @@
+"""What a score asks of a network of features, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.evaluate.jackknife import LEAST, distance_interval, without_bias
+from tools.evaluate.moments import Moments, Reference
+
+Pixels = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Samples as a network sees them: features (N, D) and their sums; more: what single networks add."""
+
+    features: Features
+    moments: Moments
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Extractor(Protocol):
+    """A network on its device.
+
+    ruler: what a score says of it.  fewest: samples with which the covariance of its features has full rank;
+    0 where no score takes one.  of_clips: whether it sees clips, not images.  of_texts: whether it reads
+    texts.
+    """
+
+    @property
+    def ruler(self) -> dict[str, Any]: ...
+
+    @property
+    def fewest(self) -> int: ...
+
+    @property
+    def of_clips(self) -> bool: ...
+
+    @property
+    def of_texts(self) -> bool: ...
+
+    def see(self, batches: Iterable[Pixels]) -> Seen:
+        """Show samples, batches of (n, H, W, 3) or (n, T, H, W, 3), to the network."""
+        ...
+
+    def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
+        """Return all scores of generated samples against real ones."""
+        ...
+
+    def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
+        """Return the scores that published statistics allow; UserError for a network without any."""
+        ...
+
+    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
+        """Return scores of samples beside the texts they were made from; {} for a network without texts."""
+        ...
+
+
+def see(batches: Iterable[Pixels], features: Callable[[Pixels], Features], width: int) -> Seen:
+    """Collect the features of all batches.  width: D."""
+    rows, moments = [], Moments.empty(width)
+    for pixels in batches:
+        rows.append(features(pixels))
+        moments.add(rows[-1])
+    return Seen(np.concatenate(rows), moments)
+
+
+def distance_scores(name: str, made: Seen, reference: Reference, seed: int) -> dict[str, Any]:
+    """Return a Fréchet distance, the half width of its interval, and its value at infinitely many samples.
+
+    A distance of N samples is one of N: it is biased, so the extrapolated one stands beside it.
+    """
+    found = {name: reference.distance(made.moments)}
+    if made.moments.count >= LEAST:
+        found[f"{name}_interval"] = distance_interval(made.features, reference, seed)
+        found[f"{name}_infinite"] = without_bias(made.features, reference, seed)
+    return found

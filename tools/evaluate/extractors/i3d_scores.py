@@ -1,0 +1,67 @@
+"""FVD (Unterthiner et al. 2018): the Fréchet distance of clips on features of I3D."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import UserError
+from models.extractors import i3d
+from tools.evaluate.extractors.extractor import Features, Pixels, Seen, distance_scores, see
+from tools.evaluate.moments import Reference, read_reference
+from tools.runs import score_names as names
+
+FORMULAS = 1  # version of the measures, in rulers
+
+
+@dataclass(frozen=True)
+class I3DScores:
+    """I3D on a device."""
+
+    network: i3d.I3D
+    device: torch.device
+    of_texts: bool = False
+    of_clips: bool = True
+    fewest: int = i3d.WIDTH
+
+    @property
+    def ruler(self) -> dict[str, Any]:
+        return {
+            "extractor": "i3d",
+            "extractor_sha256": self.network.sha256,
+            "precision": "float32",
+            "resize": "to 224x224, by the file itself",
+            "formulas": FORMULAS,
+        }
+
+    def see(self, batches: Iterable[Pixels]) -> Seen:
+        """Show clips to the network."""
+        return see(batches, self._features, i3d.WIDTH)
+
+    def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
+        """Return FVD of generated clips against real ones."""
+        return distance_scores(names.FVD, made, Reference.of(real.moments), seed)
+
+    def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
+        """Return FVD."""
+        return distance_scores(names.FVD, made, read_reference(path, i3d.WIDTH), seed)
+
+    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
+        """Return nothing: the network knows no texts."""
+        return {}
+
+    def _features(self, clips: Pixels) -> Features:
+        x = torch.from_numpy(clips.copy()).to(self.device).permute(0, 4, 1, 2, 3)
+        found: Features = self.network(x).cpu().numpy()
+        return found
+
+
+def open_extractor(path: Path, device: torch.device) -> I3DScores:
+    """Load the TorchScript file."""
+    if not path.is_file():
+        raise UserError("extractor_weights", path, "the TorchScript file i3d_torchscript.pt")
+    return I3DScores(i3d.load(path, "extractor_weights").to(device), device)

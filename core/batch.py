@@ -46,8 +46,8 @@ class Batch:
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
     bucket: the source's name of this shape.  source: the name of the source, "" where there is one alone.
     order_hash: `core.distributed.agreement.order_hash` of the whole step, as this rank's source has it; None
-    where it does not know.  tally, prepared: made ahead of the step where the source does so; prepared is the
-    objective's.
+    where it does not know, or where another rank checks the step.  tally, prepared: made ahead of the step
+    where the source does so; prepared is the objective's.
     """
 
     x: Tensor

@@ -131,8 +131,13 @@ def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np
     The keys to sort by are 64-bit words of NumPy's Philox bit generator, whose raw stream is fixed by NumPy's
     compatibility policy (its `Generator.permutation` is not).
     """
+    return np.argsort(sort_keys(seed, purpose, numbers, n), kind="stable").astype(np.int64, copy=False)
+
+
+def sort_keys(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
+    """Return the keys by which `permutation` sorts range(n), (n,) uint64, of equal ones the first first."""
     key = int.from_bytes(_hash(16, seed, purpose, *numbers), "little")
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable").astype(np.int64, copy=False)
+    return np.random.Philox(key=key).random_raw(n)
 
 
 def _philox(counter: Sequence[Any], key: Sequence[Any]) -> tuple[Any, Any, Any, Any]:

@@ -39,15 +39,16 @@ def tally(step_index: int, batch: Batch) -> Tally:
 
 class StepAgreement:
     """The total weight of a step's samples over ranks, and a check that all ranks are in the same step and
-    together hold exactly the samples that each expects in it.
+    together hold exactly the samples that make it up.
 
     A rank that has left out or repeated a step would go on unnoticed, since its collectives still match those
     of the others. Along with the weights the ranks add up k and k^2 (k: the step's index): the mean of the
     squares is the square of the mean only if all k are equal. They also add up the hashes of the samples they
-    hold; each compares the sum with the hash of the whole step that its own loader gave it
-    (`Batch.order_hash`), so a sample missing, doubled or in another place, and a rank with another index or
+    hold. The rank whose turn it is (`Batch.order_hash`) compares the sum with the hash of the whole step that
+    its own loader gave it, so a sample missing, doubled or in another place, and a rank with another index or
     seed, cannot pass.
     all_count: whether every sample of this rank has weight 1.
+    order_hash: `order_hash` of the whole step, the same on all ranks; None before `require`.
     """
 
     def __init__(
@@ -61,17 +62,20 @@ class StepAgreement:
     ) -> None:
         """Start to sum (collective: all ranks).
 
-        peers: how many ranks hold the same samples.  ends: whether this rank was asked to end the run.
+        peers: how many neighbouring ranks hold the same samples.  ends: whether this rank was asked to end
+        the run.
         """
         self._step, self._k, self._ranks = step_index + 1, step_index % _MODULUS, world.size
-        whole = micro_batches[0].order_hash
-        self._expected = None if whole is None else whole * peers % _HASHES
+        self._expected, self._peers = micro_batches[0].order_hash, peers
         weight, hashes, samples = 0.0, 0, 0
         for batch in micro_batches:
             one = batch.tally or tally(step_index, batch)
             weight, hashes, samples = weight + one.weight, hashes + one.hash, samples + len(batch)
         self.all_count = weight == samples
-        self._numbers = [weight, self._k, self._k**2, hashes % _HASHES, float(ends)]
+        self.order_hash: int | None = None
+        hashes %= _HASHES
+        once = hashes if world.rank % peers == 0 else 0
+        self._numbers = [weight, self._k, self._k**2, hashes, once, float(ends)]
         self._sum: ranks.PendingSum | None = None
         if world.size > 1:
             numbers = torch.tensor(self._numbers, dtype=torch.float64)
@@ -86,10 +90,15 @@ class StepAgreement:
 
         Reads the device, so it is called after the update, which does so too.
         """
-        _, total, squares, hashes, ends = self._sum.wait().tolist() if self._sum else self._numbers
+        _, total, squares, hashes, once, ends = self._sum.wait().tolist() if self._sum else self._numbers
         if (total, squares) != (self._ranks * self._k, self._ranks * self._k**2):
             raise WorkError(f"rank in step {self._step} while others are in another one; the run ends")
-        if self._expected not in (None, int(hashes) % _HASHES):
+        self.order_hash = int(once) % _HASHES
+        if int(hashes) % _HASHES != self._peers * self.order_hash % _HASHES:
+            raise WorkError(
+                f"ranks that share samples hold different ones in step {self._step}; the run ends"
+            )
+        if self._expected not in (None, self.order_hash):
             raise WorkError(
                 f"the samples that all ranks hold in step {self._step} are not those that make it up "
                 "here: not every rank reads the same data with the same settings; the run ends"

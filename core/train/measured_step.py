@@ -67,7 +67,7 @@ class MeasuredSteps:
             self._corruption.remember()
         self._phases.enter("other")
         rates = learning_rates(self._networks, results, step_index, self._steps)
-        row = {"step": step, **rates, **outcome(results), **sizes}
+        row = {"step": step, **rates, **outcome(results), "order_hash": self._runner.order_hash, **sizes}
         row["seconds"] = time.perf_counter() - started
         self._metrics.record(row, sums, waited)
         self._outlook.count(step, row["seconds"], samples_seen + samples)

@@ -47,6 +47,7 @@ class StepRunner:
         self._engine = stepper.networks[MAIN].engine
         self.world = self._engine.world
         self._turns: Sequence[Turn] = ()  # of the last step
+        self.order_hash: int | None = None  # which samples the last step had, over all ranks
         self._timeout_s = min(network.engine.config.timeout_s for network in self.networks.values())
         self.early_end, self.randomness = EarlyEnd(self.world), Randomness(seed, self.world)
 
@@ -77,6 +78,7 @@ class StepRunner:
                 f"step {step_index + 1} updated {list(step.results)}, and its turns are {planned}"
             )
         self.early_end.agreed = agreement.require()
+        self.order_hash = agreement.order_hash
         for name, result in step.results.items():
             engine, ema = self.networks[name].engine, self.networks[name].ema
             if result.applied and ema:

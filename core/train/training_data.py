@@ -29,8 +29,8 @@ class TrainingData:
     samples: int = 0
 
     def sizes(self, micro_batches: list[Batch], ranks: int) -> dict[str, Any]:
-        """Return how much work a step is on all `ranks` that have samples of their own, and which samples."""
-        sizes: dict[str, Any] = {"order_hash": micro_batches[0].order_hash}
+        """Return how much work a step is on all `ranks` that have samples of their own."""
+        sizes: dict[str, Any] = {}
         if self.work_of:
             sizes["tokens"] = sizes["flops"] = 0
             for batch in micro_batches:

@@ -24,8 +24,8 @@ from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, Receipt, part_name, read_receipt
 from data.latent.pack_reading import scan_part
 from data.latent.packs import Shape
+from data.order.bucket_rows import count_buckets
 from data.order.buckets import NO_BUCKET
-from data.order.order import count_buckets
 
 
 def assemble(job: Job, made_from: Mapping[str, Any]) -> None:

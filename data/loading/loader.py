@@ -18,8 +18,8 @@ from data.latent.packs import Shape
 from data.latent.reading import reader_of, require_latents
 from data.latent.text_reading import TextReader, has_text, text_shape
 from data.loading.ahead import read_ahead
+from data.order.bucket_rows import BucketRows, Column, count_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
-from data.order.order import BucketRows, Column, count_buckets
 from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
 
 if TYPE_CHECKING:

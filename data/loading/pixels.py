@@ -23,8 +23,8 @@ from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
+from data.order.bucket_rows import BucketRows, count_buckets
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
-from data.order.order import BucketRows, count_buckets
 from data.order.plan_report import bucket_lines
 from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
 from data.raw.decoding import in_part, read_pixels

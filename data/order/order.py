@@ -14,25 +14,20 @@ inside a group means nothing to training, and each rank so reads few shards, for
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from core.draws import permutation
-from core.errors import WorkError
-
-_KEPT_BLOCKS = 4
+from data.order.bucket_rows import BucketRows
+from data.order.stream import Stream
 
 
 @dataclass(frozen=True)
 class Group:
-    """n_b samples of one bucket, the unit that all ranks share.
+    """n_b samples of one bucket, the unit that all ranks share; or a rank's part of them.
 
-    bucket: number of the stream.  rows: (n_b,) int64 in the dataset's index, ascending.  epochs: (n_b,)
-    int64.
+    bucket: number of the stream.  rows: (n,) int64 in the dataset's index, ascending.  epochs: (n,) int64.
     offset: place of the first sample in the optimizer step.
     """
 
@@ -40,100 +35,6 @@ class Group:
     rows: np.ndarray
     epochs: np.ndarray
     offset: int
-
-
-class Column(Protocol):
-    """Numbers of all rows of a dataset, (rows,): an array, or a mapped column that is read where used."""
-
-    def __getitem__(self, rows: slice) -> np.ndarray: ...
-
-    def __array__(self) -> np.ndarray: ...
-
-
-class BucketRows:
-    """The rows of one bucket, found shard by shard when asked for.
-
-    bucket_of_row: (rows,) bucket numbers of all rows of the dataset, in row order.
-    shard_starts: (shards + 1,) first row of each shard.  counts: (shards,) rows of this bucket in each shard.
-    """
-
-    def __init__(
-        self, bucket_of_row: Column, shard_starts: np.ndarray, bucket: int, counts: np.ndarray
-    ) -> None:
-        self._bucket_of_row, self._starts, self._bucket = bucket_of_row, shard_starts, bucket
-        self._shards = np.flatnonzero(counts)
-        self.counts = np.asarray(counts, np.int64)[self._shards]
-
-    def __len__(self) -> int:
-        return int(self.counts.sum())
-
-    def rows(self, shard: int) -> np.ndarray:
-        """Return the rows in the shard-th shard that has any, (counts[shard],) int64."""
-        start, stop = self._starts[self._shards[shard]], self._starts[self._shards[shard] + 1]
-        found = np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
-        if len(found) != self.counts[shard]:  # the stream would look for the rest without end
-            raise WorkError(
-                f"rows {start} to {stop - 1} of the index: {len(found)} samples of bucket {self._bucket}, "
-                f"not {self.counts[shard]} as was counted: the index or the counts are damaged"
-            )
-        return start + found
-
-
-def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:
-    """Count the rows of each bucket in each shard, (shards, buckets) int64; one pass over all rows."""
-    bucket_of_row = np.asarray(column)
-    shard = np.repeat(np.arange(len(shard_starts) - 1), np.diff(shard_starts))
-    kept = bucket_of_row < buckets
-    flat = np.bincount(
-        shard[kept] * buckets + bucket_of_row[kept], minlength=(len(shard_starts) - 1) * buckets
-    )
-    return flat.reshape(-1, buckets)
-
-
-class Stream:
-    """The endless stream of one bucket: the permutation of epoch 0, then of epoch 1, and so on."""
-
-    def __init__(self, bucket: BucketRows, *, number: int, seed: int, block: int) -> None:
-        self._bucket, self._number, self._seed, self._block = bucket, number, seed, block
-        self.samples = len(bucket)
-        self._epoch = -1
-        self._shards = self._ends = np.empty(0, np.int64)
-        self._shuffled: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-
-    def take(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and epochs of places start to start + count of the stream, both (count,) int64."""
-        rows, epochs = [], []
-        while count:
-            epoch, place = divmod(start, self.samples)
-            self._lay_out(epoch)
-            block = int(np.searchsorted(self._ends, place, side="right"))
-            first = int(self._ends[block - 1]) if block else 0
-            piece = self._rows(epoch, block)[place - first : place - first + count]
-            rows.append(piece)
-            epochs.append(np.full(len(piece), epoch))
-            start, count = start + len(piece), count - len(piece)
-        return np.concatenate(rows), np.concatenate(epochs)
-
-    def _lay_out(self, epoch: int) -> None:
-        """Permute the shards for `epoch` and note where each block of shards ends in it."""
-        if epoch == self._epoch:
-            return
-        self._shards = permutation(self._seed, "shards", (self._number, epoch), len(self._bucket.counts))
-        ends = np.cumsum(self._bucket.counts[self._shards])
-        last = np.arange(self._block, len(ends) + self._block, self._block).clip(max=len(ends)) - 1
-        self._ends, self._epoch = ends[last], epoch
-
-    def _rows(self, epoch: int, block: int) -> np.ndarray:
-        """Return the rows of one block of shards, shuffled together."""
-        key = (epoch, block)
-        if key not in self._shuffled:
-            shards = self._shards[block * self._block : (block + 1) * self._block]
-            rows = np.concatenate([self._bucket.rows(shard) for shard in shards])
-            self._shuffled[key] = rows[permutation(self._seed, "samples", (self._number, *key), len(rows))]
-            if len(self._shuffled) > _KEPT_BLOCKS:
-                self._shuffled.popitem(last=False)
-        self._shuffled.move_to_end(key)
-        return self._shuffled[key]
 
 
 class Order:
@@ -163,20 +64,38 @@ class Order:
         self._before = np.concatenate([np.zeros((1, len(buckets)), np.int64), taken.cumsum(0)])
 
     def step(self, step_index: int) -> list[Group]:
-        """Return the groups of step `step_index`; costs O(shards), whatever the index is."""
-        groups, offset = [], 0
-        for number in range(step_index * self.groups_per_step, (step_index + 1) * self.groups_per_step):
-            bucket, ordinal = self._locate(number)
-            size = self.group_sizes[bucket]
-            rows, epochs = self._streams[bucket].take(ordinal * size, size)
+        """Return the groups of step `step_index`, whole: the plain twin of `part`, O(samples of the step)."""
+        groups = []
+        for bucket, start, offset in self._places(step_index):
+            rows, epochs = self._streams[bucket].take(start, self.group_sizes[bucket])
             by_row = np.argsort(rows, kind="stable")
             groups.append(Group(bucket, rows[by_row], epochs[by_row], offset))
-            offset += size
+        return groups
+
+    def part(self, step_index: int, part: int, parts: int) -> list[Group]:
+        """Return of every group of step `step_index` the `part`-th of `parts` equal parts, offset included.
+
+        It costs O(shards of the step + samples of a part and of two blocks), whatever the index is.
+        """
+        groups = []
+        for bucket, start, offset in self._places(step_index):
+            size = self.group_sizes[bucket]
+            first, stop = part * (size // parts), (part + 1) * (size // parts)
+            rows, epochs = self._streams[bucket].part(start, size, first, stop)
+            groups.append(Group(bucket, rows, epochs, offset + first))
         return groups
 
     def first(self, bucket: int) -> np.ndarray:
         """Return the rows of the bucket's first group, (n_b,) int64."""
         return self._streams[bucket].take(0, self.group_sizes[bucket])[0]
+
+    def _places(self, step_index: int) -> Iterator[tuple[int, int, int]]:
+        """Yield of each group of a step its bucket, where it begins in the stream, and where in the step."""
+        offset = 0
+        for number in range(step_index * self.groups_per_step, (step_index + 1) * self.groups_per_step):
+            bucket, ordinal = self._locate(number)
+            yield bucket, ordinal * self.group_sizes[bucket], offset
+            offset += self.group_sizes[bucket]
 
     def _locate(self, number: int) -> tuple[int, int]:
         """Return the bucket of the run's group `number` and the number of its groups before that one."""

@@ -23,7 +23,7 @@ from data.latent.checksums import range_crcs
 from data.latent.normalising import LatentSums
 from data.latent.pack_reading import read_part
 from data.latent.packs import Shape
-from data.order.order import count_buckets
+from data.order.bucket_rows import count_buckets
 from data.raw.annotations.labels import known_names
 from data.reindexing.foreign import origin, read_foreign
 from data.reindexing.from_parts import index_from_parts, sidecars_from_parts

@@ -15,7 +15,7 @@ from data.dataset.schema import write_index
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, Absent, Pack, Shape, write_part
-from data.order.order import count_buckets
+from data.order.bucket_rows import count_buckets
 
 IMAGE, CLIP = (2, 3, 1, 4, 4), (2, 3, 3, 4, 4)
 

@@ -17,7 +17,7 @@ from data.latent.checksums import range_crcs
 from data.latent.members import tar_header
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Pack, Shape, write_part
-from data.order.order import count_buckets
+from data.order.bucket_rows import count_buckets
 
 IMAGE: Shape = (1, 4, 1, 32, 32)  # 8 KiB
 VIDEO: Shape = (1, 16, 13, 60, 90)  # 2.2 MB

@@ -12,8 +12,8 @@ import torch
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
+from data.order.bucket_rows import BucketRows
 from data.order.buckets import check_ranks, group_sizes
-from data.order.order import BucketRows
 from data.order.steps import BucketSamples, group_shares
 from models.denoisers.network import DenoiserConfig
 from tools.plan.config import PlanConfig

@@ -67,5 +67,46 @@ def test_what_a_loader_added_up_is_taken(world: World) -> None:
         StepAgreement(4, [replace(made, tally=tally(5, right))], world).require()
 
 
+def test_the_hash_of_the_whole_step_is_known_after_it(world: World) -> None:
+    agreement = StepAgreement(4, [batch([5, 6, 8])], world)
+    assert agreement.order_hash is None
+    agreement.require()
+    assert agreement.order_hash == hash_of([5, 6, 8])
+
+
+class Summed:
+    """Stands for the sum over ranks of the numbers that several agreements give."""
+
+    def __init__(self, agreements: list[StepAgreement]) -> None:
+        self._sum = torch.tensor([a._numbers for a in agreements], dtype=torch.float64).sum(0)
+
+    def wait(self) -> torch.Tensor:
+        return self._sum
+
+
+def of_ranks(shares: list[Batch], peers: int, world: World) -> list[StepAgreement]:
+    """Return the agreements on step 4 of as many ranks as there are shares."""
+    made = [StepAgreement(4, [share], replace(world, rank=rank), peers) for rank, share in enumerate(shares)]
+    for one in made:
+        one._ranks, one._sum = len(shares), Summed(made)  # type: ignore[assignment]
+    return made
+
+
+def test_ranks_that_share_samples_count_once_and_must_hold_the_same(world: World) -> None:
+    whole, places = hash_of([5, 6]), torch.arange(2)
+    first, second = (replace(batch([id]), position=places[at : at + 1]) for at, id in enumerate((5, 6)))
+    same = of_ranks([first, replace(first, order_hash=whole), second, second], 2, world)
+    assert [(one.require(), one.order_hash) for one in same] == [(False, whole)] * 4
+    for other in of_ranks([first, second, second, second], 2, world):
+        with pytest.raises(WorkError, match="share samples hold different ones in step 5"):
+            other.require()
+    astray = of_ranks([first, first, second, replace(second, order_hash=whole + 1)], 2, world)
+    for rank, one in enumerate(astray):  # the rank whose turn it is ends the run
+        if rank < 3:
+            one.require()
+    with pytest.raises(WorkError, match="in step 5 are not those that make it up here"):
+        astray[3].require()
+
+
 def test_a_source_that_does_not_know_the_whole_step_is_taken_at_its_word(world: World) -> None:
     StepAgreement(4, [batch([5, 6, 8])], world).require()

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import WorkError
+from data.order.bucket_rows import BucketRows, count_buckets
 from data.order.buckets import NO_BUCKET
-from data.order.order import BucketRows, Order, Stream, count_buckets, periodic_table
+from data.order.order import Order, periodic_table
+from data.order.stream import Stream
 
 
 def bucket_rows(column: np.ndarray, starts: np.ndarray, buckets: int) -> list[BucketRows]:

@@ -9,8 +9,9 @@ import pytest
 
 from core.distributed.agreement import order_hash
 from core.errors import UserError
+from data.order import steps
+from data.order.bucket_rows import BucketRows, count_buckets
 from data.order.buckets import GroupSizeError
-from data.order.order import BucketRows, count_buckets
 from data.order.plan_report import bucket_lines, time_lines
 from data.order.steps import BucketSamples, LoaderConfig, StepPlan, group_shares
 
@@ -73,11 +74,22 @@ def test_micro_batches_without_a_meaning_are_refused(most: list[int]) -> None:
 
 
 def test_the_hash_of_a_step_is_that_of_all_its_samples_and_places() -> None:
-    cut = plan(1, 2, 3)
+    cut = plan(1, 2, 3)  # whose turn it is in step 7
     shares = [share for rank in range(2) for share in plan(rank, 2, 3).micro_batch_rows(7)]
     ids, places = (np.concatenate([getattr(s, name) for s in shares]) for name in ("rows", "positions"))
     assert cut.order_hash(7, lambda bucket, rows: rows) == order_hash(7, ids, places)
     assert cut.order_hash(7, lambda bucket, rows: rows + 100 * bucket) != order_hash(7, ids, places)
+
+
+def test_ranks_take_turns_to_hash_whole_steps_and_of_large_ones_some_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = [[rank for rank in range(4) if plan(rank, 4).checks(step)] for step in range(6)]
+    assert turns == [[0], [1], [2], [3], [0], [1]]
+    assert plan(0, 4).order_hash(1, lambda bucket, rows: rows) is None
+    monkeypatch.setattr(steps, "CHECKED", 12)  # of three groups of up to 16 samples
+    turns = [[rank for rank in range(2) if plan(rank, 2).checks(step)] for step in range(8)]
+    assert turns == [[0], [], [], [], [1], [], [], []]
 
 
 def test_the_largest_micro_batches_take_most_tokens_and_most_pairs_of_tokens() -> None:

@@ -1,0 +1,57 @@
+"""The rows of one bucket of a dataset, shard by shard, and how many each shard has."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from core.errors import WorkError
+
+
+class Column(Protocol):
+    """Numbers of all rows of a dataset, (rows,): an array, or a mapped column that is read where used."""
+
+    def __getitem__(self, rows: slice) -> np.ndarray: ...
+
+    def __array__(self) -> np.ndarray: ...
+
+
+class BucketRows:
+    """The rows of one bucket, found shard by shard when asked for.
+
+    bucket_of_row: (rows,) bucket numbers of all rows of the dataset, in row order.
+    shard_starts: (shards + 1,) first row of each shard.  counts: (shards,) rows of this bucket in each shard.
+    """
+
+    def __init__(
+        self, bucket_of_row: Column, shard_starts: np.ndarray, bucket: int, counts: np.ndarray
+    ) -> None:
+        self._bucket_of_row, self._starts, self._bucket = bucket_of_row, shard_starts, bucket
+        self._shards = np.flatnonzero(counts)
+        self.counts = np.asarray(counts, np.int64)[self._shards]
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def rows(self, shard: int) -> np.ndarray:
+        """Return the rows in the shard-th shard that has any, (counts[shard],) int64."""
+        start, stop = self._starts[self._shards[shard]], self._starts[self._shards[shard] + 1]
+        found = np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
+        if len(found) != self.counts[shard]:  # the stream would look for the rest without end
+            raise WorkError(
+                f"rows {start} to {stop - 1} of the index: {len(found)} samples of bucket {self._bucket}, "
+                f"not {self.counts[shard]} as was counted: the index or the counts are damaged"
+            )
+        return start + found
+
+
+def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:
+    """Count the rows of each bucket in each shard, (shards, buckets) int64; one pass over all rows."""
+    bucket_of_row = np.asarray(column)
+    shard = np.repeat(np.arange(len(shard_starts) - 1), np.diff(shard_starts))
+    kept = bucket_of_row < buckets
+    flat = np.bincount(
+        shard[kept] * buckets + bucket_of_row[kept], minlength=(len(shard_starts) - 1) * buckets
+    )
+    return flat.reshape(-1, buckets)

@@ -1,0 +1,88 @@
+"""A rank's part of a group is cut without the group. Run: pytest tests/data/order/test_stream.py"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.order import stream
+from data.order.bucket_rows import BucketRows
+from data.order.order import Order
+from data.order.stream import nth_smallest
+
+
+@pytest.fixture(autouse=True)
+def cutting_small_groups_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_SMALL", 0)
+    monkeypatch.setattr(stream, "_MANY", 1 << 30)
+
+
+def order_of(sizes: list[int], group: int, *, per_step: int = 1, block: int = 2, seed: int = 3) -> Order:
+    """Return the order of groups of one bucket, which has all rows of shards of these sizes."""
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    rows = BucketRows(np.zeros(sum(sizes), np.uint16), starts, 0, np.array(sizes))
+    return Order([rows], [group], [1.0], seed=seed, groups_per_step=per_step, block=block)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=14).filter(any),
+    part=st.integers(1, 6),
+    parts=st.integers(1, 8),
+    per_step=st.integers(1, 2),
+    block=st.integers(1, 5),
+    steps=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+)
+def test_parts_are_the_whole_group_cut(
+    sizes: list[int], part: int, parts: int, per_step: int, block: int, steps: list[int]
+) -> None:
+    """Groups smaller than a block, of several epochs, cut anywhere; the order of steps asked for is free."""
+    order = order_of(sizes, part * parts, per_step=per_step, block=block)
+    for step in steps:
+        found = [order.part(step, number, parts) for number in range(parts)]
+        for place, whole in enumerate(order.step(step)):
+            cut = [groups[place] for groups in found]
+            assert np.concatenate([group.rows for group in cut]).tolist() == whole.rows.tolist()
+            assert np.concatenate([group.epochs for group in cut]).tolist() == whole.epochs.tolist()
+            assert [group.offset for group in cut] == [whole.offset + n * part for n in range(parts)]
+
+
+def test_a_rank_of_4096_looks_at_its_own_shards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a group of a million samples, in ten million of a thousand shards: counts, not times."""
+    looked_at, keyed = [], []
+    monkeypatch.setattr(
+        BucketRows, "rows", lambda self, shard: looked_at.append(shard) or np.arange(10_000) + 10_000 * shard
+    )
+    keys = stream.sort_keys
+    monkeypatch.setattr(stream, "sort_keys", lambda *given: keyed.append(given[-1]) or keys(*given))
+    monkeypatch.setattr(stream, "_SMALL", 4096)
+    rows = BucketRows(np.empty(0), np.arange(0, 10_000_001, 10_000), 0, np.full(1000, 10_000))
+    order = Order([rows], [4096 * 256], [1.0], seed=0, block=8)
+    (first,) = order.part(0, 2048, 4096)
+    looked_at.clear(), keyed.clear()
+    (found,) = order.part(1, 2048, 4096)
+    assert len(found.rows) == 256
+    assert first.rows.tolist() != found.rows.tolist()
+    assert len(looked_at) <= 2
+    assert keyed == [80_000]  # the block in which the group ends; where it begins was cut before
+    whole = order.step(1)[0].rows
+    assert found.rows.tolist() == whole[2048 * 256 : 2049 * 256].tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60), st.data())
+def test_the_nth_smallest_is_found_among_any_keys(keys: list[int], data: st.DataObject) -> None:
+    """Far from uniform too, and with equal ones."""
+    n = data.draw(st.integers(1, len(keys)))
+    assert int(nth_smallest(np.array(keys, np.uint64), n)) == sorted(keys)[n - 1]
+
+
+def test_of_equal_keys_the_first_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stream, "sort_keys", lambda seed, purpose, numbers, n: np.arange(n, dtype=np.uint64) // 3
+    )
+    one = order_of([12], 12)._streams[0]
+    one._lay_out(0)
+    assert one._among_first(0, 0, 5).tolist() == [True] * 5 + [False] * 7

@@ -95,6 +95,7 @@ ROLES: dict[str, dict[str, str]] = {
         **OUTPUTS,
         **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place"),
         **dict.fromkeys(("extractor_weights", "reference"), "place"),
+        **dict.fromkeys((f"reconstruction.lpips_{name}" for name in ("network", "weights")), "place"),
         **dict.fromkeys(("batch", "device", "density.batch"), "work"),
     },
     "demo": {**OUTPUTS, "source": "place", "text_encoder": "place"},

@@ -27,7 +27,7 @@ NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 @dataclass(frozen=True)
 class Comparison:
-    """What samples are compared with, by the fields of `evaluate`; steps: of the classifier's training."""
+    """Settings of `evaluate` by the same names.  steps: of the classifier's training."""
 
     real: str
     heldout: str
@@ -36,7 +36,7 @@ class Comparison:
     seed: int
     count: int
     draws: int
-    most: int
+    most_real: int
     fps: float
     stride: int
 
@@ -56,7 +56,7 @@ def scores_of(
     torch.set_num_threads(1)
     clips = {"fps": asked.fps, "stride": asked.stride}
     how: dict[str, Any] = {"seed": asked.seed, **clips}
-    train, heldout = read_real(asked.real, asked.heldout, samples, asked.most, **how)
+    train, heldout = read_real(asked.real, asked.heldout, samples, asked.most_real, **how)
     judge = make_judge(train, asked.steps, asked.seed)
     scores: dict[str, float] = {"heldout_unseen": bool(asked.heldout)}
     scores |= score(judge, samples, train, heldout, count=asked.count, draws=asked.draws, seed=asked.seed)
@@ -71,7 +71,7 @@ def scores_of(
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
-    chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most}
+    chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most_real}
     records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
     return {**finite, rulers.OF: dict(of), **records}
 

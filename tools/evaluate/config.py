@@ -32,6 +32,27 @@ class DensityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """Of measure=reconstruction."""
+
+    size: tuple[int, int] = setting((256, 256), "height and width to which images are brought", unit="pixels")
+    lpips_network: str = setting(
+        "",
+        "file of AlexNet or VGG-16 in torchvision's layout, for LPIPS; '' is without",
+        shown="path",
+        role="place",
+    )
+    lpips_weights: str = setting(
+        "", "file of LPIPS's own weights, alex.pth or vgg.pth", shown="path", role="place"
+    )
+
+    def __post_init__(self) -> None:
+        if bool(self.lpips_network) != bool(self.lpips_weights):
+            name = "lpips_weights" if self.lpips_network else "lpips_network"
+            raise UserError(name, "''", "a file: LPIPS needs both, lpips_network and lpips_weights")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What to score, and against what."""
 
@@ -39,21 +60,25 @@ class Config:
 
     source: str = setting(
         REQUIRED,
-        "folder of `sample`, or a folder of such folders (images, clips); with another measure, of a run",
+        "folder of `sample`, or a folder of such folders (images, clips); of an autoencoder with "
+        "measure=reconstruction, of a run with likelihood and bound",
         shown="path",
         role="place",
     )
     real: str = setting(
         "",
-        "raw dataset that the generator was trained on; with another measure, a latent cache",
+        "raw dataset that samples are compared with, or that is reconstructed; with measure=likelihood or "
+        "bound a latent cache",
         shown="path or URL",
         role="place",
     )
-    measure: Literal["samples", "likelihood", "bound"] = setting(
+    measure: Literal["samples", "reconstruction", "likelihood", "bound"] = setting(
         "samples",
-        "samples: compare them with real data; likelihood, bound: -log p of the latents of a cache under a "
-        "run, by its probability flow or by the variational bound",
+        "samples: compare them with real data; reconstruction: what an autoencoder loses of real images "
+        "(PSNR, SSIM, LPIPS, and rFID with extractor=inception); likelihood, bound: -log p of the latents of "
+        "a cache under a run, by its probability flow or by the variational bound",
     )
+    reconstruction: ReconstructionConfig = setting(ReconstructionConfig(), "of measure=reconstruction")
     density: DensityConfig = setting(DensityConfig(), "of measure=likelihood and bound")
     extractor: Literal["classifier", "inception", "dinov2", "clip", "i3d"] = setting(
         "classifier",
@@ -101,6 +126,8 @@ class Config:
     stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
 
     def __post_init__(self) -> None:
+        if self.measure == "reconstruction":
+            self._check_reconstruction()
         if self.extractor == "classifier":
             for name in ("extractor_weights", "reference"):
                 if value := getattr(self, name):
@@ -117,3 +144,10 @@ class Config:
         for name in ("heldout", "autoencoder"):
             if value := getattr(self, name):
                 raise UserError(name, value, f"'' with extractor={self.extractor}")
+
+    def _check_reconstruction(self) -> None:
+        if self.extractor not in ("classifier", "inception"):
+            raise UserError("extractor", self.extractor, "inception for rFID, or the default for none")
+        for name in ("reference", "heldout", "autoencoder"):
+            if value := getattr(self, name):
+                raise UserError(name, value, "'' with measure=reconstruction")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import terminal
+from core.config.sections import section
 from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
@@ -22,6 +23,11 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
+    if config.measure == "reconstruction":
+        scored.require_real(config.real, "", config.source)
+        height, width = config.reconstruction.size
+        images = f"at most {config.most_real} images of {config.real} at {width}x{height}"
+        return [f"{images}, encoded and decoded by {config.source}", f"into {config.output}"]
     if config.measure != "samples":
         from tools.evaluate.density.of_cache import choose, opened
 
@@ -53,7 +59,14 @@ def run(config: Config) -> None:
     from core.run.claim import claim
 
     output, scores = Path(config.output), Path(config.output) / SCORES
-    if config.measure == "samples":
+    samples: list[Samples] = []
+    if config.measure == "reconstruction":
+        options = config.reconstruction
+        hashes = scored.require_real(config.real, "", config.source)
+        of: dict[str, Any] = {"samples": {"autoencoder": hashes["autoencoder"]}, "real": hashes["real"]}
+        lpips = {"lpips_network": options.lpips_network, "lpips_weights": options.lpips_weights}
+        of |= scored.hashes_of_weights({f"reconstruction.{name}": file for name, file in lpips.items()})
+    elif config.measure == "samples":
         samples = samples_to_score(config.source, config.extractor)
         beside = scored.require_real(config.real, config.heldout, config.autoencoder, config.reference)
         of = scored.describe(Path(config.source), samples, beside)  # before old scores are removed
@@ -61,7 +74,8 @@ def run(config: Config) -> None:
         from tools.evaluate.density import of_cache, summary
 
         opened = of_cache.opened(config.source, config.real, config.density, config.device)
-        samples, of = [], dict(opened.of)
+        of = dict(opened.of)
+    of |= scored.hashes_of_weights({"extractor_weights": config.extractor_weights})
     contents = scored.contents(scores, of)
     if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
         scored.require_of(scores, of)
@@ -69,42 +83,26 @@ def run(config: Config) -> None:
         return
     for generated in samples:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
-    if config.measure != "samples":
+    if config.measure == "reconstruction":
+        from tools.evaluate import reconstruction
+
+        pairs = section(reconstruction.Comparison, config)
+        record = reconstruction.scores_of(pairs, of, output)
+    elif config.measure != "samples":
         record = opened.measure(config.measure, output, seed=config.seed)
     elif config.extractor != "classifier":
         from tools.evaluate.extractors import by_network
 
-        network = by_network.Comparison(
-            extractor=config.extractor,
-            weights=config.extractor_weights,
-            real=config.real,
-            reference=config.reference,
-            most=config.most_real,
-            seed=config.seed,
-            batch=config.batch,
-            fps=config.fps,
-            stride=config.stride,
-            device=config.device,
-        )
+        network = section(by_network.Comparison, config)
         record = by_network.scores_of(samples[0], network, of)
     else:
         from tools.evaluate import by_classifier
 
-        classifier = by_classifier.Comparison(
-            real=config.real,
-            heldout=config.heldout,
-            autoencoder=config.autoencoder,
-            steps=config.steps,
-            seed=config.seed,
-            count=config.count,
-            draws=config.draws,
-            most=config.most_real,
-            fps=config.fps,
-            stride=config.stride,
-        )
+        classifier = section(by_classifier.Comparison, config)
         record = by_classifier.scores_of(samples, classifier, of, beside, output)
     write_json(scores, record)
-    shown = table(record) if config.measure == "samples" else summary.table(record, config.measure)
+    by_density = config.measure in ("likelihood", "bound")
+    shown = summary.table(record, config.measure) if by_density else table(record)
     terminal.tell(shown, to="stdout")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,13 @@ def real_pixels(
         yield pixels if is_clip else pixels[0]
     if not found:
         raise WorkError(f"{dataset.folder}: no readable {'clip' if is_clip else 'image'} to compare with")
+
+
+def batched(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
+    """Stack single samples into batches of `size`, the last of what is left."""
+    rest = iter(samples)
+    while batch := list(itertools.islice(rest, size)):
+        yield np.stack(batch)
 
 
 def _read_kind(

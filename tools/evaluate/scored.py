@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from core.config.loading import difference
 from core.errors import UserError
-from core.files import instead, sha256_file
+from core.files import fingerprint, instead, published, sha256_file
 from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
@@ -48,6 +48,22 @@ def require_real(real: str, heldout: str, autoencoder: str, reference: str = "")
     return found
 
 
+def hashes_of_weights(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of each file, or folder of a network, by its field; "" is none.
+
+    What is not there is left to its reader, which says what it should be.
+    """
+    found = {}
+    for name, place in files.items():
+        path = Path(place)
+        if place and path.is_file():
+            found[name] = sha256_file(path)
+        elif place and path.is_dir():
+            parts = [*published(path, "*.json"), *published(path, "*.safetensors")]
+            found[name] = fingerprint({part.name: sha256_file(part) for part in parts})
+    return found
+
+
 def describe(source: Path, samples: Sequence[Samples], beside: dict[str, str]) -> dict[str, Any]:
     """Describe what would be scored, by folder below the source, and what is beside it (`require_real`).
 
@@ -69,7 +85,7 @@ def require_of(scores: Path, of: dict[str, Any]) -> None:
     before = _recorded(scores)
     if before is None:  # an earlier version did not say
         return
-    if differs := difference(before, of):
+    if differs := difference(before, {name: value for name, value in of.items() if name in before}):
         path, was, now = differs[0]
         ways = ways_out(holds(scores.parent), "the old content")
         raise UserError(f"{scores}: made with {path}={was}; now it is {now}; {ways}")
@@ -80,7 +96,8 @@ def contents(scores: Path, of: dict[str, Any]) -> Contents:
 
     def of_place(path: str) -> tuple[Content | None, Content]:
         before, name = _recorded(scores) if scores.exists() else None, {"source": "samples"}.get(path, path)
-        return (None if before is None else {name: before.get(name)}), {name: of.get(name)}
+        recorded = None if before is None or name not in before else {name: before[name]}
+        return recorded, {name: of.get(name)}
 
     return of_place
 

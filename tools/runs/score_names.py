@@ -8,13 +8,21 @@ FRECHET_HELDOUT, FRECHET_NOISE = "frechet_heldout", "frechet_noise"
 FID, SFID, KID, INCEPTION = "fid", "sfid", "kid", "inception_score"
 DENSITY, COVERAGE = "density", "coverage"
 FD_DINOV2, CMMD, FVD, CLIP_SCORE = "fd_dinov2", "cmmd", "fvd", "clip_score"
-PSNR = "psnr_db"
+PSNR, SSIM, LPIPS, RFID = "psnr_db", "ssim", "lpips", "rfid"
 
 AGREEMENTS = (CLASS_AGREEMENT, CLIP_AGREEMENT)
 # Which way a score is better; those that are in neither have no such way, as the size of a set has none.
-LARGER_IS_BETTER = (INCEPTION, PRECISION, RECALL, DENSITY, COVERAGE, CLIP_SCORE, *AGREEMENTS, PSNR)
-_DISTANCES = (FID, FD_DINOV2, FVD)
-SMALLER_IS_BETTER = (*_DISTANCES, *(f"{name}_infinite" for name in _DISTANCES), SFID, KID, CMMD, FRECHET)
+LARGER_IS_BETTER = (INCEPTION, PRECISION, RECALL, DENSITY, COVERAGE, CLIP_SCORE, *AGREEMENTS, PSNR, SSIM)
+_DISTANCES = (FID, RFID, FD_DINOV2, FVD)
+SMALLER_IS_BETTER = (
+    *_DISTANCES,
+    *(f"{name}_infinite" for name in _DISTANCES),
+    SFID,
+    KID,
+    CMMD,
+    FRECHET,
+    LPIPS,
+)
 
 _ON_REAL = {CLASS_AGREEMENT: "reference_accuracy", CLIP_AGREEMENT: "clip_reference_accuracy"}
 _REAL = "_real"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from core.distributed.device_choice import own_device
 from core.progress import Progress, say
 from data.dataset.index import Dataset
 from tools.evaluate.extractors.extractor import Extractor, Pixels, Seen
 from tools.evaluate.extractors.kinds import KINDS
-from tools.evaluate.real_samples import Shape, real_pixels
+from tools.evaluate.real_samples import Shape, batched, real_pixels
 from tools.runs import rulers
 from tools.runs.sample_files import prompts_of
 from tools.runs.samples import Samples
@@ -23,18 +20,17 @@ from tools.runs.samples import Samples
 
 @dataclass(frozen=True)
 class Comparison:
-    """What samples are compared with.
+    """Settings of `evaluate` by the same names.
 
-    extractor: name of the network.  weights: its file or folder.  real: raw dataset, of which `most` samples
-    are read, clips at `fps` (0: their own) and every stride-th frame; "" for `reference`, a file of published
-    statistics.  batch: samples at once.
+    real: raw dataset, of which `most_real` samples are read, clips at `fps` (0: their own) and every
+    stride-th frame; "" for `reference`, a file of published statistics.
     """
 
     extractor: str
-    weights: str
+    extractor_weights: str
     real: str
     reference: str
-    most: int
+    most_real: int
     seed: int
     batch: int
     fps: float
@@ -44,7 +40,7 @@ class Comparison:
 
 def scores_of(samples: Samples, asked: Comparison, of: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of scores.json.  of: hashes of the samples and of what is beside them."""
-    extractor = KINDS[asked.extractor](Path(asked.weights), own_device(asked.device))
+    extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
     what = "clips" if extractor.of_clips else "images"
     made = extractor.see(_counted(samples.batches(asked.batch), samples.count, f"see generated {what}"))
     found, beside = _against(extractor, made, samples, asked, of)
@@ -66,13 +62,13 @@ def _against(
         return found, {"reference_sha256": of["reference"]}
     shape = Shape(samples.frames, samples.height, samples.width)
     data, rate = Dataset(Path(asked.real)), {"fps": asked.fps, "stride": asked.stride}
-    pixels = real_pixels(data, shape, asked.most, seed=asked.seed, fps=asked.fps, stride=asked.stride)
-    real = extractor.see(_grouped(pixels, asked.batch))
+    pixels = real_pixels(data, shape, asked.most_real, seed=asked.seed, fps=asked.fps, stride=asked.stride)
+    real = extractor.see(batched(pixels, asked.batch))
     found = extractor.scores(made, real, asked.seed) | {"reference_count": real.moments.count}
     rule: dict[str, Any] = {"real_resize": "bicubic to cover, centre crop"}
     if extractor.of_clips:
         rule |= rate
-    return found, {"real": of["real"], "most_real": asked.most, "seed": asked.seed, **rule}
+    return found, {"real": of["real"], "most_real": asked.most_real, "seed": asked.seed, **rule}
 
 
 def _beside_texts(extractor: Extractor, made: Seen, samples: Samples, seed: int) -> dict[str, Any]:
@@ -93,10 +89,3 @@ def _counted(batches: Iterable[Pixels], count: int, what: str) -> Iterator[Pixel
         for pixels in batches:
             yield pixels
             progress.advance(len(pixels))
-
-
-def _grouped(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
-    """Stack single samples into batches of `size`."""
-    rest = iter(samples)
-    while batch := list(itertools.islice(rest, size)):
-        yield np.stack(batch)

@@ -1,0 +1,165 @@
+"""What an autoencoder loses of real images: PSNR, SSIM, LPIPS, and rFID, the FID of copies to originals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.config.loading import to_dict
+from core.distributed.device_choice import own_device
+from core.errors import UserError, below
+from core.files import sha256_file
+from data.dataset.index import Dataset
+from data.media.images import from_tensor, to_tensor
+from data.media.pictures import enlarge, enlargement, page, write_png
+from models.autoencoder.interface import AnyAutoencoder
+from models.autoencoder.opening import open_autoencoder
+from models.autoencoder.psnr import psnr
+from models.extractors import lpips
+from tools.evaluate.config import ReconstructionConfig
+from tools.evaluate.extractors.extractor import Pixels, distance_scores
+from tools.evaluate.extractors.inception_scores import open_extractor
+from tools.evaluate.measures import bootstrap_interval
+from tools.evaluate.moments import Reference
+from tools.evaluate.real_samples import Shape, batched, real_pixels
+from tools.evaluate.ssim import SIDE, ssim
+from tools.runs import rulers
+from tools.runs import score_names as names
+
+PICTURE = "reconstructions.png"
+SHOWN = 8  # pairs in the picture
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings of `evaluate` by the same names.
+
+    source: folder of the autoencoder.  extractor_weights: file of FID's network, "" without rFID.
+    """
+
+    source: str
+    real: str
+    reconstruction: ReconstructionConfig
+    extractor_weights: str
+    most_real: int
+    seed: int
+    batch: int
+    device: str
+
+
+@dataclass
+class _Seen:
+    """The measures of each image, and what is drawn of the first ones."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    shown: list[tuple[Pixels, Pixels]] = field(default_factory=list)
+
+    def add(self, name: str, values: list[float]) -> None:
+        """Append the measures of a batch."""
+        self.values.setdefault(name, []).extend(values)
+
+
+def scores_of(asked: Comparison, of: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Return the content of scores.json, and draw some pairs into `output`.  of: hashes of both sides."""
+    device = own_device(asked.device)
+    autoencoder = open_autoencoder(Path(asked.source)).to(device)
+    height, width = asked.reconstruction.size
+    if min(height, width) < SIDE:
+        raise UserError("reconstruction.size", asked.reconstruction.size, f"at least {SIDE} pixels a side")
+    autoencoder.latent_shape((1, height, width))  # refuses a size that does not fit
+    with below("reconstruction"):
+        distance = _distance(asked.reconstruction, device)
+    extractor = open_extractor(Path(asked.extractor_weights), device) if asked.extractor_weights else None
+    seen = _Seen()
+    copies = _copies(asked, autoencoder, device, seen, distance)
+    found: dict[str, Any] = {}
+    if extractor is None:
+        for _ in copies:
+            pass
+    else:
+        made = extractor.see(copies)
+        real = extractor.see(_originals(asked))  # read twice, so that memory does not grow with their number
+        found = distance_scores(names.RFID, made, Reference.of(real.moments), asked.seed)
+        if made.moments.count < extractor.fewest:
+            few = f"fewer than {extractor.fewest} images"
+            found["warning"] = f"{few}: the covariance is singular, and rfid is larger for that"
+    for name, values in seen.values.items():
+        each = np.array(values)
+        found |= {name: float(each.mean()), f"{name}_interval": bootstrap_interval(each, asked.seed)}
+    found["images"] = len(seen.values[names.PSNR])
+    _draw(seen.shown, output)
+    return {**found, **_records(asked, autoencoder, of, extractor.ruler if extractor else {})}
+
+
+def _records(
+    asked: Comparison, autoencoder: AnyAutoencoder, of: Mapping[str, Any], ruler: Mapping[str, Any]
+) -> dict[str, Any]:
+    files = {
+        name: path
+        for name, path in to_dict(asked.reconstruction).items()
+        if name.startswith("lpips") and path
+    }
+    measured = {
+        "measure": "reconstruction",
+        "size": list(asked.reconstruction.size),
+        "real": of["real"],
+        "real_resize": "bicubic to cover, centre crop",
+        "most_real": asked.most_real,
+        "seed": asked.seed,
+        **{f"{name}_sha256": sha256_file(Path(path)) for name, path in files.items() if path},
+        **ruler,
+    }
+    return {
+        rulers.OF: dict(of),
+        rulers.RULER: measured,
+        rulers.SUBJECT: {"autoencoder": autoencoder.identity},
+    }
+
+
+def _distance(config: ReconstructionConfig, device: torch.device) -> lpips.Lpips | None:
+    if not config.lpips_network:
+        return None
+    network = lpips.load(Path(config.lpips_network), Path(config.lpips_weights))
+    return network.to(device)
+
+
+def _originals(asked: Comparison) -> Iterator[Pixels]:
+    shape = Shape(1, *asked.reconstruction.size)
+    pixels = real_pixels(
+        Dataset(Path(asked.real)), shape, asked.most_real, seed=asked.seed, fps=0.0, stride=1
+    )
+    return batched(pixels, asked.batch)
+
+
+def _copies(
+    asked: Comparison,
+    autoencoder: AnyAutoencoder,
+    device: torch.device,
+    seen: _Seen,
+    distance: Callable[..., torch.Tensor] | None,
+) -> Iterator[Pixels]:
+    """Yield copies, (n, H, W, 3), and note the measures of each and its original."""
+    for originals in _originals(asked):
+        with torch.no_grad():
+            x = to_tensor(originals[:, None]).to(device)
+            copies = from_tensor(autoencoder.decode(autoencoder.encode(x)[:, 0]))[:, 0]
+            if distance is not None:
+                y = to_tensor(copies[:, None]).to(device)
+                seen.add(names.LPIPS, distance(x[:, :, 0], y[:, :, 0]).tolist())
+        seen.add(names.PSNR, [psnr(a[None], b[None]) for a, b in zip(originals, copies, strict=True)])
+        seen.add(names.SSIM, ssim(torch.from_numpy(originals), torch.from_numpy(copies)).tolist())
+        missing = SHOWN - len(seen.shown)
+        seen.shown += list(zip(originals[:missing], copies[:missing], strict=True))
+        yield copies
+
+
+def _draw(pairs: list[tuple[Pixels, Pixels]], output: Path) -> None:
+    """Draw originals above copies."""
+    factor = enlargement(max(pairs[0][0].shape[:2]), 160)
+    rows = [[enlarge(picture, factor) for picture in row] for row in zip(*pairs, strict=True)]
+    write_png(output / PICTURE, page(rows, ["original", "decoded"]))

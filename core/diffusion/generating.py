@@ -14,7 +14,7 @@ from core.diffusion.frames.lagging import lagged, require_frame_steps, solve_fra
 from core.diffusion.guidance.branches import guided_by
 from core.diffusion.guidance.guides import NONE, Guides
 from core.diffusion.guidance.mixing import Momentum
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
 from core.diffusion.sampling import SamplerConfig, check_start, settle_start, time_grid

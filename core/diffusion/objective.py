@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,22 +17,20 @@ from core.diffusion.frames.training_levels import (
     GivenConfig,
     draw_times,
     give_frames,
-    mean_over_levels,
-    mean_over_unknown,
     wide,
 )
+from core.diffusion.objectives.denoising import denoising_loss
+from core.diffusion.objectives.noised import Model, NoisyBatch
+from core.diffusion.objectives.own import LogVariance, Own, OwnParameters
 from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path_record, require_path
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
-from core.diffusion.posterior import bound_bits
 from core.diffusion.predictions import Before, Prediction, level_before
 from core.diffusion.timesteps import TimestepConfig
-from core.diffusion.weightings import LossSpace, Weighting, training_weight
+from core.diffusion.weightings import SPACED, LossSpace, Weighting, training_weight
 from core.draws import Draws
 from core.errors import UserError, below
 from core.losses import Losses
-
-Model = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +42,12 @@ class ObjectiveConfig:
     )
     timesteps: TimestepConfig = setting(TimestepConfig(), "which times are trained")
     weighting: Weighting = setting(
-        "uniform", "weight of a time's squared error, the same for all predictions (docs/method.md)"
+        "uniform",
+        "weight of a time's squared error, the same for all predictions (docs/method.md); learned: 1 over "
+        "what the squared error is found to be at its level of noise",
     )
     loss_space: LossSpace = setting(
-        "", "uniform: the prediction whose error is squared; '' is the one that the network makes"
+        "", "uniform, learned: the prediction whose error is squared; '' is the one that the network makes"
     )
     min_snr_gamma: float = setting(
         5.0, "min_snr: the signal-to-noise ratio above which x0 errors weigh the same"
@@ -96,7 +95,7 @@ class ObjectiveConfig:
         if self.frame_times in ("independent", "monotone") and self.timesteps.stratified:
             expected = f"shared or prefix with timesteps.stratified, not {self.frame_times}"
             raise UserError("frame_times", self.frame_times, expected)
-        if self.loss_space and self.weighting != "uniform":
+        if self.loss_space and self.weighting not in SPACED:
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
 
     def dropout_of(self, part: Literal["label", "text"]) -> float:
@@ -126,31 +125,9 @@ class ObjectiveConfig:
         if self.schedule.zero_terminal_snr and self.prediction in ("noise", "score"):
             expected = "v, data, flow or edm with schedule.zero_terminal_snr: without signal it says nothing"
             raise UserError("prediction", self.prediction, expected)
-        if self.prediction == "score" and self.loss_space in ("", "score") and self.weighting == "uniform":
+        if self.prediction == "score" and self.loss_space in ("", "score") and self.weighting in SPACED:
             expected = "noise with prediction=score, whose own errors grow without bound near data"
             raise UserError("loss_space", self.loss_space or "''", expected)
-
-
-@dataclass(frozen=True)
-class NoisyBatch:
-    """The network's input and its target for clean data: a function of data and draws alone.
-
-    x0, x_t, target: (B, C, T, H, W) float32.  time: (B,) in [0, 1]; time_input: the form of it that the
-    network gets.  alpha, sigma: the path's levels, (B, 1, 1, 1, 1).  weight: (B,) of the squared error; None
-    is 1.
-    With levels of frames time and weight are (B, T), time_input (B, T / unit), alpha and sigma
-    (B, 1, T, 1, 1), and frames at time 0 have the target 0, which does not count.
-    """
-
-    x0: Tensor
-    x_t: Tensor
-    target: Tensor
-    time: Tensor
-    time_input: Tensor
-    alpha: Tensor
-    sigma: Tensor
-    weight: Tensor | None
-    condition: Condition
 
 
 class Objective:
@@ -170,8 +147,18 @@ class Objective:
         path: PathRecord | None = None,
     ) -> None:
         self.config, self.frame_condition, self.unit = config, frame_condition, frames_per_level
+        self._own: Own = _without
         require_levels(config, frames_per_level)
         self.path = make_path(path or path_record(config.path, config.schedule))
+
+    def own_parameters(self) -> OwnParameters | None:
+        """Make the objective's own parameters, from torch's generator; None where it has none."""
+        parts = {"log_variance": LogVariance()} if self.config.weighting == "learned" else {}
+        return OwnParameters(parts) if parts else None
+
+    def use(self, own: Own) -> None:
+        """Take the objective's own parameters, called by the name of a part."""
+        self._own = own
 
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
         """Return the mean weighted squared error per sample.
@@ -217,30 +204,13 @@ class Objective:
 
     def loss_of(self, model: Model, noised: NoisyBatch) -> Losses:
         """Compute the part of `loss` from the network on."""
-        config, t = self.config, noised.time
-        seen = predictions.network_input(self.path, noised.x_t, noised.alpha, noised.sigma)
-        output = model(seen, noised.time_input, noised.condition)
-        variance_fraction: Tensor | None = None
-        if output.shape[1] == 2 * noised.x0.shape[1]:
-            output, variance = output.chunk(2, dim=1)
-            variance_fraction = variance if config.learned_sigma else None
-        elif config.learned_sigma:
-            raise UserError("learned_sigma", True, "false for a model that predicts no variance")
-        error = squared_error(output, noised.target)  # in float32, as the target is
-        if t.ndim == 2:
-            return Losses(mean_over_levels(error, noised.weight, t), t.sum(1) / (t > 0).sum(1))
-        squared = mean_over_unknown(error, noised.condition.frame_mask)
-        if noised.weight is not None:
-            squared = squared * noised.weight
-        if variance_fraction is None:
-            return Losses(loss=squared, time=t)
-        # The bound trains the variance alone: its gradient must not reach the mean (2102.09672, section 3.1).
-        data = predictions.to_data("noise", output.detach().float(), noised.x_t, noised.alpha, noised.sigma)
-        bits = bound_bits(self.path, t, noised.x0, noised.x_t, data, variance_fraction.float())
-        # A sum over the chain, estimated from one of its terms.
-        scale = config.bound_weight * (self.path.num_steps or 0)
-        return Losses(
-            loss=squared + scale * bits, time=t, extras={"squared_error": squared, "bound_bits": bits}
+        config = self.config
+        return denoising_loss(
+            model,
+            noised,
+            self.path,
+            bound_weight=config.bound_weight if config.learned_sigma else None,
+            log_variance=self._own if config.weighting == "learned" else None,
         )
 
     def _levels(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Before]:
@@ -257,14 +227,17 @@ class Objective:
         return training_weight(config.weighting, config.parameter, config.prediction, space, self.path, t)
 
 
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Return (output - target)^2 of equal shapes, elementwise: one operation forward, and one backward."""
-    return torch.nn.functional.mse_loss(output, target, reduction="none")
-
-
 def require_levels(config: ObjectiveConfig, frames_per_level: int) -> None:
     """Refuse levels of single frames that the network is not made for, or that the objective has not."""
     if config.frame_times != "shared" and not frames_per_level:
         raise UserError("frame_times", config.frame_times, "shared without model.frame_levels")
     if frames_per_level and config.learned_sigma:
         raise UserError("learned_sigma", True, "false with model.frame_levels")
+    if frames_per_level and config.weighting == "learned":
+        raise UserError(
+            "weighting", "learned", "another with model.frame_levels, whose samples have many levels"
+        )
+
+
+def _without(part: str, *inputs: Tensor) -> Tensor:
+    raise ValueError(f"the objective's own {part} was not handed in by `use`")

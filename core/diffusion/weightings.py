@@ -16,7 +16,9 @@ from torch import Tensor
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Before, Prediction, determinant, level_before
 
-Weighting = Literal["uniform", "min_snr", "p2", "edm", "sigmoid"]
+Weighting = Literal["uniform", "min_snr", "p2", "edm", "sigmoid", "learned"]
+SPACED: tuple[Weighting, ...] = ("uniform", "learned")
+"""Those whose loss is taken in the space of any prediction; that of `learned` then divides it by its size."""
 LossSpace = Literal["", "noise", "data", "v", "flow", "score", "posterior_mean", "edm"]
 
 
@@ -69,14 +71,14 @@ def training_weight(
 ) -> Tensor | None:
     """Return the float32 weight of the squared error of an output at times t, in their shape; None for 1.
 
-    space: whose error is squared, of `uniform` alone.
+    space: whose error is squared, of those in SPACED alone.
     """
-    if kind == "uniform" and space == prediction:
+    if kind in SPACED and space == prediction:
         return None
     alpha, sigma = path.alpha(t.double()), path.sigma(t.double())
     before = level_before(path, t) if "posterior_mean" in (prediction, space) else None
     most = most_weight(prediction, alpha, sigma, before)
-    if kind == "uniform":
+    if kind in SPACED:
         return space_weight(prediction, space, alpha, sigma, before).clamp(max=most).float()
     weight = output_weight(kind, parameter, prediction, alpha, sigma, before)
     return (weight if kind == "min_snr" else weight.clamp(max=most)).float()

@@ -72,7 +72,7 @@ class StepRunner:
             self._shape_times,
         )
         self.stepper.update(step)
-        planned = [turn.network for turn in turns]
+        planned = [name for turn in turns for name in turn.updates]
         if list(step.results) != planned:
             raise RuntimeError(
                 f"step {step_index + 1} updated {list(step.results)}, and its turns are {planned}"
@@ -122,7 +122,7 @@ class StepRunner:
         on_device = [batch.to(self.world.device) for batch in micro_batches]
         found: list[dict[str, Any]] = []
         for number, turn in enumerate(self._turns):
-            if turn.network in skipped:
+            if any(name in skipped for name in turn.updates):
                 self.randomness.seed_torch(step_index, number)
                 name = {"network": turn.network} if turn.network else {}
                 with self.trying(turn):
@@ -138,7 +138,7 @@ class StepRunner:
 
     @contextlib.contextmanager
     def trying(self, turn: Turn) -> Iterator[None]:
-        """Compute a turn outside of its step: networks other than its own do not change."""
+        """Compute a turn outside of its step: networks other than its own do not change, nor those joined."""
         with contextlib.ExitStack() as stack:
             engines = others(self.networks, turn.network)
             for engine in engines:

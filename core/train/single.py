@@ -1,4 +1,4 @@
-"""The plain kind of step: one network, one loss, one update."""
+"""The plain kind of step: one network and one loss, which may have parameters of its own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ from core.engine.network import MAIN, Network
 from core.losses import Objective
 from core.train.step import Stepper, Turn
 
+OBJECTIVE = "objective"
+"""The network that is made of the parameters of an objective."""
+
 
 class SingleStepper(Stepper):
-    """Minimises an objective. ema: which averages of the weights are kept, None is none."""
+    """Minimises an objective.
 
-    def __init__(self, engine: Engine, objective: Objective, ema: EmaConfig | None = None) -> None:
+    ema: which averages of the weights are kept, None is none.
+    own: the objective's own parameters, if it has any: a network beside the main one, updated by the same
+    loss, saved and continued with it, and neither averaged nor taken for the network by whoever reads the
+    run.
+    """
+
+    def __init__(
+        self, engine: Engine, objective: Objective, ema: EmaConfig | None = None, own: Engine | None = None
+    ) -> None:
         self.engine, self.objective = engine, objective
         self.networks = {MAIN: Network(engine, Ema(ema, engine.masters) if ema else None)}
+        if own is not None:
+            self.networks[OBJECTIVE] = Network(own)
 
     @property
     def validated(self) -> Objective:  # type: ignore[override]
@@ -26,4 +39,5 @@ class SingleStepper(Stepper):
 
     def turns(self, step_index: int) -> Sequence[Turn]:
         """Return the same turn for every step."""
-        return (Turn(MAIN, partial(self.objective.loss, self.engine)),)
+        joined = tuple(name for name in self.networks if name != MAIN)
+        return (Turn(MAIN, partial(self.objective.loss, self.engine), joined),)

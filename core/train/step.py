@@ -38,10 +38,18 @@ class Turn(NamedTuple):
 
     The loss may use other networks of the run, by calling their engines. These are fixed functions in the
     turn: gradients go through them and none stays in them.
+    joined: networks that are updated by the same loss, after this one; it calls them by
+    `core.engine.joined.joined`.
     """
 
     network: str
     loss: Callable[[Batch, Draws], Losses]
+    joined: tuple[str, ...] = ()
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Return the networks that the turn updates, in order."""
+        return (self.network, *self.joined)
 
 
 class Stepper(Protocol):
@@ -117,7 +125,7 @@ class Step:
         self.randomness.seed_torch(self.step_index, number)
         # A network alone has no others to hold constant; to enter the context would take time in every step.
         alone = len(self.networks) == 1
-        with _NOTHING if alone else constant(others(self.networks, turn.network)):
+        with _NOTHING if alone else constant(others(self.networks, *turn.updates)):
             for place, batch in enumerate(self.micro_batches, 1):
                 if timed:
                     timed.begin(batch)
@@ -130,7 +138,10 @@ class Step:
                     raise out_of_memory(error, where, engine.world.rank, batch) from error
         if timed:
             timed.end()
-        return self.apply(turn.network)
+        result = self.apply(turn.network)
+        for name in turn.joined:
+            self.apply(name)
+        return result
 
     def apply(self, network: str) -> StepResult:
         """Update a network by the gradients that its engine has been given (collective)."""
@@ -164,6 +175,6 @@ class Step:
         failpoint(f"step.{phase}")
 
 
-def others(networks: Networks, name: str) -> list[Any]:
-    """Return the engines of all networks but one."""
-    return [network.engine for other, network in networks.items() if other != name]
+def others(networks: Networks, *names: str) -> list[Any]:
+    """Return the engines of all networks but these."""
+    return [network.engine for other, network in networks.items() if other not in names]

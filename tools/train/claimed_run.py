@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.averages.ema import EmaConfig
 from core.diffusion.objective import ObjectiveConfig
@@ -37,6 +37,9 @@ from tools.train.network import compile_examples, fit_compiled, make_network, mi
 from tools.train.objective import LatentObjective
 from tools.train.run_passes import memory_of
 from tools.train.training_data import make_training_data, validation_batches
+
+if TYPE_CHECKING:  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    from core.engine.engine import Engine
 
 
 class Data(NamedTuple):
@@ -78,9 +81,7 @@ def train(
 
     begins: finds the weights that the run begins from.  record: the whole config, for checkpoints.
     """
-    from core.engine.engine import (
-        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
-    )
+    from core.engine.engine import Engine
 
     seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
@@ -107,6 +108,7 @@ def train(
             Engine(model, engine, config.optimizer, world),
             prepared.PreparedObjective(objective) if batches else objective,
             config.ema,
+            own_engine(objective, engine, config.optimizer, world),
         ),
         make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
         config.trainer,
@@ -146,6 +148,25 @@ def prepare_objective(
     known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
     known["frames_per_level"] = model.frames_per_level
     return LatentObjective(objective, normaliser, **known)
+
+
+def own_engine(
+    objective: LatentObjective, engine: EngineConfig, optimizer: OptimizerConfig, world: World
+) -> Engine | None:
+    """Make the engine of the objective's own parameters, None where it has none (collective: all ranks).
+
+    They are shared out like the network's, are computed in fp32, and AdamW updates them without decay.
+    """
+    from core.engine.engine import Engine
+    from core.engine.joined import joined
+
+    parameters = objective.diffusion.own_parameters()
+    if parameters is None:
+        return None
+    plain = replace(engine, precision="fp32", matmul="bf16", gradient_dtype="fp32", compile=False)
+    own = Engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
+    objective.diffusion.use(partial(joined, own))
+    return own
 
 
 def by_use(trained: Data, validated: Data) -> dict[str, Data]:

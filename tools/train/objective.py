@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
-from core.diffusion.objective import Model, Objective, ObjectiveConfig
+from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.config import PathRecord
 from core.draws import Draws
 from core.losses import Losses

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from core.batch import Batch
-from core.diffusion.objective import Model, NoisyBatch
+from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.draws import Draws
 from core.losses import Losses
 from data.loading.ahead import read_ahead

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from core.batch import Condition
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.errors import UserError
 from core.progress import say
 

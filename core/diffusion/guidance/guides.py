@@ -8,7 +8,7 @@ from core.batch import Condition
 from core.diffusion.guidance.branches import Branches, by_condition
 from core.diffusion.guidance.classifiers import Classifier, ClassifierGuide
 from core.diffusion.guidance.config import GuideConfig
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.errors import UserError
 
 

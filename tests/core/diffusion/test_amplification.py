@@ -11,7 +11,7 @@ import torch
 from core.batch import Condition
 from core.diffusion.amplification import amplifications
 from core.diffusion.generating import sample
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path, PathName
 from core.diffusion.predictions import Prediction, to_data, to_noise

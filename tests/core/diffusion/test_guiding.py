@@ -19,7 +19,7 @@ from core.diffusion.guidance.classifiers import ClassifierGuide
 from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.guides import Guides
 from core.diffusion.guidance.mixing import Guidance, GuidanceKind, Momentum
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction
 from core.diffusion.sampling import SamplerConfig

@@ -7,7 +7,7 @@ from torch import Tensor
 from core.batch import Condition
 from core.diffusion.generating import sample
 from core.diffusion.guidance.branches import Guided, by_condition, guided_by
-from core.diffusion.objective import Model
+from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, time_grid
 from core.diffusion.solvers.kinds import SolverName

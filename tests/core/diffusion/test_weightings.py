@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 
+from core.batch import Condition
 from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objectives.own import LogVariance
 from core.diffusion.paths.config import SIGMAS
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction, target, to_data, to_noise
 from core.diffusion.timesteps import TimestepConfig, draw
 from core.diffusion.weightings import Weighting, most_weight, output_weight, space_weight
+from core.draws import Draws
 from core.errors import UserError
 from tests.core.diffusion.every_path import CHAINS, KINDS, PATHS, before
 
@@ -106,3 +109,30 @@ def test_no_sample_outweighs_all_others(name: PathName, kind: Prediction, fields
                 assert (weights <= 1.001 * most).all()
             if kind not in ("score", "posterior_mean"):
                 assert (most == 400).all()
+
+
+def test_a_learned_weighting_divides_by_the_error_of_each_level() -> None:
+    """A silent network's error is known: that of data is the data's size, whatever the level of noise."""
+    objective = Objective(ObjectiveConfig(weighting="learned", loss_space="data"))
+    own = objective.own_parameters()
+    assert own is not None
+    objective.use(own)
+    x0 = torch.randn(512, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(own.parameters(), lr=0.05)
+    for step in range(300):
+        draws = Draws(0, step, torch.arange(512), torch.arange(512))
+        losses = objective.loss(lambda x, t, c: torch.zeros_like(x), x0, Condition(), draws)
+        optimizer.zero_grad()
+        losses.loss.mean().backward()
+        optimizer.step()
+    t = torch.linspace(0.1, 0.9, 9)
+    found = own("log_variance", 1 - t, t).exp()
+    # sigma^2 (noise - data)^2: the loss of flow in the space of data.
+    torch.testing.assert_close(found, 2 * t**2, rtol=0.15, atol=0)
+    u, squared = losses.extras["log_variance"], losses.extras["squared_error"]
+    torch.testing.assert_close(losses.loss, squared / u.exp() + u)
+
+
+def test_a_log_variance_has_a_value_at_the_ends_of_a_path() -> None:
+    ends = torch.tensor([0.0, 1.0])
+    assert LogVariance()(ends, 1 - ends).tolist() == [0, 0]

@@ -1,0 +1,1 @@
+"""The losses that a denoiser may be trained with, one a file, and what they share."""

@@ -81,6 +81,11 @@ def render(folder: Path, *, going_on: bool = False) -> str:
         (f"Images: generated (left), {real} pictures (right)", beside, "sample"),
         ("Generated clips", video(folder / "samples/clips/clips.mp4"), "sample"),
         ("Clips frame by frame", picture(folder / "samples/clips/contact.png"), "sample"),
+        (
+            "Generated pictures above the training pictures that are most alike",
+            picture(folder / "scores/closest_pairs.png"),
+            "evaluate",
+        ),
         ("Scores", score_table(scores, with_bars=record["digits"]), "evaluate"),
         ("The autoencoder, on held-out data", picture(folder / "autoencoder/reconstructions.png"), ENCODER),
         ("Training", _training_curves(folder), ENCODER),

@@ -13,10 +13,10 @@ import torch
 
 from data.dataset.index import Dataset
 from data.media.pictures import image_grid, write_png
-from tools.evaluate import measures
+from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
 from tools.evaluate.judge import Judge, make_judge
-from tools.evaluate.measures import motion, ratio, share_of_copies
+from tools.evaluate.measures import motion, ratio
 from tools.evaluate.real_samples import RealSamples, Shape, read
 from tools.runs import rulers
 from tools.runs import score_names as names
@@ -48,7 +48,7 @@ def scores_of(
     beside: Mapping[str, Any],
     output: Path,
 ) -> dict[str, Any]:
-    """Return the content of scores.json; held-out pictures go to `output`.
+    """Return the content of scores.json; held-out pictures and the closest pairs go to `output`.
 
     of, beside: hashes of the samples, and of what is beside them.
     """
@@ -60,10 +60,14 @@ def scores_of(
     judge = make_judge(train, asked.steps, asked.seed)
     scores: dict[str, float] = {"heldout_unseen": bool(asked.heldout)}
     scores |= score(judge, samples, train, heldout, count=asked.count, draws=asked.draws, seed=asked.seed)
+    made = [s.load()[0] for s in samples if s.frames == 1]
+    pairs: list[dict[str, Any]] = []
+    for images in made if len(train.images) else []:
+        shares, pairs = copies.report(images, train.images, heldout.images, output)
+        scores |= shares
     if asked.autoencoder and len(heldout.images):
         autoencoder = Path(asked.autoencoder)
         scores[names.PSNR] = reconstruction_psnr(autoencoder, heldout.images)
-        made = [s.load()[0] for s in samples if s.frames == 1]
         scores |= beside_noise(judge, made, heldout, autoencoder, count=asked.count, seed=asked.seed)
     if len(heldout.images):
         write_png(
@@ -73,7 +77,7 @@ def scores_of(
     measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
     chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most_real}
     records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
-    return {**finite, rulers.OF: dict(of), **records}
+    return {**finite, copies.PAIRS: pairs, rulers.OF: dict(of), **records}
 
 
 def read_real(
@@ -112,9 +116,6 @@ def score(
             scores[names.real(names.CLASS_AGREEMENT)] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
             scores |= compare(*features, count=count, draws=draws, seed=seed)
-            scores[names.COPIES] = share_of_copies(pixels, train.images)
-            if len(heldout.images):
-                scores[names.real(names.COPIES)] = share_of_copies(heldout.images, train.images)
             scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
             scores[names.CLIP_AGREEMENT] = judge.agreement(pixels, labels)

@@ -12,7 +12,12 @@ from tools.report.output import Output, Scores
 from tools.report.readers.trying import add_pictures, tried
 from tools.runs.rulers import BESIDE_SCORES, OF, RULER, SUBJECT
 
-PICTURES = ("images.png", "clips.mp4", "contact.png", "real_images.png")
+PICTURES = ("images.png", "clips.mp4", "contact.png")
+OF_SCORES = {
+    "real_images.png": "what the samples were compared with",
+    "closest_pairs.png": "generated pictures above the training pictures that are most alike",
+    "reconstructions.png": "pictures above what the autoencoder makes of them",
+}
 MOST_NEIGHBOURS = 200  # folders beside a run among which its samples and scores are looked for
 _SHOWN = ("count", "frames", "height", "width", "checkpoint", "weights", "solver", "steps", "guidance")
 _IDENTITY = ("run", "checkpoint", "weights", "weights_sha256", "samples_sha256", "seed", "autoencoder")
@@ -25,17 +30,7 @@ def read_samples(output: Output) -> None:
     output.running = not record
     sampler = record.get("sampler")
     fields = {**record, **(sampler if isinstance(sampler, dict) else {})}
-    for name in (
-        "count",
-        "frames",
-        "height",
-        "width",
-        "checkpoint",
-        "weights",
-        "solver",
-        "steps",
-        "guidance",
-    ):
+    for name in _SHOWN:
         if fields.get(name) is not None:
             output.facts[name] = str(fields[name])
     add_pictures(output, [output.folder / name for name in PICTURES], _origin(record))
@@ -47,7 +42,8 @@ def read_scores(output: Output) -> None:
     output.state = "complete" if record else "not finished"
     output.running = not record
     output.scores += _scores(record, output.folder)
-    add_pictures(output, [output.folder / name for name in PICTURES], "what the samples were compared with")
+    for name, words in OF_SCORES.items():
+        add_pictures(output, [output.folder / name], words)
 
 
 def read_export(output: Output) -> None:

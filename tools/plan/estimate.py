@@ -20,7 +20,7 @@ from core.train.config import TrainerConfig
 from models.denoisers.network import DenoiserConfig, count_parameters
 from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
-from tools.plan.measure import Measurement
+from tools.plan.measuring.measure import Measurement
 from tools.plan.memory import Setting
 from tools.plan.shares import shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload

@@ -23,11 +23,11 @@ from core.progress import say
 from data.order.buckets import GroupConfig
 from tools.plan.config import Config
 from tools.plan.estimate import Run, device_of, estimate
-from tools.plan.measure import measure
-from tools.plan.measured_report import lines_of_measurement, measurement_figures
+from tools.plan.measuring.measure import measure
+from tools.plan.measuring.measured_report import lines_of_measurement, measurement_figures
+from tools.plan.measuring.stopwatch import Sections
 from tools.plan.report import lines_of
 from tools.plan.step_samples import Workload, workload
-from tools.plan.stopwatch import Sections
 from tools.train.config import DataConfig
 
 
@@ -45,7 +45,8 @@ def run(config: Config) -> None:
     def samples(data: DataConfig) -> Workload:
         return workload(config.source, config.autoencoder, config.plan, data, config.model, config.engine)
 
-    work, measured = samples(config.data), None
+    configured = work = samples(config.data)
+    measured, device = None, device_of(config.plan)
     if config.action == "measure":
         sections = Sections(config.model, config.engine, config.ema, config.optimizer)
         measured = measure(sections, work, config.data, config.plan.device)
@@ -56,7 +57,8 @@ def run(config: Config) -> None:
         more = {"measured": measurement_figures(measured, work)} if measured else {}
         terminal.deliver(json.dumps({**found, **more}, indent=1))
     else:
-        lines = lines_of_measurement(measured, work, device_of(config.plan)) if measured else []
+        asked = config.data.rank_multiple
+        lines = lines_of_measurement(measured, configured, work, asked, device) if measured else []
         terminal.deliver("\n".join([*lines, *lines_of(found)]))
     if found["device"] and not found["recommended"]:
         raise WorkError(found["why"])
@@ -70,7 +72,7 @@ def run(config: Config) -> None:
 
 def group_fields(data: GroupConfig) -> dict[str, Any]:
     """Return the fields of the section `data` that a measurement settles."""
-    names = ("group_cost", "cost_fixed", "cost_linear", "cost_quadratic")
+    names = ("rank_multiple", "group_cost", "cost_fixed", "cost_linear", "cost_quadratic")
     return {name: getattr(data, name) for name in names}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from core.metrics.devices import Device
 from tools.plan.config import PlanConfig
 from tools.plan.figures import AGAIN, update_bytes
-from tools.plan.measure import Measurement
+from tools.plan.measuring.measure import Measurement
 from tools.plan.memory import Setting
 from tools.plan.step_samples import Workload
 

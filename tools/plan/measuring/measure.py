@@ -23,10 +23,12 @@ from core.metrics.devices import by_driver, by_name
 from core.metrics.hardware import device_name
 from core.progress import size as in_bytes
 from data.order.buckets import GroupConfig
-from tools.plan import cost_model, memory
-from tools.plan.cost_model import Choice, CostModel, Point
+from tools.plan import memory
+from tools.plan.measuring import cost_model
+from tools.plan.measuring.cost_model import CostModel, Point
+from tools.plan.measuring.even_groups import EVEN, Choice, GroupTimes, choose, even_size, spread
+from tools.plan.measuring.stopwatch import Sections, Size, Stopwatch
 from tools.plan.step_samples import Workload
-from tools.plan.stopwatch import Sections, Size, Stopwatch
 from tools.runs.memory.run_memory import groups_of
 
 ALONE = least_stage(1, {})  # what `auto` is of one rank, for which the device stands
@@ -38,9 +40,11 @@ class Measurement:
     """What was measured, and what follows from it.
 
     device: its name.  times, flops: of each micro-batch, forward and backward.  error: the largest relative
-    one of the model at these.  before: of a rank's share of a group of each
-    bucket, with the configured sizes, and seconds with those of `choice`.  at_once: samples that a rank takes
-    at once of these.  update: of an optimizer step with its averages, all of the state on this one device.
+    one of the model at these.  before: of a rank's share of a group of each bucket, with the configured
+    sizes, and seconds with those of `choice`.  at_once: samples that a rank takes at once of these.
+    spread_before, predicted_before: of the configured groups.  spread: of the chosen ones, of which `choice`
+    has the predicted one.  even_size: a `group_size` that would be even where these are not, if one is known.
+    update: of an optimizer step with its averages, all of the state on this one device.
     """
 
     device: str
@@ -53,14 +57,16 @@ class Measurement:
     before: Sequence[float]
     seconds: Sequence[float]
     spread_before: float
+    predicted_before: float
     spread: float
+    even_size: int | None
     update: float
 
 
 def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -> Measurement:
     """Time micro-batches of all buckets, choose groups by them, and time those.
 
-    Passes go on until the measured group times spread by at most `cost_model.EVEN`, or PASSES are over; the
+    Passes go on until the measured group times spread by at most EVEN, or PASSES are over; the
     most even groups are returned. A size that is timed again adds to its earlier times.
     named: the device that is planned for, '' for this machine's.
     """
@@ -133,12 +139,14 @@ def _passes(
         times.update(stopwatch.time(list(dict.fromkeys(wanted)), number))
         return [sum(times[size] for size in _sizes(b, part, fitting)) for b, part in enumerate(parts)]
 
-    before = timed([work.rank_share(bucket) for bucket in work.buckets], 0)
+    configured = [bucket.group for bucket in work.buckets]
+    before = timed([size // work.data_ranks for size in configured], 0)
     best: Measurement | None = None
     for number in range(1, PASSES + 1):
         points = [Point(size.samples, tokens[size.bucket], seconds) for size, seconds in times.items()]
         model = cost_model.fit(points)
-        choice = cost_model.choose(model, tokens, fitting.at_once, shares, work.data_ranks, data)
+        groups = GroupTimes(model, tokens, fitting.at_once, shares, work.data_ranks)
+        choice = choose(groups, data)
         parts = [size // work.data_ranks for size in choice.sizes]
         seconds = timed(parts, number)
         found = Measurement(
@@ -151,12 +159,14 @@ def _passes(
             at_once=[fitting.at_once(b, part) for b, part in enumerate(parts)],
             before=before,
             seconds=seconds,
-            spread_before=cost_model.spread(before, shares),
-            spread=cost_model.spread(seconds, shares),
+            spread_before=spread(before, shares),
+            predicted_before=groups.spread(configured),
+            spread=spread(seconds, shares),
+            even_size=None if choice.spread <= EVEN else even_size(groups, data),
             update=stopwatch.update,
         )
         best = found if best is None or found.spread < best.spread else best
-        if best.spread <= cost_model.EVEN or len(work.buckets) == 1:
+        if best.spread <= EVEN or len(work.buckets) == 1:
             break
     assert best is not None
     return replace(best, update=stopwatch.update)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from tools.train.network import make_network
 WARM = 2  # rounds that do not count
 LEAST, MOST = 7, 50  # rounds that count
 SECONDS = 8.0  # after which no more rounds than LEAST are made
+clock = time.perf_counter  # seconds
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Stopwatch:
             compile_blocks(network.blocks)
         self._ema = Ema(sections.ema, self._engine.masters)
         self._updates: list[float] = []
-        self._seen: dict[Size, list[float]] = defaultdict(list)
+        self._rounds: list[dict[Size, float]] = []
 
     @property
     def update(self) -> float:
@@ -79,25 +79,32 @@ class Stopwatch:
         return size.samples * train_flops(self._model, shape[1:], self._work.text_tokens)
 
     def time(self, sizes: Sequence[Size], number: int) -> dict[Size, float]:
-        """Return the median seconds of forward and backward of each micro-batch, earlier calls counted too.
+        """Return the typical seconds of forward and backward of each micro-batch, earlier calls counted too.
 
-        Every round takes each size once, from another one on each time, and ends with an update.
+        Every round takes each size once, from another one on each time, and ends with an update. The first
+        size of all is taken in every round, and the others are medians of their ratio to it within a round:
+        a device that becomes slower as it warms, or that other programs use, does so to both.
         number: of the pass, for a person.
         """
-        examples = {size: self._example(size) for size in sizes}
-        began, what = time.perf_counter(), f"measure, pass {number + 1}"
+        first = next(iter(self._rounds[0])) if self._rounds else sizes[0]
+        taken = tuple(dict.fromkeys((first, *sizes)))
+        examples = {size: self._example(size) for size in taken}
+        began, what = clock(), f"measure, pass {number + 1}"
         with Progress(MOST + WARM, what, unit="rounds") as progress:
             for turn in range(WARM + MOST):
-                first = turn % len(sizes)
-                for size in (*sizes[first:], *sizes[:first]):
-                    seconds = self._pass(examples[size])
-                    if turn >= WARM:
-                        self._seen[size].append(seconds)
+                begin = turn % len(taken)
+                took = {size: self._pass(examples[size]) for size in (*taken[begin:], *taken[:begin])}
+                if turn >= WARM:
+                    self._rounds.append({size: took[size] for size in taken})
                 self._step(counts=turn >= WARM)
                 progress.advance()
-                if turn + 1 >= WARM + LEAST and time.perf_counter() - began > SECONDS:
+                if turn + 1 >= WARM + LEAST and clock() - began > SECONDS:
                     break
-        return {size: statistics.median(self._seen[size]) for size in sizes}
+        usual = statistics.median(each[first] for each in self._rounds)
+        return {size: usual * self._ratio(size, first) for size in sizes}
+
+    def _ratio(self, size: Size, first: Size) -> float:
+        return statistics.median(each[size] / each[first] for each in self._rounds if size in each)
 
     def _example(self, size: Size) -> Example:
         shape = (size.samples, *self._work.buckets[size.bucket].shape)
@@ -106,18 +113,18 @@ class Stopwatch:
 
     def _pass(self, example: Example) -> float:
         wait(self._device)
-        began = time.perf_counter()
+        began = clock()
         self._engine.backward(self._engine(*example).square().mean())
         wait(self._device)
-        return time.perf_counter() - began
+        return clock() - began
 
     def _step(self, *, counts: bool) -> None:
-        began = time.perf_counter()
+        began = clock()
         self._engine.step(lr=0.0)
         self._ema.update(self._engine.masters, max(1, self._engine.updates))
         wait(self._device)
         if counts:
-            self._updates.append(time.perf_counter() - began)
+            self._updates.append(clock() - began)
 
 
 @torch.no_grad()

@@ -6,13 +6,19 @@ from typing import Any
 
 from core.metrics.devices import Device
 from core.progress import aligned
-from tools.plan.cost_model import EVEN
-from tools.plan.measure import Measurement
+from tools.plan.measuring.even_groups import EVEN
+from tools.plan.measuring.measure import Measurement
 from tools.plan.step_samples import Workload
 
 
-def lines_of_measurement(found: Measurement, work: Workload, device: Device | None) -> list[str]:
-    """Return the lines that tell a measurement. work: the samples of a step, in the chosen groups."""
+def lines_of_measurement(
+    found: Measurement, configured: Workload, work: Workload, asked: int, device: Device | None
+) -> list[str]:
+    """Return the lines that tell a measurement.
+
+    configured, work: the samples of a step, in the configured and in the chosen groups.  asked: the
+    `rank_multiple` of the former.
+    """
     head = ("micro-batch", "measured ms", "predicted ms", *(("data sheet ms",) if device else ()))
     rows = [head]
     for size, seconds in sorted(found.times.items()):
@@ -28,34 +34,53 @@ def lines_of_measurement(found: Measurement, work: Workload, device: Device | No
         )
     model = found.model
     return [
-        f"measured on {found.device}, forward and backward, medians; an update takes "
-        f"{1000 * found.update:.3g} ms",
+        f"measured on {found.device}, forward and backward; an update takes {1000 * found.update:.3g} ms",
         *aligned(rows),
         f"predicted: {1e3 * model.micro_batch:.3g} ms a micro-batch, and a sample of S tokens "
         f"{1e6 * model.fixed:.3g} + {1e6 * model.linear:.3g} S + {1e6 * model.quadratic:.3g} S^2 "
         f"microseconds; off by {found.error:.1%} at most",
-        *_groups(found, work),
+        *_groups(found, configured, work, asked),
         "",
     ]
 
 
-def _groups(found: Measurement, work: Workload) -> list[str]:
+def _groups(found: Measurement, configured: Workload, work: Workload, asked: int) -> list[str]:
     if len(work.buckets) == 1:
         return [f"one shape: its groups of {work.buckets[0].group} stay as they are"]
-    lines = [
-        f"{bucket.name}: groups of {bucket.group}, a rank's share takes {1000 * seconds:.4g} ms"
-        for bucket, seconds in zip(work.buckets, found.seconds, strict=True)
-    ]
-    spread = (
-        f"group times spread by {found.spread:.1%} as measured (predicted {found.choice.spread:.1%}), "
-        f"longest less shortest over the mean; as configured by {found.spread_before:.1%}"
-    )
-    if found.spread > EVEN:
-        spread += (
-            f". Groups are multiples of data.rank_multiple={found.choice.data.rank_multiple}: a smaller "
-            "one, or a larger data.group_size, makes them more even"
+    rows = [("group of", "before", "ms", "now", "ms")]
+    each = zip(work.buckets, configured.buckets, found.before, found.seconds, strict=True)
+    for bucket, earlier, before, now in each:
+        rows.append(
+            (bucket.name, str(earlier.group), f"{1000 * before:.4g}", str(bucket.group), f"{1000 * now:.4g}")
         )
-    return [*lines, spread]
+    lines = [
+        *aligned(rows),
+        f"group times spread by {found.spread:.1%} as measured (predicted {found.choice.spread:.1%}), "
+        f"longest less shortest over the mean; as configured by {found.spread_before:.1%} (predicted "
+        f"{found.predicted_before:.1%})",
+    ]
+    return [*lines, *_multiple(found, asked), *_uneven(found)]
+
+
+def _multiple(found: Measurement, asked: int) -> list[str]:
+    """Say that groups became smaller multiples, since that limits the ranks that the run can have."""
+    multiple = found.choice.data.rank_multiple
+    if multiple == asked:
+        return []
+    return [
+        f"multiples of data.rank_multiple={asked} are less even: it becomes {multiple}, so the run can have "
+        f"as many data-parallel ranks as divide {multiple}; plan.ranks={asked} keeps all that divide {asked}"
+    ]
+
+
+def _uneven(found: Measurement) -> list[str]:
+    if found.spread <= EVEN:
+        return []
+    if found.even_size is None:
+        return [
+            f"they spread by more than {EVEN:.0%}: fewer plan.ranks, which share a group, or a larger one"
+        ]
+    return [f"they spread by more than {EVEN:.0%}: data.group_size={found.even_size} is predicted not to"]
 
 
 def _least(found: Measurement, size: Any, device: Device | None) -> float:
@@ -84,8 +109,10 @@ def measurement_figures(found: Measurement, work: Workload) -> dict[str, Any]:
         },
         "update_s": found.update,
         "groups": [bucket.group for bucket in work.buckets],
+        "rank_multiple": found.choice.data.rank_multiple,
         "group_s": list(found.seconds),
         "spread": found.spread,
         "spread_before": found.spread_before,
+        "spread_before_predicted": found.predicted_before,
         "spread_predicted": found.choice.spread,
     }

@@ -1,0 +1,1 @@
+"""Time micro-batches on the device at hand, fit what samples cost, choose groups that take the same time."""

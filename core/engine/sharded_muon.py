@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.engine.shards import Shard
-from core.optim.muon import newton_schulz, rate_scale
+from core.optim.muon import matrix_shape, newton_schulz, rate_scale
 
 MOMENTUM = "momentum"
 
@@ -84,7 +84,7 @@ class MatrixExchange:
 
     def __init__(self, tables: list[list[Shard]], rank: int, dtype: torch.dtype) -> None:
         self._dtype, self._size = dtype, len(tables)
-        shapes = {s.name: s.shape for shards in tables for s in shards}
+        shapes = {s.name: matrix_shape(s.shape) for shards in tables for s in shards}
         owners = _owners(shapes, self._size)
         self._mine = {name: shape for name, shape in shapes.items() if owners[name] == rank}
         self._outgoing = [[s for s in tables[rank] if owners[s.name] == to] for to in range(self._size)]
@@ -117,17 +117,17 @@ class MatrixExchange:
         return received.split([_numbers([s]) for part in coming for s in part])
 
 
-def _owners(shapes: dict[str, tuple[int, ...]], ranks: int) -> dict[str, int]:
+def _owners(shapes: dict[str, tuple[int, int]], ranks: int) -> dict[str, int]:
     """Assign every matrix an owner, the largest first, each to the rank with the least work."""
     work = [0] * ranks
     owners = {}
-    for name, (rows, columns) in sorted(shapes.items(), key=lambda item: (-_cost(item[1]), item[0])):
+    for name, shape in sorted(shapes.items(), key=lambda item: (-_cost(item[1]), item[0])):
         owners[name] = work.index(min(work))
-        work[owners[name]] += _cost((rows, columns))
+        work[owners[name]] += _cost(shape)
     return owners
 
 
-def _cost(shape: tuple[int, ...]) -> int:
+def _cost(shape: tuple[int, int]) -> int:
     """Count the multiply-adds of one iteration: two products with the matrix, one of the small square."""
     small, large = sorted(shape)
     return small * small * (2 * large + small)

@@ -186,7 +186,7 @@ class TrainingState:
             return 0
         width, own = self._computed, group.own(self.zero_stage, self.ranks)
         sizes = [math.prod(shape) for shape in group.shapes]
-        largest = max(2 * math.prod(shape) + 2 * min(shape) ** 2 for shape in group.shapes)
+        largest = max(2 * math.prod(s) + 2 * min(s[0], math.prod(s[1:])) ** 2 for s in group.shapes)
         if self.zero_stage == 0 or self.ranks == 1:
             return own * FP32 + width * (self.bf16 * own + group.numbers + largest)
         return own * FP32 + width * (own + 2 * _fullest(sizes, self.ranks) + largest)

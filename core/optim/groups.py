@@ -1,7 +1,7 @@
 """Settings of the optimizer: parameter groups by tag, the learning rate as a pure function of the step.
 
 Tags are attributes that a network sets on its parameters: `no_decay` on embeddings, `hidden` on the matrices
-of its blocks, which Muon may take.
+and kernels of its blocks, which Muon may take.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) or Muon, and the learning-rate schedule."""
 
     name: Literal["adamw", "muon"] = setting(
-        "adamw", "update rule; muon takes the matrices of the blocks, with AdamW's lr, and AdamW the rest"
+        "adamw",
+        "update rule; muon takes the matrices and kernels of the blocks, with AdamW's lr, and AdamW the rest",
     )
     lr: float = setting(1e-4, "learning rate after warm-up", low=0.0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment")
@@ -69,8 +70,9 @@ def learning_rate(config: OptimizerConfig, step_index: int, steps: int) -> float
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Group the trainable parameters in the model's order: for Muon, for AdamW with and without weight decay.
 
-    Muon takes matrices with the tag `parameter.hidden = True`. A parameter goes without decay when it has
-    fewer than two axes (norms, biases) or carries the tag `parameter.no_decay = True`.
+    Muon takes matrices, and kernels of convolutions, with the tag `parameter.hidden = True`. A parameter goes
+    without decay when it has fewer than two axes (norms, biases) or carries the tag
+    `parameter.no_decay = True`.
     """
     decay = config.weight_decay
     groups: dict[str, dict[str, Any]] = {
@@ -100,5 +102,5 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 def _group_of(parameter: nn.Parameter, config: OptimizerConfig) -> str:
     if parameter.ndim < 2 or getattr(parameter, "no_decay", False):
         return "no_decay"
-    is_hidden = parameter.ndim == 2 and getattr(parameter, "hidden", False)
+    is_hidden = getattr(parameter, "hidden", False)
     return "muon" if config.name == "muon" and is_hidden else "decay"

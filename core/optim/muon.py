@@ -1,5 +1,7 @@
 """Muon's direction for one matrix: momentum made orthogonal by Newton-Schulz iterations.
 
+The kernel of a convolution counts as a matrix.
+
 After Keller Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with the scale of Liu et al.
 2025 (arXiv:2502.16982, eq. 4), under which the learning rate and the weight decay of AdamW serve both.
 """
@@ -32,7 +34,13 @@ def newton_schulz(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return a parameter's shape as a matrix: a kernel (outputs, inputs, ...) has a column for each number
+    that an output sees."""
+    return shape[0], math.prod(shape[1:])
+
+
 def rate_scale(shape: tuple[int, ...]) -> float:
     """Return the factor on a matrix's learning rate that makes its update as large as AdamW's usual one
     (a root mean square of about 0.2)."""
-    return 0.2 * math.sqrt(max(shape))
+    return 0.2 * math.sqrt(max(matrix_shape(shape)))

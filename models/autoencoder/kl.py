@@ -206,3 +206,6 @@ def initialise(model: Autoencoder) -> None:
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             nn.init.zeros_(module.conv_2.weight)
+    for layers in (model.encoder.layers, model.decoder.layers):
+        for parameter in layers.parameters():
+            parameter.hidden = parameter.ndim > 1  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ class Denoiser(nn.Module):
     (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. It computes in the
     dtype of its weights, draws them from torch's global generator, and ignores parts of the condition that it
     is not made for.
-    Parameters may be tagged: `no_decay`, for the optimizer, `hidden`, a matrix that Muon takes, and
+    Parameters may be tagged: `no_decay`, for the optimizer, `hidden`, which Muon may take, and
     `added_by`, `classes` and `places`, which say how this network may differ from one whose weights it begins
     from (`models.transfer`); without these it begins from an equal one alone.
 

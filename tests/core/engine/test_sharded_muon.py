@@ -20,6 +20,7 @@ from core.engine.shards import Shard
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig, parameter_groups
 from core.optim.muon import newton_schulz
+from models.autoencoder.kl import KLConfig
 from tests.core import states_run, toy_run
 from tests.core.engine.test_engine import train
 from tests.core.ranks import run_ranks
@@ -72,6 +73,28 @@ def test_bitwise_equal_to_torch_in_bf16(weight_decay: float) -> None:
         plain.step()
     for shard, p in zip(shards, theirs, strict=True):
         assert torch.equal(shard.view([flat]).view(p.shape), p.detach())
+
+
+def test_a_kernel_is_updated_as_the_matrix_of_what_each_output_sees() -> None:
+    updated = []
+    for shape in ((8, 4, 3, 3, 3), (8, 108)):
+        torch.manual_seed(0)
+        flat = torch.randn(864).requires_grad_()
+        group = {"params": [flat], "names": ["a"], "rule": "muon", "momentum": 0.9, "weight_decay": 0.0}
+        rule = MuonAdamW([group], lr=0.02)
+        rule.share_matrices([flat], [[Shard("a", shape, 0, 864, 0, 0)]], 0, torch.float32)
+        rule.state[flat]["momentum"] = torch.zeros_like(flat, requires_grad=False)
+        flat.grad = torch.randn_like(flat)
+        rule.step()
+        updated.append(flat.detach())
+    assert torch.equal(*updated)
+
+
+def test_muon_takes_the_kernels_inside_an_autoencoder() -> None:
+    groups = parameter_groups(KLConfig(width=8).build(), OptimizerConfig(name="muon"))
+    taken = {name for group in groups if group.get("rule") == "muon" for name in group["names"]}
+    assert "encoder.layers.0.conv_1.weight" in taken
+    assert not [name for name in taken if name.split(".")[1] != "layers" or name.endswith("scale")]
 
 
 class PlainMuon:

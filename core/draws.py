@@ -13,8 +13,6 @@ and cos.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +22,8 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from core.permutations import keyed_hash
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -93,7 +93,7 @@ class Draws:
                 f"id {tuple(self.id.shape)} and position {tuple(self.position.shape)} must be (B,)"
             )
         seeds = (self.seed,) if isinstance(self.seed, int) else self.seed
-        keys = [[int.from_bytes(_hash(8, s, purpose), "little") for s in seeds] for purpose in purposes]
+        keys = [[int.from_bytes(keyed_hash(8, s, purpose), "little") for s in seeds] for purpose in purposes]
         k0, k1 = (
             _rows([[key >> shift & _MASK for key in row] for row in keys], self.id) for shift in (0, 32)
         )
@@ -116,28 +116,6 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     k0, k1 = key.unbind(-1)
     c0, c1, c2, c3 = counter.unbind(-1)
     return torch.stack(_philox((c0, c1, c2, c3), (k0, k1)), -1)
-
-
-def scrambled(words: np.ndarray) -> np.ndarray:
-    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) to every uint64."""
-    z = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def permutation(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
-    """Return a permutation of range(n), int64, that depends on nothing but the arguments.
-
-    The keys to sort by are 64-bit words of NumPy's Philox bit generator, whose raw stream is fixed by NumPy's
-    compatibility policy (its `Generator.permutation` is not).
-    """
-    return np.argsort(sort_keys(seed, purpose, numbers, n), kind="stable").astype(np.int64, copy=False)
-
-
-def sort_keys(seed: int, purpose: str, numbers: tuple[int, ...], n: int) -> np.ndarray:
-    """Return the keys by which `permutation` sorts range(n), (n,) uint64, of equal ones the first first."""
-    key = int.from_bytes(_hash(16, seed, purpose, *numbers), "little")
-    return np.random.Philox(key=key).random_raw(n)
 
 
 def _philox(counter: Sequence[Any], key: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
@@ -180,8 +158,3 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     radius = ((a.float() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
     angle = b.float() * (2 * math.pi * 2.0**-32)
     return radius * angle.cos(), radius * angle.sin_()
-
-
-def _hash(size: int, *parts: int | str) -> bytes:
-    """Hash to `size` bytes, the same in every process and version (unlike `hash`)."""
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=size).digest()

@@ -65,7 +65,7 @@ OWNERS = {
     "deepspeed": r"core/engine/\w+\.py",
     "wandb": r"core/metrics/trackers/wandb_view\.py",
     "tensorboard": r"core/metrics/trackers/event_files\.py",
-    "webdataset": r"data/\w+/\w+\.py|tools/bench/peers\.py",
+    "webdataset": r"tools/bench/peers\.py",
     "litdata": r"tools/bench/peers\.py",
     "streaming": r"tools/bench/peers\.py",
     "submitit": r"launch/cluster/\w+\.py",
@@ -113,7 +113,10 @@ READERS = {
     r"torch\.jit\.load": {"models/extractors/i3d.py"},  # a program, which docs/security.md says
     r"yaml\.\w*(load|parse|compose|scan)\w*|OmegaConf\.load": {"core/config/yaml_files.py"},
     r"safe_open|load_file|safetensors\.torch\.load\w*": {"core/checkpoint/tensor_file.py"},
-    r"tarfile\.(open|TarFile)|TarFile\.open": {"data/dataset/tars.py"},
+    r"tarfile\.(open|TarFile)|TarFile\.open": {
+        "data/dataset/tars.py",
+        "data/raw/writing.py",  # writes raw shards, and reads none
+    },
     r"csv\.(reader|DictReader)": {"data/raw/tables/delimited.py"},
 }
 UNPICKLES = "core/checkpoint/torch_file.py"  # only for its exception, and torch's restricted unpickler

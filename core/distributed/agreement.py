@@ -12,8 +12,8 @@ from torch import Tensor
 from core.batch import Batch, Tally
 from core.distributed import ranks
 from core.distributed.ranks import World
-from core.draws import scrambled
 from core.errors import WorkError
+from core.permutations import scrambled
 
 _MODULUS = 1 << 12  # keeps the sums of squares exact for any number of ranks
 _HASHES = 1 << 40  # keeps the sum of hashes exact in float64, for up to 2^13 of them

@@ -21,8 +21,8 @@ from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.faults.spikes import SpikeGuard
+from core.metrics.record_writer import RecordWriter
 from core.progress import say
-from core.record_writer import RecordWriter
 from core.run.folder import INCIDENTS
 
 

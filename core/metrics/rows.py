@@ -22,11 +22,11 @@ from core.distributed.ranks import World, sum_over_ranks
 from core.metrics.hardware import find_peaks
 from core.metrics.phases import Phases
 from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_report
+from core.metrics.record_writer import RecordWriter
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
 from core.metrics.trackers.kinds import KINDS, Shown
 from core.metrics.trackers.showing import Trackers
-from core.record_writer import RecordWriter
 from core.run.folder import METRICS
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from core.distributed import ranks
 from core.files import regular
+from core.metrics.record_tally import Tally, carried_on, end_differs, whole_differs
+from core.metrics.record_writer import RecordWriter
 from core.progress import say
-from core.record_tally import Tally, carried_on, end_differs, whole_differs
-from core.record_writer import RecordWriter
 
 SIZES = "records"  # in a checkpoint's state: file name -> what the record was at that moment
 

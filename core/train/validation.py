@@ -28,9 +28,9 @@ from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.losses import Objective
 from core.metrics.phases import Phases
+from core.metrics.record_writer import RecordWriter
 from core.metrics.rows import complete_row
 from core.metrics.step_sums import StepSums
-from core.record_writer import RecordWriter
 from core.run.folder import VALIDATION
 
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.draws import permutation, sort_keys
+from core.permutations import permutation, sort_keys
 from data.order.bucket_rows import BucketRows
 
 _KEPT_BLOCKS = 4

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.draws import scrambled
 from core.errors import StorageError, UserError, WorkError
+from core.permutations import scrambled
 from data.dataset.schema import FOUND
 from data.media.colour import RULE, UNTAGGED_RULE
 from data.media.film.geometry import MIRRORED

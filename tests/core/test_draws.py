@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.draws import Draws, _box_muller, permutation, philox, scrambled
+from core.draws import Draws, _box_muller, philox
+from core.permutations import permutation, scrambled
 
 # Random123 kat_vectors, philox4x32 with 10 rounds: counter, key, expected.
 KNOWN = [

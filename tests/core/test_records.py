@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from core import record_writer, records
+from core import records
 from core.errors import WorkError
-from core.record_writer import RecordWriter
+from core.metrics import record_writer
+from core.metrics.record_writer import RecordWriter
 from core.records import append_shared, encode, lines_from_end, publish, read_from, read_last, read_rows
 
 

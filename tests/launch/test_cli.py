@@ -17,6 +17,7 @@ from core.config.settings import REQUIRED, setting
 from core.errors import EndedEarly, UserError, WorkError
 from core.root import ROOT
 from launch import arguments, cli, jobs
+from tests.data.samples import image_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,20 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_packing_imports_no_torch(tmp_path: Path) -> None:
+    image_folder(tmp_path / "in")
+    code = (
+        "import sys; from launch.cli import main; status = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'deepspeed', 'webdataset'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else status)"
+    )
+    words = ["shard", str(tmp_path / "in"), f"output={tmp_path / 'out'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_foreign_core_is_refused_with_both_places(tmp_path: Path) -> None:

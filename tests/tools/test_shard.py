@@ -202,7 +202,7 @@ def undisturbed(config: Config, folder: Path) -> None:
 
 KILL = """
 import os, sys
-import core.draws, data.raw.ingest, data.raw.writing, webdataset  # once, for all the children
+import data.raw.ingest, data.raw.writing, tools.shard.choosing  # once, for all the children
 from core.faults import failpoints
 from tools.shard.job import Config, run
 

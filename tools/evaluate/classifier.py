@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.draws import Draws, permutation
+from core.draws import Draws
+from core.permutations import permutation
 from core.progress import Progress
 
 SIDE = 32  # pixels; every frame is resized to this before it is judged

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.draws import permutation
+from core.permutations import permutation
 
 Floats = NDArray[np.float64]
 

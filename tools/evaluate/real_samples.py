@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from core.draws import permutation
 from core.errors import WorkError
+from core.permutations import permutation
 from core.progress import Progress, say
 from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
 from data.media.formats import MediaError

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.draws import permutation
 from core.errors import UserError
+from core.permutations import permutation
 from core.progress import Progress, counted, say
 from core.queue.pool import each
 from core.records import publish

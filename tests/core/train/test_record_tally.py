@@ -16,8 +16,8 @@ import pytest
 
 from core.checkpoint.store import CheckpointStore
 from core.distributed.ranks import World
-from core.record_tally import Tally
-from core.record_writer import RecordWriter
+from core.metrics.record_tally import Tally
+from core.metrics.record_writer import RecordWriter
 from core.records import BLOCK, encode
 from core.train.run_records import RunRecords
 from tests.core.toy_run import toy_trainer

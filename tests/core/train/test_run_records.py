@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from core import record_writer
 from core.checkpoint.store import CheckpointStore
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults import failpoints
+from core.metrics import record_writer
 from core.records import encode, read_rows
 from core.root import ROOT
 from core.train.trainer import Trainer

@@ -33,7 +33,7 @@ def datasets(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 
 def plain_stream(bucket: BucketRows, places: int, block: int) -> np.ndarray:
     """Return a bucket's stream, epoch after epoch, by plain concatenation: the plain twin."""
-    from core.draws import permutation
+    from core.permutations import permutation
 
     stream: list[int] = []
     epoch = 0

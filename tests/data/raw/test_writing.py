@@ -17,7 +17,7 @@ from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.raw.ingest import list_source
 from data.raw.item import Item
 from data.raw.unfinished import begin
-from data.raw.writing import Check, ShardTask, assemble, cut, write_shard
+from data.raw.writing import Check, ShardTask, add_sample, assemble, cut, write_shard
 from tests.data.samples import clip_bytes, huge_png, image_bytes, image_folder, picture
 
 
@@ -68,6 +68,22 @@ def test_shards_are_cut_by_samples_and_bytes() -> None:
     items = [Item(str(k), Path(), 0, size) for k, size in enumerate([5, 5, 1, 20, 1, 1, 1, 1])]
     assert list(cut(items, 3, 10)) == [(0, 2), (2, 3), (3, 4), (4, 7), (7, 8)]
     assert list(cut([], 3, 10)) == []
+
+
+def test_samples_are_written_as_webdataset_writes_them() -> None:
+    samples = {
+        "000000000": {"png": b"p" * 700, "json": b"{}"},
+        "a/" + 120 * "b": {"mp4": b"m" * 512, "json": b""},
+    }
+    ours, theirs = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=ours, mode="w|") as tar:
+        for key, members in samples.items():
+            add_sample(tar, key, members)
+    asked = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644, "compress": False}
+    with webdataset.TarWriter(theirs, **asked) as writer:
+        for key, members in samples.items():
+            writer.write({"__key__": key, **members})
+    assert ours.getvalue() == theirs.getvalue()
 
 
 def test_stock_webdataset_reads_the_shards(packed: Path) -> None:

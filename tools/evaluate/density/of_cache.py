@@ -15,9 +15,9 @@ import numpy as np
 
 from core.config.loading import to_dict
 from core.distributed.device_choice import own_device
-from core.draws import permutation
 from core.errors import UserError
 from core.files import fingerprint
+from core.permutations import permutation
 from core.progress import Progress
 from core.records import append_shared, read_rows
 from data.latent.reading import reader_of

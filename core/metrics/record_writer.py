@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.files import atomic_file, open_regular, regular
+from core.metrics.record_tally import Tally, carried_on
 from core.progress import counted, say
-from core.record_tally import Tally, carried_on
 from core.records import ATTEMPT, Row, decode, encode, end_of_lines, iterate, lines_from_end
 
 MOST_WAITING = 100_000  # rows kept in memory while they cannot be written

@@ -39,7 +39,7 @@ def test_tiny_demo_runs_every_stage_and_then_only_what_is_missing(
         assert arrays["labels"].tolist() == list(range(10))
     page = (output / "report.html").read_text()
     assert "samples/images" in page
-    assert page.count("data:image/png") == 5  # generated, real, clips, reconstructions, the data
+    assert page.count("data:image/png") == 6  # generated, real, closest, clips, reconstructions, the data
     assert "python -m launch train configs/demo/" in page.replace(str(ROOT) + "/", "")
 
     recipes = [str(RECIPES / folder / "sample-clips.yaml") for folder in ("", "tiny")]

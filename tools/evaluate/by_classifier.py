@@ -77,7 +77,7 @@ def scores_of(
     measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
     chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most_real}
     records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
-    return {**finite, copies.PAIRS: pairs, rulers.OF: dict(of), **records}
+    return {**finite, rulers.PAIRS: pairs, rulers.OF: dict(of), **records}
 
 
 def read_real(

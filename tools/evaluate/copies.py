@@ -18,7 +18,6 @@ SIDE = 16  # pixels of a thumbnail
 ALIKE = 0.95  # correlation of two thumbnails, from which on one is a near-copy of the other
 SHOWN = 8  # pairs
 PICTURE = "closest_pairs.png"
-PAIRS = "closest_pairs"  # in scores.json
 BLOCK = 1024  # pictures compared at once
 Images = NDArray[np.uint8]
 

@@ -12,7 +12,8 @@ from core.files import fingerprint
 from tools.runs.samples import Samples
 
 OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
-BESIDE_SCORES = (OF, RULER, SUBJECT)
+PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
+BESIDE_SCORES = (OF, RULER, SUBJECT, PAIRS)
 SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
 
 

@@ -8,7 +8,7 @@ job's config, and adds the path (`below`). So the same refusal reads `device=cud
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 CONTINUABLE = 75
 """Exit status of a run that ended early, where the same command continues it: EX_TEMPFAIL of sysexits.h."""
@@ -39,6 +39,17 @@ def below(section: str) -> Iterator[None]:
         if error.expected is None:  # a sentence without a field
             raise
         raise UserError(f"{section}.{error.field}", error.value, error.expected) from None
+
+
+@contextlib.contextmanager
+def renamed(fields: Mapping[str, str]) -> Iterator[None]:
+    """Name fields of a UserError of the block as the job calls them: {name there: name here}."""
+    try:
+        yield
+    except UserError as error:
+        if error.expected is None or error.field not in fields:
+            raise
+        raise UserError(fields[error.field], error.value, error.expected) from None
 
 
 def require_all(*problems: tuple[str, object, str] | None) -> None:

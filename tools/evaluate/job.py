@@ -24,7 +24,10 @@ from tools.runs.samples import Samples, find_samples, require_one_origin
 def plan(config: Config) -> list[str]:
     """Say what would be compared."""
     if config.measure == "reconstruction":
-        scored.require_real(config.real, "", config.source)
+        from tools.evaluate import reconstruction
+
+        scored.require_reconstructed(config.real, config.source)
+        reconstruction.opened(section(reconstruction.Comparison, config))
         height, width = config.reconstruction.size
         images = f"at most {config.most_real} images of {config.real} at {width}x{height}"
         return [f"{images}, encoded and decoded by {config.source}", f"into {config.output}"]
@@ -61,9 +64,12 @@ def run(config: Config) -> None:
     output, scores = Path(config.output), Path(config.output) / SCORES
     samples: list[Samples] = []
     if config.measure == "reconstruction":
+        from tools.evaluate import reconstruction
+
         options = config.reconstruction
-        hashes = scored.require_real(config.real, "", config.source)
-        of: dict[str, Any] = {"samples": {"autoencoder": hashes["autoencoder"]}, "real": hashes["real"]}
+        of = scored.require_reconstructed(config.real, config.source)
+        pairs = section(reconstruction.Comparison, config)
+        networks = reconstruction.opened(pairs)
         lpips = {"lpips_network": options.lpips_network, "lpips_weights": options.lpips_weights}
         of |= scored.hashes_of_weights({f"reconstruction.{name}": file for name, file in lpips.items()})
     elif config.measure == "samples":
@@ -84,10 +90,7 @@ def run(config: Config) -> None:
     for generated in samples:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
     if config.measure == "reconstruction":
-        from tools.evaluate import reconstruction
-
-        pairs = section(reconstruction.Comparison, config)
-        record = reconstruction.scores_of(pairs, of, output)
+        record = reconstruction.scores_of(pairs, networks, of, output)
     elif config.measure != "samples":
         record = opened.measure(config.measure, output, seed=config.seed)
     elif config.extractor != "classifier":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from core.config.loading import to_dict
 from core.distributed.device_choice import own_device
-from core.errors import UserError, below
+from core.errors import UserError, below, renamed
 from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.media.images import from_tensor, to_tensor
@@ -23,7 +23,7 @@ from models.autoencoder.psnr import psnr
 from models.extractors import lpips
 from tools.evaluate.config import ReconstructionConfig
 from tools.evaluate.extractors.extractor import Pixels, distance_scores
-from tools.evaluate.extractors.inception_scores import open_extractor
+from tools.evaluate.extractors.inception_scores import InceptionScores, open_extractor
 from tools.evaluate.measures import bootstrap_interval
 from tools.evaluate.moments import Reference
 from tools.evaluate.real_samples import Shape, batched, real_pixels
@@ -64,19 +64,35 @@ class _Seen:
         self.values.setdefault(name, []).extend(values)
 
 
-def scores_of(asked: Comparison, of: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """Return the content of scores.json, and draw some pairs into `output`.  of: hashes of both sides."""
-    device = own_device(asked.device)
-    autoencoder = open_autoencoder(Path(asked.source)).to(device)
-    height, width = asked.reconstruction.size
-    if min(height, width) < SIDE:
-        raise UserError("reconstruction.size", asked.reconstruction.size, f"at least {SIDE} pixels a side")
-    autoencoder.latent_shape((1, height, width))  # refuses a size that does not fit
+@dataclass(frozen=True)
+class Opened:
+    """The networks of a comparison, on a device.  distance, extractor: None without LPIPS, without rFID."""
+
+    autoencoder: AnyAutoencoder
+    distance: lpips.Lpips | None
+    extractor: InceptionScores | None
+    device: torch.device
+
+
+def opened(asked: Comparison) -> Opened:
+    """Open what is compared with; UserError where a file, or the size, does not fit."""
+    device, size = own_device(asked.device), asked.reconstruction.size
+    with renamed(dict.fromkeys(("autoencoder",), "source")):
+        autoencoder = open_autoencoder(Path(asked.source)).to(device)
+    if min(size) < SIDE:
+        raise UserError("reconstruction.size", size, f"at least {SIDE} pixels a side")
     with below("reconstruction"):
+        with renamed(dict.fromkeys(("height", "width"), "size")):
+            autoencoder.latent_shape((1, *size))  # refuses a size that does not fit
         distance = _distance(asked.reconstruction, device)
     extractor = open_extractor(Path(asked.extractor_weights), device) if asked.extractor_weights else None
-    seen = _Seen()
-    copies = _copies(asked, autoencoder, device, seen, distance)
+    return Opened(autoencoder, distance, extractor, device)
+
+
+def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Return the content of scores.json, and draw some pairs into `output`.  of: hashes of both sides."""
+    seen, extractor = _Seen(), opened.extractor
+    copies = _copies(asked, opened, seen)
     found: dict[str, Any] = {}
     if extractor is None:
         for _ in copies:
@@ -93,7 +109,7 @@ def scores_of(asked: Comparison, of: Mapping[str, Any], output: Path) -> dict[st
         found |= {name: float(each.mean()), f"{name}_interval": bootstrap_interval(each, asked.seed)}
     found["images"] = len(seen.values[names.PSNR])
     _draw(seen.shown, output)
-    return {**found, **_records(asked, autoencoder, of, extractor.ruler if extractor else {})}
+    return {**found, **_records(asked, opened.autoencoder, of, extractor.ruler if extractor else {})}
 
 
 def _records(
@@ -136,21 +152,15 @@ def _originals(asked: Comparison) -> Iterator[Pixels]:
     return batched(pixels, asked.batch)
 
 
-def _copies(
-    asked: Comparison,
-    autoencoder: AnyAutoencoder,
-    device: torch.device,
-    seen: _Seen,
-    distance: Callable[..., torch.Tensor] | None,
-) -> Iterator[Pixels]:
+def _copies(asked: Comparison, opened: Opened, seen: _Seen) -> Iterator[Pixels]:
     """Yield copies, (n, H, W, 3), and note the measures of each and its original."""
     for originals in _originals(asked):
         with torch.no_grad():
-            x = to_tensor(originals[:, None]).to(device)
-            copies = from_tensor(autoencoder.decode(autoencoder.encode(x)[:, 0]))[:, 0]
-            if distance is not None:
-                y = to_tensor(copies[:, None]).to(device)
-                seen.add(names.LPIPS, distance(x[:, :, 0], y[:, :, 0]).tolist())
+            x = to_tensor(originals[:, None]).to(opened.device)
+            copies = from_tensor(opened.autoencoder.decode(opened.autoencoder.encode(x)[:, 0]))[:, 0]
+            if opened.distance is not None:
+                y = to_tensor(copies[:, None]).to(opened.device)
+                seen.add(names.LPIPS, opened.distance(x[:, :, 0], y[:, :, 0]).tolist())
         seen.add(names.PSNR, [psnr(a[None], b[None]) for a, b in zip(originals, copies, strict=True)])
         seen.add(names.SSIM, ssim(torch.from_numpy(originals), torch.from_numpy(copies)).tolist())
         missing = SHOWN - len(seen.shown)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from core.config.loading import difference
-from core.errors import UserError
+from core.errors import UserError, renamed
 from core.files import fingerprint, instead, published, sha256_file
 from core.reading import json_files
 from core.run.changes import Content, Contents
@@ -46,6 +46,13 @@ def require_real(real: str, heldout: str, autoencoder: str, reference: str = "")
             raise UserError("reference", reference, f"a file{instead(Path(reference))}")
         found["reference"] = sha256_file(Path(reference))
     return found
+
+
+def require_reconstructed(real: str, autoencoder: str) -> dict[str, Any]:
+    """Return the hashes of an autoencoder, the `source`, and of the raw dataset that it reconstructs."""
+    with renamed({"autoencoder": "source"}):
+        hashes = require_real(real, "", autoencoder)
+    return {"samples": {"autoencoder": hashes["autoencoder"]}, "real": hashes["real"]}
 
 
 def hashes_of_weights(files: Mapping[str, str]) -> dict[str, str]:

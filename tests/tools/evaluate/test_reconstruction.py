@@ -131,6 +131,18 @@ def test_what_does_not_fit_is_refused(made: Path) -> None:
         evaluate.Config(source="a", real="r", output="o", measure="reconstruction", heldout="h")
     with pytest.raises(UserError, match=r"reconstruction.size=.*: expected at least 11 pixels"):
         scores(made, "small", reconstruction=ReconstructionConfig(size=(8, 8)))
+    with pytest.raises(UserError, match=r"reconstruction.size=50: expected a multiple of"):
+        scores(made, "odd", reconstruction=ReconstructionConfig(size=(50, 48)))
+    assert not (made / "odd").exists()
+    with pytest.raises(UserError, match=r"source=.*nothing: expected a folder with config.json"):
+        evaluate.run(
+            evaluate.Config(
+                source=str(made / "nothing"),
+                real=str(made / "raw"),
+                output=str(made / "none"),
+                measure="reconstruction",
+            )
+        )
     config = ReconstructionConfig(size=SIZE, lpips_network="nowhere", lpips_weights="nowhere")
     with pytest.raises(UserError, match=r"reconstruction.lpips_network=nowhere"):
         scores(made, "nowhere", reconstruction=config)

@@ -83,7 +83,8 @@ class Engine:
         self._inner: torch.optim.Optimizer = self._sharded if engine.stage == 0 else self._sharded.optimizer
         self.masters: list[Tensor] = partitions.masters(self._sharded)
         self.shards: list[Shard] = partitions.locate(self._sharded, model, world.rank)
-        share_matrices(self._inner, self.masters, self.shards, engine, world)
+        cuts = partitions.cuts(self._sharded, model)
+        share_matrices(self._inner, self.masters, self.shards, cuts, engine, world)
         allocate_state(self._inner, self.masters)
         with torch.no_grad():
             for shard in self.shards if initial else []:

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.replicated import Replicated
 from core.engine.sharded_muon import MOMENTUM, MuonAdamW
-from core.engine.shards import Shard
+from core.engine.shards import Cut, Shard, require_cuts
 from core.optim.groups import OptimizerConfig
 
 
@@ -36,15 +35,19 @@ def share_matrices(
     optimizer: torch.optim.Optimizer,
     masters: list[Tensor],
     shards: list[Shard],
+    cuts: list[Cut],
     engine: EngineConfig,
     world: World,
 ) -> None:
-    """Tell Muon where the matrices lie (collective: all ranks)."""
+    """Tell Muon where the matrices lie.
+
+    shards: what this rank has.  cuts: what any rank has.
+    """
     if isinstance(optimizer, MuonAdamW):
-        alone = engine.stage == 0
-        tables = [shards] if alone else ranks.gather_objects(shards)
+        rank, size = (0, 1) if engine.stage == 0 else (world.rank, world.size)
+        require_cuts(cuts, shards, rank)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-        optimizer.share_matrices(masters, tables, 0 if alone else world.rank, dtype)
+        optimizer.share_matrices(masters, shards, cuts, rank, size, dtype)
 
 
 def allocate_state(optimizer: torch.optim.Optimizer, masters: list[Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.engine.replicated import Replicated
-from core.engine.shards import Shard
+from core.engine.shards import Cut, Shard
 
 
 def masters(optimizer: Any) -> list[Tensor]:
@@ -61,6 +61,27 @@ def _locate_stage3(optimizer: Any, names: dict[int, str], rank: int) -> Iterator
             if start < stop:
                 yield Shard(names[id(p)], tuple(p.ds_shape), start, stop, flat, offset)
             offset += size
+
+
+def cuts(optimizer: Any, model: nn.Module) -> list[Cut]:
+    """Return how every parameter is cut over ranks, in the order of the masters; the same on all of them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    if isinstance(optimizer, Replicated):  # one rank's view: it has everything
+        return [Cut(names[id(p)], tuple(p.shape), flat, 0, p.numel()) for p, flat, _ in optimizer.layout]
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return [
+            Cut(names[id(p)], tuple(p.ds_shape), flat, 0, p.ds_tensor.ds_numel)
+            for flat, group in enumerate(optimizer.fp16_groups)
+            for p in group
+        ]
+    groups = optimizer.bf16_groups if hasattr(optimizer, "bf16_groups") else optimizer.bit16_groups
+    found = []
+    for flat, (group, master) in enumerate(zip(groups, masters(optimizer), strict=True)):
+        offset = 0
+        for p in group:
+            found.append(Cut(names[id(p)], tuple(p.shape), flat, offset, master.numel()))
+            offset += p.numel()
+    return found
 
 
 @torch.no_grad()

@@ -10,14 +10,15 @@ at every start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.engine.shards import Shard
+from core.engine.shards import Cut, Shard
 from core.optim.muon import matrix_shape, newton_schulz, rate_scale
 
 MOMENTUM = "momentum"
@@ -35,17 +36,24 @@ class MuonAdamW(torch.optim.AdamW):
         self._exchanges: dict[Tensor, MatrixExchange] = {}
 
     def share_matrices(
-        self, masters: list[Tensor], tables: list[list[Shard]], rank: int, dtype: torch.dtype
+        self,
+        masters: list[Tensor],
+        shards: list[Shard],
+        cuts: list[Cut],
+        rank: int,
+        size: int,
+        dtype: torch.dtype,
     ) -> None:
         """Say where the matrices lie, before the first step, and in which dtype to make them orthogonal.
 
-        tables: the shards of every rank that has a part in the work; `rank` is this one's place among them.
+        shards: what `rank` holds, of `size` ranks that have a part in the work.  cuts: what any of them does.
         """
         names = {name for group in self.param_groups if _is_muon(group) for name in group["names"]}
         for index, flat in enumerate(masters):
-            parts = [[s for s in shards if s.flat == index and s.name in names] for shards in tables]
-            if any(parts):
-                self._exchanges[flat] = MatrixExchange(parts, rank, dtype)
+            matrices = [cut for cut in cuts if cut.flat == index and cut.name in names]
+            if matrices:
+                held = [s for s in shards if s.flat == index and s.name in names]
+                self._exchanges[flat] = MatrixExchange(matrices, held, rank, size, dtype)
 
     def has_matrices(self, flat: Tensor) -> bool:
         """Return whether Muon updates this flat tensor, of which this rank may hold padding alone."""
@@ -79,51 +87,66 @@ class MuonAdamW(torch.optim.AdamW):
 class MatrixExchange:
     """The owners of one flat tensor's matrices, which make them orthogonal, and what must travel for it.
 
-    tables: every rank's pieces of the matrices, all of one flat tensor.
+    cuts: of the matrices, all of one flat tensor; the same, in the same order, on all ranks.  held: this
+    rank's pieces of them.
     """
 
-    def __init__(self, tables: list[list[Shard]], rank: int, dtype: torch.dtype) -> None:
-        self._dtype, self._size = dtype, len(tables)
-        shapes = {s.name: matrix_shape(s.shape) for shards in tables for s in shards}
-        owners = _owners(shapes, self._size)
-        self._mine = {name: shape for name, shape in shapes.items() if owners[name] == rank}
-        self._outgoing = [[s for s in tables[rank] if owners[s.name] == to] for to in range(self._size)]
-        self._incoming = [[s for s in shards if owners[s.name] == rank] for shards in tables]
+    def __init__(
+        self, cuts: Sequence[Cut], held: Sequence[Shard], rank: int, size: int, dtype: torch.dtype
+    ) -> None:
+        self._dtype, self._size = dtype, size
+        owners = owners_of({cut.name: matrix_shape(cut.shape) for cut in cuts}, size)
+        places = {cut.name: place for place, cut in enumerate(cuts)}
+        self._own = sorted(held, key=lambda shard: (owners[shard.name], places[shard.name]))
+        self._mine = [cut for cut in cuts if owners[cut.name] == rank]
+        # As the senders sort what they have: by rank, and of a rank by the order of the matrices.
+        pieces = [
+            (sender, start, stop, cut.name) for cut in self._mine for sender, start, stop in cut.pieces()
+        ]
+        self._arriving = sorted(pieces, key=lambda piece: piece[0])
+        self._going_sizes, self._coming_sizes = [0] * size, [0] * size
+        for shard in self._own:
+            self._going_sizes[owners[shard.name]] += shard.stop - shard.start
+        for sender, start, stop, _ in self._arriving:
+            self._coming_sizes[sender] += stop - start
 
     def orthogonalise(self, flat: Tensor) -> Iterator[tuple[Shard, Tensor]]:
         """Return this rank's pieces of the directions of the matrices in `flat` (collective)."""
-        pieces = [flat[s.offset : s.offset + s.stop - s.start] for part in self._outgoing for s in part]
-        received = self._trade(pieces, self._outgoing, self._incoming, flat)
-        whole = {name: flat.new_empty(shape, dtype=self._dtype) for name, shape in self._mine.items()}
-        arrived = [s for part in self._incoming for s in part]
-        for shard, piece in zip(arrived, received, strict=True):
-            whole[shard.name].view(-1)[shard.start : shard.stop] = piece
+        pieces = [flat[s.offset : s.offset + s.stop - s.start] for s in self._own]
+        sizes = [stop - start for _, start, stop, _ in self._arriving]
+        received = self._trade(pieces, self._going_sizes, self._coming_sizes, sizes, flat)
+        whole = {cut.name: flat.new_empty(matrix_shape(cut.shape), dtype=self._dtype) for cut in self._mine}
+        for (_, start, stop, name), piece in zip(self._arriving, received, strict=True):
+            whole[name].view(-1)[start:stop] = piece
         for name, matrix in whole.items():
             whole[name] = newton_schulz(matrix).contiguous()
-        pieces = [whole[s.name].view(-1)[s.start : s.stop] for s in arrived]
-        own = [s for part in self._outgoing for s in part]
-        return zip(own, self._trade(pieces, self._incoming, self._outgoing, flat), strict=True)
+        pieces = [whole[name].view(-1)[start:stop] for _, start, stop, name in self._arriving]
+        sizes = [s.stop - s.start for s in self._own]
+        directions = self._trade(pieces, self._coming_sizes, self._going_sizes, sizes, flat)
+        return zip(self._own, directions, strict=True)
 
     def _trade(
-        self, pieces: list[Tensor], going: list[list[Shard]], coming: list[list[Shard]], like: Tensor
+        self, pieces: list[Tensor], going: list[int], coming: list[int], sizes: list[int], like: Tensor
     ) -> Sequence[Tensor]:
-        """Send each rank its pieces; return those received, in the order of `coming`."""
+        """Send each rank its pieces; return those received.
+
+        going, coming: numbers for and from each rank.  sizes: of the pieces that come.
+        """
         if self._size == 1:
             return [piece.to(self._dtype) for piece in pieces]
         sent = torch.cat([like.new_empty(0, dtype=self._dtype), *(piece.to(self._dtype) for piece in pieces)])
-        sizes = [_numbers(part) for part in coming]
-        received = sent.new_empty(sum(sizes))
-        dist.all_to_all_single(received, sent, sizes, [_numbers(part) for part in going])
-        return received.split([_numbers([s]) for part in coming for s in part])
+        received = sent.new_empty(sum(coming))
+        dist.all_to_all_single(received, sent, coming, going)
+        return received.split(sizes)
 
 
-def _owners(shapes: dict[str, tuple[int, int]], ranks: int) -> dict[str, int]:
+def owners_of(shapes: Mapping[str, tuple[int, int]], ranks: int) -> dict[str, int]:
     """Assign every matrix an owner, the largest first, each to the rank with the least work."""
-    work = [0] * ranks
+    work = [(0, rank) for rank in range(ranks)]  # a heap: of ranks with as much work the first
     owners = {}
     for name, shape in sorted(shapes.items(), key=lambda item: (-_cost(item[1]), item[0])):
-        owners[name] = work.index(min(work))
-        work[owners[name]] += _cost(shape)
+        done, owners[name] = work[0]
+        heapq.heapreplace(work, (done + _cost(shape), owners[name]))
     return owners
 
 
@@ -131,10 +154,6 @@ def _cost(shape: tuple[int, int]) -> int:
     """Count the multiply-adds of one iteration: two products with the matrix, one of the small square."""
     small, large = sorted(shape)
     return small * small * (2 * large + small)
-
-
-def _numbers(shards: Sequence[Shard]) -> int:
-    return sum(s.stop - s.start for s in shards)
 
 
 def _is_muon(group: dict[str, Any]) -> bool:

@@ -1,8 +1,14 @@
-"""Ranges of parameters in a rank's flat tensors."""
+"""Ranges of parameters in a rank's flat tensors, and where those of every other rank lie.
+
+Each way of sharding cuts what ranks hold together into parts of one size. So a few numbers a parameter, a
+`Cut`, say what any rank has of it, and no table of all ranks need be gathered: for 110 matrices on 4,096
+ranks that was 30 MB for each of them to receive.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -41,3 +47,42 @@ def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
             kept.append(replace(s, start=s.start + first, stop=s.start + last, offset=s.offset + first))
         position += count
     return kept
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the flattened parameter `name` is cut over ranks that share the tensors of number `flat`.
+
+    Ranks cut a row of numbers into parts of `size`, in which the parameter begins at `first`; rank r has the
+    r-th part of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    flat: int
+    first: int
+    size: int
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (rank, start, stop) of every rank that has elements [start, stop), at least one, in order."""
+        numbers = math.prod(self.shape)
+        for rank in range(self.first // self.size, -(-(self.first + numbers) // self.size)):
+            yield rank, *self.piece(rank)
+
+    def piece(self, rank: int) -> tuple[int, int]:
+        """Return start and stop of a rank's elements; equal where it has none."""
+        numbers, start = math.prod(self.shape), rank * self.size - self.first
+        return min(max(start, 0), numbers), min(max(start + self.size, 0), numbers)
+
+
+def require_cuts(cuts: Sequence[Cut], shards: Sequence[Shard], rank: int) -> None:
+    """Raise RuntimeError unless `shards`, which this rank found that it holds, are what the cuts give it."""
+    held = {shard.name: (shard.flat, shard.start, shard.stop) for shard in shards}
+    for cut in cuts:
+        start, stop = cut.piece(rank)
+        expected = (cut.flat, start, stop) if start < stop else None
+        if held.get(cut.name) != expected:
+            raise RuntimeError(
+                f"rank {rank} holds {held.get(cut.name)} (flat, start, stop) of {cut.name}, and by "
+                f"arithmetic {expected}"
+            )

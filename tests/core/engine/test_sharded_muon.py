@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,8 +18,8 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.restore import resume
 from core.checkpoint.store import CheckpointStore
 from core.distributed.ranks import World, start
-from core.engine.sharded_muon import MuonAdamW
-from core.engine.shards import Shard
+from core.engine.sharded_muon import MatrixExchange, MuonAdamW, owners_of
+from core.engine.shards import Cut, Shard, require_cuts
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig, parameter_groups
 from core.optim.muon import newton_schulz
@@ -60,7 +63,8 @@ def test_bitwise_equal_to_torch_in_bf16(weight_decay: float) -> None:
     }
     ours = MuonAdamW([group], lr=0.02, fused=True)
     shards = [Shard("a", (40, 24), 0, 960, 0, 0), Shard("b", (24, 40), 0, 960, 0, 960)]
-    ours.share_matrices([flat], [shards], 0, torch.bfloat16)
+    cuts = [Cut(shard.name, shard.shape, 0, shard.offset, 1920) for shard in shards]
+    ours.share_matrices([flat], shards, cuts, 0, 1, torch.bfloat16)
     ours.state[flat]["momentum"] = torch.zeros_like(flat, requires_grad=False)
     plain = torch.optim.Muon(
         theirs, lr=0.02, momentum=0.9, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -82,7 +86,8 @@ def test_a_kernel_is_updated_as_the_matrix_of_what_each_output_sees() -> None:
         flat = torch.randn(864).requires_grad_()
         group = {"params": [flat], "names": ["a"], "rule": "muon", "momentum": 0.9, "weight_decay": 0.0}
         rule = MuonAdamW([group], lr=0.02)
-        rule.share_matrices([flat], [[Shard("a", shape, 0, 864, 0, 0)]], 0, torch.float32)
+        held, cuts = [Shard("a", shape, 0, 864, 0, 0)], [Cut("a", shape, 0, 0, 864)]
+        rule.share_matrices([flat], held, cuts, 0, 1, torch.float32)
         rule.state[flat]["momentum"] = torch.zeros_like(flat, requires_grad=False)
         flat.grad = torch.randn_like(flat)
         rule.step()
@@ -95,6 +100,57 @@ def test_muon_takes_the_kernels_inside_an_autoencoder() -> None:
     taken = {name for group in groups if group.get("rule") == "muon" for name in group["names"]}
     assert "encoder.layers.0.conv_1.weight" in taken
     assert not [name for name in taken if name.split(".")[1] != "layers" or name.endswith("scale")]
+
+
+def test_owners_share_the_work_and_the_first_of_equals_is_taken() -> None:
+    shapes = {"d": (8, 8), "b": (8, 32), "c": (8, 32), "a": (8, 32)}
+    assert owners_of(shapes, 2) == {"a": 0, "b": 1, "c": 0, "d": 1}
+    assert owners_of(shapes, 8) == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7)), min_size=1, max_size=6),
+    ranks=st.integers(1, 9),
+    together=st.booleans(),
+)
+def test_what_ranks_send_is_what_owners_expect(
+    shapes: list[tuple[int, int]], ranks: int, together: bool
+) -> None:
+    """Of matrices cut one by one (ZeRO-3) or one after another (1 and 2): every number once, in one order."""
+    numbers = [rows * columns for rows, columns in shapes]
+    firsts = [sum(numbers[:place]) if together else 0 for place in range(len(shapes))]
+    sizes = [-(-sum(numbers) // ranks) if together else -(-count // ranks) for count in numbers]
+    cuts = [
+        Cut(f"m{n}", shape, 0, first, size)
+        for n, (shape, first, size) in enumerate(zip(shapes, firsts, sizes, strict=True))
+    ]
+    exchanges = []
+    for rank in range(ranks):
+        pieces = [(cut, *cut.piece(rank)) for cut in cuts]
+        held = [Shard(cut.name, cut.shape, a, b, 0, 0) for cut, a, b in pieces if a < b]
+        require_cuts(cuts, held, rank)
+        exchanges.append(MatrixExchange(cuts, held, rank, ranks, torch.float32))
+    owners = owners_of({cut.name: cut.shape for cut in cuts}, ranks)
+    for owner, receiver in enumerate(exchanges):
+        sent = [
+            (sender, s.start, s.stop, s.name)
+            for sender, one in enumerate(exchanges)
+            for s in one._own
+            if owners[s.name] == owner
+        ]
+        assert receiver._arriving == sent
+        assert receiver._coming_sizes == [one._going_sizes[owner] for one in exchanges]
+        for cut in receiver._mine:
+            parts = [piece[1:3] for piece in sent if piece[3] == cut.name]
+            assert [n for start, stop in parts for n in range(start, stop)] == [*range(math.prod(cut.shape))]
+
+
+def test_what_a_rank_holds_otherwise_than_computed_is_named() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"rank 1 holds \(0, 5, 10\) .* of a, and by arithmetic \(0, 6, 12\)"
+    ):
+        require_cuts([Cut("a", (3, 4), 0, 0, 6)], [Shard("a", (3, 4), 5, 10, 0, 0)], 1)
 
 
 class PlainMuon:

@@ -39,7 +39,9 @@ ROOMS = {
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"pages", "runs"},
-        {".", "encode", "evaluate", "inspect", "sample", "shard", "train", "train_autoencoder"},
+        {"encode", "evaluate", "inspect", "sample", "shard", "train_autoencoder"},
+        {"preview"},
+        {".", "train"},
         {"bench", "convert", "plan"},
         {"sweep"},
         {"report"},

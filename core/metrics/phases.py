@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-PHASES = ("data", "forward", "backward", "update", "validate", "save", "check", "other")
+PHASES = ("data", "forward", "backward", "update", "validate", "preview", "save", "check", "other")
 COMPUTED = ("forward", "backward")  # where `own_clock` tells work from waiting for other ranks
 MEASURED = (*PHASES, "computing")
 

@@ -54,6 +54,7 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
         "allocation_retries": int(sum(rank["allocation_retries"] for rank in ranks)),
         "save_stall_s": max(rank["save"] for rank in ranks),
         "validate_s": max(rank["validate"] for rank in ranks),
+        "preview_s": max(rank["preview"] for rank in ranks),
     }
 
 

@@ -154,6 +154,11 @@ class Metrics:
         if self._shown is not None:
             self._shown.show_validation(row)
 
+    def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show pictures (.png) and films (.mp4) by name, beside the metrics of their step."""
+        if self._shown is not None:
+            self._shown.show_pictures(step, pictures)
+
     def close(self) -> None:
         """End what shows the run; the rows were flushed with the last checkpoint."""
         if self._shown is not None:

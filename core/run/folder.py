@@ -10,6 +10,8 @@ LOGS = "logs"
 
 METRICS = "metrics.jsonl"
 VALIDATION = "validation.jsonl"
+PREVIEWED = "previews.jsonl"
+PREVIEWS = "previews"  # a folder of pictures and films
 INCIDENTS = "incidents.jsonl"
 WANDB = "wandb.json"
 TENSORBOARD = "tensorboard"  # a folder of event files

@@ -8,9 +8,8 @@ repeats the steps since its last checkpoint bit for bit.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,14 @@ from core.run.fence import fenced
 from core.run.folder import FINISHED, INITIAL, LOGS
 from core.train.config import TrainerConfig
 from core.train.corruption import CorruptionCheck
+from core.train.looks import Look, Looks
 from core.train.measured_step import MeasuredSteps
 from core.train.profiler import Profiler
 from core.train.run_records import RunRecords
 from core.train.runner import StepRunner
 from core.train.step import Stepper
 from core.train.training_data import TrainingData
-from core.train.validation import Validation, ValidationConfig, line, make_validation
+from core.train.validation import ValidationConfig, make_validation
 
 
 class Trainer:
@@ -49,7 +49,7 @@ class Trainer:
 
     stepper: the definition of a step, and the networks it trains; `engine` and `ema` are the main one's.
     fingerprints: of everything the run depends on (data, encoder, ...); a checkpoint with another value is
-    refused. run_config: the resolved configuration, for the record.
+    refused. run_config: the resolved configuration, for the record.  looks: beside validation.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Trainer:
         seed: int,
         metrics: MetricsConfig | None = None,
         validation: ValidationConfig | None = None,
+        looks: Sequence[Look] = (),
         fingerprints: Mapping[str, str] | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -95,7 +96,13 @@ class Trainer:
                 validation, main, stepper.validated, data.validation, folder=folder
             )
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
-        writers = [holder.record_file for holder in (self.metrics, self.incidents, self.validation) if holder]
+        every = [*([self.validation] if self.validation else []), *looks]
+        self.looks = Looks(every, self.runner, self.metrics, config.steps)
+        writers = [
+            self.metrics.record_file,
+            self.incidents.record_file,
+            *(look.record_file for look in every),
+        ]
         self.records = RunRecords(writers)
         self.measured = MeasuredSteps(
             self.runner, data, config.steps, self.corruption, self.incidents, self.metrics
@@ -160,8 +167,7 @@ class Trainer:
             say(f"continuing after step {self.step} of {self.config.steps}")
         self.phases.step = self.step + 1
         self.metrics.start(self.step)
-        if self.validation:
-            self.validation.start(self.step)
+        self.looks.start(self.step)
         self.records.compare()
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -172,8 +178,7 @@ class Trainer:
     def _loop(self) -> None:
         stream = None
         self.early_end.begin(self.step, self.config.steps)
-        if self.validation and self.validation.owed(self.step):
-            self._validate(self.validation)
+        self.looks.make_up(self.step)
         with Progress(self.config.steps, "train", unit="steps", done=self.step) as progress:
             while self.step < self.config.steps and not self.early_end.agreed:
                 if self.step + 1 in self.incidents.passed_over:
@@ -193,13 +198,9 @@ class Trainer:
             self.data.shape_times.finish()
 
     def _after_step(self) -> None:
-        """Validate and save when due; at an early end save, and leave validation for later.
-
-        A validation under way then is broken off: it may take longer than a preempted node is given.
-        """
+        """Validate and save when due; at an early end save, and leave validation for later."""
+        self.looks.take(self.step)
         last = self.step == self.config.steps
-        if self.validation and self.validation.due(self.step) and (last or not self.early_end.agreed):
-            self._validate(self.validation)
         ends = self.early_end.agreed
         if last or (self.incidents.may_save and (ends or self.saver.due(self.step))):
             self.runner.enter("save")
@@ -212,18 +213,6 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         counters = {"step": self.step, "samples_seen": self.samples_seen, **self.incidents.state()}
         return counters | ({"stepper": state} if (state := self.stepper.state()) else {})
-
-    def _validate(self, validation: Validation) -> None:
-        self.runner.enter("validate")
-        self.metrics.flush()
-        is_last, asked = self.step == self.config.steps, functools.partial(self.early_end.asked, self.step)
-        row = validation.run(self.step, self.phases, (lambda: False) if is_last else asked)
-        if row is None:
-            return  # the run ends here, without this validation
-        if not is_last:
-            asked(again=False)  # during the last batch
-        say(line(row))
-        self.metrics.show_validation(row)
 
     def _pass_over(self) -> None:
         """Count a step that an earlier rollback took out: no data, no update."""
@@ -245,8 +234,7 @@ class Trainer:
         self.incidents.roll_back(state, self.step)
         self._load(state)
         self.metrics.rewind(self.step)
-        if self.validation:
-            self.validation.start(self.step)
+        self.looks.start(self.step)
         self.phases.enter("other")
 
     def one_step(self, stream: Iterator[list[Batch]]) -> None:

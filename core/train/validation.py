@@ -19,7 +19,7 @@ from torch import Tensor
 from core.averages.ema import Ema
 from core.batch import Batch
 from core.config.settings import setting
-from core.distributed.ranks import on_first_rank, sum_over_ranks
+from core.distributed.ranks import sum_over_ranks
 from core.draws import Draws
 from core.engine.engine import Engine
 from core.engine.network import Network
@@ -32,6 +32,7 @@ from core.metrics.record_writer import RecordWriter
 from core.metrics.rows import complete_row
 from core.metrics.step_sums import StepSums
 from core.run.folder import VALIDATION
+from core.train.looks import BrokenOff, Look
 
 SEED = 0  # of the draws, and of which held-out samples are taken: two runs of any seeds can be compared
 _STEP_INDEX = 0xFFFFFFFF  # of the draws: no training step has it
@@ -69,15 +70,13 @@ class StratifiedDraws(Draws):
         return (value + self.stratum) / self.strata if purpose == "time" else value
 
 
-class _BrokenOff(Exception):
-    """There is no time left to finish."""
-
-
-class Validation:
+class Validation(Look):
     """Takes the loss over this rank's part of the fixed samples; all methods are collective.
 
     batches: gives the same micro-batches of this rank at every call, as many and as large on every rank.
     """
+
+    phase = "validate"
 
     def __init__(
         self,
@@ -90,23 +89,9 @@ class Validation:
         ema: Ema | None = None,
         seed: int = SEED,
     ) -> None:
+        super().__init__(config.every, RecordWriter(folder / VALIDATION), engine.world)
         self.config, self._engine, self._objective, self._batches = config, engine, objective, batches
-        self.record_file, self._seed, self._ema = RecordWriter(folder / VALIDATION), seed, ema
-
-    def start(self, step: int) -> None:
-        """Begin after `step` steps: results of steps that come again are dropped."""
-        if self._engine.world.rank == 0:
-            self.record_file.rewind(step)
-
-    def due(self, step: int) -> bool:
-        """Return whether the loss is to be taken after `step` steps."""
-        return self.config.every > 0 and step % self.config.every == 0
-
-    def owed(self, step: int) -> bool:
-        """Return whether it was left out after `step` steps, since the run ended early there (collective)."""
-        if step == 0 or not self.due(step):
-            return False
-        return on_first_rank(lambda: self.record_file.last_step() != step)
+        self._seed, self._ema = seed, ema
 
     def run(
         self, step: int, phases: Phases, broken_off: Callable[[], bool] = lambda: False
@@ -119,7 +104,7 @@ class Validation:
             row: dict[str, Any] = {"step": step, "raw": self.measure(None, phases, broken_off)}
             for name, average in self._ema.averages.items() if self._ema and self.config.averages else []:
                 row[name] = self.measure(average, phases, broken_off)
-        except _BrokenOff:
+        except BrokenOff:
             return None
         if self._engine.world.rank == 0:
             self.record_file.append([row])
@@ -134,7 +119,7 @@ class Validation:
         with evaluating(self._engine, weights):
             for batch in self._batches():
                 if broken_off():
-                    raise _BrokenOff
+                    raise BrokenOff
                 batch = batch.to(device)
                 for stratum in range(self.config.strata):
                     phases.enter("validate")
@@ -145,6 +130,12 @@ class Validation:
         row = complete_row({"seconds": math.nan}, sums.extras, total, 1)
         kept = ("seconds", "samples", "samples_per_s", "data_wait")
         return {name: value for name, value in row.items() if name not in kept}
+
+    def line(self, row: dict[str, Any]) -> str:
+        """Format a row as `validation after step 500: raw 0.1802, 0.9999 0.1795`."""
+        losses = {name: part["loss"] for name, part in row.items() if name != "step"}
+        shown = (f"{name} {'not finite' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
+        return f"validation after step {row['step']}: {', '.join(shown)}"
 
     def draws(self, batch: Batch, stratum: int) -> StratifiedDraws:
         """Return draws keyed by the sample and its place, so that neither ranks nor micro-batches matter.
@@ -172,13 +163,6 @@ def make_validation(
             raise UserError("every", config.every, expected)
         return None
     return Validation(network.engine, objective, batches, config, folder=folder, ema=network.ema)
-
-
-def line(row: dict[str, Any]) -> str:
-    """Format a row as `validation after step 500: raw 0.1802, 0.9999 0.1795`."""
-    losses = {name: part["loss"] for name, part in row.items() if name != "step"}
-    shown = (f"{name} {'not finite' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
-    return f"validation after step {row['step']}: {', '.join(shown)}"
 
 
 def whole_steps(load: Callable[[int], list[Batch]], samples: int, ranks: int) -> Iterator[Batch]:

@@ -30,6 +30,10 @@ TRAINER = {
     **dict.fromkeys(("save_every", "keep_last", "keep_every", "max_failed_saves"), "work"),
     **dict.fromkeys(("save_async", "save_spread"), "work"),
 }
+PREVIEW = (
+    *("every", "count", "classes", "prompts", "requests", "frames", "height", "width", "fps", "batch"),
+    *("sampler.solver", "sampler.steps", "sampler.guidance"),
+)
 METRICS = ("log_every", "log_matmul", "wandb", "wandb_project", "tensorboard")
 
 
@@ -71,6 +75,7 @@ ROLES: dict[str, dict[str, str]] = {
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
+        **within("preview", PREVIEW, "watch"),
         "validation_source": "watch",
     },
     "sweep": {
@@ -80,6 +85,7 @@ ROLES: dict[str, dict[str, str]] = {
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         **dict.fromkeys(("initial_accept", "action", "retry"), "work"),
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
+        **within("preview", PREVIEW, "watch"),
         "validation_source": "watch",  # its ledger compares it, and the number of samples and strata
         **within("sweep", ("budgets", "sizes", "least_steps", "most_epochs", "held_out"), "work"),
         **within("fit", ("loss", "target"), "watch"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,15 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.batch import Condition
-from core.diffusion.generating import sample
-from core.diffusion.paths.kinds import make_path
-from core.draws import Draws
 from core.errors import UserError, below
 from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
-from data.media.images import from_tensor
 from models.denoisers.skipping import WithoutBlocks
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
@@ -29,6 +25,7 @@ from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
+from tools.sample.generating import Maker, decode, make_latents
 from tools.sample.guiding import Guiding, open_weak
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
@@ -59,8 +56,8 @@ def prepare(
     trained = open_run(source, checkpoint, making.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
-    schedule = make_schedule(settings, asked, trained.space, source, partial(latent_shape, trained))
-    schedule, notes = settle_samplers(schedule, trained, source)
+    schedule = make_schedule(settings, asked, trained.space, source, shape_of(trained))
+    schedule, notes = settle_samplers(schedule, trained.space, source, shape_of(trained))
     if not asked.requests:
         settings = replace(settings, sampler=schedule.forms[0].sampler)
     folder = making.text_encoder or trained.space.text_folder
@@ -99,7 +96,7 @@ class Job:
     @cached_property
     def shapes(self) -> list[tuple[int, int, int, int]]:
         """(C, T, H, W) of the latents of each form."""
-        return [latent_shape(self.trained, form.size) for form in self.schedule.forms]
+        return [shape_of(self.trained)(form.size) for form in self.schedule.forms]
 
     @cached_property
     def sizes(self) -> list[Size]:
@@ -217,6 +214,11 @@ class Job:
         return np.concatenate(made)
 
 
+def shape_of(trained: LoadedRun) -> Callable[[Size], tuple[int, int, int, int]]:
+    """Return what gives the latent shape of a size."""
+    return partial(latent_shape, trained.space, trained.network, trained.autoencoder)
+
+
 def generate(
     trained: LoadedRun,
     shape: tuple[int, int, int, int],
@@ -226,28 +228,6 @@ def generate(
     guiding: Guiding | None = None,
 ) -> NDArray[np.uint8]:
     """Return samples (B,) of one form by number: images (B, H, W, 3), clips (B, T, H, W, 3)."""
-    device = next(trained.model.parameters()).device
-    form = schedule.forms[schedule.form[samples[0]]]
-    rows = torch.from_numpy(schedule.number[samples]).to(device)
-    label = torch.from_numpy(schedule.label[samples]).to(device) if trained.space.classes else None
-    text, length = prompts.of(schedule.text[samples]) if prompts is not None else (None, None)
-    condition = Condition(label=label, text=text, text_length=length)
-    seeds = tuple(schedule.seed[sample] for sample in samples)
-    seed = seeds[0] if len(set(seeds)) == 1 else seeds
-    guiding = guiding or Guiding(trained)
-    with below("sampler"):
-        latents = sample(
-            trained.model,
-            (len(rows), *shape),
-            condition,
-            form.sampler,
-            make_path(trained.space.path),
-            trained.space.prediction,
-            Draws(seed, 0, rows, torch.zeros_like(rows)),
-            learned_sigma=trained.space.learned_sigma,
-            guides=guiding.of(samples, schedule, prompts, form.sampler.guide),
-            frames_per_level=trained.network.frames_per_level,
-        )
-    with torch.no_grad():
-        pixels = from_tensor(trained.autoencoder.decode(trained.space.normaliser.undo(latents)))
-    return pixels[:, 0] if form.size.frames == 1 else pixels
+    latents = make_latents(Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained))
+    frames = schedule.forms[schedule.form[samples[0]]].size.frames
+    return decode(trained.autoencoder, trained.space.normaliser, latents, frames)

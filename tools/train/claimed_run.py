@@ -13,6 +13,7 @@ from core.diffusion.objective import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
+from core.engine.network import MAIN
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.progress import say
@@ -24,6 +25,8 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
+from tools.preview.config import PreviewConfig
+from tools.preview.setup import make_previews
 from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.memory.micro_batches import settle_micro_batches
@@ -64,6 +67,7 @@ class Training:
     trainer: TrainerConfig
     metrics: MetricsConfig
     validation: ValidationConfig
+    preview: PreviewConfig
     initial_accept: tuple[Differing, ...]
 
 
@@ -103,13 +107,15 @@ def train(
     batches, facts = None, trained.source.facts
     if trained.source.gives_latents and world.device.type == "cpu":
         batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
+    stepper = SingleStepper(
+        Engine(model, engine, config.optimizer, world),
+        prepared.PreparedObjective(objective) if batches else objective,
+        config.ema,
+        own_engine(objective, engine, config.optimizer, world),
+    )
+    previews = make_previews(config.preview, stepper.networks[MAIN], config.model, output)
     trainer = Trainer(
-        SingleStepper(
-            Engine(model, engine, config.optimizer, world),
-            prepared.PreparedObjective(objective) if batches else objective,
-            config.ema,
-            own_engine(objective, engine, config.optimizer, world),
-        ),
+        stepper,
         make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
         config.trainer,
         folder=output,
@@ -118,9 +124,11 @@ def train(
         fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=record,
         validation=config.validation,
+        looks=previews,
     )
     if engine.compile:
         others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
+        others += [example for each in previews for example in each.examples()]
         fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
     else:
         trainer.fit()

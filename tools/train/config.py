@@ -22,6 +22,7 @@ from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
+from tools.preview.config import PreviewConfig
 from tools.runs.normalisers import LatentsConfig
 
 Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
@@ -125,6 +126,7 @@ class Config:
     trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
+    preview: PreviewConfig = setting(PreviewConfig(), "samples of the averages, from time to time")
     validation_source: str = setting(
         "",
         "samples to validate on, like `source`; '' takes training samples",
@@ -143,9 +145,10 @@ class Config:
         if not self.initial and self.latents.normalise == "initial":
             raise UserError("latents.normalise", "initial", "measured or encoder without initial=...")
         require_effect(self.trainer, self.optimizer, self.ema)
-        every, steps = self.validation.every, self.trainer.steps
-        if every > steps:
-            raise UserError("validation.every", every, f"at most trainer.steps={steps}, or 0 for never")
+        steps = self.trainer.steps
+        for name, every in {"validation": self.validation.every, "preview": self.preview.every}.items():
+            if every > steps:
+                raise UserError(f"{name}.every", every, f"at most trainer.steps={steps}, or 0 for never")
         with below("objective"):
             require_levels(self.objective, self.model.frames_per_level)
         if self.objective.learned_sigma and not self.model.learned_sigma:

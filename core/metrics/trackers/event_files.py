@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from core import environment
-from core.files import published
+from core.files import published, read_bytes
 from core.run.folder import TENSORBOARD
 
 FILES = "events.out.tfevents."  # the prefix TensorBoard looks for; it reads files in the order of their names
+PNG_SIZE = (16, 20)  # where a PNG file has width and height, of 4 bytes
 
 
 class EventFiles:
@@ -49,6 +50,19 @@ class EventFiles:
             f"validation/{name}": part["loss"] for name, part in row.items() if isinstance(part, Mapping)
         }
         self._show(row["step"], numbers(losses))
+
+    def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show pictures; TensorBoard has no films."""
+        shown = []
+        for tag, path in pictures.items():
+            if path.suffix == ".png":
+                data = read_bytes(path)
+                width, height = (int.from_bytes(data[start : start + 4], "big") for start in PNG_SIZE)
+                image = self._summaries.Summary.Image(
+                    height=height, width=width, colorspace=3, encoded_image_string=data
+                )
+                shown.append(self._summaries.Summary.Value(tag=tag, image=image))
+        self._write(step=step, summary=self._summaries.Summary(value=shown))
 
     def rewind(self, step: int) -> None:
         """Say that what was shown of steps after `step` does not count."""

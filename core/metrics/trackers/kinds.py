@@ -27,6 +27,13 @@ class Tracker(Protocol):
         """Show a validation row, beside the metrics of its step, which were shown before."""
         ...
 
+    def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show pictures (.png) and films (.mp4) by name, beside the metrics of their step.
+
+        Films are left out where the place cannot show them.
+        """
+        ...
+
     def rewind(self, step: int) -> None:
         """Go back to after `step` steps: later ones will be shown again."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from core.metrics.trackers.kinds import KINDS, Shown, Tracker
@@ -32,6 +33,10 @@ class Trackers:
     def show_validation(self, row: Mapping[str, Any]) -> None:
         """Show a validation row."""
         self._each(lambda tracker: tracker.show_validation(row))
+
+    def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show pictures and films."""
+        self._each(lambda tracker: tracker.show_pictures(step, pictures))
 
     def rewind(self, step: int) -> None:
         """Go back to after `step` steps."""

@@ -79,6 +79,10 @@ class WandbView:
         losses = {f"validation/{name}": part["loss"] for name, part in row.items() if name != "step"}
         self._hand_over(("beside", row["step"], losses))
 
+    def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show pictures and films, beside the metrics of their step."""
+        self._hand_over(("pictures", step, {name: str(path.resolve()) for name, path in pictures.items()}))
+
     def rewind(self, step: int) -> None:
         """Leave out what was shown before: wandb takes no step twice."""
 
@@ -176,10 +180,19 @@ def _show_all(run: Any, messages: Iterable[str]) -> None:
     shown, kind = int(run.step) - 1, ""  # run.step is the step that comes next
     for line in messages:
         kind, step, values = json.loads(line)
-        if (kind == "metrics" and step > shown) or (kind == "beside" and step == shown):
+        if kind == "pictures":
+            values = {name: _picture(path) for name, path in values.items()}
+        if (kind == "metrics" and step > shown) or (kind in ("beside", "pictures") and step == shown):
             run.log(values, step=step)
             shown = step
     run.finish(exit_code=0 if kind == "end" else 1)  # the run's process was killed, or failed
+
+
+def _picture(path: str) -> Any:
+    """Return a file as wandb shows it."""
+    import wandb
+
+    return wandb.Image(path) if path.endswith(".png") else wandb.Video(path, format="mp4")
 
 
 def _end_after(run_process: int) -> None:

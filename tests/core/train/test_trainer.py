@@ -46,7 +46,9 @@ def test_a_run_leaves_what_it_promises(world: World, tmp_path: Path) -> None:
     assert [r["step"] for r in written] == list(range(1, 8))
     always = "loss loss_by_decile grad_norm lr samples samples_per_s tokens_per_s tflops_per_s data_wait"
     assert {*always.split(), "order_hash", "distance"} <= {*written[0]}
-    compared = "count slowest fastest straggler memory_gb allocation_retries save_stall_s validate_s"
+    compared = (
+        "count slowest fastest straggler memory_gb allocation_retries save_stall_s validate_s preview_s"
+    )
     assert {*compared.split()} == {*written[-1]["ranks"]}
     assert written[-1]["loss"] < written[0]["loss"]
 

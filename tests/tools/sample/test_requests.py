@@ -15,7 +15,7 @@ from core.draws import Draws
 from core.errors import UserError
 from tests.tools.made_runs import make_run
 from tools.runs.samples import Samples
-from tools.sample import batches
+from tools.sample import batches, generating
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
 from tools.sample.prompts import Prompts
@@ -104,13 +104,13 @@ def test_rows_of_many_sizes_and_samplers_are_each_made_as_they_say(run: Path) ->
 
 def test_noise_depends_on_seed_and_number_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    drawn = batches.sample
+    drawn = generating.sample
 
     def noted(*arguments: Any, **named: Any) -> torch.Tensor:
         seen.extend(arguments[6].normal("sample_start", tuple(arguments[1][1:])))
         return drawn(*arguments, **named)
 
-    monkeypatch.setattr(batches, "sample", noted)
+    monkeypatch.setattr(generating, "sample", noted)
     text = "class,seed,number\ncat,5,2\ndog,5,2\ncat,6,2\ncat,5,3\n"
     sample.run(config(run, "noise", "r.csv", text, batch=4))
     assert len(seen) == 4

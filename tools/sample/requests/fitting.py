@@ -16,7 +16,9 @@ from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
 
 if TYPE_CHECKING:
-    from tools.runs.loaded_run import LatentSpace, LoadedRun
+    from models.autoencoder.interface import AnyAutoencoder
+    from models.denoisers.network import DenoiserConfig
+    from tools.runs.loaded_run import LatentSpace
 
 
 def make_schedule(
@@ -50,16 +52,17 @@ def make_schedule(
     return schedule
 
 
-def settle_samplers(schedule: Schedule, trained: LoadedRun, source: Path) -> tuple[Schedule, list[str]]:
+def settle_samplers(
+    schedule: Schedule, space: LatentSpace, source: Path, shape_of: Callable[[Size], Sequence[int]]
+) -> tuple[Schedule, list[str]]:
     """Return the samples with samplers as the run was trained, and lines that say what that is.
 
-    source: the folder of the run or export.
+    source: the folder of the run or export.  shape_of: the latent shape of a size.
     """
     forms, lines = [], list[str]()
     for form in schedule.forms:
-        shape = latent_shape(trained, form.size)
         with below("sampler"):
-            sampler, notes = as_trained(form.sampler, trained.space, source, shape)
+            sampler, notes = as_trained(form.sampler, space, source, shape_of(form.size))
         forms.append(replace(form, sampler=sampler))
         lines += notes
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
@@ -71,12 +74,14 @@ def require_kind(files: FilesConfig, form: Form) -> None:
         require_fitting(files.kind, files.quality, form.size.frames)
 
 
-def latent_shape(trained: LoadedRun, size: Size) -> tuple[int, int, int, int]:
+def latent_shape(
+    space: LatentSpace, network: DenoiserConfig, autoencoder: AnyAutoencoder, size: Size
+) -> tuple[int, int, int, int]:
     """Return (C, T, H, W) of a sample: the most frequent one with so many frames, unless a size is given.
 
     UserError for a size that the autoencoder or the network cannot make.
     """
-    shapes, autoencoder = trained.space.shapes, trained.autoencoder
+    shapes = space.shapes
     factor = autoencoder.spatial_compression
     frames, _, _ = autoencoder.latent_shape((size.frames, factor, factor))
     known = [(h * factor, w * factor) for _, t, h, w in shapes if t == frames]
@@ -86,5 +91,5 @@ def latent_shape(trained: LoadedRun, size: Size) -> tuple[int, int, int, int]:
     height, width = size.height or known[0][0], size.width or known[0][1]
     latent = autoencoder.latent_shape((size.frames, height, width))
     with below("model"):
-        trained.network.tokens(latent)
+        network.tokens(latent)
     return (shapes[0][0], *latent)

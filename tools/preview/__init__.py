@@ -1,0 +1,1 @@
+"""What a training run makes of its weights now and then: samples of fixed requests."""

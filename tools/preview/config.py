@@ -1,0 +1,57 @@
+"""Configuration of previews: the section `preview` of the job `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.config.settings import setting
+from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewSamplerConfig:
+    """How previews are sampled; all else is as `sample` does it by default."""
+
+    solver: SolverName = setting("euler", "how to step from noise to data", role="watch")
+    steps: int = setting(50, "steps", low=1, role="watch")
+    guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0, role="watch")
+
+    def __post_init__(self) -> None:
+        if KINDS[self.solver].is_adaptive:
+            expected = "one of fixed steps, since all ranks take equally many"
+            raise UserError("solver", self.solver, expected)
+
+    @property
+    def settings(self) -> SamplerConfig:
+        return SamplerConfig(solver=self.solver, steps=self.steps, guidance=self.guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Which samples a run makes of its averages now and then: the same requests from the same noise."""
+
+    every: int = setting(0, "steps between previews, 0 = none", unit="steps", low=0, role="watch")
+    count: int = setting(16, "samples; classes and prompts take turns", low=1, role="watch")
+    classes: tuple[str, ...] = setting((), "names (or numbers) of classes; [] is all", role="watch")
+    prompts: tuple[str, ...] = setting((), "texts to generate from; [] is no text", role="watch")
+    requests: str = setting(
+        "",
+        "file with a request a row, as `sample` takes it, instead of count, classes and prompts",
+        shown="path",
+        role="watch",
+    )
+    frames: int = setting(1, "frames of a sample; 1 is images", low=1, role="watch")
+    height: int = setting(0, "0 is what the run is trained on", unit="pixels", low=0, role="watch")
+    width: int = setting(0, "0 is what the run is trained on", unit="pixels", low=0, role="watch")
+    fps: float = setting(12.0, "playing speed of films", unit="1/s", low=0.1, role="watch")
+    batch: int = setting(8, "samples that a rank makes at once", low=1, role="watch")
+    sampler: PreviewSamplerConfig = setting(PreviewSamplerConfig(), "solver, steps and guidance")
+
+    def __post_init__(self) -> None:
+        if self.requests:
+            for name in ("classes", "prompts"):
+                if getattr(self, name):
+                    expected = f"[] beside requests={self.requests}, which say it"
+                    raise UserError(name, list(getattr(self, name)), expected)

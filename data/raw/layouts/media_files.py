@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
-from data.raw.annotations.captions import combined, reads
+from data.raw.annotations.captions import carrier, combined, reads
 from data.raw.item import Item
 from data.raw.layouts.kohya import repeats
-from data.raw.layouts.tree import Tree, beginning, file_item
+from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree, beginning, file_item
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
+
+CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "prompt", "txt")
+"""Folders whose files are called as pictures elsewhere are: `captions/0.txt` of `images/0.png`."""
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -26,6 +29,8 @@ def read(tree: Tree) -> Iterable[Item]:
     beside = _beside(tree, media)
     used: set[str] = set()
     kohya = repeats(tree, media)
+    if not (kohya or tree.tables):
+        tree.pass_by(media)
     if tree.tables and media:
         tree.findings.notes["file that no table names, packed with what lies beside it"] += len(media)
     for name in media:
@@ -49,6 +54,7 @@ def _beside(tree: Tree, media: Iterable[str]) -> Beside:
     """Return the files beside each picture, by its name with and without suffix: `0.txt`, `0.caption.txt`."""
     owners = {owner for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))}
     found: Beside = defaultdict(dict)
+    found.update(_in_caption_folders(tree, media))
     for name in tree.left:
         if name.lower().endswith((*MEDIA_SUFFIXES, ".tar")):
             continue
@@ -57,9 +63,39 @@ def _beside(tree: Tree, media: Iterable[str]) -> Beside:
         while (at := base.rfind(".", 1, at)) > 0:
             owner = f"{folder}{slash}{base[:at]}"
             if owner in owners:
-                found[owner].setdefault(base[at + 1 :].lower(), name)
+                found[owner][base[at + 1 :].lower()] = name
                 break
     return found
+
+
+def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
+    """Return the captions that lie in a folder of their own, of the one picture each is called after."""
+    files = {
+        name: key
+        for name in tree.left
+        if carrier(PurePosixPath(name).suffix[1:]) == "text" and (key := _apart(name, CAPTION_FOLDERS))
+    }
+    if not files:
+        return {}
+    called: dict[str, list[str]] = defaultdict(list)
+    for name in media:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        called[_apart(name, KINDS_OF_MEDIA) or stem].append(stem)
+    return {
+        called[key][0]: {PurePosixPath(name).suffix[1:].lower(): name}
+        for name, key in files.items()
+        if len(called.get(key, ())) == 1
+    }
+
+
+def _apart(name: str, folders: Sequence[str]) -> str:
+    """Return a file's name without suffix and without the first of its folders that is one of these.
+
+    "" if none is.
+    """
+    *parts, base = PurePosixPath(name).with_suffix("").parts
+    at = next((at for at, part in enumerate(parts) if part.lower() in folders), None)
+    return "" if at is None else "/".join([*parts[:at], *parts[at + 1 :], base])
 
 
 def _files_of(name: str, beside: Beside) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
 from data.raw.layouts.splits import chosen, is_split
+from data.raw.layouts.tar_per_class import classes_by_name, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.row_annotation import annotation_of
@@ -33,13 +35,21 @@ def read(tree: Tree) -> Iterable[Item]:
     Takes the tables and the files they name.
     """
     media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
+    words = classes_by_name([name for name in tree.left if name.lower().endswith(".parquet")])
+    nameless: set[str] = set()
     for name in list(tree.left):
         suffix = PurePosixPath(name).suffix.lower()
         beside = str(PurePosixPath(name).with_suffix("")) in media and suffix in (".json", ".txt")
         if suffix not in READERS or (beside and not tree.given):
             continue  # a file beside a picture of the same name describes that picture
         with tree.findings.collecting():
-            yield from _items(tree, name)
+            for item in _items(tree, name):
+                if name in words and item.column and not (item.refused or item.class_name or item.label >= 0):
+                    nameless.add(name)
+                    item = replace(item, class_name=words[name] if tree.rules.classes else "")
+                yield item
+    if nameless and tree.rules.classes is None:
+        tree.findings.said.append(not_taken("tables", (words[name] for name in nameless)))
 
 
 def _items(tree: Tree, name: str) -> Iterator[Item]:

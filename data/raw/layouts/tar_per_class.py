@@ -7,7 +7,7 @@ their names are classes with `classes=true` alone; otherwise what was not taken 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from data.raw.item import printable
@@ -17,7 +17,7 @@ MOST_SHOWN = 6  # names of tars in a line
 
 
 def classes_by_name(tars: Sequence[str]) -> dict[str, str]:
-    """Return the class of each tar by its name, without the number of its part (`cat-000001.tar`).
+    """Return the class of each tar, or table, by its name, without the number of its part (`cat-000001.tar`).
 
     {} where all are parts of one name, some have a number alone, or all name splits.
     """
@@ -32,13 +32,12 @@ def fits(tar: str, keys: Sequence[str]) -> bool:
     return bool(keys) and all(pattern.fullmatch(key.removeprefix("./")) for key in keys)
 
 
-def not_taken(classes: Sequence[str]) -> str:
-    """Return the line that says that names of tars are no classes, and what takes them."""
+def not_taken(kind: str, classes: Iterable[str]) -> str:
+    """Return the line that says that names of `tars` or `tables` are no classes, and what takes them."""
     names = sorted(set(classes))
     shown = ", ".join(names[:MOST_SHOWN]) + (" ..." if len(names) > MOST_SHOWN else "")
     return (
-        f"names of tars ({shown}) are no classes, since their files are not called after them "
-        "(classes=true takes them)"
+        f"names of {kind} ({shown}) are no classes, since nothing in them says so (classes=true takes them)"
     )
 
 

@@ -35,6 +35,8 @@ def read(tree: Tree) -> Iterable[Item]:
     """Yield the samples of all tars, tar by tar."""
     names = [name for name in tree.left if name.lower().endswith(".tar")]
     tree.take(names)
+    if not tree.given:
+        tree.pass_by(names)
     words = classes_by_name(names)
     meaning = _meaning(tree, names, words)._replace(words=words)
     nameless = False
@@ -44,7 +46,7 @@ def read(tree: Tree) -> Iterable[Item]:
                 nameless = nameless or not (item.refused or item.class_name or item.label >= 0)
                 yield item
     if words and nameless and tree.rules.classes is None:
-        tree.findings.said.append(not_taken(list(words.values())))
+        tree.findings.said.append(not_taken("tars", words.values()))
 
 
 class _Meaning(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ from data.raw.opening import Opener, opener_within
 from data.raw.rules import SourceRules
 
 BESIDE = ("videos", "images", "video", "image")  # folders where files of a table may lie, beside it
+KINDS_OF_MEDIA = (*BESIDE, "imgs", "img", "pictures", "photos", "clips", "media")  # folders called so
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Tree:
     """source: the folder, or that of the one file that is given.  given: that file's name, "" for a folder.
 
     left: files that no layout has taken yet, sorted; relative names.  left_out: those of splits that are not
-    packed.  skip: folders at the front of every name that are splits and no classes.
+    packed.  skip: folders at the front of every name that are no classes: splits, and `images` around all.
     tables: names of the tables that name samples of the source.  nameless: why others name none.
     no_classes: first-level folders that are parts of a dataset and no classes.
     """
@@ -63,6 +64,18 @@ class Tree:
         """
         *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
         return printable(folders[0]) if folders and folders[0] not in self.no_classes else ""
+
+    def pass_by(self, names: Sequence[str]) -> None:
+        """Let folders that only say which kind of media is in them be no classes, if all files lie in such.
+
+        names: of the files that can hold samples. `classes=true` takes them as classes.
+        """
+        levels = {PurePosixPath(name).parts[self.skip] for name in names}
+        if not levels or self.rules.classes or any(word.lower() not in KINDS_OF_MEDIA for word in levels):
+            return
+        self.skip += 1
+        shown = ", ".join(sorted(levels))
+        self.findings.said.append(f"what lies in {shown} is of no class by that name (classes=true takes it)")
 
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""

@@ -235,8 +235,8 @@ def test_numbered_folders_of_img2dataset_are_no_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "role"),
     [
-        ("captions/0.txt", "a cat", "caption"),
-        ("labels/0.txt", "3", ""),
+        ("descriptions/0.txt", "a cat", "caption"),
+        ("labels/0.txt", "3", "label"),
         ("meta/a/0.json", '{"text": "a"}', "caption"),
     ],
 )
@@ -245,16 +245,52 @@ def test_captions_in_a_folder_of_their_own_are_never_passed_over(
 ) -> None:
     files = {**pictures("images/0.png", "images/1.png"), name: content}
     what = f"1 {name.partition('/')[0]}/*{Path(name).suffix}"
-    if role:
-        with pytest.raises(UserError, match=f"no sample has a {role}.*{re.escape(what)}; moving them beside"):
-            listed(tmp_path, files)
-    else:
-        assert f"not used: {what}" in listed(tmp_path, files).said
-        (tmp_path / "images").rename(tmp_path / "moved")
-        for path in (tmp_path / "moved").iterdir():
-            path.rename(tmp_path / path.name)
-        with pytest.raises(UserError, match=f"no sample has a label.*{re.escape(what)}"):
-            list_source(tmp_path)
+    with pytest.raises(UserError, match=f"no sample has a {role}.*{re.escape(what)}; moving them beside"):
+        listed(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    ("picture_file", "caption_file", "class_name"),
+    [
+        ("images/0.png", "captions/0.txt", ""),
+        ("0.png", "captions/0.txt", ""),
+        ("cat/0.png", "captions/cat/0.txt", "cat"),
+        ("images/cat/0.png", "captions/cat/0.caption", "cat"),
+        ("Images/0.png", "Text/0.txt", ""),
+    ],
+)
+def test_captions_in_a_folder_of_that_name_are_paired_by_name(
+    tmp_path: Path, picture_file: str, caption_file: str, class_name: str
+) -> None:
+    listing = listed(tmp_path, {**pictures(picture_file), caption_file: "a cat"})
+    assert told(listing) == {picture_file: (class_name, "a cat")}
+
+
+def test_a_caption_that_two_pictures_are_called_after_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sample has a caption.*captions/\*\.txt"):
+        listed(tmp_path, {**pictures("images/0.png", "photos/0.png"), "captions/0.txt": "a cat"})
+
+
+def test_folders_that_name_a_kind_of_media_are_no_classes(tmp_path: Path) -> None:
+    listing = listed(tmp_path, pictures("images/0.png", "Videos/1.png"))
+    assert listing.classes == ()
+    assert "what lies in Videos, images is of no class by that name (classes=true takes it)" in listing.said
+    assert list_source(tmp_path, SourceRules(classes=True)).classes == ("Videos", "images")
+    assert listed(tmp_path, pictures("cat/0.png")).classes == ("Videos", "cat", "images")
+    assert listed(tmp_path / "in", pictures("images/dog/0.png", "images/cat/1.png")).classes == ("cat", "dog")
+
+
+def test_names_of_tables_with_pictures_are_classes_where_asked_and_said_otherwise(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for word in ("cat", "dog"):
+        table = pyarrow.table({"image": [{"bytes": PNG, "path": "0.png"}]})
+        parquet.write_table(table, tmp_path / f"{word}.parquet")
+    listing = list_source(tmp_path)
+    assert listing.classes == ()
+    assert any("names of tables (cat, dog) are no classes" in line for line in listing.said)
+    assert list_source(tmp_path, SourceRules(classes=True)).classes == ("cat", "dog")
 
 
 def test_archives_are_counted_and_named(tmp_path: Path) -> None:

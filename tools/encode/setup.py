@@ -184,6 +184,11 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
         most = 2 * samples * job.captions.tokens * job.captions.width
         tokens = counted(job.captions.tokens, "token")
         lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
+    elif texts := job.dataset.manifest.extra.get("texts"):
+        lines.append(
+            f"warning: {texts} of {counted(len(job.dataset), 'sample')} have a caption, which "
+            "text_encoder='' leaves out; text_encoder=FOLDER embeds them, for training on prompts"
+        )
     lines += usage_lines(np.asarray(job.dataset.media), job.column, job.buckets, job.clips)
     return lines
 

@@ -89,6 +89,14 @@ def cache(sources: Path) -> Dataset:
     return Dataset(sources / "cache")
 
 
+def test_captions_that_are_not_embedded_are_said(sources: Path, tmp_path: Path) -> None:
+    lines = encode.plan(config(sources, tmp_path / "cache", text_encoder=""))
+    assert any(
+        line.startswith("warning: 5 of 6 samples have a caption, which text_encoder=''") for line in lines
+    )
+    assert not any("warning" in line for line in encode.plan(config(sources, tmp_path / "cache")))
+
+
 def captions_of(row: dict[str, Any]) -> list[str]:
     captions = row.get("captions", [])
     return list(captions.values()) if isinstance(captions, dict) else captions

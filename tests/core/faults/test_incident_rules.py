@@ -11,7 +11,7 @@ import torch
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults import failpoints
-from core.faults.incidents import IncidentConfig, Incidents
+from core.faults.incidents import IncidentConfig, Incidents, _step_of
 from core.records import read_rows
 
 CULPRITS: list[dict[str, Any]] = [
@@ -190,3 +190,19 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     made = opened(tmp_path, rank=1)
     made.note_skipped(1, [""], CULPRITS)
     assert (made.skipped, made.path.exists()) == (1, False)
+
+
+def test_a_tracker_that_ended_is_recorded(tmp_path: Path) -> None:
+    made = opened(tmp_path)
+    made.tracker_failed(4, "wandb", "ended with status 1")
+    assert [{k: row[k] for k in ("kind", "step", "tracker", "reason")} for row in read_rows(made.path)] == [
+        {"kind": "tracker", "step": 4, "tracker": "wandb", "reason": "ended with status 1"}
+    ]
+
+
+def test_a_rollback_must_say_its_steps() -> None:
+    for step in (0, 1, 2**63 - 1):
+        assert _step_of({"first": step}, "first") == step
+    for wrong in (-1, 2**63, True, 1.0, "1", None):
+        with pytest.raises(WorkError, match="a rollback after step 3 does not say its first step"):
+            _step_of({"step": 3, "first": wrong}, "first")

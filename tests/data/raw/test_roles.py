@@ -6,6 +6,7 @@ import pytest
 
 from core.errors import UserError
 from data.raw.annotations.roles import (
+    MAY_MISS,
     NO_TEXT,
     NOTHING,
     USUAL,
@@ -13,6 +14,7 @@ from data.raw.annotations.roles import (
     by_role,
     is_nothing,
     looks_like,
+    may_fill,
     plain,
     require_columns,
     role_of,
@@ -34,6 +36,7 @@ def test_names_are_those_that_are_promised() -> None:
     assert {role: " ".join(names) for role, names in USUAL.items()} == NAMES
     assert set(WORDS.split()) == NOTHING
     assert set(PROGRAMS.split()) == NO_TEXT
+    assert MAY_MISS == ("text", "label")
 
 
 @pytest.mark.parametrize(("role", "names"), NAMES.items())
@@ -89,6 +92,21 @@ def test_a_table_needs_a_path_and_what_is_named() -> None:
         require_columns("t.csv", ["path", "a_b", "A B", "", ""], ColumnsConfig())
 
 
+def test_several_columns_of_captions_are_named_with_a_plus() -> None:
+    columns = ColumnsConfig(text="short + long")
+    assert columns.texts == ("short", "long")
+    assert columns.names_texts
+    assert not ColumnsConfig(text="short").names_texts
+    assert not ColumnsConfig().names_texts
+    require_columns("t.csv", ["path", "short", "long"], columns)
+    with pytest.raises(
+        UserError, match=r"columns\.text=long: expected a column of t\.csv; it has: path, short"
+    ):
+        require_columns("t.csv", ["path", "short"], columns)
+    with pytest.raises(UserError, match=r"columns\.label=kind: expected a column of t\.csv"):
+        require_columns("t.csv", ["path"], ColumnsConfig(label="kind"))
+
+
 def test_unread_columns_that_may_be_meant() -> None:
     for name in ("long_caption", "my_prompt", "description", "alt", "tags", "tag", "caps", "sentence"):
         assert looks_like("text", name), name
@@ -101,3 +119,29 @@ def test_unread_columns_that_may_be_meant() -> None:
     assert not looks_like("text", "x", ["a cat", "dog", 3])
     assert not looks_like("text", "x")
     assert plain("\ufeffA b_C-d") == "abcd"
+
+
+def test_texts_are_looked_for_in_lists_and_objects_three_levels_deep() -> None:
+    assert looks_like("text", "x", [["a cat", "dog"]])  # one sentence among the texts of a row is enough
+    assert looks_like("text", "x", [{"turns": [{"value": "a cat"}]}])
+    assert looks_like("text", "x", [[[["a cat"]]]])
+    assert not looks_like("text", "x", [[[[["a cat"]]]]])
+
+
+@pytest.mark.parametrize(
+    ("values", "roles"),
+    [
+        ([], set()),
+        ([None, " "], set()),
+        (["1", "2.0", None], {"label"}),
+        ([3, 4], {"label"}),
+        (["1", "1.5"], set()),
+        (["-1", "1e3"], set()),
+        (["cat", "dog"], {"text", "label"}),
+        (["1", "cat"], {"text", "label"}),
+        (["a cat", "dog"], {"text", "label"}),  # no more than half are sentences
+        (["a cat", "two dogs", "x"], {"text"}),
+    ],
+)
+def test_what_stands_beside_names_of_pictures_may_be(values: list[object], roles: set[str]) -> None:
+    assert may_fill(values) == roles

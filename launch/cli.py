@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import launch
 
 if TYPE_CHECKING:
     from core.run.ends import Kind
+    from launch.jobs import Job
 
 OURS = ("core", "models", "data", "tools", "launch")
 
@@ -155,6 +156,7 @@ def _execute(words: Sequence[str]) -> int:
     if typed.dry_run:
         terminal.deliver(loading.dump(settings), end="")
         terminal.deliver("\n".join(escaped_line(f"# {line}") for line in module.plan(settings)))
+        _require_continuable(job, settings)
         return 0
     if place.size > 1 and not (job.on_ranks or job.shares):
         expected = f"1, since {job.name} runs in one process" + (
@@ -164,6 +166,19 @@ def _execute(words: Sequence[str]) -> int:
     if not job.prints:
         terminal.survive_output()
     return local.do(job, settings)
+
+
+def _require_continuable(job: Job, settings: Any) -> None:
+    """Raise UserError, naming every field, where the job would not go on with what its output holds.
+
+    Settings are compared; what places hold is for the job to look at.
+    """
+    from core.run.claim import has_begun, require_same_settings
+
+    output = Path(getattr(settings, "output", ""))
+    if not hasattr(settings, "overwrite") or (job.done and not has_begun(output, job.done)):
+        return  # a run that failed before its first step may be corrected
+    require_same_settings(output, settings, job.may_grow(settings))
 
 
 def _failed(

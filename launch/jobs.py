@@ -15,7 +15,8 @@ from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
 class Job(NamedTuple):
     """A job a person can run.
 
-    module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`; imported when needed.
+    module: has `Config`, `plan(config) -> list[str]` and `run(config) -> None`, and where larger numbers
+    continue a finished output `may_grow(config)`, which names them; imported when needed.
     on_ranks: `processes=N` starts N ranks that run the job together; otherwise the job starts them itself.
     prints: whether its result is what it prints; other jobs outlive a standard output that fails.
     shares: several processes share the work through its output, and one that dies ends no other.
@@ -32,6 +33,11 @@ class Job(NamedTuple):
     done: str = ""
     prints: bool = False
     several: bool = False
+
+    def may_grow(self, config: Any) -> tuple[str, ...]:
+        """Return the fields that may be larger where an output of this job is continued."""
+        found: tuple[str, ...] = getattr(self.load(), "may_grow", lambda _: ())(config)
+        return found
 
     def load(self) -> Any:
         """Import the module."""

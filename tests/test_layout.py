@@ -285,10 +285,10 @@ def test_messages_name_fields_by_the_section_that_a_function_takes() -> None:
 
 
 def takers_of_root_configs(tree: ast.Module) -> set[str]:
-    """Return functions (except `plan` and `run`) and classes that are given the whole config of a job."""
+    """Return functions (except what a job offers) and classes that are given the whole config of a job."""
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name not in {"plan", "run"}:
+        if isinstance(node, ast.FunctionDef) and node.name not in {"plan", "run", "may_grow"}:
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             annotations = [argument.annotation for argument in arguments]
         elif isinstance(node, ast.ClassDef):
@@ -301,8 +301,9 @@ def takers_of_root_configs(tree: ast.Module) -> set[str]:
     return found
 
 
-def test_only_plan_and_run_take_the_whole_config_of_a_job() -> None:
-    """All else takes the section that it needs: it says what it depends on, and serves other jobs too.
+def test_only_what_a_job_offers_takes_its_whole_config() -> None:
+    """`plan`, `run` and `may_grow` do (`launch.jobs.Job`). All else takes the section that it needs: it says
+    what it depends on, and serves other jobs too.
 
     Measurements of `bench` all take its config, which is what they share.
     """

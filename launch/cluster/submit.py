@@ -38,7 +38,6 @@ from launch.help import fields_text
 from launch.jobs import Job
 
 LEAST_FREE_BYTES = 1 << 30
-MAY_GROW = ("trainer.steps",)  # whether it may is for the job to say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def _plan(job: Job, config: Any, cluster: ClusterConfig, *, wait: bool) -> list[
             "output", config.output, f"at least 1 GiB of free disk, and {place} has {free >> 20} MiB"
         )
     if job.on_ranks and not job.shares:  # else it is told only once the job has come out of the queue
-        require_same_settings(Path(config.output), config, MAY_GROW)
+        require_same_settings(Path(config.output), config, job.may_grow(config))
     return [] if wait else [f"# {line}" for line in job.load().plan(config)]
 
 

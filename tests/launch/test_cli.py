@@ -149,6 +149,22 @@ def test_dry_run_prints_a_config_file_with_the_plan_as_comments(
     assert toy.ran == []
 
 
+def test_a_dry_run_ends_with_what_the_output_was_made_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that differs, behind the plan, as the job itself would refuse it."""
+    image_folder(tmp_path / "in")
+    words = ["shard", str(tmp_path / "in"), f"output={tmp_path / 'out'}"]
+    assert cli.main(words) == cli.main([*words, "--dry-run"]) == 0
+    capsys.readouterr()
+    assert cli.main([*words, "seed=1", "samples_per_shard=2", "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith("# ")
+    assert "seed=1: expected 0, with which" in printed.err
+    assert "samples_per_shard=2: expected 1024" in printed.err
+    assert cli.main([*words, "seed=1", "overwrite=true", "--dry-run"]) == 0
+
+
 def test_help_of_a_job_shows_usage_examples_and_every_field(
     toy: Toy, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,12 @@ def plan(config: Config) -> list[str]:
     ]
 
 
+def may_grow(config: Config) -> tuple[str, ...]:
+    """Return the fields that may be larger where a run is continued: steps, if none depends on the last one's
+    number, since a longer run then begins as the shorter one did."""
+    return ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
+
+
 def run(config: Config) -> None:
     """Train to the end, from the newest checkpoint if there is one (all ranks of a job call this)."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
@@ -97,9 +103,6 @@ def run(config: Config) -> None:
     trained, validated = load_data(
         source, config.validation_source, *sections, config.engine, world, run=output, seed=config.seed
     )
-    # Where no step depends on the last one's number, a longer run begins as the shorter one did.
-    longer = ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
-
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
     rates = config.objective.schedule.betas
@@ -108,7 +111,7 @@ def run(config: Config) -> None:
         require_known_labels(config.model, trained.source, validated.source)
         contents = latent_contents(output, source.facts, config.initial, rates)
         known: Any = {"contents": contents, "made": partial(steps_made, output), "keeping": keep_numbers}
-        return claim_run(output, config, done=FINISHED, may_grow=longer, **known)
+        return claim_run(output, config, done=FINISHED, may_grow=may_grow(config), **known)
 
     if ranks.on_first_rank(claim):
         look_over_nodes(world, output)

@@ -55,6 +55,9 @@ class DiTConfig:
     time_offset: float = setting(
         0.0, "see time_scale; 1 with time_scale=-0.001 is the clock of SiT, from noise to data"
     )
+    time_frequency_shift: int = setting(
+        0, "of the sinusoid of the time: 0 as published, 1 as diffusers' DiT has it", low=0, high=1
+    )
     text_width: int = setting(0, "numbers per text token for cross-attention; 0 for no text", low=0)
     frame_condition: bool = setting(
         False, "take given frames: a frame mask and their latents as further channels"
@@ -161,7 +164,9 @@ class DiT(Denoiser):
         super().__init__()
         self.config, self.sequence = config, sequence
         self.patches = PatchEmbedding(config.input_channels, config.patch, config.width)
-        self.time = TimeEmbedding(config.width, config.time_scale, config.time_offset)
+        self.time = TimeEmbedding(
+            config.width, config.time_scale, config.time_offset, config.time_frequency_shift
+        )
         self.label = LabelEmbedding(config.num_classes, config.width)
         self.frames: PatchEmbedding | None = None
         if config.frame_condition:

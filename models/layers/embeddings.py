@@ -19,13 +19,14 @@ class TimeEmbedding(nn.Module):
     """A 256-number sinusoid of the time, through a two-layer MLP (ADM, arXiv:2105.05233).
 
     scale, offset: the sinusoid is of offset + scale * time, for networks that were trained on another clock.
+    shift: as of `sinusoid`.
     """
 
     FREQUENCIES = 256
 
-    def __init__(self, width: int, scale: float = 1.0, offset: float = 0.0) -> None:
+    def __init__(self, width: int, scale: float = 1.0, offset: float = 0.0, shift: int = 0) -> None:
         super().__init__()
-        self.scale, self.offset = scale, offset
+        self.scale, self.offset, self.shift = scale, offset, shift
         self.up = nn.Linear(self.FREQUENCIES, width)
         self.down = nn.Linear(width, width)
 
@@ -33,14 +34,17 @@ class TimeEmbedding(nn.Module):
         """Embed time: (B,) as `path.time_input` gives it, up to about 1000.  Returns (B, D)."""
         if (self.scale, self.offset) != (1.0, 0.0):
             time = self.offset + self.scale * time.float()
-        features = sinusoid(time, self.FREQUENCIES)  # float32: bfloat16 cannot tell 999 from 1000
+        features = sinusoid(time, self.FREQUENCIES, self.shift)  # float32: bfloat16 cannot tell 999 from 1000
         return self.down(nn.functional.silu(self.up(features.to(self.up.weight.dtype))))
 
 
-def sinusoid(position: Tensor, size: int) -> Tensor:
-    """Return (..., size) float32: cosines, then sines, of position * 10000^(-i / (size / 2)) (shift 0)."""
+def sinusoid(position: Tensor, size: int, shift: int = 0) -> Tensor:
+    """Return (..., size) float32: cosines, then sines, of position * 10000^(-i / (size / 2 - shift)).
+
+    With shift 1, as diffusers' DiT has it, the last frequency is 1/10000.
+    """
     half = size // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=position.device) / half
+    exponent = torch.arange(half, dtype=torch.float32, device=position.device) / (half - shift)
     angle = position.float()[..., None] * torch.exp(-math.log(10000.0) * exponent)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 

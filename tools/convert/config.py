@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 
+INDEX = "model_index.json"  # of a pipeline of diffusers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -16,22 +18,27 @@ class Config:
     job: ClassVar[str] = "convert"
 
     source: str = setting(
-        REQUIRED, "a file of weights in `layout`, or a run or export that is written in it", shown="path"
+        REQUIRED,
+        "a file of weights in `layout`, or the folder of a DiTPipeline; or a run or export, to be written so",
+        shown="path",
     )
     output: str = setting(
         REQUIRED,
-        "new folder, an export; where weights are written in `layout`, a new .pt file",
+        "new folder, an export; where a run is written in `layout`, a new .pt file or, diffusers, a folder",
         shown="path",
     )
-    overwrite: bool = setting(False, "replace an earlier export or .pt file")
-    layout: Literal["dit", "sit"] = setting(
+    overwrite: bool = setting(False, "replace an earlier export, .pt file or pipeline")
+    layout: Literal["dit", "sit", "diffusers"] = setting(
         "dit",
-        "dit: the published class-conditional DiT; sit: SiT, trained for the velocity on a straight path",
+        "dit: the published class-conditional DiT; sit: SiT, trained for the velocity on a straight path; "
+        "diffusers: the folder of a DiTPipeline",
     )
     weights: str = setting("ema", "of several sets: ema or raw; a run's averages also by name")
     checkpoint: str = setting("", "of a run: the name of a checkpoint; '' is the newest")
     autoencoder: str = setting(
-        "", "folder of the autoencoder that the latents are of, as diffusers saves it", shown="path"
+        "",
+        "folder of the autoencoder that the latents are of, as diffusers saves it; '' takes a pipeline's own",
+        shown="path",
     )
     latent_std: float = setting(
         0.0,

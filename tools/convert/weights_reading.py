@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from core.run.folder import CONFIG, LATENTS
 from data.latent.normalising import Normaliser
 from models.autoencoder import store
 from models.autoencoder.opening import identify_saved
+from tools.convert import pipeline
 from tools.convert.layouts.kinds import LAYOUTS
 from tools.convert.layouts.layout import Read
 from tools.runs.latent_space import copy_autoencoder
@@ -46,14 +48,39 @@ def read_weights(source: Path, output: Path, layout_name: str, weights: str, uns
         tensors = load_tensors(source)
     else:
         tensors = torch_file.read_tensors(source, "source", SETS[weights])
-    found = layout.read(tensors, unsaid.heads)
-    objective = from_dict(ObjectiveConfig, {**layout.objective, "learned_sigma": found.config.learned_sigma})
+    write_export(layout.read(tensors, unsaid.heads), layout.objective, source.name, output, weights, unsaid)
+
+
+def read_pipeline(source: Path, output: Path, unsaid: Unsaid) -> None:
+    """Write the export of a folder of diffusers' DiTPipeline, whose own autoencoder and classes are taken."""
+    found = pipeline.read(source)
+    own = unsaid._replace(autoencoder=found.autoencoder) if str(unsaid.autoencoder) == "." else unsaid
+    write_export(found.found, found.objective, source.name, output, "raw", own, found.classes)
+
+
+def write_export(
+    found: Read,
+    trained_for: Mapping[str, Any],
+    name: str,
+    output: Path,
+    weights: str,
+    unsaid: Unsaid,
+    classes: list[str] | None = None,
+) -> None:
+    """Write an export, whole or not at all.
+
+    trained_for: fields of the section `objective`.  name: of the source.  classes: names, where it has them.
+    """
+    learned = {"learned_sigma": found.config.learned_sigma}
+    objective = from_dict(ObjectiveConfig, {**trained_for, **learned})
     temporary = temporary_name(output)
     try:
         temporary.mkdir(parents=True)
-        _describe(temporary, found, objective, unsaid)
+        if unsaid.classes or classes is None:
+            classes = _classes(unsaid.classes, found.config.num_classes)
+        _describe(temporary, found, objective, unsaid, classes)
         record = {
-            "checkpoint": source.name,
+            "checkpoint": name,
             "weights": weights,
             "average": None if weights == "raw" else weights,
             "dtype": "fp32",
@@ -76,7 +103,9 @@ def read_weights(source: Path, output: Path, layout_name: str, weights: str, uns
     )
 
 
-def _describe(folder: Path, found: Read, objective: ObjectiveConfig, unsaid: Unsaid) -> None:
+def _describe(
+    folder: Path, found: Read, objective: ObjectiveConfig, unsaid: Unsaid, classes: list[str]
+) -> None:
     """Write the config, the latent space and the autoencoder of an export."""
     place = store.locate(unsaid.autoencoder)
     identity = identify_saved(place)
@@ -100,7 +129,7 @@ def _describe(folder: Path, found: Read, objective: ObjectiveConfig, unsaid: Uns
         "text_folder": "",
         "cache": "",
         "encoder": identity["encoder"],
-        "classes": _classes(unsaid.classes, found.config.num_classes),
+        "classes": classes,
         "shapes": [list(found.shape)],
         "path": path.name,
         SCHEDULE: path.parameters(),

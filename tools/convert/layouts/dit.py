@@ -46,6 +46,7 @@ UNKNOWN_THERE = (
     "frame_levels",
     "time_scale",
     "time_offset",
+    "time_frequency_shift",
 )
 ROUNDING = 1e-4  # by which stored positions may differ: they are of size 1, and were computed elsewhere
 

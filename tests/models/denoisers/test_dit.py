@@ -188,7 +188,7 @@ def test_an_input_that_the_patch_does_not_divide_is_refused() -> None:
 
 
 def test_equal_levels_of_all_frames_are_one_level() -> None:
-    # In float64: products of other numbers of rows are rounded otherwise, on some processors by 4e-6 in float32.
+    # In float64: in float32 products of other numbers of rows are rounded otherwise, on some processors.
     model = _awake(replace(SMALL, patch=(2, 2, 2), frame_levels=True)).double()
     x, label = torch.randn(2, SMALL.input_channels, 4, 4, 4), torch.tensor([0, -1])
     time, condition = torch.tensor([3.0, 700.0]), Condition(label=label)

@@ -11,6 +11,8 @@
 
 KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, `momentum` (of Muon), or `ema-NAME` for every
 average. A kind that exists for some parameters only is listed with their names in the manifest's `partial`.
+Which ranks have which elements of a parameter follows from two numbers in the manifest's `cuts`, so that
+nobody need open files to find out; checkpoints of earlier versions have none.
 
 A run of several networks has one without a name, and all of the above is that one's. The keys of tensors of
 another begin with its name, `NAME:`; its kinds, partial kinds and shapes are in the manifest's `networks`, by
@@ -34,6 +36,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 FIXED = "fixed.safetensors"
 WEIGHT = "weight"
+_OF_RANK = re.compile(r"rank-(?P<rank>\d{5,})\.")
 _FOLDER = re.compile(r"step-(?P<step>\d{8,})\.(?P<attempt>[\w.-]+)")
 
 
@@ -49,11 +52,16 @@ class FileEntry(TypedDict):
 
 
 class Layout(TypedDict):
-    """The part of a manifest about one network."""
+    """The part of a manifest about one network.
+
+    cuts: first and size of `core.engine.shards.Cut`, by parameter: rank r's file has the elements
+    [r * size - first, (r + 1) * size - first) that there are.
+    """
 
     kinds: list[str]
     shapes: dict[str, list[Count]]
     partial: NotRequired[dict[str, list[str]]]
+    cuts: NotRequired[dict[str, tuple[Count, Annotated[int, Range(1, 1 << 62)]]]]
 
 
 class Manifest(Layout):
@@ -106,6 +114,12 @@ def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MAN
 def tensors_name(rank: int) -> str:
     """Return the name of the file with a rank's ranges."""
     return f"rank-{rank:05d}.safetensors"
+
+
+def rank_of(name: str) -> int | None:
+    """Return the rank that wrote a file of this name, None for one that is not of a rank."""
+    match = _OF_RANK.match(name)
+    return int(match["rank"]) if match else None
 
 
 def receipt_name(rank: int) -> str:

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
-from core.checkpoint.tensor_file import open_tensors
+from core.checkpoint.tensor_file import open_tensors, shape_of
 from core.engine.network import MAIN
+from core.engine.shards import Cut
 from core.errors import UserError, WorkError
 from core.files import sealed
 from core.reading import json_files
 from core.reading.json_files import Malformed
 
 T = TypeVar("T")
+_Range = tuple[int, int, Path, str]  # first and last element, file, key
 
 
 class CheckpointReader:
@@ -56,9 +58,14 @@ class CheckpointReader:
             size := sum(file["size"] for file in found["files"].values())
         ):  # each at least a byte long
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
+        self._cuts = {
+            name: Cut(name, self.shapes[name], 0, *cut)
+            for name, cut in layout.get("cuts", {}).items()
+            if name in self.shapes
+        }
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
-        self._index: dict[tuple[str, str], list[tuple[int, int, Path, str]]] | None = None
+        self._index: dict[tuple[str, str], list[_Range]] | None = None
 
     @property
     def files(self) -> list[str]:
@@ -88,8 +95,7 @@ class CheckpointReader:
     def read(self, kind: str, name: str, start: int, stop: int, out: Tensor) -> None:
         """Copy elements [start, stop) of a flattened tensor into `out`, 1-D."""
         filled = 0
-        ranges = self._ranges().get((format.of_network(self.network, kind), name), [])
-        for first, last, path, key in ranges:
+        for first, last, path, key in self._ranges_of(kind, name, start, stop):
             low, high = max(first, start), min(last, stop)
             if low < high:
                 piece = self._open(path).get_slice(key)[low - first : high - first]
@@ -145,8 +151,35 @@ class CheckpointReader:
             self._opened[path] = open_tensors(path)
         return self._opened[path]
 
-    def _ranges(self) -> dict[tuple[str, str], list[tuple[int, int, Path, str]]]:
-        """Return (kind, name) -> ranges (start, stop, file, key), read from the headers at first use."""
+    def _ranges_of(self, kind: str, name: str, start: int, stop: int) -> Iterable[_Range]:
+        """Return ranges (start, stop, file, key) of a tensor that are in [start, stop), and maybe others.
+
+        By the manifest, so that only these files are opened; by all headers of what an earlier version wrote.
+        """
+        stored = format.of_network(self.network, kind)
+        if name not in self._cuts:
+            return self._by_headers().get((stored, name), [])
+        if name not in self.names(kind):
+            return []
+        return [
+            self._require(format.tensors_name(rank), format.key(stored, name, first), first, last)
+            for rank, first, last in self._cuts[name].pieces(start, stop)
+        ]
+
+    def _require(self, file: str, key: str, start: int, stop: int) -> _Range:
+        """Return the range; DamagedCheckpoint unless the file has it."""
+        path = self.folder / file
+        if file not in self.manifest["files"]:
+            raise DamagedCheckpoint(f"{self.folder / format.MANIFEST} does not list {file}")
+        if (shape := shape_of(self._open(path), key)) != [stop - start]:
+            found = f"of shape {shape}" if shape else "missing"
+            raise DamagedCheckpoint(
+                f"{path}: {key} is {found}; {format.MANIFEST} tells of {stop - start} numbers"
+            )
+        return start, stop, path, key
+
+    def _by_headers(self) -> dict[tuple[str, str], list[_Range]]:
+        """Return (kind, name) -> ranges, read from the headers of all files at first use."""
         if self._index is None:
             self._index = {}
             for rank in range(self.manifest["ranks"]):

@@ -13,6 +13,7 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.snapshot import state_tensors
 from core.checkpoint.store import CheckpointStore
 from core.distributed import ranks
+from core.distributed.outcomes import first_problem
 from core.distributed.ranks import World
 from core.engine.network import MAIN, Network, Networks
 from core.engine.shards import present
@@ -72,14 +73,21 @@ def _load(reader: CheckpointReader, network: Network) -> None:
 
 
 def _shared_verify(path: Path, world: World) -> str:
-    """Hash the files, each rank a part of them; return the first problem on every rank ('' for none)."""
+    """Hash the files, each rank a part of them; return the first problem on every rank ('' for none).
+
+    On as many ranks as wrote them each hashes what it wrote, which it reads next.
+    """
     problem = ""
     try:
         reader = CheckpointReader(path)
-        reader.verify(reader.files[world.rank :: world.size])
+        owners = {name: format.rank_of(name) for name in reader.files}
+        shared = {name: number for number, name in enumerate(n for n, rank in owners.items() if rank is None)}
+        hashed_by = {name: shared[name] if rank is None else rank for name, rank in owners.items()}
+        reader.verify(name for name in reader.files if hashed_by[name] % world.size == world.rank)
     except DamagedCheckpoint as error:
         problem = str(error)
-    return next(filter(None, ranks.gather_objects(problem)), "")
+    found = first_problem(problem)
+    return found[1] if found else ""
 
 
 def _compare(reader: CheckpointReader, network: Network) -> None:

@@ -99,7 +99,7 @@ class SaveThread:
                 self._tidy(store, path)
             # No rank begins the next save before this: the purge would take it for debris of a killed one.
             with pace.waiting_for_others():
-                ranks.gather_objects(None, self._group)
+                ranks.barrier(self._group)
         self.longest_s = max(self.longest_s, time.monotonic() - begun - pace.waited_s)
         return ""
 

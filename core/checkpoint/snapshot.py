@@ -21,12 +21,14 @@ if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
 class Layout:
     """All ranks' ranges of a network together.
 
-    partial: the parameters of kinds that do not exist for all.
+    partial: the parameters of kinds that do not exist for all.  cuts: how each parameter is cut over ranks,
+    (first, size) of `core.engine.shards.Cut`; {} where arithmetic does not say.
     """
 
     kinds: list[str]
     partial: dict[str, list[str]]
     shapes: dict[str, tuple[int, ...]]
+    cuts: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def _snapshot(
 
 def _layout(engine: Engine, kinds: list[str]) -> Layout:
     partial = {kind: names for kind, names in engine.partial_moments().items() if kind in kinds}
-    return Layout(kinds, partial, engine.trainable_shapes())
+    cuts = {cut.name: (cut.first, cut.size) for cut in engine.cuts}
+    return Layout(kinds, partial, engine.trainable_shapes(), cuts)
 
 
 def _averages(ema: Ema, names: list[str]) -> dict[str, list[Tensor]]:

@@ -72,6 +72,15 @@ def open_tensors(path: Path) -> Any:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
 
 
+def shape_of(file: Any, key: str) -> list[int] | None:
+    """Return the shape of a tensor in a mapped file, None where the file has none of that name."""
+    try:
+        shape: list[int] = file.get_slice(key).get_shape()
+    except SafetensorError:
+        return None
+    return shape
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file by name; DamagedCheckpoint where it cannot be read."""
     try:

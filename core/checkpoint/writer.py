@@ -13,12 +13,12 @@ from core.checkpoint.format import FileRecord
 from core.checkpoint.pace import Pace
 from core.checkpoint.snapshot import Layout, Snapshot
 from core.checkpoint.tensor_file import write_tensors
-from core.distributed import ranks
+from core.distributed.outcomes import first_problem, gather_to_first
 from core.distributed.ranks import Group
 from core.engine.network import MAIN
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, sealed, sha256_file, write_json
+from core.files import fsync_folder, published, sealed, sha256_file, write_json
 
 
 def write_checkpoint(
@@ -42,21 +42,19 @@ def write_checkpoint(
     pace = pace or Pace(snapshot.bytes, 0.0, waited_for=True)
     receipt, problem = _attempt(lambda: _write_rank(folder, snapshot, pace))
     with pace.waiting_for_others():
-        answers = ranks.gather_objects((receipt, problem), group)
-    failed = [(rank, text) for rank, (_, text) in enumerate(answers) if text]
+        failed = first_problem(problem, group)
+        receipts = [] if failed else gather_to_first(receipt, group)
     if not failed:
-        published = None
+        published = ""
         if snapshot.rank == 0:
-            receipts = [files for files, _ in answers]
             _, published = _attempt(lambda: _publish(folder, snapshot, receipts, number, may_commit))
         with pace.waiting_for_others():
-            problem = ranks.broadcast_object(published, group)
-        failed = [(0, problem)] if problem else []
+            failed = first_problem(published, group)
     if failed:
         if snapshot.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
         name = f"{folder.parent.name}/{folder.name}"
-        raise WorkError(f"{name} was not written: rank {failed[0][0]}: {failed[0][1]}")
+        raise WorkError(f"{name} was not written: rank {failed[0]}: {failed[1]}")
 
 
 def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace) -> dict[str, FileRecord]:
@@ -97,8 +95,8 @@ def _publish(
 ) -> None:
     """Publish the checkpoint by its manifest, once everything is on disk (rank 0)."""
     files = {name: asdict(record) for receipt in receipts for name, record in receipt.items()}
-    missing = [name for name in files if not (folder / name).exists()]
-    if missing:
+    there = {path.name for path in published(folder)}
+    if missing := [name for name in files if name not in there]:
         raise WorkError(f"rank 0 cannot see {missing[0]}: do all ranks share {folder.parent}?")
     failpoint("save.commit")
     may_commit()
@@ -117,12 +115,13 @@ def _publish(
 
 def _layouts(snapshot: Snapshot) -> dict[str, Any]:
     """Return the layout of the main network; under `networks` those of the others, if there are any."""
-    nothing = Layout([], {}, {})  # stands for the main network in a copy of another one's averages
+    nothing = Layout([], {}, {}, {})  # stands for the main network in a copy of another one's averages
     described = {
         name: {
             "kinds": layout.kinds,
             "partial": layout.partial,
             "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
+            "cuts": {name: list(cut) for name, cut in layout.cuts.items()},
         }
         for name, layout in ({MAIN: nothing} | snapshot.layouts).items()
     }

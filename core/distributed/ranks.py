@@ -138,9 +138,9 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def barrier() -> None:
+def barrier(group: Group = None) -> None:
     """Wait until every rank is here, for as long as they work (collective: all ranks)."""
-    waiting.meet()
+    waiting.meet(group)
 
 
 def broadcast_object(value: Any, group: Group = None) -> Any:

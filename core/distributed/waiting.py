@@ -136,7 +136,8 @@ def arrive(place: str) -> None:
     """Tell `all_arrived` on every rank that this one has come to `place`, a name used once in a job."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         with contextlib.suppress(RuntimeError):  # the host of the store has died
-            store().set(_arrival(place, dist.get_rank()), "here")
+            if store().add(_arrival(place, "count"), 1) == dist.get_world_size():
+                store().set(_arrival(place, "all"), "here")
 
 
 def all_arrived(place: str, timeout_s: float) -> bool:
@@ -148,8 +149,7 @@ def all_arrived(place: str, timeout_s: float) -> bool:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return True
     try:
-        keys = [_arrival(place, rank) for rank in range(dist.get_world_size())]
-        store().wait(keys, timedelta(seconds=timeout_s))
+        store().wait([_arrival(place, "all")], timedelta(seconds=timeout_s))
     except RuntimeError:  # a rank is late, or the host of the store has died
         return False
     return True
@@ -173,8 +173,8 @@ def _has_ended(work: Any) -> bool:
     return True
 
 
-def _arrival(place: str, rank: int) -> str:
-    return f"longtake/{place}/{rank}"
+def _arrival(place: str, what: str) -> str:
+    return f"longtake/{place}/{what}"
 
 
 def _key(rank: int) -> str:

@@ -24,7 +24,7 @@ from core.engine.config import EngineConfig, deepspeed_config
 from core.engine.deepspeed_loading import load_deepspeed
 from core.engine.first_weights import agree, cast_parameters, on_host
 from core.engine.optimizer import allocate_state, make_optimizer, share_matrices
-from core.engine.shards import Shard, present, share
+from core.engine.shards import Cut, Shard, present, require_cuts, share, share_cuts
 from core.metrics.watch import TimedEngine, Watch
 from core.optim.groups import OptimizerConfig, parameter_groups
 
@@ -45,7 +45,8 @@ class Engine:
     """A network under training (construction is collective: all ranks, in the same order).
 
     module: the network.  masters: this rank's fp32 weights, which the optimizer updates, as flat tensors.
-    shards: which range of which parameter lies where in them. updates: optimizer updates applied so far.
+    shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks.
+    updates: optimizer updates applied so far.
     data_ranks: how many ranks, or groups of ranks, hold different samples.
     is_constant: whether the network is a fixed function now (`restoring.constant`).
     """
@@ -85,6 +86,8 @@ class Engine:
         self.shards: list[Shard] = partitions.locate(self._sharded, model, world.rank)
         cuts = partitions.cuts(self._sharded, model)
         share_matrices(self._inner, self.masters, self.shards, cuts, engine, world)
+        self.cuts: list[Cut] = cuts if engine.stage > 0 else share_cuts(self.shards, world.size)
+        require_cuts(self.cuts, self.owned, world.rank)
         allocate_state(self._inner, self.masters)
         with torch.no_grad():
             for shard in self.shards if initial else []:

@@ -7,6 +7,7 @@ ranks that was 30 MB for each of them to receive.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,20 +36,6 @@ def present(shards: Sequence[Shard], tensors: Sequence[Tensor]) -> list[Shard]:
     return [shard for shard in shards if tensors[shard.flat].numel()]
 
 
-def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
-    """Return this rank's even part of shards that every rank holds in full, so that all write in parallel."""
-    total = sum(s.stop - s.start for s in shards)
-    low, high = rank * total // size, (rank + 1) * total // size
-    kept, position = [], 0
-    for s in shards:
-        count = s.stop - s.start
-        first, last = max(low - position, 0), min(high - position, count)
-        if first < last:
-            kept.append(replace(s, start=s.start + first, stop=s.start + last, offset=s.offset + first))
-        position += count
-    return kept
-
-
 @dataclass(frozen=True)
 class Cut:
     """How the flattened parameter `name` is cut over ranks that share the tensors of number `flat`.
@@ -63,11 +50,15 @@ class Cut:
     first: int
     size: int
 
-    def pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (rank, start, stop) of every rank that has elements [start, stop), at least one, in order."""
-        numbers = math.prod(self.shape)
-        for rank in range(self.first // self.size, -(-(self.first + numbers) // self.size)):
-            yield rank, *self.piece(rank)
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int]]:
+        """Yield (rank, first, last) of every rank that has any of the elements [start, stop), in order.
+
+        stop: None is the end.  first, last: of all that the rank has.
+        """
+        stop = math.prod(self.shape) if stop is None else stop
+        if start < stop:
+            for rank in range((self.first + start) // self.size, -(-(self.first + stop) // self.size)):
+                yield rank, *self.piece(rank)
 
     def piece(self, rank: int) -> tuple[int, int]:
         """Return start and stop of a rank's elements; equal where it has none."""
@@ -86,3 +77,23 @@ def require_cuts(cuts: Sequence[Cut], shards: Sequence[Shard], rank: int) -> Non
                 f"rank {rank} holds {held.get(cut.name)} (flat, start, stop) of {cut.name}, and by "
                 f"arithmetic {expected}"
             )
+
+
+def share(shards: list[Shard], rank: int, size: int) -> list[Shard]:
+    """Return this rank's even part of shards that every rank holds in full, so that all write in parallel."""
+    kept = []
+    for shard, cut in zip(shards, share_cuts(shards, size), strict=True):
+        first, last = cut.piece(rank)
+        if first < last:
+            start, offset = shard.start + first, shard.offset + first
+            kept.append(replace(shard, start=start, stop=shard.start + last, offset=offset))
+    return kept
+
+
+def share_cuts(shards: Sequence[Shard], size: int) -> list[Cut]:
+    """Return how `share` cuts each of the shards, which count from 0 in it, over `size` ranks."""
+    ends = list(itertools.accumulate((s.stop - s.start for s in shards), initial=0))
+    part = max(1, -(-ends[-1] // size))
+    return [
+        Cut(s.name, (s.stop - s.start,), s.flat, first, part) for s, first in zip(shards, ends, strict=False)
+    ]

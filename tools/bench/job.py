@@ -45,7 +45,17 @@ class Config:
     job: ClassVar[str] = "bench"
 
     source: Literal[
-        "reader", "writer", "decode", "step", "engine", "update", "checkpoint", "startup", "queue", "solver"
+        "reader",
+        "writer",
+        "decode",
+        "step",
+        "engine",
+        "update",
+        "checkpoint",
+        "startup",
+        "queue",
+        "solver",
+        "world",
     ] = setting(REQUIRED, "what is measured")
     output: str = setting(
         "runs/bench", "folder that receives results, and holds the material during the run", shown="path"
@@ -56,6 +66,7 @@ class Config:
     peer_samples: int = setting(8192, "writer, foreign tars: those that a slow peer handles a round", low=512)
     videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
+    ranks: tuple[int, ...] = setting((8, 64, 512, 4096), "world: numbers of ranks", low=1)
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
     network: str = setting(

@@ -1,0 +1,73 @@
+"""What every rank receives when ranks exchange objects or wait at the store, call by call.
+
+A new call needs a row here, and so a thought about a thousand ranks.
+Run: pytest tests/core/distributed/test_exchanges.py
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+ROOMS = ("core", "data", "models", "tools", "launch")
+# Each brings an object of every rank to every rank (or to the first); `wait`, `check` and `multi_get` are the
+# store's. What goes from one rank to the others (`broadcast_object`, `on_first_rank`) does not grow.
+TO_ALL = {"gather_objects", "on_every_rank", "all_gather_object"}
+TO_FIRST = {"gather_to_first", "gather_object"}
+AT_STORE = {"wait", "check", "multi_get"}
+
+# What one rank receives of N ranks, and when.
+EXCHANGES = {
+    (
+        "core/checkpoint/writer.py",
+        "gather_to_first",
+    ): "a save, rank 0: N receipts of 3 names and hashes, 0.5 kB",
+    ("core/distributed/outcomes.py", "gather_object"): "carries out gather_to_first",
+    ("core/distributed/ranks.py", "all_gather_object"): "carries out gather_objects",
+    ("core/distributed/ranks.py", "gather_objects"): "carries out on_every_rank",
+    ("core/engine/engine.py", "gather_objects"): "tests alone (full_state): tables of N ranks",
+    ("core/faults/nonfinite.py", "gather_objects"): "a skipped step: N x at most 64 samples, 4 kB",
+    ("core/preflight/check.py", "gather_objects"): "the start of a submitted job: N x facts of a rank, 1 kB",
+    ("core/preflight/check.py", "on_every_rank"): "the start of a submitted job: N x facts of a rank, 1 kB",
+    ("core/run/early_end.py", "gather_objects"): "the end of a run on a signal: N x names of signals",
+    ("core/train/corruption.py", "gather_objects"): "only where a check by MIN and MAX found a difference",
+    ("data/loading/sources/online.py", "on_every_rank"): "statistics before the first step: N x sums of rows",
+    ("tools/runs/memory/run_memory.py", "gather_objects"): "the start: N x a node's name, and N numbers",
+}
+WAITS = {
+    ("core/distributed/rendezvous.py", "wait"): "the start under srun: rank 0 waits for N keys, one by one",
+    ("core/distributed/waiting.py", "wait"): "all_arrived: one key, which the last rank to arrive sets",
+    (
+        "core/distributed/waiting.py",
+        "check",
+    ): "while ranks wait: rank 0 asks for N keys a second, others for one",
+    ("core/distributed/waiting.py", "multi_get"): "the same: N numbers for rank 0, one for others",
+}
+
+
+def calls(names: set[str]) -> Iterator[tuple[str, str, ast.Call]]:
+    """Yield file, name and call of every call of a function or method of these names."""
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                if name in names:
+                    yield str(path.relative_to(ROOT)), name, node
+
+
+def test_every_exchange_of_objects_is_listed() -> None:
+    assert {(path, name) for path, name, _ in calls(TO_ALL | TO_FIRST)} == set(EXCHANGES)
+
+
+def test_every_wait_at_the_store_is_listed() -> None:
+    """A store is what is called so: other things are waited for too (threads, sums, processes)."""
+    found = Counter(
+        (path, name)
+        for path, name, call in calls(AT_STORE)
+        if isinstance(call.func, ast.Attribute) and "store" in ast.unparse(call.func.value)
+    )
+    assert {key for key in found if key[0].startswith("core/distributed")} == set(WAITS)
+    assert {path for path, _ in found} == {path for path, _ in WAITS}

@@ -1,0 +1,19 @@
+"""What a rank of many does. Run: pytest tests/tools/bench/test_world.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.bench.job import Config
+from tools.bench.world import rows
+
+
+def test_counts_of_a_rank_do_not_grow_with_the_world(tmp_path: Path) -> None:
+    config = Config(source="world", ranks=(4, 64), rounds=1, index_rows=20_000)
+    few, many = (row.facts for row in rows(config, tmp_path))
+    for name in ("files_opened", "received_bytes", "matrices"):
+        assert few[name] == many[name]
+    assert few["files_opened"] == 1
+    assert many["received_bytes_of_rank_0"] == 16 * few["received_bytes_of_rank_0"]  # a receipt a rank
+    assert few["steps_between_whole_orders_of_a_rank"] == 4
+    assert many["steps_between_whole_orders_of_a_rank"] == 2 * 64  # of 16,384 samples every second one

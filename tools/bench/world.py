@@ -1,0 +1,181 @@
+"""What one rank of a large run does, counted for many numbers of ranks in one process.
+
+Nothing is sent: ranks are computed one after another, the first, the last and some between. So numbers are of
+the processor, of files and of bytes that a rank would receive, not of a network or a file system with load.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.checkpoint import format
+from core.checkpoint.format import FileRecord
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.tensor_file import write_tensors
+from core.engine.sharded_muon import MatrixExchange
+from core.engine.shards import Cut, Shard
+from core.files import sealed, write_json
+from core.optim.groups import OptimizerConfig, parameter_groups
+from data.order.bucket_rows import BucketRows
+from data.order.steps import CHECKED, BucketSamples, LoaderConfig, StepPlan
+from models.denoisers.dit import DiTConfig
+from tools.bench.job import Config
+from tools.bench.rounds import Floor, Row
+
+PER_RANK = 256  # samples of a step
+SHARD_SAMPLES = 1_000
+LOOKED_AT = 9  # ranks, spread from the first to the last
+NETWORK = "DiT-XL/2"
+KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema-0.9999")
+MOST_ORDER_MS = 1.0
+HASH = "0" * 64
+
+
+def rows(config: Config, folder: Path) -> list[Row]:
+    """Return a row for each number of ranks."""
+    return [_row(config, folder / str(size), size) for size in config.ranks]
+
+
+def _row(config: Config, folder: Path, size: int) -> Row:
+    protocol = (
+        f"{size:,} ranks x {PER_RANK} samples a step, of {config.index_rows:,} in shards of "
+        f"{SHARD_SAMPLES:,}; {NETWORK} cut as ZeRO-3 cuts it; ms: processor time of a rank, the fastest of "
+        f"{config.rounds}, and of {LOOKED_AT} ranks the slowest"
+    )
+    row = Row(f"{size:,} ranks", "ranks", protocol)
+    looked_at = sorted({round(place) for place in np.linspace(0, size - 1, LOOKED_AT)})
+    row.facts |= _order(config, size, looked_at) | _tables(config, size, looked_at)
+    row.facts |= _checkpoint(folder, size, looked_at)
+    unchanged, received = row.facts["files_opened"], row.facts["received_bytes"]
+    row.floors += [
+        Floor("order_ms", row.facts["order_ms"], MOST_ORDER_MS, at_most=True),
+        Floor("files_opened, with as many ranks as wrote", unchanged, 1, at_most=True),
+        Floor("received_bytes of a save, but by rank 0", received, 64, at_most=True),
+    ]
+    return row
+
+
+def _order(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:
+    """Count what a step's order costs a rank, and the rank whose turn it is to make the whole."""
+    shards = max(1, config.index_rows // SHARD_SAMPLES)
+    starts = np.arange(shards + 1) * SHARD_SAMPLES
+    column = np.zeros(shards * SHARD_SAMPLES, np.uint16)
+    bucket = BucketRows(column, starts, 0, np.full(shards, SHARD_SAMPLES))
+    settings = LoaderConfig(group_size=size * PER_RANK, rank_multiple=size)
+    times, memory = [], []
+    for rank in looked_at:
+        buckets = [BucketSamples("latents", bucket, 256, False)]
+        plan = StepPlan(buckets, settings, rank=rank, ranks=size, seed=0)
+        plan.micro_batch_rows(0)  # permutes the shards, once an epoch
+        steps = [partial(plan.micro_batch_rows, step) for step in range(1, config.rounds + 2)]
+        times.append(min(map(_cpu_ms, steps[:-1])))
+        memory.append(_peak_bytes(steps[-1]))
+    whole = min(_cpu_ms(partial(plan.order.step, step)) for step in range(2))
+    every = math.ceil(size * PER_RANK / CHECKED)
+    return {
+        "order_ms": max(times),
+        "order_memory_bytes": max(memory),
+        "whole_order_ms": whole,
+        "steps_between_whole_orders_of_a_rank": float(every * size),
+    }
+
+
+def _tables(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:
+    """Count what it costs a rank to know where Muon's matrices lie; nothing is received for it."""
+    with torch.device("meta"):
+        network = DiTConfig.presets[NETWORK].build()
+    groups = parameter_groups(network, OptimizerConfig(name="muon"))
+    hidden = {name for group in groups if group.get("rule") == "muon" for name in group["names"]}
+    cuts = [cut for cut in _cuts(network, size) if cut.name in hidden]
+
+    def made(rank: int) -> MatrixExchange:
+        pieces = [(cut, *cut.piece(rank)) for cut in cuts]
+        held = [Shard(cut.name, cut.shape, a, b, 0, 0) for cut, a, b in pieces if a < b]
+        return MatrixExchange(cuts, held, rank, size, torch.bfloat16)
+
+    took = [min(_cpu_ms(partial(made, rank)) for _ in range(2)) for rank in looked_at]
+    return {
+        "matrices": float(len(cuts)),
+        "tables_ms": max(took),
+        "tables_memory_bytes": max(_peak_bytes(partial(made, rank)) for rank in looked_at),
+    }
+
+
+def _checkpoint(folder: Path, size: int, looked_at: Sequence[int]) -> dict[str, float]:
+    """Count files that a restart opens, and what a save tells the ranks, by files of a tiny network."""
+    with torch.device("meta"):
+        network = DiTConfig(width=16, depth=1, heads=1, num_classes=2).build()
+    cuts, shapes = _cuts(network, size), {n: list(p.shape) for n, p in network.named_parameters()}
+    files: dict[str, FileRecord] = {}
+    folder.mkdir(parents=True)
+    for rank in range(size):
+        pieces = [(cut, *cut.piece(rank)) for cut in cuts]
+        tensors = {format.key(k, c.name, a): torch.zeros(b - a) for k in KINDS for c, a, b in pieces if a < b}
+        files[format.tensors_name(rank)] = write_tensors(folder / format.tensors_name(rank), tensors)
+        files[format.receipt_name(rank)] = FileRecord(200, HASH)
+    entries = {name: {"size": record.size, "sha256": record.sha256} for name, record in files.items()}
+    manifest: dict[str, Any] = {"format": format.VERSION, "step": 1, "number": 1, "ranks": size}
+    manifest |= {"kinds": list(KINDS), "shapes": shapes, "partial": {}, "files": entries}
+    manifest["cuts"] = {cut.name: [cut.first, cut.size] for cut in cuts}
+    publish = _cpu_ms(lambda: write_json(folder / format.MANIFEST, sealed(manifest)))
+    of_rank = {name: files[name] for name in (format.tensors_name(0), format.receipt_name(0))}
+    half = max(1, size // 2)
+    return {
+        "files_opened": max(_opened(folder, cuts, rank) for rank in looked_at),
+        "files_opened_by_half_as_many": max(
+            _opened(folder, _cuts(network, half), r * half // size) for r in looked_at
+        ),
+        "received_bytes": 8.0,  # the least rank with a problem
+        "received_bytes_of_rank_0": float(size * _sent_bytes(of_rank)),
+        "manifest_bytes": float((folder / format.MANIFEST).stat().st_size),
+        "manifest_write_ms": publish,
+        "manifest_read_ms": min(_cpu_ms(lambda: CheckpointReader(folder)) for _ in range(3)),
+    }
+
+
+def _opened(folder: Path, cuts: Sequence[Cut], rank: int) -> float:
+    """Return how many files of tensors a rank opens that reads what it holds by `cuts`."""
+    opened = CheckpointReader(folder)
+    for cut in cuts:
+        start, stop = cut.piece(rank)
+        for kind in KINDS if start < stop else ():
+            opened.read(kind, cut.name, start, stop, torch.empty(stop - start))
+    return float(len(opened._opened))
+
+
+def _cuts(network: torch.nn.Module, size: int) -> list[Cut]:
+    """Return how ZeRO-3 cuts a network's parameters over so many ranks."""
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    return [Cut(name, shape, 0, 0, -(-math.prod(shape) // size)) for name, shape in shapes.items()]
+
+
+def _sent_bytes(value: Any) -> int:
+    """Return the bytes in which torch sends an object."""
+    from torch.distributed.distributed_c10d import _object_to_tensor
+
+    return int(_object_to_tensor(value, torch.device("cpu"), None)[1])
+
+
+def _cpu_ms(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return 1000 * (time.process_time() - start)
+
+
+def _peak_bytes(work: Callable[[], Any]) -> float:
+    """Return the most memory that Python and NumPy held at once for the work."""
+    tracemalloc.start()
+    try:
+        work()
+        return float(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()

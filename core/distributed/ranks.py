@@ -59,6 +59,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
         torch.cuda.set_device(chosen)
         # The last collectives of every rank, for the watchdog to write down.
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+    # Gloo then connects those who talk, and not all with all: 1,023 descriptors in a group of 1,024 ranks.
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     if not dist.is_initialized():
         store = _rendezvous(place, folder, timeout_s)
         dist.init_process_group(
@@ -70,6 +72,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
             timeout=timedelta(seconds=timeout_s),
         )
     waiting.begin(timeout_s)
+    waiting.meet()  # those who wait for each other are connected, and notice when one has gone
     if chosen.type == "cuda" and size > 1:
         require_own(chosen, rank)
     return World(rank, size, place.local_rank, chosen)
@@ -120,7 +123,9 @@ def side_group(timeout_s: float) -> Group:
     group of its own a thread's collectives have one order. On the CPU, so that no GPU stream waits for it.
     """
     waiting.meet()
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    waiting.meet(group)
+    return group
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

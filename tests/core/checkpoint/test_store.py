@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,28 @@ def test_a_folder_that_cannot_be_removed_is_reported(
     monkeypatch.setattr("core.checkpoint.store.shutil.rmtree", refuse)
     store.purge(keep_last=1, keep_every=0)
     assert "could not be removed" in capsys.readouterr().err
+    assert [entry.step for entry in store.complete()] == [2]
+
+
+def test_files_of_a_checkpoint_are_removed_several_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path)
+    publish(store, 1)
+    publish(store, 2)
+    folder = store.complete()[1].path
+    for number in range(40):
+        (folder / f"rank-{number:05d}.json").touch()
+    together, unlink = threading.Barrier(4), Path.unlink
+
+    def met(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("rank-0000") and path.name < "rank-00004":
+            together.wait(30)  # in which one thread alone would stand
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", met)
+    store.purge(keep_last=1, keep_every=0)
+    assert not folder.exists()
     assert [entry.step for entry in store.complete()] == [2]
 
 

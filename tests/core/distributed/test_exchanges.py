@@ -35,6 +35,10 @@ EXCHANGES = {
     ("core/run/early_end.py", "gather_objects"): "the end of a run on a signal: N x names of signals",
     ("core/train/corruption.py", "gather_objects"): "only where a check by MIN and MAX found a difference",
     ("data/loading/sources/online.py", "on_every_rank"): "statistics before the first step: N x sums of rows",
+    (
+        "tools/preview/previews.py",
+        "on_every_rank",
+    ): "a preview: names of its files, of those ranks that drew some",
     ("tools/runs/memory/run_memory.py", "gather_objects"): "the start: N x a node's name, and N numbers",
 }
 WAITS = {

@@ -1,0 +1,41 @@
+"""A rank that starts, saves and gathers, and prints how many sockets it has then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from core.checkpoint.snapshot import Layout, Snapshot
+from core.checkpoint.writer import write_checkpoint
+from core.distributed import ranks
+from core.run.ending import end_with
+
+
+def sockets() -> int:
+    """Return how many sockets this process has open."""
+    links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(link).startswith("socket:") for link in links if os.path.islink(link))
+
+
+def start(words: Sequence[str]) -> None:
+    """Save into the folder that is named."""
+
+    def main() -> int:
+        torch.set_num_threads(1)
+        world = ranks.start("cpu", 60)
+        group = ranks.side_group(60)
+        ranks.sum_over_ranks(torch.ones(1000))
+        layout = Layout(["weight"], {}, {"a": (world.size,)}, {"a": (0, 1)})
+        tensors = {f"weight/a@{world.rank}": torch.ones(1)}
+        state = {"step": 1, "updates": 1, "ema": []}
+        snapshot = Snapshot(world.rank, world.size, tensors, {}, {"": layout}, state)
+        write_checkpoint(Path(words[0]) / "step-1", snapshot, number=1, may_commit=lambda: None, group=group)
+        assert ranks.gather_objects(world.rank) == list(range(world.size))
+        print(sockets())
+        ranks.stop(world)
+        return 0
+
+    end_with(main)

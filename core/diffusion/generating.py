@@ -20,6 +20,7 @@ from core.diffusion.predictions import Prediction
 from core.diffusion.sampling import SamplerConfig, check_start, settle_start, time_grid
 from core.diffusion.solvers.kinds import KINDS
 from core.diffusion.solvers.levels import Denoise
+from core.diffusion.tasks.task import NOTHING, Task
 from core.draws import Draws
 from core.errors import UserError, below
 
@@ -37,16 +38,21 @@ def sample(
     learned_sigma: bool = False,
     guides: Guides = NONE,
     frames_per_level: int = 0,
+    task: Task = NOTHING,
 ) -> Tensor:
     """Draw (B, C, T, H, W) float32 on the device of `draws`, a sample per id; given frames stay as they are.
 
     Every random number is keyed by the sample, so a sample does not depend on what else is in the batch.
     learned_sigma: whether the model's variance output was trained, so that the ddpm solver uses it.
     frames_per_level: latent frames of which the network is told one level of noise, 0 for all of them.
+    task: what is asked beside that.
     """
-    check_start(config, path, prediction)
-    config = settle_start(config, path, prediction)
-    times, size = time_grid(config, path), tuple(shape[1:])
+    if task.start_time is None:
+        check_start(config, path, prediction)
+        config = settle_start(config, path, prediction)
+    times, size = time_grid(config, path, task.start_time), tuple(shape[1:])
+    if task.windows is not None:
+        model, guides = task.windows.over(model), guides.with_networks(task.windows.over)
     guide, interval = config.guide, (config.guidance_end, config.guidance_start)
     with below("guide"):
         guides.require(condition, guide)
@@ -63,13 +69,15 @@ def sample(
         momentum=Momentum(guide.momentum, times) if guide.momentum else None,
         still_above=times[guide.zero_steps] if guide.zero_steps else math.inf,
     )
-    x = draws.normal("sample_start", size) * start_deviation(path, times[0])
+    noise = draws.normal("sample_start", size) if task.noise is None else task.noise
+    x = task.begin(noise, path, times[0], start_deviation(path, times[0]))
+    denoise = task.over(denoise, noise)
     watch = FiniteWatch(draws.id)
     with watch.naming():
         x = _solved(
             watch.over(denoise), x, condition, config, times, path, prediction, draws, frames_per_level
         )
-    return with_given_frames(x, condition)
+    return task.end(with_given_frames(x, condition))
 
 
 def _solved(

@@ -166,15 +166,16 @@ def _grid_by_start(config: SamplerConfig, path: Path) -> Callable[[float], list[
     return lambda start: time_grid(replace(config, start=start), path)
 
 
-def time_grid(config: SamplerConfig, path: Path) -> list[float]:
-    """Return steps + 1 falling times from config.start to 0.
+def time_grid(config: SamplerConfig, path: Path, start: float | None = None) -> list[float]:
+    """Return steps + 1 falling times to 0 from a start, None for that of the config.
 
     `auto` is even on continuous paths, and on a chain what was measured to be best for the solver.
     """
+    begins = float(config.start) if start is None else start
     if config.times:
-        return own_grid(config.times, path, config.steps, float(config.start))
+        return own_grid(config.times, path, config.steps, begins)
     kind = best_grid(config.solver, config.steps, path) if config.grid == "auto" else config.grid
-    return make_grid(kind, path, config.steps, float(config.start), config.shift, config.sections)
+    return make_grid(kind, path, config.steps, begins, config.shift, config.sections)
 
 
 def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:

@@ -64,7 +64,7 @@ def write_clips(
     numbers = first_of_classes(labels, count)
     columns = min(columns, len(numbers))
     blank = np.full((scale * clips.shape[2], scale * clips.shape[3], 3), PAPER, np.uint8)
-    captions = [_caption(lettering.written_name(int(labels[i]), names), blank.shape[1]) for i in numbers]
+    captions = [caption(lettering.written_name(int(labels[i]), names), blank.shape[1]) for i in numbers]
     frames = []
     for time in range(clips.shape[1]):
         tiles = [
@@ -120,6 +120,7 @@ def page(cells: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
     return lettering.write(sheet, list(zip(places, names, strict=True)))
 
 
-def _caption(text: str, width: int) -> Pixels:
+def caption(text: str, width: int) -> Pixels:
+    """Draw a text in the middle of a strip as wide as a picture."""
     strip = np.full((lettering.SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
     return lettering.write(strip, [((width // 2, strip.shape[0] // 2), text)])

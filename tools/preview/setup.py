@@ -24,6 +24,7 @@ from tools.runs.loaded_run import LatentSpace
 from tools.sample.conditions import require_trained
 from tools.sample.config import FilesConfig
 from tools.sample.generating import Maker
+from tools.sample.given.config import PLAIN
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import SampleSettings, read_asked
 from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
@@ -113,5 +114,7 @@ def _settings(config: PreviewConfig) -> SampleSettings:
         height=config.height,
         width=config.width,
         fps=config.fps,
+        task=PLAIN,
+        trajectory=False,
         sampler=config.sampler.settings,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.diffusion.tasks.task import Observe
 from core.errors import UserError, below
 from core.faults.failpoints import failpoint
 from core.progress import say
@@ -25,7 +26,8 @@ from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
-from tools.sample.generating import Maker, decode, make_latents
+from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, decode, make_latents
+from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding, open_weak
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
@@ -56,7 +58,8 @@ def prepare(
     trained = open_run(source, checkpoint, making.weights, device)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
-    schedule = make_schedule(settings, asked, trained.space, source, shape_of(trained))
+    keeper = Keeper.of(trained, source)
+    schedule = make_schedule(settings, asked, trained.space, source, shape_of(trained), keeper)
     schedule, notes = settle_samplers(schedule, trained.space, source, shape_of(trained))
     if not asked.requests:
         settings = replace(settings, sampler=schedule.forms[0].sampler)
@@ -97,6 +100,18 @@ class Job:
     def shapes(self) -> list[tuple[int, int, int, int]]:
         """(C, T, H, W) of the latents of each form."""
         return [shape_of(self.trained)(form.size) for form in self.schedule.forms]
+
+    @property
+    def keeper(self) -> Keeper:
+        """What makes latents of what samples are given."""
+        return Keeper.of(self.trained, Path(self.making.source))
+
+    def beside_of(self, number: int, observe: Observe | None = None) -> Beside:
+        """Return what the samples of a form are made from beside noise; its files are read."""
+        task, size = self.schedule.forms[number].task, self.sizes[number]
+        pixels = (size.frames, size.height, size.width)
+        with below("task"):
+            return Beside(self.keeper.known(task, pixels), self.keeper.windows(task, pixels), observe)
 
     @cached_property
     def sizes(self) -> list[Size]:
@@ -166,9 +181,12 @@ class Job:
         for number, form in enumerate(self.schedule.forms):
             with below("sampler"):
                 conditions = self.schedule.given(number), self.schedule.negative(number)
-                found += require_trained(self.trained.space, form.sampler, *conditions)
+                frames = self.keeper.is_condition(form.task)
+                found += require_trained(self.trained.space, form.sampler, *conditions, frames=frames)
                 source, lag = Path(self.making.source), form.sampler.frame_lag
-                found += untrained_frames(source, form.size.frames, lag)
+                if form.task.is_plain:
+                    found += untrained_frames(source, form.size.frames, lag)
+            found += self.keeper.notes(form.task)
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:
@@ -209,7 +227,8 @@ class Job:
             samples = self.schedule.order[start : min(start + size, rows.stop)]
             form = int(self.schedule.form[samples[0]])
             shape, schedule = self.shapes[form], self.schedule
-            made.append(generate(self.trained, shape, samples, schedule, self.prompts, self.guiding))
+            networks = self.prompts, self.guiding
+            made.append(generate(self.trained, shape, samples, schedule, *networks, self.beside_of(form)))
             failpoint("sample.batch")
         return np.concatenate(made)
 
@@ -226,8 +245,11 @@ def generate(
     schedule: Schedule,
     prompts: Prompts | None = None,
     guiding: Guiding | None = None,
+    asked: Beside = NOTHING_BESIDE,
 ) -> NDArray[np.uint8]:
     """Return samples (B,) of one form by number: images (B, H, W, 3), clips (B, T, H, W, 3)."""
-    latents = make_latents(Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained))
+    latents = make_latents(
+        Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained), asked
+    )
     frames = schedule.forms[schedule.form[samples[0]]].size.frames
     return decode(trained.autoencoder, trained.space.normaliser, latents, frames)

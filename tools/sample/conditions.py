@@ -21,7 +21,12 @@ WORDS = {"label": "class", "text": "text"}
 
 
 def require_trained(
-    space: LatentSpace, sampler: SamplerConfig, given: Collection[str], negative: Collection[str] = ()
+    space: LatentSpace,
+    sampler: SamplerConfig,
+    given: Collection[str],
+    negative: Collection[str] = (),
+    *,
+    frames: bool = False,
 ) -> list[str]:
     """Refuse what the network cannot have learned; return warnings of what is not known.
 
@@ -40,7 +45,7 @@ def require_trained(
     if guided and not given:
         expected = "1, since samples have neither a class nor a prompt that could be dropped"
         raise UserError("guidance", sampler.guidance, expected)
-    _require_given(sampler, given)
+    _require_given(sampler, [*given, *(["frames"] if frames else [])])
     compared = dropped_parts(given, sampler.guidance, sampler.guide.own_scales)
     if negative and not compared:
         named = f"negative_{'class' if 'label' in negative else 'prompt'}"

@@ -12,6 +12,7 @@ from core.queue.work_queue import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tools.sample.files.kinds import FileKind
 from tools.sample.files.naming import require_template
+from tools.sample.given.config import TaskConfig
 from tools.sample.requests.presets import PresetName
 
 NEGATIVE = ("negative_class", "negative_prompt")
@@ -107,6 +108,10 @@ class Config:
     queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
     tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
     sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
+    task: TaskConfig = setting(TaskConfig(), "pictures and clips to go on from, to keep or to change")
+    trajectory: bool = setting(
+        False, "also draw how some samples come about: trajectory.png, a row of states and one of estimates"
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
 
     def __post_init__(self) -> None:

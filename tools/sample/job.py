@@ -23,6 +23,7 @@ from tools.runs.samples import Samples, read_made_from, samples_made
 from tools.sample.config import Config
 
 if TYPE_CHECKING:
+    from tools.sample.given.config import TaskConfig
     from tools.sample.requests.asked import Asked
     from tools.sample.requests.schedule import Schedule
 
@@ -95,11 +96,11 @@ def run(config: Config) -> None:
             config,
             done=SAMPLES,
             overwrite=config.overwrite,
-            contents=sampled_from.contents(source, output, config.weak, asked),
+            contents=sampled_from.contents(source, output, config.weak, asked, config.task),
             made=partial(samples_made, output),
         )
 
-    record, finished = (None, "") if config.overwrite else look(source, output, asked, take)
+    record, finished = (None, "") if config.overwrite else look(source, output, asked, config.task, take)
     if finished:
         say(finished)
         return
@@ -118,11 +119,11 @@ def run(config: Config) -> None:
 
 
 def look(
-    source: Path, output: Path, asked: Asked, take: Callable[[], str]
+    source: Path, output: Path, asked: Asked, task: TaskConfig, take: Callable[[], str]
 ) -> tuple[dict[str, Any] | None, str]:
     """Return what samples in the output are made from and, if they are finished, words that say so.
 
-    take: claims the output; returns "new", "continue" or "finished".
+    task: of the job.  take: claims the output; returns "new", "continue" or "finished".
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
     from core.run.folder import CONFIG
@@ -136,6 +137,6 @@ def look(
     samples = Samples.read(output)
     samples.verify()
     if record is not None:
-        sampled_from.require_unchanged(source, output, asked, record)
+        sampled_from.require_unchanged(source, output, asked, task, record)
     sharing.clear(output)  # left by a kill after samples.json
     return record, f"{output}: finished before, {samples.origin}"

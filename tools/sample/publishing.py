@@ -16,12 +16,14 @@ from core.config.loading import to_dict
 from core.files import atomic_file, read_bytes, sha256_file, write_json
 from core.progress import say
 from core.run.folder import SAMPLES
+from data.media.images import encode_mp4
 from data.media.lettering import legend
 from data.media.pictures import (
     choose_rows,
     contact_sheet,
     first_of_classes,
     image_grid,
+    page,
     write_clips,
     write_png,
 )
@@ -29,6 +31,7 @@ from tools.runs.sample_files import decode
 from tools.runs.samples import ARRAYS, FILES, OVERVIEW
 from tools.sample.files.file_parts import FileParts
 from tools.sample.parts import Parts, Store, all_ranges, made_anew
+from tools.sample.trajectory import draw_trajectory
 
 if TYPE_CHECKING:
     from tools.sample.batches import Job
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 SHOWN_LETTERS = 24  # of a prompt, beside its pictures
 GRID = 10  # rows and columns of images in the overview
 CLIPS = 10  # in the overview
+STRIP = 17  # pictures beside each other
 MOST_PROMPTS = 1000  # in the manifest; all of them stand in the list of files
 REPEATED = ("class", "prompt", "name", "folder", "negative_class", "negative_prompt")
 
@@ -54,6 +58,9 @@ def publish(job: Job, parts: Store) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         digest = sha256_file(output / FILES)
     draw(job, parts)
+    draw_between(job, parts)
+    if job.settings.trajectory:
+        draw_trajectory(job)
     write_json(output / SAMPLES, provenance(job, digest, parts.made_from))
 
 
@@ -94,7 +101,9 @@ def file_rows(job: Job, parts: FileParts) -> Iterator[dict[str, Any]]:
         chosen = ("solver", "steps", "guidance", "guidance_start", "guidance_end")
         settings = {name: getattr(sampler, name) for name in chosen}
         fps = {"fps": parts.fps[index]} if size.frames > 1 else {}
-        yield {**rows[index], "request": {**request, **numbers, **fps, **settings}}
+        task = schedule.forms[schedule.form[index]].task
+        made = task.stated() | ({} if task.to_number is None else {"toward": float(schedule.toward[index])})
+        yield {**rows[index], "request": {**request, **numbers, **fps, **settings, **made}}
 
 
 def draw(job: Job, parts: Store) -> None:
@@ -119,6 +128,22 @@ def draw(job: Job, parts: Store) -> None:
             write_clips(output / "clips.mp4", pixels, labels, names, job.settings.fps)
     for line in legend(labels, names):
         say(f"in the pictures {line}, whose letters the font lacks", of_any_rank=True)
+
+
+def draw_between(job: Job, parts: Store) -> None:
+    """Draw samples that lie between two noises in a row, and images of them as a film: `between-ROW`."""
+    output, schedule = Path(job.making.output), job.schedule
+    for row in np.unique(schedule.row):
+        chosen = np.flatnonzero(schedule.row == row)
+        form = int(schedule.form[chosen[0]])
+        if schedule.forms[form].task.to_number is None or len(chosen) < 2:
+            continue
+        pixels, is_film = _pixels(job, parts, chosen), job.sizes[form].frames > 1
+        shown = pixels[:, -1] if is_film else pixels
+        every = np.linspace(0, len(shown) - 1, min(STRIP, len(shown))).round().astype(int)
+        write_png(output / f"between-{row}.png", page([list(shown[every])], []))
+        if not is_film:
+            encode_mp4(output / f"between-{row}.mp4", pixels, schedule.forms[form].fps)
 
 
 def _shown_labels(job: Job) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -29,6 +29,7 @@ from tools.runs.space_record import space_file
 from tools.sample.conditions import turns_of
 from tools.sample.config import NEGATIVE, WeakConfig
 from tools.sample.files.kinds import ALL_IN_ONE
+from tools.sample.given.config import PLAIN, TaskConfig
 
 if TYPE_CHECKING:
     from tools.runs.loaded_run import LoadedRun
@@ -108,6 +109,10 @@ def _further(settings: SampleSettings, asked: Asked, weak: LoadedRun | None) -> 
         found |= {"files": to_dict(settings.files), "fps": settings.fps}
     if asked.requests:
         found |= {"requests": asked.hashes, "each": settings.each, "preset": settings.preset}
+    if not settings.task.is_plain:
+        found["task"] = _of_task(settings.task, asked)
+    if settings.trajectory:
+        found["trajectory"] = True
     if settings.labels != "equal":
         found["labels_are"] = settings.labels
     found |= {name: value for name in NEGATIVE if (value := getattr(settings, name))}
@@ -179,12 +184,21 @@ def _path(latents: Mapping[str, Any]) -> PathRecord:
     return PathRecord.of(latents["path"], latents.get(SCHEDULE))
 
 
-def require_unchanged(source: Path, output: Path, asked: Asked, record: Mapping[str, Any]) -> None:
-    """Raise UserError if a finished job's prompts, checkpoint or export have other content now.
+def _of_task(task: TaskConfig, asked: Asked) -> dict[str, Any]:
+    """Return what samples are made from beside noise, files by their hashes."""
+    files = {name: asked.files[path] for name, path in task.places.items()}
+    return {**{name: value for name, value in task.stated().items() if name not in files}, "files": files}
+
+
+def require_unchanged(
+    source: Path, output: Path, asked: Asked, task: TaskConfig, record: Mapping[str, Any]
+) -> None:
+    """Raise UserError if a finished job's prompts, files, checkpoint or export have other content now.
 
     Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
     """
-    require_same(output, record, {**record, **_now(asked)})
+    given = {} if task.is_plain else {"task": _of_task(task, asked)}
+    require_same(output, record, {**record, **_now(asked), **given})
     folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
@@ -198,7 +212,9 @@ def _now(asked: Asked) -> dict[str, Any]:
     return {"requests": asked.hashes} if asked.requests else {"prompts": list(asked.texts)}
 
 
-def contents(source: Path, output: Path, weak: WeakConfig, asked: Asked) -> Contents:
+def contents(
+    source: Path, output: Path, weak: WeakConfig, asked: Asked, task: TaskConfig = PLAIN
+) -> Contents:
     """Return the places of `sample`, as recorded and as found: manifest of checkpoint or export, prompts,
     requests.
 
@@ -214,6 +230,10 @@ def contents(source: Path, output: Path, weak: WeakConfig, asked: Asked) -> Cont
             if not exported.is_export(folder):
                 folder = folder / CHECKPOINTS / was.get("checkpoint", "")
             return {"manifest": was.get("manifest_sha256")}, {"manifest": manifest_hash(folder)}
+        if path.startswith("task."):
+            name = path.removeprefix("task.")
+            was, place = (record.get("task") or {}).get("files") or {}, task.places.get(name, "")
+            return {"sha256": was.get(name)}, {"sha256": asked.files.get(place)}
         if path in ("prompt_file", "requests"):
             now = _now(asked)
             return {name: record.get(name) for name in now}, now

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from core.batch import Condition
 from core.diffusion.guidance.branches import Branches, by_condition
@@ -25,6 +26,11 @@ class Guides:
     weak: Model | None = None
     skipping: Model | None = None
     classifier: Classifier | None = None
+
+    def with_networks(self, change: Callable[[Model], Model]) -> Guides:
+        """Return the same with other networks changed."""
+        weak, skipping = (each and change(each) for each in (self.weak, self.skipping))
+        return replace(self, weak=weak, skipping=skipping)
 
     def require(self, condition: Condition, config: GuideConfig) -> None:
         """Raise UserError where what a setting asks for is missing."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
-from core.files import fingerprint
+from core.files import fingerprint, sha256_file
 from tools.sample.config import Config, FilesConfig
+from tools.sample.given.config import TaskConfig
 from tools.sample.prompts import read_prompts
 from tools.sample.requests.presets import PRESETS, PresetName, metadata_of
 from tools.sample.requests.reading import Numbered, read_requests, rows_of
@@ -37,35 +38,51 @@ class SampleSettings:
     height: int
     width: int
     fps: float
+    task: TaskConfig
+    trajectory: bool
     sampler: SamplerConfig
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts that take turns, or requests; metadata by number of a request's row."""
+    """Prompts that take turns, or requests; metadata by number of a request's row.
+
+    files: SHA-256 of pictures and clips that samples are made from, by path.
+    """
 
     texts: tuple[str, ...] = ()
     requests: tuple[Numbered, ...] = ()
     metadata: Mapping[int, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hashes(self) -> list[str]:
         """A short hash of every request, by which a job knows them again."""
-        return [
-            fingerprint([each.request.as_recorded(), self.metadata.get(each.row, "")])[:16]
-            for each in self.requests
-        ]
+        return [self._hash(each) for each in self.requests]
+
+    def _hash(self, each: Numbered) -> str:
+        files = [self.files[path] for path in each.request.places.values()]
+        facts = [each.request.as_recorded(), self.metadata.get(each.row, ""), *files]
+        return fingerprint(facts)[:16]
 
 
 def read_asked(settings: SampleSettings) -> Asked:
     """Read prompts or requests; UserError where there are none to be used, or too many that cannot be."""
     if not settings.requests:
-        return Asked(read_prompts(settings.prompts, settings.prompt_file))
+        texts = read_prompts(settings.prompts, settings.prompt_file)
+        return Asked(texts, files=_hashed(settings.task.places.values()))
     path = Path(settings.requests)
     rows = list(rows_of(path))
     listed = PRESETS[settings.preset].read(rows) if settings.preset else rows
     found = read_requests(listed, path, settings.bad_requests)
-    return Asked((), tuple(found), metadata_of(settings.preset, rows))
+    places = {path for each in found for path in each.request.places.values()}
+    files = _hashed(places | {*settings.task.places.values()})
+    return Asked((), tuple(found), metadata_of(settings.preset, rows), files)
+
+
+def _hashed(paths: Iterable[str]) -> dict[str, str]:
+    """Return the hashes of files; those that are missing are refused where they are read."""
+    return {path: sha256_file(Path(path)) if Path(path).is_file() else "" for path in paths}
 
 
 def set_by_preset(settings: SampleSettings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.autoencoder.interface import AnyAutoencoder
     from models.denoisers.network import DenoiserConfig
     from tools.runs.loaded_run import LatentSpace
+    from tools.sample.given.known import Keeper
 
 
 def make_schedule(
@@ -27,12 +28,14 @@ def make_schedule(
     space: LatentSpace,
     source: Path,
     shape_of: Callable[[Size], Sequence[int]] | None = None,
+    keeper: Keeper | None = None,
 ) -> Schedule:
     """Return the samples that are asked for; UserError for what cannot be made.
 
     source: the folder of the run or export.
     shape_of: the latent shape of a size, or a refusal, where the networks are open; without them the shift
     that depends on it is that of the run's most frequent shape.
+    keeper: looks at what samples are given, where the networks are open.
     """
 
     @cache  # many requests have one form
@@ -40,15 +43,23 @@ def make_schedule(
         with below("files"):
             require_kind(settings.files, form)
         shape = shape_of(form.size) if shape_of is not None else space.shapes[0]
+        frames = False
+        if keeper is not None:
+            keeper.check(form.task, form.sampler, keeper.pixels(form.size.frames, shape))
+            frames = keeper.is_condition(form.task)
         with below("sampler"):
             sampler, _ = as_trained(form.sampler, space, source, shape)
-            require_trained(space, sampler, given, negative)
+            require_trained(space, sampler, given, negative, frames=frames)
 
     if asked.requests:
         return by_requests(asked.requests, settings, space, check, asked.metadata)
     schedule = by_turns(settings, asked.texts, space)
     with below("files"):  # its sampler is judged once it is known that a job in the output is the same
         require_kind(settings.files, schedule.forms[0])
+    if keeper is not None and shape_of is not None:
+        form = schedule.forms[0]
+        with below("task"):
+            keeper.check(form.task, form.sampler, keeper.pixels(form.size.frames, shape_of(form.size)))
     return schedule
 
 

@@ -7,18 +7,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from core.config.loading import from_dict
+from core.config.sections import section
 from core.config.settings import setting
 from core.config.values import Typed
 from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.kinds import SolverName
 from core.errors import UserError
+from tools.sample.given.config import NAMES, PLACES, TaskConfig
 
 CLASS = "class"  # the column; no name of Python can be it
 _SAMPLER = ("solver", "steps", "guidance", "guidance_start", "guidance_end")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(TaskConfig):
     """Samples asked for in one row. What a row does not say is as the config of the job says.
 
     class_name, prompt: the conditions.  negative_class, negative_prompt: what guidance moves away from, in
@@ -52,9 +54,16 @@ class Request:
         own = {name: getattr(self, name) for name in _SAMPLER if getattr(self, name) is not None}
         return replace(usual, **own) if own else usual
 
+    def task(self, usual: TaskConfig) -> TaskConfig:
+        """Return what this row's samples are made from, that of the job where the row says nothing of it."""
+        own = section(TaskConfig, self)
+        return usual if own.is_plain else own
+
     def as_recorded(self) -> dict[str, Any]:
         """Return the fields, without those that earlier versions did not have where they say nothing."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ADDED_LATER}
+        usual = {f.name: f.default for f in fields(self)}
+        known = asdict(self)
+        return {name: known[name] for name in known if name not in ADDED_LATER or known[name] != usual[name]}
 
     @property
     def file_name(self) -> str:
@@ -62,7 +71,7 @@ class Request:
         return self.name or self.prompt or self.class_name
 
 
-ADDED_LATER = ("negative_class", "negative_prompt")
+ADDED_LATER = ("negative_class", "negative_prompt", *NAMES)
 COLUMNS = tuple(CLASS if field.name == "class_name" else field.name for field in fields(Request))
 
 
@@ -93,4 +102,4 @@ def _column(field: str) -> str:
     return CLASS if field == "class_name" else field
 
 
-_TEXTS = (CLASS, "prompt", "name", "folder", "negative_class", "negative_prompt")
+_TEXTS = (CLASS, "prompt", "name", "folder", "negative_class", "negative_prompt", *PLACES)

@@ -8,7 +8,7 @@ share it, whatever their prompt, class or sampler.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
 from core.errors import UserError
 from tools.sample.conditions import chosen_classes, turns_of
+from tools.sample.given.config import PLAIN, TaskConfig
 from tools.sample.requests.asked import SampleSettings
 from tools.sample.requests.reading import Numbered, report
 from tools.sample.requests.request import Request
@@ -47,6 +48,7 @@ class Form:
     size: Size
     fps: float
     sampler: SamplerConfig
+    task: TaskConfig = PLAIN
 
 
 Check = Callable[[Form, tuple[str, ...], tuple[str, ...]], object]
@@ -60,6 +62,7 @@ class Schedule:
     within: number of the sample in its request.  label: class, -1 for none.  text: number in texts, -1 for
     none.  seed, number: of its noise.  form: number in forms.
     negative_label, negative_text: what guidance moves away from, likewise.
+    toward: place between its own noise and that of `task.to_number`, 0 to 1.
     extra: what a benchmark wants beside the samples of a request, by its number.
     """
 
@@ -75,6 +78,7 @@ class Schedule:
     form: Numbers
     negative_label: Numbers
     negative_text: Numbers
+    toward: NDArray[np.float64]
     extra: Mapping[int, Any] = field(default_factory=dict)
 
     @property
@@ -123,8 +127,9 @@ def by_turns(settings: SampleSettings, texts: tuple[str, ...], space: LatentSpac
     if settings.negative_prompt:
         all_texts = tuple(dict.fromkeys([*texts, settings.negative_prompt]))
         negative_text = all_texts.index(settings.negative_prompt)
+    size = Size(settings.frames, settings.height, settings.width)
     return Schedule(
-        forms=(Form(Size(settings.frames, settings.height, settings.width), settings.fps, settings.sampler),),
+        forms=(Form(size, settings.fps, settings.sampler, replace(settings.task, toward=None)),),
         texts=all_texts,
         requests=(),
         row=zeros,
@@ -132,11 +137,19 @@ def by_turns(settings: SampleSettings, texts: tuple[str, ...], space: LatentSpac
         label=label,
         text=number % len(texts) if texts else zeros - 1,
         seed=(settings.seed,) * settings.count,
-        number=number,
+        number=number if settings.task.to_number is None else zeros,
         form=zeros,
         negative_label=zeros + class_number(negative_class, space, "negative_class"),
         negative_text=zeros + negative_text,
+        toward=np.array([toward(settings.task, int(within), settings.count) for within in number]),
     )
+
+
+def toward(task: TaskConfig, within: int, count: int) -> float:
+    """Return the place of a sample on the way between two noises, by its number of `count` samples."""
+    if task.to_number is None:
+        return 0.0
+    return within / max(1, count - 1) if task.toward is None else task.toward
 
 
 def class_number(name: str, space: LatentSpace, field: str) -> int:
@@ -189,6 +202,7 @@ class _Making:
         self.forms: dict[Form, int] = {}
         self.texts: dict[str, int] = {}
         self.extra: dict[int, Any] = {}
+        self.toward: list[float] = []
         self.columns: list[tuple[int, ...]] = []  # row, within, label, text, number, form, negative ones
         self.seeds: list[int] = []
         self.labels: dict[tuple[str, str], int] = {}
@@ -203,8 +217,11 @@ class _Making:
         number = self.forms.setdefault(form, len(self.forms))
         is_own = request.seed is not None or request.number is not None
         first = (request.number or 0) if is_own else running
-        for within in range(request.count or self.settings.each):
-            self.columns.append((row, within, label, text, first + within, number, negative, negative_text))
+        task, count = request.task(self.settings.task), request.count or self.settings.each
+        for within in range(count):
+            noise = first if task.to_number is not None else first + within
+            self.columns.append((row, within, label, text, noise, number, negative, negative_text))
+            self.toward.append(toward(task, within, count))
             self.seeds.append(self.settings.seed if request.seed is None else request.seed)
         self.requests.append(request)
         if extra is not None:
@@ -226,6 +243,7 @@ class _Making:
             form,
             negative_label,
             negative_text,
+            np.array(self.toward),
             self.extra,
         )
 
@@ -234,7 +252,8 @@ class _Making:
         size = Size(
             request.frames or usual.frames, request.height or usual.height, request.width or usual.width
         )
-        return Form(size, request.fps or usual.fps, request.sampler(usual.sampler))
+        task = replace(request.task(usual.task), toward=None)
+        return Form(size, request.fps or usual.fps, request.sampler(usual.sampler), task)
 
     def _text(self, text: str) -> int:
         return self.texts.setdefault(text, len(self.texts)) if text else -1

@@ -1,0 +1,1 @@
+"""What samples are made from beside noise and conditions: known parts, a start, windows of long clips."""

@@ -1,0 +1,222 @@
+"""Samples that go on from pictures and clips, keep parts of them, or lie between. Run: pytest FILE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.diffusion.sampling import SamplerConfig
+from core.errors import UserError
+from core.files import write_text
+from core.records import read_rows
+from data.media.film.codecs import encode_film
+from data.media.images import decode_image, decode_video, encode_png
+from tests.tools.made_runs import make_run
+from tools.sample import job as sample
+from tools.sample.config import FilesConfig
+from tools.sample.given.config import TaskConfig
+
+SIZE, FRAMES = 16, 9
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_run(tmp_path / "run", monkeypatch)
+
+
+def picture(path: Path, size: int = SIZE, seed: int = 0) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    path.write_bytes(encode_png(pixels))
+    return str(path)
+
+
+def film(path: Path, frames: int) -> str:
+    pixels = np.random.default_rng(1).integers(0, 256, (frames, SIZE, SIZE, 3), np.uint8)
+    path.write_bytes(encode_film(pixels, 12.0, "ffv1", None))
+    return str(path)
+
+
+def mask(path: Path, made: slice, size: int = SIZE) -> str:
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[:, made] = 255
+    path.write_bytes(encode_png(pixels))
+    return str(path)
+
+
+def make(run: Path, name: str, task: TaskConfig | None = None, **fields: Any) -> list[np.ndarray]:
+    """Make samples in files, and read them back."""
+    is_clip = fields.get("frames", 1) > 1
+    known = {
+        "count": 2,
+        "sampler": SamplerConfig(steps=2),
+        "files": FilesConfig(kind="ffv1" if is_clip else "png"),
+    }
+    more = {**known, "task": task or TaskConfig(), **fields}
+    sample.run(sample.Config(source=str(run), output=str(run.parent / name), device="cpu", **more))
+    decode = decode_video if is_clip else decode_image
+    files = [row["file"] for row in read_rows(run.parent / name / "samples.jsonl")]
+    return [decode((run.parent / name / file).read_bytes()) for file in files]
+
+
+def roundtrip(run: Path, pixels: np.ndarray) -> np.ndarray:
+    """Return what the autoencoder gives back of frames (T, H, W, 3)."""
+    from data.media.images import from_tensor, to_tensor
+    from models.autoencoder.opening import open_autoencoder
+
+    autoencoder = open_autoencoder(run / "autoencoder")
+    with torch.no_grad():
+        return from_tensor(autoencoder.decode(autoencoder.encode(to_tensor(pixels)[None])[:, 0]))[0]
+
+
+def test_a_clip_begins_with_its_picture(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = picture(tmp_path / "first.png")
+    found = make(run, "i2v", TaskConfig(given=first), frames=FRAMES)
+    expected = roundtrip(run, decode_image(Path(first).read_bytes())[None])[0].astype(int)
+    for clip in found:
+        assert np.abs(clip[0].astype(int) - expected).max() <= 1
+    assert "kept by replacement guidance" in capfd.readouterr().err
+
+
+def test_a_clip_goes_on_from_another_and_ends_with_a_picture(run: Path, tmp_path: Path) -> None:
+    start = TaskConfig(given=film(tmp_path / "start.mkv", 5), given_last=picture(tmp_path / "last.png"))
+    one, other = make(run, "continued", start, frames=FRAMES)
+    free = make(run, "free", frames=FRAMES)
+    assert np.abs(one[:5].astype(int) - other[:5]).max() <= 1
+    assert np.abs(one[5:].astype(int) - other[5:]).max() <= 1  # the last latent frame is four of these
+    assert np.abs(one.astype(int) - free[0]).max() > 10
+
+
+def test_frames_between_given_ones_are_made(run: Path, tmp_path: Path) -> None:
+    every = TaskConfig(given=film(tmp_path / "all.mkv", FRAMES), given_every=2)
+    one, other = make(run, "every", every, frames=FRAMES)
+    assert np.abs(one[0].astype(int) - other[0]).max() <= 1
+    assert np.abs(one[1:5].astype(int) - other[1:5]).max() > 5
+
+
+def test_a_mask_keeps_what_is_black(run: Path, tmp_path: Path) -> None:
+    original, half = picture(tmp_path / "p.png"), mask(tmp_path / "m.png", slice(8, 16))
+    one, other = make(run, "inpainted", TaskConfig(image=original, mask=half))
+    assert one.shape == (SIZE, SIZE, 3)
+    difference = np.abs(one.astype(int) - other)
+    assert difference[:, 8:].max() > max(5, difference[:, :2].max())
+
+
+def test_a_start_from_a_picture_stays_near_it_when_late(run: Path, tmp_path: Path) -> None:
+    original = picture(tmp_path / "p.png")
+    near = make(run, "near", TaskConfig(image=original, start_time=0.01))[0]
+    far = make(run, "far", TaskConfig(image=original, start_time=0.9))[0]
+    kept = roundtrip(run, decode_image(Path(original).read_bytes())[None])[0].astype(int)
+    assert np.abs(near - kept).mean() < np.abs(far - kept).mean()
+
+
+def test_samples_between_two_noises_end_at_both(run: Path) -> None:
+    classes: dict[str, Any] = {"classes": ("cat",)}
+    found = make(run, "between", TaskConfig(to_number=1), count=5, **classes)
+    ends = make(run, "ends", count=2, **classes)
+    assert np.abs(found[0].astype(int) - ends[0]).max() <= 1
+    assert np.abs(found[4].astype(int) - ends[1]).max() <= 1
+    assert (run.parent / "between" / "between-0.png").is_file()
+    assert (run.parent / "between" / "between-0.mp4").is_file()
+
+
+def test_a_row_of_the_list_makes_a_sample_of_a_task_again(run: Path, tmp_path: Path) -> None:
+    original = picture(tmp_path / "p.png")
+    text = f"class,image,start_time,to_number,count\ncat,,,4,3\ndog,{original},0.5,,1\n"
+    write_text(tmp_path / "r.csv", text)
+    made = make(run, "rows", count=100, requests=str(tmp_path / "r.csv"))
+    assert len(made) == 4
+    for number in (1, 3):
+        row = f"{run.parent / 'rows' / 'samples.jsonl'}[{number}]"
+        again = make(run, f"again-{number}", count=100, requests=row)
+        assert np.abs(again[0].astype(int) - made[number]).max() <= 1
+
+
+def test_long_clips_are_made_of_windows(run: Path) -> None:
+    task = TaskConfig(window=FRAMES, overlap=5)
+    found = make(run, "long", task, frames=33, height=SIZE, width=SIZE)
+    assert found[0].shape == (33, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("frames", [1, FRAMES])
+def test_how_samples_come_about_is_drawn(run: Path, frames: int) -> None:
+    make(run, f"drawn-{frames}", frames=frames, trajectory=True, count=3, sampler=SamplerConfig(steps=20))
+    drawn = decode_image((run.parent / f"drawn-{frames}" / "trajectory.png").read_bytes())
+    assert drawn.shape[0] > 6 * 64
+    assert drawn.shape[1] > 12 * 64
+
+
+def test_another_file_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
+    first = picture(tmp_path / "first.png")
+    make(run, "moved", TaskConfig(given=first), frames=FRAMES)
+    picture(tmp_path / "first.png", seed=5)
+    with pytest.raises(UserError, match="was begun with"):
+        make(run, "moved", TaskConfig(given=first), frames=FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "expected"),
+    [
+        ({"given": "first.png"}, {}, r"frames=1: expected more than 1 with given frames"),
+        (
+            {"given": "small.png"},
+            {"frames": 9},
+            r"16 x 16 pixels, as the samples; this one has 8 x 8",
+        ),
+        (
+            {"given": "three.mkv"},
+            {"frames": 9},
+            r"task\.given=.*fill whole latent frames, not 3 \(",
+        ),
+        ({"given": "nine.mkv"}, {"frames": 9}, r"task\.given=.*fewer frames than the samples' 9, not 9"),
+        ({"given": "gone.png"}, {"frames": 9}, r"task\.given=.*a picture or film"),
+        ({"given_last": "three.mkv"}, {"frames": 9}, r"task\.given_last=.*a picture; it has 3 frames"),
+        ({"given": "three.mkv", "given_every": 2}, {"frames": 9}, r"9 frames with given_every; it has 3"),
+        ({"image": "first.png", "mask": "black.png"}, {}, r"task\.mask=.*white parts"),
+        ({"image": "first.png", "mask": "white.png"}, {}, r"task\.mask=.*black parts, which are kept"),
+        ({"image": "first.png", "mask": "small.png"}, {}, r"task\.mask=.*16 x 16 pixels"),
+        ({"image": "small.png", "start_time": 0.5}, {}, r"task\.image=.*16 x 16 pixels"),
+        (
+            {"image": "first.png", "start_time": 0.5},
+            {"frames": 9},
+            r"9 frames, as the samples; it has 1",
+        ),
+        ({"image": "text.png", "start_time": 0.5}, {}, r"task\.image=.*that can be read"),
+        ({"window": 8}, {"frames": 9}, r"frames|window"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    run: Path, tmp_path: Path, task: dict[str, Any], fields: dict[str, Any], expected: str
+) -> None:
+    picture(tmp_path / "first.png")
+    picture(tmp_path / "small.png", 8)
+    mask(tmp_path / "black.png", slice(0, 0))
+    mask(tmp_path / "white.png", slice(0, 16))
+    film(tmp_path / "three.mkv", 3)
+    film(tmp_path / "nine.mkv", 9)
+    write_text(tmp_path / "text.png", "no picture")
+    there = {k: str(tmp_path / v) if isinstance(v, str) else v for k, v in task.items()}
+    with pytest.raises(UserError, match=expected) as error:
+        make(run, "bad", TaskConfig(**there), **fields)
+    assert "\n" not in str(error.value)
+    assert not (run.parent / "bad" / "samples.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ({"mask": "m.png"}, "image=''"),
+        ({"image": "p.png"}, "without mask and start_time"),
+        ({"image": "p.png", "start_time": 0.5, "given": "x.png"}, "beside given frames"),
+        ({"given_every": 2}, "given_every=2"),
+        ({"toward": 0.5}, "toward=0.5"),
+        ({"window": 9, "overlap": 9}, "overlap=9"),
+        ({"image": "p.png", "start_time": 0.0}, "start_time=0"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(task: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        TaskConfig(**task)

@@ -1,0 +1,102 @@
+"""What samples are made from beside noise and conditions, and by which windows; columns of requests too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from core.config.settings import setting
+from core.diffusion.tasks.between import Interpolation
+from core.errors import UserError
+
+PLACES = ("given", "given_last", "image", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Pictures and clips to go on from, to keep or to change; each has the size of the samples."""
+
+    given: str = setting(
+        "",
+        "picture or film that samples begin with: its frames must fill whole latent frames; with given_every "
+        "a film as long as the samples",
+        shown="path",
+        role="place",
+    )
+    given_last: str = setting("", "picture that samples end with", shown="path", role="place")
+    given_every: int = setting(
+        0,
+        "0 or n: of the film `given`, latent frames 0, n, 2n, ... are given, and those between are made",
+        low=0,
+    )
+    image: str = setting(
+        "",
+        "picture or film that a mask keeps parts of, or that start_time begins from",
+        shown="path",
+        role="place",
+    )
+    mask: str = setting(
+        "",
+        "picture: what is white in it is made, what is black is kept of `image`",
+        shown="path",
+        role="place",
+    )
+    start_time: float | None = setting(
+        None,
+        "time on the path at which samples begin from `image` under noise (SDEdit): the larger, the freer; "
+        "null is pure noise",
+        low=0.0,
+        high=1.0,
+    )
+    to_number: int | None = setting(
+        None,
+        "number of a noise: the samples of a request go from its own noise to that one in even steps",
+        low=0,
+    )
+    toward: float | None = setting(
+        None, "place of a sample on that way, 0 to 1; null is even steps", low=0.0, high=1.0
+    )
+    interpolation: Interpolation = setting("slerp", "way between two noises: a great circle, or the line")
+    window: int = setting(
+        0,
+        "frames that the network sees at once: longer clips are made of overlapping windows; 0 is all frames",
+        low=0,
+    )
+    overlap: int = setting(0, "frames that neighbouring windows share; 0 is half of a window", low=0)
+
+    def __post_init__(self) -> None:
+        if self.given_every == 1 or (self.given_every and (not self.given or self.given_last)):
+            expected = "0, or 2 or more with `given` and without `given_last`"
+            raise UserError("given_every", self.given_every, expected)
+        if (self.mask or self.start_time is not None) and not self.image:
+            raise UserError("image", "''", "a picture or film, which mask and start_time are about")
+        if self.image and not self.mask and self.start_time is None:
+            raise UserError(
+                "image", self.image, "'' without mask and start_time, which say what becomes of it"
+            )
+        if self.image and (self.given or self.given_last):
+            raise UserError("image", self.image, "'' beside given frames")
+        if self.start_time == 0:
+            raise UserError("start_time", 0, "above 0: at 0 nothing is made")
+        if self.toward is not None and self.to_number is None:
+            raise UserError("toward", self.toward, "null without to_number")
+        if self.overlap and not self.overlap < self.window:
+            raise UserError("overlap", self.overlap, f"0, or fewer frames than window={self.window}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether nothing is asked for."""
+        return self == PLAIN
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The files, by field."""
+        return {name: path for name in PLACES if (path := getattr(self, name))}
+
+    def stated(self) -> dict[str, Any]:
+        """Return the fields that say something."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+PLAIN = TaskConfig()
+NAMES = tuple(field.name for field in fields(TaskConfig))

@@ -93,7 +93,9 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "sample": {
         **OUTPUTS,
-        **dict.fromkeys(("source", "prompt_file", "requests", "text_encoder", "weak.source"), "place"),
+        **dict.fromkeys(
+            ("source", "prompt_file", "requests", "again", "text_encoder", "weak.source"), "place"
+        ),
         **within("task", ("given", "given_last", "image", "mask"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("batch", "device"), "work"),

@@ -56,6 +56,7 @@ class Config:
         "queue",
         "solver",
         "world",
+        "sampling",
     ] = setting(REQUIRED, "what is measured")
     output: str = setting(
         "runs/bench", "folder that receives results, and holds the material during the run", shown="path"

@@ -126,8 +126,10 @@ class Job:
     def names(self) -> list[str]:
         """The path of each sample's file below the output; UserError where there can be none."""
         files, schedule = self.settings.files, self.schedule
-        suffix = KINDS[files.kind].suffix
-        return [fill(files.name, suffix, self.fields(index)) for index in range(schedule.count)]
+        suffixes = [KINDS[files.of(form.size.frames)[0]].suffix for form in schedule.forms]
+        return [
+            fill(files.name, suffixes[form], self.fields(index)) for index, form in enumerate(schedule.form)
+        ]
 
     @property
     def folders(self) -> set[Path]:
@@ -199,9 +201,9 @@ class Job:
             return Parts(folder, made_from, schedule.count, (*frames, size.height, size.width, 3))
         files = self.settings.files
         fps = [schedule.forms[form].fps for form in schedule.form]
-        return FileParts(
-            folder, output, made_from, schedule.order, self.names, fps, files.kind, files.quality, self.beside
-        )
+        kinds = [files.of(schedule.forms[form].size.frames) for form in schedule.form]
+        known = schedule.order, self.names, fps, kinds, self.beside
+        return FileParts(folder, output, made_from, *known)
 
     @property
     def beside(self) -> dict[int, tuple[str, str]]:

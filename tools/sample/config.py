@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.queue.work_queue import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
-from tools.sample.files.kinds import FileKind
+from tools.sample.again import settings_of
+from tools.sample.files.kinds import ALL_IN_ONE, KINDS, FileKind
 from tools.sample.files.naming import require_template
 from tools.sample.given.config import TaskConfig
 from tools.sample.requests.presets import PresetName
@@ -27,6 +29,10 @@ class FilesConfig:
         "npz: one file of arrays; a file a sample: png, webp, jpeg for images, h264, hevc, av1 (mp4) and "
         "ffv1 (mkv, lossless) for clips",
     )
+    films: Literal["", "h264", "hevc", "av1", "ffv1"] = setting(
+        "", "kind of the clips of a job that makes images too, whose kind is `kind`; '' is `kind`"
+    )
+    films_quality: int | None = setting(None, "CRF of these; null is what the kind usually has", low=0)
     name: str = setting(
         "{index:06d}",
         "name of a file without its ending, from {index}, {row} of the requests, {k} in that row, {class}, "
@@ -43,6 +49,12 @@ class FilesConfig:
 
     def __post_init__(self) -> None:
         require_template(self.name)
+        if self.films and (self.kind == ALL_IN_ONE or KINDS[self.kind].holds != "image"):
+            raise UserError("films", self.films, f"'' with kind={self.kind}, which is none of single images")
+
+    def of(self, frames: int) -> tuple[FileKind, int | None]:
+        """Return kind and quality of the files of samples of so many frames."""
+        return (self.films, self.films_quality) if self.films and frames > 1 else (self.kind, self.quality)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +103,13 @@ class Config:
         shown="path",
         role="place",
     )
+    again: str = setting(
+        "",
+        "LIST[N]: make the sample of row N of an earlier job's samples.jsonl again, from 0, by the run, the "
+        "checkpoint and the settings of that job",
+        shown="path",
+        role="place",
+    )
     each: int = setting(1, "samples of a request that does not say its count", low=1)
     bad_requests: int = setting(0, "requests that cannot be used and are left out, at most", low=0)
     preset: PresetName = setting(
@@ -113,6 +132,15 @@ class Config:
         False, "also draw how some samples come about: trajectory.png, a row of states and one of estimates"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of the job whose sample is made `again`."""
+        if not (again := given.get("again")):
+            return {}
+        if given.get("requests"):
+            raise UserError("requests", given["requests"], "'' with again, which names its row")
+        return settings_of(str(again))
 
     def __post_init__(self) -> None:
         if (self.sampler.guide.weak != 1) != bool(self.weak.source):

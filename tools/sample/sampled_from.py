@@ -27,7 +27,7 @@ from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.space_record import space_file
 from tools.sample.conditions import turns_of
-from tools.sample.config import NEGATIVE, WeakConfig
+from tools.sample.config import NEGATIVE, FilesConfig, WeakConfig
 from tools.sample.files.kinds import ALL_IN_ONE
 from tools.sample.given.config import PLAIN, TaskConfig
 
@@ -161,7 +161,9 @@ def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     """Raise UserError naming the first thing in which the existing samples differ from those to come."""
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
-    schemas = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
+    schemas: dict[str, type] = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}
+    if then.get("files"):
+        schemas["files"] = FilesConfig
     then["sampler"] = _as_it_was(then["sampler"] or {}, then["latents"])
     if isinstance(then["latents"], Mapping):
         then["latents"] = {SCHEDULE: _path(then["latents"]).parameters(), **then["latents"]}
@@ -234,7 +236,7 @@ def contents(
             name = path.removeprefix("task.")
             was, place = (record.get("task") or {}).get("files") or {}, task.places.get(name, "")
             return {"sha256": was.get(name)}, {"sha256": asked.files.get(place)}
-        if path in ("prompt_file", "requests"):
+        if path in ("prompt_file", "requests", "again"):
             now = _now(asked)
             return {name: record.get(name) for name in now}, now
         folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]

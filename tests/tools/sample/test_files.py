@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
+from core.files import write_text
+from core.records import read_rows
 from data.media.images import decode_image, decode_video
 from tests.tools.made_runs import make_run
 from tests.tools.sample.sample_runs import BATCH, COUNT, config, content, start_worker
 from tools.runs.samples import Samples
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
-from tools.sample.files.kinds import KINDS
+from tools.sample.files.kinds import KINDS, FileKind
 from tools.sample.files.naming import FIELDS, fill, require_different, require_template
 
 VALUES: dict[str, Any] = {
@@ -127,3 +129,18 @@ def test_names_hold_texts_as_they_are() -> None:
         fill("{name}", ".png", {**VALUES, "name": "a/b"})
     with pytest.raises(UserError, match="sample 1 and sample 0"):
         require_different(["A.png", "a.png"], ())
+
+
+def test_a_job_makes_images_and_clips(run: Path) -> None:
+    write_text(run.parent / "r.csv", "class,frames\ncat,1\ndog,9\neel,1\n")
+    files = FilesConfig(kind="png", films="ffv1")
+    sample.run(config(run, "both", requests=str(run.parent / "r.csv"), files=files, count=100))
+    rows = read_rows(run.parent / "both" / "samples.jsonl")
+    assert [row["file"] for row in rows] == ["000000.png", "000001.mkv", "000002.png"]
+    assert decode_video((run.parent / "both" / "000001.mkv").read_bytes()).shape[0] == 9
+
+
+@pytest.mark.parametrize("kind", ["npz", "h264"])
+def test_films_beside_no_images_are_refused(kind: FileKind) -> None:
+    with pytest.raises(UserError, match="films=ffv1: expected '' with kind="):
+        FilesConfig(kind=kind, films="ffv1")

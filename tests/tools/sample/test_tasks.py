@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.config.loading import load
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.files import write_text
@@ -133,6 +134,21 @@ def test_a_row_of_the_list_makes_a_sample_of_a_task_again(run: Path, tmp_path: P
         row = f"{run.parent / 'rows' / 'samples.jsonl'}[{number}]"
         again = make(run, f"again-{number}", count=100, requests=row)
         assert np.abs(again[0].astype(int) - made[number]).max() <= 1
+
+
+def test_a_sample_is_made_again_by_the_settings_of_its_job(run: Path) -> None:
+    made = make(run, "first", seed=9, weights="raw", sampler=SamplerConfig(steps=3, eta=0.5, solver="ddim"))
+    row = f"{run.parent / 'first' / 'samples.jsonl'}[1]"
+    config = load(sample.Config, overrides=[f"again={row}", f"output={run.parent / 'again'}", "device=cpu"])
+    sample.run(config)
+    found = decode_image((run.parent / "again" / "000000.png").read_bytes())
+    assert np.abs(found.astype(int) - made[1]).max() <= 1
+
+
+@pytest.mark.parametrize("row", ["{}/samples.jsonl", "{}/other.jsonl[0]", "{}/none/samples.jsonl[0]"])
+def test_what_cannot_be_made_again_is_refused(run: Path, row: str) -> None:
+    with pytest.raises(UserError, match=r"again=.*FOLDER/samples\.jsonl\[N\], row N"):
+        load(sample.Config, overrides=[f"again={row.format(run)}", "output=out"])
 
 
 def test_long_clips_are_made_of_windows(run: Path) -> None:

@@ -19,7 +19,7 @@ from core.files import atomic_file, sha256_file, write_json, write_text
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from tools.runs.sample_files import PublishedFile
-from tools.sample.files.kinds import KINDS
+from tools.sample.files.kinds import KINDS, FileKind
 from tools.sample.parts import DamagedPart, listed_ranges
 
 
@@ -32,8 +32,9 @@ class _Receipt(TypedDict):
 class FileParts:
     """The place of a job's receipts, and the files of its samples.
 
-    order: number of the sample at each place of the order.  names, fps: by number of the sample, paths below
-    `output`.  beside: contents of further files by path, written with the sample of the number.
+    order: number of the sample at each place of the order.  names, fps, kinds (with qualities): by number of
+    the sample, names as paths below `output`.  beside: contents of further files by path, written with the
+    sample of the number.
     """
 
     folder: Path
@@ -42,8 +43,7 @@ class FileParts:
     order: NDArray[np.int64]
     names: list[str]
     fps: list[float]
-    kind: str
-    quality: int | None
+    kinds: list[tuple[FileKind, int | None]]
     beside: dict[int, tuple[str, str]]
 
     @property
@@ -60,7 +60,8 @@ class FileParts:
         write_json(self.path(rows), _Receipt(made_from=self.made_from, files=files))
 
     def _publish(self, index: int, pixels: NDArray[np.uint8]) -> PublishedFile:
-        data = KINDS[self.kind].encode(pixels, self.fps[index], self.quality)
+        kind, quality = self.kinds[index]
+        data = KINDS[kind].encode(pixels, self.fps[index], quality)
         path = self.output / self.names[index]
         with atomic_file(path) as file:
             file.write(data)

@@ -82,7 +82,7 @@ def settle_samplers(
 def require_kind(files: FilesConfig, form: Form) -> None:
     """Refuse files that cannot hold samples of a form."""
     if files.kind != ALL_IN_ONE:
-        require_fitting(files.kind, files.quality, form.size.frames)
+        require_fitting(*files.of(form.size.frames), form.size.frames)
 
 
 def latent_shape(

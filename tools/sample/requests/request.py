@@ -72,7 +72,8 @@ class Request(TaskConfig):
 
 
 ADDED_LATER = ("negative_class", "negative_prompt", *NAMES)
-COLUMNS = tuple(CLASS if field.name == "class_name" else field.name for field in fields(Request))
+_OWN = tuple(field.name for field in fields(Request) if field.name not in NAMES)
+COLUMNS = tuple(CLASS if name == "class_name" else name for name in (*_OWN, *NAMES))
 
 
 def make_request(row: Mapping[str, Any]) -> Request:

@@ -36,7 +36,7 @@ SHARD_SAMPLES = 1_000
 LOOKED_AT = 9  # ranks, spread from the first to the last
 NETWORK = "DiT-XL/2"
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema-0.9999")
-MOST_ORDER_MS = 1.0
+MOST_ORDER_MS = 0.5
 HASH = "0" * 64
 
 

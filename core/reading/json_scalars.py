@@ -83,14 +83,20 @@ def literal(choices: Sequence[Any]) -> Reader:
 def narrowed(part: Reader, limits: Sequence[Any]) -> Reader:
     """Return `part` with limits, of which Range and Pattern are heeded."""
 
+    ranges = [(limit.low, limit.high) for limit in limits if isinstance(limit, Range)]
+    patterns = [
+        (re.compile(limit.expression), limit.meaning) for limit in limits if isinstance(limit, Pattern)
+    ]
+
     def read(value: Any) -> Any:
         found = part(value)
-        for limit in limits:
-            if isinstance(limit, Range) and not limit.low <= found <= limit.high:
-                upper = "" if limit.high == math.inf else f" to {limit.high}"
-                raise Mismatch(f"a number from {limit.low}{upper}", value)
-            if isinstance(limit, Pattern) and not re.fullmatch(limit.expression, found):
-                raise Mismatch(limit.meaning, value)
+        for low, high in ranges:
+            if not low <= found <= high:
+                upper = "" if high == math.inf else f" to {high}"
+                raise Mismatch(f"a number from {low}{upper}", value)
+        for expression, meaning in patterns:
+            if not expression.fullmatch(found):
+                raise Mismatch(meaning, value)
         return found
 
     return read

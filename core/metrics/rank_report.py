@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from core.progress import say
 NUMBERS = (*MEASURED, "probe_s", "memory_gb", "allocation_retries")
 ALONE = ("data", "forward", "computing")  # in these a rank waits for no other, so they show who is late
 ALONE_IF_MEETING = ("data", "computing")  # the same where ranks meet in a forward pass
+Columns = dict[str, np.ndarray]  # of each of NUMBERS those of all ranks, (ranks,)
 LATE = 0.1  # a rank is a straggler that makes the others wait for this share of the time
 
 
@@ -40,21 +41,21 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
     longest and shortest time in these, in seconds since the last report.  straggler: the slowest rank and its
     phase, where it holds the others up.
     """
-    width = len(NUMBERS)
-    ranks = [dict(zip(NUMBERS, numbers[i : i + width], strict=True)) for i in range(0, len(numbers), width)]
+    table = np.asarray(numbers, np.float64).reshape(-1, len(NUMBERS))
+    ranks: Columns = dict(zip(NUMBERS, table.T.copy(), strict=True))
     _count_slow_devices(ranks)
-    own = [sum(rank[phase] for phase in alone) for rank in ranks]
-    slowest, fastest = (choose(range(len(ranks)), key=own.__getitem__) for choose in (max, min))
+    own = _sum_of(ranks, alone)
+    slowest, fastest = int(own.argmax()), int(own.argmin())
     return {
-        "count": len(ranks),
-        "slowest": {"rank": slowest, "seconds": own[slowest]},
-        "fastest": {"rank": fastest, "seconds": own[fastest]},
+        "count": len(own),
+        "slowest": {"rank": slowest, "seconds": float(own[slowest])},
+        "fastest": {"rank": fastest, "seconds": float(own[fastest])},
         "straggler": _straggler(ranks, own, slowest, alone),
-        "memory_gb": max(rank["memory_gb"] for rank in ranks),
-        "allocation_retries": int(sum(rank["allocation_retries"] for rank in ranks)),
-        "save_stall_s": max(rank["save"] for rank in ranks),
-        "validate_s": max(rank["validate"] for rank in ranks),
-        "preview_s": max(rank["preview"] for rank in ranks),
+        "memory_gb": float(ranks["memory_gb"].max()),
+        "allocation_retries": int(ranks["allocation_retries"].sum()),
+        "save_stall_s": float(ranks["save"].max()),
+        "validate_s": float(ranks["validate"].max()),
+        "preview_s": float(ranks["preview"].max()),
     }
 
 
@@ -82,28 +83,25 @@ class Stragglers:
             )
 
 
-def _count_slow_devices(ranks: list[dict[str, float]]) -> None:
+def _sum_of(ranks: Columns, phases: Sequence[str]) -> np.ndarray:
+    """Return the seconds of all these phases, (ranks,)."""
+    return sum((ranks[phase] for phase in phases), np.zeros(len(ranks["probe_s"])))
+
+
+def _count_slow_devices(ranks: Columns) -> None:
     """Add to `computing` the part of the time that a GPU of the fastest rank's speed would have saved."""
-    best = min(rank["probe_s"] for rank in ranks)
+    best = ranks["probe_s"].min()
     if best > 0:
-        for rank in ranks:
-            rank["computing"] += (1 - best / rank["probe_s"]) * sum(rank[phase] for phase in PHASES)
+        ranks["computing"] += (1 - best / ranks["probe_s"]) * _sum_of(ranks, PHASES)
 
 
-def _straggler(
-    ranks: list[dict[str, float]], own: list[float], slowest: int, alone: Sequence[str]
-) -> dict[str, Any] | None:
+def _straggler(ranks: Columns, own: np.ndarray, slowest: int, alone: Sequence[str]) -> dict[str, Any] | None:
     """Return the slowest rank, if it is behind the median of the others by LATE of the time or more."""
-    if len(ranks) < 2:
-        return None
-    others = [seconds for rank, seconds in enumerate(own) if rank != slowest]
-    behind = own[slowest] - statistics.median(others)
-    if behind < LATE * sum(ranks[slowest][phase] for phase in PHASES):
-        return None
 
-    def excess(phase: str) -> float:
-        return ranks[slowest][phase] - statistics.median(
-            rank[phase] for number, rank in enumerate(ranks) if number != slowest
-        )
+    def excess(seconds: np.ndarray) -> float:
+        return float(seconds[slowest] - np.median(np.delete(seconds, slowest)))
 
-    return {"rank": slowest, "phase": max(alone, key=excess), "behind_s": behind}
+    if len(own) < 2 or (behind := excess(own)) < LATE * _sum_of(ranks, PHASES)[slowest]:
+        return None
+    phase = max(alone, key=lambda phase: excess(ranks[phase]))
+    return {"rank": slowest, "phase": phase, "behind_s": behind}

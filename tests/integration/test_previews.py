@@ -128,6 +128,18 @@ def test_what_an_early_end_breaks_off_is_made_up_for(
     assert content(tmp_path / "run" / "previews") == content(previewed / "previews")
 
 
+@pytest.mark.parametrize("place", ["step.preview", "preview.batch"])
+def test_a_run_that_is_killed_while_it_previews_goes_on(
+    cache: Path, plain: Path, previewed: Path, tmp_path: Path, place: str
+) -> None:
+    fields = (*FIELDS, *PREVIEW)
+    results = finish_ranks(1, command(cache, tmp_path / "run", *fields), LONGTAKE_FAULT=f"{place}:kill")
+    assert [status for status, _ in results] == [-9], results
+    run(config(cache, tmp_path / "run", *PREVIEW))
+    assert_equal(plain, tmp_path / "run")
+    assert content(tmp_path / "run" / "previews") == content(previewed / "previews")
+
+
 def test_two_ranks_that_share_weights_make_the_same_previews(
     cache: Path, previewed: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,8 @@
 `checkpoints/step-XXXXXXXX.ATTEMPT/`
 
 - `rank-RRRRR.safetensors`: ranges of named tensors, 1-D; key `KIND/NAME@START`, elements from START on
-- `rank-RRRRR.json`: that rank's receipt, its files with size and SHA-256
+- `rank-RRRRR.json`: that rank's receipt, its files with size and SHA-256. From rank 1000 on both lie in
+  folders of a thousand ranks, `ranks-001/` and so on; earlier versions had all in one
 - `fixed.safetensors`: frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0)
 - `state.json`: step, counters, parameter groups, fingerprints, config, versions (rank 0)
 - `manifest.json`: all files with size and SHA-256, the shapes, the kinds, and the SHA-256 of itself; written
@@ -29,14 +30,15 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from core.errors import WorkError
 from core.files import sha256_file
-from core.reading.json_scalars import Count, FileName, Range
+from core.reading.json_scalars import BelowName, Count, Range
 
 VERSION = 2
+RANKS_A_FOLDER = 1000
 MANIFEST = "manifest.json"
 STATE = "state.json"
 FIXED = "fixed.safetensors"
 WEIGHT = "weight"
-_OF_RANK = re.compile(r"rank-(?P<rank>\d{5,})\.")
+_OF_RANK = re.compile(r"(ranks-\d{3,}/)?rank-(?P<rank>\d{5,})\.")
 _FOLDER = re.compile(r"step-(?P<step>\d{8,})\.(?P<attempt>[\w.-]+)")
 
 
@@ -71,7 +73,7 @@ class Manifest(Layout):
     step: Count
     number: Count
     ranks: Annotated[int, Range(1, 1 << 20)]
-    files: dict[FileName, FileEntry]
+    files: dict[BelowName, FileEntry]
     networks: NotRequired[dict[str, Layout]]
     sha256: str
 
@@ -113,7 +115,7 @@ def require_as_written(path: Path, record: Mapping[str, Any], said_by: str = MAN
 
 def tensors_name(rank: int) -> str:
     """Return the name of the file with a rank's ranges."""
-    return f"rank-{rank:05d}.safetensors"
+    return f"{_part_of(rank)}rank-{rank:05d}.safetensors"
 
 
 def rank_of(name: str) -> int | None:
@@ -124,7 +126,12 @@ def rank_of(name: str) -> int | None:
 
 def receipt_name(rank: int) -> str:
     """Return the name of a rank's receipt, which lists the files that it wrote."""
-    return f"rank-{rank:05d}.json"
+    return f"{_part_of(rank)}rank-{rank:05d}.json"
+
+
+def _part_of(rank: int) -> str:
+    """Return the folder for a rank's files, of which none gets too many; '' for the first ranks."""
+    return f"ranks-{rank // RANKS_A_FOLDER:03d}/" if rank >= RANKS_A_FOLDER else ""
 
 
 def ema_kind(name: str) -> str:

@@ -65,6 +65,7 @@ class CheckpointReader:
         }
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
+        self._files_of: dict[int, str] | None = None
         self._index: dict[tuple[str, str], list[_Range]] | None = None
 
     @property
@@ -162,15 +163,13 @@ class CheckpointReader:
         if name not in self.names(kind):
             return []
         return [
-            self._require(format.tensors_name(rank), format.key(stored, name, first), first, last)
+            self._require(self._tensors_of(rank), format.key(stored, name, first), first, last)
             for rank, first, last in self._cuts[name].pieces(start, stop)
         ]
 
     def _require(self, file: str, key: str, start: int, stop: int) -> _Range:
         """Return the range; DamagedCheckpoint unless the file has it."""
         path = self.folder / file
-        if file not in self.manifest["files"]:
-            raise DamagedCheckpoint(f"{self.folder / format.MANIFEST} does not list {file}")
         if (shape := shape_of(self._open(path), key)) != [stop - start]:
             found = f"of shape {shape}" if shape else "missing"
             raise DamagedCheckpoint(
@@ -178,12 +177,22 @@ class CheckpointReader:
             )
         return start, stop, path, key
 
+    def _tensors_of(self, rank: int) -> str:
+        """Return the name of a rank's file, in whichever folder it lies."""
+        if self._files_of is None:
+            named = {format.rank_of(name): name for name in self.files if name.endswith(".safetensors")}
+            self._files_of = {rank: name for rank, name in named.items() if rank is not None}
+        if rank not in self._files_of:
+            name = format.tensors_name(rank)
+            raise DamagedCheckpoint(f"{self.folder / format.MANIFEST} does not list {name}")
+        return self._files_of[rank]
+
     def _by_headers(self) -> dict[tuple[str, str], list[_Range]]:
         """Return (kind, name) -> ranges, read from the headers of all files at first use."""
         if self._index is None:
             self._index = {}
             for rank in range(self.manifest["ranks"]):
-                path = self.folder / format.tensors_name(rank)
+                path = self.folder / self._tensors_of(rank)
                 file = self._open(path)
                 try:
                     for key in file.keys():  # noqa: SIM118 (not a dict)

@@ -11,7 +11,7 @@ from typing import TypedDict
 from core.checkpoint import format
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import fsync_folder, published, write_json
+from core.files import fsync_folder, published, published_below, write_json
 from core.progress import say
 from core.reading import json_files
 from core.reading.json_files import Malformed
@@ -114,6 +114,6 @@ class CheckpointStore:
 def _remove(folder: Path) -> None:
     """Remove a folder of files, several at a time; OSError where one cannot be removed."""
     with ThreadPoolExecutor(REMOVED_AT_ONCE, thread_name_prefix="remove") as threads:
-        for _ in threads.map(Path.unlink, [path for path in published(folder) if not path.is_dir()]):
+        for _ in threads.map(Path.unlink, published_below(folder)):
             pass
     shutil.rmtree(folder)

@@ -60,7 +60,7 @@ def write_checkpoint(
 def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace) -> dict[str, FileRecord]:
     """Write this rank's files and receipt; return the receipt's content."""
     rank = snapshot.rank
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / format.tensors_name(rank)).parent.mkdir(parents=True, exist_ok=True)
     if rank == 0:  # a step done again, after a rollback
         (folder / format.MANIFEST).unlink(missing_ok=True)
     pace.moved()
@@ -95,8 +95,8 @@ def _publish(
 ) -> None:
     """Publish the checkpoint by its manifest, once everything is on disk (rank 0)."""
     files = {name: asdict(record) for receipt in receipts for name, record in receipt.items()}
-    there = {path.name for path in published(folder)}
-    if missing := [name for name in files if name not in there]:
+    there = {path for part in {(folder / name).parent for name in files} for path in published(part)}
+    if missing := [name for name in files if folder / name not in there]:
         raise WorkError(f"rank 0 cannot see {missing[0]}: do all ranks share {folder.parent}?")
     failpoint("save.commit")
     may_commit()

@@ -66,12 +66,15 @@ def _store(host: str, port: int, place: Place, timeout_s: float) -> TCPStore:
 def _leave_together(store: TCPStore, place: Place) -> None:
     """Wait until every rank has come, so that the address is needed no more."""
     store.set(f"longtake/met/{place.rank}", "here")
+    if store.add("longtake/met/count", 1) == place.size:
+        store.set("longtake/met/all", "here")
     if place.rank == 0:
-        for number in range(place.size):
-            try:
-                store.wait([f"longtake/met/{number}"])
-            except RuntimeError:
-                raise WorkError(f"rank {number} of {place.size} has not come to the rendezvous") from None
+        try:
+            store.wait(["longtake/met/all"])
+        except RuntimeError:
+            missing = [n for n in range(place.size) if not store.check([f"longtake/met/{n}"])]
+            who = f"rank {missing[0]} of {place.size}" if missing else "a rank"
+            raise WorkError(f"{who} has not come to the rendezvous") from None
 
 
 def _read(path: Path, wait_s: float) -> tuple[str, int]:

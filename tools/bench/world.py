@@ -120,7 +120,9 @@ def _checkpoint(folder: Path, size: int, looked_at: Sequence[int]) -> dict[str, 
     for rank in range(size):
         pieces = [(cut, *cut.piece(rank)) for cut in cuts]
         tensors = {format.key(k, c.name, a): torch.zeros(b - a) for k in KINDS for c, a, b in pieces if a < b}
-        files[format.tensors_name(rank)] = write_tensors(folder / format.tensors_name(rank), tensors)
+        path = folder / format.tensors_name(rank)
+        path.parent.mkdir(exist_ok=True)
+        files[format.tensors_name(rank)] = write_tensors(path, tensors)
         files[format.receipt_name(rank)] = FileRecord(200, HASH)
     entries = {name: {"size": record.size, "sha256": record.sha256} for name, record in files.items()}
     manifest: dict[str, Any] = {"format": format.VERSION, "step": 1, "number": 1, "ranks": size}

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from core.checkpoint import format, writer
 from core.checkpoint import reader as reader_file
-from core.checkpoint import writer
 from core.checkpoint.format import DamagedCheckpoint, key, rank_of
 from core.checkpoint.pace import Pace
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.snapshot import Layout, Snapshot
+from core.checkpoint.store import CheckpointStore
 from core.engine.shards import Cut, Shard, require_cuts, share, share_cuts
 from core.files import sealed
 
@@ -101,6 +102,28 @@ def test_others_open_what_overlaps(tmp_path: Path, opened: list[str], ranks: int
         assert sorted(opened) == sorted(needed)
 
 
+@pytest.mark.parametrize("written", [16, 1 << 20])
+def test_files_of_many_ranks_lie_in_folders_and_are_found_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """As now, and as earlier versions wrote them."""
+    cuts = cuts_of(RANKS, together=False)
+    monkeypatch.setattr(format, "RANKS_A_FOLDER", written)
+    folder = write(tmp_path / "step-00000003.a", cuts)
+    monkeypatch.setattr(format, "RANKS_A_FOLDER", 16)
+    names = {path.name for path in folder.iterdir()}
+    parts = {"ranks-001", "ranks-002", "ranks-003"}
+    assert names & parts == (parts if written == 16 else set())
+    assert len(list((folder / "ranks-001").glob("*"))) == (2 * 16 if written == 16 else 0)
+    CheckpointReader(folder).verify()
+    for rank in (0, 15, 16, 40, 63):
+        load(folder, cuts, rank)
+    CheckpointStore(tmp_path).purge(keep_last=1, keep_every=0)
+    (tmp_path / "step-00000003.a" / "manifest.json").rename(tmp_path / "step-00000003.a" / "debris")
+    CheckpointStore(tmp_path).purge(keep_last=1, keep_every=0)
+    assert not folder.exists()
+
+
 def altered(folder: Path, change: Any) -> Path:
     """Change the manifest, and seal it again."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -128,7 +151,7 @@ def test_a_checkpoint_of_an_earlier_version_is_found_by_its_headers(
         ([5, 48], r"rank-00000.safetensors: weight/a@0 is of shape \[48\]; .* 43 numbers"),
         ([48, 48], r"rank-00001.safetensors: weight/a@0 is missing; .* 48 numbers"),
         ([0, 1], r"rank-00000.safetensors: weight/a@0 is of shape"),
-        ([1 << 40, 1 << 30], "manifest.json does not list rank-01024.safetensors"),
+        ([1 << 40, 1 << 30], "manifest.json does not list ranks-001/rank-01024.safetensors"),
     ],
 )
 def test_cuts_that_the_files_do_not_bear_out_are_damage(tmp_path: Path, cut: list[int], said: str) -> None:
@@ -157,4 +180,5 @@ def test_what_ranks_write_of_what_all_hold_is_what_the_cuts_say() -> None:
 
 def test_files_of_ranks_are_known_by_their_names() -> None:
     names = ["rank-00000.json", "rank-01024.safetensors", "rank-123456.json", "state.json", "rank-7.json"]
-    assert [rank_of(name) for name in names] == [0, 1024, 123456, None, None]
+    names += ["ranks-001/rank-01024.json", "other/rank-01024.json"]
+    assert [rank_of(name) for name in names] == [0, 1024, 123456, None, None, 1024, None]

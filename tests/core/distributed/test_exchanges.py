@@ -42,7 +42,14 @@ EXCHANGES = {
     ("tools/runs/memory/run_memory.py", "gather_objects"): "the start: N x a node's name, and N numbers",
 }
 WAITS = {
-    ("core/distributed/rendezvous.py", "wait"): "the start under srun: rank 0 waits for N keys, one by one",
+    (
+        "core/distributed/rendezvous.py",
+        "wait",
+    ): "the start under srun: rank 0 waits for one key, the last rank's",
+    (
+        "core/distributed/rendezvous.py",
+        "check",
+    ): "only where that has failed: rank 0 looks which of N is missing",
     ("core/distributed/waiting.py", "wait"): "all_arrived: one key, which the last rank to arrive sets",
     (
         "core/distributed/waiting.py",

@@ -13,8 +13,10 @@ import launch
 
 if TYPE_CHECKING:
     from core.run.ends import Kind
+    from launch.arguments import Arguments
     from launch.jobs import Job
 
+CLUSTER = "cluster"  # section that only a submission reads
 OURS = ("core", "models", "data", "tools", "launch")
 
 
@@ -141,20 +143,13 @@ def _execute(words: Sequence[str]) -> int:
         terminal.deliver(help.of_job(job, typed.files, typed.overrides))
         return 0
     open_files.require_enough()
-    from core.config import loading
+    from core.config.loading import dump
     from core.escaping import escaped_line
 
     module = job.load()
-    try:
-        settings = loading.load(module.Config, typed.files, typed.overrides)
-    except UserError as error:
-        if not str(error).startswith(("cluster: no such", "cluster.")):
-            raise
-        raise UserError(
-            f"cluster: a section of `longtake submit {job.name} ...`, and `longtake {job.name}` runs here"
-        ) from None
+    settings = _settings(job, module, typed)
     if typed.dry_run:
-        terminal.deliver(loading.dump(settings), end="")
+        terminal.deliver(dump(settings), end="")
         terminal.deliver("\n".join(escaped_line(f"# {line}") for line in module.plan(settings)))
         _require_continuable(job, settings)
         return 0
@@ -179,6 +174,35 @@ def _require_continuable(job: Job, settings: Any) -> None:
     if not hasattr(settings, "overwrite") or (job.done and not has_begun(output, job.done)):
         return  # a run that failed before its first step may be corrected
     require_same_settings(output, settings, job.may_grow(settings))
+
+
+def _settings(job: Job, module: Any, typed: Arguments) -> Any:
+    """Return the config of a job, and say of files of a cluster what is not used of them here."""
+    from core.config import loading
+    from core.config.yaml_files import read_yaml
+    from core.errors import UserError
+    from core.progress import say
+
+    try:
+        settings = loading.load(module.Config, typed.files, typed.overrides, beside=(CLUSTER,))
+    except UserError as error:
+        if not str(error).startswith((f"{CLUSTER}: no such", f"{CLUSTER}.")):
+            raise
+        raise UserError(
+            f"{CLUSTER}: a section of `longtake submit {job.name} ...`, and `longtake {job.name}` runs here"
+        ) from None
+    for file in typed.files:
+        section = read_yaml(file).get(CLUSTER)
+        if section is None:
+            continue
+        tasks = section.get("tasks_per_node", 1) if isinstance(section, dict) else 1
+        many = job.on_ranks and getattr(settings, "processes", 0) == 1 and tasks != 1
+        hint = f"; processes={tasks} takes as many here as it has on a node" if many else ""
+        say(
+            f"{file}: its section `{CLUSTER}` is for `longtake submit {job.name} ...`, and is not used by "
+            f"what runs here{hint}"
+        )
+    return settings
 
 
 def _failed(

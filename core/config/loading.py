@@ -44,15 +44,22 @@ __all__ = [
 T = TypeVar("T")
 
 
-def load(schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
+def load(
+    schema: type[T], files: Sequence[Path] = (), overrides: Sequence[str] = (), *, beside: Sequence[str] = ()
+) -> T:
     """Read `files` and then `overrides` ("a.b=text") over the defaults of `schema`, later ones winning.
 
     Two files of one section (in a folder of its name) that contradict each other are refused.
+    beside: sections that files may have for others who read them; they are passed over.
     A section that has kinds is of the one named last, whose fields every file and override must keep to. A
     section with `presets` starts from the preset named last. Raises UserError for whatever is wrong.
     """
     from_files = [(Path(file), read_yaml(Path(file))) for file in files]
     _require_one_of_a_section(from_files)
+    from_files = [
+        (file, {name: value for name, value in values.items() if name not in beside})
+        for file, values in from_files
+    ]
     typed = [_inlined(_nested(override), schema) for override in overrides]
     given = merge([*(values for _, values in from_files), *typed])
     for file, values in from_files:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core.config.loading import load
+from core.distributed.ranks import World
 from core.records import read_rows
 from core.root import ROOT
 from tests.data.samples import clip_bytes, image_bytes, picture
@@ -19,16 +21,14 @@ from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.plan.recipe_table import DATA, planned
 from tools.encode import job as encode
 from tools.plan.config import Config
+from tools.plan.memory import activations
+from tools.plan.step_samples import workload
 from tools.runs import run_hours
 from tools.shard import job as shard
 from tools.train import job as train
 from tools.train.config import Config as TrainConfig
 
 QUICK = ("dit_s2_256",)
-LONG = (
-    "text_to_video_480",
-    "long_video_480",
-)  # the rule for CPUs would count thousands of chunks, for minutes
 TINY = ("model.width=24", "model.depth=2", "model.heads=2", "model.input_channels=2", "engine.micro_batch=1")
 TINY += (
     "data.group_size=2",
@@ -59,7 +59,7 @@ def text_of(config: Config, width: int) -> tuple[int, int]:
     return (config.plan.text_tokens, width) if config.model.text_width else (0, 0)
 
 
-@pytest.mark.parametrize("name", some((name for name in DATA if name not in LONG), QUICK))
+@pytest.mark.parametrize("name", some(DATA, QUICK))
 def test_a_dry_run_on_latents_of_its_shape_refuses_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +74,24 @@ def test_a_dry_run_on_latents_of_its_shape_refuses_nothing(
     for begins in ("data: 16 samples", "model: ", "memory of a rank: ", "step: ", "checkpoint: "):
         assert any(line.startswith(begins) for line in said), said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["dit_xl2_512", "text_to_video_480"])
+def test_a_dry_run_counts_the_activations_that_a_plan_counts(name: str, tmp_path: Path) -> None:
+    config = planned(name)
+    known: Any = {"classes": config.model.num_classes, "text": text_of(config, config.model.text_width)}
+    cache = make_recipe_cache(tmp_path, config.plan.shapes, **known)
+    fields = [f"source={cache}", f"output={tmp_path / 'run'}", "engine.sequence_parallel=1"]
+    run = load(TrainConfig, [ROOT / "configs/train" / f"{name}.yaml"], fields)
+    world, sections = World(0, 1, 0, torch.device("cpu")), (run.data, run.model, run.latents)
+    source, _ = train.open_checked(str(cache), "", *sections, run=tmp_path / "run")
+    data = train.load_data(source, "", *sections, run.engine, world, run=tmp_path / "run", seed=0)
+    parts = (run.model, run.data, run.ema, run.optimizer, train.by_use(*data))
+    (table,) = train.memory_of(*parts, run.engine).measure(world.device, None)
+    policy = run.engine.activation_checkpointing
+    work = workload("", "", config.plan, config.data, config.model, config.engine)
+    assert table == activations(run.model, run.engine, work, policy)
 
 
 @pytest.mark.full

@@ -18,6 +18,8 @@ from core.errors import EndedEarly, UserError, WorkError
 from core.root import ROOT
 from launch import arguments, cli, jobs
 from tests.data.samples import image_folder
+from tests.integration.recipe_cache import make_recipe_cache
+from tools.runs import run_hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,32 @@ def test_run_gets_files_overrides_and_the_bare_path(toy: Toy, tmp_path: Path) ->
     assert toy.ran == [expected]
 
 
+def test_files_of_a_cluster_compose_with_a_job_that_runs_here(
+    toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is for a submission is passed over with a word; the rest of such a file counts."""
+    both = tmp_path / "site.yaml"
+    both.write_text("cluster:\n  tasks_per_node: 8\nsteps: 7\n")
+    assert cli.main(["toy", "box", str(both)]) == 0
+    said = capsys.readouterr().err
+    assert f"{both}: its section `cluster` is for `longtake submit toy ...`, and is not used" in said
+    assert toy.ran[-1].steps == 7
+
+
+def test_the_line_of_a_recipe_and_a_cluster_composes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_hours, "LONGEST", 0)  # samples are not timed
+    cache = make_recipe_cache(tmp_path, [(4, 1, 32, 32)], classes=1000)
+    files = [str(ROOT / "configs" / name) for name in ("train/dit_s2_256.yaml", "cluster/h100_8.yaml")]
+    fields = [str(cache), f"output={tmp_path / 'run'}", "engine.device=cpu", "model.depth=1"]
+    assert cli.main(["train", *files, *fields, "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert "processes=8 takes as many here as it has on a node" in captured.err
+    assert "cluster:" not in captured.out
+    assert "\n# step: 256 samples" in captured.out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -83,7 +111,7 @@ def test_run_gets_files_overrides_and_the_bare_path(toy: Toy, tmp_path: Path) ->
             "longtake toy: engine.zero_stage=4: expected an integer from 0 to 3",
         ),
         (
-            ["toy", "box", str(ROOT / "configs/cluster/h100_8.yaml")],
+            ["toy", "box", "cluster.nodes=2"],
             "longtake toy: cluster: a section of `longtake submit toy ...`, and `longtake toy` runs here",
         ),
         (["toy"], "longtake toy: source: required but not given: what is read"),

@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from core.engine.config import EngineConfig
-from core.memory.counting import live_bytes
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured
 from core.memory.state import ParameterGroup, TrainingState
 from models.denoisers.network import DenoiserConfig
-from tools.plan.step_samples import Bucket, Workload
-from tools.train.run_passes import denoiser_pass
+from tools.plan.step_samples import Workload
+from tools.train import denoiser_pass
 
 POLICIES = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
-MANY = 16  # samples of which activations are counted beside those of one: between and beyond, by a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,41 +34,12 @@ class Setting(Fit):
 def activations(
     model: DenoiserConfig, engine: EngineConfig, workload: Workload, policy: str
 ) -> list[Measured]:
-    """Count the activations of samples of each bucket, over shapes alone: nothing is computed.
-
-    Counted are networks of few blocks: each further block (every_k: each k of them) adds the same bytes.
-    Attention keeps what torch's fused kernels keep, as on a GPU; the rule for CPUs takes chunks, of which
-    long clips have thousands.
-    """
-    if getattr(model, "attention", "") == "auto":
-        model = replace(model, attention="sdpa")  # type: ignore[type-var]
+    """Count the activations of samples of each bucket with a policy, over shapes alone."""
     chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
-
-    def count(bucket: Bucket, samples: int) -> int:
-        return _peak(model, chosen, (samples, *bucket.shape), workload.text_tokens)
-
-    def of(bucket: Bucket) -> Measured:
-        one, many = count(bucket, 1), count(bucket, MANY)
-        return Measured([one], [one + -(-(many - one) // (MANY - 1))])
-
-    return [of(bucket) for bucket in workload.buckets]
-
-
-def _peak(model: DenoiserConfig, engine: EngineConfig, shape: tuple[int, ...], text_tokens: int) -> int:
-    """Return the most bytes of a pass over a micro-batch."""
-    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-
-    def peak(config: DenoiserConfig) -> int:
-        make = lambda: denoiser_pass(engine, config, shape, text_tokens)  # noqa: E731
-        return max(live_bytes(make, dtype=dtype, device=torch.device("cpu"), fake=True))
-
-    period = engine.checkpoint_every if engine.activation_checkpointing == "every_k" else 1
-    depth: int = getattr(model, "depth", 0)
-    few = depth % period + period
-    if depth <= few + period:  # a network without that field too
-        return peak(model)
-    less, more = (peak(replace(model, depth=count)) for count in (few, few + period))  # type: ignore[type-var]
-    return less + (more - less) * ((depth - few) // period)
+    return [
+        denoiser_pass.activations(model, chosen, bucket.shape, workload.text_tokens)
+        for bucket in workload.buckets
+    ]
 
 
 def state(

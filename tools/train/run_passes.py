@@ -1,4 +1,4 @@
-"""A forward and backward pass of a denoiser that belongs to no run, to measure its memory by."""
+"""What the memory of a run is made of, and the passes by which its activations are measured."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from core.averages.ema import EmaConfig
-from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
 from core.memory.counting import Pass
+from core.memory.micro_batch import Measured
 from core.optim.groups import OptimizerConfig
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.steps import LoaderConfig
-from models.denoisers.network import DenoiserConfig, example_inputs
+from models.denoisers.network import DenoiserConfig
 from tools.runs.memory.run_memory import MemoryOfRun, Planned, groups_of
+from tools.train.denoiser_pass import activations, denoiser_pass
 
 
 def memory_of(
@@ -33,7 +34,13 @@ def memory_of(
         averages=len(ema.names),
         prefetch=data.prefetch,
         planned=[
-            Planned(name, loader.plan, source.facts.batch_shapes, _passes(engine, model, source))
+            Planned(
+                name,
+                loader.plan,
+                source.facts.batch_shapes,
+                _passes(engine, model, source),
+                _over_shapes(engine, model, source) if source.gives_latents else None,
+            )
             for name, (source, loader) in sources.items()
         ],
     )
@@ -43,22 +50,25 @@ def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -
     return lambda bucket, samples: lambda: _pass(engine, model, source, bucket, samples)
 
 
-def denoiser_pass(
-    engine: EngineConfig, config: DenoiserConfig, shape: tuple[int, ...], padded: int = 0
-) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return a new network, and a loss of its answer to a micro-batch (b, C, T, H, W).
+def _over_shapes(
+    engine: EngineConfig, model: DenoiserConfig, source: LatentSource
+) -> Callable[[int, torch.device], Measured]:
+    """Return what counts activations as a plan does.
 
-    Backends of attention are those of the rule in `models.attention.dispatch`; none keeps more than they do,
-    but the one named `math`, which must be named.  padded: tokens to which captions are padded.
+    A source that encodes is counted with its encoder, whose memory does not grow with blocks.
     """
-    model = config.build()
-    checkpoint_blocks(model.blocks, engine)
 
-    def loss() -> Tensor:
-        x, time, condition = example_inputs(config, shape, torch.get_default_device(), padded)
-        return model(x, time, condition).square().mean()
+    def count(bucket: int, device: torch.device) -> Measured:
+        shape = source.facts.latent_shapes[bucket]
+        return activations(model, engine, shape, _padded(source, model), device)
 
-    return model, loss
+    return count
+
+
+def _padded(source: LatentSource, model: DenoiserConfig) -> int:
+    """Return to how many tokens captions are padded; 0 where the network takes none."""
+    text = source.facts.text_shape
+    return text[0] if text is not None and model.text_width else 0
 
 
 def _pass(
@@ -69,8 +79,8 @@ def _pass(
     Ranks that share tokens each take their part of it.
     """
     facts = source.facts
-    padded = facts.text_shape[0] if facts.text_shape is not None and config.text_width else 0
-    model, loss = denoiser_pass(engine, config, (samples, *facts.latent_shapes[bucket]), padded)
+    shape = (samples, *facts.latent_shapes[bucket])
+    model, loss = denoiser_pass(engine, config, shape, _padded(source, config))
 
     def encoded_loss() -> Tensor:
         if not source.gives_latents:

@@ -16,7 +16,7 @@ from tests.tools.plan.networks import CASES, FAST, IMAGE, NETWORKS, POLICIES, Ca
 from tools.plan.figures import parts_of, step_flops
 from tools.plan.memory import activations
 from tools.plan.step_samples import Bucket, Workload
-from tools.train.run_passes import denoiser_pass
+from tools.train.denoiser_pass import denoiser_pass
 
 SAMPLES = 4
 each_case = pytest.mark.parametrize(

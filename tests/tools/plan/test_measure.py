@@ -101,8 +101,8 @@ def test_groups_of_the_demo_are_even_in_smaller_multiples(
     assert "as configured by 126.3% (predicted 126.3%)" in said
     (line,) = (line for line in said.splitlines() if line.startswith("group times spread by "))
     assert float(line.split()[4].rstrip("%")) <= 100 * EVEN
-    assert "multiples of data.rank_multiple=16 are less even: it becomes 2" in said
-    assert read_yaml(file)["data"]["rank_multiple"] == 2
+    assert "multiples of data.rank_multiple=16 are less even: it becomes 4" in said
+    assert read_yaml(file)["data"]["rank_multiple"] == 4
     files = [ROOT / "configs/demo/train.yaml", file]
     chosen = group_sizes([16, 80], load(TrainConfig, files, ["source=x", "output=y"]).data)
     assert chosen[0] >= 4 * chosen[1]

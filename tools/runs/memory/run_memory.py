@@ -49,12 +49,15 @@ class Planned:
 
     name: `train` or `validation`.  shapes: of a sample of each bucket as it is loaded.
     passes: of the number of a bucket and of samples, a forward and backward pass.
+    over_shapes: of the number of a bucket, its activations on a device where nothing is computed; None where
+    passes are counted for that.
     """
 
     name: str
     plan: StepPlan
     shapes: Sequence[tuple[int, ...]]
     passes: Callable[[int, int], Pass]
+    over_shapes: Callable[[int, torch.device], Measured] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -130,7 +133,11 @@ class MemoryOfRun:
         one, two = planned.passes(bucket, 1), planned.passes(bucket, 2)
         size = 2 * torch.Size(planned.shapes[bucket]).numel()
         fake = device.type != "cpu" or size * self.numbers > SMALL
-        found = [live_bytes(make, dtype=dtype, device=device, fake=fake) for make in (one, two)]
+        if fake and planned.over_shapes is not None:
+            counted = planned.over_shapes(bucket, device)
+            found = [list(counted.one), list(counted.two)]
+        else:
+            found = [live_bytes(make, dtype=dtype, device=device, fake=fake) for make in (one, two)]
         if device.type == "cuda" and (most is None or max(found[1]) + self.numbers * dtype.itemsize < most):
             found = [device_peak(make, dtype=dtype, device=device) for make in (one, two)]
         shared = self.engine.sequence_parallel  # each of these ranks holds its share of the tokens

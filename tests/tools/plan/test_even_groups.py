@@ -121,3 +121,17 @@ def test_groups_that_ranks_could_not_share_are_refused() -> None:
 def test_a_bucket_without_groups_spreads_nothing() -> None:
     assert spread([1.0, 9.0, 1.0], [0.5, 0.0, 0.5]) == 0
     assert spread([1.0, 3.0], [0.5, 0.5]) == 1
+
+
+def test_what_groups_really_take_corrects_the_choice() -> None:
+    """Where a device is not as the model says, such as a cache that small groups fit into."""
+    of, data = times(TRUE, DEMO), GroupConfig(group_size=16, rank_multiple=16)
+
+    def really(sizes: list[int]) -> list[float]:
+        return [longer * second for longer, second in zip((0.94, 1.02), of.seconds(sizes), strict=True)]
+
+    first = choose(of, data)
+    assert spread(really(first.sizes), of.shares) > EVEN
+    second = choose(of.corrected(first.sizes, really(first.sizes)), data)
+    assert spread(really(second.sizes), of.shares) == pytest.approx(second.spread)
+    assert second.spread <= EVEN

@@ -49,7 +49,8 @@ class GroupTimes:
 
     tokens, shares: of each bucket, of a sample, and its share of the groups.  at_once: of the number of a
     bucket and a rank's share of its group, how many samples of that a rank takes at once.
-    ranks: that hold different samples.
+    ranks: that hold different samples.  corrections: of each bucket, by how much groups near the chosen
+    ones took longer than the model says; () is not known.
     """
 
     model: CostModel
@@ -57,6 +58,7 @@ class GroupTimes:
     at_once: Callable[[int, int], int]
     shares: Sequence[float]
     ranks: int
+    corrections: Sequence[float] = ()
 
     def seconds(self, sizes: Sequence[int]) -> list[float]:
         """Return the predicted seconds of a rank's share of a group of each bucket."""
@@ -64,8 +66,18 @@ class GroupTimes:
         for bucket, size in enumerate(sizes):
             share = size // self.ranks
             at_once = self.at_once(bucket, share)
-            found.append(self.model.share_seconds(share, at_once, self.tokens[bucket]))
+            plain = self.model.share_seconds(share, at_once, self.tokens[bucket])
+            found.append(plain * self.correction(bucket))
         return found
+
+    def correction(self, bucket: int) -> float:
+        return self.corrections[bucket] if self.corrections else 1.0
+
+    def corrected(self, sizes: Sequence[int], seconds: Sequence[float]) -> GroupTimes:
+        """Return the same with these measured seconds of groups of these sizes."""
+        plain = replace(self, corrections=())
+        pairs = zip(seconds, plain.seconds(sizes), strict=True)
+        return replace(plain, corrections=[measured / predicted for measured, predicted in pairs])
 
     def spread(self, sizes: Sequence[int]) -> float:
         """Return by how much the predicted times spread."""
@@ -164,11 +176,15 @@ def _sample_costs(times: GroupTimes, sizes: Sequence[int]) -> list[CostModel]:
 
     The first is right where every group is one micro-batch, the second where groups have many.
     """
-    model, points = times.model, []
+    model, own, whole = times.model, [], []
     for bucket, (size, tokens) in enumerate(zip(sizes, times.tokens, strict=True)):
-        at_once = times.at_once(bucket, size // times.ranks)
-        points.append(Point(1, tokens, model.seconds(at_once, tokens) / at_once))
-    whole = fit(points)
-    shared = CostModel(0.0, whole.micro_batch + whole.fixed, whole.linear, whole.quadratic)
-    own = replace(model, micro_batch=0.0)
-    return [own, shared] if any(own.sample(count) for count in times.tokens) else [shared]
+        at_once, longer = times.at_once(bucket, size // times.ranks), times.correction(bucket)
+        own.append(Point(1, tokens, model.sample(tokens) * longer))
+        whole.append(Point(1, tokens, model.seconds(at_once, tokens) / at_once * longer))
+    return [_of_samples(points) for points in (own, whole) if all(point.seconds for point in points)]
+
+
+def _of_samples(points: Sequence[Point]) -> CostModel:
+    """Return the cost of samples, to which micro-batches of one add nothing."""
+    found = fit(points)
+    return CostModel(0.0, found.micro_batch + found.fixed, found.linear, found.quadratic)

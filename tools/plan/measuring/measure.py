@@ -142,13 +142,16 @@ def _passes(
     configured = [bucket.group for bucket in work.buckets]
     before = timed([size // work.data_ranks for size in configured], 0)
     best: Measurement | None = None
+    latest: tuple[list[int], list[float]] | None = None
     for number in range(1, PASSES + 1):
         points = [Point(size.samples, tokens[size.bucket], seconds) for size, seconds in times.items()]
         model = cost_model.fit(points)
-        groups = GroupTimes(model, tokens, fitting.at_once, shares, work.data_ranks)
+        plain = GroupTimes(model, tokens, fitting.at_once, shares, work.data_ranks)
+        groups = plain.corrected(*latest) if latest else plain
         choice = choose(groups, data)
         parts = [size // work.data_ranks for size in choice.sizes]
         seconds = timed(parts, number)
+        latest = choice.sizes, seconds
         found = Measurement(
             device=device_name(world.device),
             times=dict(times),
@@ -160,7 +163,7 @@ def _passes(
             before=before,
             seconds=seconds,
             spread_before=spread(before, shares),
-            predicted_before=groups.spread(configured),
+            predicted_before=plain.spread(configured),
             spread=spread(seconds, shares),
             even_size=None if choice.spread <= EVEN else even_size(groups, data),
             update=stopwatch.update,

@@ -64,7 +64,7 @@ MOST_FILES = 16  # in a folder
 OWNERS = {
     "omegaconf": r"core/config/yaml_files\.py",
     "yaml": r"core/config/yaml_files\.py",
-    "deepspeed": r"core/engine/\w+\.py",
+    "deepspeed": r"core/engine/zero/\w+\.py",
     "wandb": r"core/metrics/trackers/wandb_view\.py",
     "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"tools/bench/peers\.py",

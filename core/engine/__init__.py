@@ -1,1 +1,1 @@
-"""The training engine, and all code that knows DeepSpeed."""
+"""The training engines, and all code that knows how they shard."""

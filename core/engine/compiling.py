@@ -6,25 +6,32 @@ first met in the middle of a run would stop one rank for a minute while the othe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from core.distributed import ranks
+from core.engine.engine import Engine
+from core.engine.restoring import dry_step, evaluating
 from core.progress import Progress
 
 
 def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
-    """Have each block compile itself for every shape it meets; backend: torch.compile's."""
+    """Have each block's forward compiled for every shape it meets; backend: torch.compile's.
+
+    The hooks by which an engine gathers a block's weights stay outside of the graph.
+    """
     for block in blocks:
-        block.compile(dynamic=False, backend=backend)
+        block.forward = torch.compile(block.forward, dynamic=False, backend=backend)
 
 
 def warm_up(
-    network: nn.Module, examples: Sequence[tuple[Any, ...]], validated: Sequence[tuple[Any, ...]] = ()
+    engine: Engine, examples: Sequence[tuple[Any, ...]], validated: Sequence[tuple[Any, ...]] = ()
 ) -> int:
-    """Run forward and backward on each example, which compiles its shape (collective: all ranks).
+    """Run forward and backward on each example as a step does, which compiles its shape (collective).
 
     validated: run forward alone, in evaluation mode, which is compiled on its own.
     Leaves weights and gradients as they are. Returns the number of graphs that this process has compiled.
@@ -34,19 +41,15 @@ def warm_up(
     limit, count = torch._dynamo.config.recompile_limit, len(examples) + len(validated)
     torch._dynamo.config.recompile_limit = max(limit, 8 * count)  # beyond it blocks run uncompiled
     torch._dynamo.config.accumulated_recompile_limit = max(256, 8 * count)
-    parameters = [p for p in network.parameters() if p.requires_grad]
     with Progress(count, "compile", unit="shapes") as progress:
-        for example in examples:
-            output = network(*example)
-            torch.autograd.grad(output.square().mean(), parameters, allow_unused=True)
-            progress.advance()
-        training = network.training
-        network.eval()
-        with torch.no_grad():
-            for example in validated:
-                network(*example)
+        with dry_step(engine) if examples else contextlib.nullcontext():
+            for example in examples:
+                engine.backward(engine(*example).square().mean())
                 progress.advance()
-        network.train(training)
+        with evaluating(engine):
+            for example in validated:
+                engine(*example)
+                progress.advance()
     ranks.barrier()
     return compiled_graphs()
 

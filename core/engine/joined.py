@@ -41,9 +41,9 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        # Both engines multiply by the number of ranks, over which both then average.
+        # An engine that averages over ranks multiplies by their number before, and the other one has already.
         with torch.enable_grad():
-            ctx.engine.backward((ctx.output * gradient).sum() / ctx.engine.world.size)
+            ctx.engine.backward((ctx.output * gradient).sum() / ctx.engine.factor)
         return None, None, *(value.grad if isinstance(value, Tensor) else None for value in ctx.given)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer that the engine runs at each ZeRO stage, and its state."""
+"""What every engine's optimizer is given: its settings, its state, and where Muon's matrices lie."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.distributed.ranks import World
+from core.distributed.ranks import Group
 from core.engine.config import EngineConfig
-from core.engine.replicated import Replicated
 from core.engine.sharded_muon import MOMENTUM, MuonAdamW
 from core.engine.shards import Cut, Shard, require_cuts
 from core.optim.groups import OptimizerConfig
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], engine: EngineConfig, config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    """Make the optimizer of the groups' parameters; sharded stages put flat tensors in their place."""
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "betas": tuple(config.betas),
-        "eps": config.eps,
-        "fused": True,
-    }
-    if engine.stage == 0:
-        return Replicated(groups, gradient_clipping=engine.gradient_clipping, **settings)
-    rule = MuonAdamW if config.name == "muon" else torch.optim.AdamW
-    return rule(groups, **settings)
+def settings_of(config: OptimizerConfig) -> dict[str, Any]:
+    """Return the arguments of torch's AdamW."""
+    return {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "fused": True}
 
 
 def share_matrices(
@@ -37,17 +25,19 @@ def share_matrices(
     shards: list[Shard],
     cuts: list[Cut],
     engine: EngineConfig,
-    world: World,
+    rank: int,
+    size: int,
+    group: Group = None,
 ) -> None:
     """Tell Muon where the matrices lie.
 
-    shards: what this rank has.  cuts: what any rank has.
+    shards: what this rank has, `rank` of `size` that share them.  cuts: what any of these has.  group: in
+    which they communicate.
     """
     if isinstance(optimizer, MuonAdamW):
-        rank, size = (0, 1) if engine.stage == 0 else (world.rank, world.size)
         require_cuts(cuts, shards, rank)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-        optimizer.share_matrices(masters, shards, cuts, rank, size, dtype)
+        optimizer.share_matrices(masters, shards, cuts, rank, size, dtype, group)
 
 
 def allocate_state(optimizer: torch.optim.Optimizer, masters: list[Tensor]) -> None:

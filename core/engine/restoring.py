@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,23 +34,14 @@ def evaluating(
 
 
 @contextlib.contextmanager
-def dry_step(engine: Engine) -> Iterator[None]:
+def dry_step(engine: Engine, see: Callable[[str, Tensor], None] | None = None) -> Iterator[None]:
     """Run forward and backward passes as in training and leave no trace of them (collective: all ranks).
 
-    Gradients are computed and reduced as always, but are NaN from where they reach a parameter. So the engine
-    skips the step that ends the block, on all ranks alike, and a skipped step leaves nothing behind at any
-    ZeRO stage: it does not matter where each of them keeps gradients.
+    see: is shown this rank's gradients, by the name of the parameter, before ranks add them up.
     """
-    trained = [p for p in engine.module.parameters() if p.requires_grad]
-    handles = [p.register_hook(lambda gradient: gradient * float("nan")) for p in trained]
-    try:
-        with buffers_kept(engine.module):
-            yield
-            if engine.step(0.0, 0.0).applied:
-                raise RuntimeError("a step that was to be discarded was applied")
-    finally:
-        for handle in handles:
-            handle.remove()
+    shown = contextlib.nullcontext() if see is None else engine.observing(see)
+    with shown, engine.discarding(), buffers_kept(engine.module):
+        yield
 
 
 @contextlib.contextmanager
@@ -60,18 +51,13 @@ def constant(engines: Sequence[Engine]) -> Iterator[None]:
     Spans the whole turn of that other network, backward pass included, since activations may be recomputed
     again there.
     """
-    parameters = [p for engine in engines for p in engine.module.parameters() if p.requires_grad]
     try:
         for engine in engines:
-            engine.is_constant = True
-        for p in parameters:
-            p.requires_grad_(False)
+            engine.set_constant(True)
         yield
     finally:
-        for p in parameters:
-            p.requires_grad_(True)
         for engine in engines:
-            engine.is_constant = False
+            engine.set_constant(False)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.distributed.ranks import Group
 from core.engine.shards import Cut, Shard
 from core.optim.muon import matrix_shape, newton_schulz, rate_scale
 
@@ -43,17 +44,19 @@ class MuonAdamW(torch.optim.AdamW):
         rank: int,
         size: int,
         dtype: torch.dtype,
+        group: Group = None,
     ) -> None:
         """Say where the matrices lie, before the first step, and in which dtype to make them orthogonal.
 
         shards: what `rank` holds, of `size` ranks that have a part in the work.  cuts: what any of them does.
+        group: in which they communicate.
         """
         names = {name for group in self.param_groups if _is_muon(group) for name in group["names"]}
         for index, flat in enumerate(masters):
             matrices = [cut for cut in cuts if cut.flat == index and cut.name in names]
             if matrices:
                 held = [s for s in shards if s.flat == index and s.name in names]
-                self._exchanges[flat] = MatrixExchange(matrices, held, rank, size, dtype)
+                self._exchanges[flat] = MatrixExchange(matrices, held, rank, size, dtype, group)
 
     def has_matrices(self, flat: Tensor) -> bool:
         """Return whether Muon updates this flat tensor, of which this rank may hold padding alone."""
@@ -92,9 +95,15 @@ class MatrixExchange:
     """
 
     def __init__(
-        self, cuts: Sequence[Cut], held: Sequence[Shard], rank: int, size: int, dtype: torch.dtype
+        self,
+        cuts: Sequence[Cut],
+        held: Sequence[Shard],
+        rank: int,
+        size: int,
+        dtype: torch.dtype,
+        group: Group = None,
     ) -> None:
-        self._dtype, self._size = dtype, size
+        self._dtype, self._size, self._group = dtype, size, group
         owners = owners_of({cut.name: matrix_shape(cut.shape) for cut in cuts}, size)
         places = {cut.name: place for place, cut in enumerate(cuts)}
         self._own = sorted(held, key=lambda shard: (owners[shard.name], places[shard.name]))
@@ -136,7 +145,7 @@ class MatrixExchange:
             return [piece.to(self._dtype) for piece in pieces]
         sent = torch.cat([like.new_empty(0, dtype=self._dtype), *(piece.to(self._dtype) for piece in pieces)])
         received = sent.new_empty(sum(coming))
-        dist.all_to_all_single(received, sent, coming, going)
+        dist.all_to_all_single(received, sent, coming, going, group=self._group)
         return received.split(sizes)
 
 

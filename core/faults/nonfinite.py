@@ -36,8 +36,8 @@ def find_nonfinite(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) -
         with evaluating(engine, training=True):
             guilty, everything = _gather(engine, [_look_forward(engine, loss, b) for b in micro_batches])
         if not guilty:
-            gradients = Gradients(engine.module)  # before `dry_step`, whose hooks make gradients NaN
-            with dry_step(engine):
+            gradients = Gradients(engine.module)
+            with dry_step(engine, gradients.see):
                 found = [_look_backward(engine, loss, batch, gradients) for batch in micro_batches]
             gradients.remove()
             guilty, everything = _gather(engine, found)
@@ -101,9 +101,10 @@ class Gradients:
                 part.register_forward_pre_hook(partial(self._before, shown)),
                 part.register_forward_hook(partial(self._after, shown)),
             ]
-            for p in part.parameters(recurse=False):
-                if p.requires_grad:
-                    self._handles.append(p.register_hook(partial(self._see, ("parameter", id(p)), shown)))
+
+    def see(self, parameter: str, gradient: Tensor) -> None:
+        """Look at the gradient of a parameter, by its name."""
+        self._see(("parameter", parameter), parameter.rpartition(".")[0] or "network", gradient)
 
     def begin(self) -> None:
         """Forget the earlier passes."""

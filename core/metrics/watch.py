@@ -18,7 +18,7 @@ class Watch(Protocol):
         """Return `function`, of a library or of the averages, with a clock around each call."""
         ...
 
-    def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def around_release(self, function: Callable[..., Any]) -> Callable[..., None]:
         """Return the engine's `backward`, with a clock around the release of the loss and its graph."""
         ...
 

@@ -99,34 +99,29 @@ class CorruptionCheck:
             for kind, tensors in _tensors(held).items():
                 shown = of_network(network, kind)
                 yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(tensors))
+            parts = held.engine.frozen_parts()
+            yield from ((of_network(network, f"part of {name}"), part) for name, part in parts)
         yield from self._copies()
 
     def _copies(self) -> Iterator[tuple[str, Tensor]]:
         """Return the tensors that are the same on every rank."""
         for network, held in self._networks.items():
-            module = held.engine.module
-            if held.engine.config.stage < 3:
-                weight = of_network(network, "weight")
-                yield from ((f"{weight} {name}", p.detach()) for name, p in module.named_parameters())
-            shown = of_network(network, "buffer")
-            yield from ((f"{shown} {name}", buffer) for name, buffer in module.named_buffers())
+            weight, shown = of_network(network, "weight"), of_network(network, "buffer")
+            yield from ((f"{weight} {name}", p) for name, p in held.engine.copies())
+            buffers = held.engine.module.named_buffers()
+            yield from ((f"{shown} {name}", buffer) for name, buffer in buffers)
 
     def _repeat(self, step_index: int, number: int, turn: Turn, batch: Batch) -> list[str]:
         """Compute turn `number` of the batch twice; return the results that differ (collective)."""
         norms: list[dict[str, Tensor]] = [{}, {}]
         losses: list[Tensor] = []
         engine = self._networks[turn.network].engine
-        named = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
-        # Before `dry_step`, in which gradients are NaN from its own hooks on.
-        handles = [p.register_hook(partial(_note, norms, losses, name)) for name, p in named]
-        with self._runner.trying(turn), dry_step(engine):
+        with self._runner.trying(turn), dry_step(engine, partial(_note, norms, losses)):
             for given in (batch, replace(batch, prepared=None)):
                 self._runner.randomness.seed_torch(step_index, number)
                 loss = self._runner.loss(turn, step_index, given).loss
                 losses.append(loss.detach())
                 engine.backward(torch.where(batch.weight > 0, loss, 0.0).mean())
-        for handle in handles:
-            handle.remove()
         return _differing(losses, norms)
 
 

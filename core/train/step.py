@@ -132,7 +132,9 @@ class Step:
                 try:
                     batch = batch.to(engine.world.device)
                     # Nothing else refers to the loss: its graph goes before the next one is made.
-                    engine.backward(self._share_of_loss(turn, batch))
+                    engine.backward(
+                        self._share_of_loss(turn, batch), is_last=place == len(self.micro_batches)
+                    )
                 except torch.OutOfMemoryError as error:
                     where = f"step {self.step_index + 1}, micro-batch {place} of {len(self.micro_batches)}"
                     raise out_of_memory(error, where, engine.world.rank, batch) from error

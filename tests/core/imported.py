@@ -3,7 +3,7 @@
 import torch
 
 from core.distributed import ranks
-from core.engine.deepspeed_loading import load_deepspeed
+from core.engine.zero.deepspeed_loading import load_deepspeed
 from launch import jobs
 from tests.core import toy_run
 

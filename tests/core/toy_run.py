@@ -24,6 +24,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.losses import Losses
@@ -112,7 +113,7 @@ def toy_engine(
     torch.manual_seed(seed)
     optimizer = OptimizerConfig(name=rule, lr=lr, weight_decay=0.1, warmup_steps=3, schedule=schedule)
     config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **engine})
-    return Engine(ToyModel(dropout), config, optimizer, world)
+    return make_engine(ToyModel(dropout), config, optimizer, world)
 
 
 def toy_trainer(folder: Path, world: World, **fields: Any) -> Trainer:

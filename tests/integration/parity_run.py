@@ -23,7 +23,7 @@ from core.draws import Draws
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
-from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
@@ -99,11 +99,9 @@ def train(
         validation=lambda: whole_steps(lambda step: next(steps_from(step)), VALIDATED, mine.size),
         work_of=lambda batch: (batch.x[:, 0].numel() // 4, batch.x[:, 0].numel() * 1e6),
     )
+    made = make_engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world)
     trainer = Trainer(
-        SingleStepper(
-            Engine(network, config, OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1), world),
-            ParityObjective(),
-        ),
+        SingleStepper(made, ParityObjective()),
         data,
         TrainerConfig(steps=steps, save_every=steps),
         folder=folder,
@@ -116,7 +114,7 @@ def train(
         compile_blocks(network.blocks, backend)
         first = next(data.batches(0))
         examples = [(b.x, torch.ones(len(b)), b.condition) for b in first]
-        compiled = warm_up(network, examples, examples)
+        compiled = warm_up(made, examples, examples)
     trainer.fit()
     return compiled - before, compiled_graphs() - compiled
 

@@ -28,10 +28,11 @@ from core.diffusion.timesteps import TimestepConfig
 from core.distributed.agreement import StepAgreement
 from core.distributed.ranks import World
 from core.draws import Draws
-from core.engine import engine as engine_module
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine, StepResult
+from core.engine.kinds import make_engine
 from core.engine.network import MAIN
+from core.engine.zero import zero_engine as engine_module
 from core.errors import WorkError
 from core.metrics.phases import Phases
 from core.metrics.rows import Metrics, MetricsConfig
@@ -49,7 +50,7 @@ from tools.train.objective import LatentObjective
 
 CPU = torch.device("cpu")
 # Whether the step is applied, and how far it is clipped.
-NORM = "core/engine/replicated.py:gradient_norm (aten._local_scalar_dense.default)"
+NORM = "core/engine/flat_adamw.py:gradient_norm (aten._local_scalar_dense.default)"
 ONCE = {"core/diffusion/paths/chain.py:_table_on (to cuda:0)"}  # in a process
 LABELS = DiTConfig(width=32, depth=1, heads=2, num_classes=3, learned_sigma=True)
 OBJECTIVES = {
@@ -126,7 +127,7 @@ def make(config: DiTConfig, device: torch.device, *, precision: Any = "fp32", **
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     world = World(0, 1, 0, device)
     settings = EngineConfig(zero_stage=0, precision=precision, gradient_clipping=0.01)
-    return Engine(put(model) if device == GPU else model, settings, OptimizerConfig(**optimizer), world)
+    return make_engine(put(model) if device == GPU else model, settings, OptimizerConfig(**optimizer), world)
 
 
 def batches(config: DiTConfig) -> list[Batch]:

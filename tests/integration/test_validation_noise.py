@@ -19,6 +19,7 @@ from core.distributed import ranks
 from core.draws import Draws
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.losses import Losses
 from core.metrics.phases import Phases
 from core.optim.groups import OptimizerConfig
@@ -54,7 +55,7 @@ def engine() -> Engine:
     torch.manual_seed(0)
     network = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=CLASSES))
     config = EngineConfig(device="cpu", zero_stage=0, precision="fp32")
-    engine = Engine(network, config, OptimizerConfig(), ranks.start("cpu", 60))
+    engine = make_engine(network, config, OptimizerConfig(), ranks.start("cpu", 60))
     for step in range(100):
         batch = samples((step + 100) * SIZE)
         draws = Draws(0, step, batch.id, batch.position)

@@ -17,8 +17,9 @@ import torch.distributed as dist
 import core.config.loading  # noqa: F401
 from core import environment
 from core.batch import Condition
-from core.engine.config import EngineConfig, deepspeed_config
-from core.engine.deepspeed_loading import load_deepspeed
+from core.engine.config import EngineConfig
+from core.engine.zero.deepspeed_config import deepspeed_config
+from core.engine.zero.deepspeed_loading import load_deepspeed
 from models.denoisers.dit import DiT, DiTConfig
 
 

@@ -64,10 +64,10 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 def _updated(network: DiTConfig, world: ranks.World) -> Engine:
     """Return an engine after one update, so that its moments are numbers in memory of their own."""
-    from core.engine.engine import Engine
+    from core.engine.kinds import make_engine
 
     torch.manual_seed(0)
-    engine = Engine(DiT(network), EngineConfig(), OptimizerConfig(), world)
+    engine = make_engine(DiT(network), EngineConfig(), OptimizerConfig(), world)
     x = torch.randn(1, network.input_channels, 1, 8, 8, device=world.device)
     label = torch.zeros(1, dtype=torch.int64, device=world.device)
     out = engine(x, label.float(), Condition(label=label))

@@ -96,11 +96,11 @@ class Stopwatch:
 
         return begun_alone
 
-    def around_release(self, function: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def around_release(self, function: Callable[..., Any]) -> Callable[..., None]:
         """Return `function` with only the release of its argument timed, to which nothing else refers."""
 
-        def timed(*argument: Any) -> None:
-            function(*argument)
+        def timed(*argument: Any, **options: Any) -> None:
+            function(*argument, **options)
             started = time.perf_counter()
             del argument
             self.seconds += time.perf_counter() - started
@@ -156,11 +156,11 @@ def _timing(seconds: list[float]) -> Timing:
 
 
 def _trainer(folder: Path, world: ranks.World, steps: int) -> tuple[Trainer, Stopwatch]:
-    from core.engine.engine import Engine
+    from core.engine.kinds import make_engine
 
     torch.manual_seed(0)
     model = DiT(NETWORK)
-    engine = Engine(model, EngineConfig(), OptimizerConfig(), world)
+    engine = make_engine(model, EngineConfig(), OptimizerConfig(), world)
     objective: Objective = (plain := _objective())
     ahead = LoaderConfig().prefetch
     batches: Callable[[int], Iterator[list[Batch]]] = partial(read_ahead, _load, depth=ahead)

@@ -152,11 +152,11 @@ def _timing(seconds: list[float]) -> Timing:
 
 
 def _trainer(folder: Path, world: ranks.World) -> Trainer:
-    from core.engine.engine import Engine
+    from core.engine.kinds import make_engine
 
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    engine = Engine(DiT(NETWORK), EngineConfig(), OptimizerConfig(), world)
+    engine = make_engine(DiT(NETWORK), EngineConfig(), OptimizerConfig(), world)
     normaliser = Normaliser((0.0,) * SHAPE[2], (1.0,) * SHAPE[2])
     return Trainer(
         SingleStepper(

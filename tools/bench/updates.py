@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from core.averages.ema import Ema, EmaConfig
 from core.distributed import ranks
 from core.engine.config import EngineConfig
-from core.engine.engine import Engine
-from core.engine.replicated import Replicated
+from core.engine.kinds import make_engine
+from core.engine.zero.replicated import Replicated
 from core.optim.groups import OptimizerConfig, parameter_groups
 from models.denoisers.dit import DiT, DiTConfig
 
@@ -127,7 +127,7 @@ class Sharded:
     def __init__(self, material: Material, world: ranks.World) -> None:
         self.updates = 0
         settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
-        self.engine = Engine(_Given(material), settings, OPTIMIZER, world)
+        self.engine = make_engine(_Given(material), settings, OPTIMIZER, world)
         self.ema = Ema(ONE, self.engine.masters)
 
     def prepare(self) -> None:

@@ -85,7 +85,7 @@ def train(
 
     begins: finds the weights that the run begins from.  record: the whole config, for checkpoints.
     """
-    from core.engine.engine import Engine
+    from core.engine.kinds import make_engine
 
     seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
@@ -107,8 +107,9 @@ def train(
     batches, facts = None, trained.source.facts
     if trained.source.gives_latents and world.device.type == "cpu":
         batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
+    training = make_engine(model, engine, config.optimizer, world)
     stepper = SingleStepper(
-        Engine(model, engine, config.optimizer, world),
+        training,
         prepared.PreparedObjective(objective) if batches else objective,
         config.ema,
         own_engine(objective, engine, config.optimizer, world),
@@ -129,7 +130,7 @@ def train(
     if engine.compile:
         others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
         others += [example for each in previews for example in each.examples()]
-        fit_compiled(trainer, model, compile_examples(*trained, config.model, world.device), others)
+        fit_compiled(trainer, training, model, compile_examples(*trained, config.model, world.device), others)
     else:
         trainer.fit()
 
@@ -165,14 +166,14 @@ def own_engine(
 
     They are shared out like the network's, are computed in fp32, and AdamW updates them without decay.
     """
-    from core.engine.engine import Engine
     from core.engine.joined import joined
+    from core.engine.kinds import make_engine
 
     parameters = objective.diffusion.own_parameters()
     if parameters is None:
         return None
     plain = replace(engine, precision="fp32", matmul="bf16", gradient_dtype="fp32", compile=False)
-    own = Engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
+    own = make_engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
     objective.diffusion.use(partial(joined, own))
     return own
 

@@ -11,6 +11,7 @@ from core.distributed.sequence import make_sequence_group
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
+from core.engine.engine import Engine
 from core.errors import below
 from core.progress import say
 from core.train.trainer import Trainer
@@ -63,10 +64,12 @@ def compile_examples(
     return [example_inputs(config, shape, device, padded) for shape in micro_batch_shapes(source, loader)]
 
 
-def fit_compiled(trainer: Trainer, model: Denoiser, trained: list[Example], validated: list[Example]) -> None:
+def fit_compiled(
+    trainer: Trainer, engine: Engine, model: Denoiser, trained: list[Example], validated: list[Example]
+) -> None:
     """Compile the blocks for all shapes of training and validation, train, and say whether those were all."""
     compile_blocks(model.blocks)
-    before = warm_up(model, trained, validated)
+    before = warm_up(engine, trained, validated)
     say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")
     trainer.fit()
     say(f"compiled {compiled_graphs() - before} graphs after the first step began")

@@ -132,9 +132,7 @@ def train(
 
     begins: finds the weights that the run begins from.  record: the whole config, for checkpoints.
     """
-    from core.engine.engine import (
-        Engine,  # imports DeepSpeed, which takes seconds; a dry run needs none of it
-    )
+    from core.engine.kinds import make_engine  # a dry run needs none of what it imports
 
     budget, field = config.data.quarantine_budget, "data.quarantine_budget"
     quarantine = Quarantine(output / QUARANTINE, total=len(dataset), budget=budget, field=field)
@@ -154,7 +152,7 @@ def train(
         begin_from(start.initial, transfer, model, output)
     Trainer(
         SingleStepper(
-            Engine(model, engine, config.optimizer, world),
+            make_engine(model, engine, config.optimizer, world),
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),

@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from core.distributed.ranks import World
 from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
+from core.engine.engine import Engine
+from core.engine.kinds import make_engine
+from core.engine.restoring import evaluating
 from core.errors import UserError
+from core.optim.groups import OptimizerConfig
 
 
 class Block(nn.Module):
@@ -36,47 +41,52 @@ class Stack(nn.Module):
         return x
 
 
-def test_every_shape_is_compiled_once_and_a_forgotten_one_is_counted() -> None:
+def compiled_stack(world: World, backend: str = "aot_eager") -> tuple[Stack, Engine]:
+    """Return a network under training, whose blocks are to be compiled."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    stack, shapes = Stack(), [(2, 4), (3, 4), (5, 2, 4)]
-    plain = [stack(torch.ones(shape)) for shape in shapes]
-    compile_blocks(stack.blocks, "aot_eager")
+    stack, config = Stack(), EngineConfig(device="cpu", precision="fp32", compile=True)
+    engine = make_engine(stack, config, OptimizerConfig(), world)
+    compile_blocks(stack.blocks, backend)
+    return stack, engine
+
+
+def test_every_shape_is_compiled_once_and_a_forgotten_one_is_counted(world: World) -> None:
+    torch.manual_seed(0)
+    twin, shapes = Stack(), [(2, 4), (3, 4), (5, 2, 4)]
+    plain = [twin(torch.ones(shape)) for shape in shapes]
+    _, engine = compiled_stack(world)
     start = compiled_graphs()
-    before = warm_up(stack, [(torch.ones(shape),) for shape in shapes])
+    before = warm_up(engine, [(torch.ones(shape),) for shape in shapes])
     assert before - start == len(shapes)  # not times the three blocks
-    assert all(p.grad is None for p in stack.parameters())
     for shape, expected in zip(shapes, plain, strict=True):
-        out = stack(torch.ones(shape))
+        out = engine(torch.ones(shape))
         torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
-        out.sum().backward()
+        engine.backward(out.sum())
+        assert engine.step(0.0).applied
     assert compiled_graphs() == before
-    stack(torch.ones(7, 4))
+    engine(torch.ones(7, 4))
     assert compiled_graphs() == before + 1
 
 
-def test_what_is_validated_is_compiled_before_too() -> None:
-    torch._dynamo.reset()
-    stack = Stack()
-    compile_blocks(stack.blocks, "aot_eager")
+def test_what_is_validated_is_compiled_before_too(world: World) -> None:
+    stack, engine = compiled_stack(world)
     example = (torch.ones(2, 4),)
-    before = warm_up(stack, [example], [example, (torch.ones(5, 4),)])
+    before = warm_up(engine, [example], [example, (torch.ones(5, 4),)])
     assert stack.training
-    stack(*example).sum().backward()
-    stack.eval()
-    with torch.no_grad():
-        stack(*example)
-        stack(torch.ones(5, 4))
+    engine.backward(engine(*example).sum())
+    assert engine.step(0.0).applied
+    with evaluating(engine):
+        engine(*example)
+        engine(torch.ones(5, 4))
     assert compiled_graphs() == before
 
 
-def test_more_shapes_than_torch_would_compile() -> None:
-    torch._dynamo.reset()
-    stack, count = Stack(), 3
+def test_more_shapes_than_torch_would_compile(world: World) -> None:
+    (_, engine), count = compiled_stack(world, "eager"), 3
     with torch._dynamo.config.patch(recompile_limit=1):  # pytest's monkeypatch leaves the setting hidden
-        compile_blocks(stack.blocks, "eager")
         start = compiled_graphs()
-        assert warm_up(stack, [(torch.ones(n + 2, 4),) for n in range(count)]) - start == count
+        assert warm_up(engine, [(torch.ones(n + 2, 4),) for n in range(count)]) - start == count
 
 
 def test_blocks_under_zero_3_are_refused() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.engine.replicated import Replicated, gradient_norm
+from core.engine.flat_adamw import gradient_norm
+from core.engine.zero.replicated import Replicated
 
 
 def make(dtype: torch.dtype, clipping: float = 0.0) -> tuple[list[nn.Parameter], Replicated]:

@@ -23,6 +23,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.memory.counting import LiveBytes
 from core.memory.state import ParameterGroup, TrainingState
 from core.optim.groups import OptimizerConfig, parameter_groups
@@ -82,7 +83,7 @@ def perform(world: World, stage: int, precision: str, rule: str, steps: int = 2)
             ParameterGroup([tuple(p.shape) for p in g["params"]], g.get("rule") == "muon")
             for g in parameter_groups(model, optimizer)
         ]
-        engine = Engine(model, engine_config, optimizer, world)
+        engine = make_engine(model, engine_config, optimizer, world)
         gc.collect()
         sizes, peaks = {"weights": _weights(engine)}, Peaks()
         sizes["masters"] = _bytes(engine.masters)

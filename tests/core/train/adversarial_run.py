@@ -19,6 +19,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.engine.network import MAIN, Network
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
@@ -111,7 +112,7 @@ def adversarial_trainer(
     engine = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, "zero_stage": 2, **fields})
     torch.manual_seed(seed)
     nets = Net(5, WIDTH, dropout), Net(WIDTH, 3, dropout)
-    engines = [Engine(net, engine, one, world) for net, one in zip(nets, OPTIMIZERS, strict=True)]
+    engines = [make_engine(net, engine, one, world) for net, one in zip(nets, OPTIMIZERS, strict=True)]
     batches = toy_batches(world, engine.most_at_once)
     return Trainer(
         Adversarial(*engines, poison=poison),

@@ -19,8 +19,8 @@ from core.batch import Batch
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.config import EngineConfig
-from core.engine.engine import Engine
 from core.engine.joined import joined
+from core.engine.kinds import make_engine
 from core.losses import Losses
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
@@ -92,8 +92,8 @@ def joined_trainer(folder: Path, world: World, **fields: Any) -> Trainer:
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
     config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, "zero_stage": 2, **fields})
     torch.manual_seed(0)
-    engine = Engine(ToyModel(dropout), config, OPTIMIZER, world)
-    own = Engine(Own(), replace(config, precision="fp32"), OPTIMIZER, world)
+    engine = make_engine(ToyModel(dropout), config, OPTIMIZER, world)
+    own = make_engine(Own(), replace(config, precision="fp32"), OPTIMIZER, world)
     batches = toy_batches(world, config.most_at_once)
     objective = JoinedObjective(partial(joined, own), poison)
     return Trainer(

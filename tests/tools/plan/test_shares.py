@@ -24,14 +24,14 @@ import json, sys
 from pathlib import Path
 from core.distributed import ranks
 from core.engine.config import EngineConfig
-from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from tests.tools.plan.test_shares import MODEL, OPTIMIZER
 
 folder = Path(sys.argv[1])
 world = ranks.start("cpu", 60, folder=folder)
 found = []
 for stage in range(4):
-    engine = Engine(MODEL.build(), EngineConfig(zero_stage=stage, device="cpu"), OPTIMIZER, world)
+    engine = make_engine(MODEL.build(), EngineConfig(zero_stage=stage, device="cpu"), OPTIMIZER, world)
     held = sum(shard.stop - shard.start for shard in engine.shards)
     found.append(ranks.gather_objects(held))
 if world.rank == 0:

@@ -35,7 +35,7 @@ for name, place in PAYLOADS.items():
 from torch import nn
 from core.distributed import ranks
 from core.engine.config import EngineConfig
-from core.engine.engine import Engine
+from core.engine.kinds import make_engine
 from core.optim.groups import OptimizerConfig
 
 class Network(nn.Module):
@@ -55,7 +55,7 @@ for precision in ("bf16", "fp32"):
     for stage in range(4):
         for micro_batches in (1, 3):
             config = EngineConfig(zero_stage=stage, precision=precision, device="cpu")
-            engine = Engine(Network(), config, OptimizerConfig(), world)
+            engine = make_engine(Network(), config, OptimizerConfig(), world)
             sent.clear()
             for step in range(2):
                 counting[0] = step == 1

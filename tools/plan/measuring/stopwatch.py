@@ -56,13 +56,13 @@ class Stopwatch:
     """
 
     def __init__(self, sections: Sections, work: Workload, world: World, folder: Path) -> None:
-        from core.engine.engine import Engine  # imports DeepSpeed, which takes seconds
+        from core.engine.kinds import make_engine  # what it imports takes seconds
 
         self._work, self._device, self._model = work, world.device, sections.model
         shapes: list[tuple[int, ...]] = [(1, *bucket.shape) for bucket in work.buckets]
         network = make_network(sections.model, sections.engine, shapes, world, seed=0, run=folder)
         _leave_no_zeros(network)
-        self._engine = Engine(network, sections.engine, sections.optimizer, world)
+        self._engine = make_engine(network, sections.engine, sections.optimizer, world)
         if sections.engine.compile:
             compile_blocks(network.blocks)
         self._ema = Ema(sections.ema, self._engine.masters)

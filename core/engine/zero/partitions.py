@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.engine.replicated import Replicated
 from core.engine.shards import Cut, Shard
+from core.engine.zero.replicated import Replicated
 
 
 def masters(optimizer: Any) -> list[Tensor]:

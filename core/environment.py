@@ -65,6 +65,12 @@ def place() -> Place:
     return Place("alone")
 
 
+def ranks_on_node(ranks: int) -> int:
+    """Return how many of a job's ranks share this node; all of them where a node has one."""
+    found = place().local_size
+    return found if 1 < found <= ranks else ranks
+
+
 def rank() -> int:
     """Return this process's rank, 0 for a single process."""
     return place().rank

@@ -42,7 +42,7 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None
     for index, block in enumerate(blocks):
         if mode in ("full", "selective") or (mode == "every_k" and index % config.checkpoint_every == 0):
             options: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
-            run = _to_the_end if config.zero_stage == 3 else checkpoint  # `auto` only counts, and is no stage
+            run = _to_the_end if config.frees_in_block else checkpoint
             block.forward = _recomputed(run, block.forward, options)
 
 

@@ -14,12 +14,30 @@ from core.errors import UserError
 class EngineConfig:
     """How the training state is spread over ranks, and in which precision the network computes."""
 
+    kind: Literal["deepspeed", "fsdp2"] = setting(
+        "deepspeed",
+        "what shards, reduces and updates: DeepSpeed at ZeRO stages 0 to 3, or PyTorch's FSDP2 at 2 and 3",
+        role="work",
+    )
     zero_stage: int | Literal["auto"] = setting(
         1,
         "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights; auto: 0 of one rank, else "
         "the least that fits; kept when the run goes on",
         low=0,
         high=3,
+        role="work",
+    )
+    shard_ranks: int = setting(
+        0,
+        "fsdp2: neighbouring ranks that share one copy of the state, 0 = those of a node",
+        unit="ranks",
+        low=0,
+        role="work",
+    )
+    reduce: Literal["each", "last"] = setting(
+        "each",
+        "fsdp2: after which micro-steps ranks add up gradients; last: once a step, for a whole fp32 gradient "
+        "on every rank",
         role="work",
     )
     precision: Literal["bf16", "fp32"] = setting(
@@ -61,14 +79,39 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.matmul == "fp8" and self.precision == "fp32":
             raise UserError("matmul", "fp8", "bf16 with precision=fp32, or precision=bf16")
-        if self.compile and self.zero_stage == 3:
+        self._require_kind()
+        if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
             reason = "its hooks, which gather weights, break a block's graph at every layer"
             raise UserError("compile", True, f"false with zero_stage=3: {reason}")
+
+    def _require_kind(self) -> None:
+        """Raise UserError where the kind of engine cannot do what another setting asks for."""
+        if self.kind == "deepspeed":
+            for name, value, usual in (("shard_ranks", self.shard_ranks, 0), ("reduce", self.reduce, "each")):
+                if value != usual:
+                    raise UserError(name, value, f"{usual} with kind=deepspeed, or kind=fsdp2")
+            return
+        if self.zero_stage in (0, 1):
+            raise UserError("zero_stage", self.zero_stage, "2, 3 or auto with kind=fsdp2")
+        if self.gradient_dtype == "bf16":
+            raise UserError("gradient_dtype", "bf16", "fp32 with kind=fsdp2")
 
     @property
     def stages(self) -> tuple[int, ...]:
         """ZeRO stages that the other settings allow."""
+        if self.kind == "fsdp2":
+            return (2, 3)
         return (0, 1, 2) if self.compile else (0, 1, 2, 3)
+
+    def copy_ranks(self, ranks: int, on_node: int) -> int:
+        """Return how many ranks share one copy of the state under fsdp2; on_node: those of a node.
+
+        UserError where `shard_ranks` does not divide the ranks. Where those of a node do not, all share it.
+        """
+        asked = self.shard_ranks
+        if asked and ranks % asked:
+            raise UserError("shard_ranks", asked, f"a divisor of the number of ranks, {ranks}")
+        return asked or (on_node if ranks % on_node == 0 else ranks)
 
     @property
     def stage(self) -> int:
@@ -84,7 +127,12 @@ class EngineConfig:
     @property
     def meets_in_forward(self) -> bool:
         """Return whether ranks wait for one another within a forward pass: for weights, or for tokens."""
-        return self.stage == 3 or self.sequence_parallel > 1
+        return self.kind == "fsdp2" or self.stage == 3 or self.sequence_parallel > 1
+
+    @property
+    def frees_in_block(self) -> bool:
+        """Return whether weights are freed where a block's last layer ends, and not after the block."""
+        return self.kind == "deepspeed" and self.zero_stage == 3  # `auto` only counts, and is no stage
 
     @property
     def sums_micro_steps(self) -> bool:

@@ -41,7 +41,8 @@ class Engine(ABC):
     """A network under training (construction is collective: all ranks, in the same order).
 
     module: the network.  masters: this rank's fp32 weights, which the optimizer updates, as flat tensors.
-    shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks.
+    shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks; []
+    where no arithmetic says.
     updates: optimizer updates applied so far.
     data_ranks: how many ranks, or groups of ranks, hold different samples.
     is_constant: whether the network is a fixed function now (`restoring.constant`).

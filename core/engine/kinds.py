@@ -1,4 +1,4 @@
-"""The kinds of engines."""
+"""The kinds of engines, by `engine.kind`. A process imports the library of the one it takes, and no other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.optim.groups import OptimizerConfig
+from core.progress import say
 
 
 def make_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World) -> Engine:
     """Put a network under training (collective: all ranks, networks in the same order)."""
+    if engine.kind == "fsdp2":
+        from core.engine.fsdp2.fsdp_engine import FsdpEngine
+
+        return FsdpEngine(model, engine, optimizer, world)
     from core.engine.zero.zero_engine import ZeroEngine
 
+    if engine.stage == 3 and world.device.type == "cuda":
+        say("engine: kind=deepspeed compiles nothing at ZeRO stage 3; engine.kind=fsdp2 would")
     return ZeroEngine(model, engine, optimizer, world)

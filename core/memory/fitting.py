@@ -70,12 +70,12 @@ class Fitting(Protocol):
 
 
 def least_stage(ranks: int, found: Mapping[int, Fitting]) -> int:
-    """Return the ZeRO stage that `auto` stands for: 0 of one rank, which has nothing to share out.
+    """Return the stage that `auto` stands for: the first of one rank, which has nothing to share out.
 
     Of more ranks it is the least that fits, since higher ones send more; where none fits, the one that takes
     least.
     """
     if ranks == 1:
-        return 0
+        return min(found)
     fitting = [stage for stage, each in found.items() if each.fits]
     return min(fitting) if fitting else min(found, key=lambda stage: found[stage].bytes)

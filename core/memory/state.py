@@ -29,10 +29,12 @@ class ParameterGroup:
     """Parameters that one rule updates, as the optimizer groups them.
 
     is_muon: whether it is Muon, which keeps one moment, not AdamW's two.
+    blocks: of each parameter the block that it is part of, "" for none; empty where that does not matter.
     """
 
     shapes: Sequence[tuple[int, ...]]
     is_muon: bool = False
+    blocks: Sequence[str] = ()
 
     @property
     def numbers(self) -> int:
@@ -59,6 +61,11 @@ class ParameterGroup:
         """Return how many numbers of the fp32 masters a rank holds, with padding."""
         return sum(part for _, part in self.pieces(zero_stage, ranks))
 
+    def rows(self, ranks: int) -> list[tuple[int, int]]:
+        """Return `pieces` of parameters that are cut by rows, as FSDP2 does."""
+        sizes = [(math.prod(shape), shape[0]) for shape in self.shapes]
+        return [(size, -(-rows // ranks) * (size // rows)) for size, rows in sizes]
+
 
 def checkpoint_bytes(groups: Sequence[ParameterGroup], averages: int) -> int:
     """Return the size of a checkpoint: weights, their moments and the averages, in fp32."""
@@ -71,12 +78,14 @@ class TrainingState:
 
     groups: the trainable parameters.  fixed: numbers that are not trained.  ranks: that share the state.
     zero_stage, bf16, fp32_sums: of the engine: ZeRO stage, computing in bfloat16, gradients summed in fp32.
+    replicas: copies of the state, of which `ranks` share each one.
     averages: of the weights, fp32 each.  saves: copies for checkpoints that lie in the same memory.
     """
 
     groups: Sequence[ParameterGroup]
     fixed: int = 0
     ranks: int = 1
+    replicas: int = 1
     zero_stage: int = 1
     bf16: bool = True
     fp32_sums: bool = True
@@ -91,12 +100,13 @@ class TrainingState:
     @property
     def own(self) -> int:
         """Numbers of this rank's masters."""
-        return sum(group.own(self.zero_stage, self.ranks) for group in self.groups)
+        return sum(map(self._own, self.groups))
 
     def parts(self) -> dict[str, int]:
         """Bytes of each part on one rank in a forward and backward pass, those that are 0 left out."""
-        moments = sum(group.own(self.zero_stage, self.ranks) * group.moments for group in self.groups)
-        saved = sum(-(-g.numbers // self.ranks) * (1 + g.moments + self.averages) for g in self.groups)
+        moments = sum(self._own(group) * group.moments for group in self.groups)
+        writers = self.ranks * self.replicas
+        saved = sum(-(-g.numbers // writers) * (1 + g.moments + self.averages) for g in self.groups)
         parts = {
             "weights": self._weights(),
             "masters": self.own * FP32,
@@ -114,6 +124,10 @@ class TrainingState:
         So a rank takes the sum of the parts, and the larger one of activations and this.
         """
         return max(0, self._update() - self._gradients() - self._traffic() - self._gathered())
+
+    def _own(self, group: ParameterGroup) -> int:
+        """Numbers of this rank's masters of a group."""
+        return group.own(self.zero_stage, self.ranks)
 
     @property
     def _computed(self) -> int:
@@ -157,7 +171,7 @@ class TrainingState:
 
     def _largest_part(self, group: ParameterGroup) -> int:
         """Numbers of a parameter that a rank holds of the largest: no more than it holds of the group."""
-        return min(max(map(math.prod, group.shapes)), group.own(self.zero_stage, self.ranks))
+        return min(max(map(math.prod, group.shapes)), self._own(group))
 
     def _update(self) -> int:
         """Bytes of gradients and of what the update of the largest group takes beside its masters."""
@@ -170,7 +184,7 @@ class TrainingState:
 
     def _copied(self, group: ParameterGroup) -> int:
         """Bytes of a group's flat gradient in fp32, which stage 2 keeps already where it sums in fp32."""
-        own = group.own(self.zero_stage, self.ranks)
+        own = self._own(group)
         is_flat = self.zero_stage == 2 and self.bf16 and self.fp32_sums
         flat = 0 if is_flat else own * FP32
         rounded = own * self._computed if self.zero_stage == 1 and self.bf16 else 0  # before it is converted
@@ -184,7 +198,7 @@ class TrainingState:
         """
         if not group.is_muon:
             return 0
-        width, own = self._computed, group.own(self.zero_stage, self.ranks)
+        width, own = self._computed, self._own(group)
         sizes = [math.prod(shape) for shape in group.shapes]
         largest = max(2 * math.prod(s) + 2 * min(s[0], math.prod(s[1:])) ** 2 for s in group.shapes)
         if self.zero_stage == 0 or self.ranks == 1:

@@ -39,6 +39,15 @@ from core.train.training_data import TrainingData
 from core.train.validation import ValidationConfig
 
 WIDTH, BATCH = 33, 8
+STAGES = (0, 1, 2, 3, "fsdp2-2", "fsdp2-3")
+"""Each kind of engine at each of its stages, as `engine_fields` takes them."""
+
+
+def engine_fields(stage: int | str) -> dict[str, Any]:
+    """Return the engine's fields: of a ZeRO stage, fsdp2-STAGE, or fsdp2-STAGE-SHARD_RANKS."""
+    kind, *numbers = stage.split("-") if isinstance(stage, str) else ("deepspeed", stage)
+    fields = dict(zip(("zero_stage", "shard_ranks"), map(int, numbers), strict=False))
+    return {"kind": kind, **fields}
 
 
 class ToyModel(nn.Module):
@@ -112,7 +121,8 @@ def toy_engine(
 ) -> Engine:
     torch.manual_seed(seed)
     optimizer = OptimizerConfig(name=rule, lr=lr, weight_decay=0.1, warmup_steps=3, schedule=schedule)
-    config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **engine})
+    fields = engine_fields(engine.pop("zero_stage", 1))
+    config = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **fields, **engine})
     return make_engine(ToyModel(dropout), config, optimizer, world)
 
 

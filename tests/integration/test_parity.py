@@ -15,6 +15,7 @@ from core.checkpoint.weights import find, load_weights
 from core.distributed.ranks import World, start
 from core.records import read_rows
 from tests.core.ranks import finish, start_ranks
+from tests.core.toy_run import engine_fields
 from tests.integration import parity_run
 from tests.integration.parity_run import LIMIT_S, SHAPES, train
 
@@ -104,6 +105,7 @@ def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]]) -> list[str]:
 
 
 THREE_HEADS = '{"heads":3}'  # which 2 or 4 ranks cannot share out: a ring
+FSDP2: dict[str, Any] = {"kind": "fsdp2"}
 ROTARY = '{"positions":"rotary","qk_norm":true}'
 
 
@@ -119,6 +121,7 @@ def test_two_ranks_that_share_tokens_equal_one(world: World, tmp_path: Path) -> 
         "heads": {"zero_stage": 1, "micro_batch": 3},
         "ring": {"zero_stage": 2, "model": THREE_HEADS, "activation_checkpointing": "selective"},
         "rotary": {"zero_stage": 3, "model": ROTARY, "activation_checkpointing": "selective"},
+        "fsdp2": {**FSDP2, "zero_stage": 3, "activation_checkpointing": "full"},
     }
     run(2, tmp_path, {name: {"sequence_parallel": 2, **fields} for name, fields in runs.items()})
     for name, fields in runs.items():
@@ -131,11 +134,14 @@ def test_two_ranks_that_share_tokens_equal_one(world: World, tmp_path: Path) -> 
 def test_four_ranks_that_share_tokens_equal_one(world: World, tmp_path: Path) -> None:
     splits = {"2-2": (2, 2, "{}"), "3-2": (3, 2, "{}"), "3-4": (3, 4, "{}"), "ring": (1, 4, THREE_HEADS)}
     names = ("zero_stage", "sequence_parallel", "model")
-    run(4, tmp_path, {name: dict(zip(names, split, strict=True)) for name, split in splits.items()})
+    runs = {name: dict(zip(names, split, strict=True)) for name, split in splits.items()}
+    runs["fsdp2"] = {**runs["2-2"], **FSDP2}
+    runs["replicas"] = {**runs["fsdp2"], "shard_ranks": 2}
+    run(4, tmp_path, runs)
     for model in ("{}", THREE_HEADS):
         train(tmp_path / model, world, zero_stage=0, model=model)
-    for name, (_, _, model) in splits.items():
-        assert_equal_runs(tmp_path / model, tmp_path / name, 1e-5, 1e-5)
+    for name, fields in runs.items():
+        assert_equal_runs(tmp_path / fields["model"], tmp_path / name, 1e-5, 1e-5)
 
 
 @pytest.mark.multiprocess
@@ -146,42 +152,53 @@ def test_every_stage_and_split_takes_the_same_twenty_steps(world: World, tmp_pat
         train(tmp_path / f"1-{stage}", world, zero_stage=stage, steps=20)
     for stage in range(4):
         train(tmp_path / f"micro-{stage}", world, zero_stage=stage, steps=20, micro_batch=2)
+    rows = {str(s): {"zero_stage": s, "steps": 20} for s in range(4)}
+    rows |= {f"fsdp2-{s}": {**FSDP2, "zero_stage": s, "steps": 20} for s in (2, 3)}
+    rows["last"] = {**rows["fsdp2-2"], "reduce": "last", "micro_batch": 1}
+    for name in ("fsdp2-2", "fsdp2-3", "last"):
+        train(tmp_path / f"1-{name}", world, **rows[name])
+    rows["replicas"] = {**rows["fsdp2-3"], "shard_ranks": 2}
     for ranks in (2, 4):
-        run(ranks, tmp_path, {f"{ranks}-{s}": {"zero_stage": s, "steps": 20} for s in range(4)})
+        run(ranks, tmp_path, {f"{ranks}-{name}": fields for name, fields in rows.items()})
     folders = sorted(tmp_path.glob("*-*"))
-    assert len(folders) == 3 + 4 + 2 * 4
+    assert len(folders) == 3 + 4 + 3 + 2 * len(rows)
     for folder in folders:
         assert_equal_runs(tmp_path / "plain", folder, 1e-6, 1e-6)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(("kind", "stage"), [("deepspeed", 1), ("deepspeed", 3), ("fsdp2", 3)])
 def test_recomputing_changes_no_bit_of_a_run(
-    world: World, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, kind: str, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tmp_path / "none", world, zero_stage=stage)
+    train(tmp_path / "none", world, kind=kind, zero_stage=stage)
     for mode in ("selective", "every_k", "full"):
         monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
-        train(tmp_path / mode, world, zero_stage=stage, activation_checkpointing=mode)
+        train(tmp_path / mode, world, kind=kind, zero_stage=stage, activation_checkpointing=mode)
         assert rows(tmp_path / mode) == rows(tmp_path / "none")
         assert_equal_runs(tmp_path / "none", tmp_path / mode, 0.0, 0.0)
 
 
-def test_compiled_blocks_compute_the_same_and_compile_nothing_later(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "stage"), [("deepspeed", 1), ("fsdp2", 3)])
+def test_compiled_blocks_compute_the_same_and_compile_nothing_later(
+    world: World, tmp_path: Path, kind: str, stage: int
+) -> None:
     torch._dynamo.reset()
-    train(tmp_path / "eager", world, zero_stage=1)
-    assert train(tmp_path / "compiled", world, zero_stage=1, backend="aot_eager") == (2 * len(SHAPES), 0)
+    fields: dict[str, Any] = {"kind": kind, "zero_stage": stage}
+    train(tmp_path / "eager", world, **fields)
+    assert train(tmp_path / "compiled", world, backend="aot_eager", **fields) == (2 * len(SHAPES), 0)
     assert_equal_runs(tmp_path / "eager", tmp_path / "compiled", 1e-5, 1e-5)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("mode", ["none", "selective", "every_k", "full"])
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, "fsdp2-2", "fsdp2-3"])
 def test_inductor_computes_the_same_and_compiles_nothing_later(
-    world: World, tmp_path: Path, stage: int, mode: str
+    world: World, tmp_path: Path, stage: int | str, mode: str
 ) -> None:
     torch._dynamo.reset()
-    train(tmp_path / "eager", world, zero_stage=stage, micro_batch=3)
-    fields = {"zero_stage": stage, "micro_batch": 3, "activation_checkpointing": mode}
+    fields = {**engine_fields(stage), "micro_batch": 3}
+    train(tmp_path / "eager", world, **fields)
+    fields["activation_checkpointing"] = mode
     before, after = train(tmp_path / "compiled", world, backend="inductor", **fields)
     kinds = 2 if mode == "every_k" else 1  # of blocks
     assert (before, after) == (2 * kinds * 2 * len(SHAPES), 0)  # micro-batches of 3 and 2, and validation

@@ -20,7 +20,8 @@ from launch.jobs import JOBS, Job
 
 OUTPUTS = {"output": "place", "overwrite": "work", "processes": "work"}
 ENGINE = (
-    *("zero_stage", "micro_batch", "sequence_parallel", "activation_checkpointing", "checkpoint_every"),
+    *("kind", "zero_stage", "shard_ranks", "reduce", "micro_batch"),
+    *("sequence_parallel", "activation_checkpointing", "checkpoint_every"),
     *("compile", "device", "timeout_s"),
 )
 TRAINER = {

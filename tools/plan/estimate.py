@@ -60,6 +60,7 @@ def estimate(
     """
     numbers, averages = count_parameters(run.model), len(run.ema.names)
     device, engine = device_of(plan), run.engine
+    copy = engine.copy_ranks(plan.ranks, plan.ranks_per_node) if engine.kind == "fsdp2" else 0
     asked = _settings(plan, run, work, device)
     counted, found, configured = asked.activations, asked.found, asked.configured
     chosen = memory.recommend(found, engine.sequence_parallel) if device else None
@@ -85,7 +86,7 @@ def estimate(
         "ranks_have": [
             share._asdict()
             for share in shares_of_ranks(
-                run.groups, configured.zero_stage, configured.degree, plan.ranks, work
+                run.groups, configured.zero_stage, configured.degree, plan.ranks, work, copy
             )
         ],
         "configured": with_times.of(configured),
@@ -123,7 +124,7 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
-    known: Any = {"ranks": plan.ranks, "averages": len(run.ema.names)}
+    known: Any = {"ranks": plan.ranks, "on_node": plan.ranks_per_node, "averages": len(run.ema.names)}
     known["memory"] = device.memory if device else 0
     auto = replace(engine, micro_batch="auto")
     for policy in memory.POLICIES if device else (asked,):
@@ -198,12 +199,13 @@ class _Times:
     def of(self, setting: Setting) -> dict[str, Any]:
         """Return the figures of one setting."""
         work = replace(self.work, data_ranks=self.plan.ranks // setting.degree)
-        calls = figures.calls(self.numbers, self.run.engine, work, setting)
+        state = figures.state_traffic(self.run.groups, self.run.engine, work, setting, self.plan)
         shared = figures.shared_calls(self.run.model, self.run.engine, work, setting)
-        sent = Sent(traffic.sent(calls, self.plan.ranks), traffic.sent(shared, setting.degree))
+        tokens = traffic.sent(shared, setting.degree)
+        sent = Sent(state.sent, tokens, state.overlaps, state.sharers)
         found = {
             **_setting(setting),
-            "collectives": calls,
+            "collectives": state.calls,
             "collectives_of_shared_tokens": shared,
             "sent_bytes_per_step": sent.state + sent.tokens,
         }

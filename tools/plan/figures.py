@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from core.engine.config import EngineConfig
+from core.memory.state import ParameterGroup
 from models.denoisers.network import DenoiserConfig, output_channels, train_flops
 from models.weights import shapes_only
 from tools.plan import traffic
@@ -42,14 +45,45 @@ def micro_batches_per_step(workload: Workload, setting: Setting) -> float:
     return workload.groups_per_step * sum(each)
 
 
-def calls(numbers: int, engine: EngineConfig, workload: Workload, setting: Setting) -> dict[str, float]:
-    """Return the payloads of a step's collectives for the state of training."""
-    return traffic.payloads(
-        numbers,
-        zero_stage=setting.zero_stage,
-        bf16=engine.precision == "bf16",
-        micro_batches=micro_batches_per_step(workload, setting),
-    )
+@dataclass(frozen=True)
+class StateTraffic:
+    """What a step sends for the state of training. calls: the payloads of its collectives, by kind.
+
+    sent: bytes of a rank.  overlaps: whether arithmetic hides them.  sharers: ranks that share one copy.
+    """
+
+    calls: dict[str, float]
+    sent: float
+    overlaps: bool
+    sharers: int
+
+
+def state_traffic(
+    groups: Sequence[ParameterGroup],
+    engine: EngineConfig,
+    workload: Workload,
+    setting: Setting,
+    plan: PlanConfig,
+) -> StateTraffic:
+    """Return what a step sends for the state of training."""
+    bf16, stage = engine.precision == "bf16", setting.zero_stage
+    micro_batches = micro_batches_per_step(workload, setting)
+    if engine.kind == "fsdp2":
+        copy = engine.copy_ranks(plan.ranks, plan.ranks_per_node)
+        replicas, last = plan.ranks // copy, engine.reduce == "last"
+        calls = traffic.fsdp_payloads(
+            groups,
+            copy,
+            replicas,
+            zero_stage=stage,
+            bf16=bf16,
+            micro_batches=micro_batches,
+            reduces_last=last,
+        )
+        return StateTraffic(calls, traffic.fsdp_sent(calls, copy, replicas), True, copy)
+    numbers = sum(group.numbers for group in groups)
+    calls = traffic.payloads(numbers, zero_stage=stage, bf16=bf16, micro_batches=micro_batches)
+    return StateTraffic(calls, traffic.sent(calls, plan.ranks), stage == 3, plan.ranks if stage else 1)
 
 
 def shared_calls(

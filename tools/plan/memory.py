@@ -10,9 +10,10 @@ from core.engine.config import EngineConfig
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured
-from core.memory.state import ParameterGroup, TrainingState
+from core.memory.state import ParameterGroup
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Workload
+from tools.runs.memory.run_memory import state_of
 from tools.train import denoiser_pass
 
 POLICIES = ("none", "selective", "every_k", "full")
@@ -42,20 +43,6 @@ def activations(
     ]
 
 
-def state(
-    groups: Sequence[ParameterGroup], engine: EngineConfig, ranks: int, stage: int, averages: int
-) -> TrainingState:
-    """Return the state of training on one rank."""
-    return TrainingState(
-        groups=groups,
-        ranks=ranks,
-        zero_stage=stage,
-        bf16=engine.precision == "bf16",
-        fp32_sums=engine.gradient_dtype == "fp32",
-        averages=averages,
-    )
-
-
 def shared(measured: Sequence[Measured], degree: int) -> list[Measured]:
     """Return the activations where so many ranks hold a share of the tokens of a sample each."""
     return [Measured([x // degree for x in each.one], [x // degree for x in each.two]) for each in measured]
@@ -81,19 +68,21 @@ def possible(
     *,
     degree: int,
     ranks: int,
+    on_node: int,
     averages: int,
     memory: int,
 ) -> list[Setting]:
     """Return every stage with a policy, and the micro-batches that `engine` asks for.
 
-    measured: activations of each bucket, of whole samples.  memory: bytes of a GPU, of which USABLE are
-    planned with; 0 is no limit.
+    measured: activations of each bucket, of whole samples.  on_node: ranks of a node.
+    memory: bytes of a GPU, of which USABLE are planned with; 0 is no limit.
     """
     usable = int(USABLE * memory) if memory else None
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
     found = []
     for stage in engine.stages:
-        on_rank = state(groups, engine, ranks, stage, averages)
+        staged = replace(engine, zero_stage=stage)
+        on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
         takes = fit(on_rank, usable, shares, shared(measured, degree), micro_batch=engine.micro_batch)
         found.append(Setting(zero_stage=stage, policy=policy, degree=degree, **vars(takes)))
     return found

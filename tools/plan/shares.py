@@ -24,23 +24,41 @@ class RankShare(NamedTuple):
     token_part: int
 
 
-def numbers_of_ranks(groups: Sequence[ParameterGroup], zero_stage: int, ranks: int) -> np.ndarray:
+def numbers_of_ranks(
+    groups: Sequence[ParameterGroup], zero_stage: int, ranks: int, copy: int = 0
+) -> np.ndarray:
     """Return how many numbers each rank updates, (ranks,) int64, as DeepSpeed 0.19 cuts them.
 
-    The last ranks have less, or padding alone.
+    copy: under FSDP2, which cuts by rows, how many ranks share one copy; 0 is DeepSpeed. The last ranks have
+    less, or padding alone.
     """
+    if copy:
+        rows = [piece for group in groups for piece in group.rows(copy)]
+        return np.tile(_cut(rows, copy), ranks // copy)
     if zero_stage == 0:
         return np.full(ranks, sum(group.numbers for group in groups), np.int64)
     pieces = [piece for group in groups for piece in group.pieces(zero_stage, ranks)]
+    return _cut(pieces, ranks)
+
+
+def _cut(pieces: Sequence[tuple[int, int]], ranks: int) -> np.ndarray:
     rank = np.arange(ranks, dtype=np.int64)
     return sum((np.clip(total - rank * part, 0, part) for total, part in pieces), np.zeros(ranks, np.int64))
 
 
 def shares_of_ranks(
-    groups: Sequence[ParameterGroup], zero_stage: int, degree: int, ranks: int, workload: Workload
+    groups: Sequence[ParameterGroup],
+    zero_stage: int,
+    degree: int,
+    ranks: int,
+    workload: Workload,
+    copy: int = 0,
 ) -> list[RankShare]:
-    """Return every rank's share.  degree: neighbouring ranks that share the tokens of a sample."""
-    numbers = numbers_of_ranks(groups, zero_stage, ranks)
+    """Return every rank's share.
+
+    degree: neighbouring ranks that share the tokens of a sample.  copy: as `numbers_of_ranks` takes it.
+    """
+    numbers = numbers_of_ranks(groups, zero_stage, ranks, copy)
     found = []
     for rank in range(ranks):
         sizes = [bucket.group * degree // ranks for bucket in workload.buckets]

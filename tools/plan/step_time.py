@@ -41,10 +41,15 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes that a rank sends in a step: for the state of training, and for the tokens of shared samples."""
+    """Bytes that a rank sends in a step: for the state of training, and for the tokens of shared samples.
+
+    overlaps: whether arithmetic hides what the state sends.  sharers: ranks that share one copy of the state.
+    """
 
     state: float
     tokens: float
+    overlaps: bool
+    sharers: int
 
 
 def by_data_sheet(
@@ -60,7 +65,7 @@ def by_data_sheet(
         if setting.policy in ("every_k", "full"):
             basis += ", and what is computed again on top"
         return StepTime({"arithmetic": flops / (peak * plan.mfu)}, basis, NOT_COUNTED[1:])
-    own = -(-numbers // plan.ranks) if setting.zero_stage else numbers
+    own = -(-numbers // sent.sharers)
     arithmetic = flops / peak
     parts = {"arithmetic": arithmetic, "update": update_bytes(own, averages) / device.bandwidth}
     traffic, missing = _traffic(sent, setting, plan, device, arithmetic)
@@ -84,7 +89,7 @@ def as_measured(
     each = zip(workload.buckets, found.seconds, strict=True)
     again = (1 + AGAIN[setting.policy] / 3) / (1 + AGAIN[asked] / 3)
     seconds = workload.groups_per_step * sum(bucket.share * took for bucket, took in each) * again
-    update = found.update / (plan.ranks if setting.zero_stage else 1)
+    update = found.update / sent.sharers
     traffic, missing = _traffic(sent, setting, plan, device, seconds)
     basis = f"micro-batches and update as measured on {found.device}"
     if plan.ranks > 1:
@@ -105,7 +110,7 @@ def _traffic(
     found, missing = {}, []
     if link:
         took = sent.state / link
-        found["traffic"] = max(0.0, took - arithmetic) if setting.zero_stage == 3 else took
+        found["traffic"] = max(0.0, took - arithmetic) if sent.overlaps else took
     elif plan.ranks <= plan.ranks_per_node:
         missing.append("traffic, as the data sheet names no link")
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from core.memory.state import FP32, LIVE
+from core.memory.state import FP32, LIVE, ParameterGroup
 from models.attention.by_heads import by_ring
 
 
@@ -25,6 +26,44 @@ def payloads(numbers: int, *, zero_stage: int, bf16: bool, micro_batches: float)
         return {"all_reduce": sums * numbers * width, "all_gather": float(numbers * width)}
     gathers = 1.0 if numbers <= LIVE else 2 * micro_batches
     return {"reduce_scatter": micro_batches * numbers * width, "all_gather": gathers * numbers * width}
+
+
+def fsdp_payloads(
+    groups: Sequence[ParameterGroup],
+    copy: int,
+    replicas: int,
+    *,
+    zero_stage: int,
+    bf16: bool,
+    micro_batches: float,
+    reduces_last: bool,
+) -> dict[str, float]:
+    """Return the bytes that collectives of a step are called with under FSDP2, by kind, padding included.
+
+    copy: ranks that share one copy of the state, of which there are `replicas`.  Weights are gathered for
+    every forward pass, at stage 3 those of blocks for the backward pass again; fp32 gradients are scattered
+    after every micro-batch, or once a step, and what a rank gets is summed over the replicas.
+    """
+    padded = in_blocks = 0
+    for group in groups:
+        for (_, part), block in zip(group.rows(copy), group.blocks, strict=True):
+            padded += copy * part
+            in_blocks += copy * part if block else 0
+    again = (in_blocks or padded) if zero_stage == 3 else 0
+    reductions = 1.0 if reduces_last else micro_batches
+    calls = {
+        "all_gather": micro_batches * (padded + again) * (2 if bf16 else FP32) * (copy > 1),
+        "reduce_scatter": reductions * padded * FP32 * (copy > 1),
+        "all_reduce": reductions * padded / copy * FP32 * (replicas > 1),
+    }
+    return {kind: size for kind, size in calls.items() if size}
+
+
+def fsdp_sent(calls: dict[str, float], copy: int, replicas: int) -> float:
+    """Return the bytes that each rank sends for these collectives, of a copy and between replicas."""
+    between = {kind: size for kind, size in calls.items() if kind == "all_reduce"}
+    within = {kind: size for kind, size in calls.items() if kind != "all_reduce"}
+    return sent(within, copy) + sent(between, replicas)
 
 
 def sent(calls: dict[str, float], ranks: int) -> float:

@@ -185,6 +185,7 @@ def _require_fit(run: SweepRun, plan: PlanConfig, device: Device) -> None:
         memory.activations(config.model, engine, work, policy),
         degree=engine.sequence_parallel,
         ranks=config.processes,
+        on_node=plan.ranks_per_node,
         averages=len(config.ema.names),
         memory=device.memory,
     )

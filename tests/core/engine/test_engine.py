@@ -15,9 +15,7 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine import first_weights
 from core.errors import UserError
-from tests.core.toy_run import ToyModel, ToyObjective, toy_batches, toy_engine
-
-STAGES = [0, 1, 2, 3]
+from tests.core.toy_run import STAGES, ToyModel, ToyObjective, toy_batches, toy_engine
 
 
 def train(model: Any, engine: Any, world: World, steps: int, micro_batch: int, poison: int = -1) -> list[Any]:
@@ -64,7 +62,7 @@ class PlainAdamW:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("micro_batch", [8, 4])
-def test_fp32_equals_plain_adamw_with_clipping(world: World, stage: int, micro_batch: int) -> None:
+def test_fp32_equals_plain_adamw_with_clipping(world: World, stage: Any, micro_batch: int) -> None:
     engine = toy_engine(world, zero_stage=stage, precision="fp32", gradient_clipping=0.5)
     torch.manual_seed(0)
     model = ToyModel()
@@ -80,7 +78,7 @@ def test_fp32_equals_plain_adamw_with_clipping(world: World, stage: int, micro_b
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_average_equals_that_of_whole_parameters(world: World, stage: int) -> None:
+def test_average_equals_that_of_whole_parameters(world: World, stage: Any) -> None:
     engine = toy_engine(world, zero_stage=stage, precision="fp32", gradient_clipping=0.5)
     torch.manual_seed(0)
     model = ToyModel()
@@ -103,7 +101,7 @@ def test_average_equals_that_of_whole_parameters(world: World, stage: int) -> No
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_with_nan_is_skipped_and_leaves_nothing_behind(
-    world: World, stage: int, precision: str
+    world: World, stage: Any, precision: str
 ) -> None:
     engine = toy_engine(world, zero_stage=stage, precision=precision)
     train(engine, engine, world, 1, 4)
@@ -121,7 +119,7 @@ def test_a_step_with_nan_is_skipped_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: int) -> None:
+def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: Any) -> None:
     torch.manual_seed(0)
     model = ToyModel()
     state = toy_engine(world, zero_stage=stage, precision="bf16").full_state()
@@ -140,7 +138,7 @@ def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_bf16_stays_close_to_fp32(world: World, stage: int) -> None:
+def test_bf16_stays_close_to_fp32(world: World, stage: Any) -> None:
     coarse = toy_engine(world, zero_stage=stage, precision="bf16")
     fine = toy_engine(world, zero_stage=stage, precision="fp32")
     a, b = train(coarse, coarse, world, 3, 4), train(fine, fine, world, 3, 4)
@@ -148,7 +146,7 @@ def test_bf16_stays_close_to_fp32(world: World, stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_written_masters_reach_the_network(world: World, stage: int) -> None:
+def test_written_masters_reach_the_network(world: World, stage: Any) -> None:
     engine = toy_engine(world, zero_stage=stage, precision="bf16")
     with torch.no_grad():
         for flat in engine.masters:
@@ -163,7 +161,7 @@ def test_written_masters_reach_the_network(world: World, stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_shards_cover_every_trainable_number_once(world: World, stage: int) -> None:
+def test_shards_cover_every_trainable_number_once(world: World, stage: Any) -> None:
     engine = toy_engine(world, zero_stage=stage)
     seen = {name: torch.zeros(math.prod(shape)) for name, shape in engine.trainable_shapes().items()}
     for shard in engine.owned:
@@ -189,7 +187,7 @@ def test_timeouts_reach_every_process_group(world: World) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_waits_for_no_whole_device(world: World, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_waits_for_no_whole_device(world: World, stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU this does nothing; on a GPU it empties the queue, and DeepSpeed's timer asks for it."""
     from deepspeed.accelerator import get_accelerator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,24 @@ from torch import Tensor
 from core.distributed.ranks import World
 from tests.core import states_run
 from tests.core.ranks import run_ranks
+from tests.core.toy_run import STAGES
 
 PROGRAM = states_run.__file__
-STAGES = (0, 1, 2, 3)
+ZERO = (0, 1, 2, 3)
 RANKS = (1, 2, 4)
 PAIRS = {  # ranks before and after -> stages: 24 of the 144, with all 16 pairs of stages among them
-    (1, 2): [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 in (1, 2)],
-    (2, 4): [(a, b) for a, b in product(STAGES, STAGES) if (a - b) % 4 == 3],
-    (1, 4): [(stage, stage) for stage in STAGES],
-    (2, 1): [(stage, stage) for stage in STAGES],
+    (1, 2): [(a, b) for a, b in product(ZERO, ZERO) if (a - b) % 4 in (1, 2)],
+    (2, 4): [(a, b) for a, b in product(ZERO, ZERO) if (a - b) % 4 == 3],
+    (1, 4): [(stage, stage) for stage in ZERO],
+    (2, 1): [(stage, stage) for stage in ZERO],
     (4, 1): [(0, 3), (3, 0), (0, 1), (3, 2)],
+}
+KINDS: dict[tuple[int, int], list[tuple[Any, Any]]] = {  # the same between kinds of engines
+    (1, 2): [("fsdp2-2", 1), (0, "fsdp2-3"), ("fsdp2-3", "fsdp2-2")],
+    (2, 4): [("fsdp2-3", 2), (3, "fsdp2-2"), ("fsdp2-2", "fsdp2-3-2")],
+    (1, 4): [("fsdp2-2", "fsdp2-3")],
+    (2, 1): [("fsdp2-2", 0), (1, "fsdp2-2"), ("fsdp2-3", "fsdp2-3")],
+    (4, 1): [("fsdp2-3-2", 1), ("fsdp2-3-2", "fsdp2-2")],
 }
 
 
@@ -34,11 +43,11 @@ def run(count: int, folder: Path, jobs: list[list[Any]]) -> None:
     run_ranks(count, PROGRAM, str(path))
 
 
-def saved(folder: Path, ranks: int, stage: int) -> str:
+def saved(folder: Path, ranks: int, stage: Any) -> str:
     return str(folder / f"step-00000002.ranks{ranks}-stage{stage}")
 
 
-def loads(folder: Path, ranks: int, pairs: list[tuple[int, int]]) -> list[list[Any]]:
+def loads(folder: Path, ranks: int, pairs: Sequence[tuple[Any, Any]]) -> list[list[Any]]:
     return [["load", saved(folder, ranks, a), b] for a, b in pairs]
 
 
@@ -71,17 +80,18 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     states = [["save", saved(folder, 2, stage), stage] for stage in STAGES]
     averages = [["average", str(folder / f"average-{stage}"), stage] for stage in STAGES]
-    run(2, folder, [*clean, *spoilt, *states, *averages, *loads(folder, 1, PAIRS[1, 2])])
+    run(2, folder, [*clean, *spoilt, *states, *averages, *loads(folder, 1, [*PAIRS[1, 2], *KINDS[1, 2]])])
     return folder
 
 
 @pytest.mark.multiprocess
 def test_states_load_exactly_on_other_ranks_and_stages(trained: Path, world: World) -> None:
     assert sum(map(len, PAIRS.values())) == 24
-    assert {pair for pairs in PAIRS.values() for pair in pairs} == set(product(STAGES, STAGES))
-    on_four = [job for before in (1, 2) for job in loads(trained, before, PAIRS[before, 4])]
-    run(4, trained, [*(["save", saved(trained, 4, a), a] for a in (0, 3)), *on_four])
-    states_run.perform(world, [job for before in (2, 4) for job in loads(trained, before, PAIRS[before, 1])])
+    assert {pair for pairs in PAIRS.values() for pair in pairs} == set(product(ZERO, ZERO))
+    every = {counts: [*PAIRS[counts], *KINDS[counts]] for counts in PAIRS}
+    on_four = [job for before in (1, 2) for job in loads(trained, before, every[before, 4])]
+    run(4, trained, [*(["save", saved(trained, 4, a), a] for a in (0, 3, "fsdp2-3-2")), *on_four])
+    states_run.perform(world, [job for before in (2, 4) for job in loads(trained, before, every[before, 1])])
 
 
 def results(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -100,7 +110,7 @@ def test_all_stages_and_splits_train_alike_in_fp32(trained: Path, name: str) -> 
 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_average_of_shards_is_bitwise_that_of_whole_parameters(trained: Path, stage: int) -> None:
+def test_an_average_of_shards_is_bitwise_that_of_whole_parameters(trained: Path, stage: Any) -> None:
     equal = json.loads((trained / f"average-{stage}.json").read_text())
     assert len(equal) == 5
     assert all(equal.values()), equal
@@ -109,7 +119,7 @@ def test_an_average_of_shards_is_bitwise_that_of_whole_parameters(trained: Path,
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_nan_on_one_rank_skips_the_step_on_all(trained: Path, stage: int, precision: str) -> None:
+def test_nan_on_one_rank_skips_the_step_on_all(trained: Path, stage: Any, precision: str) -> None:
     numbers, weights = results(trained, f"nan-{precision}-{stage}")
     assert numbers["applied"] == [[True, False, True]] * 2
     assert all(value.isfinite().all() for value in weights.values())

@@ -85,11 +85,13 @@ def run(world, name, act, **fields):
 def main():
     world = start("cpu", 60)
     run(world, "left-out", lambda trainer: "leave out")
-    for stage in (1, 3):
+    for stage in (1, 3, "fsdp2-2"):
         flip_master = lambda trainer: flip(trainer.engine.masters[0])
         run(world, f"master-{stage}", flip_master, zero_stage=stage, check_every=1)
     flip_frozen = lambda trainer: flip(trainer.engine.module.frozen.weight)
     run(world, "frozen", flip_frozen, zero_stage=2, check_every=3)
+    flip_rows = lambda trainer: flip(trainer.engine.module.frozen.weight._local_tensor)
+    run(world, "rows", flip_rows, zero_stage="fsdp2-3", check_every=1)
     stop(world)
 
 end_with(main)
@@ -104,6 +106,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fault = "fault=step.data@rank=1,step=4:sleep=3"
     late = f"--run={folder}/late steps=4 validate_every=2 precision=fp32 micro_batch=2 bad=1 {fault}"
     poisoned = f"--run={folder}/poisoned steps=3 poison=14 zero_stage=3"
+    poisoned += f" --run={folder}/poisoned-fsdp2 steps=3 poison=14 zero_stage=fsdp2-2"
     toy_trainer(folder / "grown", start("cpu", 60), steps=5, zero_stage=1, **MOVED).fit()
     options = " ".join(f"{name}={value}" for name, value in MOVED.items())
     grown = f"--run={folder}/grown steps=8 zero_stage=3 micro_batch=2 {options}"
@@ -160,12 +163,13 @@ def test_two_ranks_train_and_validate_as_one(two_ranks: Path, tmp_path: Path) ->
 
 
 @pytest.mark.multiprocess
-def test_a_bad_sample_on_one_rank_is_named(two_ranks: Path) -> None:
-    (row,) = read_rows(two_ranks / "poisoned" / "incidents.jsonl")
+@pytest.mark.parametrize("name", ["poisoned", "poisoned-fsdp2"])
+def test_a_bad_sample_on_one_rank_is_named(two_ranks: Path, name: str) -> None:
+    (row,) = read_rows(two_ranks / name / "incidents.jsonl")
     (found,) = row["culprits"]
     assert (found["rank"], found["module"]) == (1, "first")
     assert [sample["id"] for sample in found["samples"]] == [14]
-    applied: list[Any] = [r["applied"] for r in read_rows(two_ranks / "poisoned" / "metrics.jsonl")]
+    applied: list[Any] = [r["applied"] for r in read_rows(two_ranks / name / "metrics.jsonl")]
     assert applied == [True, False, True]
 
 
@@ -181,10 +185,11 @@ def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
     for text in run_ranks(2, "-c", ASTRAY, str(tmp_path)):
         found = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
         assert "samples that all ranks hold in step 5 are not those" in found["left-out"]
-        for stage in (1, 3):
+        for stage in (1, 3, "fsdp2-2"):
             says = "rank 1: master 0 changed between two updates, found before step 5"
             assert says in found[f"master-{stage}"]
         assert "weight frozen.weight differs between the ranks, found before step 6" in found["frozen"]
+        assert "rank 1: part of frozen.weight changed between two updates" in found["rows"]
     assert [row["kind"] for row in read_rows(tmp_path / "frozen" / "incidents.jsonl")] == ["corrupt"]
 
 

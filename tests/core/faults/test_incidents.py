@@ -35,8 +35,8 @@ def newest_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_skipped_step_names_sample_decile_and_module(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", [1, 3, "fsdp2-2"])
+def test_a_skipped_step_names_sample_decile_and_module(world: World, tmp_path: Path, stage: Any) -> None:
     toy_trainer(tmp_path, world, steps=3, poison=13, micro_batch=4, zero_stage=stage).fit()
     (row,) = incidents(tmp_path)
     (found,) = row["culprits"]

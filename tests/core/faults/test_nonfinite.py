@@ -12,7 +12,7 @@ from torch import Tensor
 from core.distributed.ranks import World
 from core.losses import Losses
 from core.records import read_rows
-from tests.core.toy_run import toy_trainer
+from tests.core.toy_run import STAGES, toy_trainer
 from tests.core.train.test_trainer import rows
 
 
@@ -65,8 +65,8 @@ class NoNoise:
         return Losses((model(batch.x) - batch.x).square().mean(1), torch.full((len(batch),), 0.35))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_module_whose_backward_fails_is_named(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_module_whose_backward_fails_is_named(world: World, tmp_path: Path, stage: Any) -> None:
     trainer = toy_trainer(tmp_path, world, steps=3, micro_batch=4, zero_stage=stage)
     trainer.stepper.objective = NoNoise()
     spoil(trainer, 13)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
 
 from core.distributed import ranks
 from core.faults.spikes import WARM_UP, SpikeGuard
-from tests.core.toy_run import WIDTH, toy_engine
+from tests.core.toy_run import STAGES, WIDTH, toy_engine
 
 
 def steady(guard: SpikeGuard, count: int = 400) -> list[bool]:
@@ -61,8 +62,8 @@ def test_state_comes_back_exactly_through_json() -> None:
     assert [one.observe(0.3), one.clipping] == [other.observe(0.3), other.clipping]
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_the_engine_clips_at_what_a_step_says(stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_engine_clips_at_what_a_step_says(stage: Any) -> None:
     world = ranks.start("cpu", 60)
     masters = []
     for own, given in ((0.01, None), (1.0, 0.01), (1.0, None)):

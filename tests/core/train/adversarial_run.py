@@ -30,7 +30,7 @@ from core.train.step import Step, Stepper, Turn
 from core.train.trainer import Trainer
 from core.train.training_data import TrainingData
 from tests.core import toy_run
-from tests.core.toy_run import WIDTH, toy_batches
+from tests.core.toy_run import WIDTH, engine_fields, toy_batches
 
 STEPS = 8
 EPS = 1e-3  # no gradient so small that rounding decides which way its update goes
@@ -109,7 +109,8 @@ def adversarial_trainer(
     """Make a trainer; fields: of TrainerConfig, EngineConfig; largest: try batches before the first step."""
     largest = fields.pop("largest", False)
     trainer = {name: fields.pop(name) for name in TrainerConfig.__dataclass_fields__ if name in fields}
-    engine = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, "zero_stage": 2, **fields})
+    chosen = engine_fields(fields.pop("zero_stage", 2))
+    engine = EngineConfig(**{"device": "cpu", "timeout_s": 60.0, **chosen, **fields})
     torch.manual_seed(seed)
     nets = Net(5, WIDTH, dropout), Net(WIDTH, 3, dropout)
     engines = [make_engine(net, engine, one, world) for net, one in zip(nets, OPTIMIZERS, strict=True)]

@@ -20,7 +20,7 @@ from core.train.config import TrainerConfig
 from core.train.corruption import checksums, compare, same_losses
 from core.train.trainer import Trainer
 from tests.core.ranks import run_ranks
-from tests.core.toy_run import ToyObjective, toy_trainer
+from tests.core.toy_run import STAGES, ToyObjective, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 
 
@@ -42,9 +42,9 @@ def before_step(trainer: Trainer, step: int, act: Callable[[], object]) -> None:
     trainer.data = replace(trainer.data, batches=watched)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("what", ["master 0", "exp_avg 0", "average 0.5 0"])
-def test_a_bit_that_turns_over_ends_the_run(world: World, tmp_path: Path, stage: int, what: str) -> None:
+def test_a_bit_that_turns_over_ends_the_run(world: World, tmp_path: Path, stage: Any, what: str) -> None:
     trainer = toy_trainer(tmp_path, world, steps=6, zero_stage=stage, check_every=1)
     assert trainer.ema
     held = {
@@ -80,8 +80,8 @@ def test_arithmetic_that_is_wrong_once_is_found(world: World, tmp_path: Path) ->
     assert trainer.step == 2
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_checking_changes_nothing(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_checking_changes_nothing(world: World, tmp_path: Path, stage: Any) -> None:
     checked, plain = tmp_path / "checked", tmp_path / "plain"
     options: dict[str, Any] = {"steps": 5, "dropout": 0.3, "zero_stage": stage, "validate_every": 2}
     toy_trainer(checked, world, check_every=1, **options).fit()

@@ -15,6 +15,7 @@ from core.checkpoint.weights import load_weights
 from core.records import read_rows
 from core.root import ROOT
 from tests.core.ranks import finish, fork_ranks
+from tests.core.toy_run import STAGES
 
 TIMINGS = ("seconds", "samples_per_s", "data_wait", "tokens_per_s", "tflops_per_s", "ranks")
 EVERY = 3  # steps between saves of the toy's runs
@@ -27,6 +28,8 @@ KILLS = [
     (0, "save.receipt@rank=0,step=3:kill", "writes 3"),
     (1, "step.ema@rank=0,step=6:kill", ""),
     (2, "save.purge@rank=0,step=6:kill", "wrote 6"),
+    ("fsdp2-2", "step.update@rank=1,step=5:kill", ""),
+    ("fsdp2-3", "save.commit@rank=0,step=6:kill", "writes 6"),
 ]
 PLACES = [
     *("step.data", "step.check", "step.forward", "step.loss", "step.backward", "step.update", "step.ema"),
@@ -58,7 +61,7 @@ def assert_equal_runs(a: Path, b: Path, steps: int = 8) -> None:
         assert all(torch.equal(one[name], other[name]) for name in one), which
 
 
-def command(folder: Path, stage: int, fault: str = "", *more: str) -> list[str]:
+def command(folder: Path, stage: Any, fault: str = "", *more: str) -> list[str]:
     fields = [f"zero_stage={stage}", "dropout=0.2", "micro_batch=2", *more]
     return [f"--run={folder}", *fields, *([f"fault={fault}"] if fault else [])]
 
@@ -89,7 +92,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         folder = tmp_path / f"killed-{number}"
         run_until_killed(tmp_path / f"out-{number}", [*finished, *command(folder, stage, fault)])
         finished = command(folder, stage)
-    whole = [word for stage in range(4) for word in command(tmp_path / f"whole-{stage}", stage)]
+    whole = [word for stage in STAGES for word in command(tmp_path / f"whole-{stage}", stage)]
     run_to_the_end(tmp_path / f"out-{len(KILLS)}", [*finished, *whole])
     for number, (stage, fault, save) in enumerate(KILLS):
         assert_equal_runs(tmp_path / f"whole-{stage}", tmp_path / f"killed-{number}")
@@ -180,8 +183,8 @@ def test_a_kill_anywhere_is_survived(tmp_path: Path, rank: int) -> None:
 
 @pytest.mark.multiprocess
 @pytest.mark.full
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_stopped_rank_ends_the_others_within_the_timeout(tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stopped_rank_ends_the_others_within_the_timeout(tmp_path: Path, stage: Any) -> None:
     """DeepSpeed's own groups ignore the timeout given at the start; ours is set on all of them."""
     fault = "fault=step.update@rank=1,step=4:stop"
     fields = [f"zero_stage={stage}", "timeout_s=5.0", "watchdog_s=0", fault]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,23 @@ from core.engine.restoring import dry_step
 from core.errors import WorkError
 from core.faults import failpoints
 from core.records import read_rows
-from tests.core.toy_run import toy_batches, toy_engine, toy_trainer
+from tests.core.toy_run import STAGES, toy_batches, toy_engine, toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision"), [(0, "bf16"), (1, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")]
+    ("stage", "precision"),
+    [
+        (0, "bf16"),
+        (1, "bf16"),
+        (1, "fp32"),
+        (2, "bf16"),
+        (3, "bf16"),
+        ("fsdp2-2", "bf16"),
+        ("fsdp2-3", "fp32"),
+    ],
 )
-def test_of_a_rehearsal_nothing_remains(world: World, tmp_path: Path, stage: int, precision: str) -> None:
+def test_of_a_rehearsal_nothing_remains(world: World, tmp_path: Path, stage: Any, precision: str) -> None:
     """Nothing remains in weights, averages, buffers and draws, nor in the record."""
     tried, plain = tmp_path / "tried", tmp_path / "plain"
     options = {"steps": 3, "dropout": 0.3, "zero_stage": stage, "precision": precision, "micro_batch": 4}
@@ -38,8 +48,8 @@ def test_randomness_inside_the_network_is_that_of_the_step(world: World, tmp_pat
     assert not torch.equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_run_that_is_continued_rehearses_and_checks_too(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_is_continued_rehearses_and_checks_too(world: World, tmp_path: Path, stage: Any) -> None:
     """Several passes come between a load and the first update: ZeRO-3 has fixed their order by then."""
     moved, plain = tmp_path / "moved", tmp_path / "plain"
     options = {"zero_stage": stage, "schedule": "constant", "micro_batch": 4}

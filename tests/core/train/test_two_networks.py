@@ -28,7 +28,7 @@ from core.records import read_rows
 from core.train.single import SingleStepper
 from core.train.validation import ValidationConfig, make_validation
 from tests.core.ranks import finish, fork_ranks
-from tests.core.toy_run import WIDTH, ToyObjective, toy_batches, toy_trainer
+from tests.core.toy_run import STAGES, WIDTH, ToyObjective, toy_batches, toy_trainer
 from tests.core.train.adversarial_run import OPTIMIZERS, STEPS, Net, adversarial_trainer
 from tests.core.train.test_trainer import rows
 
@@ -98,8 +98,8 @@ def test_a_killed_run_of_two_networks_is_continued_exactly(tmp_path: Path) -> No
             assert ours[name] is None or ours[name] == pytest.approx(theirs[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_networks_are_trained_as_by_plain_torch(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_networks_are_trained_as_by_plain_torch(world: World, tmp_path: Path, stage: Any) -> None:
     """The generator's loss goes through the critic: a gradient left there would reach its updates."""
     fields = {"zero_stage": stage, "precision": "fp32", "gradient_clipping": 0.0, "spike_sigma": 0.0}
     adversarial_trainer(tmp_path, world, micro_batch=4, **fields).fit()
@@ -147,9 +147,9 @@ def test_rows_tell_each_network_by_its_name(world: World, tmp_path: Path) -> Non
         assert "loss_by_decile" not in row
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, "fsdp2-2"])
 def test_an_update_that_is_skipped_leaves_the_other_network_its_own(
-    world: World, tmp_path: Path, stage: int, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, stage: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = adversarial_trainer(tmp_path, world, poison=4, zero_stage=stage)
     trainer.fit()
@@ -171,9 +171,9 @@ def test_one_network_that_is_always_skipped_ends_the_run(world: World, tmp_path:
         trainer.fit()
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_trying_and_checking_leaves_nothing_in_either_network(
-    world: World, tmp_path: Path, stage: int
+    world: World, tmp_path: Path, stage: Any
 ) -> None:
     fields = {"zero_stage": stage, "dropout": 0.2}
     adversarial_trainer(tmp_path / "tried", world, largest=True, check_every=2, **fields).fit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def make(engine: Engine, folder: Path, **fields: Any) -> Validation:
     return Validation(engine, ToyObjective(), lambda: batches, ValidationConfig(**fields), folder=folder)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_validating_changes_nothing_in_the_run(world: World, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", [1, 3, "fsdp2-2"])
+def test_validating_changes_nothing_in_the_run(world: World, tmp_path: Path, stage: Any) -> None:
     with_it, without = tmp_path / "with", tmp_path / "without"
     options: dict[str, Any] = {"steps": 5, "dropout": 0.3, "zero_stage": stage}
     toy_trainer(with_it, world, validate_every=2, **options).fit()
@@ -50,9 +51,12 @@ def test_validating_changes_nothing_in_the_run(world: World, tmp_path: Path, sta
     assert not (without / "validation.jsonl").exists()
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [*product((1, 2, 3, "fsdp2-2"), ["bf16"]), (0, "fp32"), ("fsdp2-3", "fp32")],
+)
 def test_averages_are_validated_as_if_they_were_the_weights(
-    world: World, tmp_path: Path, stage: int, precision: str
+    world: World, tmp_path: Path, stage: Any, precision: str
 ) -> None:
     engine = toy_engine(world, zero_stage=stage, precision=precision)
     ema = Ema(EmaConfig(decay=0.5), engine.masters)

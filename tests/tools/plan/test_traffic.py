@@ -150,3 +150,87 @@ def test_shared_tokens_send_what_a_plan_says(tmp_path: Path) -> None:
         network = SharedNetwork(blocks=4, heads=int(heads), width=48, out=4 * 4)
         kinds = shared_tokens(network, 15, 2, number_bytes=4, policy=policy)
         assert calls == {kind: 3 * size for kind, size in kinds.items()}, name
+
+
+FSDP = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+import torch
+import torch.distributed as dist
+
+PAYLOADS = {"all_reduce": 0, "all_gather_single": 0, "reduce_scatter_single": 1}
+sent, counting = Counter(), [False]
+
+def counted(name, place):
+    call = getattr(dist, name)
+    def counting_call(*arguments, **named):
+        tensor = arguments[place] if len(arguments) > place else list(named.values())[place - len(arguments)]
+        if counting[0]:
+            sent[name.removesuffix("_single")] += tensor.nbytes
+        return call(*arguments, **named)
+    setattr(dist, name, counting_call)
+
+for name, place in PAYLOADS.items():
+    counted(name, place)
+
+from torch import nn
+from core.distributed import ranks
+from core.engine.config import EngineConfig
+from core.engine.kinds import make_engine
+from core.optim.groups import OptimizerConfig
+from tools.plan.traffic import fsdp_payloads
+from tools.runs.memory.run_memory import groups_of
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.blocks = nn.Linear(33, 129), nn.ModuleList(nn.Linear(129, 129) for _ in range(8))
+    def forward(self, x):
+        x = self.first(x.to(self.first.weight.dtype))
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return x.float()
+
+world = ranks.start("cpu", 60)
+groups, pairs = groups_of(Network, OptimizerConfig()), {}
+for precision in ("bf16", "fp32"):
+    for stage in (2, 3):
+        for micro_batches in (1, 3):
+            for reduce in ("each", "last"):
+                for copy in {2, world.size}:
+                    config = EngineConfig(
+                        kind="fsdp2", zero_stage=stage, precision=precision, device="cpu", reduce=reduce,
+                        shard_ranks=copy,
+                    )
+                    engine = make_engine(Network(), config, OptimizerConfig(), world)
+                    sent.clear()
+                    for step in range(2):
+                        counting[0] = step == 1
+                        for number in range(micro_batches):
+                            loss = engine(torch.ones(4, 33)).square().mean()
+                            engine.backward(loss, is_last=number == micro_batches - 1)
+                        engine.step(1e-3)
+                    counting[0] = False
+                    said = fsdp_payloads(
+                        groups, copy, world.size // copy, zero_stage=stage, bf16=precision == "bf16",
+                        micro_batches=micro_batches, reduces_last=reduce == "last",
+                    )
+                    pairs[f"{precision} {stage} {micro_batches} {reduce} {copy}"] = [dict(sent), said]
+if world.rank == 0:
+    Path(sys.argv[1]).write_text(json.dumps(pairs))
+ranks.stop(world)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_payloads_of_fsdp2_are_those_of_its_collectives(ranks: int, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(FSDP)
+    run_ranks(ranks, str(tmp_path / "program.py"), str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 16 * (ranks // 2)
+    for name, (calls, said) in found.items():
+        for kind in {*calls, *said}:
+            assert calls.get(kind, 0) == pytest.approx(said.get(kind, 0), rel=0.01, abs=100), (name, kind)

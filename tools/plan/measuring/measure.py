@@ -15,7 +15,6 @@ from typing import Literal
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError, below
-from core.memory.fitting import least_stage
 from core.memory.free import USABLE, free_memory
 from core.memory.micro_batch import Measured
 from core.memory.micro_batch import choose as most_that_fit
@@ -29,9 +28,8 @@ from tools.plan.measuring.cost_model import CostModel, Point
 from tools.plan.measuring.even_groups import EVEN, Choice, GroupTimes, choose, even_size, spread
 from tools.plan.measuring.stopwatch import Sections, Size, Stopwatch
 from tools.plan.step_samples import Workload
-from tools.runs.memory.run_memory import groups_of
+from tools.runs.memory.run_memory import groups_of, state_of
 
-ALONE = least_stage(1, {})  # what `auto` is of one rank, for which the device stands
 PASSES = 4  # at most; each times the groups that the passes before it led to
 
 
@@ -71,7 +69,8 @@ def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -
     named: the device that is planned for, '' for this machine's.
     """
     if sections.engine.zero_stage == "auto":
-        sections = replace(sections, engine=replace(sections.engine, zero_stage=ALONE))
+        alone = sections.engine.stages[0]  # of one rank, for which the device stands
+        sections = replace(sections, engine=replace(sections.engine, zero_stage=alone))
     engine = sections.engine
     if engine.sequence_parallel > 1:
         expected = "1 with action=measure, where one device stands for a rank"
@@ -106,7 +105,7 @@ class Fitting:
         """Count activations over shapes; WorkError where not even one sample of each bucket fits."""
         engine = sections.engine
         groups = groups_of(sections.model.build, sections.optimizer)
-        state = memory.state(groups, engine, 1, engine.stage, len(sections.ema.names)).parts()
+        state = state_of(groups, engine, 1, 1, averages=len(sections.ema.names)).parts()
         free = free_memory(_free_bytes(world))
         room = int(USABLE * free.bytes) - sum(state.values())
         counted = memory.activations(sections.model, engine, work, engine.activation_checkpointing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +14,10 @@ from core import environment
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
+from core.environment import ranks_on_node
 from core.memory.counting import SMALL, Pass, device_peak, live_bytes
 from core.memory.free import Free, free_memory
+from core.memory.fsdp_state import FsdpState
 from core.memory.micro_batch import Measured
 from core.memory.state import ParameterGroup, TrainingState
 from core.optim.groups import OptimizerConfig, parameter_groups
@@ -25,7 +29,35 @@ def groups_of(build: Callable[[], nn.Module], optimizer: OptimizerConfig) -> lis
     """Return the groups of trainable parameters of the network that `build` makes, over shapes alone."""
     with shapes_only():
         groups = parameter_groups(build(), optimizer)
-    return [ParameterGroup([tuple(p.shape) for p in g["params"]], g.get("rule") == "muon") for g in groups]
+    return [
+        ParameterGroup(
+            [tuple(p.shape) for p in g["params"]],
+            g.get("rule") == "muon",
+            [found[0] if (found := re.match(r"blocks\.\d+", name)) else "" for name in g["names"]],
+        )
+        for g in groups
+    ]
+
+
+def state_of(
+    groups: Sequence[ParameterGroup], engine: EngineConfig, ranks: int, on_node: int, **more: int
+) -> TrainingState:
+    """Return what decides the state of training on a rank.
+
+    on_node: ranks of a node.  more: averages and copies for checkpoints, as `TrainingState` has them.
+    """
+    known: dict[str, Any] = {
+        "groups": groups,
+        "zero_stage": engine.stage,
+        "bf16": engine.precision == "bf16",
+        "fp32_sums": engine.gradient_dtype == "fp32",
+        **more,
+    }
+    if engine.kind == "fsdp2":
+        copy = engine.copy_ranks(ranks, on_node)
+        replicas, last = ranks // copy, engine.reduce == "last"
+        return FsdpState(ranks=copy, replicas=replicas, reduces_last=last, **known)
+    return TrainingState(ranks=ranks, **known)
 
 
 def free_of_ranks(world: World, peers: int = 0) -> Free:
@@ -104,16 +136,9 @@ class MemoryOfRun:
 
     def state(self, world: World) -> TrainingState:
         """Return what decides the state of training on a rank."""
-        engine = self.engine
-        return TrainingState(
-            groups=self.groups,
-            ranks=world.size,
-            zero_stage=engine.stage,
-            bf16=engine.precision == "bf16",
-            fp32_sums=engine.gradient_dtype == "fp32",
-            averages=self.averages,
-            saves=int(world.device.type == "cpu"),  # elsewhere the copy lies in the host's memory
-        )
+        saves = int(world.device.type == "cpu")  # elsewhere the copy lies in the host's memory
+        ranks, on_node = world.size, ranks_on_node(world.size)
+        return state_of(self.groups, self.engine, ranks, on_node, averages=self.averages, saves=saves)
 
     def measure(self, device: torch.device, most: int | None) -> list[list[Measured]]:
         """Bytes of one and of two samples of every shape of every plan; nothing of buckets without groups.

@@ -83,7 +83,7 @@ def _kept(engine: EngineConfig, run: Path, size: int) -> tuple[int | None, list[
 def _chosen(engine: EngineConfig, memory_with: MemoryWith, world: World, free: Free | None) -> Settled:
     """Choose by memory.  free: of the rank that has the least; None of one rank, which needs no choice."""
     if free is None:
-        alone = replace(engine, zero_stage=least_stage(world.size, {}))
+        alone = replace(engine, zero_stage=engine.stages[0])
         return Settled(alone, [f"engine: ZeRO stage {alone.stage}, since one rank has nothing to share out"])
     usable = int(USABLE * free.bytes)
     found = _fits(engine, memory_with, world, usable)

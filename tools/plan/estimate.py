@@ -181,6 +181,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
         "update": setting.update,
         "bytes": setting.bytes,
         "micro_batches": list(setting.micro_batches),
+        "by_micro_batch": [[each._asdict() for each in bucket] for bucket in setting.sizes],
         "fits": setting.fits,
     }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.engine.config import EngineConfig
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
-from core.memory.micro_batch import Measured
+from core.memory.micro_batch import Measured, divisors
 from core.memory.state import ParameterGroup
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Workload
@@ -20,16 +20,26 @@ POLICIES = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
 
 
+class MicroBatch(NamedTuple):
+    """So many samples of a bucket at once, and the bytes of a rank that training on them takes in all."""
+
+    samples: int
+    bytes: int
+    fits: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting(Fit):
     """A way to run, and its bytes on a rank.
 
-    policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.
+    policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.  sizes: of each
+    bucket all that it takes with each micro-batch that divides a rank's share, and whether that fits.
     """
 
     zero_stage: int
     policy: str
     degree: int
+    sizes: Sequence[Sequence[MicroBatch]]
 
 
 def activations(
@@ -83,8 +93,21 @@ def possible(
     for stage in engine.stages:
         staged = replace(engine, zero_stage=stage)
         on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
-        takes = fit(on_rank, usable, shares, shared(measured, degree), micro_batch=engine.micro_batch)
-        found.append(Setting(zero_stage=stage, policy=policy, degree=degree, **vars(takes)))
+        of_rank = shared(measured, degree)
+        takes = fit(on_rank, usable, shares, of_rank, micro_batch=engine.micro_batch)
+        sizes = [
+            _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)
+        ]
+        found.append(Setting(zero_stage=stage, policy=policy, degree=degree, sizes=sizes, **vars(takes)))
+    return found
+
+
+def _micro_batches(takes: Fit, share: int, measured: Measured, usable: int | None) -> list[MicroBatch]:
+    """Return what each number of samples that divides a rank's share takes, the smallest first."""
+    state, found = sum(takes.parts.values()), []
+    for samples in reversed(divisors(share)):
+        size = state + max(measured.bytes(samples), takes.update)
+        found.append(MicroBatch(samples, size, usable is None or size <= usable))
     return found
 
 

@@ -8,6 +8,8 @@ from core.metrics.devices import GB
 from core.progress import aligned
 from tools.plan.shares import lines_of_shares
 
+COLUMNS = 8  # numbers of samples at once that are shown
+
 
 def lines_of(found: dict[str, Any]) -> list[str]:
     """Return the lines that tell a plan."""
@@ -25,6 +27,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         lines.append(f"encoding: {found['encode_gpu_hours']:.3g} GPU-hours at the stated rate")
     configured, best = found["configured"], found["recommended"]
     lines += ["", *_table(found["settings"], configured, has_limit=device is not None), ""]
+    lines += [*_micro_batches(found, has_limit=device is not None), ""]
     lines += [
         f"as configured: {_words(configured)}{_settled(found)}",
         _parts(configured),
@@ -120,6 +123,42 @@ def _table(settings: list[dict[str, Any]], configured: dict[str, Any], *, has_li
         names = (str(each["sequence_parallel"]), str(each["zero_stage"]), each["activation_checkpointing"])
         rows.append((*names, *(f"{size:.3g}" for size in numbers), sizes, fits))
     return aligned(rows)
+
+
+def _micro_batches(found: dict[str, Any], *, has_limit: bool) -> list[str]:
+    """Lay out the memory of a rank by samples at once, of the bucket that takes most.
+
+    At most COLUMNS numbers of samples are shown, spread over all; JSON has all, of every bucket. Where there
+    is a limit, what does not fit is in brackets.
+    """
+    number = [bucket["name"] for bucket in found["buckets"]].index(found["largest_bucket"])
+    degree = found["configured"]["sequence_parallel"]
+    shown: dict[int, None] = {}
+    rows = []
+    for each in found["settings"]:
+        sizes = {one["samples"]: one for one in each["by_micro_batch"][number]}
+        if each["sequence_parallel"] != degree and not each["fits"]:
+            continue
+        shown = shown or dict.fromkeys(_spread(list(sizes), COLUMNS))
+        cells = [_cell(sizes.get(samples), has_limit=has_limit) for samples in shown]
+        names = (str(each["sequence_parallel"]), str(each["zero_stage"]), each["activation_checkpointing"])
+        rows.append((*names, *cells))
+    head = ("tokens by", "stage", "checkpointing", *map(str, shown))
+    return [f"GB of a rank by samples of {found['largest_bucket']} at once:", *aligned([head, *rows])]
+
+
+def _cell(size: dict[str, Any] | None, *, has_limit: bool) -> str:
+    if size is None:
+        return "-"
+    number = f"{size['bytes'] / GB:.3g}"
+    return f"({number})" if has_limit and not size["fits"] else number
+
+
+def _spread(numbers: list[int], most: int) -> list[int]:
+    """Return at most so many of the numbers, the first and the last among them."""
+    if len(numbers) <= most:
+        return numbers
+    return [numbers[round(place * (len(numbers) - 1) / (most - 1))] for place in range(most)]
 
 
 def _words(setting: dict[str, Any]) -> str:

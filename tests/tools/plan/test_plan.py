@@ -107,6 +107,35 @@ def test_a_micro_batch_that_is_asked_for_is_the_one_that_is_planned(
         assert found["recommended"]["fields"]["engine"]["micro_batch"] == "auto"
 
 
+def test_every_micro_batch_of_every_setting_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = (*SMALL, *SHAPES, "plan.device=H100", "plan.ranks=4", "data.rank_multiple=4")
+    found = planned(capsys, *fields)
+    assert {each["sequence_parallel"] for each in found["settings"]} == {1, 2, 4}
+    for setting in found["settings"]:
+        state, update = sum(setting["parts"].values()), setting["update"]
+        for bucket, sizes in zip(found["buckets"], setting["by_micro_batch"], strict=True):
+            share = bucket["group"] * setting["sequence_parallel"] // 4
+            assert [each["samples"] for each in sizes] == [n for n in range(1, share + 1) if share % n == 0]
+            taken = [each["bytes"] for each in sizes]
+            assert taken == sorted(taken)
+            assert taken[0] >= state + update
+            assert all(each["fits"] for each in sizes)
+        largest = [sizes[-1]["bytes"] for sizes in setting["by_micro_batch"]]
+        assert max(largest) == setting["bytes"]
+    run(load(Config, overrides=fields))
+    said = capsys.readouterr().out
+    assert "GB of a rank by samples of latents 4x5x16x16 at once:" in said
+
+
+def test_micro_batches_that_do_not_fit_are_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    large = ("model.width=1024", "model.depth=4", "model.heads=8", "data.group_size=2048", "plan.ranks=1")
+    stated = ("plan.samples=1000", "plan.shapes=[[4,1,32,32]]", "plan.device=A100-40GB")
+    run(load(Config, overrides=[*large, *stated]))
+    table = capsys.readouterr().out.split("at once:")[1].split("\n\n")[0].splitlines()
+    assert table[1].split()[4:] == ["1", "4", "8", "32", "64", "256", "512", "2048"]
+    assert all(row.split()[-1].startswith("(") and not row.split()[3].startswith("(") for row in table[2:])
+
+
 def test_stage_3_is_not_recommended_to_a_compiled_network(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, *SMALL, *SHAPES, "plan.device=H100", "engine.compile=true")
     assert {each["zero_stage"] for each in found["settings"]} == {0, 1, 2}

@@ -84,9 +84,9 @@ def test_a_folder_of_pictures_and_clips_goes_through_every_stage(tmp_path: Path)
     page = (output / "report.html").read_text()
     assert "what 5 minutes cannot give" in page
     assert "held-out pictures (right)" in page
-    with np.load(output / "samples/images/samples.npz") as arrays:
-        assert len(arrays["arr_0"]) == 20
     choice = (output / "choice.json").read_bytes()
+    with np.load(output / "samples/images/samples.npz") as arrays:
+        assert len(arrays["arr_0"]) == json.loads(choice)["images"]  # fewer than usual on a busy machine
     demo.run(config)
     assert (output / "choice.json").read_bytes() == choice
 

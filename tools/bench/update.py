@@ -1,8 +1,8 @@
 """Measure what follows a backward pass (clip, AdamW, average), beside the usual loop and the memory's speed.
 
 Ours is the optimizer that trains at ZeRO stage 0 and the averages of every stage, without an engine around;
-the engine's step at ZeRO-1 is what DeepSpeed makes of the same. Every way gets the same gradients, and after
-each round its weights and averages are compared with the same updates in float64.
+the steps of engines, at ZeRO-1 and by FSDP2, are what these make of it. Every way gets the same gradients,
+and after each round its weights and averages are compared with the same updates in float64.
 
 The limit is the memory's: an update that touches each number once reads gradient, weight, two moments and
 average, writes all but the gradient, and must have read the gradient before, for its norm: 40 bytes. How fast
@@ -31,6 +31,7 @@ from tools.bench.updates import CLIPPING, LR, ONE, OPTIMIZER, Bare, Material, Sh
 BYTES, EMA_BYTES = 40, 12  # a number, of a whole update and of one average
 EXACT = 1e-7
 USUAL, ENGINE, TRIAD, COPY = "usual loop", "engine.step() at ZeRO-1", "limit, y += a x", "limit, copy"
+FSDP2 = "engine.step() by FSDP2"
 THREE = EmaConfig(power_widths=(0.05, 0.1), every=8)
 
 
@@ -44,13 +45,19 @@ def rows(config: Config, folder: Path) -> list[Row]:
     bare = Bare(material, ONE)
     protocol = f"gradients of norm 10, clipped to 1; compared with float64 to {EXACT:g} after each round"
     whole = Row(f"clip + AdamW + average, {name}", "parameters", protocol)
-    states: dict[str, Updated] = {"longtake": bare, USUAL: Usual(material), ENGINE: Sharded(material, world)}
+    states: dict[str, Updated] = {
+        "longtake": bare,
+        USUAL: Usual(material),
+        ENGINE: Sharded(material, world),
+        FSDP2: Sharded(material, world, "fsdp2"),
+    }
     ways = [way(name, state, material) for name, state in states.items()]
     whole.timings = measure([*ways, *limits(bare.gradient, material.numbers, BYTES)], config.rounds)
     whole.require(USUAL, 2.8)
     _promise_limit(whole, 1.5)
     whole.facts = {
         "engine's extra, ms": 1000 * (_seconds(whole, ENGINE) - _seconds(whole, "longtake")),
+        "extra of FSDP2's, ms": 1000 * (_seconds(whole, FSDP2) - _seconds(whole, "longtake")),
         "GB/s by y += a x": whole.timings[TRIAD].best * BYTES / 1e9,
         "GB/s by copy": whole.timings[COPY].best * BYTES / 1e9,
     }

@@ -1,4 +1,4 @@
-"""Ways to update weights that `bench update` compares: the usual one, this project's, the engine's at ZeRO-1.
+"""Ways to update weights that `bench update` compares: the usual one, this project's, the engines'.
 
 All get the same gradients, and have `prepare` (untimed), `step`, `updates` and `result`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,13 @@ class Bare:
 
 
 class Sharded:
-    """The engine at ZeRO-1, in bf16 with fp32 masters."""
+    """An engine, in bf16 with fp32 masters: of a kind, at its lowest sharded stage."""
 
-    def __init__(self, material: Material, world: ranks.World) -> None:
-        self.updates = 0
-        settings = EngineConfig(zero_stage=1, gradient_clipping=CLIPPING)
+    def __init__(
+        self, material: Material, world: ranks.World, kind: Literal["deepspeed", "fsdp2"] = "deepspeed"
+    ) -> None:
+        self.updates, stage = 0, 2 if kind == "fsdp2" else 1
+        settings = EngineConfig(kind=kind, zero_stage=stage, gradient_clipping=CLIPPING)
         self.engine = make_engine(_Given(material), settings, OPTIMIZER, world)
         self.ema = Ema(ONE, self.engine.masters)
 

@@ -70,7 +70,8 @@ def test_four_ranks_and_two_replicas_train_odd_rows_as_deepspeed_does(tmp_path: 
             assert_owned_once(found[f"{name}, {rule}, fp32"])
     held = found["replicas, adamw, fp32"]["owned"]
     written = [sum(stop - start for _, start, stop in shards) for shards in held]
-    assert max(written) - min(written) <= max(written) // 4  # which replica writes what is spread evenly
+    assert abs(written[0] - written[2]) <= 1  # replicas of the same rows write even parts of them
+    assert abs(written[1] - written[3]) <= 1
 
 
 @pytest.mark.parametrize("name", ["2", "3", "micro", "last"])

@@ -69,6 +69,13 @@ def test_a_small_run_has_promises_and_the_engines_extra(tmp_path):
     words = ("rounds=1", "network=DiT-S/8", "floors=false")
     assert cli.main(["bench", "update", f"output={tmp_path}", *words]) == 0
     whole, one, three = json.loads((tmp_path / "update.json").read_text())["rows"]
-    assert set(whole["timings"]) == {"longtake", update.USUAL, update.ENGINE, update.TRIAD, update.COPY}
+    assert set(whole["timings"]) == {
+        "longtake",
+        update.USUAL,
+        update.ENGINE,
+        update.FSDP2,
+        update.TRIAD,
+        update.COPY,
+    }
     assert "engine's extra, ms" in whole["facts"]
     assert [f["floor"] for row in (whole, one, three) for f in row["floors"]] == [2.8, 1.5, 1.2, 0.15]

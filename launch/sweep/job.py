@@ -52,6 +52,7 @@ def run(config: Config) -> None:
     if config.action == "fit":
         from tools.sweep.fitted import fit_and_write
 
+        ledger.require_planned(output, ledger.earlier(output), [each.name for each in config.sweep.runs()])
         for line in fit_and_write(output, config.fit, grid=config.sweep.kind == "grid"):
             say(line)
         return

@@ -83,8 +83,8 @@ def earlier(output: Path) -> Planning | None:
     return json_files.checked(rows[-1], Planning, output / SWEEP) if rows else None
 
 
-def require_same(output: Path, before: Planning | None, planned: Sequence[str], data: str) -> None:
-    """Raise UserError where the ledger is of another sweep file."""
+def require_planned(output: Path, before: Planning | None, planned: Sequence[str]) -> None:
+    """Raise UserError where the ledger has runs that the sweep file does not."""
     if before is None:
         return
     if gone := [name for name in before["planned"] if name not in planned]:
@@ -94,6 +94,13 @@ def require_same(output: Path, before: Planning | None, planned: Sequence[str], 
             "which "
             "this one does not plan; a sweep may gain runs and lose none"
         )
+
+
+def require_same(output: Path, before: Planning | None, planned: Sequence[str], data: str) -> None:
+    """Raise UserError where the ledger is of another sweep file, or of other data."""
+    require_planned(output, before, planned)
+    if before is None:
+        return
     if before["data"] != data:
         raise UserError(
             f"{output / SWEEP} is the ledger of a sweep over other samples to learn from or to validate on: "

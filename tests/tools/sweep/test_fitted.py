@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.config.loading import load
 from core.errors import UserError
+from core.root import ROOT
 from core.run.folder import FIT, SWEEP
+from launch.sweep import job as sweep_job
 from tools.sweep import ledger
 from tools.sweep.config import FitConfig
 from tools.sweep.fitted import PAGE, PLOTS, TABLE, fit_and_write
@@ -118,6 +121,22 @@ def test_a_ledger_may_gain_runs_and_lose_none(tmp_path: Path) -> None:
         ledger.begin(tmp_path, ["a", "b"], "data")
     with pytest.raises(UserError, match="over other samples to learn from"):
         ledger.begin(tmp_path, ["a", "b", "c"], "other")
+    with pytest.raises(UserError, match="ledger of another sweep: it has b, which this one does not"):
+        ledger.require_planned(tmp_path, ledger.earlier(tmp_path), ["a", "c"])
+
+
+def test_a_ledger_is_not_fitted_by_another_sweep_s_file(tmp_path: Path) -> None:
+    (tmp_path / SWEEP).write_bytes((ROOT / "docs/sweeps/digits-seed-1" / SWEEP).read_bytes())
+
+    def fit(name: str) -> None:
+        fields = ["source=x", f"output={tmp_path}", "action=fit"]
+        sweep_job.run(load(sweep_job.Config, [ROOT / "configs/sweep" / f"{name}.yaml"], fields))
+
+    with pytest.raises(UserError, match=r"another sweep: it has 1\.5e\+10-width16-depth2-heads2"):
+        fit("isoflop")
+    assert not (tmp_path / "report.html").exists()
+    fit("digits")
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_the_newest_row_of_a_run_counts_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:

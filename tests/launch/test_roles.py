@@ -104,7 +104,7 @@ ROLES: dict[str, dict[str, str]] = {
     "evaluate": {
         **OUTPUTS,
         **dict.fromkeys(("source", "real", "heldout", "autoencoder"), "place"),
-        **dict.fromkeys(("extractor_weights", "reference"), "place"),
+        **dict.fromkeys(("extractor_weights", "reference", "imported"), "place"),
         **dict.fromkeys((f"reconstruction.lpips_{name}" for name in ("network", "weights")), "place"),
         **dict.fromkeys(("batch", "device", "density.batch"), "work"),
     },

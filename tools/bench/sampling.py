@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,7 @@ def rows(config: Config, folder: Path) -> list[Row]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     preset = config.network or ("DiT-XL/2" if device.type == "cuda" else "DiT-S/2")
     torch.manual_seed(0)
-    network = DiTConfig.presets[preset]
+    network = replace(DiTConfig.presets[preset], preset=preset)
     model = network.build().to(device).eval()
     for parameter in model.parameters():  # zeros, as in a new network, say nothing when compared
         torch.nn.init.normal_(parameter, std=0.02)
@@ -117,17 +118,13 @@ def _done(made: Tensor) -> Tensor:
 
 def _peer(network: DiTConfig, guidance: float, batch: int, device: torch.device) -> Way:
     """Return diffusers' pipeline around a network of this shape, with a decoder that takes no time."""
-    from diffusers import DDIMScheduler, DiTPipeline
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
     found, _ = public_dits.find(network, (batch, network.input_channels, 1, SIDE, SIDE), "")
     model = found[public_dits.DIFFUSERS].to(device)
-    decoder: Any = SimpleNamespace(
-        config=SimpleNamespace(scaling_factor=1.0),
-        decode=lambda latents: SimpleNamespace(sample=latents),
-    )
-    pipeline: Any = DiTPipeline.__new__(DiTPipeline)
-    pipeline.register_modules(transformer=model, scheduler=DDIMScheduler(clip_sample=False))
-    object.__setattr__(pipeline, "vae", decoder)
+    decoder: Any = AutoencoderKL(latent_channels=network.input_channels)
+    decoder.decode = lambda latents: SimpleNamespace(sample=latents)
+    pipeline: Any = DiTPipeline(model, decoder.to(device), DDIMScheduler(clip_sample=False))
     pipeline.set_progress_bar_config(disable=True)
 
     def made() -> Iterator[Any]:

@@ -99,6 +99,14 @@ class Config:
         shown="path",
         role="place",
     )
+    imported: str = setting(
+        "",
+        "result of another package to put on record instead of measuring: VBench's *_eval_results.json, "
+        "GenEval's results.jsonl, or JSON with numbers",
+        shown="path",
+        role="place",
+    )
+    package: str = setting("", "imported: name and version of that package, for the ruler")
     batch: int = setting(64, "published networks: images or clips at once", low=1, role="work")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "published networks, likelihood, bound: where to compute", role="work"
@@ -126,6 +134,13 @@ class Config:
     stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
 
     def __post_init__(self) -> None:
+        if bool(self.imported) != bool(self.package):
+            missing = "package" if self.imported else "imported"
+            expected = "what measured it, such as 'vbench 0.1.5'" if self.imported else "a file, with package"
+            raise UserError(missing, "''", expected)
+        if self.imported:
+            self._check_import()
+            return
         if self.measure == "reconstruction":
             self._check_reconstruction()
         if self.extractor == "classifier":
@@ -144,6 +159,20 @@ class Config:
         for name in ("heldout", "autoencoder"):
             if value := getattr(self, name):
                 raise UserError(name, value, f"'' with extractor={self.extractor}")
+
+    def _check_import(self) -> None:
+        usual = {"measure": "samples", "extractor": "classifier"}
+        for name in (
+            "measure",
+            "extractor",
+            "real",
+            "reference",
+            "heldout",
+            "autoencoder",
+            "extractor_weights",
+        ):
+            if (value := getattr(self, name)) != usual.get(name, ""):
+                raise UserError(name, value, f"nothing beside imported={self.imported}, which was measured")
 
     def _check_reconstruction(self) -> None:
         if self.extractor not in ("classifier", "inception"):

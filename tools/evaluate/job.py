@@ -43,6 +43,11 @@ def plan(config: Config) -> list[str]:
         ]
     samples = find_samples(Path(config.source))
     require_one_origin(samples)
+    if config.imported:
+        from tools.evaluate.packages import imported
+
+        scores = len(imported.read(Path(config.imported)))
+        return [f"{scores} scores of {config.imported}, by {config.package}", f"into {config.output}"]
     found = [
         f"{s.count} {'images' if s.frames == 1 else f'clips of {s.frames} frames'} in {s.folder}, {s.origin}"
         for s in samples
@@ -72,6 +77,14 @@ def run(config: Config) -> None:
         networks = reconstruction.opened(pairs)
         lpips = {"lpips_network": options.lpips_network, "lpips_weights": options.lpips_weights}
         of |= scored.hashes_of_weights({f"reconstruction.{name}": file for name, file in lpips.items()})
+    elif config.imported:
+        from tools.evaluate.packages import imported
+
+        samples = find_samples(Path(config.source))
+        if len(samples) > 1:
+            raise UserError("source", config.source, "one folder of samples, with imported")
+        imported.read(Path(config.imported))
+        of = scored.describe(Path(config.source), samples, {})
     elif config.measure == "samples":
         samples = samples_to_score(config.source, config.extractor)
         beside = scored.require_real(config.real, config.heldout, config.autoencoder, config.reference)
@@ -81,7 +94,8 @@ def run(config: Config) -> None:
 
         opened = of_cache.opened(config.source, config.real, config.density, config.device)
         of = dict(opened.of)
-    of |= scored.hashes_of_weights({"extractor_weights": config.extractor_weights})
+    files = {"extractor_weights": config.extractor_weights, "imported": config.imported}
+    of |= scored.hashes_of_weights(files)
     contents = scored.contents(scores, of)
     if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
         scored.require_of(scores, of)
@@ -91,6 +105,8 @@ def run(config: Config) -> None:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
     if config.measure == "reconstruction":
         record = reconstruction.scores_of(pairs, networks, of, output)
+    elif config.imported:
+        record = imported.scores_of(samples[0], section(imported.Import, config), of)
     elif config.measure != "samples":
         record = opened.measure(config.measure, output, seed=config.seed)
     elif config.extractor != "classifier":

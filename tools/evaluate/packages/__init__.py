@@ -1,0 +1,1 @@
+"""Results that other packages have measured of samples made here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,10 @@ from core.diffusion.frames.training_levels import (
     give_frames,
     wide,
 )
+from core.diffusion.objectives.consistency import ConsistencyConfig, Teacher, consistency_loss, neighbours
 from core.diffusion.objectives.denoising import denoising_loss
+from core.diffusion.objectives.kinds import KINDS, ObjectiveKind
+from core.diffusion.objectives.mean_flow import MeanFlowConfig, mean_flow_loss, step_times
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.objectives.own import LogVariance, Own, OwnParameters
 from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path_record, require_path
@@ -35,6 +38,13 @@ from core.losses import Losses
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
+    kind: ObjectiveKind = setting(
+        "denoising",
+        "denoising: what the data are at one time; for samples of one to four steps mean_flow, consistency, "
+        "and distillation of the run that the job's `initial` names (docs/method.md)",
+    )
+    mean_flow: MeanFlowConfig = setting(MeanFlowConfig(), "for kind=mean_flow")
+    consistency: ConsistencyConfig = setting(ConsistencyConfig(), "for kind=consistency and distillation")
     path: PathName = setting("rectified_flow", "how data turns into noise")
     schedule: ScheduleConfig = setting(ScheduleConfig(), "parameters of the path")
     prediction: Prediction = setting(
@@ -84,6 +94,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         with below("schedule"):
             require_path(self.path, self.schedule)
+        KINDS[self.kind].require(self.kind, self.path, self.prediction)
         self._require_possible()
         if self.learned_sigma and (self.prediction != "noise" or not self.path.startswith("ddpm_")):
             raise UserError("learned_sigma", True, "false unless path is a ddpm one and prediction=noise")
@@ -95,8 +106,26 @@ class ObjectiveConfig:
         if self.frame_times in ("independent", "monotone") and self.timesteps.stratified:
             expected = f"shared or prefix with timesteps.stratified, not {self.frame_times}"
             raise UserError("frame_times", self.frame_times, expected)
+        if self.kind != "denoising":
+            plain = {
+                "weighting": "uniform",
+                "loss_space": "",
+                "learned_sigma": False,
+                "frame_times": "shared",
+            }
+            for field, usual in plain.items():
+                if (value := getattr(self, field)) != usual:
+                    raise UserError(field, value, f"{usual or repr('')} with kind={self.kind}")
         if self.loss_space and self.weighting not in SPACED:
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
+
+    def _require_plain(self) -> None:
+        """Refuse what objectives of few steps have no form for."""
+        plain = {"weighting": "uniform", "loss_space": "", "learned_sigma": False, "frame_times": "shared"}
+        for field, usual in plain.items():
+            if (value := getattr(self, field)) != usual:
+                shown = {"": "''", False: "false"}.get(usual, usual)
+                raise UserError(field, value, f"{shown} with kind={self.kind}")
 
     def dropout_of(self, part: Literal["label", "text"]) -> float:
         """Return the share of samples from which a condition is taken, alone or with the other."""
@@ -148,6 +177,7 @@ class Objective:
     ) -> None:
         self.config, self.frame_condition, self.unit = config, frame_condition, frames_per_level
         self._own: Own = _without
+        self._teacher: Teacher | None = None
         require_levels(config, frames_per_level)
         self.path = make_path(path or path_record(config.path, config.schedule))
 
@@ -159,6 +189,10 @@ class Objective:
     def use(self, own: Own) -> None:
         """Take the objective's own parameters, called by the name of a part."""
         self._own = own
+
+    def learn_from(self, teacher: Model) -> None:
+        """Take the trained network that kind=distillation distils, of the same prediction."""
+        self._teacher = Teacher(teacher, self.config.prediction)
 
     def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
         """Return the mean weighted squared error per sample.
@@ -187,7 +221,14 @@ class Objective:
         else:
             uniforms = timesteps.uniforms(config.timesteps, draws)
             t = timesteps.draw(config.timesteps, path, uniforms, positions)
-        return self.noised_at(x0, condition, t, draws.normal("noise", tuple(x0.shape[1:])))
+        noise, end = draws.normal("noise", tuple(x0.shape[1:])), None
+        if config.kind == "mean_flow":
+            other = timesteps.draw(config.timesteps, path, draws.uniform("end_time"), positions)
+            t, end = step_times(config.mean_flow, t, other, draws)
+        elif config.kind != "denoising":
+            t, end = neighbours(config.consistency, t, draws.step_index)
+        noised = self.noised_at(x0, condition, t, noise)
+        return noised if end is None else replace(noised, noise=noise, end=end)
 
     def noised_at(self, x0: Tensor, condition: Condition, t: Tensor, noise: Tensor) -> NoisyBatch:
         """Return the batch at times t: (B,), or (B, T / unit) where frames have levels of their own."""
@@ -204,11 +245,15 @@ class Objective:
 
     def loss_of(self, model: Model, noised: NoisyBatch) -> Losses:
         """Compute the part of `loss` from the network on."""
-        config = self.config
+        config, path = self.config, self.path
+        if config.kind == "mean_flow":
+            return mean_flow_loss(model, noised, path, config.mean_flow)
+        if config.kind != "denoising":
+            return consistency_loss(model, noised, path, config.prediction, config.consistency, self._teacher)
         return denoising_loss(
             model,
             noised,
-            self.path,
+            path,
             bound_weight=config.bound_weight if config.learned_sigma else None,
             log_variance=self._own if config.weighting == "learned" else None,
         )
@@ -233,6 +278,8 @@ def require_levels(config: ObjectiveConfig, frames_per_level: int) -> None:
         raise UserError("frame_times", config.frame_times, "shared without model.frame_levels")
     if frames_per_level and config.learned_sigma:
         raise UserError("learned_sigma", True, "false with model.frame_levels")
+    if frames_per_level and config.kind != "denoising":
+        raise UserError("kind", config.kind, "denoising with model.frame_levels")
     if frames_per_level and config.weighting == "learned":
         raise UserError(
             "weighting", "learned", "another with model.frame_levels, whose samples have many levels"

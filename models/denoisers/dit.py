@@ -65,6 +65,9 @@ class DiTConfig:
     frame_levels: bool = setting(
         False, "be told the noise of each group of latent frames (those of one token) by itself"
     )
+    two_times: bool = setting(
+        False, "be told also at which time a step ends, as objective.kind=mean_flow needs"
+    )
     attention: Backend = setting(
         "auto", "attention backend; auto measures which is fastest here, once, and the run keeps it"
     )
@@ -84,6 +87,8 @@ class DiTConfig:
             raise UserError("mlp_ratio", self.mlp_ratio, f"at least 1/width = 1/{self.width}")
         if min(self.patch) < 1:
             raise UserError("patch", self.patch, "three sizes of at least 1")
+        if self.two_times and self.frame_levels:
+            raise UserError("two_times", True, "false with frame_levels")
 
     @property
     def frames_per_level(self) -> int:
@@ -135,6 +140,8 @@ class DiTConfig:
         if self.frame_condition:
             ends += tokens * patch * width * (self.input_channels + 1)
         parts["ends"] = ends + levels * (TimeEmbedding.FREQUENCIES * width + 3 * width**2)
+        if self.two_times:
+            parts["ends"] += TimeEmbedding.FREQUENCIES * width + width**2
         return parts
 
 
@@ -167,6 +174,9 @@ class DiT(Denoiser):
         self.time = TimeEmbedding(
             config.width, config.time_scale, config.time_offset, config.time_frequency_shift
         )
+        self.length: TimeEmbedding | None = None
+        if config.two_times:
+            self.length = TimeEmbedding(config.width, config.time_scale, shift=config.time_frequency_shift)
         self.label = LabelEmbedding(config.num_classes, config.width)
         self.frames: PatchEmbedding | None = None
         if config.frame_condition:
@@ -180,7 +190,8 @@ class DiT(Denoiser):
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Predict from x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
 
-        With frame_levels time may be (B, T / pt), of each group of frames that share a token.
+        With frame_levels time may be (B, T / pt), of each group of frames that share a token; with two_times
+        (B, 2), that of x and that at which the step ends. Time (B,) then is a step of no length.
         Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
         """
         config, dtype = self.config, self.patches.linear.weight.dtype
@@ -193,11 +204,13 @@ class DiT(Denoiser):
             tokens = tokens + sincos_positions(grid, config.width, x.device).to(dtype)
         else:
             angles = rotary_angles(grid, config.width // config.heads, x.device)
-        vector, group = self.time(time), None
-        if time.ndim == 1:
-            vector = vector + self.label(labels(x, condition))
+        group = None
+        if self.length is not None:
+            vector = self._of_two_times(self.length, time) + self.label(labels(x, condition))
+        elif time.ndim == 1:
+            vector = self.time(time) + self.label(labels(x, condition))
         else:
-            vector = vector + self.label(labels(x, condition))[:, None]
+            vector = self.time(time) + self.label(labels(x, condition))[:, None]
             group = self._groups(time, grid)
         text = text_tokens(x, condition, config.text_width, dtype) if config.text_width else None
         count = tokens.shape[1]
@@ -223,6 +236,12 @@ class DiT(Denoiser):
             backend=config.attention,
             sequence=self.sequence,
         )
+
+    def _of_two_times(self, length: TimeEmbedding, time: Tensor) -> Tensor:
+        """Embed the time of x and the length of the step from there (B, 2), or of none (B,)."""
+        if time.ndim == 1:
+            return self.time(time) + length(torch.zeros_like(time))
+        return self.time(time[:, 0]) + length(time[:, 0] - time[:, 1])
 
     def _groups(self, time: Tensor, grid: Grid) -> Tensor:
         """Return the group of frames (N,) of each token, or of this rank's share of them."""
@@ -261,10 +280,14 @@ def initialise(model: DiT) -> None:
             nn.init.zeros_(module.out.weight)
     if model.frames is not None:
         nn.init.zeros_(model.frames.linear.weight)
+    if model.length is not None:
+        nn.init.normal_(model.length.up.weight, std=0.02)
+        nn.init.zeros_(model.length.down.weight)
     nn.init.zeros_(model.final.weight)
     model.label.table.weight.no_decay = True  # type: ignore[attr-defined]
     for name, parameter in model.named_parameters():
-        if ".text." in name or name.startswith("frames."):
-            parameter.added_by = "text_width" if ".text." in name else "frame_condition"  # type: ignore[attr-defined]
+        added_by = {"frames": "frame_condition", "length": "two_times"}.get(name.partition(".")[0])
+        if ".text." in name or added_by:
+            parameter.added_by = added_by or "text_width"  # type: ignore[attr-defined]
     for parameter in model.blocks.parameters():
         parameter.hidden = parameter.ndim == 2  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ Example = tuple[Tensor, Tensor, Condition]
 class Denoiser(nn.Module):
     """A network that predicts noise, data, velocity or flow of (B, C, T, H, W) at a time, under a condition.
 
-    Called with x (B, C, T, H, W), time (B,) as `path.time_input` gives it and a `Condition`, it returns
+    Called with x (B, C, T, H, W), time (B,) as `path.time_input` gives it, or (B, 2) where it is told two
+    times, and a `Condition`, it returns
     (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. It computes in the
     dtype of its weights, draws them from torch's global generator, and ignores parts of the condition that it
     is not made for.
@@ -54,6 +55,7 @@ class DenoiserConfig(Protocol):
     tokens, whether frames are given; 0 or False for none.
     frames_per_level: latent frames of which the network is told one level of noise, by time (B, T / that
     many); 0 for a network of one level, by time (B,).
+    two_times: whether it is also told at which time a step ends, by time (B, 2).
     """
 
     @property
@@ -70,6 +72,8 @@ class DenoiserConfig(Protocol):
     def frame_condition(self) -> bool: ...
     @property
     def frames_per_level(self) -> int: ...
+    @property
+    def two_times(self) -> bool: ...
 
     def build(self, sequence: SequenceGroup | None = None) -> Denoiser:
         """Make the network, with weights from torch's global generator.
@@ -134,6 +138,8 @@ def example_inputs(
     time = label.float()
     if (unit := config.frames_per_level) > 0:
         time = torch.zeros((batch, frames // unit), device=device)
+    elif config.two_times:
+        time = torch.zeros((batch, 2), device=device)
     if config.frame_condition or unit:
         mask, latents = torch.zeros((batch, frames), device=device), torch.zeros_like(x)
     return x, time, Condition(label, text, length, mask, latents)

@@ -22,7 +22,7 @@ from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import require_trained, untrained_frames
+from tools.sample.conditions import maps_to_data, require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
@@ -184,8 +184,9 @@ class Job:
             with below("sampler"):
                 conditions = self.schedule.given(number), self.schedule.negative(number)
                 frames = self.keeper.is_condition(form.task)
-                found += require_trained(self.trained.space, form.sampler, *conditions, frames=frames)
                 source, lag = Path(self.making.source), form.sampler.frame_lag
+                space, maps = self.trained.space, maps_to_data(source)
+                found += require_trained(space, form.sampler, *conditions, frames=frames, maps_to_data=maps)
                 if form.task.is_plain:
                     found += untrained_frames(source, form.size.frames, lag)
             found += self.keeper.notes(form.task)

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config.loading import from_dict
+from core.config.values import any_of
 from core.config.yaml_files import read_recorded
 from core.diffusion.guidance.branches import dropped_parts
+from core.diffusion.objectives.kinds import KINDS, ObjectiveKind
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, check_start, settle_start
 from core.diffusion.timesteps import TimestepConfig, shift_of
 from core.errors import UserError, below
+from core.progress import counted
 from core.run.folder import CONFIG
 from tools.runs.loaded_run import LatentSpace
 
@@ -27,19 +30,21 @@ def require_trained(
     negative: Collection[str] = (),
     *,
     frames: bool = False,
+    maps_to_data: bool = False,
 ) -> list[str]:
     """Refuse what the network cannot have learned; return warnings of what is not known.
 
     given: the conditions that samples have, of "label" and "text".  negative: those in place of which all
-    samples have others to move away from, so that none is needed.
+    samples have others to move away from, so that none is needed.  maps_to_data: whether the run was trained
+    to give the data at once.
     UserError where guidance needs a null condition that no sample was trained with, or a condition that none
     was trained with, or where the start is one that drowns the data in the network's errors.
     """
     warnings = [warning] if (warning := check_start(sampler, make_path(space.path), space.prediction)) else []
-    if sampler.solver == "renoise" and sampler.steps > 1:
+    if sampler.solver == "renoise" and sampler.steps > 1 and not maps_to_data:
         warnings.append(
             "solver=renoise suits networks that map to samples; with one that estimates the mean of the "
-            "data, as all that are trained here, samples lack up to half of the variance"
+            "data, as this run's, samples lack up to half of the variance"
         )
     guided, shares = sampler.guidance != 1, space.null_share
     if guided and not given:
@@ -111,6 +116,8 @@ def as_trained(
     times were shifted in training.
     """
     lines, trained = [], trained_shift(source, math.prod(shape[1:]))
+    sampler, chosen = as_objective(sampler, source)
+    lines += chosen
     if not sampler.times and sampler.shift == 1 and sampler.shift_from == "training" and trained != 1:
         sampler = replace(sampler, shift=trained)
         lines.append(f"times are shifted by {trained:g}, as in training")
@@ -121,6 +128,42 @@ def as_trained(
     if settled != sampler:
         lines.append(f"start=auto begins at time {settled.start:g}")
     return settled, lines
+
+
+def as_objective(sampler: SamplerConfig, source: Path) -> tuple[SamplerConfig, list[str]]:
+    """Return the sampler with the solver that suits the run's objective, and what is to be said of it.
+
+    euler, the usual one, is left to the run; other solvers are taken as they are.  UserError for steps by
+    average velocities of a run that was not trained on them, and for others than one of the data where the
+    run was trained to give them at once.
+    """
+    kind = objective_kind(source)
+    suited = KINDS[kind].solver
+    if sampler.solver == "mean_flow" != suited:
+        raise UserError("solver", "mean_flow", f"another, for a run of objective.kind={kind}")
+    if not suited or sampler.solver == suited:
+        return sampler, []
+    if sampler.solver == "euler":
+        steps = counted(sampler.steps, "step")
+        return replace(sampler, solver=suited), [f"solver={suited}, as objective.kind={kind} asks; {steps}"]
+    if suited == "renoise":
+        expected = f"renoise, since the run was trained by objective.kind={kind} to give the data at once"
+        raise UserError("solver", sampler.solver, expected)
+    return sampler, [f"override: solver={sampler.solver}, where objective.kind={kind} asks for {suited}"]
+
+
+def objective_kind(source: Path) -> ObjectiveKind:
+    """Return the kind of objective by which a run was trained."""
+    objective = read_recorded(source / CONFIG).get("objective")
+    kind = objective.get("kind", "denoising") if isinstance(objective, dict) else "denoising"
+    if kind not in KINDS:
+        raise UserError(f"{source / CONFIG}: objective.kind", kind, any_of(list(KINDS)))
+    return kind
+
+
+def maps_to_data(source: Path) -> bool:
+    """Return whether a run was trained to give the data at once, for which `renoise` is meant."""
+    return KINDS[objective_kind(source)].solver == "renoise"
 
 
 def trained_shift(source: Path, positions: int) -> float:

@@ -35,7 +35,7 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.loaded_run import LatentSpace
-    from tools.sample.conditions import as_trained, require_trained, untrained_frames
+    from tools.sample.conditions import as_trained, maps_to_data, require_trained, untrained_frames
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
     from tools.sample.requests.fitting import make_schedule
 
@@ -48,7 +48,8 @@ def plan(config: Config) -> list[str]:
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
             sampler, notes = as_trained(form.sampler, space, source, space.shapes[0])
-            warnings = require_trained(space, sampler, schedule.given(number), schedule.negative(number))
+            conditions = schedule.given(number), schedule.negative(number)
+            warnings = require_trained(space, sampler, *conditions, maps_to_data=maps_to_data(source))
             largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
             warnings += untrained_frames(source, form.size.frames, sampler.frame_lag)
         lines += form_lines(schedule, number, config.batch, largest)

@@ -39,6 +39,7 @@ from tools.train.config import DataConfig, Differing
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective
 from tools.train.run_passes import memory_of
+from tools.train.teacher import make_teacher
 from tools.train.training_data import make_training_data, validation_batches
 
 if TYPE_CHECKING:  # imports DeepSpeed, which takes seconds; a dry run needs none of it
@@ -57,6 +58,7 @@ class Training:
     """Settings of `train` by which a run is trained whose folder is claimed, by the same names."""
 
     seed: int
+    initial: str
     model: DenoiserConfig
     objective: ObjectiveConfig
     data: DataConfig
@@ -102,6 +104,9 @@ def train(
     model = make_network(config.model, engine, shapes, world, seed=seed, run=output)
     if beginning:
         beginning.put_into(model, output)
+    if config.objective.kind == "distillation":
+        learned = config.model, config.objective, config.latents, engine, world, output
+        objective.diffusion.learn_from(make_teacher(config.initial, trained.source.facts, *learned))
     data_ranks = world.size // engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     batches, facts = None, trained.source.facts

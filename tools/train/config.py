@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
+from core.config.values import any_of
 from core.diffusion.objective import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
@@ -144,6 +145,9 @@ class Config:
             raise UserError("initial_accept", list(self.initial_accept), "[] without initial=...")
         if not self.initial and self.latents.normalise == "initial":
             raise UserError("latents.normalise", "initial", "measured or encoder without initial=...")
+        require_few_steps(self.objective, self.model, self.engine)
+        if self.objective.kind == "distillation":
+            self._require_teacher()
         require_effect(self.trainer, self.optimizer, self.ema)
         steps = self.trainer.steps
         for name, every in {"validation": self.validation.every, "preview": self.preview.every}.items():
@@ -162,3 +166,46 @@ class Config:
             reason = f"{heads.count} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
             expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
             raise UserError("model.attention", heads.backend, expected)
+
+    def _require_teacher(self) -> None:
+        """Refuse distillation of another network than the one that the run begins from."""
+        if not self.initial:
+            expected = "the run that is distilled, with objective.kind=distillation"
+            raise UserError("initial", "''", expected)
+        if self.initial_accept:
+            expected = "[] with objective.kind=distillation, whose network means what that of initial means"
+            raise UserError("initial_accept", list(self.initial_accept), expected)
+        if self.latents.normalise != "initial":
+            expected = "initial with objective.kind=distillation"
+            raise UserError("latents.normalise", self.latents.normalise, expected)
+
+
+def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine: EngineConfig) -> None:
+    """Refuse a network or an engine with which mean_flow has no derivative."""
+    if objective.kind != "mean_flow":
+        return
+    if not model.two_times:
+        raise UserError("model.two_times", False, "true with objective.kind=mean_flow")
+    if engine.micro_batch == "auto":
+        expected = (
+            "a number, or 0, with objective.kind=mean_flow: the memory of its derivative is not measured"
+        )
+        raise UserError("engine.micro_batch", "auto", expected)
+    if objective.mean_flow.derivative == "difference":
+        if engine.precision != "fp32":
+            expected = "fp32 with objective.mean_flow.derivative=difference, which bfloat16 is too coarse for"
+            raise UserError("engine.precision", engine.precision, expected)
+        return
+    attention = getattr(model, "attention", "math")
+    for field, value, accepted in (
+        ("model.attention", attention, ("math",)),
+        ("engine.zero_stage", engine.zero_stage, (0, 1, 2)),
+        ("engine.activation_checkpointing", engine.activation_checkpointing, ("none",)),
+        ("engine.sequence_parallel", engine.sequence_parallel, (1,)),
+        ("engine.compile", engine.compile, (False,)),
+        ("engine.matmul", engine.matmul, ("bf16",)),
+    ):
+        if value not in accepted:
+            shown = any_of([str(choice).lower() for choice in accepted])
+            expected = f"{shown} with objective.mean_flow.derivative=jvp; difference takes it"
+            raise UserError(field, value, expected)

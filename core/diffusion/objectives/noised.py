@@ -22,6 +22,7 @@ class NoisyBatch:
     is 1.
     With levels of frames time and weight are (B, T), time_input (B, T / unit), alpha and sigma
     (B, 1, T, 1, 1), and frames at time 0 have the target 0, which does not count.
+    noise: that of x_t, and end: (B,) an earlier time, of objectives that compare two times; else None.
     """
 
     x0: Tensor
@@ -33,6 +34,8 @@ class NoisyBatch:
     sigma: Tensor
     weight: Tensor | None
     condition: Condition
+    noise: Tensor | None = None
+    end: Tensor | None = None
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 from core.diffusion.grids import Grid
 from core.diffusion.solvers.adaptive import dopri5
 from core.diffusion.solvers.ancestral import ddpm
+from core.diffusion.solvers.average_flow import mean_flow
 from core.diffusion.solvers.ddim import ddim, renoise
 from core.diffusion.solvers.dpm import dpmpp_2s, multistep, sde, weights_3m, weights_3m_diffusers
 from core.diffusion.solvers.levels import DEFAULTS, Options, Solver
@@ -39,6 +40,7 @@ SolverName = Literal[
     "edm",
     "restart",
     "dopri5",
+    "mean_flow",
 ]
 
 
@@ -98,6 +100,7 @@ KINDS: dict[SolverName, Kind] = {
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
     "restart": Kind(restart, 2, is_random=True, takes=("restart",)),
     "dopri5": Kind(dopri5, 7, is_adaptive=True, takes=("adaptive",)),
+    "mean_flow": Kind(mean_flow),
     "sde_dpmpp": Kind(sde, is_random=True),
     "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
 }

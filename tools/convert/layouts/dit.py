@@ -44,6 +44,7 @@ UNKNOWN_THERE = (
     "text_width",
     "frame_condition",
     "frame_levels",
+    "two_times",
     "time_scale",
     "time_offset",
     "time_frequency_shift",

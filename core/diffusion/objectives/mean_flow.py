@@ -1,0 +1,99 @@
+"""Average velocities over whole steps, by which a network samples in one to four of them (MeanFlow).
+
+Geng et al. 2025, 2505.13447. On the straight path the average u(x, r, t) of the velocity over a step from t
+down to r obeys u = v - (t - r) du/dt along the flow (eq. 6). The network is trained to be the right-hand
+side, with the velocity of the sample for v, and without a gradient through du/dt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.config.settings import setting
+from core.diffusion.frames.training_levels import mean_over_unknown, wide
+from core.diffusion.objectives.noised import Model, NoisyBatch, squared_error
+from core.diffusion.paths.path import Path
+from core.draws import Draws
+from core.losses import Losses
+
+Derivative = Literal["jvp", "difference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanFlowConfig:
+    """Of kind=mean_flow."""
+
+    instant_share: float = setting(
+        0.75, "share of samples whose step has no length, which trains the velocity itself", low=0, high=1
+    )
+    power: float = setting(
+        1.0, "weight of a sample, 1 / (its squared error + small)^power; 0 is the plain squared error", low=0
+    )
+    small: float = setting(1e-3, "see power", low=1e-12)
+    derivative: Derivative = setting(
+        "jvp",
+        "of the network along the flow: jvp, exact, with model.attention=math, ZeRO 0 to 2 and nothing "
+        "computed again; difference, of four further evaluations, with everything in fp32",
+    )
+    stride: float = setting(
+        0.00025,
+        "difference: in time; 0.002 is better with model.time_scale of 0.1 and less",
+        low=1e-6,
+        high=0.1,
+    )
+
+
+def step_times(config: MeanFlowConfig, t: Tensor, other: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Return the times (B,) at which a step begins and ends, of two draws of one distribution."""
+    start, end = torch.maximum(t, other), torch.minimum(t, other)
+    return start, torch.where(draws.uniform("instant") < config.instant_share, start, end)
+
+
+def mean_flow_loss(model: Model, noised: NoisyBatch, path: Path, config: MeanFlowConfig) -> Losses:
+    """Return the loss of every sample.
+
+    noised.target is the velocity noise - x0, and the model takes times (B, 2): where a step begins and ends.
+    """
+    assert noised.end is not None
+    if config.derivative == "jvp":
+        output, slope = jvp(model, noised, noised.end, path)
+    else:
+        output, slope = difference(model, noised, noised.end, path, config.stride)
+    output = output[:, : noised.x0.shape[1]]
+    length = wide(noised.time - noised.end)
+    wanted = noised.target - length * slope.detach()[:, : noised.x0.shape[1]]
+    squared = mean_over_unknown(squared_error(output, wanted), noised.condition.frame_mask)
+    if not config.power:
+        return Losses(squared, noised.time)
+    weight = (squared.detach() + config.small) ** -config.power
+    return Losses(squared * weight, noised.time, {"squared_error": squared})
+
+
+def jvp(model: Model, noised: NoisyBatch, end: Tensor, path: Path) -> tuple[Tensor, Tensor]:
+    """Return the network's output, and its derivative along the flow by forward differentiation."""
+    t = noised.time
+    rate = torch.func.jvp(path.time_input, (t,), (torch.ones_like(t),))[1]
+    times = torch.stack([noised.time_input, path.time_input(end)], 1)
+    rates = torch.stack([rate, torch.zeros_like(rate)], 1)
+    inputs, tangents = (noised.x_t, times), (noised.target, rates)
+    output, slope, *_ = torch.func.jvp(lambda x, at: model(x, at, noised.condition), inputs, tangents)
+    return output, slope
+
+
+def difference(
+    model: Model, noised: NoisyBatch, end: Tensor, path: Path, stride: float
+) -> tuple[Tensor, Tensor]:
+    """Return the same by the central difference of fourth order, (8 (f1 - f-1) - (f2 - f-2)) / 12 h."""
+
+    def at(shift: float) -> Tensor:
+        t = noised.time + shift
+        times = torch.stack([path.time_input(t), path.time_input(end)], 1)
+        return model(noised.x_t + shift * noised.target, times, noised.condition)
+
+    with torch.no_grad():
+        near, far = at(stride) - at(-stride), at(2 * stride) - at(-2 * stride)
+    return at(0.0), (8 * near - far) / (12 * stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +30,7 @@ from core.diffusion.paths.config import SIGMAS, PathRecord, ScheduleConfig, path
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Before, Prediction, level_before
+from core.diffusion.time_density import read_density
 from core.diffusion.timesteps import TimestepConfig
 from core.diffusion.weightings import SPACED, LossSpace, Weighting, training_weight
 from core.draws import Draws
@@ -165,6 +167,7 @@ class Objective:
     frame_condition: whether the model takes given frames; then every sample brings a mask, perhaps of zeros.
     frames_per_level: latent frames of which the network is told one level of noise; 0 is all of them.
     path: as the run records it; None is that of the config, whose file of rates is then read.
+    density: of times, likewise.
     """
 
     def __init__(
@@ -174,10 +177,13 @@ class Objective:
         frame_condition: bool = False,
         frames_per_level: int = 0,
         path: PathRecord | None = None,
+        density: Sequence[float] | None = None,
     ) -> None:
         self.config, self.frame_condition, self.unit = config, frame_condition, frames_per_level
         self._own: Own = _without
         self._teacher: Teacher | None = None
+        file = config.timesteps.density
+        self._density = density if density is not None else read_density(file) if file else ()
         require_levels(config, frames_per_level)
         self.path = make_path(path or path_record(config.path, config.schedule))
 
@@ -213,17 +219,19 @@ class Objective:
         if self.frame_condition or self.unit:
             given, unit = config.given, self.unit or 1
             condition = give_frames(condition, x0, draws, config.given_frames, given, unit)
-        positions = x0.shape[2:].numel()
+        positions, density = x0.shape[2:].numel(), self._density
         if self.unit:
             mask = None if condition.frame_mask is None else condition.frame_mask[:, :: self.unit]
             groups = x0.shape[2] // self.unit
-            t = draw_times(config.frame_times, config.timesteps, path, draws, groups, positions, mask)
+            t = draw_times(
+                config.frame_times, config.timesteps, path, draws, groups, positions, mask, density
+            )
         else:
             uniforms = timesteps.uniforms(config.timesteps, draws)
-            t = timesteps.draw(config.timesteps, path, uniforms, positions)
+            t = timesteps.draw(config.timesteps, path, uniforms, positions, density)
         noise, end = draws.normal("noise", tuple(x0.shape[1:])), None
         if config.kind == "mean_flow":
-            other = timesteps.draw(config.timesteps, path, draws.uniform("end_time"), positions)
+            other = timesteps.draw(config.timesteps, path, draws.uniform("end_time"), positions, density)
             t, end = step_times(config.mean_flow, t, other, draws)
         elif config.kind != "denoising":
             t, end = neighbours(config.consistency, t, draws.step_index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.config.settings import setting
 from core.diffusion.paths.path import Path
+from core.diffusion.time_density import times_by_density
 from core.draws import Draws
 from core.errors import UserError
 
@@ -21,10 +22,18 @@ EDGE = 2.0**-23  # the least distance of a time from the ends of the path, in fl
 
 @dataclass(frozen=True, kw_only=True)
 class TimestepConfig:
-    kind: Literal["uniform", "logit_normal", "mode", "edm", "laplace", "cauchy", "sech"] = setting(
+    kind: Literal["uniform", "logit_normal", "mode", "edm", "laplace", "cauchy", "sech", "file"] = setting(
         "uniform",
         "distribution of t: logit_normal and mode put more weight on the middle; edm (normal), laplace, "
-        "cauchy and sech are distributions of log(sigma / alpha), minus half a log-SNR, on any path",
+        "cauchy and sech are distributions of log(sigma / alpha), minus half a log-SNR, on any path; file: "
+        "the one in density",
+    )
+    density: str = setting(
+        "",
+        "file: text file with the densities of even parts of [0, 1], from data to noise, one a line, in any "
+        "scale; `inspect RUN times=FILE` fits one to a finished run",
+        shown="path",
+        role="place",
     )
     mean: float = setting(0.0, "of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2")
     std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
@@ -43,6 +52,9 @@ class TimestepConfig:
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError("shift", self.shift, "a number above 0")
+        if bool(self.density) != (self.kind == "file"):
+            expected = "a file of densities with kind=file, and '' with another"
+            raise UserError("density", self.density or "''", expected)
 
 
 def uniforms(config: TimestepConfig, draws: Draws) -> Tensor:
@@ -70,10 +82,12 @@ def shift_of(config: TimestepConfig, positions: int) -> float:
     return config.shift * math.sqrt(positions / config.shift_at) if config.shift_at else config.shift
 
 
-def draw(config: TimestepConfig, path: Path, u: Tensor, positions: int = 1) -> Tensor:
+def draw(
+    config: TimestepConfig, path: Path, u: Tensor, positions: int = 1, density: Sequence[float] = ()
+) -> Tensor:
     """Return times in (0, 1] from uniforms `u` (B,) in (0, 1); for N steps, on the grid (i + 1) / N.
 
-    positions: of the latents, frames x height x width, by which they may be shifted.
+    positions: of the latents, frames x height x width, by which they may be shifted.  density: of kind=file.
 
     logit_normal, mode and shift: Esser et al., arXiv:2403.03206, eq. 19, 20 and 23.  edm: 2206.00364, table
     1.  laplace, cauchy, sech: 2407.03297.
@@ -83,6 +97,8 @@ def draw(config: TimestepConfig, path: Path, u: Tensor, positions: int = 1) -> T
         t = torch.sigmoid(config.mean + config.std * torch.special.ndtri(u))
     elif config.kind == "mode":
         t = 1 - u - config.mode_scale * (torch.cos(torch.pi / 2 * u) ** 2 - 1 + u)
+    elif config.kind == "file":
+        t = times_by_density(density, u)
     elif config.kind != "uniform":
         t = path.time_of(config.mean + config.std * _QUANTILES[config.kind](u.double())).to(u.dtype)
     if config.kind != "uniform":  # whose extremes round to the ends

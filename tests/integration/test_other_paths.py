@@ -62,3 +62,28 @@ def test_a_run_on_the_path_of_edm_is_sampled_from_its_noise(cache: Path, tmp_pat
     (tmp_path / "samples" / "made_from.json").write_text(json.dumps(sealed(made)))
     status, said = finish([*words[:3], "sample", str(run), f"output={tmp_path / 'samples'}", "count=2"])
     assert status == 2, said
+
+
+def test_a_density_fitted_to_a_run_is_kept_by_the_next_one(cache: Path, tmp_path: Path) -> None:
+    first, run, file = tmp_path / "first", tmp_path / "run", tmp_path / "times.txt"
+    status, said = finish(command(cache, first, "trainer.steps=8"))
+    assert status == 0, said
+    inspect = [*command(cache, first)[:3], "inspect", str(first), f"times={file}"]
+    status, said = finish(inspect)
+    assert (status, "density of times, by the mean loss" in said) == (0, True), said
+    kept = file.read_text()
+    assert len(kept.split()) == 10
+    words = command(cache, run, "objective.timesteps.kind=file", f"objective.timesteps.density={file}")
+    words += ["trainer.steps=2", "trainer.save_every=1"]
+    status, said = finish(words, LONGTAKE_FAULT="step.end@step=2:kill")
+    assert status == -9, said
+    assert json.loads((run / "latents.json").read_text())["times"] == list(map(float, kept.split()))
+    file.write_text("1\n2\n")
+    status, said = finish(words)
+    assert (status, "objective.timesteps.density" in said) == (2, True), said
+    file.unlink()
+    status, said = finish(words)
+    assert status == 0, said
+    assert len(rows(run)) == 2
+    status, said = finish([*inspect[:4], str(cache), f"times={file}"])
+    assert (status, "times=" in said) == (2, True), said

@@ -74,6 +74,7 @@ ROLES: dict[str, dict[str, str]] = {
             ("autoencoder", "data.also", "data.online.text_encoder", "objective.schedule.betas"), "place"
         ),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
+        "objective.timesteps.density": "place",
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         **within("preview", PREVIEW, "watch"),
@@ -81,7 +82,7 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "sweep": {
         **TRAINING,
-        "objective.schedule.betas": "place",
+        **dict.fromkeys(("objective.schedule.betas", "objective.timesteps.density"), "place"),
         **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         **dict.fromkeys(("initial_accept", "action", "retry"), "work"),

@@ -13,12 +13,13 @@ from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from core.files import published
 from core.progress import counted
 from core.run.code import read
 from core.run.folder import AVERAGES, CHECKPOINTS
 from core.run.run_lock import RunLock
+from tools.inspect.fitted_times import write_density
 from tools.inspect.telling import refuse_dataset_fields, tell
 from tools.runs.begun import describe_record
 from tools.runs.initial import read_record
@@ -33,7 +34,8 @@ def plan(config: Config) -> list[str]:
     folder = Path(config.source)
     if _is_checkpoint(folder):
         return [f"hash every file of {folder}, and read its tensors"]
-    return [f"{'hash' if config.action == 'verify' else 'list'} all checkpoints of {folder}"]
+    fitted = [f"write a density of times to {config.times}"] if config.times else []
+    return [f"{'hash' if config.action == 'verify' else 'list'} all checkpoints of {folder}", *fitted]
 
 
 def run(config: Config) -> None:
@@ -41,9 +43,13 @@ def run(config: Config) -> None:
     refuse_dataset_fields(config.action, config.sheet, "a checkpoint or a run")
     folder = Path(config.source)
     if _is_checkpoint(folder):
+        if config.times:
+            raise UserError("times", config.times, "'' for a checkpoint; give its run")
         result, lines = _checkpoint(folder)
     else:
         result, lines = _run(folder, verify=config.action == "verify")
+        if config.times:
+            lines += ["", *write_density(folder, Path(config.times))]
     tell(result, lines, config.format, config.json)
 
 

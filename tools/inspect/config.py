@@ -46,6 +46,12 @@ class Config:
         shown="path.npy|path.png",
     )
     buckets: BucketConfig = setting(BucketConfig(), "shapes that `sample` may be brought to, and clips")
+    times: str = setting(
+        "",
+        "of a finished run: file that receives a density of training times by its losses, for another run's "
+        "objective.timesteps.density",
+        shown="path",
+    )
     processes: int = setting(1, "not used: one process reads", low=1)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from tools.inspect.config import Config
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
+    _require_run(config)
     if _is_export(Path(config.source)):
         from tools.inspect import exported
 
@@ -40,6 +41,7 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Look at what is at the source; WorkError if there is damage among the files that were hashed."""
+    _require_run(config)
     if _is_export(Path(config.source)):
         from tools.inspect import exported
 
@@ -53,6 +55,12 @@ def run(config: Config) -> None:
 
         _require_dataset(config.source, config.action)
         dataset.run(config)
+
+
+def _require_run(config: Config) -> None:
+    """Refuse to fit times to the losses of what is no run."""
+    if config.times and (_is_export(Path(config.source)) or not _has_checkpoints(Path(config.source))):
+        raise UserError("times", config.times, "'' unless source is a run")
 
 
 # The kind of a source is determined without torch, so that a mistake is reported at once.

@@ -20,7 +20,7 @@ from core.run.ways_out import holds
 from data.dataset.index import Dataset
 from data.loading.sources.kinds import LatentFacts
 from tools.runs.begun import initial_content
-from tools.runs.path_record import RATES_FIELD, rates_content
+from tools.runs.path_record import DENSITY_FIELD, RATES_FIELD, density_content, rates_content
 from tools.runs.space_record import ADDED_LATER, read_space
 
 
@@ -45,11 +45,13 @@ def require_trackers(output: Path, metrics: MetricsConfig, *, overwrite: bool, d
             require_installed(metrics.trackers)
 
 
-def latent_contents(run: Path, facts: LatentFacts, initial: str = "", rates: str = "") -> Contents:
+def latent_contents(
+    run: Path, facts: LatentFacts, initial: str = "", rates: str = "", density: str = ""
+) -> Contents:
     """Return the places of `train`: what its `latents.json` records, and what its source is made from now.
 
     initial: the field of that name, whose weights `initial.json` records.  rates: the file of a path's rates,
-    which `latents.json` holds.
+    which `latents.json` holds.  density: the file of a density of times, likewise.
     """
     caches = sorted(facts.parts.values()) if len(facts.parts) > 1 else [facts.fingerprint]
 
@@ -58,6 +60,8 @@ def latent_contents(run: Path, facts: LatentFacts, initial: str = "", rates: str
             return initial_content(run, initial, "train")
         if path == RATES_FIELD:
             return rates_content(run, rates)
+        if path == DENSITY_FIELD:
+            return density_content(run, density)
         found: dict[str, Any] = {
             "cache": caches,
             "encoder": facts.encoder,

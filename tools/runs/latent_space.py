@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from data.loading.sources.kinds import LatentSource
 from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 from tools.runs.normalisers import LatentsConfig
-from tools.runs.path_record import SCHEDULE
+from tools.runs.path_record import SCHEDULE, TIMES
 from tools.runs.space_record import ADDED_LATER, LEARNT, TEXT_FOLDER, read_space
 
 
@@ -36,14 +37,15 @@ def keep_latent_space(
     *,
     text: bool = False,
     path: PathRecord | None = None,
+    density: Sequence[float] = (),
 ) -> None:
     """Publish `autoencoder/` and then `latents.json` in the run folder, once; they stay as they are.
 
     text: whether the network takes text.  path: as `settle_path` gives it; None reads what the objective
-    names.
+    names.  density: of times, from a file.
     UserError where the run was begun on other latents than `source` has (the differing field, both values).
     """
-    record = describe(source, objective, normaliser, latents, text=text, path=path)
+    record = describe(source, objective, normaliser, latents, text=text, path=path, density=density)
     if (run / LATENTS).exists():
         before = ADDED_LATER | read_space(run)
         before = {SCHEDULE: PathRecord.of(before["path"], before.get(SCHEDULE)).parameters()} | before
@@ -66,6 +68,7 @@ def describe(
     *,
     text: bool,
     path: PathRecord | None = None,
+    density: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Return the content of `latents.json`.
 
@@ -74,7 +77,7 @@ def describe(
     captions, None if the network takes none; text_folder: where that lay.
     classes: names by label.  shapes: [C, T, H, W] of each bucket, the one with most samples first.
     path, prediction, learned_sigma: how the network was trained, as in `core.diffusion`.  schedule: the
-    path's parameters, rates read from a file among them.
+    path's parameters, rates read from a file among them.  times: densities read from a file, or None.
     null_share: of samples trained without label, and without text; None where that is not known.
     dropout: what training dropped of them: both together, and of the others each alone.
     untrained_classes: names of classes without a sample.
@@ -95,6 +98,7 @@ def describe(
         "shapes": [list(shape) for shape, _ in samples.most_common()],
         "path": path.name,
         SCHEDULE: json_files.plain(path.parameters()),
+        TIMES: list(density) or None,
         "prediction": objective.prediction,
         "learned_sigma": objective.learned_sigma,
         "null_share": {

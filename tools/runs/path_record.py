@@ -1,4 +1,5 @@
-"""The path of a run with its parameters, which `latents.json` keeps: the rates of a file among them."""
+"""The path of a run with its parameters, which `latents.json` keeps: the rates of a file among them, and
+the density of its times."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from core.diffusion.objective import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record, read_rates
+from core.diffusion.time_density import read_density
 from core.distributed import ranks
 from core.errors import UserError, below
 from core.files import fingerprint
@@ -15,6 +17,8 @@ from tools.runs.space_record import read_space
 
 SCHEDULE = "schedule"  # in latents.json; runs of earlier versions have the published parameters
 RATES_FIELD = "objective.schedule.betas"
+TIMES = "times"  # in latents.json: densities read from a file, None for a run without
+DENSITY_FIELD = "objective.timesteps.density"
 
 
 def settle_path(objective: ObjectiveConfig, run: Path) -> PathRecord:
@@ -48,3 +52,36 @@ def rates_content(run: Path, file: str) -> tuple[dict[str, Any] | None, dict[str
 
 def _recorded_rates(run: Path) -> list[float] | None:
     return read_space(run).get(SCHEDULE, {}).get("rates") if (run / LATENTS).is_file() else None
+
+
+def settle_density(objective: ObjectiveConfig, run: Path) -> tuple[float, ...]:
+    """Return the densities of times that a run recorded, else those of the file; () without (collective)."""
+    return ranks.on_first_rank(lambda: _settled_density(objective.timesteps.density, run))
+
+
+def _settled_density(file: str, run: Path) -> tuple[float, ...]:
+    if not file:
+        return ()
+    was, now = density_content(run, file)
+    if was is not None and was != now:
+        expected = f"the densities with which {run} was begun; the file holds others now"
+        raise UserError(DENSITY_FIELD, file, expected)
+    with below("objective.timesteps"):
+        return tuple(_recorded_density(run) or read_density(file))
+
+
+def density_content(run: Path, file: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the hash of the densities that a run recorded, and of those that the file holds now.
+
+    A file that is gone is not missed, since the run holds them.
+    """
+    recorded = _recorded_density(run)
+    kept = None if recorded is None else {TIMES: fingerprint(recorded)}
+    if kept is not None and not Path(file).exists():
+        return kept, kept
+    with below("objective.timesteps"):
+        return kept, {TIMES: fingerprint(list(read_density(file)))} if file else {}
+
+
+def _recorded_density(run: Path) -> list[float] | None:
+    return read_space(run).get(TIMES) if (run / LATENTS).is_file() else None

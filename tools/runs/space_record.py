@@ -15,7 +15,12 @@ from core.reading.json_scalars import U16, U32, Range
 from core.run.folder import LATENTS
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
-ADDED_LATER = {"normalise": "measured", "text": None, TEXT_FOLDER: ""}  # fields that older runs do not record
+ADDED_LATER = {
+    "normalise": "measured",
+    "text": None,
+    TEXT_FOLDER: "",
+    "times": None,
+}  # fields that older runs do not record
 LEARNT = {
     "null_share": None,
     "dropout": None,
@@ -77,6 +82,7 @@ class _Space(TypedDict):
     dropout: NotRequired[_Dropout | None]
     untrained_classes: NotRequired[list[str]]
     schedule: NotRequired[_Schedule]
+    times: NotRequired[list[float] | None]
 
 
 def read_space(run: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from tools.runs.latent_space import keep_latent_space
 from tools.runs.memory.micro_batches import settle_micro_batches
 from tools.runs.memory.zero_stage import settle_zero_stage
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
-from tools.runs.path_record import settle_path
+from tools.runs.path_record import settle_density, settle_path
 from tools.train import prepared
 from tools.train.beginning import find_beginning
 from tools.train.config import DataConfig, Differing
@@ -158,9 +158,12 @@ def prepare_objective(
     latents = settle_normaliser(latents, run, initial)
     normaliser = choose_normaliser(source, latents, run, world, initial)
     space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
-    ranks.on_first_rank(lambda: keep_latent_space(*space, text=model.text_width > 0, path=path))
+    density = settle_density(objective, run)
+    ranks.on_first_rank(
+        lambda: keep_latent_space(*space, text=model.text_width > 0, path=path, density=density)
+    )
     known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
-    known["frames_per_level"] = model.frames_per_level
+    known |= {"frames_per_level": model.frames_per_level, "density": density}
     return LatentObjective(objective, normaliser, **known)
 
 

@@ -105,11 +105,11 @@ def run(config: Config) -> None:
     )
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
-    rates = config.objective.schedule.betas
+    files = config.objective.schedule.betas, config.objective.timesteps.density
 
     def claim() -> bool:
         require_known_labels(config.model, trained.source, validated.source)
-        contents = latent_contents(output, source.facts, config.initial, rates)
+        contents = latent_contents(output, source.facts, config.initial, *files)
         known: Any = {"contents": contents, "made": partial(steps_made, output), "keeping": keep_numbers}
         return claim_run(output, config, done=FINISHED, may_grow=may_grow(config), **known)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class LatentObjective:
     """The denoiser's loss on a batch of a source: make moments, draw latents, normalise them, then diffuse.
 
     moments: what makes moments (B, M, C, T, H, W) of a batch's x; None where these are what arrives.
-    path: as the run records it.  diffusion: the objective on clean latents.
+    path, density: as the run records them.  diffusion: the objective on clean latents.
     """
 
     def __init__(
@@ -32,10 +33,10 @@ class LatentObjective:
         frames_per_level: int = 0,
         moments: Callable[[Tensor], Tensor] | None = None,
         path: PathRecord | None = None,
+        density: Sequence[float] | None = None,
     ) -> None:
-        self.diffusion = Objective(
-            config, frame_condition=frame_condition, frames_per_level=frames_per_level, path=path
-        )
+        known: Any = {"frames_per_level": frames_per_level, "path": path, "density": density}
+        self.diffusion = Objective(config, frame_condition=frame_condition, **known)
         self._normaliser, self._moments = normaliser, moments
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:

@@ -6,6 +6,7 @@ they are copied, count in no loss, and the network is told `time_input(0)` of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,6 +89,7 @@ def draw_times(
     groups: int,
     positions: int,
     given: Tensor | None,
+    density: Sequence[float] = (),
 ) -> Tensor:
     """Return times (B, groups); 0 where `given` (B, groups), if any, is not 0.
 
@@ -97,10 +99,10 @@ def draw_times(
     """
     if kind in ("independent", "monotone"):
         uniforms = draws.uniform("frame_times", (groups,))
-        t = timesteps.draw(config, path, uniforms, positions)
+        t = timesteps.draw(config, path, uniforms, positions, density)
         t = t.sort(1).values if kind == "monotone" else t
     else:
-        t = timesteps.draw(config, path, timesteps.uniforms(config, draws), positions)
+        t = timesteps.draw(config, path, timesteps.uniforms(config, draws), positions, density)
         t = repeat(t, "b -> b g", g=groups)
     if kind == "prefix":
         many = torch.floor(draws.uniform("frame_prefix") * groups)[:, None]

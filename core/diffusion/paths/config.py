@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path as File
 from typing import Any, Self
 
 from core.config.settings import setting
 from core.diffusion.paths.chain import STEPS, betas
 from core.diffusion.paths.path import PathName
 from core.errors import UserError
-from core.files import fingerprint, instead, read_text
+from core.files import fingerprint
+from core.reading.number_lines import read_numbers
 
-LARGEST_FILE = 1 << 22  # bytes
 MOST_STEPS = 100_000
 ENDS: dict[PathName, tuple[float, float]] = {
     "ddpm_linear": (1e-4, 0.02),
@@ -137,28 +136,8 @@ def _ends(name: PathName, config: ScheduleConfig) -> tuple[float, float]:
 
 def read_rates(path: str) -> tuple[float, ...]:
     """Read a file of rates beta_i, one in each line; UserError for what is no chain."""
-    file = File(path)
-    try:
-        text = read_text(file, LARGEST_FILE)
-    except FileNotFoundError:
-        raise UserError("betas", path, f"a file with a rate in each line{instead(file)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("betas", path, f"a text file with a rate in each line: {error}") from None
-    rates = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rate = float(line)
-        except ValueError:
-            rate = math.nan
-        if not 0 < rate < 1:
-            expected = f"a number between 0 and 1, both excluded, in line {number} of {path}"
-            raise UserError("betas", line.strip()[:40], expected)
-        rates.append(rate)
-    if not 2 <= len(rates) <= MOST_STEPS:
-        raise UserError("betas", path, f"2 to {MOST_STEPS} rates, one in each line; it has {len(rates)}")
-    return tuple(rates)
+    accepted = "a number between 0 and 1, both excluded"
+    return read_numbers(path, "betas", "rate", "rates", lambda rate: 0 < rate < 1, accepted, MOST_STEPS)
 
 
 def _require_own(name: PathName, config: ScheduleConfig) -> None:

@@ -1,12 +1,16 @@
 """Distributions of training times."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from core.batch import Condition
+from core.diffusion.objective import Objective, ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
+from core.diffusion.time_density import fitted, read_density
 from core.diffusion.timesteps import TimestepConfig, draw, uniforms
 from core.draws import Draws
 from core.errors import UserError
@@ -129,3 +133,64 @@ def test_stratified_uniforms_do_not_depend_on_how_a_step_is_cut() -> None:
     plain = step_of(24)
     assert torch.equal(uniforms(TimestepConfig(), plain), plain.uniform("time"))
     assert 0 < float(whole.min()) < float(whole.max()) < 1
+
+
+def density_file(folder: Path, text: str) -> TimestepConfig:
+    (folder / "times.txt").write_text(text)
+    return TimestepConfig(kind="file", density=str(folder / "times.txt"))
+
+
+def test_a_density_from_a_file_is_drawn_by_its_shares(tmp_path: Path) -> None:
+    config = density_file(tmp_path, "1\n0\n\n3\n4\n")
+    density = read_density(config.density)
+    t = draw(config, make_path("rectified_flow"), U, density=density)
+    shares = torch.histc(t, 4, 0, 1) / len(U)
+    torch.testing.assert_close(shares, torch.tensor([1, 0, 3, 4]) / 8, rtol=0, atol=2e-3)
+    inside = t[t > 0.75].double().sort().values
+    even = 0.75 + 0.25 * (torch.arange(len(inside)) + 0.5) / len(inside)
+    torch.testing.assert_close(inside, even.double(), rtol=0, atol=1e-4)
+    on_chain = draw(config, make_path("ddpm_linear"), U, density=density)
+    assert not ((on_chain > 0.2501) & (on_chain < 0.5)).any()
+
+
+def test_an_objective_draws_by_its_file_in_whatever_form_times_are_drawn(tmp_path: Path) -> None:
+    config = density_file(tmp_path, "0\n1\n")
+    for objective in (
+        Objective(ObjectiveConfig(timesteps=config)),
+        Objective(ObjectiveConfig(timesteps=config, frame_times="independent"), frames_per_level=1),
+        Objective(ObjectiveConfig(timesteps=config, kind="mean_flow")),
+    ):
+        noised = objective.noised(torch.zeros(64, 1, 2, 1, 1), Condition(), step_of(64))
+        assert (noised.time[noised.time > 0] >= 0.5).all()
+        assert noised.end is None or (noised.end >= 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n", r"density=.*: expected 2 to 10000 densities, one in each line; it has 1"),
+        ("1\n-1\n", "density=-1: expected a number of at least 0, in line 2"),
+        ("1\nnan\n", "density=nan: expected a number of at least 0, in line 2"),
+        ("1\nmany\n", "density=many: expected a number of at least 0, in line 2"),
+        ("0\n0\n", "expected densities of which one is above 0"),
+    ],
+)
+def test_a_file_that_is_no_density_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Objective(ObjectiveConfig(timesteps=density_file(tmp_path, text)))
+
+
+def test_a_density_and_its_kind_go_together(tmp_path: Path) -> None:
+    for fields in ({"kind": "file"}, {"density": "times.txt"}):
+        with pytest.raises(UserError, match=r"density=.*: expected a file of densities with kind=file"):
+            TimestepConfig(**fields)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"density=.*nowhere: expected a file with a density in each line"):
+        Objective(ObjectiveConfig(timesteps=TimestepConfig(kind="file", density=str(tmp_path / "nowhere"))))
+
+
+def test_a_density_is_fitted_to_losses() -> None:
+    assert fitted([[1.0, None], [3.0, 4.0]]) == (2.0, 4.0)
+    with pytest.raises(UserError, match="part 2 has none"):
+        fitted([[1.0, None]])
+    with pytest.raises(UserError, match="a run that has recorded losses"):
+        fitted([])

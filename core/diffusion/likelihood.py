@@ -117,7 +117,12 @@ def variational_bound(
         drawn = noise(number).to(x0.dtype)
         x = here.alpha * x0 + here.sigma * drawn
         estimate = denoise(x, here)
-        apart = float(back.from_data[number]) * (x0 - estimate.data)
+        # The same difference twice: where there is little noise, that of the data is lost in their digits.
+        if here.sigma < here.alpha:
+            missed = here.sigma / here.alpha * (estimate.noise - drawn)
+        else:
+            missed = x0 - estimate.data
+        apart = float(back.from_data[number]) * missed
         lower = x0.new_tensor(float(back.variance[number]))
         variance = lower.log()
         if estimate.variance_fraction is not None:

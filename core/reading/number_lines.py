@@ -17,8 +17,8 @@ def read_numbers(
 ) -> tuple[float, ...]:
     """Read 2 to `most` numbers, one in each line that is not empty.
 
-    UserError of `field` for what is no such file.  what, many: that a number of it stands for, as "rate" and "rates".  fits: whether
-    a number is one, and expected: which are, in words.
+    UserError of `field` for what is no such file.  what, many: that numbers of it stand for, as "rate" and
+    "rates".  fits: whether a number is one, and expected: which are, in words.
     """
     file = Path(path)
     try:

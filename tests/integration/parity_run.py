@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch, Condition
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.distributed.sequence import data_world, make_sequence_group

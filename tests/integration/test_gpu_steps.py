@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
 from core.diffusion.generating import sample
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths import kinds as paths
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from core.config.loading import load
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.sampling import SamplerConfig
 from core.distributed.ranks import World
 from core.draws import Draws

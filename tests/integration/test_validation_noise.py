@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from core.batch import Batch, Condition
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.timesteps import TimestepConfig
 from core.distributed import ranks
 from core.draws import Draws

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import Conditions, LatentFacts, LatentSource

@@ -22,7 +22,7 @@ import torch
 
 from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.agreement import order_hash, tally
 from core.engine.config import EngineConfig

@@ -25,7 +25,7 @@ from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.saver import SaveConfig
 from core.checkpoint.snapshot import Snapshot
 from core.checkpoint.writer import write_checkpoint
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
 from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig

@@ -11,7 +11,7 @@ from core.checkpoint import exported, torch_file
 from core.checkpoint.tensor_file import load_tensors
 from core.config.loading import dump, from_dict
 from core.config.yaml_files import HEADER
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import path_record
 from core.errors import UserError
 from core.files import fsync_folder, read_text, sealed, temporary_name, write_json, write_text

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from core.errors import UserError
 from core.files import fsync_folder, instead, sealed, temporary_name, write_json

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record, read_rates
 from core.diffusion.time_density import read_density
 from core.distributed import ranks

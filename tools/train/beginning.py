@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.config.loading import from_dict
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from core.diffusion.paths.kinds import make_path
 from core.errors import UserError, below

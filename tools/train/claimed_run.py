@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.averages.ema import EmaConfig
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig

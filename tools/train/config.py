@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
 from core.config.values import any_of
-from core.diffusion.objective import ObjectiveConfig, require_levels
+from core.diffusion.objectives.config import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
 from core.metrics.rows import MetricsConfig

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.config import PathRecord
 from core.draws import Draws

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import UserError

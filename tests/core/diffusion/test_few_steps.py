@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from core.batch import Condition
 from core.diffusion.generating import sample
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
 from core.diffusion.objectives import mean_flow
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.consistency import (
     ConsistencyConfig,
     Teacher,

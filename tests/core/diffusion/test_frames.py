@@ -12,7 +12,8 @@ from core.batch import Condition
 from core.diffusion.frames.lagging import lagged
 from core.diffusion.frames.training_levels import FrameTimes, GivenConfig
 from core.diffusion.generating import sample
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction, target, to_data, to_noise
 from core.diffusion.sampling import SamplerConfig

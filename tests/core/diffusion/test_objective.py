@@ -8,7 +8,8 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion import predictions
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.noised import Model, squared_error
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName

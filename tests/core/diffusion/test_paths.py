@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.chain import betas
 from core.diffusion.paths.config import PathRecord, ScheduleConfig, path_record
 from core.diffusion.paths.kinds import make_path

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from core.batch import Condition
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.time_density import fitted, read_density

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core.batch import Condition
-from core.diffusion.objective import Objective, ObjectiveConfig
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.own import LogVariance
 from core.diffusion.paths.config import SIGMAS
 from core.diffusion.paths.kinds import make_path

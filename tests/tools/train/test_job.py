@@ -15,7 +15,7 @@ import torch
 from core.batch import Batch
 from core.checkpoint.weights import load_weights
 from core.config.loading import load
-from core.diffusion.objective import ObjectiveConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError

@@ -21,7 +21,7 @@ from tools.preview.config import PreviewConfig
 from tools.preview.preview_files import PreviewFiles
 from tools.preview.previews import Previews, Requested
 from tools.runs.loaded_run import LatentSpace
-from tools.sample.conditions import require_trained
+from tools.sample.conditions import maps_to_data, require_trained
 from tools.sample.config import FilesConfig
 from tools.sample.generating import Maker
 from tools.sample.given.config import PLAIN
@@ -67,9 +67,11 @@ def _requested(
     shape_of: Callable[[Size], tuple[int, int, int, int]] = partial(latent_shape, space, model, autoencoder)
     schedule = make_schedule(settings, read_asked(settings), space, run, shape_of)
     schedule, notes = settle_samplers(schedule, space, run, shape_of)
+    maps = maps_to_data(run)
     for number, form in enumerate(schedule.forms):
+        conditions = schedule.given(number), schedule.negative(number)
         with below("sampler"):
-            notes += require_trained(space, form.sampler, schedule.given(number), schedule.negative(number))
+            notes += require_trained(space, form.sampler, *conditions, maps_to_data=maps)
     for note in dict.fromkeys(notes):
         say(f"preview: {note}")
     prompts = ranks.on_first_rank(lambda: _embedded(schedule, space, device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.sampling import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
-from core.diffusion.solvers.levels import Denoise, Estimate, Level
+from core.diffusion.solvers.levels import DEFAULTS, AdaptiveConfig, Denoise, Estimate, Level, Options
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Way, measure
 
@@ -31,6 +32,7 @@ PEERS: dict[SolverName, tuple[str, dict[str, Any]]] = {
 MODES = (1, 4, 16, 64)  # Gaussians of the mixtures
 DIMENSIONS, VARIANCE, STARTS = 16, 0.1, 128
 EVALUATIONS = (10, 20, 50, 100)
+TOLERANCES = (0.1, 0.01, 0.001, 1e-4)  # of solvers that choose their steps
 COMPARED: tuple[SolverName, ...] = ("dpmpp_2m", "unipc_2", "unipc_3")
 
 
@@ -98,13 +100,17 @@ def _errors() -> list[Row]:
     found: list[Row] = []
     errors: dict[tuple[SolverName, int], float] = {}
     for name, kind in KINDS.items():
-        if kind.is_random or kind.is_adaptive:
+        if kind.is_random or kind.tells_ends:
             continue
         protocol = (
             f"median error of {STARTS} starts against the exact flow, geometric mean, mixtures of {MODES} "
             f"Gaussians, variance {VARIANCE}, {DIMENSIONS} dimensions, {CHAIN}, exact denoiser, default grid"
         )
         row = Row(f"error of {name}", "-", protocol)
+        if kind.is_adaptive:
+            row.facts |= _by_tolerance(name, problems, exact)
+            found.append(row)
+            continue
         for count in EVALUATIONS:
             steps = count // kind.evaluations
             times = make_grid(best_grid(name, steps, path), path, steps, 1.0)
@@ -118,13 +124,37 @@ def _errors() -> list[Row]:
     return found
 
 
+def _by_tolerance(name: SolverName, problems: Sequence[Denoise], exact: Sequence[Tensor]) -> dict[str, float]:
+    """Return errors by tolerance, and the evaluations of the mixture that takes most of them."""
+    found = {}
+    for tolerance in TOLERANCES:
+        options = Options(adaptive=AdaptiveConfig(tolerance=tolerance))
+        counted = [Counted(problem) for problem in problems]
+        ends = [_solve(name, problem, [1.0, 0.0], options) for problem in counted]
+        most = max(problem.evaluations for problem in counted)
+        found[f"tolerance {tolerance:g}, up to {most} evaluations"] = distance(ends, exact)
+    return found
+
+
+@dataclass
+class Counted:
+    """A denoiser that counts how often the samples that take longest are evaluated."""
+
+    denoise: Denoise
+    evaluations: int = 0
+
+    def __call__(self, x: Tensor, level: Level) -> Estimate:
+        self.evaluations += 1
+        return self.denoise(x, level)
+
+
 def _starts() -> Tensor:
     return torch.randn(STARTS, DIMENSIONS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def _solve(name: SolverName, denoise: Denoise, times: Sequence[float]) -> Tensor:
+def _solve(name: SolverName, denoise: Denoise, times: Sequence[float], options: Options = DEFAULTS) -> Tensor:
     start = _starts()
-    return KINDS[name].solve(denoise, start, times, make_path(CHAIN), noise=lambda i: start)
+    return KINDS[name].solve(denoise, start, times, make_path(CHAIN), noise=lambda i: start, options=options)
 
 
 def distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
@@ -140,10 +170,11 @@ def mixture(modes: int) -> Denoise:
     weights = torch.rand(modes, generator=generator, dtype=torch.float64) + 0.2
 
     def denoise(x: Tensor, level: Level) -> Estimate:
-        spread = level.alpha**2 * VARIANCE + level.sigma**2
-        apart = x[:, None] - level.alpha * means
+        alpha, sigma = (torch.as_tensor(each, dtype=x.dtype) for each in (level.alpha, level.sigma))
+        spread, each = alpha**2 * VARIANCE + sigma**2, alpha[..., None]  # a sample's own, or one of all
+        apart = x[:, None] - each * means
         share = torch.softmax(-(apart**2).sum(-1) / (2 * spread) + weights.log(), 1)
-        data = (share[..., None] * (means + level.alpha * VARIANCE * apart / spread)).sum(1)
+        data = (share[..., None] * (means + each * VARIANCE * apart / spread[..., None])).sum(1)
         return Estimate(data, (x - level.alpha * data) / level.sigma)
 
     return denoise

@@ -50,12 +50,14 @@ class Kind:
     chain_grid: the grid that is best for it on a chain, as measured (docs/method.md).
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
     is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
+    tells_ends: whether the network is told where a step ends, which only one of two times understands.
     takes: the fields of `Options` that it reads; others must be left at their defaults."""
 
     solve: Solver
     evaluations: int = 1
     is_random: bool = False
     is_adaptive: bool = False
+    tells_ends: bool = False
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
     takes: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ KINDS: dict[SolverName, Kind] = {
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
     "restart": Kind(restart, 2, is_random=True, takes=("restart",)),
     "dopri5": Kind(dopri5, 7, is_adaptive=True, takes=("adaptive",)),
-    "mean_flow": Kind(mean_flow),
+    "mean_flow": Kind(mean_flow, tells_ends=True),
     "sde_dpmpp": Kind(sde, is_random=True),
     "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
 }

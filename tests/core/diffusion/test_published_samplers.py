@@ -1,9 +1,9 @@
 """Samplers and losses against numbers that the published code of DiT and SiT gave.
 
 `dit_samplers.npz` and `sit_samplers.npz` hold what that code (facebookresearch/DiT at ed81ce2, `diffusion`
-and `forward_with_cfg`; willisma/SiT at 947f95b, `transport`, with torchdiffeq 0.2.5) computed in float64 with the networks below
-from the start and the noises that the files hold: ten steps, on the chain of 1000 by the respacings "10" and
-"ddim10".
+and `forward_with_cfg`; willisma/SiT at 947f95b, `transport`, with torchdiffeq 0.2.5) computed in float64 with
+the networks below from the start and the noises that the files hold: ten steps, on the chain of 1000 by the
+respacings "10" and "ddim10".
 """
 
 from __future__ import annotations

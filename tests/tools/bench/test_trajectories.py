@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.diffusion.solvers.kinds import KINDS
 from core.root import ROOT
 from tools.bench import trajectories
 
@@ -16,8 +15,8 @@ KEPT = ROOT / "docs" / "images" / "solvers"
 
 def test_every_solver_has_a_picture_in_the_docs_and_all_are_small() -> None:
     text, kept = (ROOT / "docs" / "method.md").read_text(), list(KEPT.iterdir())
-    assert {path.stem for path in kept} == set(KINDS)
-    assert [name for name in KINDS if f"images/solvers/{name}.svg" not in text] == []
+    assert {path.stem for path in kept} == set(trajectories.PICTURED)
+    assert [name for name in trajectories.PICTURED if f"images/solvers/{name}.svg" not in text] == []
     assert sum(path.stat().st_size for path in kept) <= 300_000
 
 

@@ -21,7 +21,8 @@ from tools.preview.config import PreviewConfig
 from tools.preview.preview_files import PreviewFiles
 from tools.preview.previews import Previews, Requested
 from tools.runs.loaded_run import LatentSpace
-from tools.sample.conditions import maps_to_data, require_trained
+from tools.runs.objective_kind import maps_to_data
+from tools.sample.conditions import require_trained
 from tools.sample.config import FilesConfig
 from tools.sample.generating import Maker
 from tools.sample.given.config import PLAIN

@@ -19,10 +19,11 @@ from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
 from models.denoisers.skipping import WithoutBlocks
 from tools.runs.loaded_run import LoadedRun, open_run
+from tools.runs.objective_kind import maps_to_data
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
-from tools.sample.conditions import maps_to_data, require_trained, untrained_frames
+from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.files.file_parts import FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different

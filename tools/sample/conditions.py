@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config.loading import from_dict
-from core.config.values import any_of
 from core.config.yaml_files import read_recorded
 from core.diffusion.guidance.branches import dropped_parts
-from core.diffusion.objectives.kinds import KINDS, ObjectiveKind
+from core.diffusion.objectives.kinds import KINDS
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig, check_start, settle_start
 from core.diffusion.timesteps import TimestepConfig, shift_of
@@ -19,6 +18,7 @@ from core.errors import UserError, below
 from core.progress import counted
 from core.run.folder import CONFIG
 from tools.runs.loaded_run import LatentSpace
+from tools.runs.objective_kind import objective_kind
 
 WORDS = {"label": "class", "text": "text"}
 
@@ -150,20 +150,6 @@ def as_objective(sampler: SamplerConfig, source: Path) -> tuple[SamplerConfig, l
         expected = f"renoise, since the run was trained by objective.kind={kind} to give the data at once"
         raise UserError("solver", sampler.solver, expected)
     return sampler, [f"override: solver={sampler.solver}, where objective.kind={kind} asks for {suited}"]
-
-
-def objective_kind(source: Path) -> ObjectiveKind:
-    """Return the kind of objective by which a run was trained."""
-    objective = read_recorded(source / CONFIG).get("objective")
-    kind = objective.get("kind", "denoising") if isinstance(objective, dict) else "denoising"
-    if kind not in KINDS:
-        raise UserError(f"{source / CONFIG}: objective.kind", kind, any_of(list(KINDS)))
-    return kind
-
-
-def maps_to_data(source: Path) -> bool:
-    """Return whether a run was trained to give the data at once, for which `renoise` is meant."""
-    return KINDS[objective_kind(source)].solver == "renoise"
 
 
 def trained_shift(source: Path, positions: int) -> float:

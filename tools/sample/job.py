@@ -35,7 +35,8 @@ def plan(config: Config) -> list[str]:
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
     from tools.runs.loaded_run import LatentSpace
-    from tools.sample.conditions import as_trained, maps_to_data, require_trained, untrained_frames
+    from tools.runs.objective_kind import maps_to_data
+    from tools.sample.conditions import as_trained, require_trained, untrained_frames
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
     from tools.sample.requests.fitting import make_schedule
 

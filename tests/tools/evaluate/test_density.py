@@ -13,6 +13,7 @@ import pytest
 from torch import Tensor
 
 from core.batch import Condition
+from core.config.yaml_files import as_yaml, read_yaml
 from core.errors import UserError
 from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
@@ -127,3 +128,12 @@ def test_what_does_not_fit_is_named(made: Path) -> None:
     with pytest.raises(UserError, match=r"real='': expected a latent cache"):
         evaluate.plan(config(made, real=""))
     assert evaluate.plan(config(made))[0].startswith("likelihood of 4 samples of ")
+
+
+def test_a_run_that_gives_the_data_at_once_has_no_flow(made: Path) -> None:
+    file = made / "run" / "config.yaml"
+    record = read_yaml(file)
+    record.setdefault("objective", {})["kind"] = "consistency"
+    file.write_text(as_yaml(record))
+    with pytest.raises(UserError, match=r"source=.*: expected a run whose network gives the flow"):
+        evaluate.run(config(made))

@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
 from tools.runs.loaded_run import LatentSpace
+from tools.runs.objective_kind import maps_to_data
 from tools.sample import job as sample
 from tools.sample.conditions import as_trained, chosen_classes, require_trained, untrained_frames
 
@@ -58,6 +59,39 @@ def test_renoising_is_warned_of_where_it_takes_more_than_one_step(run: Path) -> 
     (warning,) = require_trained(space(run), twice, ["label"])
     assert "samples lack up to half of the variance" in warning
     assert not [line for line in require_trained(space(run), once, ["label"]) if "renoise" in line]
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver"), [("mean_flow", "mean_flow"), ("consistency", "renoise"), ("distillation", "renoise")]
+)
+def test_the_solver_is_that_of_the_objective(run: Path, kind: str, solver: str) -> None:
+    shape, asked = (4, 1, 2, 2), SamplerConfig(steps=2)
+    trained_with(run, "objective", kind=kind)
+    taken, lines = as_trained(asked, space(run), run, shape)
+    assert taken == replace(asked, solver=solver)  # type: ignore[arg-type]
+    assert lines == [f"solver={solver}, as objective.kind={kind} asks; 2 steps"]
+    assert as_trained(taken, space(run), run, shape) == (taken, [])
+    maps = maps_to_data(run)
+    assert maps == (solver == "renoise")
+    assert not [
+        line for line in require_trained(space(run), taken, ["label"], maps_to_data=maps) if "lack" in line
+    ]
+    other = replace(asked, solver="heun")
+    if maps:
+        with pytest.raises(UserError, match="solver=heun: expected renoise, since the run was trained by"):
+            as_trained(other, space(run), run, shape)
+    else:
+        assert as_trained(other, space(run), run, shape)[1] == [
+            "override: solver=heun, where objective.kind=mean_flow asks for mean_flow"
+        ]
+
+
+def test_average_velocities_need_a_run_that_was_trained_on_them(run: Path) -> None:
+    with pytest.raises(UserError, match="solver=mean_flow: expected another, for a run of"):
+        as_trained(SamplerConfig(solver="mean_flow", steps=2), space(run), run, (4, 1, 2, 2))
+    trained_with(run, "objective", kind="dreaming")
+    with pytest.raises(UserError, match="dreaming: expected denoising, mean_flow"):
+        as_trained(PLAIN, space(run), run, (4, 1, 2, 2))
 
 
 def test_times_are_shifted_as_in_training_unless_another_shift_is_given(run: Path) -> None:

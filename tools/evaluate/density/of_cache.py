@@ -25,6 +25,7 @@ from tools.evaluate.density.of_samples import of_batch
 from tools.evaluate.density.summary import summary
 from tools.runs import rulers
 from tools.runs.loaded_run import LoadedRun, open_run
+from tools.runs.objective_kind import maps_to_data
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
@@ -78,6 +79,11 @@ def opened(source: str, real: str, config: DensityConfig, device: str) -> Asked:
 
     if not real:
         raise UserError("real", "''", "a latent cache, with measure=likelihood or bound")
+    if maps_to_data(Path(source)):
+        expected = (
+            "a run whose network gives the flow, not the data at its end as objective.kind has it there"
+        )
+        raise UserError("source", source, expected)
     cache = Dataset(Path(real), "real")
     trained = open_run(Path(source), config.checkpoint, config.weights, own_device(device))
     require_like(trained, cache)

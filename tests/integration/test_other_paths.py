@@ -66,7 +66,7 @@ def test_a_run_on_the_path_of_edm_is_sampled_from_its_noise(cache: Path, tmp_pat
 
 def test_a_density_fitted_to_a_run_is_kept_by_the_next_one(cache: Path, tmp_path: Path) -> None:
     first, run, file = tmp_path / "first", tmp_path / "run", tmp_path / "times.txt"
-    status, said = finish(command(cache, first, "trainer.steps=8"))
+    status, said = finish(command(cache, first, "trainer.steps=60"))
     assert status == 0, said
     inspect = [*command(cache, first)[:3], "inspect", str(first), f"times={file}"]
     status, said = finish(inspect)

@@ -42,6 +42,7 @@ class ConvConfig:
     text_width: ClassVar[int] = 0
     frame_condition: ClassVar[bool] = False
     frames_per_level: ClassVar[int] = 0
+    two_times: ClassVar[bool] = False
 
     def build(self, sequence: SequenceGroup | None = None) -> Conv:
         assert sequence is None, "it has no attention heads, so that nobody asks for this"

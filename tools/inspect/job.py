@@ -24,7 +24,7 @@ from tools.inspect.config import Config
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
-    _require_run(config)
+    _require_run(Path(config.source), config.times)
     if _is_export(Path(config.source)):
         from tools.inspect import exported
 
@@ -41,7 +41,7 @@ def plan(config: Config) -> list[str]:
 
 def run(config: Config) -> None:
     """Look at what is at the source; WorkError if there is damage among the files that were hashed."""
-    _require_run(config)
+    _require_run(Path(config.source), config.times)
     if _is_export(Path(config.source)):
         from tools.inspect import exported
 
@@ -57,10 +57,10 @@ def run(config: Config) -> None:
         dataset.run(config)
 
 
-def _require_run(config: Config) -> None:
+def _require_run(source: Path, times: str) -> None:
     """Refuse to fit times to the losses of what is no run."""
-    if config.times and (_is_export(Path(config.source)) or not _has_checkpoints(Path(config.source))):
-        raise UserError("times", config.times, "'' unless source is a run")
+    if times and (_is_export(source) or not _has_checkpoints(source)):
+        raise UserError("times", times, "'' unless source is a run")
 
 
 # The kind of a source is determined without torch, so that a mistake is reported at once.

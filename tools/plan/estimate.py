@@ -81,7 +81,7 @@ def estimate(
         "save_every": run.trainer.save_every,
         "ranks": plan.ranks,
         "device": _device(device) if device else None,
-        "settings": [_setting(each) for each in found],
+        "settings": [memory.as_figures(each) for each in (*found, *asked.others)],
         "zero_stage": engine.zero_stage,
         "ranks_have": [
             share._asdict()
@@ -106,12 +106,13 @@ def estimate(
 class _Settings(NamedTuple):
     """found: with the largest micro-batches that fit.  configured: with those that are asked for.
 
-    activations: of each bucket with the configured policy.
+    activations: of each bucket with the configured policy.  others: as `found`, of the other kind of engine.
     """
 
     activations: list[Measured]
     found: list[Setting]
     configured: Setting
+    others: list[Setting]
 
 
 def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None) -> _Settings:
@@ -124,20 +125,25 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
+    others: list[Setting] = []
     known: Any = {"ranks": plan.ranks, "on_node": plan.ranks_per_node, "averages": len(run.ema.names)}
     known["memory"] = device.memory if device else 0
     auto = replace(engine, micro_batch="auto")
+    another = memory.of_another_kind(auto)
     for policy in memory.POLICIES if device else (asked,):
         fits = any(each.fits for each in found if each.degree == engine.sequence_parallel)
         if fits and policy != asked:
             continue
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
-            found += memory.possible(groups, auto, work, policy, counted[policy], degree=degree, **known)
+            of_policy = (work, policy, counted[policy])
+            found += memory.possible(groups, auto, *of_policy, degree=degree, **known)
+            if another:
+                others += memory.possible(groups, another, *of_policy, degree=degree, **known)
     same = memory.possible(
         groups, engine, work, asked, counted[asked], degree=engine.sequence_parallel, **known
     )
-    return _Settings(counted[asked], found, memory.configured(same, engine, plan.ranks))
+    return _Settings(counted[asked], found, memory.configured(same, engine, plan.ranks), others)
 
 
 def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, Any]:
@@ -171,21 +177,6 @@ def _device(device: Device) -> dict[str, Any]:
     }
 
 
-def _setting(setting: Setting) -> dict[str, Any]:
-    return {
-        "zero_stage": setting.zero_stage,
-        "activation_checkpointing": setting.policy,
-        "sequence_parallel": setting.degree,
-        "parts": dict(setting.parts),
-        "activations": setting.activations,
-        "update": setting.update,
-        "bytes": setting.bytes,
-        "micro_batches": list(setting.micro_batches),
-        "by_micro_batch": [[each._asdict() for each in bucket] for bucket in setting.sizes],
-        "fits": setting.fits,
-    }
-
-
 @dataclass(frozen=True)
 class _Times:
     """What the run takes with a setting: traffic, and time on a known or a measured device."""
@@ -205,7 +196,7 @@ class _Times:
         tokens = traffic.sent(shared, setting.degree)
         sent = Sent(state.sent, tokens, state.overlaps, state.sharers)
         found = {
-            **_setting(setting),
+            **memory.as_figures(setting),
             "collectives": state.calls,
             "collectives_of_shared_tokens": shared,
             "sent_bytes_per_step": sent.state + sent.tokens,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from core.engine.config import EngineConfig
+from core.errors import UserError
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
 from core.memory.micro_batch import Measured, divisors
@@ -32,10 +33,12 @@ class MicroBatch(NamedTuple):
 class Setting(Fit):
     """A way to run, and its bytes on a rank.
 
-    policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.  sizes: of each
-    bucket all that it takes with each micro-batch that divides a rank's share, and whether that fits.
+    kind: of engine.  policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.
+    sizes: of each bucket all that it takes with each micro-batch that divides a rank's share, and whether
+    that fits.
     """
 
+    kind: str
     zero_stage: int
     policy: str
     degree: int
@@ -98,8 +101,20 @@ def possible(
         sizes = [
             _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)
         ]
-        found.append(Setting(zero_stage=stage, policy=policy, degree=degree, sizes=sizes, **vars(takes)))
+        names: dict[str, Any] = {"kind": engine.kind, "zero_stage": stage, "policy": policy}
+        found.append(Setting(**names, degree=degree, sizes=sizes, **vars(takes)))
     return found
+
+
+def of_another_kind(engine: EngineConfig) -> EngineConfig | None:
+    """Return the other kind of engine with the same settings; None where it cannot have them."""
+    usual = EngineConfig()
+    kind: Literal["deepspeed", "fsdp2"] = "fsdp2" if engine.kind == "deepspeed" else "deepspeed"
+    others: dict[str, Any] = {"shard_ranks": usual.shard_ranks, "reduce": usual.reduce}
+    try:
+        return replace(engine, kind=kind, zero_stage="auto", **others)
+    except UserError:
+        return None
 
 
 def _micro_batches(takes: Fit, share: int, measured: Measured, usable: int | None) -> list[MicroBatch]:
@@ -148,4 +163,21 @@ def as_fields(setting: Setting) -> dict[str, Any]:
             "sequence_parallel": setting.degree,
             "micro_batch": "auto",
         }
+    }
+
+
+def as_figures(setting: Setting) -> dict[str, Any]:
+    """Return a setting as plain values for JSON."""
+    return {
+        "engine": setting.kind,
+        "zero_stage": setting.zero_stage,
+        "activation_checkpointing": setting.policy,
+        "sequence_parallel": setting.degree,
+        "parts": dict(setting.parts),
+        "activations": setting.activations,
+        "update": setting.update,
+        "bytes": setting.bytes,
+        "micro_batches": list(setting.micro_batches),
+        "by_micro_batch": [[each._asdict() for each in bucket] for bucket in setting.sizes],
+        "fits": setting.fits,
     }

@@ -8,6 +8,7 @@ from core.metrics.devices import GB
 from core.progress import aligned
 from tools.plan.shares import lines_of_shares
 
+NAMES = ("engine", "tokens by", "stage", "checkpointing")
 COLUMNS = 8  # numbers of samples at once that are shown
 
 
@@ -108,7 +109,16 @@ def _table(settings: list[dict[str, Any]], configured: dict[str, Any], *, has_li
     Tokens are shared as configured; by other numbers of ranks only JSON has all, and here stands what fits
     with the least recomputation and sharding.
     """
-    head = ("tokens by", "stage", "checkpointing", "state GB", "activations GB", "all GB", "samples at once")
+    head = (
+        "engine",
+        "tokens by",
+        "stage",
+        "checkpointing",
+        "state GB",
+        "activations GB",
+        "all GB",
+        "samples at once",
+    )
     rows = [(*head, "fits")]
     shown = [s for s in settings if s["sequence_parallel"] == configured["sequence_parallel"]]
     for degree in dict.fromkeys(s["sequence_parallel"] for s in settings):
@@ -120,7 +130,12 @@ def _table(settings: list[dict[str, Any]], configured: dict[str, Any], *, has_li
         sizes = ", ".join(map(str, each["micro_batches"]))
         numbers = (state / GB, each["activations"] / GB, each["bytes"] / GB)
         fits = ("yes" if each["fits"] else "no") if has_limit else ""
-        names = (str(each["sequence_parallel"]), str(each["zero_stage"]), each["activation_checkpointing"])
+        names = (
+            each["engine"],
+            str(each["sequence_parallel"]),
+            str(each["zero_stage"]),
+            each["activation_checkpointing"],
+        )
         rows.append((*names, *(f"{size:.3g}" for size in numbers), sizes, fits))
     return aligned(rows)
 
@@ -141,10 +156,21 @@ def _micro_batches(found: dict[str, Any], *, has_limit: bool) -> list[str]:
             continue
         shown = shown or dict.fromkeys(_spread(list(sizes), COLUMNS))
         cells = [_cell(sizes.get(samples), has_limit=has_limit) for samples in shown]
-        names = (str(each["sequence_parallel"]), str(each["zero_stage"]), each["activation_checkpointing"])
+        names = (
+            each["engine"],
+            str(each["sequence_parallel"]),
+            str(each["zero_stage"]),
+            each["activation_checkpointing"],
+        )
         rows.append((*names, *cells))
-    head = ("tokens by", "stage", "checkpointing", *map(str, shown))
+    head = (*NAMES, *map(str, shown))
     return [f"GB of a rank by samples of {found['largest_bucket']} at once:", *aligned([head, *rows])]
+
+
+def _names(setting: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the columns NAMES say of a setting."""
+    degree, stage = str(setting["sequence_parallel"]), str(setting["zero_stage"])
+    return setting["engine"], degree, stage, setting["activation_checkpointing"]
 
 
 def _cell(size: dict[str, Any] | None, *, has_limit: bool) -> str:

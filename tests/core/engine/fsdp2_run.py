@@ -5,7 +5,9 @@ Each case of CASES trains four steps; the first rank writes norms, weights, aver
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.engine.kinds import make_engine
-from core.optim.groups import OptimizerConfig
+from core.optim.groups import OptimizerConfig, parameter_groups
 from core.run.ending import end_with
 from tools.plan.shares import numbers_of_ranks
 from tools.runs.memory.run_memory import groups_of, state_of
 
-STEPS, SAMPLES, WIDTH = 4, 8, 5
+STEPS, SAMPLES, WIDTH, CLIPPING = 4, 8, 5, 0.5
 CASES: dict[str, dict[str, Any]] = {
     "zero": {"zero_stage": 0},
     "2": {"kind": "fsdp2", "zero_stage": 2},
@@ -70,7 +72,7 @@ class OddNet(nn.Module):
 
 def make(world: World, *, rule: Any = "adamw", precision: Any = "fp32", **fields: Any) -> Engine:
     torch.manual_seed(0)
-    config = EngineConfig(device="cpu", precision=precision, gradient_clipping=0.5, **fields)
+    config = EngineConfig(device="cpu", precision=precision, gradient_clipping=CLIPPING, **fields)
     return make_engine(OddNet(world), config, OptimizerConfig(name=rule, lr=1e-2, weight_decay=0.1), world)
 
 
@@ -98,11 +100,40 @@ def result(world: World, fields: dict[str, Any]) -> dict[str, Any]:
     norms, ema = train(engine, world)
     shown = {"norms": norms, "weights": engine.full_state(), "fixed": engine.fixed()}
     shown["average"] = engine.full_state(ema.averages["0.9"])
+    shown["plain"] = plain_norms(world, engine.config.most_at_once)
     owned = [(s.name, s.start, s.stop) for s in engine.owned]
     rows = ranks.gather_objects((owned, _sizes(engine)))
     return (
         shown | {"owned": [mine for mine, _ in rows], "sizes": [sizes for _, sizes in rows]} | _said(engine)
     )
+
+
+def plain_norms(world: World, micro_batch: int) -> list[float]:
+    """Return the norms of one process that rounds and sums as FSDP2 does: AdamW, bf16 with fp32 masters."""
+    torch.manual_seed(0)
+    network, config = OddNet(world), OptimizerConfig(lr=1e-2, weight_decay=0.1)
+    groups = parameter_groups(network, config)
+    masters = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
+    own = [{**group, "params": [masters[name] for name in group["names"]]} for group in groups]
+    optimizer, norms = torch.optim.AdamW(own, lr=1e-2, fused=True), list[float]()
+    for step in range(STEPS):
+        for name, p in network.named_parameters():
+            p.data = masters.get(name, p.detach()).bfloat16()
+        for master in masters.values():
+            master.grad = torch.zeros_like(master)
+        for network.rank in range(world.size):
+            for part in samples(replace(world, rank=network.rank), step, micro_batch):
+                network.zero_grad()
+                (network(part).square().sum() / SAMPLES).backward()
+                for name, p in network.named_parameters():
+                    if p.grad is not None:
+                        masters[name].grad += p.grad.float()
+        squares = sum(float(m.grad.double().square().sum()) for m in masters.values() if m.grad is not None)
+        norms.append(math.sqrt(squares))
+        for master in masters.values():
+            master.grad *= min(1.0, CLIPPING / (norms[-1] + 1e-6))
+        optimizer.step()
+    return norms
 
 
 def _sizes(engine: Engine) -> list[int]:

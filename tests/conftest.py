@@ -16,6 +16,7 @@ os.environ.setdefault("LONGTAKE_CACHE", os.path.join(tempfile.gettempdir(), f"lo
 import hypothesis
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.slurm_cluster import missing
 
@@ -33,6 +34,14 @@ hypothesis.settings.load_profile("repeatable")
 
 
 _LONG = ("slurm", "multiprocess")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _linear_as_it_was() -> Iterator[None]:
+    """Undo what DeepSpeed's stage 3 does to the whole process, where tests do not leave their world."""
+    own = functional.linear
+    yield
+    functional.linear = own
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -44,6 +44,7 @@ TESTS = {
         "tests/core/faults/test_spikes.py",
         "tests/core/faults/test_incident_rules.py",
     ],
+    "core/permutations.py": ["tests/core/test_draws.py"],
     "core/queue/dead_owners.py": ["tests/core/queue/test_dead_owners.py"],
     "core/queue/failures.py": [
         "tests/core/queue/test_work_queue.py",
@@ -57,10 +58,12 @@ TESTS = {
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
     "core/run/claim.py": ["tests/core/run/test_claim.py"],
     "core/run/run_lock.py": ["tests/core/run/test_run_lock.py"],
+    "data/order/bucket_rows.py": ["tests/data/order/test_order.py", "tests/data/order/test_stream.py"],
     "data/order/buckets.py": ["tests/data/order/test_buckets.py"],
     "data/order/caption_choice.py": ["tests/data/order/test_caption_choice.py"],
-    "data/order/order.py": ["tests/data/order/test_order.py"],
+    "data/order/order.py": ["tests/data/order/test_order.py", "tests/data/order/test_stream.py"],
     "data/order/steps.py": ["tests/data/order/test_steps.py"],
+    "data/order/stream.py": ["tests/data/order/test_stream.py", "tests/data/order/test_order.py"],
     "data/raw/annotations/roles.py": ["tests/data/raw/test_roles.py"],
     "tools/runs/latent_space.py": ["tests/tools/test_latent_space.py"],
 }

@@ -10,9 +10,12 @@ import warnings
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from core import garbage
 from core.distributed import ranks
+
+_LINEAR = functional.linear
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -36,9 +39,18 @@ def load_deepspeed(device: torch.device) -> Any:
     deepspeed.utils.logger.setLevel(logging.ERROR)
     # torch 2.13 renames collectives that DeepSpeed 0.19 calls by their old names, once per call site.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # Its copies of process groups would outlive the world, and the next one would meet them.
-    ranks.leave_with(deepspeed.comm.destroy_process_group)
+    ranks.leave_with(_leave)
     return deepspeed
+
+
+def _leave() -> None:
+    """Undo what would outlive the world: copies of process groups, which the next one would meet, and stage
+    3's linear layer in place of torch's, which has no forward derivative and cannot be scripted.
+    """
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
+    functional.linear = _LINEAR
 
 
 def _without_muon() -> None:

@@ -28,7 +28,7 @@ EXCHANGES = {
     ("core/distributed/outcomes.py", "gather_object"): "carries out gather_to_first",
     ("core/distributed/ranks.py", "all_gather_object"): "carries out gather_objects",
     ("core/distributed/ranks.py", "gather_objects"): "carries out on_every_rank",
-    ("core/engine/engine.py", "gather_objects"): "tests alone (full_state): tables of N ranks",
+    ("core/engine/whole.py", "gather_objects"): "tests alone (full_state): tables of N ranks",
     ("core/faults/nonfinite.py", "gather_objects"): "a skipped step: N x at most 64 samples, 4 kB",
     ("core/preflight/check.py", "gather_objects"): "the start of a submitted job: N x facts of a rank, 1 kB",
     ("core/preflight/check.py", "on_every_rank"): "the start of a submitted job: N x facts of a rank, 1 kB",

@@ -22,7 +22,6 @@ from core.train.validation import (
     StratifiedDraws,
     Validation,
     ValidationConfig,
-    line,
     whole_steps,
 )
 from tests.core.toy_run import ToyObjective, toy_batches, toy_engine, toy_trainer
@@ -102,9 +101,12 @@ def test_a_sample_that_comes_again_has_other_draws(world: World, tmp_path: Path)
     assert torch.equal(validation.draws(again, 1).normal("noise"), draws[3][1:])
 
 
-def test_a_row_is_told_in_a_line() -> None:
+def test_a_row_is_told_in_a_line(world: World, tmp_path: Path) -> None:
     row = {"step": 500, "raw": {"loss": 0.18023, "loss_by_decile": []}, "0.9999": {"loss": None}}
-    assert line(row) == "validation after step 500: raw 0.1802, 0.9999 not finite"
+    assert (
+        make(toy_engine(world), tmp_path).line(row)
+        == "validation after step 500: raw 0.1802, 0.9999 not finite"
+    )
 
 
 def test_whole_steps_are_taken_so_that_ranks_do_not_matter(world: World) -> None:

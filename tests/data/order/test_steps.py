@@ -87,6 +87,7 @@ def test_ranks_take_turns_to_hash_whole_steps_and_of_large_ones_some_are_left_ou
     turns = [[rank for rank in range(4) if plan(rank, 4).checks(step)] for step in range(6)]
     assert turns == [[0], [1], [2], [3], [0], [1]]
     assert plan(0, 4).order_hash(1, lambda bucket, rows: rows) is None
+    assert steps.CHECKED == 8192
     monkeypatch.setattr(steps, "CHECKED", 12)  # of three groups of up to 16 samples
     turns = [[rank for rank in range(2) if plan(rank, 2).checks(step)] for step in range(8)]
     assert turns == [[0], [], [], [], [1], [], [], []]

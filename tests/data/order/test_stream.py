@@ -79,6 +79,25 @@ def test_the_nth_smallest_is_found_among_any_keys(keys: list[int], data: st.Data
     assert int(nth_smallest(np.array(keys, np.uint64), n)) == sorted(keys)[n - 1]
 
 
+def test_the_nth_smallest_of_many_is_found_near_its_share() -> None:
+    keys = np.random.default_rng(0).integers(0, 2**64 - 1, 20_000, np.uint64)
+    ordered = np.sort(keys)
+    for n in (1, 2, 777, 10_000, 19_998, 20_000):
+        assert nth_smallest(keys, n) == ordered[n - 1]
+
+
+def test_an_empty_part_has_neither_rows_nor_epochs() -> None:
+    rows, epochs = order_of([5], 5)._streams[0].part(0, 5, 2, 2)
+    assert len(rows) == len(epochs) == 0
+
+
+def test_few_cuts_are_kept() -> None:
+    one = order_of([40] * 3, 7)._streams[0]
+    for start in range(0, 700, 7):
+        one.part(start, 7, 0, 7)
+    assert len(one._cuts) == len(one._shuffled) + 4 == 4
+
+
 def test_of_equal_keys_the_first_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         stream, "sort_keys", lambda seed, purpose, numbers, n: np.arange(n, dtype=np.uint64) // 3
@@ -86,3 +105,7 @@ def test_of_equal_keys_the_first_come_first(monkeypatch: pytest.MonkeyPatch) -> 
     one = order_of([12], 12)._streams[0]
     one._lay_out(0)
     assert one._among_first(0, 0, 5).tolist() == [True] * 5 + [False] * 7
+    single = order_of([1], 1)._streams[0]
+    single._lay_out(0)
+    assert single._among_first(0, 0, 1).tolist() == [True]
+    assert single._among_first(0, 0, 0).tolist() == [False]

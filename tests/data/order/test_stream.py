@@ -82,7 +82,7 @@ def test_the_nth_smallest_is_found_among_any_keys(keys: list[int], data: st.Data
 def test_the_nth_smallest_of_many_is_found_near_its_share() -> None:
     keys = np.random.default_rng(0).integers(0, 2**64 - 1, 20_000, np.uint64)
     ordered = np.sort(keys)
-    for n in (1, 2, 777, 10_000, 19_998, 20_000):
+    for n in (1, 2, *range(9_000, 11_000), 19_998, 20_000):
         assert nth_smallest(keys, n) == ordered[n - 1]
 
 

@@ -78,11 +78,12 @@ def workload(
     data_ranks = plan.ranks // engine.sequence_parallel
     if source:
         return _of_source(source, plan, data, model, engine, autoencoder, data_ranks)
-    if not plan.shapes or not plan.samples:
-        missing = "shapes" if not plan.shapes else "samples"
-        raise UserError(
-            f"plan.{missing}", "[]" if missing == "shapes" else 0, "a value, or a source that has samples"
-        )
+    otherwise = ", or a source that has samples: a latent cache, or a raw dataset with its autoencoder"
+    if not plan.shapes:
+        said = "shapes of latents, such as [[4,1,32,32]] or those in a file of configs/plan/"
+        raise UserError("plan.shapes", "[]", said + otherwise)
+    if not plan.samples:
+        raise UserError("plan.samples", 0, "how many samples there are" + otherwise)
     return _of_shapes(plan, data, model, data_ranks)
 
 

@@ -182,7 +182,7 @@ def test_nothing_fits_where_the_state_alone_is_too_large(capsys: pytest.CaptureF
         (("plan.device=V100",), "plan.device=V100: expected one of A100-40GB, A100, H100"),
         (("plan.shapes=[[3,1,16,16]]",), r"plan.shapes=\[3, 1, 16, 16\]: expected 4 channels"),
         (("plan.shapes=[[4,1,17,16]]",), "patch="),
-        (("plan.samples=0",), "plan.samples=0: expected a value, or a source"),
+        (("plan.samples=0",), "plan.samples=0: expected how many samples there are, or a source"),
         (("plan.shares=[1]",), r"plan.shares=\[1.0\]: expected 2 numbers"),
         (("plan.ranks=3",), "3 data-parallel ranks do not divide it"),
         (("engine.sequence_parallel=3",), "engine.sequence_parallel=3: expected a divisor of plan.ranks=8"),

@@ -95,7 +95,7 @@ def perform(world: World, stage: int, precision: str, rule: str, steps: int = 4)
             live.trace.clear()
             engine.step(1e-3)
             updates.append(max(live.trace))
-    most = min(passes[1:]), min(updates[1:])
+    most = min(passes[1:], default=0), min(updates[1:], default=0)
     state = TrainingState(
         groups=groups, ranks=world.size, zero_stage=stage, bf16=precision == "bf16", averages=0
     )

@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.files import write_json
 from core.records import Row, encode
 from core.root import ROOT
+from data.media.pictures import write_png
 from launch import arguments, jobs
 from launch.cli import main
 from launch.report import job as launched
@@ -231,6 +232,25 @@ def test_texts_of_others_do_nothing_in_the_page(make_run: Callable[..., Path]) -
     page = page_of(folder)
     assert evil not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_previews_of_a_few_steps_are_shown_and_nothing_outside_of_them(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run("run-with-previews", [row(step) for step in range(1, 10)])
+    (run / "previews").mkdir()
+    write_png(tmp_path / "outside.png", np.zeros((4, 4, 3), np.uint8))
+    rows = []
+    for step in range(1, 10):
+        write_png(run / f"previews/step-{step:08d}-ema.png", np.full((4, 4, 3), step, np.uint8))
+        rows.append({"step": step, "ema": {"overview": f"previews/step-{step:08d}-ema.png", "files": []}})
+    rows.append({"step": 10, "ema": {"overview": "../outside.png"}, "raw": {"overview": "../../x.txt"}})
+    (run / "previews.jsonl").write_bytes(b"".join(encode(each) for each in rows))
+    page = page_of(run)
+    assert "preview after step 1, average ema" in page
+    assert "10 steps, of which 6 are shown" in page
+    assert page.count("<figcaption>previews/") == 5  # the last one lies elsewhere
+    assert "outside.png" not in page
 
 
 def test_follow_writes_again_until_the_run_has_ended(

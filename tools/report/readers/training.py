@@ -27,6 +27,7 @@ from core.run.folder import (
 )
 from core.run.run_lock import RunLock
 from tools.report.output import History, Output, Scores
+from tools.report.readers.previewed import add_previews
 from tools.report.readers.trying import add_pictures, tried
 
 NAMES = ("step", "loss", "grad_norm", "seconds", "samples")
@@ -201,3 +202,4 @@ def _beside(output: Output) -> None:
         )
         output.scores.append(Scores(values, {"of": f"reconstructions by {folder / AUTOENCODER}"}))
     add_pictures(output, [folder / "reconstructions.png"], "originals and their reconstructions")
+    add_previews(output)

@@ -4,8 +4,8 @@ Each mutant has a forked process, in which the changed module takes the place of
 `TESTS` run up to the first that fails. Prints one JSON object a module: the mutants that survived, and how
 many there were.
 
-A mutant takes about 0.8 s of a core, so all 1,209 of them about 15 minutes of processor time (measured in
-parts, on a busy machine): about eight minutes on two cores, and those that wait for ever a few more.
+All 1,209 mutants took 11 minutes on two cores, and 11.5 of processor time; 7 of the minutes were those of the
+work queue, whose mutants often wait for ever.
 """
 
 from __future__ import annotations

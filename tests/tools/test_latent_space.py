@@ -52,11 +52,17 @@ def described(
     *,
     text: bool = False,
     path: PathRecord | None = None,
+    density: tuple[float, ...] = (),
     **known: Any,
 ) -> dict[str, Any]:
     normaliser, objective = Normaliser((0.0,) * 4, (1.0,) * 4), objective or ObjectiveConfig()
-    found = source(counts, parts, **known)
-    return describe(found, objective, normaliser, LatentsConfig(), text=text, path=path)
+    found, kept = source(counts, parts, **known), {"text": text, "path": path, "density": density}
+    return describe(found, objective, normaliser, LatentsConfig(), **kept)  # type: ignore[arg-type]
+
+
+def test_densities_of_times_from_a_file_are_recorded() -> None:
+    assert described({IMAGE: 1})["times"] is None
+    assert described({IMAGE: 1}, density=(1.0, 2.5))["times"] == [1.0, 2.5]
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,7 @@ def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: 
         made = extractor.see(copies)
         real = extractor.see(_originals(asked))  # read twice, so that memory does not grow with their number
         found = distance_scores(names.RFID, made, Reference.of(real.moments), asked.seed)
-        if made.moments.count < extractor.fewest:
-            few = f"fewer than {extractor.fewest} images"
-            found["warning"] = f"{few}: the covariance is singular, and rfid is larger for that"
+        found |= extractor.singular(made.moments.count, "images", names.RFID)
     for name, values in seen.values.items():
         each = np.array(values)
         found |= {name: float(each.mean()), f"{name}_interval": bootstrap_interval(each, asked.seed)}

@@ -46,9 +46,7 @@ def scores_of(samples: Samples, asked: Comparison, of: Mapping[str, Any]) -> dic
     found, beside = _against(extractor, made, samples, asked, of)
     found |= _beside_texts(extractor, made, samples, asked.seed)
     found[what] = samples.count
-    if samples.count < extractor.fewest:
-        few = f"fewer than {extractor.fewest} {what}"
-        found["warning"] = f"{few}: the covariance is singular, and the distance is larger for that"
+    found |= extractor.singular(samples.count, what, "the distance")
     records = rulers.of_samples([samples], {**extractor.ruler, **beside})
     return {**found, rulers.OF: dict(of), **records}
 

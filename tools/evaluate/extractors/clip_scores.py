@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from core.errors import UserError
 from models.extractors.vision import Clip, load_clip
-from tools.evaluate.extractors.extractor import Features, Pixels, Seen, see
+from tools.evaluate.extractors.extractor import Extractor, Features, Pixels, Seen, channels_first, see
 from tools.evaluate.features import gaussian_mmd
 from tools.evaluate.measures import bootstrap_interval
 from tools.runs import score_names as names
@@ -24,14 +24,12 @@ TEXTS = 256  # embedded at once
 
 
 @dataclass(frozen=True)
-class ClipScores:
+class ClipScores(Extractor):
     """CLIP on a device."""
 
     network: Clip
     device: torch.device
-    of_texts: bool = True
-    of_clips: bool = False
-    fewest: int = 0
+    of_texts: ClassVar[bool] = True
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -43,6 +41,10 @@ class ClipScores:
             "resize": f"bicubic to cover {side}x{side}, anti-aliased, centre crop",
             "formulas": FORMULAS,
         }
+
+    @property
+    def fewest(self) -> int:
+        return 0
 
     def see(self, batches: Iterable[Pixels]) -> Seen:
         """Show pictures to the network; embeddings are of length 1."""
@@ -72,7 +74,7 @@ class ClipScores:
         return {names.CLIP_SCORE: float(each.mean()), f"{names.CLIP_SCORE}_interval": interval}
 
     def _features(self, pictures: Pixels) -> Features:
-        x = torch.from_numpy(pictures.copy()).to(self.device).permute(0, 3, 1, 2)
+        x = channels_first(pictures, self.device)
         return _unit(self.network(x))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ import torch
 
 from core.errors import UserError
 from models.extractors.vision import DINOV2_SIDE, DinoV2, load_dinov2
-from tools.evaluate.extractors.extractor import Features, Pixels, Seen, distance_scores, see
+from tools.evaluate.extractors.extractor import (
+    Extractor,
+    Features,
+    Pixels,
+    Seen,
+    channels_first,
+    distance_scores,
+    see,
+)
 from tools.evaluate.features import neighbours
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
@@ -20,13 +28,11 @@ FORMULAS = 1  # version of the measures, in rulers
 
 
 @dataclass(frozen=True)
-class DinoV2Scores:
+class DinoV2Scores(Extractor):
     """DINOv2 on a device."""
 
     network: DinoV2
     device: torch.device
-    of_texts: bool = False
-    of_clips: bool = False
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -61,12 +67,8 @@ class DinoV2Scores:
         """Return FD-DINOv2."""
         return distance_scores(names.FD_DINOV2, made, read_reference(path, self.network.width), seed)
 
-    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
-        """Return nothing: the network knows no texts."""
-        return {}
-
     def _features(self, pictures: Pixels) -> Features:
-        x = torch.from_numpy(pictures.copy()).to(self.device).permute(0, 3, 1, 2)
+        x = channels_first(pictures, self.device)
         found: Features = self.network(x).cpu().numpy()
         return found
 

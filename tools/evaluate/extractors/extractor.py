@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tools.evaluate.jackknife import LEAST, distance_interval, without_bias
 from tools.evaluate.moments import Moments, Reference
@@ -26,41 +29,52 @@ class Seen:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Extractor(Protocol):
+class Extractor(ABC):
     """A network on its device.
 
-    ruler: what a score says of it.  fewest: samples with which the covariance of its features has full rank;
-    0 where no score takes one.  of_clips: whether it sees clips, not images.  of_texts: whether it reads
-    texts.
+    of_clips: whether it sees clips, not images.  of_texts: whether it has `text_scores`.
     """
 
-    @property
-    def ruler(self) -> dict[str, Any]: ...
+    of_clips: ClassVar[bool] = False
+    of_texts: ClassVar[bool] = False
 
     @property
-    def fewest(self) -> int: ...
+    @abstractmethod
+    def ruler(self) -> dict[str, Any]:
+        """Return what a score says of the network."""
 
     @property
-    def of_clips(self) -> bool: ...
+    @abstractmethod
+    def fewest(self) -> int:
+        """Return with how many samples the covariance of features has full rank; 0 where none is taken."""
 
-    @property
-    def of_texts(self) -> bool: ...
-
+    @abstractmethod
     def see(self, batches: Iterable[Pixels]) -> Seen:
         """Show samples, batches of (n, H, W, 3) or (n, T, H, W, 3), to the network."""
-        ...
 
+    @abstractmethod
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return all scores of generated samples against real ones."""
-        ...
 
+    @abstractmethod
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
         """Return the scores that published statistics allow; UserError for a network without any."""
-        ...
 
     def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
-        """Return scores of samples beside the texts they were made from; {} for a network without texts."""
-        ...
+        """Return scores of samples beside the texts they were made from."""
+        raise NotImplementedError
+
+    def singular(self, count: int, what: str, score: str) -> dict[str, str]:
+        """Return a warning where so few samples (`what`) make the covariance singular, {} elsewhere."""
+        if count >= self.fewest:
+            return {}
+        few = f"fewer than {self.fewest} {what}"
+        return {"warning": f"{few}: the covariance is singular, and {score} is larger for that"}
+
+
+def channels_first(pixels: Pixels, device: torch.device) -> Tensor:
+    """Move samples (n, ..., 3) to a device as (n, 3, ...) uint8."""
+    return torch.from_numpy(pixels.copy()).to(device).movedim(-1, 1)
 
 
 def see(batches: Iterable[Pixels], features: Callable[[Pixels], Features], width: int) -> Seen:

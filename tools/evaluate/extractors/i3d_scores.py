@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from core.errors import UserError
 from models.extractors import i3d
-from tools.evaluate.extractors.extractor import Features, Pixels, Seen, distance_scores, see
+from tools.evaluate.extractors.extractor import (
+    Extractor,
+    Features,
+    Pixels,
+    Seen,
+    channels_first,
+    distance_scores,
+    see,
+)
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
 
@@ -19,14 +27,12 @@ FORMULAS = 1  # version of the measures, in rulers
 
 
 @dataclass(frozen=True)
-class I3DScores:
+class I3DScores(Extractor):
     """I3D on a device."""
 
     network: i3d.I3D
     device: torch.device
-    of_texts: bool = False
-    of_clips: bool = True
-    fewest: int = i3d.WIDTH
+    of_clips: ClassVar[bool] = True
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -37,6 +43,10 @@ class I3DScores:
             "resize": "to 224x224, by the file itself",
             "formulas": FORMULAS,
         }
+
+    @property
+    def fewest(self) -> int:
+        return i3d.WIDTH
 
     def see(self, batches: Iterable[Pixels]) -> Seen:
         """Show clips to the network."""
@@ -50,12 +60,8 @@ class I3DScores:
         """Return FVD."""
         return distance_scores(names.FVD, made, read_reference(path, i3d.WIDTH), seed)
 
-    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
-        """Return nothing: the network knows no texts."""
-        return {}
-
     def _features(self, clips: Pixels) -> Features:
-        x = torch.from_numpy(clips.copy()).to(self.device).permute(0, 4, 1, 2, 3)
+        x = channels_first(clips, self.device)
         found: Features = self.network(x).cpu().numpy()
         return found
 

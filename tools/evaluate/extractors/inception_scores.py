@@ -7,7 +7,7 @@ format. Sums are added up batch by batch; features of 50,000 pictures take 0.4 G
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from core.checkpoint.torch_file import read_tensors
 from core.errors import UserError
 from core.files import sha256_file
 from models.extractors import inception
-from tools.evaluate.extractors.extractor import Features, Pixels, Seen, distance_scores, see
+from tools.evaluate.extractors.extractor import (
+    Extractor,
+    Features,
+    Pixels,
+    Seen,
+    channels_first,
+    distance_scores,
+    see,
+)
 from tools.evaluate.features import inception_score, kernel_distance, neighbours
 from tools.evaluate.moments import Moments, Reference, read_reference
 from tools.runs import score_names as names
@@ -32,15 +40,12 @@ LOGITS, SPATIAL = "logits", "spatial"
 
 
 @dataclass(frozen=True)
-class InceptionScores:
+class InceptionScores(Extractor):
     """The network on a device.  sha256: of the file of its weights."""
 
     network: inception.Inception
     device: torch.device
     sha256: str
-    of_texts: bool = False
-    of_clips: bool = False
-    fewest: int = inception.WIDTH
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -52,6 +57,10 @@ class InceptionScores:
             "formulas": FORMULAS,
         }
 
+    @property
+    def fewest(self) -> int:
+        return inception.WIDTH
+
     def see(self, batches: Iterable[Pixels]) -> Seen:
         """Show pictures to the network; `more` has logits (N, 1008), and sums of spatial features."""
         logits: list[NDArray[np.float32]] = []
@@ -59,8 +68,7 @@ class InceptionScores:
 
         def features(pictures: Pixels) -> Features:
             with torch.no_grad():
-                x = torch.from_numpy(pictures.copy()).to(self.device)
-                found = self.network(x.permute(0, 3, 1, 2))
+                found = self.network(channels_first(pictures, self.device))
             logits.append(found.logits.cpu().numpy())
             spatial.add(found.spatial.cpu().numpy())
             pool: Features = found.pool.cpu().numpy()
@@ -92,10 +100,6 @@ class InceptionScores:
         except UserError:
             return found
         return {**found, names.SFID: spatial.distance(made.more[SPATIAL])}
-
-    def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
-        """Return nothing: the network knows no texts."""
-        return {}
 
 
 def open_extractor(path: Path, device: torch.device) -> InceptionScores:

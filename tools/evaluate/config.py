@@ -46,6 +46,10 @@ class ReconstructionConfig:
         "", "file of LPIPS's own weights, alex.pth or vgg.pth", shown="path", role="place"
     )
 
+    def files(self) -> dict[str, str]:
+        """Return the files of LPIPS by field, "" for none."""
+        return {"lpips_network": self.lpips_network, "lpips_weights": self.lpips_weights}
+
     def __post_init__(self) -> None:
         if bool(self.lpips_network) != bool(self.lpips_weights):
             name = "lpips_weights" if self.lpips_network else "lpips_network"

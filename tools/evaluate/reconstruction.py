@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.config.loading import to_dict
 from core.distributed.device_choice import own_device
 from core.errors import UserError, below, renamed
-from core.files import sha256_file
 from data.dataset.index import Dataset
 from data.media.images import from_tensor, to_tensor
 from data.media.pictures import enlarge, enlargement, page, write_png
@@ -77,7 +75,7 @@ class Opened:
 def opened(asked: Comparison) -> Opened:
     """Open what is compared with; UserError where a file, or the size, does not fit."""
     device, size = own_device(asked.device), asked.reconstruction.size
-    with renamed(dict.fromkeys(("autoencoder",), "source")):
+    with renamed({"autoencoder": "source"}):
         autoencoder = open_autoencoder(Path(asked.source)).to(device)
     if min(size) < SIDE:
         raise UserError("reconstruction.size", size, f"at least {SIDE} pixels a side")
@@ -113,11 +111,6 @@ def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: 
 def _records(
     asked: Comparison, autoencoder: AnyAutoencoder, of: Mapping[str, Any], ruler: Mapping[str, Any]
 ) -> dict[str, Any]:
-    files = {
-        name: path
-        for name, path in to_dict(asked.reconstruction).items()
-        if name.startswith("lpips") and path
-    }
     measured = {
         "measure": "reconstruction",
         "size": list(asked.reconstruction.size),
@@ -125,7 +118,11 @@ def _records(
         "real_resize": "bicubic to cover, centre crop",
         "most_real": asked.most_real,
         "seed": asked.seed,
-        **{f"{name}_sha256": sha256_file(Path(path)) for name, path in files.items() if path},
+        **{
+            f"{name}_sha256": of[f"reconstruction.{name}"]
+            for name, file in asked.reconstruction.files().items()
+            if file
+        },
         **ruler,
     }
     return {

@@ -18,6 +18,7 @@ from tools import digits
 from tools.evaluate import by_classifier
 from tools.evaluate import job as evaluate
 from tools.evaluate.classifier import train_classifier
+from tools.evaluate.measuring.measuring import table
 from tools.evaluate.real_samples import RealSamples
 from tools.runs.samples import find_samples
 from tools.shard import job as shard
@@ -57,7 +58,7 @@ def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealSamples:
     write_samples(shapes / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
     write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
     chosen = config(data, shapes)
-    samples, how = evaluate.find_samples(shapes), {"seed": 0, "fps": 0.0, "stride": 1}
+    samples, how = find_samples(shapes), {"seed": 0, "fps": 0.0, "stride": 1}
     return by_classifier.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
 
 
@@ -276,7 +277,7 @@ def test_table_puts_real_beside_generated() -> None:
         "recall_real": None,
         "images": 3,
     }
-    assert evaluate.table(scores).splitlines()[1:] == [
+    assert table(scores).splitlines()[1:] == [
         f"{'class_agreement':18}{'0.9000':>12}{'0.9900':>12}",
         f"{'recall':18}{'0.5000':>12}",
         f"{'images':18}{'3':>12}",

@@ -1,0 +1,52 @@
+"""What `evaluate` asks of a kind of measurement, whichever it is; and the table that most of them have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.runs import score_names as names
+from tools.runs.samples import Samples
+
+
+class Measuring(ABC):
+    """A measurement that was opened.
+
+    of: hashes of what is measured, and of what it is compared with, for scores.json.  samples: those scored.
+    """
+
+    of: dict[str, Any]
+    samples: Sequence[Samples] = ()
+
+    @abstractmethod
+    def measure(self, output: Path) -> dict[str, Any]:
+        """Return the content of scores.json; pictures and rows go to `output`."""
+
+    def table(self, scores: Mapping[str, Any]) -> str:
+        """Lay the scores out for a terminal."""
+        return table(scores)
+
+
+def table(scores: Mapping[str, Any]) -> str:
+    """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
+    lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
+    for name, value in scores.items():
+        if names.is_of_real(name) or not isinstance(value, int | float):
+            continue
+        if isinstance(value, bool):
+            continue
+        real = scores.get(names.real(name))
+        lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
+    if not scores.get("heldout_unseen", True):
+        lines.append("the real images compared with were also seen by the generator: no heldout= was given")
+    if warning := scores.get("warning"):
+        lines.append(str(warning))
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -10,14 +10,14 @@ import pytest
 from tests.core.ranks import run_ranks
 from tools.plan.traffic import SharedNetwork, payloads, shared_tokens
 
-PROGRAM = """
+COUNTING = """
 import json, sys
 from collections import Counter
 from pathlib import Path
 import torch
 import torch.distributed as dist
 
-PAYLOADS = {"all_reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
+PAYLOADS = {"all_reduce": 0, "all_gather_OF": 0, "reduce_scatter_OF": 1}
 sent, counting = Counter(), [False]
 
 def counted(name, place):
@@ -25,13 +25,23 @@ def counted(name, place):
     def counting_call(*arguments, **named):
         tensor = arguments[place] if len(arguments) > place else list(named.values())[place - len(arguments)]
         if counting[0]:
-            sent[name.removesuffix("_into_tensor").removesuffix("_tensor")] += tensor.nbytes
+            sent["_".join(name.split("_")[:2])] += tensor.nbytes
         return call(*arguments, **named)
     setattr(dist, name, counting_call)
 
 for name, place in PAYLOADS.items():
     counted(name, place)
+"""
 
+
+def counting(gather: str, scatter: str) -> str:
+    """Return the beginning of a program that counts the bytes of collectives, called by these names."""
+    return COUNTING.replace("all_gather_OF", gather).replace("reduce_scatter_OF", scatter)
+
+
+PROGRAM = (
+    counting("all_gather_into_tensor", "reduce_scatter_tensor")
+    + """
 from torch import nn
 from core.distributed import ranks
 from core.engine.config import EngineConfig
@@ -69,6 +79,7 @@ if world.rank == 0:
     (folder / "found.json").write_text(json.dumps([numbers, found]))
 ranks.stop(world)
 """
+)
 
 
 @pytest.mark.multiprocess
@@ -152,28 +163,9 @@ def test_shared_tokens_send_what_a_plan_says(tmp_path: Path) -> None:
         assert calls == {kind: 3 * size for kind, size in kinds.items()}, name
 
 
-FSDP = """
-import json, sys
-from collections import Counter
-from pathlib import Path
-import torch
-import torch.distributed as dist
-
-PAYLOADS = {"all_reduce": 0, "all_gather_single": 0, "reduce_scatter_single": 1}
-sent, counting = Counter(), [False]
-
-def counted(name, place):
-    call = getattr(dist, name)
-    def counting_call(*arguments, **named):
-        tensor = arguments[place] if len(arguments) > place else list(named.values())[place - len(arguments)]
-        if counting[0]:
-            sent[name.removesuffix("_single")] += tensor.nbytes
-        return call(*arguments, **named)
-    setattr(dist, name, counting_call)
-
-for name, place in PAYLOADS.items():
-    counted(name, place)
-
+FSDP = (
+    counting("all_gather_single", "reduce_scatter_single")
+    + """
 from torch import nn
 from core.distributed import ranks
 from core.engine.config import EngineConfig
@@ -221,6 +213,7 @@ if world.rank == 0:
     Path(sys.argv[1]).write_text(json.dumps(pairs))
 ranks.stop(world)
 """
+)
 
 
 @pytest.mark.multiprocess

@@ -35,7 +35,12 @@ ROOMS = {
         {"checkpoint", "preflight", "queue"},
         {"train"},
     ],
-    "models": [{"."}, {"attention"}, {"layers"}, {"denoisers", "autoencoder", "extractors", "text"}],
+    "models": [
+        {"."},
+        {"attention"},
+        {"layers"},
+        {"denoisers", "autoencoder", "classifiers", "extractors", "text"},
+    ],
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
     "tools": [
         {"pages", "runs"},

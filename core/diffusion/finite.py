@@ -13,10 +13,13 @@ from core.errors import WorkError
 
 
 class FiniteWatch:
-    """Notes on the device, for each sample, its first evaluation that was not finite; the host asks once."""
+    """Notes on the device, for each sample, its first evaluation that was not finite; the host asks once.
 
-    def __init__(self, ids: Tensor) -> None:
-        self._ids, self._times = ids, list[float]()
+    by: what estimates, for the message.
+    """
+
+    def __init__(self, ids: Tensor, by: str = "the network") -> None:
+        self._ids, self._times, self._by = ids, list[float](), by
         self._first = torch.full_like(ids, -1)
 
     def over(self, denoise: Denoise) -> Denoise:
@@ -44,6 +47,6 @@ class FiniteWatch:
                 number = found[first]
                 others = f", and {len(places) - 1} others of the batch later or at once" * (len(places) > 1)
                 raise WorkError(
-                    f"sample {int(self._ids[first])}: what the network estimates is not finite at evaluation "
+                    f"sample {int(self._ids[first])}: what {self._by} estimates is not finite at evaluation "
                     f"{number + 1}, time {self._times[number]:.4g}{others}"
                 ) from None

@@ -57,6 +57,7 @@ def sample(
     with below("guide"):
         guides.require(condition, guide)
     branches = guides.branches(model, condition, config.guidance, guide)
+    classifier = guides.classifier_guide(condition, guide)
     denoise = estimating(
         guided_by(branches, interval, together=guide.together),
         config.mixing,
@@ -65,14 +66,14 @@ def sample(
         prediction,
         size[0],
         learned_sigma=learned_sigma,
-        classifier=guides.classifier_guide(condition, guide),
+        classifier=classifier,
         momentum=Momentum(guide.momentum, times) if guide.momentum else None,
         still_above=times[guide.zero_steps] if guide.zero_steps else math.inf,
     )
     noise = draws.normal("sample_start", size) if task.noise is None else task.noise
     x = task.begin(noise, path, times[0], start_deviation(path, times[0]))
     denoise = task.over(denoise, noise)
-    watch = FiniteWatch(draws.id)
+    watch = FiniteWatch(draws.id, "the network, guided by the classifier," if classifier else "the network")
     with watch.naming():
         x = _solved(
             watch.over(denoise), x, condition, config, times, path, prediction, draws, frames_per_level

@@ -95,9 +95,8 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "sample": {
         **OUTPUTS,
-        **dict.fromkeys(
-            ("source", "prompt_file", "requests", "again", "text_encoder", "weak.source"), "place"
-        ),
+        **dict.fromkeys(("source", "prompt_file", "requests", "again", "text_encoder"), "place"),
+        **dict.fromkeys(("weak.source", "classifier"), "place"),
         **within("task", ("given", "given_last", "image", "mask"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("batch", "device"), "work"),

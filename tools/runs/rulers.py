@@ -15,6 +15,7 @@ OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scor
 PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
 BESIDE_SCORES = (OF, RULER, SUBJECT, PAIRS)
 SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
+GUIDES = ("weak", "classifier")  # further networks, of samples that were guided by such
 
 
 def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[
     kinds = {"images" if each.frames == 1 else "clips": each for each in samples}
     ruler = {**measured, "samples": {name: _form(each) for name, each in sorted(kinds.items())}}
     subject = {name: _one(samples, name) for name in SUBJECTS}
+    subject |= {name: _one(samples, name) for name in GUIDES if any(name in each.record for each in samples)}
     return {RULER: ruler, SUBJECT: subject}
 
 

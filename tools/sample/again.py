@@ -12,7 +12,7 @@ from core.run.folder import CONFIG
 
 _ROW = re.compile(r"(.+)\[\d+\]")
 # What is made is in the row; where and how it is carried out is said anew.
-KEPT = ("source", "weights", "weak", "text_encoder", "tiling", "sampler", "seed", "fps")
+KEPT = ("source", "weights", "weak", "classifier", "text_encoder", "tiling", "sampler", "seed", "fps")
 
 
 def settings_of(row: str) -> dict[str, Any]:

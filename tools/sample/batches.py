@@ -30,6 +30,7 @@ from tools.sample.files.naming import fill, require_different
 from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, decode, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding, open_weak
+from tools.sample.noisy_classifiers.opening import open_classifier
 from tools.sample.parts import Parts, Store
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import Asked, SampleSettings
@@ -69,7 +70,8 @@ def prepare(
         with below("sampler.guide"):
             WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
     prompts = embed(schedule.texts, trained.space.text, folder, device)
-    guiding = Guiding(trained, open_weak(making.weak, trained, record, device))
+    classifier = open_classifier(making.classifier, trained.space, device)
+    guiding = Guiding(trained, open_weak(making.weak, trained, record, device), classifier)
     job = Job(settings, making, asked, trained, schedule, guiding, prompts)
     sampled_from.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
@@ -93,9 +95,8 @@ class Job:
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """What the samples depend on, as this worker finds it."""
-        weak = self.guiding.weak
-        sections = self.settings, self.making
-        return sampled_from.describe(*sections, self.asked, self.trained, self.schedule, self.shapes, weak)
+        known = self.asked, self.trained, self.schedule, self.shapes
+        return sampled_from.describe(self.settings, self.making, *known, self.guiding.record)
 
     @cached_property
     def shapes(self) -> list[tuple[int, int, int, int]]:
@@ -191,6 +192,8 @@ class Job:
                 if form.task.is_plain:
                     found += untrained_frames(source, form.size.frames, lag)
             found += self.keeper.notes(form.task)
+        if self.guiding.classifier and not any(form.sampler.guide.classifier for form in self.schedule.forms):
+            found.append(f"classifier={self.making.classifier} has no effect with sampler.guide.classifier=0")
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:

@@ -90,6 +90,13 @@ class Config:
     negative_class: str = setting("", "guidance: class to move away from, in place of none")
     negative_prompt: str = setting("", "guidance: text to move away from, in place of none")
     weak: WeakConfig = setting(WeakConfig(), "the weaker network of sampler.guide.weak")
+    classifier: str = setting(
+        "",
+        "folder of the classifier of noisy latents of sampler.guide.classifier; docs/sampling.md has its "
+        "training",
+        shown="path",
+        role="place",
+    )
     text_encoder: str = setting(
         "",
         "folder of the run's text encoder, if it has moved; '' is the one of encode",
@@ -146,6 +153,8 @@ class Config:
         if (self.sampler.guide.weak != 1) != bool(self.weak.source):
             expected = "a folder with sampler.guide.weak other than 1, and '' with 1"
             raise UserError("weak.source", self.weak.source or "''", expected)
+        if self.sampler.guide.classifier and not self.classifier:
+            raise UserError("classifier", "''", "a folder with sampler.guide.classifier other than 0")
         if self.requests:
             usual = {f.name: f.default for f in fields(self)}
             for name in ("classes", "prompts", "prompt_file", "count", "labels", *NEGATIVE):

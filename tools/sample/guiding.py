@@ -18,11 +18,14 @@ from core.errors import UserError, below
 from models.denoisers.skipping import WithoutBlocks
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.sample.config import WeakConfig
+from tools.sample.noisy_classifiers.opening import OpenClassifier
 from tools.sample.prompts import Prompts
 from tools.sample.requests.schedule import Schedule
 
 ALIKE = ("path", "prediction", "encoder", "mean", "std", "classes", "text")
 """Fields of the latent space in which a weaker network must equal the other."""
+
+WEAK = ("checkpoint", "weights", "weights_sha256", "manifest_sha256")  # recorded of it
 
 
 def open_weak(
@@ -46,10 +49,21 @@ def open_weak(
 
 @dataclass(frozen=True)
 class Guiding:
-    """The further networks of a job.  weak: the weaker one."""
+    """The further networks of a job.  weak: the weaker one.  classifier: of noisy latents."""
 
     trained: LoadedRun
     weak: LoadedRun | None = None
+    classifier: OpenClassifier | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What samples record of them, by name."""
+        found: dict[str, Any] = {}
+        if self.weak is not None:
+            found["weak"] = {name: getattr(self.weak, name) for name in WEAK}
+        if self.classifier is not None:
+            found["classifier"] = self.classifier.saved.record
+        return found
 
     def of(
         self,
@@ -68,4 +82,5 @@ class Guiding:
             tokens, lengths = prompts.of(text)
             negative = Condition(negative.label, tokens, lengths)
         skipping = WithoutBlocks(model, config.skip_blocks) if config.skip_blocks else None
-        return Guides(negative, self.weak.model if self.weak else None, skipping)
+        classifier = self.classifier.network if self.classifier else None
+        return Guides(negative, self.weak.model if self.weak else None, skipping, classifier)

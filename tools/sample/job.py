@@ -37,6 +37,7 @@ def plan(config: Config) -> list[str]:
     from tools.runs.loaded_run import LatentSpace
     from tools.runs.objective_kind import maps_to_data
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
+    from tools.sample.noisy_classifiers.opening import look as look_at_classifier
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
     from tools.sample.requests.fitting import make_schedule
 
@@ -45,6 +46,7 @@ def plan(config: Config) -> list[str]:
     space = LatentSpace.read(source)
     checkpoint = choose(source, config.checkpoint)
     schedule = make_schedule(settings, read_asked(settings), space, source)
+    look_at_classifier(config.classifier, space)
     lines, path = list[str](), make_path(space.path)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
@@ -71,6 +73,8 @@ def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> l
         size.height or size.width
     )
     guidance = f", guidance {sampler.guidance:g}" if sampler.guidance != 1 else ""
+    by_classifier = sampler.guide.classifier
+    guidance += f", classifier guidance {by_classifier:g}" if by_classifier else ""
     return [
         f"{what}{pixels}: {sampler.steps} steps of {sampler.solver}{guidance}, in batches of {batch}; "
         f"errors of the network enlarged at most {largest:.3g}-fold by a step"
@@ -98,11 +102,14 @@ def run(config: Config) -> None:
             config,
             done=SAMPLES,
             overwrite=config.overwrite,
-            contents=sampled_from.contents(source, output, config.weak, asked, config.task),
+            contents=sampled_from.contents(
+                source, output, config.weak, asked, config.task, config.classifier
+            ),
             made=partial(samples_made, output),
         )
 
-    record, finished = (None, "") if config.overwrite else look(source, output, asked, config.task, take)
+    known = source, output, asked, config.task, config.classifier
+    record, finished = (None, "") if config.overwrite else look(*known, take)
     if finished:
         say(finished)
         return
@@ -121,11 +128,11 @@ def run(config: Config) -> None:
 
 
 def look(
-    source: Path, output: Path, asked: Asked, task: TaskConfig, take: Callable[[], str]
+    source: Path, output: Path, asked: Asked, task: TaskConfig, classifier: str, take: Callable[[], str]
 ) -> tuple[dict[str, Any] | None, str]:
     """Return what samples in the output are made from and, if they are finished, words that say so.
 
-    task: of the job.  take: claims the output; returns "new", "continue" or "finished".
+    task, classifier: of the job.  take: claims the output; returns "new", "continue" or "finished".
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
     from core.run.folder import CONFIG
@@ -139,6 +146,6 @@ def look(
     samples = Samples.read(output)
     samples.verify()
     if record is not None:
-        sampled_from.require_unchanged(source, output, asked, task, record)
+        sampled_from.require_unchanged(source, output, asked, task, record, classifier)
     sharing.clear(output)  # left by a kill after samples.json
     return record, f"{output}: finished before, {samples.origin}"

@@ -103,7 +103,9 @@ def file_rows(job: Job, parts: FileParts) -> Iterator[dict[str, Any]]:
         fps = {"fps": parts.fps[index]} if size.frames > 1 else {}
         task = schedule.forms[schedule.form[index]].task
         made = task.stated() | ({} if task.to_number is None else {"toward": float(schedule.toward[index])})
-        yield {**rows[index], "request": {**request, **numbers, **fps, **settings, **made}}
+        classifier = job.guiding.classifier
+        guided = {"classifier": classifier.saved.weights_sha256} if classifier else {}
+        yield {**rows[index], **guided, "request": {**request, **numbers, **fps, **settings, **made}}
 
 
 def draw(job: Job, parts: Store) -> None:
@@ -189,6 +191,7 @@ def provenance(job: Job, digest: str, made_from: str) -> dict[str, Any]:
         "prompts": list(schedule.texts) if len(schedule.texts) <= MOST_PROMPTS else [],
         "text_encoder": trained.space.text,
         "made_from": made_from,
+        **job.guiding.record,
         **own,
         "samples_sha256": digest,
     }

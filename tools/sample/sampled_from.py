@@ -21,6 +21,7 @@ from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
 from models.autoencoder.tiling_config import TilingConfig
+from models.classifiers import classifier_folder
 from models.denoisers.kinds import config_class
 from tools.runs.loaded_run import manifest_hash
 from tools.runs.path_record import SCHEDULE
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from tools.sample.requests.schedule import Schedule
 
 # They say where content lay; what depends on it is compared by its own hash.
-WEAK = ("checkpoint", "weights", "weights_sha256", "manifest_sha256")  # of the weaker network, in `weak`
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 
@@ -50,6 +50,7 @@ class Making:
     checkpoint: str
     weights: Literal["ema", "raw"]
     weak: WeakConfig
+    classifier: str
     text_encoder: str
     batch: int
     queue: QueueConfig
@@ -63,12 +64,12 @@ def describe(
     trained: LoadedRun,
     schedule: Schedule,
     shapes: Sequence[tuple[int, int, int, int]],
-    weak: LoadedRun | None = None,
+    guiding: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Describe all that the samples of a job depend on, sealed, as plain JSON values.
 
     manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
-    shapes: (C, T, H, W) of the latents of each form.  weak: the network to move away from.
+    shapes: (C, T, H, W) of the latents of each form.  guiding: what `Guiding.record` says.
     """
     space = trained.space
     turns = turns_of(settings.classes, asked.texts, space)
@@ -97,12 +98,13 @@ def describe(
         "seed": settings.seed,
         "frames": settings.frames,
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
-        **_further(settings, asked, weak),
+        **_further(settings, asked),
+        **guiding,
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
-def _further(settings: SampleSettings, asked: Asked, weak: LoadedRun | None) -> dict[str, Any]:
+def _further(settings: SampleSettings, asked: Asked) -> dict[str, Any]:
     """Return what jobs of earlier versions could not say, where it is not what they did."""
     found: dict[str, Any] = {}
     if settings.files.kind != ALL_IN_ONE:
@@ -116,8 +118,6 @@ def _further(settings: SampleSettings, asked: Asked, weak: LoadedRun | None) -> 
     if settings.labels != "equal":
         found["labels_are"] = settings.labels
     found |= {name: value for name in NEGATIVE if (value := getattr(settings, name))}
-    if weak is not None:
-        found["weak"] = {name: getattr(weak, name) for name in WEAK}
     return found
 
 
@@ -193,13 +193,15 @@ def _of_task(task: TaskConfig, asked: Asked) -> dict[str, Any]:
 
 
 def require_unchanged(
-    source: Path, output: Path, asked: Asked, task: TaskConfig, record: Mapping[str, Any]
+    source: Path, output: Path, asked: Asked, task: TaskConfig, record: Mapping[str, Any], classifier: str
 ) -> None:
-    """Raise UserError if a finished job's prompts, files, checkpoint or export have other content now.
+    """Raise UserError if a finished job's prompts, files, checkpoint, export or classifier are others now.
 
     Only manifests are read, which hold the hashes of the weights; what is gone is not missed.
     """
-    given = {} if task.is_plain else {"task": _of_task(task, asked)}
+    given: dict[str, Any] = {} if task.is_plain else {"task": _of_task(task, asked)}
+    if (Path(classifier) / classifier_folder.RECORD).is_file():
+        given["classifier"] = classifier_folder.read(Path(classifier)).record
     require_same(output, record, {**record, **_now(asked), **given})
     folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
@@ -215,7 +217,12 @@ def _now(asked: Asked) -> dict[str, Any]:
 
 
 def contents(
-    source: Path, output: Path, weak: WeakConfig, asked: Asked, task: TaskConfig = PLAIN
+    source: Path,
+    output: Path,
+    weak: WeakConfig,
+    asked: Asked,
+    task: TaskConfig = PLAIN,
+    classifier: str = "",
 ) -> Contents:
     """Return the places of `sample`, as recorded and as found: manifest of checkpoint or export, prompts,
     requests.
@@ -232,6 +239,9 @@ def contents(
             if not exported.is_export(folder):
                 folder = folder / CHECKPOINTS / was.get("checkpoint", "")
             return {"manifest": was.get("manifest_sha256")}, {"manifest": manifest_hash(folder)}
+        if path == "classifier":
+            found = classifier_folder.read(Path(classifier)).record if classifier else {}
+            return record.get("classifier") or {}, found
         if path.startswith("task."):
             name = path.removeprefix("task.")
             was, place = (record.get("task") or {}).get("files") or {}, task.places.get(name, "")

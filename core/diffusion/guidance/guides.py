@@ -38,7 +38,7 @@ class Guides:
             if getattr(config, name) != 1 and network is None:
                 raise UserError(name, getattr(config, name), "1 without another network")
         if config.classifier and (self.classifier is None or condition.label is None):
-            raise UserError("classifier", config.classifier, "0 without a classifier and classes")
+            raise UserError("classifier", config.classifier, "0 without a classifier and classes of samples")
 
     def branches(self, model: Model, condition: Condition, scale: float, config: GuideConfig) -> Branches:
         """Return what is compared.  scale: of all conditions."""

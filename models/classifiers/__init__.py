@@ -1,0 +1,1 @@
+"""Classifiers of noisy latents, which guide samples to a class: networks, their folders and training."""

@@ -15,16 +15,16 @@ the file system, however many units there are.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from core.config.settings import setting
-from core.errors import UserError
 from core.progress import counted, say
+from core.queue.completion import Completion
+from core.queue.config import QueueConfig
 from core.queue.failures import Failure, Failures
 from core.queue.leases import Lease, Leases, LeaseState, Losses
 
@@ -32,34 +32,6 @@ LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
 MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueueConfig:
-    """How workers share the units."""
-
-    timeout_s: float = setting(
-        60.0,
-        "a unit whose worker shows no sign of life for so long is taken over",
-        unit="s",
-        low=0.1,
-        role="work",
-    )
-    heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01, role="work")
-    attempts: int = setting(
-        3, "a unit that failed so often is given up; lost workers do not count", low=1, role="work"
-    )
-    losses: int = setting(
-        20,
-        "a unit that lost more workers in a row is suspect: tried last, and given up only if 3 of them had "
-        "finished other units; a new start of the command forgets them",
-        low=0,
-        role="work",
-    )
-
-    def __post_init__(self) -> None:
-        if self.heartbeat_s > self.timeout_s / 2:
-            raise UserError("heartbeat_s", self.heartbeat_s, f"at most half of timeout_s={self.timeout_s}")
 
 
 class WorkQueue:
@@ -91,29 +63,40 @@ class WorkQueue:
         self._left: list[str] = []
         self._listed = -float("inf")
         self._suspects: set[str] = set()
+        self._completion: Completion | None = None  # of the unit before
 
     def work(
-        self, do: Callable[[str], None], waiting: Callable[[list[LeaseState]], None] = lambda states: None
+        self,
+        do: Callable[[str], Callable[[], None] | None],
+        waiting: Callable[[list[LeaseState]], None] = lambda states: None,
+        finished: Callable[[str], None] = lambda unit: None,
     ) -> None:
         """Do units until each is done or has failed; `waiting` is called while others hold all that is left.
 
-        Raises what `do` raises if it is of `fatal`, or says that nothing can be written any more.
+        What `do` returns, if anything, is the rest of that unit's work: it runs on a thread beside the next
+        unit's `do`, one at a time, and the unit's lease is held until it ends.  finished: told of each unit.
+        Raises what `do` or the rest raises if it is of `fatal`, or says that nothing can be written any more.
         """
-        while True:
-            try:
-                lease = self._claim_next()
-            except FileNotFoundError:
-                if self.left():
-                    raise
-                return  # another worker has completed the job and removed the folder
-            if lease is not None:
-                with lease.kept_alive(self.config.heartbeat_s):
-                    self._attempt(lease, do)
-            elif self._left:
-                waiting(self.leases.states())
-                time.sleep(self.config.heartbeat_s / 4)
-            else:
-                return
+        try:
+            while True:
+                try:
+                    lease = self._claim_next()
+                except FileNotFoundError:
+                    self._complete(finished)
+                    if self.left():
+                        raise
+                    return  # another worker has completed the job and removed the folder
+                if lease is not None:
+                    self._attempt(lease, do, finished)
+                elif self._completion is not None:
+                    self._complete(finished)
+                elif self._left:
+                    waiting(self.leases.states())
+                    time.sleep(self.config.heartbeat_s / 4)
+                else:
+                    return
+        finally:
+            self._complete(finished)
 
     def left(self) -> list[str]:
         """Return the units that are neither done nor given up; those that failed before come last."""
@@ -189,24 +172,63 @@ class WorkQueue:
             self.done.add(unit)
         return unit in self.done
 
-    def _attempt(self, lease: Lease, do: Callable[[str], None]) -> None:
+    def _attempt(
+        self,
+        lease: Lease,
+        do: Callable[[str], Callable[[], None] | None],
+        finished: Callable[[str], None],
+    ) -> None:
         unit, before, losses = lease.unit, self._failures.of(lease.unit), lease.losses
-        if self._is_done(unit) or (before is not None and before.final):
-            return  # finished, or given up, since we looked
-        if losses.workers > self.config.losses and losses.proven >= PROVEN:
-            self._failures.record(Failure(unit, (describe_losses(losses),), final=True, lost=True))
+        with contextlib.ExitStack() as held:
+            held.enter_context(lease.kept_alive(self.config.heartbeat_s))
+            if self._is_done(unit) or (before is not None and before.final):
+                return  # finished, or given up, since we looked
+            if losses.workers > self.config.losses and losses.proven >= PROVEN:
+                self._failures.record(Failure(unit, (describe_losses(losses),), final=True, lost=True))
+                return
+            rest = None
+            with self._blaming(lease) as blamed:
+                rest = do(unit)
+            self._complete(finished)
+            if rest is not None:
+                self._completion = Completion(lease, held.pop_all(), rest)
+            elif not blamed:
+                self._finish(unit, finished)
+
+    def _complete(self, finished: Callable[[str], None]) -> None:
+        """Wait for the rest of the unit before, if there is one, and give it back."""
+        if (completion := self._completion) is None:
             return
+        self._completion = None
         try:
-            do(unit)
+            with self._blaming(completion.lease) as blamed:
+                completion.join()
+            if not blamed:
+                self._finish(completion.lease.unit, finished)
+        finally:
+            completion.close()
+
+    @contextlib.contextmanager
+    def _blaming(self, lease: Lease) -> Iterator[list[Exception]]:
+        """Record a failure of the block against the unit, and yield a list that has it then.
+
+        Raises what is of `fatal`, or says that nothing can be written any more.
+        """
+        blamed: list[Exception] = []
+        try:
+            yield blamed
         except (RuntimeError, OSError, MemoryError) as error:
             if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
                 raise
-            if lease.held() and not self._is_done(unit):  # else taken over: another worker's to judge
-                self._failures.record(self._failed(unit, error))
-        else:
-            self._failures.forget(unit)
-            self.done.add(unit)
-            self.leases.finished += 1
+            blamed.append(error)
+            if lease.held() and not self._is_done(lease.unit):  # else taken over: another worker's to judge
+                self._failures.record(self._failed(lease.unit, error))
+
+    def _finish(self, unit: str, finished: Callable[[str], None]) -> None:
+        self._failures.forget(unit)
+        self.done.add(unit)
+        self.leases.finished += 1
+        finished(unit)
 
     def _failed(self, unit: str, error: Exception) -> Failure:
         before = self._failures.of(unit)

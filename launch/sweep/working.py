@@ -19,8 +19,9 @@ from core import environment, terminal
 from core.config.loading import save
 from core.errors import CONTINUABLE, EndedEarly, WorkError
 from core.progress import counted, say
+from core.queue.config import QueueConfig
 from core.queue.leases import LeaseState
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.work_queue import WorkQueue
 from core.root import import_path
 from core.run import ends, signals
 from core.run.folder import RUNS

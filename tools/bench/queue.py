@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.files import published
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.config import QueueConfig
+from core.queue.work_queue import WorkQueue
 from tools.bench.calls import counted_calls
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, Way, measure

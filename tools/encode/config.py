@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.queue.work_queue import QueueConfig
+from core.queue.config import QueueConfig
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.buckets import BucketConfig
 from models.autoencoder.tiling_config import TilingConfig

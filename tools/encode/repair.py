@@ -12,7 +12,8 @@ from typing import Any
 from core.errors import WorkError
 from core.files import fsync_folder, published, sha256_file
 from core.progress import Progress, counted, say
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.config import QueueConfig
+from core.queue.work_queue import WorkQueue
 from core.reading.json_files import Malformed
 from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import Quarantine

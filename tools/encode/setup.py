@@ -15,8 +15,8 @@ from core import environment
 from core.errors import UserError, below
 from core.files import temporaries
 from core.progress import counted, say, size
+from core.queue.config import QueueConfig
 from core.queue.leases import Leases
-from core.queue.work_queue import QueueConfig
 from core.run.changes import Contents
 from data.dataset.index import Dataset
 from data.dataset.quarantine import BEYOND, Quarantine

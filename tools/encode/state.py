@@ -12,8 +12,9 @@ import numpy as np
 from core.errors import UserError, WorkError
 from core.files import published, sha256_file
 from core.progress import Progress, counted, duration, say, size
+from core.queue.config import QueueConfig
 from core.queue.leases import LeaseState
-from core.queue.work_queue import QueueConfig, WorkQueue, describe_losses
+from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.schema import MANIFEST

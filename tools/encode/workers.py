@@ -17,7 +17,8 @@ import torch
 from core import environment
 from core.errors import CONTINUABLE, EndedEarly, UserError, WorkError
 from core.progress import counted, say
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.config import QueueConfig
+from core.queue.work_queue import WorkQueue
 from core.run import signals
 from core.run.ending import Ending
 from data.dataset.cache_notes import cache_notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,16 @@ from data.media.images import decode_image, decode_video
 
 
 class PublishedFile(TypedDict):
-    """The file of a sample.  index: number of the sample.  file: its path below the output."""
+    """The file of a sample.  index: number of the sample.  file: its path below the output.
+
+    latents: path of the file of its latents.
+    """
 
     index: int
     file: str
     sha256: str
+    latents: NotRequired[str]
+    latents_sha256: NotRequired[str]
 
 
 class FileRow(PublishedFile):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.diffusion.tasks.task import Observe
 from core.errors import UserError, below
@@ -24,14 +25,15 @@ from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
 from tools.sample import sampled_from
 from tools.sample.conditions import require_trained, untrained_frames
-from tools.sample.files.file_parts import FileParts
+from tools.sample.decoding import Decoder, Made
+from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.files.naming import fill, require_different
-from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, decode, make_latents
+from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding, open_weak
 from tools.sample.noisy_classifiers.opening import open_classifier
-from tools.sample.parts import Parts, Store
+from tools.sample.parts import Decoded, Parts, Store
 from tools.sample.prompts import Prompts, embed
 from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
@@ -129,9 +131,12 @@ class Job:
         """The path of each sample's file below the output; UserError where there can be none."""
         files, schedule = self.settings.files, self.schedule
         suffixes = [KINDS[files.of(form.size.frames)[0]].suffix for form in schedule.forms]
-        return [
-            fill(files.name, suffixes[form], self.fields(index)) for index, form in enumerate(schedule.form)
-        ]
+        return self._filled(suffixes)
+
+    def _filled(self, suffixes: Sequence[str]) -> list[str]:
+        """Return a path for each sample that ends as the files of its form do."""
+        name, form = self.settings.files.name, self.schedule.form
+        return [fill(name, suffixes[form[index]], self.fields(index)) for index in range(len(form))]
 
     @property
     def folders(self) -> set[Path]:
@@ -145,6 +150,8 @@ class Job:
         if self.settings.files.kind != ALL_IN_ONE:
             with below("files"):
                 require_different(self.names, OWN_FILES)
+                if self.settings.files.latents:
+                    require_different(self._filled([LATENTS_SUFFIX] * len(self.shapes)), ())
         elif len(self.schedule.forms) > 1:
             expected = f"{', '.join(KINDS)}, since samples differ in size or sampler"
             raise UserError("files.kind", "npz", expected)
@@ -223,21 +230,29 @@ class Job:
             if (row := int(schedule.row[index])) in schedule.extra
         }
 
-    def generate(self, rows: range) -> NDArray[np.uint8]:
-        """Return the pixels of the samples at places `rows` of the order, which are of one form.
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What makes pixels of latents."""
+        return Decoder.of(self.trained)
 
-        (n, [T,] H, W, 3), made so many at once as `batch` says.
+    def make(self, rows: range) -> Made:
+        """Return the latents of the samples at places `rows` of the order, which are of one form.
+
+        So many are made at once as `batch` says.
         """
-        size = self.making.batch
-        made = []
+        size, form = self.making.batch, int(self.schedule.form[self.schedule.order[rows.start]])
+        networks, made = (self.prompts, self.guiding), []
         for start in range(rows.start, rows.stop, size):
             samples = self.schedule.order[start : min(start + size, rows.stop)]
-            form = int(self.schedule.form[samples[0]])
-            shape, schedule = self.shapes[form], self.schedule
-            networks = self.prompts, self.guiding
-            made.append(generate(self.trained, shape, samples, schedule, *networks, self.beside_of(form)))
+            given = (self.schedule, *networks, self.beside_of(form))
+            made.append(generate(self.trained, self.shapes[form], samples, *given))
             failpoint("sample.batch")
-        return np.concatenate(made)
+        return self.decoder.hand_over(torch.cat(made), self.sizes[form].frames)
+
+    def decoded(self, made: Made) -> Iterator[Decoded]:
+        """Yield what is published of latents, so many samples at a time as `batch` says."""
+        latents = self.settings.files.latents
+        return self.decoder.decoded(made, self.making.batch, with_latents=latents)
 
 
 def shape_of(trained: LoadedRun) -> Callable[[Size], tuple[int, int, int, int]]:
@@ -253,10 +268,8 @@ def generate(
     prompts: Prompts | None = None,
     guiding: Guiding | None = None,
     asked: Beside = NOTHING_BESIDE,
-) -> NDArray[np.uint8]:
-    """Return samples (B,) of one form by number: images (B, H, W, 3), clips (B, T, H, W, 3)."""
-    latents = make_latents(
+) -> Tensor:
+    """Return the latents (B, C, T, H, W) of samples (B,) of one form by number."""
+    return make_latents(
         Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained), asked
     )
-    frames = schedule.forms[schedule.form[samples[0]]].size.frames
-    return decode(trained.autoencoder, trained.space.normaliser, latents, frames)

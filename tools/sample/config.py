@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
-from core.queue.work_queue import QueueConfig
+from core.queue.config import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
 from tools.sample.again import settings_of
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, FileKind
@@ -46,9 +46,16 @@ class FilesConfig:
         "null is what the kind usually has",
         low=0,
     )
+    latents: bool = setting(
+        False,
+        "also write the latents of each sample, as the autoencoder decodes them: `latents` (C, T, H, W) "
+        "fp32 in a safetensors file beside its own",
+    )
 
     def __post_init__(self) -> None:
         require_template(self.name)
+        if self.latents and self.kind == ALL_IN_ONE:
+            raise UserError("latents", "true", "false with kind=npz, or a kind that makes a file a sample")
         if self.films and (self.kind == ALL_IN_ONE or KINDS[self.kind].holds != "image"):
             raise UserError("films", self.films, f"'' with kind={self.kind}, which is none of single images")
 

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.errors import WorkError
 from core.files import atomic_file, published
@@ -33,6 +34,16 @@ class IncompleteParts(WorkError):
     """Parts are missing or damaged, so that the samples cannot be put together."""
 
 
+class Decoded(NamedTuple):
+    """Samples as they are published.
+
+    pixels: (B, [T,] H, W, 3).  latents: (B, C, T, H, W) float32, if they are asked for.
+    """
+
+    pixels: NDArray[np.uint8]
+    latents: Tensor | None = None
+
+
 class Store(Protocol):
     """What workers ask of the parts of any job."""
 
@@ -42,7 +53,7 @@ class Store(Protocol):
     def count(self) -> int: ...
 
     def path(self, rows: range) -> Path: ...
-    def write(self, rows: range, pixels: NDArray[np.uint8]) -> None: ...
+    def write(self, rows: range, made: Iterable[Decoded]) -> None: ...
     def check(self, rows: range) -> None: ...
     def listed(self) -> tuple[list[range], list[Path]]: ...
 
@@ -63,8 +74,9 @@ class Parts:
         """Return the path of a range of samples."""
         return self.folder / f"part-{rows.start:06d}-{rows.stop - 1:06d}.npz"
 
-    def write(self, rows: range, pixels: NDArray[np.uint8]) -> None:
+    def write(self, rows: range, made: Iterable[Decoded]) -> None:
         """Publish a part."""
+        pixels = np.concatenate([some.pixels for some in made])
         with atomic_file(self.path(rows)) as file:
             np.savez(file, arr_0=pixels, made_from=np.array(self.made_from))
 

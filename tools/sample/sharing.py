@@ -6,9 +6,10 @@ folder alone and wait for one another in no collective. Any may join, leave or b
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
 from core.files import temporaries
 from core.progress import Progress, counted, say
+from core.queue.config import QueueConfig
 from core.queue.dead_owners import expire_dead
 from core.queue.failures import Failure
 from core.queue.leases import Leases, LeaseState
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.work_queue import WorkQueue
 from core.run import ends
 from core.run.ending import Ending
 from core.run.folder import SAMPLES
@@ -163,7 +165,7 @@ class Worker:
         self._counted = self._samples(self._seen)
         self.progress = Progress(self.parts.count, "sample", done=self._counted)
         with self.progress, self.ending.holding_signals():
-            self.queue.work(self._generate, self._wait)
+            self.queue.work(self._generate, self._wait, self._count)
             self._catch_up()
         failures, done = self.queue.failures(), self.done()
         if failed := [failure for failure in failures if failure.final and failure.unit not in done]:
@@ -187,18 +189,19 @@ class Worker:
         with self.ending.holding_signals():
             queue.work(publish, self._let_go)
 
-    def _generate(self, unit: str) -> None:
+    def _generate(self, unit: str) -> Callable[[], None]:
+        """Make a unit's latents; return what decodes and writes them, beside the next unit's."""
         rows = self.units[unit]
         self._catch_up()
-        with self.ending.allowing_signals():
-            try:
-                pixels = self.job.generate(rows)
-            except RuntimeError as error:
-                if ends.kind_of(error) == "device":
-                    raise DeviceError(str(error)) from error
-                raise
-            self.parts.write(rows, pixels)
-        self._advance(len(rows))
+        with self.ending.allowing_signals(), _naming_device():
+            made = self.job.make(rows)
+
+        def write() -> None:
+            with _naming_device():
+                failpoint("sample.write")
+                self.parts.write(rows, self.job.decoded(made))
+
+        return write
 
     def _wait(self, states: list[LeaseState]) -> None:
         """Say for whom; the time to be ended."""
@@ -218,6 +221,10 @@ class Worker:
             self._seen = self.queue.done
             self._advance(max(0, self._samples(self._seen) - self._counted), note)
 
+    def _count(self, unit: str) -> None:
+        """Count a unit of our own."""
+        self._advance(len(self.units[unit]))
+
     def _advance(self, count: int, note: str = "") -> None:
         self._counted += count
         self.progress.advance(count, note)
@@ -231,6 +238,17 @@ class Worker:
             f"{self.output}: {len(failures)} of {counted(len(self.units), 'part')} failed and were given up: "
             f"{named} (nothing is published; the others are kept, and the same command tries these again)"
         )
+
+
+@contextlib.contextmanager
+def _naming_device() -> Iterator[None]:
+    """Turn what a broken device raises into DeviceError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ends.kind_of(error) == "device":
+            raise DeviceError(str(error)) from error
+        raise
 
 
 def _what(unit: str) -> str:

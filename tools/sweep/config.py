@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.queue.work_queue import QueueConfig
+from core.queue.config import QueueConfig
 from tools.plan.config import PlanConfig
 from tools.sweep.plans.kinds import DEFAULT, KINDS
 from tools.sweep.plans.planned import SweepConfig

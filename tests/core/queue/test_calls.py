@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from core.queue.config import QueueConfig
 from core.queue.leases import Leases
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.work_queue import WorkQueue
 from tools.bench.calls import counted_calls
 
 UNITS = [f"{number:06d}" for number in range(100_000)]

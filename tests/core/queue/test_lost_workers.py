@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from core.queue.config import QueueConfig
 from core.queue.leases import Leases, LeaseState
-from core.queue.work_queue import QueueConfig, WorkQueue
+from core.queue.work_queue import WorkQueue
 from core.root import ROOT
 from tests.core.queue.test_work_queue import UNITS, do, make_old, make_queue
 

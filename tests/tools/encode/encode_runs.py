@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from core.faults import failpoints
-from core.queue.work_queue import QueueConfig
+from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.order.buckets import BucketConfig
 from models.autoencoder import kl, store

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.diffusion.sampling import SamplerConfig
 from core.faults import failpoints
-from core.queue.work_queue import QueueConfig
+from core.queue.config import QueueConfig
 from core.run import ends
 from tools.sample import job as sample
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from tools.runs.samples import Samples
 from tools.sample import batches
 from tools.sample import job as sample
 from tools.sample import parts as sample_parts
-from tools.sample.parts import DamagedPart, Parts
+from tools.sample.parts import DamagedPart, Decoded, Parts
 
 FIRST, SECOND = "step-00000007.0", "step-00000009.0"
 
@@ -70,7 +71,7 @@ def kill(run: Path, name: str, monkeypatch: pytest.MonkeyPatch, after: int = 2, 
     """Leave the output as a kill does after some batches; returns its folder of parts."""
     generate, made = batches.generate, []
 
-    def stop(*arguments: Any) -> np.ndarray:
+    def stop(*arguments: Any) -> Tensor:
         if len(made) == after:
             raise KeyboardInterrupt
         made.append(arguments)
@@ -234,7 +235,7 @@ def test_a_damaged_record_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_overlapping_parts_are_used_once_and_gaps_are_found(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts", "a" * 64, 8, (1, 1, 3))
     for rows in (range(4), range(2, 6), range(4, 7)):
-        parts.write(rows, np.full((len(rows), 1, 1, 3), rows.start, np.uint8))
+        parts.write(rows, [Decoded(np.full((len(rows), 1, 1, 3), rows.start, np.uint8))])
     (tmp_path / "parts/part-000007-000008.npz").touch()  # beyond the count
     listed, foreign = parts.listed()
     assert [path.name for path in foreign] == ["part-000007-000008.npz"]
@@ -242,7 +243,7 @@ def test_overlapping_parts_are_used_once_and_gaps_are_found(tmp_path: Path) -> N
     assert sample_parts.missing([range(4), range(4, 7)], 8) == [range(7, 8)]
     with pytest.raises(WorkError, match=r"part-000007-000007.npz is missing"):
         list(parts.whole())
-    parts.write(range(7, 8), np.full((1, 1, 1, 3), 7, np.uint8))
+    parts.write(range(7, 8), [Decoded(np.full((1, 1, 1, 3), 7, np.uint8))])
     together = np.concatenate([pixels for _, pixels in parts.whole()])
     assert together[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 4, 4, 4, 7]
     (tmp_path / "parts/part-000004-000006.npz").write_bytes(b"PK")
@@ -291,11 +292,15 @@ def test_a_replaced_export_is_noticed(
 
 
 def draw_as_rank(run: str, name: str, most: str) -> None:
-    """Run as a rank of `draw_with_two`, which kills itself before its batch number `most`."""
+    """Run as a rank of `draw_with_two`, which kills itself before its batch number `most`, once a part is
+    written.
+    """
     generate, made = batches.generate, []
 
-    def counted(*arguments: Any) -> np.ndarray:
+    def counted(*arguments: Any) -> Tensor:
         if len(made) == int(most):
+            while not list((Path(run).parent / name / "parts").glob("part-*.npz")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         made.append(arguments)
         return generate(*arguments)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
@@ -84,7 +85,7 @@ def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: p
     generate = batches.generate
     made: list[list[int]] = []
 
-    def stop_at_third(trained: Any, shape: Any, numbers: Any, *rest: Any) -> np.ndarray:
+    def stop_at_third(trained: Any, shape: Any, numbers: Any, *rest: Any) -> Tensor:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(numbers.tolist())

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from torch import Tensor
 
 from core import environment
 from core.errors import CONTINUABLE, UserError, WorkError
@@ -68,7 +68,7 @@ def failing_at(number: int, error: BaseException) -> Any:
     """`batches.generate` that fails whenever a sample is asked for."""
     generate = batches.generate
 
-    def fail(*arguments: Any) -> np.ndarray:
+    def fail(*arguments: Any) -> Tensor:
         if number in arguments[2]:
             raise error
         return generate(*arguments)
@@ -207,8 +207,8 @@ def test_a_part_that_is_damaged_whenever_it_is_written_ends_the_job(
 ) -> None:
     write = batches.Parts.write
 
-    def damaging(parts: Any, rows: range, pixels: np.ndarray) -> None:
-        write(parts, rows, pixels)
+    def damaging(parts: Any, rows: range, made: Any) -> None:
+        write(parts, rows, made)
         if rows.start == 2:
             parts.path(rows).write_bytes(b"PK")
 
@@ -296,7 +296,7 @@ def be_rank(run: str, name: str, dies: str, overwrite: str) -> None:
     """Do what each rank does."""
     generate, dying = batches.generate, Path(run).parent / "dying"
 
-    def fall(*arguments: Any) -> np.ndarray:
+    def fall(*arguments: Any) -> Tensor:
         if environment.rank() == 1:
             dying.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,26 +1,32 @@
 """The parts of an unfinished job whose samples are files of their own: a receipt for each range of samples.
 
-`parts/part-FIRST-LAST.json` lists the files of samples FIRST to LAST of the order in which they are made,
-with their hashes, and `made_from`. Files are published before their receipt, so a range without one is made
-again, and its files are replaced by equal ones.
+`parts/part-FIRST-LAST.json` lists the files of samples FIRST to LAST of the order in which they are made, and
+those of their latents if they are asked for, with their hashes, and `made_from`. Files are published before
+their receipt, so a range without one is made again, and its files are replaced by equal ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from core.checkpoint.tensor_file import write_tensors
 from core.files import atomic_file, sha256_file, write_json, write_text
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from tools.runs.sample_files import PublishedFile
 from tools.sample.files.kinds import KINDS, FileKind
-from tools.sample.parts import DamagedPart, listed_ranges
+from tools.sample.parts import DamagedPart, Decoded, listed_ranges
+
+LATENTS = "latents"  # the tensor (C, T, H, W) in a file that ends so:
+LATENTS_SUFFIX = ".safetensors"
 
 
 class _Receipt(TypedDict):
@@ -54,12 +60,16 @@ class FileParts:
         """Return the path of a range's receipt."""
         return self.folder / f"part-{rows.start:06d}-{rows.stop - 1:06d}.json"
 
-    def write(self, rows: range, pixels: NDArray[np.uint8]) -> None:
+    def write(self, rows: range, made: Iterable[Decoded]) -> None:
         """Publish the files of a range, then its receipt."""
-        files = [self._publish(int(self.order[place]), own) for place, own in zip(rows, pixels, strict=True)]
+        files, places = list[PublishedFile](), iter(rows)
+        for pixels, latents in made:
+            for number, own in enumerate(pixels):
+                index = int(self.order[next(places)])
+                files.append(self._publish(index, own, None if latents is None else latents[number]))
         write_json(self.path(rows), _Receipt(made_from=self.made_from, files=files))
 
-    def _publish(self, index: int, pixels: NDArray[np.uint8]) -> PublishedFile:
+    def _publish(self, index: int, pixels: NDArray[np.uint8], latents: Tensor | None) -> PublishedFile:
         kind, quality = self.kinds[index]
         data = KINDS[kind].encode(pixels, self.fps[index], quality)
         path = self.output / self.names[index]
@@ -68,16 +78,24 @@ class FileParts:
         if index in self.beside:
             name, text = self.beside[index]
             write_text(self.output / name, text)
-        return PublishedFile(index=index, file=self.names[index], sha256=hashlib.sha256(data).hexdigest())
+        row = PublishedFile(index=index, file=self.names[index], sha256=hashlib.sha256(data).hexdigest())
+        if latents is not None:
+            row["latents"] = latents_name(self.names[index])
+            row["latents_sha256"] = write_tensors(self.output / row["latents"], {LATENTS: latents}).sha256
+        return row
 
     def check(self, rows: range) -> None:
         """Raise DamagedPart unless the files of a range are those of its receipt, and that is this job's."""
         for row in self.receipt(rows):
-            path = self.output / row["file"]
-            if not path.is_file():
-                raise DamagedPart(f"{path} is missing")
-            if sha256_file(path) != row["sha256"]:
-                raise DamagedPart(f"{path} has another SHA-256")
+            listed = [(row["file"], row["sha256"])]
+            if "latents" in row:
+                listed.append((row["latents"], row["latents_sha256"]))
+            for name, digest in listed:
+                path = self.output / name
+                if not path.is_file():
+                    raise DamagedPart(f"{path} is missing")
+                if sha256_file(path) != digest:
+                    raise DamagedPart(f"{path} has another SHA-256")
 
     def receipt(self, rows: range) -> list[PublishedFile]:
         """Read the receipt of a range; DamagedPart if it is not what this job wrote."""
@@ -95,3 +113,8 @@ class FileParts:
     def listed(self) -> tuple[list[range], list[Path]]:
         """Return the ranges that receipts are named after, and files that are not this job's."""
         return listed_ranges(self)
+
+
+def latents_name(name: str) -> str:
+    """Return the path of a sample's latents, by that of its file."""
+    return str(PurePosixPath(name).with_suffix(LATENTS_SUFFIX))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.diffusion.sampling import SamplerConfig
-from core.errors import UserError
+from core.errors import UserError, below
 from core.files import fingerprint, sha256_file
 from tools.sample.config import Config, FilesConfig
 from tools.sample.given.config import TaskConfig
@@ -92,7 +92,8 @@ def set_by_preset(settings: SampleSettings) -> dict[str, Any]:
     preset, usual = PRESETS[settings.preset], Config(source="", output="")
     if preset.needs_requests and not settings.requests:
         raise UserError("requests", "''", f"the list of prompts of preset={settings.preset}")
-    files = replace(settings.files, kind=preset.kind, name=preset.name or usual.files.name)
+    with below("files"):
+        files = replace(settings.files, kind=preset.kind, name=preset.name or usual.files.name)
     for name in ("kind", "name"):
         said = getattr(settings.files, name)
         if said not in (getattr(usual.files, name), getattr(files, name)):

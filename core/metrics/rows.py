@@ -149,10 +149,10 @@ class Metrics:
         """Return the last loss for the status line, "" while there is none."""
         return "" if math.isnan(self.last_loss) else f"loss {self.last_loss:.4f}"
 
-    def show_validation(self, row: Mapping[str, Any]) -> None:
-        """Show a validation row too, beside its step's, which `flush` has written."""
+    def show_beside(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show further numbers of a step too, beside its row, which `flush` has written."""
         if self._shown is not None:
-            self._shown.show_validation(row)
+            self._shown.show_beside(step, values)
 
     def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show pictures (.png) and films (.mp4) by name, beside the metrics of their step."""

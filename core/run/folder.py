@@ -12,6 +12,7 @@ METRICS = "metrics.jsonl"
 VALIDATION = "validation.jsonl"
 PREVIEWED = "previews.jsonl"
 PREVIEWS = "previews"  # a folder of pictures and films
+EVALUATED = "evaluations.jsonl"
 INCIDENTS = "incidents.jsonl"
 WANDB = "wandb.json"
 TENSORBOARD = "tensorboard"  # a folder of event files

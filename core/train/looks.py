@@ -62,9 +62,9 @@ class Look(ABC):
     def line(self, row: dict[str, Any]) -> str:
         """Say what came out."""
 
+    @abstractmethod
     def show(self, row: dict[str, Any], metrics: Metrics) -> None:
         """Show a row in the trackers."""
-        metrics.show_validation(row)
 
 
 class Looks:

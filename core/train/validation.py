@@ -29,7 +29,7 @@ from core.faults.failpoints import failpoint
 from core.losses import Objective
 from core.metrics.phases import Phases
 from core.metrics.record_writer import RecordWriter
-from core.metrics.rows import complete_row
+from core.metrics.rows import Metrics, complete_row
 from core.metrics.step_sums import StepSums
 from core.run.folder import VALIDATION
 from core.train.looks import BrokenOff, Look
@@ -136,6 +136,11 @@ class Validation(Look):
         losses = {name: part["loss"] for name, part in row.items() if name != "step"}
         shown = (f"{name} {'not finite' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
         return f"validation after step {row['step']}: {', '.join(shown)}"
+
+    def show(self, row: dict[str, Any], metrics: Metrics) -> None:
+        """Show the losses in the trackers."""
+        losses = {f"validation/{name}": part["loss"] for name, part in row.items() if name != "step"}
+        metrics.show_beside(row["step"], losses)
 
     def draws(self, batch: Batch, stratum: int) -> StratifiedDraws:
         """Return draws keyed by the sample and its place, so that neither ranks nor micro-batches matter.

@@ -27,7 +27,7 @@ from tests.integration.tiny_run import (
     rows,
 )
 from tests.tools.sample.sample_runs import content
-from tools.preview import previews
+from tools.preview import sampled_look
 from tools.sample import job as sample
 from tools.train.config import Config
 from tools.train.job import run
@@ -111,14 +111,14 @@ def test_previews_are_what_sample_makes_of_the_checkpoint(previewed: Path, tmp_p
 def test_what_an_early_end_breaks_off_is_made_up_for(
     cache: Path, plain: Path, previewed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = previews.make_latents
+    made = sampled_look.make_latents
 
     def interrupted(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return made(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(previews, "make_latents", interrupted)
+        patched.setattr(sampled_look, "make_latents", interrupted)
         with pytest.raises(EndedEarly, match="saved after step 2 of 4"):
             run(config(cache, tmp_path / "run", *PREVIEW))
     assert not (tmp_path / "run" / "previews.jsonl").exists()

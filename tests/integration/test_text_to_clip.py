@@ -20,7 +20,10 @@ from core.distributed.ranks import World
 from core.draws import Draws
 from core.errors import UserError, WorkError
 from core.files import sealed, write_json, write_text
+from core.records import read_rows
 from data.dataset.index import Dataset
+from data.latent.reading import reader_of
+from data.latent.text_reading import TextReader
 from data.order.buckets import BucketConfig
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.dit import DiT, DiTConfig
@@ -29,11 +32,14 @@ from tests.integration.tiny_run import STEP, finish
 from tests.models.public_models import save_autoencoder, save_text_encoder
 from tests.tools.train.opened import load_data, open_checked, prepare_objective
 from tools.encode import job as encode
+from tools.preview import real_latents, sampled_look
 from tools.runs import loaded_run
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, encoders_own
 from tools.sample import job as sample
+from tools.sample.generating import make_latents
 from tools.shard import job as shard
+from tools.train import job as train
 from tools.train.config import Config
 from tools.train.objective import LatentObjective
 
@@ -294,6 +300,30 @@ def test_a_cache_behind_a_url_trains_with_its_text(
     with pytest.raises(UserError, match=r"autoencoder='': expected the folder of the autoencoder \w+, which"):
         open_checked(wanted)
     prepare_objective(wanted, *open_checked(replace(wanted, autoencoder=str(made / "wan"))), WORLD)
+
+
+def test_samples_that_are_scored_in_training_have_the_captions_of_rows(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.preview.latent_features.SAMPLES_A_NUMBER", 1)
+    sampled: list[Any] = []
+
+    def sample_latents(maker: Any, shape: Any, samples: Any, schedule: Any, prompts: Any) -> Any:
+        sampled.append(prompts.of(schedule.text[samples]))
+        return make_latents(maker, shape, samples, schedule, prompts)
+
+    monkeypatch.setattr(sampled_look, "make_latents", sample_latents)
+    fields = ("trainer.steps=1", "evaluate.every=1", "evaluate.samples=8", "evaluate.sampler.steps=1")
+    train.run(config(made, f"output={tmp_path / 'run'}", "engine.precision=fp32", *fields))
+    (row,) = read_rows(tmp_path / "run" / "evaluations.jsonl")
+    assert row["0.9999"]["samples"] == 8
+    cache = Dataset(made / "cache")
+    own, _ = real_latents.choose(cache, 8, 4096, 0)
+    reader = reader_of(cache)
+    texts = TextReader(cache.folder, cache.manifest, reader.parts)
+    tokens, lengths = texts.gather(own, reader.entries(own)["shard"])
+    assert torch.equal(torch.cat([text for text, _ in sampled]), tokens)
+    assert torch.equal(torch.cat([length for _, length in sampled]), lengths)
 
 
 @pytest.mark.full

@@ -35,6 +35,10 @@ PREVIEW = (
     *("every", "count", "classes", "prompts", "requests", "frames", "height", "width", "fps", "batch"),
     *("sampler.solver", "sampler.steps", "sampler.guidance"),
 )
+EVALUATE = (
+    *("every", "samples", "real", "most_real", "batch"),
+    *("sampler.solver", "sampler.steps", "sampler.guidance"),
+)
 METRICS = ("log_every", "log_matmul", "wandb", "wandb_project", "tensorboard")
 
 
@@ -78,6 +82,7 @@ ROLES: dict[str, dict[str, str]] = {
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         **within("preview", PREVIEW, "watch"),
+        **within("evaluate", EVALUATE, "watch"),
         "validation_source": "watch",
     },
     "sweep": {
@@ -88,6 +93,7 @@ ROLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("initial_accept", "action", "retry"), "work"),
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         **within("preview", PREVIEW, "watch"),
+        **within("evaluate", EVALUATE, "watch"),
         "validation_source": "watch",  # its ledger compares it, and the number of samples and strata
         **within("sweep", ("budgets", "sizes", "least_steps", "most_epochs", "held_out"), "work"),
         **within("fit", ("loss", "target"), "watch"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -23,23 +23,41 @@ class Moments:
     """Sums of features of d numbers in float64, about a first guess of their mean.
 
     Sums about the mean of the first batch lose no digits where the mean is large beside the spread.
+    is_fixed: whether the guess was given.
     """
 
     count: int
     guess: Floats
     first: Floats
     second: Floats
+    is_fixed: bool = False
 
     @classmethod
     def empty(cls, width: int) -> Self:
         """Return sums of no features."""
         return cls(0, np.zeros(width), np.zeros(width), np.zeros((width, width)))
 
+    @classmethod
+    def about(cls, guess: Floats) -> Self:
+        """Return sums of no features about a guess that stays: ranks with one guess add their sums up."""
+        width = len(guess)
+        return cls(0, guess, np.zeros(width), np.zeros((width, width)), is_fixed=True)
+
+    def vector(self) -> Floats:
+        """Return all sums as one vector."""
+        return np.concatenate([[self.count], self.first, self.second.reshape(-1)])
+
+    def like(self, vector: Floats) -> Self:
+        """Return sums about the same guess from a vector."""
+        width = len(self.guess)
+        first, second = vector[1 : 1 + width], vector[1 + width :].reshape(width, width)
+        return replace(self, count=round(float(vector[0])), first=first, second=second)
+
     def add(self, features: NDArray[np.floating]) -> None:
         """Add features (n, d)."""
         if not len(features):
             return
-        if not self.count:
+        if not self.count and not self.is_fixed:
             self.guess = features.mean(0, dtype=np.float64)
         apart = features.astype(np.float64) - self.guess
         self.count += len(features)

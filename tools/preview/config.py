@@ -1,4 +1,4 @@
-"""Configuration of previews: the section `preview` of the job `train`."""
+"""Configuration of previews and scores while training: the sections `preview` and `evaluate` of `train`."""
 
 from __future__ import annotations
 
@@ -55,3 +55,27 @@ class PreviewConfig:
                 if getattr(self, name):
                     expected = f"[] beside requests={self.requests}, which say it"
                     raise UserError(name, list(getattr(self, name)), expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How far samples of the averages are from real latents, now and then: the same samples every time."""
+
+    every: int = setting(0, "steps between evaluations, 0 = none", unit="steps", low=0, role="watch")
+    samples: int = setting(
+        256,
+        "samples of each average, with the classes and captions of so many real ones",
+        low=2,
+        role="watch",
+    )
+    real: str = setting(
+        "",
+        "latent cache of the same encoder that samples are compared with; '' is `source`",
+        shown="path or URL",
+        role="watch",
+    )
+    most_real: int = setting(
+        4096, "real samples that generated ones are compared with at most", low=2, role="watch"
+    )
+    batch: int = setting(8, "samples that a rank makes at once", low=1, role="watch")
+    sampler: PreviewSamplerConfig = setting(PreviewSamplerConfig(), "solver, steps and guidance")

@@ -19,7 +19,8 @@ from models.autoencoder.opening import open_autoencoder
 from models.denoisers.network import DenoiserConfig
 from tools.preview.config import PreviewConfig
 from tools.preview.preview_files import PreviewFiles
-from tools.preview.previews import Previews, Requested
+from tools.preview.previews import Previews
+from tools.preview.sampled_look import Requested
 from tools.runs.loaded_run import LatentSpace
 from tools.runs.objective_kind import maps_to_data
 from tools.sample.conditions import require_trained
@@ -79,7 +80,7 @@ def _requested(
     if prompts is not None:
         prompts = replace(prompts, tokens=prompts.tokens.to(device), lengths=prompts.lengths.to(device))
     shapes = [shape_of(form.size) for form in schedule.forms]
-    return Requested(_taking_turns(schedule), shapes, prompts, config.batch)
+    return Requested(taking_turns(schedule), shapes, prompts, config.batch)
 
 
 def _embedded(schedule: Schedule, space: LatentSpace, device: torch.device) -> Prompts | None:
@@ -88,7 +89,7 @@ def _embedded(schedule: Schedule, space: LatentSpace, device: torch.device) -> P
     return found and replace(found, tokens=found.tokens.cpu(), lengths=found.lengths.cpu())
 
 
-def _taking_turns(schedule: Schedule) -> Schedule:
+def taking_turns(schedule: Schedule) -> Schedule:
     """Have conditions evaluated one after the other, so that ranks make equal calls whatever their memory."""
     forms = [
         replace(form, sampler=replace(form.sampler, guide=replace(form.sampler.guide, together=False)))

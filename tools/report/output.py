@@ -40,7 +40,8 @@ class History:
 
     step, seen, hours: steps, samples and hours of steps done.  rows: whole rows, spread over the record where
     it is long, and `at` their numbers.  starts: (row, attempt).  ranks: (step, number of ranks) from where it
-    is so.  checkpoints: (step, name) of those that are kept.  validation, incidents: rows of these records.
+    is so.  checkpoints: (step, name) of those that are kept.  validation,
+    evaluations, incidents: rows of these records.
     """
 
     step: Floats
@@ -56,6 +57,7 @@ class History:
     ranks: list[tuple[int, int]]
     checkpoints: list[tuple[int, str]]
     validation: list[Row]
+    evaluations: list[Row]
     incidents: list[Row]
 
     @property

@@ -25,7 +25,8 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
-from tools.preview.config import PreviewConfig
+from tools.preview.config import PreviewConfig, ScoreConfig
+from tools.preview.score_setup import make_scores
 from tools.preview.setup import make_previews
 from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
@@ -58,6 +59,7 @@ class Training:
     """Settings of `train` by which a run is trained whose folder is claimed, by the same names."""
 
     seed: int
+    source: str
     initial: str
     model: DenoiserConfig
     objective: ObjectiveConfig
@@ -70,6 +72,7 @@ class Training:
     metrics: MetricsConfig
     validation: ValidationConfig
     preview: PreviewConfig
+    evaluate: ScoreConfig
     initial_accept: tuple[Differing, ...]
 
 
@@ -119,7 +122,8 @@ def train(
         config.ema,
         own_engine(objective, engine, config.optimizer, world),
     )
-    previews = make_previews(config.preview, stepper.networks[MAIN], config.model, output)
+    main = stepper.networks[MAIN], config.model, output
+    looks = [*make_previews(config.preview, *main), *make_scores(config.evaluate, *main, config.source)]
     trainer = Trainer(
         stepper,
         make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
@@ -130,11 +134,11 @@ def train(
         fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=record,
         validation=config.validation,
-        looks=previews,
+        looks=looks,
     )
     if engine.compile:
         others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
-        others += [example for each in previews for example in each.examples()]
+        others += [example for each in looks for example in each.examples()]
         fit_compiled(trainer, training, model, compile_examples(*trained, config.model, world.device), others)
     else:
         trainer.fit()

@@ -23,7 +23,7 @@ from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
-from tools.preview.config import PreviewConfig
+from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.runs.normalisers import LatentsConfig
 
 Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
@@ -128,6 +128,7 @@ class Config:
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
     validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
     preview: PreviewConfig = setting(PreviewConfig(), "samples of the averages, from time to time")
+    evaluate: ScoreConfig = setting(ScoreConfig(), "scores of samples of the averages, from time to time")
     validation_source: str = setting(
         "",
         "samples to validate on, like `source`; '' takes training samples",
@@ -149,10 +150,7 @@ class Config:
         if self.objective.kind == "distillation":
             self._require_teacher()
         require_effect(self.trainer, self.optimizer, self.ema)
-        steps = self.trainer.steps
-        for name, every in {"validation": self.validation.every, "preview": self.preview.every}.items():
-            if every > steps:
-                raise UserError(f"{name}.every", every, f"at most trainer.steps={steps}, or 0 for never")
+        self._require_looks()
         with below("objective"):
             require_levels(self.objective, self.model.frames_per_level)
         if self.objective.learned_sigma and not self.model.learned_sigma:
@@ -166,6 +164,16 @@ class Config:
             reason = f"{heads.count} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
             expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
             raise UserError("model.attention", heads.backend, expected)
+
+    def _require_looks(self) -> None:
+        """Refuse looks at the weights that would never come, or have nothing to compare with."""
+        steps = self.trainer.steps
+        for name in ("validation", "preview", "evaluate"):
+            if (every := getattr(self, name).every) > steps:
+                raise UserError(f"{name}.every", every, f"at most trainer.steps={steps}, or 0 for never")
+        if self.evaluate.every and not self.evaluate.real and self.data.encode == "online":
+            expected = "a latent cache of the same encoder, with data.encode=online"
+            raise UserError("evaluate.real", "''", expected)
 
     def _require_teacher(self) -> None:
         """Refuse distillation of another network than the one that the run begins from."""

@@ -44,12 +44,9 @@ class EventFiles:
         for row in rows:
             self._show(row["step"], numbers(row))
 
-    def show_validation(self, row: Mapping[str, Any]) -> None:
-        """Show the losses of a validation row."""
-        losses = {
-            f"validation/{name}": part["loss"] for name, part in row.items() if isinstance(part, Mapping)
-        }
-        self._show(row["step"], numbers(losses))
+    def show_beside(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show further numbers of a step."""
+        self._show(step, numbers(values))
 
     def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show pictures; TensorBoard has no films."""

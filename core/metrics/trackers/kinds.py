@@ -23,8 +23,8 @@ class Tracker(Protocol):
         """Show metrics rows, in order."""
         ...
 
-    def show_validation(self, row: Mapping[str, Any]) -> None:
-        """Show a validation row, beside the metrics of its step, which were shown before."""
+    def show_beside(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show further numbers of a step, beside its metrics, which were shown before; None is not finite."""
         ...
 
     def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:

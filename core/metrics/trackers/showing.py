@@ -30,9 +30,9 @@ class Trackers:
         kept = list(rows)
         self._each(lambda tracker: tracker.show(kept))
 
-    def show_validation(self, row: Mapping[str, Any]) -> None:
-        """Show a validation row."""
-        self._each(lambda tracker: tracker.show_validation(row))
+    def show_beside(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show further numbers of a step."""
+        self._each(lambda tracker: tracker.show_beside(step, values))
 
     def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show pictures and films."""

@@ -74,10 +74,9 @@ class WandbView:
             values = {name: v for name, v in row.items() if not isinstance(v, list)}
             self._hand_over(("metrics", row["step"], values))
 
-    def show_validation(self, row: Mapping[str, Any]) -> None:
-        """Show a validation row, beside the metrics of its step, which were shown before."""
-        losses = {f"validation/{name}": part["loss"] for name, part in row.items() if name != "step"}
-        self._hand_over(("beside", row["step"], losses))
+    def show_beside(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Show further numbers of a step, beside its metrics, which were shown before."""
+        self._hand_over(("beside", step, dict(values)))
 
     def show_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show pictures and films, beside the metrics of their step."""

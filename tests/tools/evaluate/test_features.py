@@ -48,6 +48,18 @@ def test_sums_in_parts_are_those_of_all_at_once_also_far_from_zero() -> None:
     )
 
 
+def test_sums_of_ranks_about_one_guess_add_up_as_vectors() -> None:
+    features, guess = gaussian(0, 100, shift=3), np.full(6, 2.9)
+    ranks = []
+    for part in (features[:70], features[70:], features[:0]):
+        ranks.append(Moments.about(guess))
+        ranks[-1].add(part)
+    total = Moments.about(guess).like(np.sum([rank.vector() for rank in ranks], axis=0))
+    assert total.count == 100
+    assert np.allclose(total.mean, features.mean(0), rtol=1e-14)
+    assert np.allclose(total.covariance, np.cov(features, rowvar=False), rtol=0, atol=1e-12)
+
+
 def test_kid_is_unbiased_and_its_twin() -> None:
     found = [unbiased_mmd(gaussian(2 * s, 20), gaussian(2 * s + 1, 20)) for s in range(400)]
     assert abs(np.mean(found)) < 3 * np.std(found) / 20  # equal distributions: 0 in the mean

@@ -253,6 +253,18 @@ def test_previews_of_a_few_steps_are_shown_and_nothing_outside_of_them(
     assert "outside.png" not in page
 
 
+def test_scores_taken_while_training_are_a_curve_an_average(make_run: Callable[..., Path]) -> None:
+    run = make_run("scored", [row(step) for step in range(1, 10)])
+    rows = [
+        {"step": step, "0.9999": {"frechet": 9.0 / step, "ruler": {}}, "0.99": {"failed": "no"}}
+        for step in (3, 6, 9)
+    ]
+    (run / "evaluations.jsonl").write_bytes(b"".join(encode(each) for each in rows))
+    page = page_of(run)
+    assert "Fréchet distance of latents" in page
+    assert "average 0.9999" in page
+
+
 def test_follow_writes_again_until_the_run_has_ended(
     make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

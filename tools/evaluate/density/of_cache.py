@@ -6,7 +6,7 @@ that the same command goes on after a kill; scores.json, the means, comes last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from core.config.loading import to_dict
 from core.distributed.device_choice import own_device
 from core.errors import UserError
 from core.files import fingerprint
-from core.permutations import permutation
 from core.progress import Progress
 from core.records import append_shared, read_rows
 from data.latent.reading import reader_of
+from tools.evaluate.density.cache_rows import Rows, batches, some_rows
 from tools.evaluate.density.of_samples import of_batch
 from tools.evaluate.density.summary import summary
 from tools.runs import rulers
@@ -51,10 +51,10 @@ class Asked:
         path, mark, ids = output / ROWS, fingerprint(self.of)[:16], self.cache.index["id"]
         done = self._measured(path, mark)
         chosen = choose(self.cache, self.config.count, seed)
-        left = [row for row in chosen if int(ids[row]) not in done]
+        left = np.array([row for row in chosen if int(ids[row]) not in done], np.int64)
         with Progress(len(chosen), "measuring", done=len(chosen) - len(left)) as progress:
             reader = reader_of(self.cache)
-            for batch in _batches(self.cache, left, self.config.batch):
+            for batch in batches(self.cache, left, self.config.batch):
                 for row in of_batch(self.trained, self.cache, reader, batch, self.config, kind, seed):
                     append_shared(path, row | {"of": mark})
                 progress.advance(len(batch))
@@ -91,21 +91,9 @@ def opened(source: str, real: str, config: DensityConfig, device: str) -> Asked:
     return Asked(trained, cache, config, {"samples": run, "real": cache.manifest.fingerprint})
 
 
-def choose(cache: Dataset, count: int, seed: int) -> list[int]:
+def choose(cache: Dataset, count: int, seed: int) -> Rows:
     """Return rows of the cache that have latents: `count` at random, all for 0, in their order."""
-    there = np.flatnonzero(cache.index["size"] > 0)
-    if count and count < len(there):
-        there = np.sort(there[permutation(seed, "densities", (), len(there))[:count]])
-    return there.tolist()
-
-
-def _batches(cache: Dataset, rows: list[int], size: int) -> Iterator[np.ndarray]:
-    """Yield rows of one shape, at most `size` at once."""
-    buckets = np.asarray(cache.index["bucket"])[rows] if rows else np.array([], np.int64)
-    for bucket in np.unique(buckets):
-        some = np.array(rows)[buckets == bucket]
-        for start in range(0, len(some), size):
-            yield some[start : start + size]
+    return np.sort(some_rows(cache, count, seed, "densities"))
 
 
 def require_like(trained: LoadedRun, cache: Dataset) -> None:

@@ -18,6 +18,7 @@ from core.records import Row, number, read_rows
 from core.run.folder import (
     AUTOENCODER,
     CHECKPOINTS,
+    EVALUATED,
     FINISHED,
     INCIDENTS,
     LOCK,
@@ -85,6 +86,7 @@ def _history(output: Output, columns: Columns) -> History | None:
         ranks=_rank_changes(rows, kept),
         checkpoints=[(step, name) for step, name, _ in kept],
         validation=tried(output, VALIDATION, lambda: read_rows(folder / VALIDATION), []),
+        evaluations=tried(output, EVALUATED, lambda: read_rows(folder / EVALUATED), []),
         incidents=tried(output, INCIDENTS, lambda: read_rows(folder / INCIDENTS), []),
     )
 

@@ -13,6 +13,7 @@ from tools.pages.plot_marks import Mark
 from tools.pages.plots import COLOURS, Look, Series, plot
 from tools.report.output import Floats, History, Output
 from tools.report.sections.marks import marks_of
+from tools.runs.score_names import FRECHET
 
 AXES = ("step", "samples", "hours")
 BELOW = {"step": "step", "samples": "samples seen", "hours": "hours of steps"}
@@ -84,7 +85,11 @@ def _marks(run: Run, axis: str) -> list[Mark]:
 def _main() -> list[tuple[Look, Values]]:
     return [
         (Look("Loss", logarithmic=True), _exact(lambda history: history.loss)),
-        (Look("Validation loss", logarithmic=True), _validation),
+        (Look("Validation loss", logarithmic=True), _beside(lambda history: history.validation, "loss")),
+        (
+            Look("Fréchet distance of latents", "of samples under each average", logarithmic=True),
+            _beside(lambda history: history.evaluations, FRECHET),
+        ),
         (
             Look("Gradient norm", "before clipping", logarithmic=True),
             _exact(lambda history: history.grad_norm),
@@ -145,24 +150,27 @@ def _taken(take: Callable[[Row], float | None], factor: float, *, where_there: b
     return values
 
 
-def _validation(run: Run, axis: str) -> list[Series]:
-    """Return the loss of the weights, and of each average (of several runs: of the first)."""
-    rows = [row for row in run.history.validation if isinstance(row.get("step"), int)]
-    if not rows:
-        return []
-    x = run.at_steps(axis, [row["step"] for row in rows])
-    names = list(dict.fromkeys(name for row in rows for name, part in row.items() if isinstance(part, dict)))
-    series = []
-    for place, name in enumerate(names[:2] if run.several else names):
-        parts = [row.get(name) for row in rows]
-        losses = [number(part, "loss") if isinstance(part, dict) else None for part in parts]
-        y = np.array([np.nan if loss is None else loss for loss in losses])
-        shown = "weights" if name == "raw" else f"average {name}"
-        colour = run.colour if place == 0 or run.several else COLOURS[place % len(COLOURS)]
-        if run.several:
-            shown = f"{run.output.name}, {shown}" if place else run.output.name
-        series.append(Series(shown, x, y, colour, dots=True, dashed=place > 0))
-    return series
+def _beside(take: Callable[[History], Sequence[Row]], key: str) -> Values:
+    """Draw a number of a record beside the steps: for the weights, and for each average (of several runs: for
+    the first)."""
+
+    def values(run: Run, axis: str) -> list[Series]:
+        rows = [row for row in take(run.history) if isinstance(row.get("step"), int)]
+        x = run.at_steps(axis, [row["step"] for row in rows])
+        names = dict.fromkeys(name for row in rows for name, part in row.items() if isinstance(part, dict))
+        series = []
+        for place, name in enumerate(list(names)[: 2 if run.several else None]):
+            parts = [row.get(name) for row in rows]
+            found = [number(part, key) if isinstance(part, dict) else None for part in parts]
+            y = np.array([np.nan if value is None else value for value in found])
+            shown = "weights" if name == "raw" else f"average {name}"
+            colour = run.colour if place == 0 or run.several else COLOURS[place % len(COLOURS)]
+            if run.several:
+                shown = f"{run.output.name}, {shown}" if place else run.output.name
+            series.append(Series(shown, x, y, colour, dots=True, dashed=place > 0))
+        return series
+
+    return values
 
 
 def _notes(runs: Sequence[Run]) -> str:

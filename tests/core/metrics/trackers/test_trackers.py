@@ -106,7 +106,7 @@ class Failing:
         return method
 
 
-@pytest.mark.parametrize("at", ["begin", "show", "show_validation", "close"])
+@pytest.mark.parametrize("at", ["begin", "show", "show_beside", "close"])
 def test_a_tracker_that_fails_is_one_line_and_one_incident_and_the_others_go_on(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], at: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_tracker_that_fails_is_one_line_and_one_incident_and_the_others_go_on(
     said = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line]
     assert said == [f"warning: wandb failed and is off from here on, metrics go to files only: {reason}"]
     (incident,) = read_rows(tmp_path / "incidents.jsonl")
-    step = {"begin": 0, "show": 1, "show_validation": 2, "close": 4}[at]
+    step = {"begin": 0, "show": 1, "show_beside": 2, "close": 4}[at]
     expected = {"kind": "tracker", "step": step, "tracker": "wandb", "reason": reason}
     assert {name: incident[name] for name in expected} == expected
 

@@ -78,7 +78,7 @@ def test_every_step_is_shown_once_under_one_identity(fake: Path) -> None:
         view = WandbView(fake, "p", {"seed": 1})
         view.show(rows(first, 2))
         view.show(rows(first, 1))  # after a rollback
-        view.show_validation({"step": first + 1, "raw": {"loss": 0.5, "loss_by_decile": [0.5]}})
+        view.show_beside(first + 1, {"validation/raw": 0.5})
         view.close()
     shown = [row for row in told(fake) if "loss" in row.get("values", {})]
     expected = [{name: v for name, v in row.items() if name != "parts"} for row in rows(1, 4)]
@@ -93,7 +93,7 @@ def test_every_step_is_shown_once_under_one_identity(fake: Path) -> None:
 def test_validation_of_a_step_that_is_not_the_last_shown_is_left_out(fake: Path) -> None:
     view = WandbView(fake, "p", {})
     view.show(rows(5, 1))
-    view.show_validation({"step": 4, "raw": {"loss": 0.5}})
+    view.show_beside(4, {"validation/raw": 0.5})
     view.close()
     assert [row["step"] for row in told(fake) if "step" in row] == [5]
 

@@ -118,8 +118,7 @@ class _Settings(NamedTuple):
 def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None) -> _Settings:
     """Count activations by policy, and what each stage and number of ranks that share tokens take with them.
 
-    Policies are tried in the order of what they compute again, until one fits with tokens shared as they are
-    configured: the others fit too, and are slower. The configured one is always among them.
+    Without a known device nothing is recommended, and the configured policy alone is counted.
     """
     engine, asked, groups = run.engine, run.engine.activation_checkpointing, run.groups
     degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
@@ -131,9 +130,6 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     auto = replace(engine, micro_batch="auto")
     another = memory.of_another_kind(auto)
     for policy in memory.POLICIES if device else (asked,):
-        fits = any(each.fits for each in found if each.degree == engine.sequence_parallel)
-        if fits and policy != asked:
-            continue
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
             of_policy = (work, policy, counted[policy])

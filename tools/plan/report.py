@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from core.metrics.devices import GB
-from core.progress import aligned
+from tools.plan.settings_table import lines_of_settings
 from tools.plan.shares import lines_of_shares
-
-NAMES = ("engine", "tokens by", "stage", "checkpointing")
-COLUMNS = 8  # numbers of samples at once that are shown
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
@@ -27,8 +24,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     if "encode_gpu_hours" in found:
         lines.append(f"encoding: {found['encode_gpu_hours']:.3g} GPU-hours at the stated rate")
     configured, best = found["configured"], found["recommended"]
-    lines += ["", *_table(found["settings"], configured, has_limit=device is not None), ""]
-    lines += [*_micro_batches(found, has_limit=device is not None), ""]
+    lines += ["", *lines_of_settings(found), ""]
     lines += [
         f"as configured: {_words(configured)}{_settled(found)}",
         _parts(configured),
@@ -74,7 +70,7 @@ def _times(setting: dict[str, Any]) -> list[str]:
     """Say what a step and the run take, what that rests on, and what is missing; [] where it is not known."""
     if "step_s" not in setting:
         return []
-    parts = ", ".join(f"{name} {_ms(seconds)}" for name, seconds in setting["step_parts_s"].items())
+    parts = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in setting["step_parts_s"].items())
     lines = [
         f"time: {setting['step_s']:.3g} s a step ({parts}), {setting['days']:.3g} days, "
         f"{setting['gpu_hours']:,.4g} GPU-hours{_cost(setting)}",
@@ -87,8 +83,8 @@ def _times(setting: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _bucket(bucket: dict[str, Any]) -> str:
@@ -103,96 +99,12 @@ def _bucket(bucket: dict[str, Any]) -> str:
     )
 
 
-def _table(settings: list[dict[str, Any]], configured: dict[str, Any], *, has_limit: bool) -> list[str]:
-    """Lay out the memory of a rank for each stage and policy.
-
-    Tokens are shared as configured; by other numbers of ranks only JSON has all, and here stands what fits
-    with the least recomputation and sharding.
-    """
-    head = (
-        "engine",
-        "tokens by",
-        "stage",
-        "checkpointing",
-        "state GB",
-        "activations GB",
-        "all GB",
-        "samples at once",
-    )
-    rows = [(*head, "fits")]
-    shown = [s for s in settings if s["sequence_parallel"] == configured["sequence_parallel"]]
-    for degree in dict.fromkeys(s["sequence_parallel"] for s in settings):
-        if degree != configured["sequence_parallel"]:
-            fitting = (s for s in settings if s["sequence_parallel"] == degree and s["fits"])
-            shown += [found for found in [next(fitting, None)] if found]
-    for each in shown:
-        state = sum(each["parts"].values())
-        sizes = ", ".join(map(str, each["micro_batches"]))
-        numbers = (state / GB, each["activations"] / GB, each["bytes"] / GB)
-        fits = ("yes" if each["fits"] else "no") if has_limit else ""
-        names = (
-            each["engine"],
-            str(each["sequence_parallel"]),
-            str(each["zero_stage"]),
-            each["activation_checkpointing"],
-        )
-        rows.append((*names, *(f"{size:.3g}" for size in numbers), sizes, fits))
-    return aligned(rows)
-
-
-def _micro_batches(found: dict[str, Any], *, has_limit: bool) -> list[str]:
-    """Lay out the memory of a rank by samples at once, of the bucket that takes most.
-
-    At most COLUMNS numbers of samples are shown, spread over all; JSON has all, of every bucket. Where there
-    is a limit, what does not fit is in brackets.
-    """
-    number = [bucket["name"] for bucket in found["buckets"]].index(found["largest_bucket"])
-    degree = found["configured"]["sequence_parallel"]
-    shown: dict[int, None] = {}
-    rows = []
-    for each in found["settings"]:
-        sizes = {one["samples"]: one for one in each["by_micro_batch"][number]}
-        if each["sequence_parallel"] != degree and not each["fits"]:
-            continue
-        shown = shown or dict.fromkeys(_spread(list(sizes), COLUMNS))
-        cells = [_cell(sizes.get(samples), has_limit=has_limit) for samples in shown]
-        names = (
-            each["engine"],
-            str(each["sequence_parallel"]),
-            str(each["zero_stage"]),
-            each["activation_checkpointing"],
-        )
-        rows.append((*names, *cells))
-    head = (*NAMES, *map(str, shown))
-    return [f"GB of a rank by samples of {found['largest_bucket']} at once:", *aligned([head, *rows])]
-
-
-def _names(setting: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the columns NAMES say of a setting."""
-    degree, stage = str(setting["sequence_parallel"]), str(setting["zero_stage"])
-    return setting["engine"], degree, stage, setting["activation_checkpointing"]
-
-
-def _cell(size: dict[str, Any] | None, *, has_limit: bool) -> str:
-    if size is None:
-        return "-"
-    number = f"{size['bytes'] / GB:.3g}"
-    return f"({number})" if has_limit and not size["fits"] else number
-
-
-def _spread(numbers: list[int], most: int) -> list[int]:
-    """Return at most so many of the numbers, the first and the last among them."""
-    if len(numbers) <= most:
-        return numbers
-    return [numbers[round(place * (len(numbers) - 1) / (most - 1))] for place in range(most)]
-
-
 def _words(setting: dict[str, Any]) -> str:
     sizes = ", ".join(map(str, setting["micro_batches"]))
     return (
         f"zero_stage={setting['zero_stage']} activation_checkpointing={setting['activation_checkpointing']}"
         f"{_shared(setting['sequence_parallel'])}, "
-        f"{sizes} samples at once, {setting['bytes'] / GB:.3g} GB of a rank"
+        f"{sizes} sample{'' if sizes == '1' else 's'} at once, {setting['bytes'] / GB:.3g} GB of a rank"
     )
 
 
@@ -206,4 +118,4 @@ def _cost(best: dict[str, Any]) -> str:
 
 
 def _size(count: float) -> str:
-    return f"{count / GB:.3g} GB"
+    return f"{count / GB:,.0f} GB" if count >= 1000 * GB else f"{count / GB:.3g} GB"

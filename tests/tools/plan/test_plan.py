@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from models.denoisers.network import count_parameters
 from tests.integration.tiny_run import MODEL, make_autoencoder, make_latents
 from tools.plan.config import Config
 from tools.plan.job import run
+from tools.plan.memory import POLICIES
 from tools.plan.traffic import payloads, sent
 from tools.train.config import Config as TrainConfig
 
@@ -112,6 +114,10 @@ def test_every_micro_batch_of_every_setting_is_told(capsys: pytest.CaptureFixtur
     fields = (*SMALL, *SHAPES, "plan.device=H100", "plan.ranks=4", "data.rank_multiple=4")
     found = planned(capsys, *fields)
     assert {each["sequence_parallel"] for each in found["settings"]} == {1, 2, 4}
+    names = ("engine", "sequence_parallel", "activation_checkpointing")
+    counted = {tuple(each[name] for name in names) for each in found["settings"]}
+    assert counted == set(product(KINDS, (1, 2, 4), POLICIES))
+    assert found["recommended"]["activation_checkpointing"] == "none"  # all fit: the least recomputation
     stages = {kind: {s["zero_stage"] for s in found["settings"] if s["engine"] == kind} for kind in KINDS}
     assert stages == {"deepspeed": {0, 1, 2, 3}, "fsdp2": {2, 3}}
     assert found["recommended"]["engine"] == "deepspeed"  # as configured
@@ -128,16 +134,23 @@ def test_every_micro_batch_of_every_setting_is_told(capsys: pytest.CaptureFixtur
         assert max(largest) == setting["bytes"]
     run(load(Config, overrides=fields))
     said = capsys.readouterr().out
-    assert "GB of a rank by samples of latents 4x5x16x16 at once:" in said
+    assert "with it so many samples of latents 4x5x16x16 at once" in said
+    for policy in POLICIES:
+        assert said.count(policy) >= len(KINDS), policy
 
 
 def test_micro_batches_that_do_not_fit_are_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     large = ("model.width=1024", "model.depth=4", "model.heads=8", "data.group_size=2048", "plan.ranks=1")
     stated = ("plan.samples=1000", "plan.shapes=[[4,1,32,32]]", "plan.device=A100-40GB")
     run(load(Config, overrides=[*large, *stated]))
-    table = capsys.readouterr().out.split("at once:")[1].split("\n\n")[0].splitlines()
-    assert table[1].split()[5:] == ["1", "4", "8", "32", "64", "256", "512", "2048"]
-    assert all(row.split()[-1].startswith("(") and not row.split()[4].startswith("(") for row in table[2:])
+    table = capsys.readouterr().out.split("does not fit:\n")[1].split("\n\n")[0].splitlines()
+    assert table[0].split()[6:-2] == ["1", "4", "8", "32", "64", "256", "512", "2048"]
+    for row in table[1:]:
+        cells = row.split()
+        for cell in (*cells[5:13], cells[-1]):
+            assert cell.startswith("(") == (float(cell.strip("()")) > 0.8 * 40), row
+        assert not cells[-1].startswith("("), row  # as many as fit
+    assert "(" in table[1]
 
 
 def test_stage_3_is_not_recommended_to_a_compiled_network(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,15 @@
 
 Equal blocks share compiled code, so a network costs one block's compilation per shape. A shape that is
 first met in the middle of a run would stop one rank for a minute while the others wait in a collective.
+Where an engine's hooks sit at every layer, the functions between layers are compiled in place of blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,6 +30,36 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
     """
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False, backend=backend)
+
+
+def compile_functions(network: nn.Module, backend: str = "inductor") -> None:
+    """Have the functions without weights compiled, each as one graph for every shape it meets.
+
+    A module names its own in `functions`: attributes that hold a function of tensors alone. No hook of an
+    engine runs within one, so its graph has no breaks; where it would, the first call fails.
+    """
+    compiled: dict[Any, Any] = {}
+    for module in network.modules():
+        for name in getattr(module, "functions", ()):
+            plain = getattr(module, name)
+            if plain not in compiled:
+                compiled[plain] = torch.compile(plain, dynamic=False, fullgraph=True, backend=backend)
+            setattr(module, name, compiled[plain])
+
+
+def lacks_compiler(device_type: str) -> str:
+    """Return what torch.compile would need and is not here, or ''. Triton is looked for, not imported."""
+    if device_type == "cpu":
+        return "" if _on_path("CXX", "c++", "g++", "clang++") else "no C++ compiler is here"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return "" if _on_path("CC", "cc", "gcc", "clang") else "no C compiler is here"
+
+
+def _on_path(variable: str, *usual: str) -> bool:
+    return any(
+        shutil.which(name.split()[0]) for name in (os.environ.get(variable, "").strip(), *usual) if name
+    )
 
 
 def warm_up(

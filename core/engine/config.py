@@ -70,8 +70,12 @@ class EngineConfig:
         role="work",
     )
     checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2, role="work")
-    compile: bool = setting(
-        False, "compile the network's blocks, for every shape before the first step", role="work"
+    compile: bool | Literal["auto"] = setting(
+        "auto",
+        "compile the network's blocks, at ZeRO stage 3 of deepspeed their functions without weights, for "
+        "every shape before the first step; auto: on CUDA, where a C compiler and Triton are; kept when the "
+        "run goes on",
+        role="work",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
     timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0, role="work")
@@ -80,9 +84,6 @@ class EngineConfig:
         if self.matmul == "fp8" and self.precision == "fp32":
             raise UserError("matmul", "fp8", "bf16 with precision=fp32, or precision=bf16")
         self._require_kind()
-        if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
-            reason = "its hooks, which gather weights, break a block's graph at every layer"
-            raise UserError("compile", True, f"false with zero_stage=3: {reason}")
 
     def _require_kind(self) -> None:
         """Raise UserError where the kind of engine cannot do what another setting asks for."""
@@ -98,10 +99,17 @@ class EngineConfig:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """ZeRO stages that the other settings allow."""
-        if self.kind == "fsdp2":
-            return (2, 3)
-        return (0, 1, 2) if self.compile else (0, 1, 2, 3)
+        """ZeRO stages that the kind of engine has."""
+        return (2, 3) if self.kind == "fsdp2" else (0, 1, 2, 3)
+
+    @property
+    def compiles(self) -> Literal["", "functions", "blocks"]:
+        """Return what of the network is compiled; `auto` is settled before anything is built.
+
+        At ZeRO stage 3 DeepSpeed's hooks, which gather weights, would break a block's graph at every layer.
+        """
+        assert self.compile != "auto"
+        return "" if not self.compile else "functions" if self.frees_in_block else "blocks"
 
     def copy_ranks(self, ranks: int, on_node: int) -> int:
         """Return how many ranks share one copy of the state under fsdp2; on_node: those of a node.

@@ -19,7 +19,8 @@ TENSORBOARD = "tensorboard"  # a folder of event files
 INITIAL = "initial.json"  # of a run that began from the weights of another
 ATTENTION = "attention.json"
 MICRO_BATCHES = "micro_batches.json"  # what `engine.micro_batch=auto` chose
-ZERO_STAGE = "zero_stage.json"  # what `engine.zero_stage=auto` chose
+CHOICES = "choices.json"  # what `auto`s and defaults of the engine stand for
+ZERO_STAGE = "zero_stage.json"  # of earlier versions: what `engine.zero_stage=auto` chose
 
 CHECKPOINTS = "checkpoints"
 AVERAGES = "ema"  # beside them: small copies of averages, in the same form

@@ -77,6 +77,7 @@ def _devices() -> Iterator[Finding]:
         return
     import torch
 
+    from core.engine.compiling import lacks_compiler
     from core.metrics.devices import by_driver
     from models.attention.dispatch import available, choose
 
@@ -99,8 +100,9 @@ def _devices() -> Iterator[Finding]:
     chosen = f"auto takes {choose(tokens)} by rule, and measures at the start of a run"
     yield Finding("attention", f"{', '.join(available(kind))} ({kind}); {chosen}")
     yield Finding("communication", _backends())
-    if kind == "cuda" and not shutil.which("cc") and not shutil.which("gcc"):
-        yield Finding("compiler", "no C compiler: engine.compile=true needs one", "note", "apt install gcc")
+    if kind == "cuda" and (lacking := lacks_compiler(kind)):
+        remedy = "pip install triton" if "Triton" in lacking else "apt install gcc"
+        yield Finding("compiler", f"blocks are not compiled, since {lacking}", "note", remedy)
 
 
 def _backends() -> str:

@@ -28,7 +28,7 @@ from models.layers.embeddings import (
     sincos_positions,
     unpatchify,
 )
-from models.layers.transformer import CrossAttention, Modulation, SelfAttention, layer_norm, modulate
+from models.layers.transformer import CrossAttention, Modulation, SelfAttention, norm_modulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,11 @@ class DiT(Denoiser):
     """
 
     unweighted = ("attention", "frame_levels")
+    functions = ("norm_modulate",)
 
     def __init__(self, config: DiTConfig, sequence: SequenceGroup | None = None) -> None:
         super().__init__()
+        self.norm_modulate = norm_modulate
         self.config, self.sequence = config, sequence
         self.patches = PatchEmbedding(config.input_channels, config.patch, config.width)
         self.time = TimeEmbedding(
@@ -220,7 +222,7 @@ class DiT(Denoiser):
         for block in self.blocks:
             tokens = block(tokens, vector, angles, text, count, group)
         shift, scale = self.final_modulation(vector, group)
-        out = self.final(modulate(layer_norm(tokens), shift, scale))
+        out = self.final(self.norm_modulate(tokens, shift, scale))
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
         return unpatchify(out, grid, config.patch).float()

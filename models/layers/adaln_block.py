@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from core.distributed.sequence import SequenceGroup
 from models.attention.dispatch import Backend
-from models.layers.transformer import CrossAttention, Mlp, Modulation, SelfAttention, layer_norm, modulate
+from models.layers.transformer import (
+    CrossAttention,
+    Mlp,
+    Modulation,
+    SelfAttention,
+    gated,
+    layer_norm,
+    norm_modulate,
+)
 
 
 class Block(nn.Module):
@@ -16,6 +23,8 @@ class Block(nn.Module):
     hidden: width of the MLP.  text_width: numbers per text token, 0 for no text.  The rest as of
     `SelfAttention`.
     """
+
+    functions = ("norm_modulate", "gated")
 
     def __init__(
         self,
@@ -29,6 +38,7 @@ class Block(nn.Module):
         sequence: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
+        self.norm_modulate, self.gated = norm_modulate, gated
         self.modulation = Modulation(width, 6)
         self.attention = SelfAttention(width, heads, qk_norm=qk_norm, backend=backend, sequence=sequence)
         self.mlp = Mlp(width, hidden)
@@ -51,8 +61,8 @@ class Block(nn.Module):
         group: (N,) of each token, where the condition is (B, G, D) of groups of frames.
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, group)
-        attended = self.attention(modulate(layer_norm(x), shift_1, scale_1), angles, tokens)
-        x = torch.addcmul(x, gate_1, attended)
+        attended = self.attention(self.norm_modulate(x, shift_1, scale_1), angles, tokens)
+        x = self.gated(x, gate_1, attended)
         if self.text is not None and text is not None:
             x = x + self.text(layer_norm(x), *text)
-        return torch.addcmul(x, gate_2, self.mlp(modulate(layer_norm(x), shift_2, scale_2)))
+        return self.gated(x, gate_2, self.mlp(self.norm_modulate(x, shift_2, scale_2)))

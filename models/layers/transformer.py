@@ -27,6 +27,16 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalise x (B, N, D) and modulate it, as what precedes a layer of a block."""
+    return modulate(layer_norm(x), shift, scale)
+
+
+def gated(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    """Add y times its gate to x."""
+    return torch.addcmul(x, gate, y)
+
+
 class Modulation(nn.Module):
     """adaLN: `parts` vectors (B, 1, D) regressed from the condition (B, D) (Sec. 3.2, arXiv:2212.09748).
 
@@ -88,13 +98,16 @@ class _Biased(torch.autograd.Function):
 class Mlp(nn.Module):
     """Two linear layers around a GELU (tanh approximation)."""
 
+    functions = ("gelu",)
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        self.gelu = gelu
         self.up = Linear(width, hidden)
         self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))
+        return self.down(self.gelu(self.up(x)))
 
 
 class SelfAttention(nn.Module):
@@ -104,6 +117,8 @@ class SelfAttention(nn.Module):
     sequence: the ranks that share the tokens, where it is not this one alone.
     choices: the backend for every `bucket` of tokens that has been settled, in place of `backend`.
     """
+
+    functions = ("rotate",)
 
     def __init__(
         self,
@@ -115,7 +130,7 @@ class SelfAttention(nn.Module):
         sequence: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
-        self.heads, self.backend, self.sequence = heads, backend, sequence
+        self.heads, self.backend, self.sequence, self.rotate = heads, backend, sequence, rotate
         self.choices: Mapping[int, Backend] = {}
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
@@ -128,7 +143,7 @@ class SelfAttention(nn.Module):
         query, key, value = heads.unbind()  # compiled, its gradient is written once; that of indexing thrice
         query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
+            query, key = self.rotate(query, angles), self.rotate(key, angles)
         backend = self.choices.get(bucket(tokens or x.shape[1]), self.backend)
         if self.sequence is None:
             out = attention(query, key, value, backend=backend)

@@ -72,6 +72,15 @@ def test_the_same_command_finds_its_output_finished(job: str, output: str) -> No
     assert contents(output) == before
 
 
+def test_a_command_that_names_no_engine_keeps_that_of_the_run() -> None:
+    """Whatever is usual today: it was begun uncompiled, by another version, at the stage that it records."""
+    config = load(train.Config, overrides=["source=latents", "output=run", "engine.device=cpu"])
+    assert (config.engine.compile, config.engine.zero_stage, config.engine.micro_batch) == (False, 1, 0)
+    named = load(train.Config, overrides=["source=latents", "output=run", "engine.zero_stage=2"])
+    assert (named.engine.compile, named.engine.zero_stage) == (False, 2)
+    assert load(train.Config, overrides=["source=latents", "output=other"]).engine.compile == "auto"
+
+
 def test_a_run_goes_on_with_the_steps_it_would_have_done() -> None:
     assert len(read_rows(Path("run/metrics.jsonl"))) == EARLY_END
     run(COMMANDS["train"])

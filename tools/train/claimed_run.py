@@ -30,6 +30,7 @@ from tools.preview.score_setup import make_scores
 from tools.preview.setup import make_previews
 from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
+from tools.runs.memory.engine_choices import settle_engine
 from tools.runs.memory.micro_batches import settle_micro_batches
 from tools.runs.memory.zero_stage import settle_zero_stage
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
@@ -100,6 +101,7 @@ def train(
     )
     parts = (config.model, config.data, config.ema, config.optimizer, by_use(trained, validated))
     engine = settle_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
     settle_micro_batches(memory_of(*parts, engine), world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)
@@ -136,7 +138,7 @@ def train(
         validation=config.validation,
         looks=looks,
     )
-    if engine.compile:
+    if engine.compiles:
         others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
         others += [example for each in looks for example in each.examples()]
         fit_compiled(trainer, training, model, compile_examples(*trained, config.model, world.device), others)
@@ -188,6 +190,12 @@ def own_engine(
     own = make_engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
     objective.diffusion.use(partial(joined, own))
     return own
+
+
+def uncompiled(objective: ObjectiveConfig) -> str:
+    """Return why the network of this objective cannot be compiled, or ''."""
+    is_jvp = objective.kind == "mean_flow" and objective.mean_flow.derivative == "jvp"
+    return "objective.mean_flow.derivative=jvp goes through the network as it is written" if is_jvp else ""
 
 
 def by_use(trained: Data, validated: Data) -> dict[str, Data]:

@@ -12,6 +12,7 @@ from core.config.values import any_of
 from core.diffusion.objectives.config import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
+from core.memory.choices import kept_defaults
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig, require_effect
@@ -138,8 +139,12 @@ class Config:
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return defaults that follow from other fields: latents stay normalised as the weights know them."""
-        return {"latents": {"normalise": "initial"}} if given.get("initial") else {}
+        """Return defaults that follow from other fields.
+
+        Latents stay normalised as weights know them, and a run goes on with the engine that it began with.
+        """
+        implied: dict[str, Any] = {"engine": kept_defaults(given, cls.job)}
+        return implied | ({"latents": {"normalise": "initial"}} if given.get("initial") else {})
 
     def __post_init__(self) -> None:
         if not self.initial and self.initial_accept:
@@ -210,7 +215,7 @@ def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine:
         ("engine.zero_stage", engine.zero_stage, (0, 1, 2)),
         ("engine.activation_checkpointing", engine.activation_checkpointing, ("none",)),
         ("engine.sequence_parallel", engine.sequence_parallel, (1,)),
-        ("engine.compile", engine.compile, (False,)),
+        ("engine.compile", engine.compile, (False, "auto")),
         ("engine.matmul", engine.matmul, ("bf16",)),
     ):
         if value not in accepted:

@@ -9,7 +9,7 @@ import torch
 from core.distributed.ranks import World
 from core.distributed.sequence import make_sequence_group
 from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.compiling import compile_blocks, compile_functions, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.errors import below
@@ -64,11 +64,19 @@ def compile_examples(
     return [example_inputs(config, shape, device, padded) for shape in micro_batch_shapes(source, loader)]
 
 
+def compile_for(engine: EngineConfig, model: Denoiser) -> None:
+    """Have compiled what the engine allows of a network: its blocks, or their functions without weights."""
+    if engine.compiles == "functions":
+        compile_functions(model)
+    elif engine.compiles:
+        compile_blocks(model.blocks)
+
+
 def fit_compiled(
     trainer: Trainer, engine: Engine, model: Denoiser, trained: list[Example], validated: list[Example]
 ) -> None:
-    """Compile the blocks for all shapes of training and validation, train, and say whether those were all."""
-    compile_blocks(model.blocks)
+    """Compile for all shapes of training and validation, train, and say whether those were all."""
+    compile_for(engine.config, model)
     before = warm_up(engine, trained, validated)
     say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")
     trainer.fit()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
 from core.engine.config import EngineConfig
 from core.errors import UserError
+from core.memory.choices import kept_defaults
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig, require_effect
@@ -72,6 +74,11 @@ class Config:
         256, "held-out samples of each bucket that are scored at most", low=1, role="watch"
     )
 
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of a command that continues a run: the engine that it began with."""
+        return {"engine": kept_defaults(given, cls.job)}
+
     def __post_init__(self) -> None:
         require_effect(self.trainer, self.optimizer, self.ema)
         if self.data.part != "train":
@@ -79,7 +86,12 @@ class Config:
         if self.model.moments == 1 and self.objective.kl:
             expected = f"0, since model.kind={self.model.kind} gives codes and no posterior"
             raise UserError("objective.kl", self.objective.kl, expected)
-        for name in ("sequence_parallel", "activation_checkpointing", "compile"):
-            value, usual = getattr(self.engine, name), getattr(EngineConfig(), name)
-            if value != usual:
-                raise UserError(f"engine.{name}", value, f"{usual}; only transformers can do this")
+        for name, usual in (
+            ("sequence_parallel", 1),
+            ("activation_checkpointing", "none"),
+            ("compile", False),
+        ):
+            value = getattr(self.engine, name)
+            if value not in (usual, "auto"):
+                shown = str(usual).lower()
+                raise UserError(f"engine.{name}", value, f"{shown}; only transformers can do this")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from models.autoencoder.store import save
 from models.transfer import Transfer, plan_transfer
 from tools.runs.begun import StartingPoint, begin_from, starting_point
 from tools.runs.continuing import raw_contents, require_trackers, steps_made
+from tools.runs.memory.engine_choices import settle_engine
 from tools.runs.memory.micro_batches import foreseen, keep_numbers, settle_micro_batches
 from tools.runs.memory.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.runs.run_hours import hours_line
@@ -140,6 +141,7 @@ def train(
     loader = make_loader(dataset, config.data, config.model, world, config.seed, most, quarantine)
     parts = (config.model, config.objective, config.ema, config.optimizer, loader, config.data.prefetch)
     engine = settle_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    engine = settle_engine(replace(engine, compile=False), world, output)
     settle_micro_batches(memory_of(*parts, engine), world, output)
     for line in loader.report():
         say(line)

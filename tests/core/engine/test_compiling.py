@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from core.distributed.ranks import World
-from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.compiling import compile_blocks, compiled_graphs, lacks_compiler, warm_up
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.engine.kinds import make_engine
 from core.engine.restoring import evaluating
-from core.errors import UserError
 from core.optim.groups import OptimizerConfig
 
 
@@ -89,6 +91,27 @@ def test_more_shapes_than_torch_would_compile(world: World) -> None:
         assert warm_up(engine, [(torch.ones(n + 2, 4),) for n in range(count)]) - start == count
 
 
-def test_blocks_under_zero_3_are_refused() -> None:
-    with pytest.raises(UserError, match="compile=True: expected false with zero_stage=3"):
-        EngineConfig(compile=True, zero_stage=3)
+def test_what_is_compiled_follows_the_engine() -> None:
+    def compiles(**fields: Any) -> str:
+        return EngineConfig(**fields).compiles
+
+    assert compiles(compile=False) == ""
+    assert [compiles(compile=True, zero_stage=stage) for stage in range(4)] == ["blocks"] * 3 + ["functions"]
+    assert compiles(compile=True, kind="fsdp2", zero_stage=3) == "blocks"
+
+
+def test_what_the_compiler_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = object()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found if name == "triton" else None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    assert lacks_compiler("cuda") == "no C compiler is here"
+    assert lacks_compiler("cpu") == "no C++ compiler is here"
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    assert lacks_compiler("cuda") == ""
+    monkeypatch.setenv("CXX", f"{tmp_path / 'gcc'} -x c++")
+    assert lacks_compiler("cpu") == ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert lacks_compiler("cuda") == "Triton is not installed"

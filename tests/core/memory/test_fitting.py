@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from core.errors import WorkError
-from core.files import write_text
-from core.memory.chosen_stage import ChosenStage
 from core.memory.fitting import fit, least_stage
 from core.memory.micro_batch import Measured
 from core.memory.state import ParameterGroup, TrainingState
@@ -56,13 +49,3 @@ def test_a_stage_fits_with_the_micro_batches_that_are_asked_for() -> None:
     assert not more.fits
     assert more.micro_batches == [1]
     assert more.bytes == sum(more.parts.values()) + max(SAMPLE, state(1, 8).update_excess())
-
-
-def test_the_record_is_read_back_and_refused_where_it_makes_no_sense(tmp_path: Path) -> None:
-    assert ChosenStage.read(tmp_path) is None
-    ChosenStage(2, 16).write(tmp_path)
-    assert ChosenStage.read(tmp_path) == ChosenStage(2, 16)
-    for text in ('{"ranks": 2, "zero_stage": 4}', '{"ranks": 0, "zero_stage": 1}', '{"ranks": 2}', "[]"):
-        write_text(tmp_path / "zero_stage.json", text)
-        with pytest.raises(WorkError, match=r"zero_stage\.json"):
-            ChosenStage.read(tmp_path)

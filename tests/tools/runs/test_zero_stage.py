@@ -98,10 +98,10 @@ def having(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 def test_one_rank_is_not_sharded_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.begin()
     assert run.start(1, dry=True).stage == 0
-    assert not (run.folder / "zero_stage.json").exists()
+    assert not (run.folder / "choices.json").exists()
     assert run.start(1).stage == 0
     assert "engine: ZeRO stage 0, since one rank has nothing to share out" in capsys.readouterr().err
-    assert json.loads((run.folder / "zero_stage.json").read_text()) == {"ranks": 1, "zero_stage": 0}
+    assert json.loads((run.folder / "choices.json").read_text()) == {"zero_stage": {"value": 0, "ranks": 1}}
 
 
 def test_more_ranks_take_the_least_that_fits(
@@ -112,12 +112,12 @@ def test_more_ranks_take_the_least_that_fits(
     for stage in range(4):
         least = min(s for s in range(4) if needed[s] <= needed[stage])
         having(monkeypatch, needed[stage])
-        (run.folder / "zero_stage.json").unlink(missing_ok=True)
+        (run.folder / "choices.json").unlink(missing_ok=True)
         assert run.start(4, dry=True).stage == least
         assert run.start(4).stage == least
         assert "the least that fits" in capsys.readouterr().err
     having(monkeypatch, 1)
-    (run.folder / "zero_stage.json").unlink()
+    (run.folder / "choices.json").unlink()
     assert run.start(4).stage == needed.index(min(needed))
     assert "which takes least, and does not fit" in capsys.readouterr().err
 
@@ -148,7 +148,7 @@ def test_a_run_that_was_begun_with_a_number_keeps_it(run: Run, line: str, expect
     write_text(record, record.read_text().replace("zero_stage: auto", line))
     assert run.start(2).stage == expected
     assert run.start(2, dry=True).stage == expected
-    assert not (run.folder / "zero_stage.json").exists()
+    assert not (run.folder / "choices.json").exists()
 
 
 def test_data_that_has_moved_leaves_the_recorded_stage(run: Run, tmp_path: Path) -> None:
@@ -159,9 +159,11 @@ def test_data_that_has_moved_leaves_the_recorded_stage(run: Run, tmp_path: Path)
     assert read_yaml(run.folder / "config.yaml")["engine"]["zero_stage"] == 2
 
 
-def test_a_compiled_network_is_never_given_stage_3() -> None:
-    assert EngineConfig(zero_stage="auto", compile=True).stages == (0, 1, 2)
-    assert EngineConfig(zero_stage="auto").stages == (0, 1, 2, 3)
+def test_a_choice_that_an_earlier_version_recorded_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.begin()
+    write_text(run.folder / "zero_stage.json", '{"ranks": 2, "zero_stage": 3}')
+    having(monkeypatch, 1 << 40)
+    assert run.start(2).stage == 3
 
 
 @pytest.mark.parametrize("value", ["4", "-1", "least", "1.5"])

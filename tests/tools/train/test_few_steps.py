@@ -32,7 +32,7 @@ MEAN_FLOW = (
             ("engine.activation_checkpointing=full",),
             "engine.activation_checkpointing=full: expected none with",
         ),
-        (("engine.compile=true",), "engine.compile=True: expected false with"),
+        (("engine.compile=true",), "engine.compile=True: expected false or auto with"),
         (("objective.mean_flow.derivative=difference",), "engine.precision=bf16: expected fp32 with"),
         (("model.frame_levels=true",), "two_times=True: expected false with frame_levels"),
         (("objective.kind=distillation",), "initial='': expected the run that is distilled"),

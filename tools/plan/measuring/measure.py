@@ -28,6 +28,7 @@ from tools.plan.measuring.cost_model import CostModel, Point
 from tools.plan.measuring.even_groups import EVEN, Choice, GroupTimes, choose, even_size, spread
 from tools.plan.measuring.stopwatch import Sections, Size, Stopwatch
 from tools.plan.step_samples import Workload
+from tools.runs.memory.engine_choices import alone
 from tools.runs.memory.run_memory import groups_of, state_of
 
 PASSES = 4  # at most; each times the groups that the passes before it led to
@@ -68,9 +69,6 @@ def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -
     most even groups are returned. A size that is timed again adds to its earlier times.
     named: the device that is planned for, '' for this machine's.
     """
-    if sections.engine.zero_stage == "auto":
-        alone = sections.engine.stages[0]  # of one rank, for which the device stands
-        sections = replace(sections, engine=replace(sections.engine, zero_stage=alone))
     engine = sections.engine
     if engine.sequence_parallel > 1:
         expected = "1 with action=measure, where one device stands for a rank"
@@ -79,6 +77,7 @@ def measure(sections: Sections, work: Workload, data: GroupConfig, named: str) -
         world = ranks.start(engine.device, engine.timeout_s)
     try:
         _require_here(named, device_name(world.device))
+        sections = replace(sections, engine=alone(engine, world.device.type))  # the device stands for a rank
         with TemporaryDirectory(prefix="longtake-") as folder:
             fitting = Fitting.of(sections, work, world)
             return _passes(Stopwatch(sections, work, world, Path(folder)), fitting, work, data, world)

@@ -17,14 +17,13 @@ from torch import nn
 
 from core.averages.ema import Ema, EmaConfig
 from core.distributed.ranks import World
-from core.engine.compiling import compile_blocks
 from core.engine.config import EngineConfig
 from core.metrics.hardware import wait
 from core.optim.groups import OptimizerConfig
 from core.progress import Progress
 from models.denoisers.network import DenoiserConfig, Example, example_inputs, train_flops
 from tools.plan.step_samples import Workload
-from tools.train.network import make_network
+from tools.train.network import compile_for, make_network
 
 WARM = 2  # rounds that do not count
 LEAST, MOST = 7, 50  # rounds that count
@@ -63,8 +62,7 @@ class Stopwatch:
         network = make_network(sections.model, sections.engine, shapes, world, seed=0, run=folder)
         _leave_no_zeros(network)
         self._engine = make_engine(network, sections.engine, sections.optimizer, world)
-        if sections.engine.compile:
-            compile_blocks(network.blocks)
+        compile_for(sections.engine, network)
         self._ema = Ema(sections.ema, self._engine.masters)
         self._updates: list[float] = []
         self._rounds: list[dict[Size, float]] = []

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config.yaml_files import read_recorded
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.memory.choices import AUTO, EARLIER, configured
 from core.memory.chosen import Chosen
 from core.memory.free import USABLE, Free
 from core.memory.micro_batch import Measured, choose
@@ -30,14 +30,13 @@ class Room(NamedTuple):
     update: int
 
 
-EARLIER = {"micro_batch": 0, "zero_stage": 1}
-"""What records without these fields stand for: of micro-batches, a rank's whole share."""
+AUTOS = ("micro_batch", "zero_stage", "compile")
 
 
 def keep_numbers(config: Any, recorded: Mapping[str, Any]) -> Any:
     """Return the config to record of a continued run: `auto` stands for the number that is recorded."""
     section = recorded.get("engine", {})
-    autos = [name for name in EARLIER if getattr(config.engine, name) == "auto"]
+    autos = [name for name in AUTOS if getattr(config.engine, name) == AUTO]
     kept = {name: section.get(name, EARLIER[name]) for name in autos}
     return replace(config, engine=replace(config.engine, **kept))
 
@@ -103,8 +102,8 @@ def _has_record(run: Path) -> bool:
 
 
 def _kept(memory: MemoryOfRun, run: Path, data_ranks: int) -> Record:
-    number = read_recorded(run / CONFIG).get("engine", {}).get("micro_batch", EARLIER["micro_batch"])
-    if number != "auto":
+    number = configured(run, "micro_batch")
+    if number != AUTO:
         return int(number), None, ""
     found = Chosen.read(run)
     if found is None:

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from core.config.yaml_files import read_recorded
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
-from core.memory.chosen_stage import ChosenStage
+from core.memory.choices import AUTO, begun_with, chosen, configured, note
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE, Free
 from core.progress import counted, say
 from core.progress import size as in_bytes
 from core.run.folder import CONFIG
-from tools.runs.memory.micro_batches import EARLIER
 from tools.runs.memory.run_memory import MemoryOfRun, free_of_ranks
+
+FIELD = "zero_stage"
 
 MemoryWith = Callable[[EngineConfig], MemoryOfRun]
 """Of an engine, what the run's memory is made of with it."""
@@ -42,8 +42,7 @@ def settle_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: Worl
         found = Settled(replace(engine, zero_stage=kept), lines)
     else:
         found = _chosen(engine, memory_with, world, free_of_ranks(world) if world.size > 1 else None)
-        chosen = ChosenStage(found.engine.stage, world.size)
-        ranks.on_first_rank(lambda: chosen.write(run))
+        ranks.on_first_rank(lambda: note(run, world.size, {FIELD: found.engine.stage}))
     for line in found.lines:
         say(line)
     return found.engine
@@ -61,23 +60,20 @@ def foreseen_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: Wo
 
 def _kept(engine: EngineConfig, run: Path, size: int) -> tuple[int | None, list[str]]:
     """Return the stage that is asked for or recorded, None for neither, and what is to be said of it."""
-    record = ChosenStage.read(run)
     if engine.zero_stage != "auto":
-        number = engine.zero_stage
-        if record is None or record.stage == number:
+        number, begun = engine.zero_stage, chosen(run).get(FIELD)
+        if begun is None or begun["value"] == number:
             return number, []
-        began = f"the run began with {record.stage}: sums differ by rounding"
+        began = f"the run began with {begun['value']}: sums differ by rounding"
         return number, [f"engine: ZeRO stage {number}, as asked for, and {began}"]
-    recorded = read_recorded(run / CONFIG).get("engine", {}).get("zero_stage", EARLIER["zero_stage"])
-    if recorded != "auto":
-        return int(recorded), [f"engine: ZeRO stage {recorded}, with which the run was begun"]
-    if record is None:
+    kept = begun_with(run, FIELD)
+    if kept is None:
         return None, []
-    since = "" if record.ranks == size else f", chosen for {counted(record.ranks, 'rank')}"
-    another = "engine.zero_stage=NUMBER asks for another"
-    return record.stage, [
-        f"engine: ZeRO stage {record.stage}, with which the run was begun{since}; {another}"
-    ]
+    stage, line = int(kept["value"]), f"engine: ZeRO stage {kept['value']}, with which the run was begun"
+    if configured(run, FIELD) != AUTO:
+        return stage, [line]
+    since = "" if kept["ranks"] == size else f", chosen for {counted(kept['ranks'], 'rank')}"
+    return stage, [f"{line}{since}; engine.zero_stage=NUMBER asks for another"]
 
 
 def _chosen(engine: EngineConfig, memory_with: MemoryWith, world: World, free: Free | None) -> Settled:

@@ -16,11 +16,12 @@ from pyarrow import parquet
 from core.files import write_json
 from core.queue.failures import Failure, Failures
 from core.queue.leases import Leases
+from core.queue.shared_job import LEASES
 from core.root import ROOT
 from tests.fuzz.forking import Ended
 from tools.runs.samples import ARRAYS, Samples, read_made_from
 from tools.sample.parts import FOLDER, Parts
-from tools.sample.units import CUT, LEASES
+from tools.sample.units import CUT
 
 FILES = ROOT / "tests" / "fixtures" / "30fc6aa" / "files"
 SHAPES = "[[1,16,16],[5,16,16]]"

@@ -85,6 +85,7 @@ def run(config: Config) -> None:
     """Generate what is missing, then publish the samples, pictures of some and, last, samples.json."""
     from core.distributed import device_choice
     from core.progress import say
+    from core.queue import shared_job
     from core.run.claim import claim
     from tools.sample import sampled_from, sharing
     from tools.sample.batches import prepare
@@ -115,14 +116,15 @@ def run(config: Config) -> None:
         return
     job = prepare(*sections, asked, device, record)  # first: overwriting removes what is there
     if config.overwrite:
-        sharing.begin_anew(output, config.queue, take)
+        shared_job.begin_anew(output, config.queue, take, sharing.shown)
     else:
         take()
     agreed = sampled_from.begin(output, job.made_from)
     if record is None and agreed["sha256"] != job.made_from["sha256"]:
         job = prepare(*sections, asked, device, agreed)  # another worker began at once, and was first
     parts = job.parts(agreed["sha256"])
-    sharing.work(job, parts, lambda: publish(job, parts))
+    units = sharing.SampledUnits(job, parts, lambda: publish(job, parts))
+    shared_job.work(units, config.queue)
     weights = f"the {job.trained.weights} weights of {job.trained.checkpoint}"
     say(f"{output}: {counted(job.schedule.count, 'sample')} from {weights}")
 

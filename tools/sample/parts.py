@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.errors import WorkError
 from core.files import atomic_file, published
+from core.queue.shared_job import IncompleteParts
 from core.reading.array_files import DamagedArray, open_archive
 
 FOLDER = "parts"
@@ -28,10 +28,6 @@ _SLACK = 4096  # bytes of a member beside its numbers
 
 class DamagedPart(Exception):
     """A part that cannot be used; the text is the reason."""
-
-
-class IncompleteParts(WorkError):
-    """Parts are missing or damaged, so that the samples cannot be put together."""
 
 
 class Decoded(NamedTuple):

@@ -16,7 +16,6 @@ from core.diffusion.sampling import SamplerConfig, best_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
 from core.progress import say
-from core.queue.config import QueueConfig
 from core.reading import json_files
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS
@@ -53,7 +52,6 @@ class Making:
     classifier: str
     text_encoder: str
     batch: int
-    queue: QueueConfig
     tiling: TilingConfig
 
 

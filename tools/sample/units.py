@@ -17,8 +17,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_scalars import Range
 from tools.sample.parts import DamagedPart, Store
 
-LEASES = ".leases"  # inside the output, until the samples are there
-CUT = "units.json"  # in it
+CUT = "units.json"  # in the folder of leases
 
 
 class _Cut(TypedDict):

@@ -18,6 +18,7 @@ from core import environment
 from core.errors import CONTINUABLE, UserError, WorkError
 from core.files import write_json
 from core.queue.leases import Leases
+from core.queue.shared_job import LEASES
 from core.root import ROOT
 from core.run.ending import end_with
 from launch import local
@@ -26,7 +27,6 @@ from tests.tools.sample.sample_runs import BATCH, COUNT, QUEUE, config, content,
 from tools.runs.samples import Samples
 from tools.sample import batches, sampled_from
 from tools.sample import job as sample
-from tools.sample.units import LEASES
 
 UNITS = COUNT // BATCH
 SLOW = "sample.batch:sleep=0.2"

@@ -93,7 +93,7 @@ OWNERS = {
 MAY_CATCH_ALL = {
     "core/metrics/trackers/showing.py",  # what shows a run costs the view, with the reason told
     "core/metrics/trackers/wandb_view.py",  # a metrics service that fails never ends a training run
-    "models/attention/choice.py",  # a kernel that fails in whatever way is not taken, and the reason is told
+    "models/attention/measuring.py",  # a kernel that fails in whatever way is not taken, and why is told
     "core/checkpoint/save_thread.py",  # what its thread meets is raised by the main one
     "data/loading/ahead.py",  # likewise
     "core/progress.py",  # a line that cannot be made never ends the work it tells of

@@ -17,18 +17,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 # Scores of one chunk hold at most this many numbers, 16 MiB in bfloat16. Larger ones leave a CPU's cache:
 # 4096 tokens take 0.53 s forward and backward, 1.04 s in chunks of 64 MiB, 0.96 s in torch's fused kernel.
 CHUNK_NUMBERS = 1 << 23
 
-SDPA = {
-    "sdpa_flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
-    "sdpa_efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 FLASH_MODULES = {  # `flash_attn` alone says nothing: flash-attn 4 installs only a sub-package
     "flash2": "flash_attn.flash_attn_interface",
     "flash3": "flash_attn_interface",
@@ -36,6 +30,7 @@ FLASH_MODULES = {  # `flash_attn` alone says nothing: flash-attn 4 installs only
 }
 FLASH_PACKAGES = ("flash-attn", "flash-attn-3", "flash-attn-4")
 
+aten = torch.ops.aten
 Function = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 _libraries: dict[str, tuple[Any, str]] = {}
 
@@ -70,7 +65,7 @@ def function(backend: str) -> Function:
     """Return the backend of this name."""
     if backend in FLASH_MODULES:
         return _flash(FLASH_MODULES[backend])
-    return {"math": _math, "chunked": _chunked, "sdpa": _sdpa()}.get(backend) or _sdpa(SDPA[backend])
+    return _FUNCTIONS[backend]
 
 
 def packed(backend: str, query: Tensor, key: Tensor, value: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -149,18 +144,66 @@ class _Rows(torch.autograd.Function):
         )
 
 
-def _sdpa(kernel: SDPBackend | None = None) -> Function:
+def _of_heads(kernel: Function) -> Function:
+    """Return the backend of one of torch's kernels, which take (B, K, N, Dh) and any strides but the last.
+
+    Kernels are called by themselves: `torch.nn.attention.sdpa_kernel` chooses one by flags of the whole
+    process, and a text encoder that attends in another thread meanwhile finds none that it can use.
+    """
+
     def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (rearrange(tensor, "b n k d -> b k n d") for tensor in (query, key, value))
-        refuses = kernel == SDPBackend.CUDNN_ATTENTION and k.shape[2] == 1
-        if kernel is None or refuses:
-            out = F.scaled_dot_product_attention(q, k, v, mask)
-        else:
-            with sdpa_kernel(kernel):
-                out = F.scaled_dot_product_attention(q, k, v, mask)
-        return rearrange(out, "b k n d -> b n k d")
+        q, k, v = (
+            rearrange(tensor if tensor.stride(-1) == 1 else tensor.contiguous(), "b n k d -> b k n d")
+            for tensor in (query, key, value)
+        )
+        return rearrange(kernel(q, k, v, mask), "b k n d -> b n k d")
 
     return run
+
+
+def _any_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+def _flash_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Call FlashAttention 2; heads are widened to a multiple of 8 on CUDA, as torch does."""
+    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
+    if q.device.type == "cpu":
+        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)[0]
+    if width % 8:
+        q, k, v = (F.pad(tensor, (0, -width % 8)) for tensor in (q, k, v))
+    return aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0][..., :width]
+
+
+def _cudnn_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if k.shape[2] == 1:  # which it refuses
+        return _any_kernel(q, k, v, mask)
+    return aten._scaled_dot_product_cudnn_attention(q, k, v, None, _needs_backward(q, k, v))[0]
+
+
+def _efficient_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Call the kernel of xFormers; a mask becomes numbers to add, in rows that begin at multiples of 16."""
+    bias, keys = None, k.shape[2]
+    if mask is not None:
+        shape = (*mask.shape[:-1], keys + -keys % 16)
+        bias = q.new_zeros(shape)
+        bias[..., :keys].masked_fill_(~mask, float("-inf"))
+        bias = bias[..., :keys].expand(*q.shape[:3], keys)
+    return aten._scaled_dot_product_efficient_attention(q, k, v, bias, _needs_backward(q, k, v))[0]
+
+
+def _needs_backward(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+_FUNCTIONS: dict[str, Function] = {
+    "math": _math,
+    "chunked": _chunked,
+    "sdpa": _of_heads(_any_kernel),
+    "sdpa_flash": _of_heads(_flash_kernel),
+    "sdpa_cudnn": _of_heads(_cudnn_kernel),
+    "sdpa_efficient": _of_heads(_efficient_kernel),
+}
 
 
 def _flash(module: str) -> Function:

@@ -1,10 +1,11 @@
 """Choose the attention backend of a run: measured once, and then kept.
 
-What is fastest depends on device, number type, width of a head and number of tokens, so `auto` times the
-candidates, forward and backward, on random tensors of each length that the run has (rounded up to a power of
-two). A candidate is timed only if its output and gradients are right: releases are known whose gradients are
-wrong at a width of 72. The result is kept in the user's cache folder, for other runs, and in the run's own,
-which comes first: backends round differently, so a run that continues must use those it began with.
+What is fastest depends on device, number type, heads, their width, micro-batch, number of tokens and how
+queries lie in memory, so `auto` times the candidates, forward and backward, on random tensors as the run has
+them; lengths that round up to one power of two share a choice. A candidate is timed only if its output and
+gradients are right at each length: releases are known whose gradients are wrong at a width of 72. The result
+is kept in the user's cache folder, for other runs, and in the run's own, which comes first: backends round
+differently, so a run that continues must use those it began with.
 """
 
 from __future__ import annotations
@@ -12,33 +13,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from core.distributed import ranks
 from core.errors import UserError
 from core.files import cache_folder, temporary_name, write_json
-from core.metrics.hardware import device_name
 from core.progress import say
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.run.folder import ATTENTION
-from models.attention.backends import releases
 from models.attention.by_heads import by_ring
-from models.attention.dispatch import BACKENDS, Backend, attention, bucket, unavailable
+from models.attention.dispatch import BACKENDS, Backend, bucket, unavailable
+from models.attention.measuring import Case, seconds_of, wrong
 
 CANDIDATES = {
     "cpu": ("chunked", "sdpa"),
     "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
 }
-SECONDS = 0.1  # for timing one candidate, after a first call
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
 
 
 @dataclass(frozen=True)
@@ -46,39 +42,28 @@ class AttentionHeads:
     """The shape of a network's self-attention: `count` heads of `width` numbers each.
 
     backend: the one that the configuration names.  sequence_ranks: ranks that share the tokens of an input.
+    in_place: whether queries and keys stay where one product wrote them, beside the values: without norm and
+    rotation.
     """
 
     count: int
     width: int
     backend: Backend = "auto"
     sequence_ranks: int = 1
-
-
-@dataclass(frozen=True)
-class Case:
-    """Everything a choice depends on. tokens: as `bucket` returns it."""
-
-    device: torch.device
-    dtype: torch.dtype
-    head_width: int
-    tokens: int
-
-    @property
-    def key(self) -> str:
-        """Return its key in the files of choices."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        machine = f"{device_name(self.device)}, torch {torch.__version__}"
-        if self.device.type == "cuda":
-            machine += f", {releases()}"
-        return f"{machine}, {dtype}, head width {self.head_width}, {self.tokens} tokens"
+    in_place: bool = False
 
 
 def settle(
-    heads: AttentionHeads, device: torch.device, dtype: torch.dtype, lengths: Iterable[int], run: Path
+    heads: AttentionHeads,
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: Iterable[tuple[int, int]],
+    run: Path,
 ) -> dict[int, Backend]:
     """Choose a backend for each number of tokens, as `SelfAttention.choices` holds them (collective).
 
-    Rank 0 measures for all. dtype: of the network.  run: the run's folder, which keeps the choice.
+    Rank 0 measures for all. dtype: of the network.  sizes: samples and tokens of its inputs.  run: the run's
+    folder, which keeps the choice.
     Empty where ranks exchange keys in a ring, which has products of its own.
     UserError where the backend that the configuration names is not available here, or computes wrong results.
     """
@@ -86,7 +71,7 @@ def settle(
         shared = f"{heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
         say(f"attention: by a ring, since {shared}")
         return {}
-    cases = [Case(device, dtype, heads.width, length) for length in sorted({bucket(n) for n in lengths})]
+    cases = _cases(heads, device, dtype, sizes)
     chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(heads.backend, cases, run))
     backends = list(chosen.values())  # in order: the keys name the first rank's machine, not this one's
     for case, backend in zip(cases, backends, strict=True):
@@ -95,9 +80,27 @@ def settle(
     return {c.tokens: cast(Backend, b) for c, b in zip(cases, backends, strict=True)}
 
 
+def _cases(
+    heads: AttentionHeads, device: torch.device, dtype: torch.dtype, sizes: Iterable[tuple[int, int]]
+) -> list[Case]:
+    """Return a case for each rounded length, with the most samples of every length in it."""
+    most: dict[int, int] = {}
+    for samples, tokens in sizes:
+        most[tokens] = max(samples, most.get(tokens, 0))
+    found: dict[int, list[tuple[int, int]]] = {}
+    for tokens in sorted(most):
+        found.setdefault(bucket(tokens), []).append((most[tokens], tokens))
+    count = heads.count // heads.sequence_ranks
+    in_place = heads.in_place and heads.sequence_ranks == 1
+    return [
+        Case(device, dtype, heads.width, rounded, tuple(inputs), count, in_place)
+        for rounded, inputs in found.items()
+    ]
+
+
 def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
     if named != "auto":
-        for case in cases[:1]:
+        for case in cases:
             reason = unavailable(named, case.device.type) or wrong(named, case)
             if reason:
                 raise UserError("attention", named, f"another backend, since {reason}")
@@ -121,7 +124,7 @@ def _cached(case: Case) -> str:
 
     Of several runs that measure at the same time the first to be done decides for all.
     """
-    name = hashlib.sha256(case.key.encode()).hexdigest()[:16]
+    name = hashlib.sha256(case.measured.encode()).hexdigest()[:16]
     try:
         path = cache_folder() / "attention" / f"{name}.json"
     except UserError as error:
@@ -131,7 +134,7 @@ def _cached(case: Case) -> str:
         return known
     found, temporary = fastest(case), temporary_name(path)
     try:
-        write_json(temporary, {case.key: found})
+        write_json(temporary, {case.measured: found})
         if path.exists() and not _noted(path, case):
             os.replace(temporary, path)  # a damaged note
         else:
@@ -148,7 +151,7 @@ def _cached(case: Case) -> str:
 
 def _noted(path: Path, case: Case) -> str:
     """Return a recorded choice if it is usable, or ''."""
-    name = _read(path).get(case.key, "")
+    name = _read(path).get(case.measured, "")
     return "" if name and unavailable(name, case.device.type) else name
 
 
@@ -161,50 +164,8 @@ def fastest(case: Case) -> str:
         if reason := wrong(name, case):
             say(f"attention: {name} is left out: {reason}")
         else:
-            seconds[name] = _seconds(cast(Backend, name), case)
+            seconds[name] = seconds_of(cast(Backend, name), case)
     return min(seconds, key=seconds.__getitem__, default="math")
-
-
-def wrong(name: str, case: Case) -> str:
-    """Return why `name` must not be used here, or '': its output and gradients against plain float64."""
-    inputs = _inputs(case, batch=2, tokens=96)
-    try:
-        found = _run(cast(Backend, name), inputs)
-    except Exception as error:  # kernels compiled as they are called refuse in ways of their own
-        return str(error).strip().partition("\n")[0] or "it fails"
-    truth = _run("math", [x.detach().double().requires_grad_() for x in inputs])
-    limit = TOLERANCE.get(case.dtype, TOLERANCE[torch.bfloat16])
-    for what, got, want in zip(("output", "dq", "dk", "dv"), found, truth, strict=True):
-        apart = float((got.detach().double() - want.detach()).norm() / want.detach().norm())
-        if not apart < limit:
-            return f"its {what} is off by {apart:.1g} at head width {case.head_width}"
-    return ""
-
-
-def _seconds(name: Backend, case: Case) -> float:
-    inputs = _inputs(case, batch=max(1, 1024 // case.tokens), tokens=case.tokens)
-    best, until = float("inf"), 0.0
-    while best == float("inf") or time.perf_counter() < until:
-        started = time.perf_counter()
-        float(_run(name, inputs)[1].sum())  # waits for the device
-        if until:
-            best = min(best, time.perf_counter() - started)
-        until = until or time.perf_counter() + SECONDS  # the first call sets things up
-    return best
-
-
-def _inputs(case: Case, batch: int, tokens: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, tokens, 4, case.head_width)
-    return [
-        torch.randn(shape, generator=generator).to(case.device, case.dtype).requires_grad_() for _ in range(3)
-    ]
-
-
-def _run(name: Backend, inputs: list[Tensor]) -> list[Tensor]:
-    out = attention(*inputs, backend=name)
-    weight = torch.linspace(-1, 1, out.shape[1], device=out.device, dtype=out.dtype)[None, :, None, None]
-    return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
 
 
 def _read(path: Path) -> Mapping[str, str]:

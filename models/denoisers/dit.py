@@ -115,7 +115,9 @@ class DiTConfig:
 
     def attention_heads(self, sequence_ranks: int = 1) -> AttentionHeads:
         """Return what the choice of a backend depends on."""
-        return AttentionHeads(self.heads, self.width // self.heads, self.attention, sequence_ranks)
+        in_place = self.positions != "rotary" and not self.qk_norm
+        width = self.width // self.heads
+        return AttentionHeads(self.heads, width, self.attention, sequence_ranks, in_place)
 
     def macs_by_part(self, shape: Grid, text_tokens: int = 0) -> dict[str, int]:
         """Count the MACs of one forward pass over one sample (T, H, W), matrix products only.

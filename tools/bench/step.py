@@ -82,9 +82,10 @@ def _row(config: Config, case: Case, device: torch.device, folder: Path) -> Row:
     conditioned = (x, time, Condition(label=label))
     if relative_error(_run(ours, *conditioned)(), truth) > EXACT:
         raise WorkError("the network and its plain twin differ in float32")
-    lengths = [case.network.tokens((t, h, w)) for *_, t, h, w in [case.shape]]
+    samples, _, frames, height, width = case.shape
+    sizes = [(samples, case.network.tokens((frames, height, width)))]
     heads = case.network.attention_heads()
-    ours.use_attention(settle(heads, device, torch.bfloat16, lengths, folder))  # as a run does at its start
+    ours.use_attention(settle(heads, device, torch.bfloat16, sizes, folder))  # as a run does at its start
     runs = {}
     if config.compiled:
         compiled = copy.deepcopy(ours)

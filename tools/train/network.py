@@ -38,8 +38,8 @@ def make_network(
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     if heads := config.attention_heads(engine.sequence_parallel):
         with below("model"):
-            lengths = [config.tokens((t, h, w)) for *_, t, h, w in shapes]
-            model.use_attention(settle(heads, world.device, dtype, lengths, run))
+            sizes = [(samples, config.tokens((t, h, w))) for samples, _, t, h, w in shapes]
+            model.use_attention(settle(heads, world.device, dtype, sizes, run))
     if engine.matmul == "fp8":
         with below("engine"):
             use_fp8(model.blocks, world.device)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from core.distributed.sequence import SequenceGroup
 from core.errors import UserError
 from core.run.folder import ATTENTION
-from models.attention import backends, choice
-from models.attention.choice import Case, fastest, settle, wrong
-from models.attention.dispatch import bucket
+from models.attention import backends, choice, measuring
+from models.attention.choice import fastest, settle
+from models.attention.dispatch import attention, bucket
+from models.attention.measuring import Case, wrong
 from models.denoisers.dit import DiT, DiTConfig
 
 CPU = torch.device("cpu")
-CASE = Case(CPU, torch.bfloat16, 72, 64)
+CASE = Case(CPU, torch.bfloat16, 72, 64, ((2, 50), (3, 64)))
 SMALL = DiTConfig(width=32, depth=2, heads=4, num_classes=3)
 Captured = pytest.CaptureFixture[str]
 SHAPES = [(2, 4, 1, 16, 16), (2, 4, 2, 16, 16)]  # 64 and 128 tokens
@@ -31,19 +34,19 @@ def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
     """Make `best` the fastest, in an empty cache folder of this name."""
 
     def use(best: str, cache: str) -> None:
-        monkeypatch.setattr(choice, "_seconds", lambda name, case: 1.0 if name == best else 2.0)
+        monkeypatch.setattr(choice, "seconds_of", lambda name, case: 1.0 if name == best else 2.0)
         monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / cache))
 
     return use
 
 
-def lengths(config: DiTConfig) -> list[int]:
-    return [config.tokens((t, h, w)) for *_, t, h, w in SHAPES]
+def sizes(config: DiTConfig) -> list[tuple[int, int]]:
+    return [(samples, config.tokens((t, h, w))) for samples, _, t, h, w in SHAPES]
 
 
 def settled(run: Path, config: DiTConfig = SMALL) -> dict[int, str]:
     model = DiT(config)
-    model.use_attention(settle(config.attention_heads(), CPU, torch.float32, lengths(config), run))
+    model.use_attention(settle(config.attention_heads(), CPU, torch.float32, sizes(config), run))
     choices = [block.attention.choices for block in model.blocks]
     assert choices[0] == choices[1]
     return dict(choices[0])
@@ -57,9 +60,92 @@ def test_lengths_are_rounded_up_to_powers_of_two_within_limits(tokens: int, expe
 
 
 def test_what_is_measured_is_a_candidate_and_takes_time() -> None:
-    seconds = {name: choice._seconds(name, CASE) for name in ("chunked", "sdpa")}
+    seconds = {name: measuring.seconds_of(name, CASE) for name in ("chunked", "sdpa")}
     assert all(0 < value < 10 for value in seconds.values())
     assert fastest(CASE) in seconds
+
+
+def test_inputs_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heads, its micro-batches, each of its lengths, and the strides of parts of one product."""
+    seen = []
+
+    def look(query: Tensor, key: Tensor, value: Tensor, *, backend: str) -> Tensor:
+        seen.append((tuple(query.shape), query.stride(), key.stride(), value.stride()))
+        return attention(query, key, value, backend=backend)
+
+    monkeypatch.setattr(measuring, "attention", look)
+    monkeypatch.setattr(measuring, "SECONDS", 0.0)
+    packed, apart = (3 * 4 * 72, 72, 1), (4 * 72, 72, 1)
+    for in_place, strides in ((True, packed), (False, apart)):
+        seen.clear()
+        measuring.seconds_of("sdpa", replace(CASE, in_place=in_place))
+        assert [shape for shape, *_ in seen] == [(2, 50, 4, 72)] * 2 + [(3, 64, 4, 72)] * 2
+        for _, query, key, value in seen:
+            assert query[1:] == key[1:] == strides
+            assert value[1:] == packed
+    seen.clear()
+    assert wrong("sdpa", CASE) == ""
+    assert [shape[1] for shape, *_ in seen] == [50, 50, 64, 64]  # at each length, and the truth
+
+
+def test_lengths_of_one_power_of_two_share_a_choice() -> None:
+    heads = SMALL.attention_heads()
+    assert heads.in_place
+    assert not replace(SMALL, qk_norm=True).attention_heads().in_place
+    taken = [(2, 50), (4, 64), (3, 50), (1, 100)]
+    assert [(case.tokens, case.sizes) for case in choice._cases(heads, CPU, torch.float32, taken)] == [
+        (64, ((3, 50), (4, 64))),
+        (128, ((1, 100),)),
+    ]
+    shared = choice._cases(SMALL.attention_heads(2), CPU, torch.float32, taken)
+    assert {(case.heads, case.in_place) for case in shared} == {(2, False)}
+
+
+def test_more_samples_change_what_is_measured_and_not_what_a_run_keeps() -> None:
+    more = replace(CASE, sizes=((8, 64),))
+    assert more.key == CASE.key
+    assert more.measured != CASE.measured
+
+
+def test_a_gpu_is_timed_by_its_own_events_while_calls_wait_in_its_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a stand-in: the order of what it is told. Python's own time is not in what the events measure."""
+    told: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            told.append("record")
+
+        def synchronize(self) -> None:
+            told.append("wait")
+
+        def elapsed_time(self, other: Event) -> float:
+            return 20.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: told.append("sleep"))
+    assert measuring._on_gpu(lambda: told.append("call")) == pytest.approx(0.002)
+    one = ["sleep", "record", *["call"] * measuring.CALLS, "record", "wait"]
+    assert told == one * measuring.ROUNDS
+
+
+@pytest.mark.cuda
+def test_kernels_and_not_python_are_timed_on_a_gpu() -> None:
+    """A tiny call takes Python some 100 us, and the GPU a few."""
+    case = replace(CASE, device=torch.device("cuda"), sizes=((1, 64),), head_width=64)
+    inputs = measuring._inputs(case, 1, 64)
+    gradient = torch.randn_like(inputs[0])
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(measuring.CALLS):
+        torch.autograd.grad(attention(*inputs, backend="sdpa_flash"), inputs, gradient)
+    queued = (time.perf_counter() - began) / measuring.CALLS
+    assert measuring.seconds_of("sdpa_flash", case) < 0.7 * queued
+    assert fastest(case) in choice.CANDIDATES["cuda"]
 
 
 def test_the_choice_is_kept_for_other_runs_and_in_the_run(
@@ -137,14 +223,14 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
 
 def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
     model = DiT(SMALL, SequenceGroup(0, 3, None))
-    model.use_attention(settle(SMALL.attention_heads(3), CPU, torch.float32, lengths(SMALL), tmp_path))
+    model.use_attention(settle(SMALL.attention_heads(3), CPU, torch.float32, sizes(SMALL), tmp_path))
     assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
     assert not model.blocks[0].attention.choices
     assert not (tmp_path / ATTENTION).exists()
 
 
 def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "device_name", lambda device: "H200")
+    monkeypatch.setattr(measuring, "device_name", lambda device: "H200")
     versions = {"flash-attn-3": "3.0.0"}
 
     def version(package: str) -> str:
@@ -171,7 +257,7 @@ def test_a_backend_that_fails_in_a_way_of_its_own_is_left_out(
     def run(name: str, inputs: list) -> list:
         raise CompilerError("no such instruction")
 
-    monkeypatch.setattr(choice, "_run", run)
+    monkeypatch.setattr(measuring, "_run", run)
     assert fastest(CASE) == "math"
     assert "attention: sdpa is left out: no such instruction" in capsys.readouterr().err
 
@@ -180,14 +266,14 @@ def test_a_backend_with_a_wrong_gradient_is_never_chosen(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     assert wrong("sdpa", CASE) == wrong("chunked", CASE) == ""
-    run = choice._run
+    run = measuring._run
 
     def spoilt(name: str, inputs: list) -> list:
         out, dq, dk, dv = run(name, inputs)
         return [out, dq * (1.05 if name == "sdpa" else 1.0), dk, dv]
 
-    monkeypatch.setattr(choice, "_run", spoilt)
-    monkeypatch.setattr(choice, "_seconds", lambda name, case: 1.0 if name == "sdpa" else 2.0)
+    monkeypatch.setattr(measuring, "_run", spoilt)
+    monkeypatch.setattr(choice, "seconds_of", lambda name, case: 1.0 if name == "sdpa" else 2.0)
     assert fastest(CASE) == "chunked"
     assert "sdpa is left out: its dq is off by 0.05 at head width 72" in capsys.readouterr().err
 
@@ -199,7 +285,7 @@ def test_a_kernel_that_fails_in_its_own_way_is_left_out(monkeypatch: pytest.Monk
     def fail(*inputs: object, backend: str) -> None:
         raise CompilerError("no kernel for sm_103\nfrom here on its whole source")
 
-    monkeypatch.setattr(choice, "attention", fail)
+    monkeypatch.setattr(measuring, "attention", fail)
     assert wrong("sdpa", CASE) == "no kernel for sm_103"
 
 

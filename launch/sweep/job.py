@@ -40,10 +40,10 @@ def plan(config: Config) -> list[str]:
     """Show the runs with their predicted cost, and which are done."""
     output = Path(config.output)
     base = base_of(config)
-    runs = resolve(base, config.sweep, config.rules, config.plan, config.output)
-    found = ledger.results(output)
+    sweep = resolve(base, config.sweep, config.rules, config.plan, config.output)
+    runs, found = sweep.runs, ledger.results(output)
     ledger.require_same(output, ledger.earlier(output), [each.name for each in runs], _data(base))
-    return [*lines_of(runs, config.plan, found), *states(runs, found)]
+    return [*lines_of(sweep, config.plan, found), *states(runs, found)]
 
 
 def run(config: Config) -> None:
@@ -57,10 +57,10 @@ def run(config: Config) -> None:
             say(line)
         return
     base = base_of(config)
-    runs = resolve(base, config.sweep, config.rules, config.plan, config.output)
-    found = ledger.results(output)
+    sweep = resolve(base, config.sweep, config.rules, config.plan, config.output)
+    runs, found = sweep.runs, ledger.results(output)
     if config.action == "status":
-        terminal.deliver("\n".join([*lines_of(runs, config.plan, found), *states(runs, found)]))
+        terminal.deliver("\n".join([*lines_of(sweep, config.plan, found), *states(runs, found)]))
         return
     if not config.source:
         raise UserError("source", "''", "a latent cache; without one there is only --dry-run")
@@ -73,7 +73,7 @@ def run(config: Config) -> None:
     recorded = replace(config, plan=PlanConfig(), retry=False, action="run")
     claim(output, recorded, done=FIT, overwrite=config.overwrite, contents=contents)
     ledger.begin(output, [each.name for each in runs], data)
-    for line in lines_of(runs, config.plan, ledger.results(output)):
+    for line in lines_of(sweep, config.plan, ledger.results(output)):
         say(line)
     work(output, runs, config.queue, retry=config.retry)
     _tell(output, runs)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from core.metrics.devices import GB
+from core.progress import duration
 from tools.plan.settings_table import lines_of_settings
 from tools.plan.shares import lines_of_shares
+from tools.plan.step_time import HOUR_S
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
@@ -72,7 +74,7 @@ def _times(setting: dict[str, Any]) -> list[str]:
         return []
     parts = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in setting["step_parts_s"].items())
     lines = [
-        f"time: {setting['step_s']:.3g} s a step ({parts}), {setting['days']:.3g} days, "
+        f"time: {setting['step_s']:.3g} s a step ({parts}), {_long(setting['days'])}, "
         f"{setting['gpu_hours']:,.4g} GPU-hours{_cost(setting)}",
         f"which rests on {setting['basis']}; left out: {'; '.join(setting['left_out'])}",
     ]
@@ -81,6 +83,10 @@ def _times(setting: dict[str, Any]) -> list[str]:
     if setting["checkpoint_bytes_per_s"]:
         lines.append(f"checkpoints: {_size(setting['checkpoint_bytes_per_s'])}/s to disk on average")
     return lines
+
+
+def _long(days: float) -> str:
+    return f"{days:.3g} days" if days >= 2 else duration(days * 24 * HOUR_S)
 
 
 def _seconds(seconds: float) -> str:

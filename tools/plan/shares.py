@@ -76,8 +76,10 @@ def lines_of_shares(shares: Sequence[dict[str, Any]], buckets: Sequence[dict[str
         for (first, stop), bucket in zip(one["samples"], buckets, strict=True)
     )
     part = f", part {one['token_part']} of their tokens" if any(s["token_part"] for s in shares) else ""
+    numbers = f"{least['numbers']:,}"
+    if most["numbers"] > least["numbers"]:
+        numbers += f" (rank {least['rank']}) to {most['numbers']:,} (rank {most['rank']})"
     return [
-        f"ranks: {least['numbers']:,} (rank {least['rank']}) to {most['numbers']:,} (rank {most['rank']}) "
-        "parameters each to update",
+        f"ranks: {numbers} parameters each to update",
         f"rank {one['rank']}, for one: {one['numbers']:,} parameters, {samples}{part}",
     ]

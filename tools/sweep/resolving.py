@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.config.building import over
 from core.config.loading import from_dict, to_dict
@@ -78,6 +78,17 @@ class SweepRun:
         return self.planned.budget or self.flops
 
 
+class Resolved(NamedTuple):
+    """The runs of a sweep, and the names of those that it plans but leaves out.
+
+    short: of fewer steps than `sweep.least_steps`.  repeating: of more epochs than `sweep.most_epochs`.
+    """
+
+    runs: list[SweepRun]
+    short: list[str]
+    repeating: list[str]
+
+
 def base_of(config: Any) -> TrainConfig:
     """Return the config of `train` that a sweep's extends."""
     return TrainConfig(
@@ -87,26 +98,38 @@ def base_of(config: Any) -> TrainConfig:
 
 def resolve(
     base: TrainConfig, sweep: SweepConfig, rules: RulesConfig, plan: PlanConfig, output: str
-) -> list[SweepRun]:
+) -> Resolved:
     """Return the runs with their configs, in the order in which they are done.
 
-    UserError where one cannot fit its device, its budget gives less than one step, or none is left.
+    UserError where one cannot fit its device, its budget gives less than one step, or none is left to fit.
     """
     runs = [_resolved(planned, base, rules, plan, output) for planned in sweep.runs()]
-    if isinstance(sweep, IsoflopConfig):
-        kept = [run for run in runs if _is_wanted(run, sweep)]
-        if not kept:
-            raise UserError("sweep.least_steps", sweep.least_steps, "so that a run is left; all are left out")
-        runs = kept
+    found = _without_left_out(runs, sweep) if isinstance(sweep, IsoflopConfig) else Resolved(runs, [], [])
     if (device := device_of(plan)) is not None:  # counting takes seconds a network, so only for the largest
-        _require_fit(max(runs, key=lambda run: run.parameters), plan, device)
-    return runs
+        largest = max(found.runs, key=lambda run: (run.parameters, run.config.data.group_size))
+        _require_fit(largest, plan, device)
+    return found
 
 
-def _is_wanted(run: SweepRun, sweep: IsoflopConfig) -> bool:
-    epochs = run.samples / max(run.stock, 1)
-    few, often = run.config.trainer.steps < sweep.least_steps, 0 < sweep.most_epochs < epochs
-    return run.planned.held_out or not (few or often)
+def _without_left_out(runs: list[SweepRun], sweep: IsoflopConfig) -> Resolved:
+    """Tell the runs apart from those that the sweep leaves out; what is held out stays."""
+    kept: list[SweepRun] = []
+    short, repeating = [], []
+    for run in runs:
+        if run.planned.held_out:
+            kept.append(run)
+        elif run.config.trainer.steps < sweep.least_steps:
+            short.append(run.name)
+        elif 0 < sweep.most_epochs < run.samples / max(run.stock, 1):
+            repeating.append(run.name)
+        else:
+            kept.append(run)
+    if all(run.planned.held_out for run in kept):
+        field = "sweep.most_epochs" if repeating else "sweep.least_steps"
+        value = sweep.most_epochs if repeating else sweep.least_steps
+        why = f"{len(short)} have too few steps, {len(repeating)} see too few samples too often"
+        raise UserError(field, f"{value:g}", f"so that a run is left to fit: {why}")
+    return Resolved(kept, short, repeating)
 
 
 def _resolved(

@@ -9,20 +9,23 @@ from core.run.folder import SWEEP
 from tools.plan.config import PlanConfig
 from tools.sweep import ledger
 from tools.sweep.ledger import Result
-from tools.sweep.resolving import SweepRun, seconds_of
+from tools.sweep.resolving import Resolved, SweepRun, seconds_of
 
 HEAD = ("run", "parameters", "samples", "epochs", "steps", "batch", "lr", "FLOPs", "time", "state")
+SHOWN = 5  # names in a line
 
 
-def lines_of(runs: Sequence[SweepRun], plan: PlanConfig, found: Mapping[str, Result]) -> list[str]:
+def lines_of(sweep: Resolved, plan: PlanConfig, found: Mapping[str, Result]) -> list[str]:
     """Lay the runs out with their predicted cost.  found: the rows of those that have ended."""
+    runs = sweep.runs
     measured = ledger.rate(found)
     predicted = [seconds_of(run, plan, measured) for run in runs]
     rows = [
         HEAD,
         *(_row(run, seconds, found.get(run.name)) for run, seconds in zip(runs, predicted, strict=True)),
     ]
-    return [*aligned(rows), *_total(runs, plan, predicted, measured, found), *_warnings(runs)]
+    total = _total(runs, plan, predicted, measured, found)
+    return [*aligned(rows), *total, *_left_out(sweep), *_warnings(runs)]
 
 
 def _row(run: SweepRun, seconds: float | None, result: Result | None) -> tuple[str, ...]:
@@ -68,14 +71,29 @@ def _total(
     return [f"{line}, {duration(sum(times))} one after another, {hours:.3g} device hours{cost} ({how})"]
 
 
+def _left_out(sweep: Resolved) -> list[str]:
+    """Name the runs that are planned and not done."""
+    reasons = (
+        (sweep.short, "fewer steps than sweep.least_steps"),
+        (sweep.repeating, "more epochs than sweep.most_epochs"),
+    )
+    return [f"left out, of {why}: {_some(names)}" for names, why in reasons if names]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name the first SHOWN, and count the rest."""
+    rest = len(names) - SHOWN
+    return f"{', '.join(names[:SHOWN])}{f' and {rest} more' if rest > 0 else ''}"
+
+
 def _warnings(runs: Sequence[SweepRun]) -> list[str]:
     """Say which runs see samples again: the law knows only new ones."""
     again = [run.name for run in runs if run.samples > run.stock > 0]
     if not again:
         return []
     return [
-        f"warning: {counted(len(again), 'run')} see samples more than once, and the law is of new samples: "
-        f"{', '.join(again[:3])}{', ...' if len(again) > 3 else ''}"
+        f"warning: {counted(len(again), 'run')} with more than one epoch, and the law is of new samples: "
+        f"{_some(again)}"
     ]
 
 

@@ -8,8 +8,10 @@ from core.config.loading import load
 from core.errors import UserError
 from launch.sweep import job
 from models.denoisers.network import count_parameters, train_flops
+from tools.plan.config import PlanConfig
 from tools.sweep.config import Config
-from tools.sweep.resolving import SweepRun, base_of, resolve
+from tools.sweep.resolving import Resolved, SweepRun, base_of, resolve
+from tools.sweep.table import lines_of
 
 MODEL = ("model.input_channels=4", "model.heads=2", "model.num_classes=10", "data.group_size=32")
 DATA = ("plan.samples=100000", "plan.shapes=[[4,1,8,8]]", "output=out")
@@ -22,9 +24,13 @@ def config_of(*words: str) -> Config:
     return load(Config, (), [*MODEL, *DATA, *words])
 
 
-def runs_of(*words: str) -> list[SweepRun]:
+def resolved(*words: str) -> Resolved:
     config = config_of(*words)
     return resolve(base_of(config), config.sweep, config.rules, config.plan, config.output)
+
+
+def runs_of(*words: str) -> list[SweepRun]:
+    return resolved(*words).runs
 
 
 def test_steps_follow_from_exact_flops_and_all_else_is_shared() -> None:
@@ -82,8 +88,22 @@ def test_runs_of_few_steps_or_many_epochs_are_left_out() -> None:
     assert whole[1].name not in {run.name for run in fewer}
     once = runs_of(*ISOFLOP, "sweep.most_epochs=0.5")
     assert [run for run in whole if run.samples <= 50_000] == once
-    with pytest.raises(UserError, match="so that a run is left"):
-        runs_of(*ISOFLOP, "sweep.least_steps=1000000")
+    with pytest.raises(UserError, match="so that a run is left to fit: 4 have too few steps"):
+        runs_of(*ISOFLOP, "sweep.least_steps=1000000", "sweep.held_out=[4e11 width=32 depth=2]")
+
+
+def test_runs_that_are_left_out_are_named() -> None:
+    whole = runs_of(*ISOFLOP)
+    sweep = resolved(
+        *ISOFLOP, f"sweep.least_steps={whole[1].config.trainer.steps + 1}", "sweep.most_epochs=0.5"
+    )
+    left = {run.name for run in whole} - {run.name for run in sweep.runs}
+    assert left == {*sweep.short, *sweep.repeating}
+    assert sweep.short
+    assert sweep.repeating
+    said = "\n".join(lines_of(sweep, PlanConfig(), {}))
+    for names, field in ((sweep.short, "sweep.least_steps"), (sweep.repeating, "sweep.most_epochs")):
+        assert f"than {field}: {', '.join(names)}" in said
 
 
 def test_a_grid_combines_values_of_any_fields() -> None:
@@ -143,6 +163,6 @@ def test_the_plan_shows_runs_cost_and_repeats() -> None:
         "one after another" in line and "price" in line and "40% of the device's peak" in line
         for line in lines
     )
-    assert any(line.startswith("warning: 1 run see samples more than once") for line in lines)
+    assert any(line.startswith("warning: 1 run with more than one epoch") for line in lines)
     unknown = job.plan(config_of(*ISOFLOP))
     assert any("how long is not known" in line for line in unknown)

@@ -121,7 +121,7 @@ JOBS = (
     ),
     Job(
         "export",
-        "tools.export",
+        "tools.export.job",
         "write weights of a training run as one plain safetensors file; averages of any length",
         (
             "longtake export runs/train output=runs/exported",

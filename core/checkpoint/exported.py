@@ -1,12 +1,13 @@
-"""An export: one set of whole weights as a plain safetensors file, in place of a run's checkpoints.
+"""An export: one set of whole weights as plain safetensors files, in place of a run's checkpoints.
 
-`model.safetensors` holds the weights, and `export.json` beside it says what they are. Like a checkpoint's
-manifest it lists all files of the folder with size and SHA-256, and has a SHA-256 of itself.
+`model.safetensors` holds the weights, or several files with an index (`sharded_file`), and `export.json`
+beside them says what they are. Like a checkpoint's manifest it lists all files of the folder with size and
+SHA-256, and has a SHA-256 of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -14,7 +15,8 @@ from typing import Any, NotRequired, TypedDict
 from torch import Tensor
 
 from core.checkpoint.format import DamagedCheckpoint, FileEntry, FileRecord, require_as_written
-from core.checkpoint.tensor_file import load_tensors, write_tensors
+from core.checkpoint.sharded_file import LARGEST, SUFFIX, is_shard, load_all, write_sharded
+from core.checkpoint.tensor_file import Entry, entries_in, entries_of, open_tensors
 from core.errors import WorkError
 from core.files import published_below, sealed, sha256_file, write_json
 from core.reading import json_files
@@ -23,6 +25,7 @@ from core.reading.json_scalars import BelowName, Count
 from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 
 VERSION = 2  # version 1 listed the weights alone
+STEM = EXPORTED_WEIGHTS.removesuffix(SUFFIX)
 
 
 class _Record(TypedDict):
@@ -45,18 +48,29 @@ def is_export(folder: Path) -> bool:
     return (folder / EXPORTED_WEIGHTS).is_file() or (folder / EXPORT).is_file()
 
 
-def finish(folder: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
+def finish(
+    folder: Path,
+    weights: Mapping[str, Tensor] | Sequence[Entry],
+    record: Mapping[str, Any],
+    largest: int = LARGEST,
+) -> dict[str, Any]:
     """Write the weights beside what lies in `folder` already, then `export.json`; return its content.
 
-    record: plain JSON values that say what the weights are.
+    record: plain JSON values that say what the weights are.  largest: bytes of tensors in a file.
     """
     others = published_below(folder)
     files = {str(p.relative_to(folder)): FileRecord(p.stat().st_size, sha256_file(p)) for p in others}
-    files[EXPORTED_WEIGHTS] = write_tensors(folder / EXPORTED_WEIGHTS, state)
+    entries = entries_of(weights) if isinstance(weights, Mapping) else weights
+    files |= write_sharded(folder, STEM, entries, largest)
     listed = {name: asdict(file) for name, file in files.items()}
     content = sealed({"format": VERSION, **record, "files": listed})
     write_json(folder / EXPORT, content)
     return content
+
+
+def weights_in(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of the files with the weights, in order."""
+    return sorted(name for name in record["files"] if name == EXPORTED_WEIGHTS or is_shard(name, STEM))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -76,12 +90,27 @@ def read_record(folder: Path) -> dict[str, Any]:
         json_files.checked(record, _Record, path)
     except Malformed as error:
         raise DamagedCheckpoint(str(error)) from None
-    if EXPORTED_WEIGHTS not in record["files"]:
+    if not weights_in(record):
         raise DamagedCheckpoint(f"{path} does not list {EXPORTED_WEIGHTS}")
     return record
 
 
 def load(folder: Path) -> dict[str, Tensor]:
     """Return the weights of an export, once they match its record."""
-    require_as_written(folder / EXPORTED_WEIGHTS, read_record(folder)["files"][EXPORTED_WEIGHTS], EXPORT)
-    return load_tensors(folder / EXPORTED_WEIGHTS)
+    return load_all(_verified(folder))
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return the weights of an export to be read one after the other, once they match its record."""
+    found = list[Entry]()
+    for path in _verified(folder):
+        keys = open_tensors(path).keys()
+        found += entries_in(path, {key: key for key in keys})
+    return found
+
+
+def _verified(folder: Path) -> list[Path]:
+    record = read_record(folder)
+    for name in (found := weights_in(record)):
+        require_as_written(folder / name, record["files"][name], EXPORT)
+    return [folder / name for name in found]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
-from core.checkpoint.tensor_file import open_tensors, shape_of
+from core.checkpoint.tensor_file import Entry, entries_in, open_tensors, shape_of
 from core.engine.network import MAIN
 from core.engine.shards import Cut
 from core.errors import UserError, WorkError
@@ -111,23 +111,34 @@ class CheckpointReader:
         """Return the parameters for which a tensor of this kind exists."""
         return self._partial.get(kind, list(self.shapes))
 
+    def whole(self, kind: str, name: str) -> Tensor:
+        """Return one tensor of a kind, whole."""
+        shape = self.shapes[name]
+        flat = torch.empty(math.prod(shape))
+        self.read(kind, name, 0, flat.numel(), flat)
+        return flat.view(shape)
+
     def full(self, kind: str) -> dict[str, Tensor]:
         """Return every tensor of a kind, whole."""
-        result = {}
-        for name in self.names(kind):
-            shape = self.shapes[name]
-            flat = torch.empty(math.prod(shape))
-            self.read(kind, name, 0, flat.numel(), flat)
-            result[name] = flat.view(shape)
-        return result
+        return {name: self.whole(kind, name) for name in self.names(kind)}
 
     def fixed(self) -> dict[str, Tensor]:
         """Return frozen parameters and buffers, by `frozen/NAME` and `buffer/NAME`."""
+        file = self._open(self.folder / format.FIXED)
+        return {name: file.get_tensor(key) for key, name in self._fixed_names().items()}
+
+    def fixed_entries(self) -> list[Entry]:
+        """Return frozen parameters and buffers, by their names alone, to be read one after the other."""
+        names = {key: name.partition("/")[2] for key, name in self._fixed_names().items()}
+        return entries_in(self.folder / format.FIXED, names)
+
+    def _fixed_names(self) -> dict[str, str]:
+        """Return `frozen/NAME` and `buffer/NAME` by key of the file."""
         file, kinds = self._open(self.folder / format.FIXED), dict[str, str]()
         for sort in ("frozen", "buffer"):
             kinds[format.of_network(self.network, sort)] = sort
         parts = ((key, *key.partition("/")[::2]) for key in file.keys())  # noqa: SIM118 (not a dict)
-        return {f"{kinds[kind]}/{name}": file.get_tensor(key) for key, kind, name in parts if kind in kinds}
+        return {key: f"{kinds[kind]}/{name}" for key, kind, name in parts if kind in kinds}
 
     def kind_of(self, which: str) -> str:
         """Return the kind that "raw", "ema" (the main average) or the name of an average stands for."""

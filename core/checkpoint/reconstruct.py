@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,20 +18,28 @@ from core.averages.power_ema import Snapshot
 from core.checkpoint import format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
+from core.checkpoint.tensor_file import Entry
 from core.errors import UserError
 from core.run.folder import AVERAGES
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """weights: trainable ones, whole, fp32.  snapshots: how many were summed.
+    """entries: trainable weights, whole, fp32, each of which is summed when it is read.
+
+    snapshots: how many are summed.
 
     profile_error: distance of the sum's profile from the wanted one, relative to it (0 is exact).
     """
 
-    weights: dict[str, Tensor]
+    entries: list[Entry]
     snapshots: int
     profile_error: float
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All of them."""
+        return {entry.name: entry.read() for entry in self.entries}
 
 
 def reconstruct(run: Path, checkpoint: Path, width: float) -> Reconstruction:
@@ -45,15 +54,17 @@ def reconstruct(run: Path, checkpoint: Path, width: float) -> Reconstruction:
     target = Snapshot(power_ema.gamma_of_width(width), max(snapshot.step for snapshot in snapshots))
     factors = power_ema.reconstruction_weights(snapshots, target)
     shapes = CheckpointReader(checkpoint).shapes
-    weights = {}
-    for name, shape in shapes.items():
-        total, part = torch.zeros(math.prod(shape)), torch.empty(math.prod(shape))
+
+    def summed(name: str) -> Tensor:
+        numbers = math.prod(shapes[name])
+        total, part = torch.zeros(numbers), torch.empty(numbers)
         for factor, (reader, kind) in zip(factors, sources.values(), strict=True):
-            reader.read(kind, name, 0, part.numel(), part)
+            reader.read(kind, name, 0, numbers, part)
             total.add_(part, alpha=float(factor))
-        weights[name] = total.view(shape)
-    error = power_ema.profile_error(snapshots, target, factors)
-    return Reconstruction(weights, len(snapshots), error)
+        return total.view(shapes[name])
+
+    entries = [Entry(name, shape, torch.float32, partial(summed, name)) for name, shape in shapes.items()]
+    return Reconstruction(entries, len(snapshots), power_ema.profile_error(snapshots, target, factors))
 
 
 def _sources(run: Path, checkpoint: Path, width: float) -> dict[Snapshot, tuple[CheckpointReader, str]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Queue
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from core.faults.failpoints import failpoint
 from core.files import atomic_file, require_regular
 
 CHUNK_BYTES = 1 << 22
+WAITING = 8  # chunks that are written and not yet hashed
 
 _NAMES = {
     torch.float64: "F64",
@@ -41,17 +44,49 @@ _NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file.  read: gives it, on the CPU; it is asked for when its bytes are written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.numbers * self.dtype.itemsize
+
+
+def entries_of(tensors: Mapping[str, Tensor]) -> list[Entry]:
+    """Return tensors that are there as entries."""
+    return [
+        Entry(name, tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        for name, tensor in tensors.items()
+    ]
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], pace: Pace | None = None) -> FileRecord:
     """Publish CPU `tensors` under `path`; OSError on a full disk, with nothing left behind.
 
     pace: how fast; None is as fast as the disk.
     """
+    return write_entries(path, entries_of(tensors), pace)
+
+
+def write_entries(path: Path, entries: Iterable[Entry], pace: Pace | None = None) -> FileRecord:
+    """Publish tensors that are read one after the other, as `write_tensors` does: memory is that of two."""
     hasher = _Hasher(pace)
     size = 0
     try:
         with atomic_file(path) as file:
             # Wide types first, so that every tensor begins at a multiple of its element's size.
-            for chunk in _chunks(dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))):
+            for chunk in _chunks(sorted(entries, key=lambda entry: -entry.dtype.itemsize)):
                 hasher.put(chunk)
                 file.write(chunk)
                 size += len(chunk)
@@ -90,33 +125,50 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+def entries_in(path: Path, names: Mapping[str, str]) -> list[Entry]:
+    """Return tensors of a file to be read one after the other.  names: of each key, its name in the entry.
+
+    DamagedCheckpoint where the file cannot be read.
+    """
+    file, dtypes = open_tensors(path), {name: dtype for dtype, name in _NAMES.items()}
+    found = []
+    for key, name in names.items():
+        part = file.get_slice(key)
+        dtype, shape = dtypes[part.get_dtype()], tuple(part.get_shape())
+        found.append(Entry(name, shape, dtype, lambda key=key: file.get_tensor(key)))  # type: ignore[misc]
+    return found
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[memoryview]:
     header: dict[str, object] = {}
-    position = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": shape,
-            "data_offsets": [position, position + size],
+    position, entries = 0, list(entries)
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [position, position + entry.size],
         }
-        position += size
+        position += entry.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors.values():
+    for entry in entries:
         failpoint("save.tensor")
-        data = memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        tensor = entry.read().detach()
+        assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), entry.name
+        data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
 
 
 class _Hasher:
-    """SHA-256 on a thread, so that hashing runs beside the writes (hashlib releases the GIL)."""
+    """SHA-256 on a thread, so that hashing runs beside the writes (hashlib releases the GIL).
+
+    It is at most `WAITING` chunks behind, so that tensors that are written can go.
+    """
 
     def __init__(self, pace: Pace | None) -> None:
-        self._queue: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._queue: Queue[memoryview | None] = Queue(WAITING)
         self._pace = pace
         self._hash = hashlib.sha256()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
+from core.checkpoint.tensor_file import Entry
 from core.engine.network import MAIN
 from core.errors import UserError
 from core.files import instead
@@ -33,6 +36,20 @@ def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[st
     reader.verify()
     fixed = {key.partition("/")[2]: tensor for key, tensor in reader.fixed().items()}
     return reader.full(reader.kind_of(which)) | fixed
+
+
+def weight_entries(path: Path, which: str = "ema") -> list[Entry]:
+    """Return what `load_weights` does of a checkpoint or an export, to be read tensor by tensor."""
+    if exported.is_export(path):
+        return exported.entries(path)
+    reader = CheckpointReader(path)
+    reader.verify()
+    kind = reader.kind_of(which)
+    trained = [
+        Entry(name, reader.shapes[name], torch.float32, partial(reader.whole, kind, name))
+        for name in reader.names(kind)
+    ]
+    return trained + reader.fixed_entries()
 
 
 def find(path: Path) -> Path:

@@ -15,13 +15,13 @@ from core.checkpoint.reconstruct import reconstruct
 from core.checkpoint.store import CheckpointStore
 from core.checkpoint.weights import load_weights
 from core.config.loading import from_dict
-from core.config.yaml_files import read_yaml
+from core.config.yaml_files import read_inline, read_yaml
 from core.errors import UserError
 from core.files import sha256_file
 from launch import cli
 from models.denoisers.dit import DiT, DiTConfig
 from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents
-from tools.export import Config, plan
+from tools.export.job import Config, plan
 from tools.runs.loaded_run import open_run
 
 pytestmark = pytest.mark.multiprocess  # the run is trained by a process of its own
@@ -159,3 +159,91 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
         Config(source="x", output="y", weights="raw", ema_sigma=0.08)
     assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", "weights=0.5"]) == 2
     assert plan(Config(source=str(run), output="y", ema_sigma=0.08))[0].startswith("write the average")
+
+
+def test_large_weights_are_cut_into_files_that_open_as_before(run: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli.main(["export", str(run), f"output={whole}", "ema_sigma=0.08"]) == 0
+    assert cli.main(["export", str(run), f"output={cut}", "ema_sigma=0.08", "largest_file=20000"]) == 0
+    index = json.loads((cut / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 2
+    expected = load_file(whole / "model.safetensors")
+    assert expected.keys() == index.keys()
+    for name, file in index.items():
+        assert torch.equal(load_file(cut / file)[name], expected[name])
+    one, other = (open_run(folder, "", "ema", torch.device("cpu")) for folder in (whole, cut))
+    assert one.weights_sha256 == other.weights_sha256
+    shard = cut / min(index.values())
+    assert cli.main(["inspect", str(shard)]) == 0
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DamagedCheckpoint, match="of-0000"):
+        open_run(cut, "", "ema", torch.device("cpu"))
+
+
+def scores(folder: Path, **subject: object) -> str:
+    folder.mkdir()
+    ruler = {"extractor": "a|b", "samples": {"images": {"count": 64}}}
+    content = {"fid": 12.25, "fid_interval": 0.5, "ruler": ruler, "subject": subject}
+    (folder / "scores.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_a_card_is_filled_from_the_records(run: Path, tmp_path: Path) -> None:
+    newest = CheckpointStore(run / "checkpoints").latest()
+    assert newest is not None
+    scored = scores(tmp_path / "scores", checkpoint=newest.name, weights="ema", seed=3)
+    words = ["card.licence=Apache-2.0", f"card.scores=[{scored}]"]
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", *words]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    state = json.loads((newest / "state.json").read_text())
+    assert text.startswith("---\nlicense: apache-2.0\n")
+    assert state["identity"]["data"] in text
+    assert f"ema of checkpoint {newest.name}" in text.replace("\\", "")
+    for line in ("| fid | 12.25 |", "| fid\\_interval | 0.5 |", "| extractor | a\\|b |", "| seed | 3 |"):
+        assert line in text
+    assert "| samples.images.count | 64 |" in text
+    recipe = read_yaml_text(text.partition("```yaml\n")[2].partition("```")[0])
+    config = read_yaml(run / "config.yaml")
+    assert recipe["optimizer"]["lr"] == config["optimizer"]["lr"]
+    assert recipe["trainer"]["steps"] == 6
+    assert str(run) not in text  # no place of this machine
+    assert "README.md" in json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+
+
+def read_yaml_text(text: str) -> dict[str, dict[str, object]]:
+    found = read_inline(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_card_without_more_says_so(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}"]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "license: unknown" in text
+    assert "none was given" in text
+    assert "## Scores\n\nNone were given." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["card.licence=a b"], "card.licence=a b: expected an identifier"),
+        (["card.scores=[nowhere]"], "card.scores=nowhere: expected a folder with scores.json"),
+        (["format=diffusers", "dtype=bf16"], "dtype=bf16: expected fp32 with format=diffusers"),
+        (["format=diffusers"], "source="),
+    ],
+)
+def test_what_a_card_or_form_cannot_be_is_refused(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", *words]) == 2
+    assert expected in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_other_weights_are_refused(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scored = scores(tmp_path / "scores", checkpoint="step-00000001.0", weights="ema")
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", f"card.scores=[{scored}]"]) == 2
+    assert "expected scores of step-00000006." in capfd.readouterr().err

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
+from tools.cards.config import CardConfig
 
 INDEX = "model_index.json"  # of a pipeline of diffusers
 
@@ -48,6 +49,9 @@ class Config:
     )
     heads: int = setting(0, "attention heads; 0 takes those of the published network of this size", low=0)
     classes: str = setting("", "text file with a class name a line; '' names them by number", shown="path")
+    card: CardConfig = setting(
+        CardConfig(), "what README.md, the model card of a folder, says beside the records"
+    )
     processes: int = setting(1, "not used: one process converts", low=1)
 
     def __post_init__(self) -> None:

@@ -42,16 +42,17 @@ def run(config: Config) -> None:
         if config.layout == "diffusers":
             raise UserError("layout", "diffusers", "dit or sit of a file; a pipeline is a folder")
         unsaid = Unsaid(Path(config.autoencoder), config.latent_std, config.heads, config.classes)
-        read_weights(source, output, config.layout, config.weights, unsaid)
+        read_weights(source, output, config.layout, config.weights, unsaid, config.card)
     elif pipeline_there(source):
         from tools.convert.weights_reading import Unsaid, read_pipeline
 
-        read_pipeline(source, output, Unsaid(Path(config.autoencoder), config.latent_std, 0, config.classes))
+        unsaid = Unsaid(Path(config.autoencoder), config.latent_std, 0, config.classes)
+        read_pipeline(source, output, unsaid, config.card)
     elif config.layout == "diffusers":
         from tools.convert import pipeline
 
         _require_writable(source, output, config.layout)
-        pipeline.write(source, output, config.weights, config.checkpoint)
+        pipeline.write(source, output, config.weights, config.checkpoint, config.card)
     else:
         from tools.convert.weights_writing import write_weights
 

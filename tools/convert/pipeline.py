@@ -7,16 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.checkpoint.tensor_file import load_tensors, write_tensors
+from torch import Tensor
+
+from core.checkpoint import exported
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.sharded_file import LARGEST, load_sharded, write_sharded
+from core.checkpoint.tensor_file import entries_of
 from core.checkpoint.weights import choose, load_weights
 from core.diffusion.paths.config import PathRecord
 from core.errors import UserError
-from core.files import fsync_folder, temporary_name, write_json
+from core.files import fsync_folder, temporary_name, write_json, write_text
 from core.progress import say
 from core.reading import json_files
 from models.autoencoder import store
 from models.autoencoder.opening import files
 from models.denoisers.dit import DiTConfig
+from tools.cards.card import CARD, card
+from tools.cards.config import CardConfig
+from tools.cards.facts import Written, facts_of
 from tools.convert.config import INDEX
 from tools.convert.layouts import diffusers_dit
 from tools.convert.layouts.layout import Read
@@ -25,10 +33,12 @@ from tools.runs.path_record import SCHEDULE
 from tools.runs.space_record import read_space
 
 TRANSFORMER, SCHEDULER, VAE = "transformer", "scheduler", "vae"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"  # of the files of weights
 CONFIG = "config.json"
 EPS = 1e-6  # of every normalisation here
 STEPS = 1000  # of a chain
+NO_CARD = CardConfig()
+OPENED_BY = "DiTPipeline.from_pretrained(FOLDER)  # of diffusers"
 
 
 class Pipeline(NamedTuple):
@@ -49,7 +59,7 @@ def read(folder: Path) -> Pipeline:
     network = diffusers_dit.network_of(config)
     if (eps := config.get("norm_eps", 1e-5)) != EPS:
         say(f"{folder}: norm_eps={eps} there is {EPS} here, so outputs differ in the last digits")
-    tensors = load_tensors(folder / TRANSFORMER / WEIGHTS)
+    tensors = load_sharded(folder / TRANSFORMER, STEM)
     found = diffusers_dit.read(tensors, network, config["sample_size"])
     objective = _objective(json_files.read(folder / SCHEDULER / "scheduler_config.json", dict[str, Any]))
     labels = index.get("id2label") or {}
@@ -59,8 +69,18 @@ def read(folder: Path) -> Pipeline:
     return Pipeline(found, objective, folder / VAE, classes)
 
 
-def write(source: Path, output: Path, weights: str, checkpoint: str) -> None:
-    """Write the pipeline of a run or an export, whole or not at all; UserError where it has no such form."""
+def write(
+    source: Path,
+    output: Path,
+    weights: str,
+    checkpoint: str,
+    card_config: CardConfig = NO_CARD,
+    largest: int = LARGEST,
+) -> None:
+    """Write the pipeline of a run or an export, whole or not at all; UserError where it has no such form.
+
+    largest: bytes of weights in a file, above which there are several with an index.
+    """
     network, space = recorded_network(source), read_space(source)
     if not isinstance(network, DiTConfig):
         raise UserError("source", source, "a network of kind dit in layout diffusers")
@@ -73,11 +93,13 @@ def write(source: Path, output: Path, weights: str, checkpoint: str) -> None:
     chosen = choose(source, checkpoint)
     state = load_weights(chosen, weights)
     tensors, config = diffusers_dit.write(state, network, tuple(space["shapes"][0]))
+    text = _card(source, chosen, weights, state, card_config)
     temporary = temporary_name(output)
     try:
         for part in (TRANSFORMER, SCHEDULER, VAE):
             (temporary / part).mkdir(parents=True)
-        write_tensors(temporary / TRANSFORMER / WEIGHTS, tensors)
+        write_sharded(temporary / TRANSFORMER, STEM, entries_of(tensors), largest)
+        write_text(temporary / CARD, text)
         write_json(temporary / TRANSFORMER / CONFIG, config)
         write_json(temporary / SCHEDULER / "scheduler_config.json", scheduler)
         for path in files(vae):
@@ -91,6 +113,25 @@ def write(source: Path, output: Path, weights: str, checkpoint: str) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(f"{output}: {len(tensors)} tensors of {chosen.name}, to be opened by DiTPipeline.from_pretrained")
+
+
+def _card(
+    source: Path, chosen: Path, weights: str, state: Mapping[str, Tensor], card_config: CardConfig
+) -> str:
+    """Return the card of a pipeline.  chosen: the checkpoint or export that the state is of."""
+    record, checkpoint = (exported.read_record(chosen), None) if exported.is_export(chosen) else ({}, chosen)
+    counters = record or CheckpointReader(chosen).state()
+    numbers = sum(tensor.numel() for tensor in state.values())
+    name = record.get("checkpoint", chosen.name)
+    written = Written(
+        source.resolve().name,
+        name,
+        record.get("weights", weights),
+        numbers,
+        step=counters["step"],
+        updates=counters["updates"],
+    )
+    return card(facts_of(source, written, card_config, checkpoint), OPENED_BY)
 
 
 def _index(classes: list[str]) -> dict[str, Any]:

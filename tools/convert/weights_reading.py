@@ -21,6 +21,9 @@ from core.run.folder import CONFIG, LATENTS
 from data.latent.normalising import Normaliser
 from models.autoencoder import store
 from models.autoencoder.opening import identify_saved
+from tools.cards.card import CARD, SAMPLED_BY, card
+from tools.cards.config import CardConfig
+from tools.cards.facts import Written, facts_of
 from tools.convert import pipeline
 from tools.convert.layouts.kinds import LAYOUTS
 from tools.convert.layouts.layout import Read
@@ -38,24 +41,35 @@ class Unsaid(NamedTuple):
     classes: str
 
 
+NO_CARD = CardConfig()
 SETS = {"ema": ("ema", "state_dict", "model"), "raw": ("model", "state_dict", "ema")}
 
 
-def read_weights(source: Path, output: Path, layout_name: str, weights: str, unsaid: Unsaid) -> None:
+def read_weights(
+    source: Path,
+    output: Path,
+    layout_name: str,
+    weights: str,
+    unsaid: Unsaid,
+    card_config: CardConfig = NO_CARD,
+) -> None:
     """Write the export of a file of weights.  weights: which of several sets, ema or raw."""
     layout = LAYOUTS[layout_name]
     if source.suffix == ".safetensors":
         tensors = load_tensors(source)
     else:
         tensors = torch_file.read_tensors(source, "source", SETS[weights])
-    write_export(layout.read(tensors, unsaid.heads), layout.objective, source.name, output, weights, unsaid)
+    found = layout.read(tensors, unsaid.heads)
+    write_export(found, layout.objective, source.name, output, weights, unsaid, card_config=card_config)
 
 
-def read_pipeline(source: Path, output: Path, unsaid: Unsaid) -> None:
+def read_pipeline(source: Path, output: Path, unsaid: Unsaid, card_config: CardConfig = NO_CARD) -> None:
     """Write the export of a folder of diffusers' DiTPipeline, whose own autoencoder and classes are taken."""
     found = pipeline.read(source)
     own = unsaid._replace(autoencoder=found.autoencoder) if str(unsaid.autoencoder) == "." else unsaid
-    write_export(found.found, found.objective, source.name, output, "raw", own, found.classes)
+    write_export(
+        found.found, found.objective, source.name, output, "raw", own, found.classes, card_config=card_config
+    )
 
 
 def write_export(
@@ -66,6 +80,8 @@ def write_export(
     weights: str,
     unsaid: Unsaid,
     classes: list[str] | None = None,
+    *,
+    card_config: CardConfig = NO_CARD,
 ) -> None:
     """Write an export, whole or not at all.
 
@@ -88,6 +104,9 @@ def write_export(
             "updates": 0,
             "trained": sorted(found.state),
         }
+        numbers = sum(tensor.numel() for tensor in found.state.values())
+        facts = facts_of(temporary, Written(name, name, weights, numbers), card_config)
+        write_text(temporary / CARD, card(facts, SAMPLED_BY))
         exported.finish(temporary, found.state, record)
         if output.is_dir():
             shutil.rmtree(output)
@@ -95,7 +114,6 @@ def write_export(
         fsync_folder(output.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    numbers = sum(tensor.numel() for tensor in found.state.values())
     _, _, rows, columns = found.shape
     say(
         f"{output}: {numbers:,} parameters, {found.config.depth} blocks of width {found.config.width}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from core.checkpoint import exported, format
 from core.checkpoint.format import DamagedCheckpoint
+from core.checkpoint.sharded_file import SUFFIX
 from core.checkpoint.tensor_file import open_tensors
 from core.config.yaml_files import read_recorded, read_section
 from core.errors import UserError, WorkError
@@ -39,14 +41,14 @@ def run(config: Config) -> None:
     if result["damaged"]:
         tell(result, [*lines, *(entry["error"] for entry in result["damaged"])], *to)
     result["config"] = read_recorded(folder / CONFIG)
-    result["tensors"] = _tensors(folder / EXPORTED_WEIGHTS)
+    result["tensors"] = _tensors([folder / name for name in exported.weights_in(record)])
     lines += _network(read_section(folder / CONFIG, "model"), result["tensors"], result["trained"])
     tell(result, [*lines, "", *_table(result["tensors"]), "", "every file is as it was written"], *to)
 
 
 def _folder(source: Path) -> Path:
     """Return the export's folder, of which the file with the weights may be named."""
-    folder = source.parent if source.name == EXPORTED_WEIGHTS else source
+    folder = source.parent if source.suffix == SUFFIX else source
     if not exported.is_export(folder):
         raise UserError("source", source, f"an export, with {EXPORTED_WEIGHTS}{instead(folder)}")
     return folder
@@ -84,9 +86,7 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
     numbers = {tensor["name"]: tensor["numbers"] for tensor in tensors}
     settings = " ".join(f"{name}={json.dumps(value)}" for name, value in model.items() if value != "")
     if unknown := set(trained) - set(numbers):
-        raise WorkError(
-            f"{EXPORT} names {min(unknown)} as trained, and {EXPORTED_WEIGHTS} has no such tensor"
-        )
+        raise WorkError(f"{EXPORT} names {min(unknown)} as trained, and the weights have no such tensor")
     return [
         f"{sum(numbers.values()):,} numbers, {sum(numbers[name] for name in trained):,} of them trained",
         f"network: {settings}",
@@ -94,16 +94,17 @@ def _network(model: dict[str, Any], tensors: list[dict[str, Any]], trained: list
     ]
 
 
-def _tensors(path: Path) -> list[dict[str, Any]]:
+def _tensors(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return name, shape, type and Euclidean norm of each tensor."""
     tensors = []
-    with open_tensors(path) as file:
-        for name in sorted(file.keys()):
-            tensor = file.get_tensor(name)
-            facts = {"name": name, "shape": list(tensor.shape), "numbers": tensor.numel()}
-            kind = str(tensor.dtype).removeprefix("torch.")
-            tensors.append({**facts, "dtype": kind, "norm": float(torch.linalg.vector_norm(tensor.double()))})
-    return tensors
+    for path in paths:
+        with open_tensors(path) as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                tensor = file.get_tensor(name)
+                facts = {"name": name, "shape": list(tensor.shape), "numbers": tensor.numel()}
+                facts["dtype"] = str(tensor.dtype).removeprefix("torch.")
+                tensors.append({**facts, "norm": float(torch.linalg.vector_norm(tensor.double()))})
+    return sorted(tensors, key=lambda tensor: str(tensor["name"]))
 
 
 def _table(tensors: list[dict[str, Any]]) -> list[str]:

@@ -68,7 +68,8 @@ def _require_run(source: Path, times: str) -> None:
 
 def _is_export(source: Path) -> bool:
     """Return whether this is the folder of an export, or the file with its weights."""
-    return source.name == EXPORTED_WEIGHTS or (source / EXPORT).is_file()
+    is_shard = source.suffix == ".safetensors" and (source.parent / EXPORT).is_file()
+    return source.name == EXPORTED_WEIGHTS or is_shard or (source / EXPORT).is_file()
 
 
 def _has_checkpoints(folder: Path) -> bool:

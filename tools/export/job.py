@@ -1,48 +1,33 @@
-"""Write the weights of a training run as one plain safetensors file, with what is needed to use them.
+"""Write the weights of a training run as plain safetensors files, with what is needed to use them.
 
-The folder holds `model.safetensors`, the run's `config.yaml`, `latents.json` and `autoencoder/`, and
-`export.json`, which says what the weights are, and what every file hashes to. `sample` takes it in place of a
-run. With `ema_sigma` the average of that relative length is found from the power-function averages that the
-run kept (`ema.power_widths`), as in Karras et al. 2024 (arXiv:2312.02696).
+The folder holds `model.safetensors` (above `largest_file` several files with an index), the run's
+`config.yaml`, `latents.json` and `autoencoder/`, `README.md`, the model card, and `export.json`, which says
+what the weights are, and what every file hashes to. `sample` takes it in place of a run. Tensors are read and
+written one after the other, so memory does not grow with the network. With `ema_sigma` the average of that
+relative length is found from the power-function averages that the run kept (`ema.power_widths`), as in Karras
+et al. 2024 (arXiv:2312.02696). With `format=diffusers` the folder is that of a DiTPipeline, as `convert`
+writes it.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from core.config.settings import REQUIRED, setting
 from core.errors import UserError, WorkError
-from core.files import fsync_folder, temporary_name
+from core.files import fsync_folder, temporary_name, write_text
+from tools.cards.config import CardConfig
+from tools.export.config import Config
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
+    from core.checkpoint.tensor_file import Entry
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which weights to write, and where."""
-
-    job: ClassVar[str] = "export"
-
-    source: str = setting(REQUIRED, "folder of a training run", shown="path")
-    output: str = setting(REQUIRED, "new folder, or an earlier export with overwrite=true", shown="path")
-    overwrite: bool = setting(False, "replace an earlier export")
-    checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
-    weights: str = setting(
-        "ema", "ema: the main average; raw: those of the step itself; or an average's name"
-    )
-    ema_sigma: float = setting(
-        0.0, "instead: the average of this relative length, 0 = none", low=0.0, high=0.288
-    )
-    dtype: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the trained weights in the file")
-    processes: int = setting(1, "not used: one process writes", low=1)
-
-    def __post_init__(self) -> None:
-        if self.ema_sigma and self.weights != "ema":
-            raise UserError("weights", self.weights, "ema with ema_sigma, which chooses the weights itself")
+__all__ = ["Config", "plan", "run"]
 
 
 def plan(config: Config) -> list[str]:
@@ -54,20 +39,28 @@ def plan(config: Config) -> list[str]:
         if config.ema_sigma
         else f"weights={config.weights}"
     )
-    return [f"write {what} of {checkpoint} to {config.output}, in {config.dtype}"]
+    form = "as a DiTPipeline" if config.format == "diffusers" else f"in {config.dtype}"
+    return [f"write {what} of {checkpoint} to {config.output}, {form}"]
 
 
 def run(config: Config) -> None:
     """Export, whole or not at all; WorkError if the run is damaged."""
+    from core.checkpoint import exported
     from core.progress import say
 
     source, output = Path(config.source), Path(config.output)
     checkpoint = _chosen(source, config.checkpoint, output, overwrite=config.overwrite)
-    state, record = _weights(checkpoint, source, config.weights, config.ema_sigma)
+    if config.format == "diffusers":
+        from tools.convert import pipeline
+
+        pipeline.write(source, output, config.weights, config.checkpoint, config.card, config.largest_file)
+        return
+    entries, record = _weights(checkpoint, source, config.weights, config.ema_sigma)
     temporary = temporary_name(output)
     try:
         record |= {"dtype": config.dtype}
-        record = _write(temporary, source, _cast(state, config.dtype), record)
+        _describe(temporary, source, record, entries, config.card, checkpoint)
+        record = exported.finish(temporary, _cast(entries, config.dtype), record, config.largest_file)
         if output.exists():
             shutil.rmtree(output)
         temporary.rename(output)
@@ -76,7 +69,7 @@ def run(config: Config) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     size = sum(file["size"] for file in record["files"].values())
     error = f", profile found to {record['profile_error']:.1%}" if config.ema_sigma else ""
-    say(f"{output}: {len(state)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
+    say(f"{output}: {len(entries)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
 
 
 def _chosen(source: Path, checkpoint: str, output: Path, *, overwrite: bool) -> Path:
@@ -101,26 +94,25 @@ def _chosen(source: Path, checkpoint: str, output: Path, *, overwrite: bool) -> 
 
 def _weights(
     checkpoint: Path, run: Path, weights: str, ema_sigma: float
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[list[Entry], dict[str, Any]]:
     """Return the whole state of the network, and the contents of `export.json` on it.
 
     weights: as `export` takes it.  ema_sigma: of an average to be found from those of the run; 0 is none.
     """
     from core.checkpoint.reader import CheckpointReader
     from core.checkpoint.reconstruct import reconstruct
-    from core.checkpoint.weights import load_weights
+    from core.checkpoint.weights import weight_entries
 
-    state, seen = load_weights(checkpoint, "raw" if ema_sigma else weights), {}
-    reader = CheckpointReader(checkpoint)
+    reader, seen = CheckpointReader(checkpoint), {}
     if not ema_sigma:
-        average = reader.average_of(weights)
+        entries, average = weight_entries(checkpoint, weights), reader.average_of(weights)
     else:
         rebuilt = reconstruct(run, checkpoint, ema_sigma)
-        state |= rebuilt.weights
+        entries = [*rebuilt.entries, *reader.fixed_entries()]
         seen = {"snapshots": rebuilt.snapshots, "profile_error": rebuilt.profile_error}
         weights = average = f"sigma={ema_sigma:g}"
     written = reader.state()
-    return state, {
+    return entries, {
         "checkpoint": checkpoint.name,
         "step": written["step"],
         "updates": written["updates"],
@@ -131,28 +123,54 @@ def _weights(
     }
 
 
-def _cast(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Cast the weights to another type; UserError if a number is too large for it."""
+def _cast(entries: list[Entry], name: str) -> list[Entry]:
+    """Cast the weights to another type as they are read; UserError then if a number is too large for it."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    cast = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    for key, tensor in cast.items():
-        if not bool(tensor.isfinite().all()) and bool(state[key].isfinite().all()):
-            raise UserError("dtype", name, f"fp32 or bf16: {key} has numbers beyond its range")
-    return cast
+
+    def read(entry: Entry) -> torch.Tensor:
+        tensor = entry.read()
+        cast = tensor.to(dtype)
+        if not bool(cast.isfinite().all()) and bool(tensor.isfinite().all()):
+            raise UserError("dtype", name, f"fp32 or bf16: {entry.name} has numbers beyond its range")
+        return cast
+
+    return [
+        replace(entry, dtype=dtype, read=partial(read, entry)) if entry.dtype.is_floating_point else entry
+        for entry in entries
+    ]
 
 
-def _write(folder: Path, run: Path, state: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
-    """Fill the folder; return the contents of its `export.json`."""
-    from core.checkpoint import exported
+def _describe(
+    folder: Path,
+    run: Path,
+    record: dict[str, Any],
+    entries: list[Entry],
+    card_config: CardConfig,
+    checkpoint: Path,
+) -> None:
+    """Fill the folder with all but the weights."""
     from core.run.folder import AUTOENCODER, CONFIG, INITIAL, LATENTS
+    from tools.cards.card import CARD, SAMPLED_BY, card
+    from tools.cards.facts import Written, facts_of
 
     folder.mkdir(parents=True)
+    trained = set(record["trained"])
+    written = Written(
+        run.resolve().name,
+        record["checkpoint"],
+        record["weights"],
+        sum(entry.numbers for entry in entries if entry.name in trained),
+        record["dtype"],
+        record["step"],
+        record["updates"],
+    )
     try:
+        text = card(facts_of(run, written, card_config, checkpoint), SAMPLED_BY)
         for name in (CONFIG, LATENTS, *([INITIAL] if (run / INITIAL).is_file() else [])):
             shutil.copyfile(run / name, folder / name)
         shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)
     except FileNotFoundError as error:
         raise WorkError(f"{run} is not whole: {error.filename} is missing") from None
-    return exported.finish(folder, state, record)
+    write_text(folder / CARD, text)

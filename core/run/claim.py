@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
+from core.config.building import under
 from core.config.loading import dump
 from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
@@ -147,6 +148,24 @@ def job_of(output: Path) -> str | None:
     first = read_head(recorded, LONGEST_NAME).decode("utf-8", "replace").partition("\n")[0]
     name = first.removeprefix(HEADER)
     return EARLIER_NAMES.get(name, name) if first.startswith(HEADER) else None
+
+
+def begun_with(given: Mapping[str, Any], job: str, path: str) -> dict[str, Any]:
+    """Return a field, nested, as the output that a command continues was begun with; {} where none has it.
+
+    For fields whose default was another in earlier versions.  given: what the command names, nested.
+    """
+    output, overwrites = given.get("output"), str(given.get("overwrite", False)).lower()
+    folder = Path(str(output)).expanduser() if output else None
+    if folder is None or overwrites != "false" or job_of(folder) != job:
+        return {}
+    found: Any = read_recorded(folder / CONFIG)
+    names = path.split(".")
+    for name in names:
+        if not isinstance(found, Mapping) or name not in found:
+            return {}
+        found = found[name]
+    return under(names, found)
 
 
 def has_begun(output: Path, done: str) -> bool:

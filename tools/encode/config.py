@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
 from core.queue.config import QueueConfig
+from core.run.claim import begun_with
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.buckets import BucketConfig
 from models.autoencoder.tiling_config import TilingConfig
+from models.precision import AskedPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,11 @@ class Config:
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     batch: int = setting(8, "samples encoded at once", unit="samples", low=1)
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
+    precision: AskedPrecision = setting(
+        "auto",
+        "in which encoders compute; tf32: as fp32, products on GPUs rounded to 10 bits; auto: tf32 on CUDA, "
+        "else fp32",
+    )
     threads: int = setting(1, "CPU threads of the encoder in each process", low=1)
     decode_threads: int = setting(
         2, "threads that decode ahead of the encoder in each process", low=1, role="work"
@@ -72,6 +79,11 @@ class Config:
         role="work",
     )
     require_space: bool = setting(True, "refuse to begin where the disk is clearly too small", role="work")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of a command that continues: the precision that its output was begun with."""
+        return begun_with(given, cls.job, "precision")
 
     def __post_init__(self) -> None:
         if self.overwrite and self.action == "repair":

@@ -21,12 +21,13 @@ from core.run.changes import Contents
 from data.dataset.index import Dataset
 from data.dataset.quarantine import BEYOND, Quarantine
 from data.dataset.schema import QUARANTINE
-from data.latent.encode_job import Job, begin
+from data.latent.encode_job import Job, begin, recorded_origin
 from data.media.formats import MediaLimits
 from data.order.buckets import NO_BUCKET, BucketConfig, assign, make_buckets
 from data.order.usage import usage_lines
 from data.raw.unfinished import drop_receipts
 from models.autoencoder.tiling_config import TilingConfig
+from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.encode import origin
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
 
@@ -48,7 +49,7 @@ class Encoding:
     buckets: BucketConfig
     batch: int
     tiling: TilingConfig
-    precision: Literal["fp32", "bf16"]
+    precision: AskedPrecision
     threads: int
     decode_threads: int
     device: Literal["auto", "cpu", "cuda"]
@@ -75,8 +76,10 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
     dataset = Dataset(config.source)
     if dataset.manifest.kind != "raw":
         raise UserError("source", config.source, "a raw dataset; this is a latent cache")
+    precision = settled_precision(config, device)
+    compute_in(precision)
     clock = Clock()
-    encoder = AutoencoderEncoder(config.autoencoder, device, config.precision, clock)
+    encoder = AutoencoderEncoder(config.autoencoder, device, precision, clock)
     with below("tiling"):
         encoder.autoencoder.set_tiling(config.tiling)
     media = np.asarray(dataset.media)
@@ -88,7 +91,7 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
     captions = None
     if config.text_encoder:
         folder = Path(config.text_encoder)
-        captions = CaptionEmbedder(folder, config.text_tokens, device, config.precision, clock)
+        captions = CaptionEmbedder(folder, config.text_tokens, device, precision, clock)
     job = Job(
         dataset,
         config.output,
@@ -113,11 +116,19 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
     identity = encoder.identity | ({"text": captions.identity} if captions else {})
     computation = {
         "device": device.type,
-        "precision": config.precision,
+        "precision": precision,
         "batch": config.batch,
         "threads": config.threads,
     }
     return job, origin.describe(job, identity, config.tiling, config.store, config.dtype, computation)
+
+
+def settled_precision(config: Encoding, device: torch.device) -> Precision:
+    """Return in which precision to encode: where nothing is asked, what the output was begun with."""
+    if config.precision == "auto" and (recorded := recorded_origin(config.output)) is not None:
+        begun: Precision = recorded["computation"]["precision"]
+        return begun
+    return settle_precision(config.precision, device.type, "tf32")
 
 
 def choose_device(name: str, worker: int) -> torch.device:

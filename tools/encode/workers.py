@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +29,17 @@ from data.dataset.quarantine import BudgetError, read_quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
-from tools.encode.setup import LEASES, Encoding, Sharing, Take, choose_device, clear, make_job, start
+from tools.encode.setup import (
+    LEASES,
+    Encoding,
+    Sharing,
+    Take,
+    choose_device,
+    clear,
+    make_job,
+    settled_precision,
+    start,
+)
 from tools.encode.share import Share
 
 ASSEMBLY = "dataset"  # the last unit of work
@@ -43,7 +54,8 @@ def encode(config: Encoding, sharing: Sharing, take: Take) -> None:
     worker = environment.place().local_rank
     device = _prepare(config.device, config.threads, worker)
     with (ending := Ending()).catching():
-        job, made_from = make_job(config, device if alone else torch.device("cpu"))
+        settled = replace(config, precision=settled_precision(config, device))
+        job, made_from = make_job(settled, device if alone else torch.device("cpu"))
         made_from["computation"]["device"] = device.type
         try:
             if not start(job, made_from, sharing, take):

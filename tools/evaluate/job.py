@@ -27,7 +27,9 @@ def run(config: Config) -> None:
     """Measure what is asked for, write scores.json and print the table."""
     from core.progress import counted, say
     from core.run.claim import claim
+    from models.precision import compute_in
 
+    compute_in("fp32")
     output, scores = Path(config.output), Path(config.output) / SCORES
     kind = kind_of(config.measure, config.imported)
     measuring = kind.open(section(kind.settings, config))  # hashed before old scores are removed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.order.buckets import Bucket
+from models.precision import AskedPrecision, number_type
 
 if TYPE_CHECKING:
     from torch import Tensor, device, dtype
@@ -40,7 +41,7 @@ class AutoencoderEncoder:
         self,
         folder: Path,
         device: device,
-        precision: str,
+        precision: AskedPrecision,
         clock: Clock | None = None,
     ) -> None:
         from models.autoencoder.opening import identify, open_autoencoder
@@ -83,11 +84,13 @@ class AutoencoderEncoder:
 class CaptionEmbedder:
     """A text encoder on a device: captions to embeddings on the CPU. identity: what a cache records of it."""
 
-    def __init__(self, folder: Path, tokens: int, device: device, precision: str, clock: Clock) -> None:
+    def __init__(
+        self, folder: Path, tokens: int, device: device, precision: AskedPrecision, clock: Clock
+    ) -> None:
         from models.text import encoders
 
         encoder = encoders.load(folder, tokens)
-        self.identity = encoder.describe() | {"precision": precision}
+        self.identity = encoder.describe() | {"precision": "bf16" if precision == "bf16" else "fp32"}
         self.width, self.tokens = encoder.width, encoder.tokens
         self.encoder: TextEncoder = encoder.to(device, _dtype(precision))
         self._clock = clock
@@ -106,7 +109,6 @@ class CaptionEmbedder:
         return self.encoder.count_tokens(captions)
 
 
-def _dtype(precision: str) -> dtype:
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+def _dtype(precision: AskedPrecision) -> dtype:
+    """Return the number type of an encoder; `auto` is never bf16."""
+    return number_type("fp32" if precision == "auto" else precision)

@@ -127,11 +127,13 @@ def recorded_network(folder: Path) -> DenoiserConfig:
         return from_dict(config_class(recorded), recorded)
 
 
-def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) -> LoadedRun:
+def open_run(
+    folder: Path, checkpoint: str, weights: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> LoadedRun:
     """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
     checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
-    export has one set, and "ema" is whichever that is.
+    export has one set, and "ema" is whichever that is.  dtype: of the network; the autoencoder is in float32.
     """
     space = LatentSpace.read(folder)
     decoder = open_autoencoder(folder / AUTOENCODER)
@@ -157,5 +159,5 @@ def open_run(folder: Path, checkpoint: str, weights: str, device: torch.device) 
         raise WorkError(f"{chosen} does not fit {folder / CONFIG}: {reason}") from None
     found = fingerprint(state)
     return LoadedRun(
-        model.to(device).eval(), network, space, decoder.to(device), name, weights, found, manifest
+        model.to(device, dtype).eval(), network, space, decoder.to(device), name, weights, found, manifest
     )

@@ -35,4 +35,5 @@ def settings_of(row: str) -> dict[str, Any]:
     files = {name: value for name, value in recorded["files"].items() if name != "name"}
     checkpoint = "" if is_export(Path(recorded["source"])) else made_from["checkpoint"]
     kept = {name: recorded[name] for name in KEPT if name in recorded}
+    kept["precision"] = made_from.get("precision", "fp32")
     return {**kept, "checkpoint": checkpoint, "files": files, "requests": row}

@@ -19,6 +19,7 @@ from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
 from models.denoisers.skipping import WithoutBlocks
+from models.precision import compute_in, number_type
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.objective_kind import maps_to_data
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
@@ -58,8 +59,11 @@ def prepare(
     """
     torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
     torch.backends.cudnn.deterministic = True
+    precision = sampled_from.precision_of(making, record, device.type)
+    making, dtype = replace(making, precision=precision), number_type(precision)
+    compute_in(precision)
     checkpoint, source = sampled_from.checkpoint_of(making, record), Path(making.source)
-    trained = open_run(source, checkpoint, making.weights, device)
+    trained = open_run(source, checkpoint, making.weights, device, dtype)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
     keeper = Keeper.of(trained, source)
@@ -73,7 +77,7 @@ def prepare(
             WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
     prompts = embed(schedule.texts, trained.space.text, folder, device)
     classifier = open_classifier(making.classifier, trained.space, device)
-    guiding = Guiding(trained, open_weak(making.weak, trained, record, device), classifier)
+    guiding = Guiding(trained, open_weak(making.weak, trained, record, device, dtype), classifier)
     job = Job(settings, making, asked, trained, schedule, guiding, prompts)
     sampled_from.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()

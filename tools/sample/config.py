@@ -11,6 +11,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.queue.config import QueueConfig
 from models.autoencoder.tiling_config import TilingConfig
+from models.precision import AskedPrecision
 from tools.sample.again import settings_of
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, FileKind
 from tools.sample.files.naming import require_template
@@ -137,6 +138,11 @@ class Config:
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     fps: float = setting(12.0, "playing speed of films", unit="1/s", low=0.1)
+    precision: AskedPrecision = setting(
+        "auto",
+        "in which the network computes; tf32: as fp32, products on GPUs rounded to 10 bits; auto: bf16 on "
+        "CUDA, else fp32",
+    )
     batch: int = setting(100, "samples generated at once, which one worker takes", low=1, role="work")
     queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
     tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")

@@ -29,7 +29,11 @@ WEAK = ("checkpoint", "weights", "weights_sha256", "manifest_sha256")  # recorde
 
 
 def open_weak(
-    config: WeakConfig, trained: LoadedRun, record: Mapping[str, Any] | None, device: torch.device
+    config: WeakConfig,
+    trained: LoadedRun,
+    record: Mapping[str, Any] | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> LoadedRun | None:
     """Open the weaker network, None without one; UserError where it is not for the same latents.
 
@@ -39,7 +43,7 @@ def open_weak(
         return None
     begun = ((record or {}).get("weak") or {}).get("checkpoint", "")
     with below("weak"):
-        weak = open_run(Path(config.source), config.checkpoint or begun, config.weights, device)
+        weak = open_run(Path(config.source), config.checkpoint or begun, config.weights, device, dtype)
         for field in ALIKE:
             if (theirs := getattr(weak.space, field)) != (ours := getattr(trained.space, field)):
                 expected = f"a run like the other, with {field}={ours}; this one has {theirs}"

@@ -22,6 +22,7 @@ from core.run.folder import CHECKPOINTS
 from models.autoencoder.tiling_config import TilingConfig
 from models.classifiers import classifier_folder
 from models.denoisers.kinds import config_class
+from models.precision import AskedPrecision, Precision, settle_precision
 from tools.runs.loaded_run import manifest_hash
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tools.sample.requests.asked import Asked, SampleSettings
     from tools.sample.requests.schedule import Schedule
 
+PRECISION = "precision"
 # They say where content lay; what depends on it is compared by its own hash.
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
@@ -51,6 +53,7 @@ class Making:
     weak: WeakConfig
     classifier: str
     text_encoder: str
+    precision: AskedPrecision
     batch: int
     tiling: TilingConfig
 
@@ -97,6 +100,7 @@ def describe(
         "frames": settings.frames,
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
         **_further(settings, asked),
+        **({} if making.precision == "fp32" else {PRECISION: making.precision}),
         **guiding,
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
@@ -117,6 +121,17 @@ def _further(settings: SampleSettings, asked: Asked) -> dict[str, Any]:
         found["labels_are"] = settings.labels
     found |= {name: value for name in NEGATIVE if (value := getattr(settings, name))}
     return found
+
+
+def precision_of(making: Making, record: Mapping[str, Any] | None, device_type: str) -> Precision:
+    """Return in which precision a job computes: while it continues, what it was begun with.
+
+    Jobs of earlier versions computed in fp32, and say nothing of it.
+    """
+    if making.precision == "auto" and record is not None:
+        begun: Precision = record.get(PRECISION, "fp32")
+        return begun
+    return settle_precision(making.precision, device_type, "bf16")
 
 
 def checkpoint_of(making: Making, record: Mapping[str, Any] | None) -> str:

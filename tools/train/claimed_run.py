@@ -25,6 +25,7 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
+from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.preview.score_setup import make_scores
 from tools.preview.setup import make_previews
@@ -93,6 +94,8 @@ def train(
     """
     from core.engine.kinds import make_engine
 
+    if config.data.encode == "online":
+        compute_in(online_precision(config.data.online.precision, config.engine, world))
     seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
     initial = beginning.normaliser if beginning else None
@@ -196,6 +199,11 @@ def uncompiled(objective: ObjectiveConfig) -> str:
     """Return why the network of this objective cannot be compiled, or ''."""
     is_jvp = objective.kind == "mean_flow" and objective.mean_flow.derivative == "jvp"
     return "objective.mean_flow.derivative=jvp goes through the network as it is written" if is_jvp else ""
+
+
+def online_precision(asked: AskedPrecision, engine: EngineConfig, world: World) -> Precision:
+    """Return in which precision latents are made within steps: in fp32 where training is."""
+    return settle_precision(asked, world.device.type, "fp32" if engine.precision == "fp32" else "tf32")
 
 
 def by_use(trained: Data, validated: Data) -> dict[str, Data]:

@@ -15,6 +15,7 @@ from core.errors import UserError, below
 from core.memory.choices import kept_defaults
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
+from core.run.claim import begun_with
 from core.train.config import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
 from data.loading.sources.online import EncodingConfig
@@ -24,6 +25,7 @@ from models.attention.by_heads import by_ring
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
+from models.precision import AskedPrecision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.runs.normalisers import LatentsConfig
 
@@ -34,7 +36,11 @@ Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_enc
 class OnlineConfig(EncodingConfig):
     """Settings that `encode` would be given, for data.encode=online."""
 
-    precision: Literal["fp32", "bf16"] = setting("fp32", "number format of the encoder's computation")
+    precision: AskedPrecision = setting(
+        "auto",
+        "in which encoders compute; tf32: as fp32, products on GPUs rounded to 10 bits; auto: fp32 where "
+        "engine.precision is, else as in encode",
+    )
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     text_encoder: str = setting(
         "", "folder of a public text encoder for the captions; '' takes no text", shown="path", role="place"
@@ -144,6 +150,7 @@ class Config:
         Latents stay normalised as weights know them, and a run goes on with the engine that it began with.
         """
         implied: dict[str, Any] = {"engine": kept_defaults(given, cls.job)}
+        implied |= begun_with(given, cls.job, "data.online.precision")
         return implied | ({"latents": {"normalise": "initial"}} if given.get("initial") else {})
 
     def __post_init__(self) -> None:

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from core.config.loading import load
+from core.config.yaml_files import HEADER
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
+from core.files import write_json, write_text
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
 from data.latent.normalising import Normaliser
@@ -28,6 +31,7 @@ from data.reindexing.from_parts import index_from_parts, views_from_parts
 from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools.encode import job as encode
+from tools.encode import setup
 
 AUTOENCODER = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
 SHAPES = ((1, 16, 16), (5, 16, 16))
@@ -144,6 +148,22 @@ def test_what_an_earlier_version_began_is_finished_with_all_hashes(config, tmp_p
     encode.run(config)
     assert len(receipts) > 1
     assert content(config.output) == content(whole.output)
+
+
+def test_the_precision_that_a_cache_was_begun_with_is_kept(config, monkeypatch):
+    """By auto, although it would be another on this device now; and from a record of an earlier version."""
+    monkeypatch.setattr(setup, "settle_precision", lambda asked, device_type, fast: "tf32")
+    output = str(config.output)
+    named = [f"source={config.source}", f"autoencoder={config.autoencoder}", f"output={output}"]
+    cuda = torch.device("cuda")
+    assert setup.settled_precision(config, cuda) == "tf32"
+    write_json(config.output / ".receipts" / "made_from.json", {"computation": {"precision": "fp32"}})
+    assert setup.settled_precision(config, cuda) == "fp32"
+    assert load(encode.Config, overrides=named).precision == "auto"
+    write_text(config.output / "config.yaml", f"{HEADER}encode\nprecision: bf16\n")
+    assert load(encode.Config, overrides=named).precision == "bf16"
+    assert load(encode.Config, overrides=[*named, "precision=fp32"]).precision == "fp32"
+    assert load(encode.Config, overrides=[*named, "overwrite=true"]).precision == "auto"
 
 
 def test_a_second_run_finds_it_finished(config, capsys):

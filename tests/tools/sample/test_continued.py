@@ -28,7 +28,7 @@ from models.denoisers.dit import DiT
 from tests.tools.made_runs import MODEL, make_run
 from tools.runs import loaded_run
 from tools.runs.samples import Samples
-from tools.sample import batches
+from tools.sample import batches, sampled_from
 from tools.sample import job as sample
 from tools.sample import parts as sample_parts
 from tools.sample.parts import DamagedPart, Decoded, Parts
@@ -340,3 +340,22 @@ def test_two_ranks_are_refused_together(
     change_space(run, classes=["cat", "dog", "fox"])
     assert draw_with_two(run, "again") != 0
     assert "again was begun with classes[2]='eel'; now it is 'fox'" in capfd.readouterr().err
+
+
+def test_a_job_goes_on_in_the_precision_it_was_begun_with(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On whatever device it is continued; jobs that record none were begun in fp32."""
+    exact = draw(run, "exact")
+    assert "precision" not in json.loads((run.parent / "exact/made_from.json").read_text())
+    kill(run, "old", monkeypatch)
+    settle = sampled_from.settle_precision
+    with monkeypatch.context() as on_cuda:
+        on_cuda.setattr(sampled_from, "settle_precision", lambda asked, _, fast: settle(asked, "cuda", fast))
+        assert np.array_equal(draw(run, "old"), exact)
+        whole = draw(run, "whole")
+        kill(run, "new", monkeypatch)
+    assert json.loads((run.parent / "new/made_from.json").read_text())["precision"] == "bf16"
+    made = count_batches(monkeypatch)
+    assert np.array_equal(draw(run, "new"), whole)
+    assert made == [[4, 5], [6]]
+    apart = np.abs(whole.astype(int) - exact.astype(int))
+    assert 0 < apart.mean() < 1  # of 255; two steps of a network of random weights

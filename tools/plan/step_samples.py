@@ -18,7 +18,7 @@ from data.order.steps import BucketSamples, group_shares
 from models.denoisers.network import DenoiserConfig
 from tools.plan.config import PlanConfig
 from tools.train.config import DataConfig
-from tools.train.source import make_loader, open_source
+from tools.train.source import make_loader, open_source, require_suited
 
 LATENT_BYTES = 2  # of a number in a cache
 Shape = tuple[int, int, int, int]
@@ -92,7 +92,8 @@ def _of_shapes(plan: PlanConfig, data: DataConfig, model: DenoiserConfig, data_r
         if shape[0] != model.input_channels:
             expected = f"{model.input_channels} channels, as model.input_channels says"
             raise UserError("plan.shapes", list(shape), expected)
-    tokens = [model.tokens(shape[1:]) for shape in plan.shapes]
+    with below("model"):
+        tokens = [model.tokens(shape[1:]) for shape in plan.shapes]
     names = ["latents " + "x".join(map(str, shape)) for shape in plan.shapes]
     with below("data"):
         sizes = group_sizes(tokens, data)
@@ -130,6 +131,7 @@ def _of_source(
     data_ranks: int,
 ) -> Workload:
     opened = open_source(source, autoencoder, data, run=Path(), text=model.text_width > 0)
+    require_suited(opened, model)
     world = World(0, plan.ranks, 0, torch.device("cpu"))
     steps = make_loader(opened, data, engine, model, world, seed=0).plan
     facts = opened.facts

@@ -74,6 +74,13 @@ def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> P
 
 def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
     """Raise UserError naming every field in which latents, classes or text do not fit the network."""
+    require_suited(source, model)
+    if latents.normalise == "encoder":
+        encoders_own(source.facts)
+
+
+def require_suited(source: LatentSource, model: DenoiserConfig) -> None:
+    """Raise UserError naming every field of the network that shapes, classes or text of latents rule out."""
     facts = source.facts
     require_all(
         _unlike_channels(facts, model),
@@ -83,8 +90,6 @@ def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsCon
     for _, frames, height, width in facts.latent_shapes:
         with below("model"):
             model.tokens((frames, height, width))
-    if latents.normalise == "encoder":
-        encoders_own(facts)
 
 
 def _unlike_channels(facts: LatentFacts, model: DenoiserConfig) -> tuple[str, int, str] | None:

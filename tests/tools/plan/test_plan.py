@@ -96,6 +96,14 @@ def test_auto_stands_for_the_least_stage_that_fits(capsys: pytest.CaptureFixture
     assert "auto is 0 here, which takes least, and does not fit" in capsys.readouterr().out
 
 
+def test_a_network_that_does_not_suit_the_cache_is_refused_as_training_refuses_it(tmp_path: Path) -> None:
+    make_autoencoder(tmp_path / "autoencoder")
+    cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")
+    fields = (*MODEL, "plan.device=A100", "plan.ranks=1", f"source={cache}", "model.input_channels=5")
+    with pytest.raises(UserError, match=r"model\.input_channels=5: expected \d+, those of"):
+        run(load(Config, overrides=fields))
+
+
 def test_a_micro_batch_that_is_asked_for_is_the_one_that_is_planned(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

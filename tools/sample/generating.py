@@ -116,7 +116,7 @@ def _task(asked: Beside, said: TaskConfig, draws: Draws, shape: tuple[int, ...],
     if known is not None:
         latents = known.latents.expand(many, *shape)
         kept = None if known.kept is None else known.kept.expand(many, *known.kept.shape)
-    return Task(noise, latents, kept, said.start_time, asked.windows, asked.observe)
+    return Task(noise, latents, kept, said.start_time, asked.windows, asked.observe, said.keep)
 
 
 @torch.no_grad()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from core.diffusion.paths.path import Path
 from core.diffusion.solvers.levels import Denoise, Estimate, Level, levels_at
+from core.diffusion.tasks.projection import projecting
 from core.diffusion.tasks.windows import Windows
 
+Keep = Literal["replacement", "projection"]
 Observe = Callable[[Tensor, Level, Estimate], None]
 """Is shown a state, its level and the estimate there."""
 
@@ -21,7 +24,7 @@ class Task:
 
     noise: (B, C, T, H, W) that they begin from, in place of that of their draws.
     known: (B, C, T, H, W) latents that they keep or begin from.
-    kept: (B, 1, T, H, W), 1 where `known` stays, by replacement; None keeps nothing.
+    kept: (B, 1, T, H, W), 1 where `known` stays; None keeps nothing.  keep: how.
     start_time: at which samples begin from `known` under noise (SDEdit, 2108.01073); None is pure noise.
     windows: of frames that the network sees at once; None is all.
     observe: is shown every evaluation.
@@ -33,6 +36,7 @@ class Task:
     start_time: float | None = None
     windows: Windows | None = None
     observe: Observe | None = None
+    keep: Keep = "replacement"
 
     def begin(self, noise: Tensor, path: Path, time: float, deviation: float) -> Tensor:
         """Return the start at a time.  noise: of unit variance.  deviation: of a start of noise alone."""
@@ -45,7 +49,10 @@ class Task:
         """Return estimates that keep what is known, and are shown to who observes."""
         kept, known, observe = self.kept, self.known, self.observe
         if kept is not None and known is not None:
-            denoise = replacing(denoise, known, kept, noise)
+            if self.keep == "projection":
+                denoise = projecting(denoise, known, kept)
+            else:
+                denoise = replacing(denoise, known, kept, noise)
         if observe is None:
             return denoise
         shown, inner = observe, denoise

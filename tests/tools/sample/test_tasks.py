@@ -236,3 +236,28 @@ def test_bad_input_is_one_clear_line(
 def test_settings_that_do_not_fit_each_other_are_refused(task: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         TaskConfig(**task)
+
+
+def test_parts_are_kept_by_projection_if_asked(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The mask of a picture, and the first frame of a clip; made parts differ from those of replacement."""
+    original, half = picture(tmp_path / "p.png"), mask(tmp_path / "m.png", slice(8, 16))
+    inpainting: dict[str, Any] = {"image": original, "mask": half}
+    projected = make(run, "projected", TaskConfig(**inpainting, keep="projection"))
+    replaced = make(run, "replaced", TaskConfig(**inpainting))
+    assert np.abs(projected[0].astype(int) - replaced[0])[:, 8:].max() > 5
+    clip = make(run, "clip", TaskConfig(given=original, keep="projection"), frames=FRAMES)[0]
+    expected = roundtrip(run, decode_image(Path(original).read_bytes())[None])[0].astype(int)
+    assert np.abs(clip[0].astype(int) - expected).max() <= 1
+    said = capfd.readouterr().err
+    assert "what the mask leaves black is kept by projection guidance" in said
+    assert "frames given at the start: they are kept by projection guidance" in said
+
+
+def test_projection_refuses_levels_of_single_samples(run: Path, tmp_path: Path) -> None:
+    task = TaskConfig(given=picture(tmp_path / "p.png"), keep="projection")
+    with pytest.raises(UserError, match="keep=projection: expected replacement with an adaptive solver"):
+        make(run, "bad", task, frames=FRAMES, sampler=SamplerConfig(solver="dopri5"))
+    with pytest.raises(UserError, match="keep=projection: expected replacement without given frames"):
+        TaskConfig(keep="projection")

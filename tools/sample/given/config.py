@@ -7,6 +7,7 @@ from typing import Any
 
 from core.config.settings import setting
 from core.diffusion.tasks.between import Interpolation
+from core.diffusion.tasks.task import Keep
 from core.errors import UserError
 
 PLACES = ("given", "given_last", "image", "mask")
@@ -28,6 +29,12 @@ class TaskConfig:
         0,
         "0 or n: of the film `given`, latent frames 0, n, 2n, ... are given, and those between are made",
         low=0,
+    )
+    keep: Keep = setting(
+        "replacement",
+        "how frames and parts are kept that the run was not trained to be given: the known part of the state "
+        "is replaced by itself under noise, or the estimated data are projected onto it, by a few backward "
+        "passes of the network in every evaluation",
     )
     image: str = setting(
         "",
@@ -76,6 +83,8 @@ class TaskConfig:
             )
         if self.image and (self.given or self.given_last):
             raise UserError("image", self.image, "'' beside given frames")
+        if self.keep != "replacement" and not (self.given or self.given_last or self.mask):
+            raise UserError("keep", self.keep, "replacement without given frames or a mask")
         if self.start_time == 0:
             raise UserError("start_time", 0, "above 0: at 0 nothing is made")
         if self.toward is not None and self.to_number is None:

@@ -1,7 +1,8 @@
 """What samples of a form know before they are made: latents of what is given, and how these are kept.
 
 A network that has learned from given frames in the same places takes them as a condition. Everything else is
-kept by replacement: in every evaluation the known part of the state is what it would be on the path.
+kept by replacement, in every evaluation the known part of the state is what it would be on the path, or by
+projection of the estimated data (`core.diffusion.tasks`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from core.config.yaml_files import read_recorded
 from core.diffusion.frames.lagging import require_frame_steps
 from core.diffusion.frames.training_levels import GivenConfig
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.kinds import KINDS
 from core.diffusion.tasks.windows import Windows
 from core.errors import UserError, below
 from core.run.folder import CONFIG
@@ -45,7 +47,7 @@ class Known:
     """Latents that are known, normalised.
 
     latents: (C, T, H, W).  frames: (T,), 1 for frames that the network takes as given.
-    kept: (1, T, H, W), 1 for what is kept by replacement.
+    kept: (1, T, H, W), 1 for what is kept by replacement or projection.
     """
 
     latents: Tensor
@@ -92,19 +94,26 @@ class Keeper:
 
     def notes(self, task: TaskConfig) -> list[str]:
         """Say what the network was not trained for, and what is done instead."""
-        if (pattern := pattern_of(task)) is not None and not self.is_condition(task):
+        if (pattern := pattern_of(task)) is not None:
             where = PLACES[pattern]
-            return [
-                f"the run was not trained with frames given {where}: they are kept by replacement guidance"
-            ]
-        return ["what the mask leaves black is kept by replacement guidance"] if task.mask else []
+            if not self.is_condition(task):
+                how = f"they are kept by {task.keep} guidance"
+                return [f"the run was not trained with frames given {where}: {how}"]
+            unused = f"task.keep={task.keep} has no effect"
+            return [f"{unused}: the run was trained with frames given {where}"] * (task.keep != "replacement")
+        return [f"what the mask leaves black is kept by {task.keep} guidance"] if task.mask else []
 
     def check(self, task: TaskConfig, sampler: SamplerConfig, pixels: tuple[int, int, int]) -> None:
         """Refuse files that do not fit samples of (T, H, W) pixels, and solvers that cannot keep to them."""
         self._read(task, pixels)
         self.windows(task, pixels)
-        if self.is_condition(task) and self.network.frames_per_level:
+        is_condition = self.is_condition(task)
+        if is_condition and self.network.frames_per_level:
             require_frame_steps(sampler.solver, sampler.eta)
+        own_levels = KINDS[sampler.solver].is_adaptive or sampler.frame_lag > 0
+        if task.keep == "projection" and not is_condition and own_levels:
+            expected = "replacement with an adaptive solver or a frame_lag, whose samples or frames have"
+            raise UserError("keep", task.keep, f"{expected} levels of their own")
 
     def known(self, task: TaskConfig, pixels: tuple[int, int, int]) -> Known | None:
         """Return what samples of (T, H, W) pixels know, None for nothing."""

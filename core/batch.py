@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -41,13 +42,15 @@ class Tally:
 class Batch:
     """Samples of one shape: one rank's share of a micro-step.
 
-    x: what the source holds: pixels (B, C, T, H, W) in [-1, 1], or latent moments (B, M, C, T, H, W).
+    x: what the source holds: latent moments (B, M, C, T, H, W), or pixels (B, C, T, H, W), uint8 as they were
+    decoded until `to`, which makes numbers in [-1, 1] of them on the device.
     id: (B,) int64 row in the source index.  position: (B,) int64 place in the optimizer step, over all ranks.
     weight: (B,) float32, 1, or 0 for a sample that could not be read (it keeps its slot; invariant 8).
     bucket: the source's name of this shape.  source: the name of the source, "" where there is one alone.
     order_hash: `core.distributed.agreement.order_hash` of the whole step, as this rank's source has it; None
     where it does not know, or where another rank checks the step.  tally, prepared: made ahead of the step
-    where the source does so; prepared is the objective's.
+    where the source does so; prepared is the objective's.  arrived: has the device wait for what was sent
+    there ahead; `to` calls it.
     """
 
     x: Tensor
@@ -60,17 +63,26 @@ class Batch:
     order_hash: int | None = None
     tally: Tally | None = None
     prepared: Any = None
+    arrived: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor (asynchronously from pinned memory); return self where they are there already."""
+        if self.arrived is not None:
+            self.arrived()
         if self.x.device == device:
-            return self
+            return replace(self, x=in_numbers(self.x)) if self.x.dtype == torch.uint8 else self
         names = ("x", "id", "position", "weight")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        moved["x"] = in_numbers(moved["x"])
         return replace(self, **moved, condition=self.condition.to(device))
+
+
+def in_numbers(x: Tensor) -> Tensor:
+    """Convert uint8 pixels to float32 in [-1, 1], `pixels / 127.5 - 1`; anything else stays as it is."""
+    return x.to(torch.float32).div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def _to(tensor: Tensor | None, device: torch.device, dtype: torch.dtype | None) -> Tensor | None:

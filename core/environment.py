@@ -174,6 +174,16 @@ def limit_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads()))
 
 
+def prepare_allocator() -> None:
+    """Have torch's allocator on GPUs grow its segments, unless a person set it up.
+
+    To be called before torch is imported. Segments of fixed size fragment where shapes differ: tensors of one
+    bucket do not fit what those of another left.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its earlier name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
 def local_rank_for_libraries() -> None:
     """Set LOCAL_RANK where it is not set: DeepSpeed reads it."""
     os.environ.setdefault("LOCAL_RANK", str(place().local_rank))

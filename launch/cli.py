@@ -134,6 +134,7 @@ def _execute(words: Sequence[str]) -> int:
             return int(command.load().main(words[1:]))
     place = environment.place()
     environment.limit_threads()
+    environment.prepare_allocator()
     typed = arguments.parse(words, jobs.SEVERAL)
     if not typed.job:
         terminal.deliver(help.overview())

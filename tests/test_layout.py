@@ -473,8 +473,9 @@ def test_launchers_are_known_in_one_place() -> None:
         r"|sched_getaffinity|cpu_count|gethostname"
     )
     found = {name_of(source) for source in SOURCES if pattern.search(source.read_text(encoding="utf-8"))}
-    # The hostname by which other nodes may find this one; what a machine is, for a report.
-    assert found == {"core/environment.py", "core/distributed/rendezvous.py", "tools/bench/job.py"}
+    # The hostname by which other nodes may find this one, CPUs to bind to, what a machine is, for a report.
+    others = {"core/distributed/rendezvous.py", "core/distributed/binding.py", "tools/bench/job.py"}
+    assert found == {"core/environment.py", *others}
 
 
 def test_only_one_place_finds_the_root() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core import environment
 from core.distributed import waiting
+from core.distributed.binding import bind
 from core.distributed.device_choice import device_of, require_own
 from core.distributed.rendezvous import meet
 from core.environment import Place
@@ -57,6 +58,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     chosen = device_of(device, place.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        bind(chosen, place.local_size)
         # The last collectives of every rank, for the watchdog to write down.
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     # Gloo then connects those who talk, and not all with all: 1,023 descriptors in a group of 1,024 ranks.

@@ -9,6 +9,8 @@ from core.config.settings import setting
 from core.distributed.ranks import TIMEOUT_S
 from core.errors import UserError
 
+FP32_RANKS = 64  # from which on gradients are added up in fp32
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -48,6 +50,12 @@ class EngineConfig:
     )
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
+    reduce_dtype: Literal["auto", "bf16", "fp32"] = setting(
+        "auto",
+        "in which ranks add up gradients under deepspeed's stages 1 to 3, elsewhere always fp32; auto: what "
+        "the network computes in, from 64 ranks on fp32; kept when the run goes on",
+        role="work",
+    )
     micro_batch: int | Literal["auto"] = setting(
         "auto",
         "most samples a rank takes at once, 0 = its whole share of a group; auto: for each shape the most "
@@ -94,8 +102,9 @@ class EngineConfig:
             return
         if self.zero_stage in (0, 1):
             raise UserError("zero_stage", self.zero_stage, "2, 3 or auto with kind=fsdp2")
-        if self.gradient_dtype == "bf16":
-            raise UserError("gradient_dtype", "bf16", "fp32 with kind=fsdp2")
+        for name in ("gradient_dtype", "reduce_dtype"):
+            if getattr(self, name) == "bf16":
+                raise UserError(name, "bf16", "fp32 with kind=fsdp2")
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -110,6 +119,19 @@ class EngineConfig:
         """
         assert self.compile != "auto"
         return "" if not self.compile else "functions" if self.frees_in_block else "blocks"
+
+    def reduces_in_fp32(self, ranks: int) -> bool:
+        """Return whether so many ranks add up gradients in fp32.
+
+        A sum in bf16 of N ranks is rounded N - 1 times, to 8 bits: from FP32_RANKS on that is no small noise.
+        """
+        asked = self.reduce_dtype
+        return not self.may_reduce_in_bf16 or asked == "fp32" or (asked == "auto" and ranks >= FP32_RANKS)
+
+    @property
+    def may_reduce_in_bf16(self) -> bool:
+        """Return whether gradients are bfloat16 when ranks add them up, and can stay so."""
+        return self.kind == "deepspeed" and self.precision == "bf16" and self.zero_stage != 0
 
     def copy_ranks(self, ranks: int, on_node: int) -> int:
         """Return how many ranks share one copy of the state under fsdp2; on_node: those of a node.

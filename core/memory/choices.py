@@ -30,6 +30,7 @@ EARLIER: Mapping[str, Value] = {
     "shard_ranks": 0,
     "reduce": "each",
     "compile": False,
+    "reduce_dtype": "bf16",
 }
 
 

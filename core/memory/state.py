@@ -79,6 +79,7 @@ class TrainingState:
     groups: the trainable parameters.  fixed: numbers that are not trained.  ranks: that share the state.
     zero_stage, bf16, fp32_sums: of the engine: ZeRO stage, computing in bfloat16, gradients summed in fp32.
     replicas: copies of the state, of which `ranks` share each one.
+    fp32_reduced: whether ranks add up gradients of bfloat16 in fp32.
     averages: of the weights, fp32 each.  saves: copies for checkpoints that lie in the same memory.
     """
 
@@ -89,6 +90,7 @@ class TrainingState:
     zero_stage: int = 1
     bf16: bool = True
     fp32_sums: bool = True
+    fp32_reduced: bool = False
     averages: int = 1
     saves: int = 0
 
@@ -167,6 +169,8 @@ class TrainingState:
             waiting = min(self.numbers, BUCKET) * self._computed
         if self.zero_stage == 2 and self._summed > self._computed:
             waiting += FP32 * max(self._largest_part(group) for group in self.groups)
+        if self.fp32_reduced and self.bf16:
+            waiting += bucket_numbers(self.numbers) * FP32  # the bucket once more, as it is sent
         return bucket_numbers(self.numbers) * self._computed + waiting
 
     def _largest_part(self, group: ParameterGroup) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from core.batch import Batch, Condition
 from core.config.settings import setting
@@ -22,7 +23,6 @@ from data.dataset.quarantine import allowed_losses
 from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
-from data.media.images import to_tensor
 from data.order.bucket_rows import BucketRows, count_buckets
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.plan_report import bucket_lines
@@ -89,10 +89,10 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
 class PixelLoader:
     """Yields, for each optimizer step, the list of this rank's micro-batches of pixels.
 
-    Batch.x is (b, 3, T, H, W) float32 in [-1, 1]. A sample that cannot be decoded, or whose text cannot be
-    used, keeps its slot with weight 0, goes into `quarantine` (shared by the ranks) and counts against the
-    budget. table: which rows are brought to which shapes, instead of what the config says.  texts: embeds the
-    captions; None leaves them out.
+    Batch.x is (b, 3, T, H, W) uint8, of which `Batch.to` makes float32 in [-1, 1]. A sample that cannot be
+    decoded, or whose text cannot be used, keeps its slot with weight 0, goes into `quarantine` (shared by the
+    ranks) and counts against the budget.  table: which rows are brought to which shapes, instead of what the
+    config says.  texts: embeds the captions; None leaves them out.
     """
 
     def __init__(
@@ -163,9 +163,10 @@ class PixelLoader:
         condition = self._condition(micro.rows, entries, refused, draws)
         for row, fault in refused.items():
             self._set_aside(row, fault)
-        x = to_tensor(pixels)
+        x = torch.from_numpy(pixels)
+        x = x.pin_memory() if self._pin else x
         batch = Batch(
-            x=x.pin_memory() if self._pin else x,
+            x=rearrange(x, "b t h w c -> b c t h w"),
             id=ids,
             position=positions,
             weight=torch.tensor([float(row not in refused) for row in micro.rows.tolist()]),

@@ -148,3 +148,17 @@ def test_names_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_can_be_started_as_if_by_nobody() -> None:
     mixed = {**TASK, "RANK": "0", "MASTER_PORT": "1", "SUBMITIT_EXECUTOR": "slurm", "PATH": "/bin"}
     assert environment.without_launcher(mixed) == {"SLURMD_NODENAME": "n1", "PATH": "/bin"}
+
+
+def test_the_allocator_grows_its_segments_unless_a_person_set_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    environment.prepare_allocator()
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    environment.prepare_allocator()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "garbage_collection_threshold:0.8")
+    environment.prepare_allocator()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "garbage_collection_threshold:0.8"

@@ -20,7 +20,7 @@ from launch.jobs import JOBS, Job
 
 OUTPUTS = {"output": "place", "overwrite": "work", "processes": "work"}
 ENGINE = (
-    *("kind", "zero_stage", "shard_ranks", "reduce", "micro_batch"),
+    *("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "micro_batch"),
     *("sequence_parallel", "activation_checkpointing", "checkpoint_every"),
     *("compile", "device", "timeout_s"),
 )

@@ -37,7 +37,7 @@ def main() -> None:
         model=model,
         model_parameters=list(model.parameters()),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
-        config=deepspeed_config(EngineConfig(), sum(p.numel() for p in model.parameters())),
+        config=deepspeed_config(EngineConfig(), sum(p.numel() for p in model.parameters()), 1),
         dist_init_required=False,
     )[0]
     x = torch.randn(batch, config.input_channels, *grid, device=device)

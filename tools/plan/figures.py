@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.engine.config import EngineConfig
 from core.memory.state import ParameterGroup
@@ -82,7 +82,10 @@ def state_traffic(
         )
         return StateTraffic(calls, traffic.fsdp_sent(calls, copy, replicas), True, copy)
     numbers = sum(group.numbers for group in groups)
-    calls = traffic.payloads(numbers, zero_stage=stage, bf16=bf16, micro_batches=micro_batches)
+    reduced = replace(engine, zero_stage=stage).reduces_in_fp32(plan.ranks)
+    calls = traffic.payloads(
+        numbers, zero_stage=stage, bf16=bf16, micro_batches=micro_batches, fp32_reduced=reduced
+    )
     return StateTraffic(calls, traffic.sent(calls, plan.ranks), stage == 3, plan.ranks if stage else 1)
 
 

@@ -9,23 +9,27 @@ from core.memory.state import FP32, LIVE, ParameterGroup
 from models.attention.by_heads import by_ring
 
 
-def payloads(numbers: int, *, zero_stage: int, bf16: bool, micro_batches: float) -> dict[str, float]:
+def payloads(
+    numbers: int, *, zero_stage: int, bf16: bool, micro_batches: float, fp32_reduced: bool = False
+) -> dict[str, float]:
     """Return the bytes that collectives of a step are called with, by kind, as DeepSpeed 0.19 calls them.
 
     numbers: trainable ones of the network.  micro_batches: of a rank in a step.
+    fp32_reduced: whether gradients are sent in fp32, whatever the network computes in.
     Stage 0 sums fp32 gradients once a step; 1 sums those of the computing dtype once; 2 and 3 after every
     micro-batch. Stages 1 and 2 sum whole buckets on every rank, of which each keeps its part. At stage 3
     weights are gathered once a step, as long as all fit among those that are kept (`core.memory.state.LIVE`),
     else for every forward and every backward pass.
     """
     width = 2 if bf16 else FP32
+    reduced = FP32 if fp32_reduced else width
     if zero_stage == 0:
         return {"all_reduce": float(numbers * FP32)}
     if zero_stage < 3:
         sums = 1.0 if zero_stage == 1 else micro_batches
-        return {"all_reduce": sums * numbers * width, "all_gather": float(numbers * width)}
+        return {"all_reduce": sums * numbers * reduced, "all_gather": float(numbers * width)}
     gathers = 1.0 if numbers <= LIVE else 2 * micro_batches
-    return {"reduce_scatter": micro_batches * numbers * width, "all_gather": gathers * numbers * width}
+    return {"reduce_scatter": micro_batches * numbers * reduced, "all_gather": gathers * numbers * width}
 
 
 def fsdp_payloads(

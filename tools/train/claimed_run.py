@@ -22,6 +22,8 @@ from core.train.single import SingleStepper
 from core.train.trainer import Trainer
 from core.train.validation import ValidationConfig
 from data.latent.normalising import Normaliser
+from data.loading import uploading
+from data.loading.ahead import read_ahead
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
@@ -118,12 +120,16 @@ def train(
     data_ranks = world.size // engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     batches, facts = None, trained.source.facts
-    if trained.source.gives_latents and world.device.type == "cpu":
+    is_prepared = trained.source.gives_latents and world.device.type == "cpu"
+    if is_prepared:
         batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
+    elif trained.source.gives_latents:
+        sent = uploading.ahead(trained.loader.load, world.device)
+        batches = partial(read_ahead, sent, depth=config.data.prefetch)
     training = make_engine(model, engine, config.optimizer, world)
     stepper = SingleStepper(
         training,
-        prepared.PreparedObjective(objective) if batches else objective,
+        prepared.PreparedObjective(objective) if is_prepared else objective,
         config.ema,
         own_engine(objective, engine, config.optimizer, world),
     )

@@ -8,7 +8,7 @@ from core.engine.config import EngineConfig
 from core.memory.state import bucket_numbers
 
 
-def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
+def deepspeed_config(config: EngineConfig, numbers: int, ranks: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration; `numbers` is how many trainable numbers the network has.
 
     Keys DeepSpeed does not know are ignored in silence, and keys left out have defaults that act (clipping at
@@ -32,6 +32,7 @@ def deepspeed_config(config: EngineConfig, numbers: int) -> dict[str, Any]:
         result["zero_optimization"]["memory_efficient_linear"] = False
     if stage > 0 and config.precision == "bf16":
         result["bf16"] = {"enabled": True}
+        result["communication_data_type"] = "fp32" if config.reduces_in_fp32(ranks) else "bf16"
     if stage > 1 and config.precision == "bf16":
         result["data_types"] = {"grad_accum_dtype": config.gradient_dtype}
     return result

@@ -52,7 +52,7 @@ class ZeroEngine(Engine):
             model=model,
             model_parameters=groups,
             optimizer=lambda parameters: make_optimizer(parameters, engine, optimizer),
-            config=deepspeed_config(engine, sum(p.numel() for p in parameters)),
+            config=deepspeed_config(engine, sum(p.numel() for p in parameters), world.size),
             dist_init_required=False,
         )[0]
         if engine.stage == 0:

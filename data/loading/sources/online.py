@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, device
 
+from core.batch import in_numbers
 from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
@@ -140,9 +141,9 @@ class OnlineLatents:
             self._captions.to(device)
 
     def moments(self, x: Tensor) -> Tensor:
-        """Return what a cache would hold of pixels (B, 3, T, H, W): (B, M, C, T', H', W')."""
+        """Return what a cache would hold of pixels (B, 3, T, H, W), uint8 too: (B, M, C, T', H', W')."""
         with torch.no_grad():
-            moments = self._encoder.encode_there(x)
+            moments = self._encoder.encode_there(in_numbers(x))
         return moments[:, : self.facts.shapes[0][0]].to(self._dtype)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:

@@ -61,10 +61,13 @@ class Network(nn.Module):
 folder = Path(sys.argv[1])
 world = ranks.start("cpu", 60, folder=folder)
 found = {}
-for precision in ("bf16", "fp32"):
+for precision in ("bf16", "fp32", "bf16+fp32"):
     for stage in range(4):
         for micro_batches in (1, 3):
-            config = EngineConfig(zero_stage=stage, precision=precision, device="cpu")
+            computed, _, reduced = precision.partition("+")
+            config = EngineConfig(
+                zero_stage=stage, precision=computed, device="cpu", reduce_dtype=reduced or "auto"
+            )
             engine = make_engine(Network(), config, OptimizerConfig(), world)
             sent.clear()
             for step in range(2):
@@ -88,11 +91,15 @@ def test_payloads_are_those_of_the_engine_s_collectives(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     run_ranks(2, str(tmp_path / "program.py"), str(tmp_path))
     numbers, found = json.loads((tmp_path / "found.json").read_text())
-    assert len(found) == 16
+    assert len(found) == 24
     for name, calls in found.items():
         precision, stage, micro_batches = name.split()
         expected = payloads(
-            numbers, zero_stage=int(stage), bf16=precision == "bf16", micro_batches=int(micro_batches)
+            numbers,
+            zero_stage=int(stage),
+            bf16=precision != "fp32",
+            micro_batches=int(micro_batches),
+            fp32_reduced=precision == "bf16+fp32",
         )
         for kind in {*calls, *expected}:
             # Norms, flags and padding come on top.

@@ -52,6 +52,7 @@ def test_blocks_are_compiled_on_cuda_alone_and_all_is_recorded(run: Path, capsys
         "zero_stage": 1,
         "shard_ranks": 0,
         "reduce": "each",
+        "reduce_dtype": "bf16",
         "precision": "bf16",
         "matmul": "bf16",
         "compile": True,
@@ -126,6 +127,29 @@ def test_the_ranks_that_share_the_state_stay_on_other_nodes(
         in capsys.readouterr().err
     )
     assert shares(16, shard_ranks=2) == 2
+
+
+def test_gradients_of_many_ranks_are_added_up_in_fp32(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(engine_choices, "_lacking", lambda world: "")
+
+    def reduces(ranks: int, **fields: Any) -> str:
+        return start(run, World(0, ranks, 0, torch.device("cpu")), **fields).reduce_dtype
+
+    recorded(run, "{reduce_dtype: auto}")
+    assert reduces(64) == "fp32"
+    assert reduces(2) == "fp32"
+    assert (
+        "in fp32, as at the start; engine.reduce_dtype=bf16 is usual for 2 ranks" in capsys.readouterr().err
+    )
+    assert reduces(64, reduce_dtype="bf16") == "bf16"
+    recorded(run, "{zero_stage: 1}")  # of a version that knew no other
+    assert reduces(64) == "bf16"
+    assert reduces(64, zero_stage=0) == reduces(2, precision="fp32") == "fp32"
+    assert EngineConfig().reduces_in_fp32(63) is False
+    with pytest.raises(UserError, match="reduce_dtype=bf16: expected fp32 with kind=fsdp2"):
+        EngineConfig(kind="fsdp2", zero_stage=2, reduce_dtype="bf16")
 
 
 def test_one_rank_without_a_record() -> None:

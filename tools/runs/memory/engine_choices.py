@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,6 +17,7 @@ from core.errors import UserError
 from core.memory.choices import Kept, Value, begun_with, note
 from core.progress import counted, say
 
+RECORDED = ("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "precision", "matmul")
 ROUNDING = "sums differ by rounding"
 
 
@@ -26,10 +28,8 @@ def settle_engine(engine: EngineConfig, world: World, run: Path, *, uncompiled: 
     """
     engine = _settle_compile(engine, world, run, uncompiled)
     engine = _settle_shards(engine, world, run)
-    values: dict[str, Value] = {
-        name: getattr(engine, name)
-        for name in ("kind", "zero_stage", "shard_ranks", "reduce", "precision", "matmul")
-    }
+    engine = _settle_reduction(engine, world, run)
+    values: dict[str, Value] = {name: getattr(engine, name) for name in RECORDED}
     values["compile"] = engine.compile
     ranks.on_first_rank(lambda: note(run, world.size, values))
     return engine
@@ -88,3 +88,18 @@ def _settle_shards(engine: EngineConfig, world: World, run: Path) -> EngineConfi
             f"engine: {usual} ranks share the state, since {began} as at the start do not divide {world.size}"
         )
     return replace(engine, shard_ranks=usual)
+
+
+def _settle_reduction(engine: EngineConfig, world: World, run: Path) -> EngineConfig:
+    """Keep in which numbers ranks add up gradients; say so where others are usual for so many ranks."""
+    if engine.reduce_dtype != "auto":
+        return engine
+    usual: Literal["bf16", "fp32"] = "fp32" if engine.reduces_in_fp32(world.size) else "bf16"
+    kept: Kept | None = ranks.on_first_rank(lambda: begun_with(run, "reduce_dtype"))
+    if kept is None or not engine.may_reduce_in_bf16:
+        return replace(engine, reduce_dtype=usual)
+    begun: Literal["bf16", "fp32"] = "fp32" if kept["value"] == "fp32" else "bf16"
+    if begun != usual:
+        begun_in = f"gradients are added up in {begun}, as at the start"
+        say(f"engine: {begun_in}; engine.reduce_dtype={usual} is usual for {counted(world.size, 'rank')}")
+    return replace(engine, reduce_dtype=begun)

@@ -30,7 +30,7 @@ class Room(NamedTuple):
     update: int
 
 
-AUTOS = ("micro_batch", "zero_stage", "compile")
+AUTOS = ("micro_batch", "zero_stage", "compile", "reduce_dtype")
 
 
 def keep_numbers(config: Any, recorded: Mapping[str, Any]) -> Any:

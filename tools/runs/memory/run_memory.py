@@ -51,6 +51,7 @@ def state_of(
         "zero_stage": engine.stage,
         "bf16": engine.precision == "bf16",
         "fp32_sums": engine.gradient_dtype == "fp32",
+        "fp32_reduced": engine.reduces_in_fp32(ranks),
         **more,
     }
     if engine.kind == "fsdp2":
@@ -125,9 +126,9 @@ class MemoryOfRun:
         return {**self.state(world).parts(), **self.read_ahead(world)}
 
     def read_ahead(self, world: World) -> dict[str, int]:
-        """Bytes of samples that lie in the same memory as tensors."""
-        if world.device.type != "cpu":
-            return {}
+        """Bytes of samples that lie in the same memory as tensors: latents are sent to a GPU ahead."""
+        if world.device.type != "cpu" and self.planned[0].over_shapes is None:
+            return {}  # pixels wait in the host's memory
         return {"samples read ahead": (self.prefetch + 1) * self._step_bytes()}
 
     def update_excess(self, world: World) -> int:

@@ -115,16 +115,22 @@ def kinds_of(entries: Sequence[QuarantineEntry]) -> str:
 
     Faults that differ in numbers alone are one kind.
     """
-    counts = Counter(f"{entry.stage}: {_without_numbers(entry.error)}" for entry in entries)
-    shown = [f"{count} x {kind}" for kind, count in counts.most_common(MOST_KINDS)]
-    if rest := len(entries) - sum(count for _, count in counts.most_common(MOST_KINDS)):
+    counts, words = Counter[str](), dict[str, set[str]]()
+    for entry in entries:
+        kind = f"{entry.stage}: {_without_numbers(entry.error)}"
+        counts[kind] += 1
+        words.setdefault(kind, set()).add(f"{entry.stage}: {entry.error}")
+    most = counts.most_common(MOST_KINDS)
+    shown = [f"{count} x {kind if len(words[kind]) > 1 else next(iter(words[kind]))}" for kind, count in most]
+    if rest := len(entries) - sum(count for _, count in most):
         shown.append(f"{rest} of {len(counts) - MOST_KINDS} other kinds")
     return ", ".join(shown)
 
 
 def _without_numbers(reason: str) -> str:
-    """Return the reason with N for each number but those in names of encodings."""
-    return re.sub(r"(latin-1|cp1252|utf-\d+)|[0-9.]*[0-9]", lambda m: m[1] or "N", reason, flags=re.I)
+    """Return the reason with N for each number but those in names of encodings and formats."""
+    kept = r"(latin-1|cp1252|utf-\d+|jpeg 2000|mp4|h\.26\d|av1|vp[89]|3g[2p])"
+    return re.sub(rf"{kept}|[0-9.]*[0-9]", lambda m: m[1] or "N", reason, flags=re.I)
 
 
 def allowed_losses(budget: float, total: int) -> int:

@@ -27,7 +27,16 @@ from data.raw.rules import SourceRules
 TEXT_FILES = (*(".txt", ".json", ".yaml", ".yml", ".xml", ".toml"), *(".xlsx", ".ods", ".arrow", ".feather"))
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
+A_TABLE = "a table as docs/datasets.md has it"
+WAYS = {
+    **dict.fromkeys((".txt", ".lst"), "the suffix .csv or .tsv, and a first line such as path,text"),
+    **dict.fromkeys((".xlsx", ".ods"), "saving it as .csv"),
+    **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
 MOST_SHOWN = 20  # damaged files in one message
+LOOKED_AT_FIELDS = 100  # samples whose fields are looked at
 
 
 @dataclass
@@ -57,6 +66,7 @@ class Findings:
     unread: dict[str, Unread] = field(default_factory=dict)
     no_text: set[str] = field(default_factory=set)
     errors: list[UserError | WorkError | OSError] = field(default_factory=list)
+    _looked_at: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -97,6 +107,14 @@ class Findings:
             entry.roles |= may_fill(values)
         entry.way = way or f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
+    def add_field(self, name: str, value: object) -> None:
+        """Note a field of a sample's JSON that has no role; the first samples say what it looks like."""
+        entry = self.unread.setdefault(f".json\n{name}", Unread(f"field {name!r} of .json files", ""))
+        self._looked_at[name] += 1
+        if self._looked_at[name] <= LOOKED_AT_FIELDS:
+            entry.roles |= {role for role in MAY_MISS if looks_like(role, name, [value])}
+            entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
+
     def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
         """Note a file beside a picture that nothing reads; begins: gives its first bytes.
 
@@ -125,10 +143,13 @@ class Findings:
         roles = listing_roles(begins()) if suffix in LISTINGS else set[MayMiss]()
         if called:
             roles.add("text")
-        if name.lower().endswith(ARCHIVES):
+        table = PurePosixPath(path.stem).suffix.lower() in TABLES
+        if suffix in COMPRESSED and table:
+            self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
+        elif name.lower().endswith(ARCHIVES):
             self.ignored["archive, not opened (unpack it to read it)"] += 1
         elif roles:
-            self.unread[name] = Unread(f"the file {name}", "a table as docs/datasets.md has it", roles)
+            self.unread[name] = Unread(f"the file {name}", WAYS.get(suffix, A_TABLE), roles)
         else:
             self.ignored[suffix or "without suffix"] += 1
 

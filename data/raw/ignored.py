@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+FOLDERS = {
+    *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # of network disks
+}
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 # Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}

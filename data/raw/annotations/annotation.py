@@ -22,7 +22,7 @@ class Annotation:
     """Facts about a sample beside its pixels. refused: (stage, reason) if something is wrong with it.
 
     captions: all of them where they come from fields; `text` is the first.  notes: what is to be counted.
-    unused: carriers of text that were passed over, since another was taken.
+    unused: carriers of text that were passed over, since another was taken.  unread: fields without a role.
     """
 
     label: int = -1
@@ -33,6 +33,7 @@ class Annotation:
     captions: tuple[Caption, ...] = ()
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    unread: tuple[tuple[str, Any], ...] = ()
 
 
 def from_fields(

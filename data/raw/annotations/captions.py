@@ -89,7 +89,10 @@ def combined(
         return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start}){hint}"))
     except (ValueError, RecursionError) as error:
         return Annotation(refused=("caption", f"bad JSON: {error}"))
-    return _chosen(fields, texts, columns, captions, notes)
+    unread = tuple(
+        (n, v) for n, v in fields.items() if role_of(n, columns) is None and not is_about_captions(n)
+    )
+    return replace(_chosen(fields, texts, columns, captions, notes), unread=unread)
 
 
 def _chosen(

@@ -146,8 +146,13 @@ def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
     if _LIKE_TEXT.search(name.casefold()):
         return True
     filled = [texts for value in values if (texts := _texts_in(value))]
-    several = sum(any(len(text.split()) > 1 for text in texts) for texts in filled)
+    several = sum(any(_has_words(text) for text in texts) for texts in filled)
     return bool(filled) and 2 * several > len(filled)
+
+
+def _has_words(text: str) -> bool:
+    """Return whether a text has two words with letters, which a date has not."""
+    return sum(any(map(str.isalpha, word)) for word in text.split()) > 1
 
 
 def _texts_in(value: Any, depth: int = 3) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 from data.raw.annotations.annotation import Annotation
-from data.raw.item import Item
+from data.raw.item import Item, printable
+from data.raw.layouts.alike import OTHERWISE
 from data.raw.layouts.tree import BESIDE, Tree, file_item
 from data.raw.opening import LEAVES, is_within
 
@@ -51,7 +52,19 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
     found = next((other for name in beside if _exists(other := os.path.join(folder, name))), "")
     if found and forward != text:
         tree.findings.notes[BACKSLASHES] += 1
-    return found or path, ""
+    return (found, "") if found else _called_alike(tree, folder, path, forward)
+
+
+def _called_alike(tree: Tree, folder: str, path: str, text: str) -> tuple[str, str]:
+    """Say which file of the source is called alike, and why none is taken if several are."""
+    if tree.given or os.path.isabs(text) or ".." in text.split("/"):
+        return path, ""
+    names = tree.alike.find(_relative(folder, str(tree.source)), text.removeprefix("./"))
+    if len(names) == 1:
+        tree.findings.notes[OTHERWISE] += 1
+        return os.path.join(tree.source, names[0]), ""
+    several = f"not there, and {len(names)} files are called so: {', '.join(map(printable, names[:3]))}"
+    return path, several if names else ""
 
 
 def _exists(path: str) -> bool:

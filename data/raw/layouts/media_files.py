@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -52,7 +53,9 @@ def read(tree: Tree) -> Iterable[Item]:
 
 def _beside(tree: Tree, media: Iterable[str]) -> Beside:
     """Return the files beside each picture, by its name with and without suffix: `0.txt`, `0.caption.txt`."""
-    owners = {owner for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))}
+    owners = {
+        _composed(owner) for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))
+    }
     found: Beside = defaultdict(dict)
     found.update(_in_caption_folders(tree, media))
     for name in tree.left:
@@ -61,7 +64,7 @@ def _beside(tree: Tree, media: Iterable[str]) -> Beside:
         folder, slash, base = name.rpartition("/")
         at = len(base)
         while (at := base.rfind(".", 1, at)) > 0:
-            owner = f"{folder}{slash}{base[:at]}"
+            owner = _composed(f"{folder}{slash}{base[:at]}")
             if owner in owners:
                 found[owner][base[at + 1 :].lower()] = name
                 break
@@ -79,7 +82,7 @@ def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
         return {}
     called: dict[str, list[str]] = defaultdict(list)
     for name in media:
-        stem = str(PurePosixPath(name).with_suffix(""))
+        stem = _composed(str(PurePosixPath(name).with_suffix("")))
         called[_apart(name, KINDS_OF_MEDIA) or stem].append(stem)
     return {
         called[key][0]: {PurePosixPath(name).suffix[1:].lower(): name}
@@ -93,7 +96,7 @@ def _apart(name: str, folders: Sequence[str]) -> str:
 
     "" if none is.
     """
-    *parts, base = PurePosixPath(name).with_suffix("").parts
+    *parts, base = PurePosixPath(_composed(name)).with_suffix("").parts
     at = next((at for at, part in enumerate(parts) if part.lower() in folders), None)
     return "" if at is None else "/".join([*parts[:at], *parts[at + 1 :], base])
 
@@ -101,7 +104,12 @@ def _apart(name: str, folders: Sequence[str]) -> str:
 def _files_of(name: str, beside: Beside) -> dict[str, str]:
     """Return {suffix: file} of the files that say something about a picture."""
     stem = str(PurePosixPath(name).with_suffix(""))
-    return {**beside.get(name, {}), **beside.get(stem, {})}
+    return {**beside.get(_composed(name), {}), **beside.get(_composed(stem), {})}
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's NFC, since files that belong together may come from different systems."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _annotation(tree: Tree, files: dict[str, str]) -> Annotation:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
+from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import Annotation
 from data.raw.annotations.several import stored
 from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
+from data.raw.layouts.alike import Alike
 from data.raw.opening import Opener, opener_within
 from data.raw.rules import SourceRules
 
@@ -40,6 +43,11 @@ class Tree:
     tables: list[str] = field(default_factory=list)
     nameless: list[UserError] = field(default_factory=list)
     no_classes: set[str] = field(default_factory=set)
+
+    @functools.cached_property
+    def alike(self) -> Alike:
+        """The media files that were left when a table first named one that is not there."""
+        return Alike(name for name in self.left if name.lower().endswith(MEDIA_SUFFIXES))
 
     def within(self, name: str = "") -> str:
         """Return the folder that no link may lead out of, "" for anywhere.
@@ -80,6 +88,8 @@ class Tree:
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""
         self.findings.notes.update(annotation.notes)
+        for name, value in annotation.unread:
+            self.findings.add_field(name, value)
         if len(annotation.captions) > 1:
             self.findings.notes["several captions: all are stored, and each step of training draws one"] += 1
         self.findings.notes.update(f"a second caption in .{suffix}, not used" for suffix in annotation.unused)

@@ -15,11 +15,13 @@ from core.errors import UserError
 from core.files import write_text
 from core.records import read_rows
 from data.media.film.codecs import encode_film
-from data.media.images import decode_image, decode_video, encode_png
+from data.media.images import decode_image, decode_video, encode_png, to_tensor
 from tests.tools.made_runs import make_run
+from tools.runs.loaded_run import open_run
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
 from tools.sample.given.config import TaskConfig
+from tools.sample.given.known import Keeper
 
 SIZE, FRAMES = 16, 9
 
@@ -89,6 +91,23 @@ def test_a_clip_goes_on_from_another_and_ends_with_a_picture(run: Path, tmp_path
     assert np.abs(one[:5].astype(int) - other[:5]).max() <= 1
     assert np.abs(one[5:].astype(int) - other[5:]).max() <= 1  # the last latent frame is four of these
     assert np.abs(one.astype(int) - free[0]).max() > 10
+
+
+def test_a_clip_ends_as_a_film_does(run: Path, tmp_path: Path) -> None:
+    """Four frames fill the last latent frame: that of a clip ending with them; a still is another."""
+    trained = open_run(run, "", "ema", torch.device("cpu"))
+    keeper, place = Keeper.of(trained, run), Path(film(tmp_path / "last.mkv", 4))
+    moving = decode_video(place.read_bytes())
+    clip = to_tensor(np.concatenate([np.repeat(moving[:1], 5, 0), moving]))[None]
+    with torch.no_grad():
+        wanted = trained.space.normaliser.apply(trained.autoencoder.encode(clip)[:, 0])[0]
+    for task in (TaskConfig(given_last=str(place)), TaskConfig(given_last=picture(tmp_path / "p.png"))):
+        found = keeper.known(task, (FRAMES, SIZE, SIZE))
+        assert found is not None
+        assert found.kept is not None
+        assert found.kept[0, :, 0, 0].tolist() == [0, 0, 1]
+        assert torch.allclose(found.latents[:, -1], wanted[:, -1]) == (task.given_last == str(place))
+    assert make(run, "ends", TaskConfig(given_last=str(place)), frames=FRAMES)[0].shape[0] == FRAMES
 
 
 def test_frames_between_given_ones_are_made(run: Path, tmp_path: Path) -> None:
@@ -189,7 +208,21 @@ def test_another_file_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> 
         ),
         ({"given": "nine.mkv"}, {"frames": 9}, r"task\.given=.*fewer frames than the samples' 9, not 9"),
         ({"given": "gone.png"}, {"frames": 9}, r"task\.given=.*a picture or film"),
-        ({"given_last": "three.mkv"}, {"frames": 9}, r"task\.given_last=.*a picture; it has 3 frames"),
+        (
+            {"given_last": "three.mkv"},
+            {"frames": 9},
+            r"task\.given_last=.*a picture, or frames that fill whole latent frames at the end, not 3",
+        ),
+        (
+            {"given": "three.mkv", "given_last": "eight.mkv"},
+            {"frames": 9},
+            r"task\.given=.*fill whole latent frames, not 3",
+        ),
+        (
+            {"given": "first.png", "given_last": "eight.mkv"},
+            {"frames": 9},
+            r"task\.given_last=.*fewer frames than the 8 that are left, not 8",
+        ),
         ({"given": "three.mkv", "given_every": 2}, {"frames": 9}, r"9 frames with given_every; it has 3"),
         ({"image": "first.png", "mask": "black.png"}, {}, r"task\.mask=.*white parts"),
         ({"image": "first.png", "mask": "white.png"}, {}, r"task\.mask=.*black parts, which are kept"),
@@ -212,6 +245,7 @@ def test_bad_input_is_one_clear_line(
     mask(tmp_path / "black.png", slice(0, 0))
     mask(tmp_path / "white.png", slice(0, 16))
     film(tmp_path / "three.mkv", 3)
+    film(tmp_path / "eight.mkv", 8)
     film(tmp_path / "nine.mkv", 9)
     write_text(tmp_path / "text.png", "no picture")
     there = {k: str(tmp_path / v) if isinstance(v, str) else v for k, v in task.items()}

@@ -24,7 +24,12 @@ class TaskConfig:
         shown="path",
         role="place",
     )
-    given_last: str = setting("", "picture that samples end with", shown="path", role="place")
+    given_last: str = setting(
+        "",
+        "picture that samples end with, encoded as a still; or a film, whose frames fill whole latent frames",
+        shown="path",
+        role="place",
+    )
     given_every: int = setting(
         0,
         "0 or n: of the film `given`, latent frames 0, n, 2n, ... are given, and those between are made",

@@ -157,11 +157,10 @@ class Keeper:
             clip, places = self._given_first(task, first, pixels, places)
         if task.given_last:
             last = read_frames(task.given_last, "given_last", height, width)
-            if len(last) > 1:
-                raise UserError("given_last", task.given_last, f"a picture; it has {len(last)} frames")
             rest = total if clip is None else total - len(clip)
-            clip = np.concatenate([*(() if clip is None else (clip,)), np.repeat(last, rest, 0)])
-            places[-(self.network.frames_per_level or 1) :] = True
+            places[-self._last_places(task, len(last), rest, pixels) :] = True
+            still = np.repeat(last[:1], rest - len(last), 0)  # of a picture all of the rest
+            clip = np.concatenate([*(() if clip is None else (clip,)), still, last])
         assert clip is not None
         self._require_whole_levels(task, places)
         return self._padded(clip, total), places, None
@@ -190,6 +189,25 @@ class Keeper:
         if places.all():
             raise UserError("given", task.given, f"fewer frames: its {len(frames)} leave nothing to be made")
         return frames, places
+
+    def _last_places(self, task: TaskConfig, many: int, rest: int, pixels: tuple[int, int, int]) -> int:
+        """Return how many latent frames the last pictures fill.  rest: frames not given at the start.
+
+        A picture stands for a level's worth of frames, in which nothing moves.
+        """
+        if many == 1:
+            return self.network.frames_per_level or 1
+        total, height, width = pixels
+        whole, _, _ = self.autoencoder.latent_shape(pixels)
+        try:
+            before, _, _ = self.autoencoder.latent_shape((total - many, height, width))
+        except UserError as error:
+            expected = f"a picture, or frames that fill whole latent frames at the end, not {many} ({error})"
+            raise UserError("given_last", task.given_last, expected) from None
+        if many >= rest:
+            expected = f"fewer frames than the {rest} that are left, not {many}"
+            raise UserError("given_last", task.given_last, expected)
+        return whole - before
 
     def _require_whole_levels(self, task: TaskConfig, places: NDArray[np.bool_]) -> None:
         unit = self.network.frames_per_level

@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RELEASES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-slurm lint types format clean
+.PHONY: help demo test test-full test-slurm kernels lint types format clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,8 +27,11 @@ test: .venv/.installed-dev  ## the tests, in about 12 minutes on 2 cores
 test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slurm --durations=15 tests/integration/test_slurm*.py
 
-test-full: .venv/.installed-dev  ## all tests, with the exhaustive versions
+test-full: .venv/.installed-dev .venv/.installed-kernels  ## all tests, with the exhaustive versions
 	$(PYTEST) -m "not slurm" --hypothesis-profile=exploring
+
+kernels: .venv/.installed-dev .venv/.installed-kernels  ## the tests of Triton kernels, in its interpreter (1 GB on disk)
+	LONGTAKE_KERNELS=required $(PYTEST) -m "not cuda" tests/models/kernels
 
 lint: .venv/.installed-dev  ## style and formatting
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,6 +58,8 @@ class Draws:
 
     def bits(self, purpose: str, count: int) -> Tensor:
         """Draw (B, count) int64, each a uniform 32-bit word."""
+        if (kernel := self._kernel) is not None:
+            return kernel.words(self._stream(purpose), count)
         return rearrange(torch.stack(self._words(purpose, count), -1), "b n w -> b (n w)")[:, :count]
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
@@ -68,20 +70,30 @@ class Draws:
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw (B, *shape) float32 standard normals (Box and Muller 1958), up to 6.8 standard deviations."""
         count = math.prod(shape)
+        if (kernel := self._kernel) is not None:
+            return kernel.normal(self._stream(purpose), count).reshape(-1, *shape)
         w0, w1, w2, w3 = self._words(purpose, count)
         pairs = [*_box_muller(w0, w1), *_box_muller(w2, w3)]
         return rearrange(torch.stack(pairs, -1), "b n w -> b (n w)")[:, :count].reshape(-1, *shape)
 
     def _words(self, purpose: str, count: int) -> list[Tensor]:
         """Draw four (B, ceil(count / 4)) tensors of 32-bit words."""
-        if purpose not in self._streams:
-            self._start_streams(list(dict.fromkeys([purpose, *TOGETHER])))
-        *stream, first = self._streams[purpose]
+        *stream, first = self._stream(purpose)
         if count <= 4:
             return [_tensor(word)[:, None] for word in first]
         block = _arange(-(-count // 4), self.id)
         k0, k1, c2, c3 = (word[:, None] for word in stream)
         return [_tensor(word) for word in _philox((block & _MASK, block >> 32, c2, c3), (k0, k1))]
+
+    @property
+    def _kernel(self) -> OnGpu | None:
+        return on_gpu if on_gpu is not None and self.id.device.type == on_gpu.device_type else None
+
+    def _stream(self, purpose: str) -> Any:
+        """Return the stream of a purpose: its key and counter, and its first block."""
+        if purpose not in self._streams:
+            self._start_streams(list(dict.fromkeys([purpose, *TOGETHER])))
+        return self._streams[purpose]
 
     def _start_streams(self, purposes: list[str]) -> None:
         """Find the keys and counters of several purposes, and the first block of each, in one go.
@@ -94,6 +106,11 @@ class Draws:
             )
         seeds = (self.seed,) if isinstance(self.seed, int) else self.seed
         keys = [[int.from_bytes(keyed_hash(8, s, purpose), "little") for s in seeds] for purpose in purposes]
+        if (kernel := self._kernel) is not None:
+            signed = [[key - (key >> 63 << 64) for key in row] for row in keys]
+            made = kernel.start(_tensor(_rows(signed, self.id)), self.id, self.position, self.step_index)
+            self._streams.update(zip(purposes, made, strict=True))
+            return
         k0, k1 = (
             _rows([[key >> shift & _MASK for key in row] for row in keys], self.id) for shift in (0, 32)
         )
@@ -105,6 +122,21 @@ class Draws:
         first = _philox((zero, zero, *mixed[2:]), mixed[:2])
         for row, purpose in enumerate(purposes):
             self._streams[purpose] = (*(word[row] for word in mixed), [word[row] for word in first])
+
+
+class OnGpu(Protocol):
+    """What `core.draw_kernels` does in place of operations on tensors.  device_type: of the ids it takes."""
+
+    device_type: str
+
+    def start(self, keys: Tensor, ids: Tensor, positions: Tensor, step_index: int) -> Tensor: ...
+
+    def words(self, stream: Tensor, count: int) -> Tensor: ...
+
+    def normal(self, stream: Tensor, count: int) -> Tensor: ...
+
+
+on_gpu: OnGpu | None = None  # set by `models.kernels.kinds.use_kernels`, for the whole process
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ ROOMS = {
     "models": [
         {"."},
         {"attention"},
-        {"layers"},
+        {"kernels", "layers"},
         {"denoisers", "autoencoder", "classifiers", "extractors", "text"},
     ],
     "data": [{"."}, {"media"}, {"order"}, {"dataset"}, {"raw"}, {"latent"}, {"loading", "reindexing"}],
@@ -71,6 +71,7 @@ OWNERS = {
     "omegaconf": r"core/config/yaml_files\.py",
     "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/zero/\w+\.py",
+    "triton": r"core/draw_kernels\.py|models/kernels/adaln\.py",
     "wandb": r"core/metrics/trackers/wandb_view\.py",
     "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"tools/bench/peers\.py",

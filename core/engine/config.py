@@ -85,6 +85,12 @@ class EngineConfig:
         "run goes on",
         role="work",
     )
+    kernels: Literal["torch", "triton"] = setting(
+        "torch",
+        "triton: draws and adaLN by kernels of this project, on CUDA (the extra kernels); not faster than "
+        "compiled blocks until a device check says so",
+        role="work",
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
     timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0, role="work")
 

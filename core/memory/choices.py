@@ -31,6 +31,7 @@ EARLIER: Mapping[str, Value] = {
     "reduce": "each",
     "compile": False,
     "reduce_dtype": "bf16",
+    "kernels": "torch",
 }
 
 

@@ -12,6 +12,7 @@ from models.layers.transformer import (
     Modulation,
     SelfAttention,
     gated,
+    gated_norm_modulate,
     layer_norm,
     norm_modulate,
 )
@@ -24,7 +25,7 @@ class Block(nn.Module):
     `SelfAttention`.
     """
 
-    functions = ("norm_modulate", "gated")
+    functions = ("norm_modulate", "gated", "gated_norm_modulate")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_modulate, self.gated = norm_modulate, gated
+        self.gated_norm_modulate = gated_norm_modulate
         self.modulation = Modulation(width, 6)
         self.attention = SelfAttention(width, heads, qk_norm=qk_norm, backend=backend, sequence=sequence)
         self.mlp = Mlp(width, hidden)
@@ -62,7 +64,10 @@ class Block(nn.Module):
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, group)
         attended = self.attention(self.norm_modulate(x, shift_1, scale_1), angles, tokens)
-        x = self.gated(x, gate_1, attended)
-        if self.text is not None and text is not None:
+        if self.text is None or text is None:
+            x, normal = self.gated_norm_modulate(x, gate_1, attended, shift_2, scale_2)
+        else:
+            x = self.gated(x, gate_1, attended)
             x = x + self.text(layer_norm(x), *text)
-        return self.gated(x, gate_2, self.mlp(self.norm_modulate(x, shift_2, scale_2)))
+            normal = self.norm_modulate(x, shift_2, scale_2)
+        return self.gated(x, gate_2, self.mlp(normal))

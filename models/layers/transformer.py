@@ -37,6 +37,14 @@ def gated(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
     return torch.addcmul(x, gate, y)
 
 
+def gated_norm_modulate(
+    x: Tensor, gate: Tensor, y: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return x + gate * y, and that normalised and modulated, as between two layers of a block."""
+    x = gated(x, gate, y)
+    return x, norm_modulate(x, shift, scale)
+
+
 class Modulation(nn.Module):
     """adaLN: `parts` vectors (B, 1, D) regressed from the condition (B, D) (Sec. 3.2, arXiv:2212.09748).
 

@@ -22,7 +22,7 @@ OUTPUTS = {"output": "place", "overwrite": "work", "processes": "work"}
 ENGINE = (
     *("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "micro_batch"),
     *("sequence_parallel", "activation_checkpointing", "checkpoint_every"),
-    *("compile", "device", "timeout_s"),
+    *("compile", "kernels", "device", "timeout_s"),
 )
 TRAINER = {
     **dict.fromkeys(("profile_from", "profile_steps", "profile_ranks", "profile_memory"), "watch"),

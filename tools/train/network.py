@@ -18,6 +18,7 @@ from core.train.trainer import Trainer
 from data.loading.sources.kinds import LatentSource, Loader
 from models.attention.choice import settle
 from models.denoisers.network import Denoiser, DenoiserConfig, Example, example_inputs
+from models.kernels.kinds import use_kernels
 from models.layers.fp8 import use_fp8
 
 
@@ -43,6 +44,9 @@ def make_network(
     if engine.matmul == "fp8":
         with below("engine"):
             use_fp8(model.blocks, world.device)
+    if engine.kernels == "triton":
+        with below("engine"):
+            use_kernels(model, world.device)
     checkpoint_blocks(model.blocks, engine)
     return model
 

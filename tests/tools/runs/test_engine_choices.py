@@ -55,6 +55,7 @@ def test_blocks_are_compiled_on_cuda_alone_and_all_is_recorded(run: Path, capsys
         "reduce_dtype": "bf16",
         "precision": "bf16",
         "matmul": "bf16",
+        "kernels": "torch",
         "compile": True,
     }
     assert start(run, CPU).compile is True  # it goes on as it began

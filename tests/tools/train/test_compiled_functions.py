@@ -58,6 +58,6 @@ def test_functions_are_whole_graphs_and_equal(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(building, "compile_functions", by_aot)
     eager = train(ranks.start("cpu", 60), compile=False)
     compiled = train(ranks.start("cpu", 60), compile=True)
-    graphs = 5  # norm_modulate for the strides of blocks, and of the end; gated, gelu, rotate
+    graphs = 6  # norm_modulate for strides of blocks and of the end, gated_norm_modulate, gated, gelu, rotate
     assert compiled_graphs() - seen[0] == graphs * len(SHAPES)
     assert compiled == pytest.approx(eager, rel=1e-6)

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.memory.choices import Kept, Value, begun_with, note
 from core.progress import counted, say
 
-RECORDED = ("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "precision", "matmul")
+RECORDED = ("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "precision", "matmul", "kernels")
 ROUNDING = "sums differ by rounding"
 
 
@@ -43,7 +43,8 @@ def alone(engine: EngineConfig, device_type: str) -> EngineConfig:
 
 
 def _settle_compile(engine: EngineConfig, world: World, run: Path, uncompiled: str) -> EngineConfig:
-    lacking = uncompiled or _lacking(world)
+    by_hand = "engine.kernels=triton stands in its place" if engine.kernels == "triton" else ""
+    lacking = uncompiled or by_hand or _lacking(world)
     kept: Kept | None = ranks.on_first_rank(lambda: begun_with(run, "compile"))
     if engine.compile != "auto":
         if engine.compile and lacking:

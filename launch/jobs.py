@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from core import garbage
 from core.errors import UserError
-from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES, SCORES
 
 
 class Job(NamedTuple):
@@ -117,7 +117,8 @@ JOBS = (
         "tools.evaluate.job",
         "score samples against real data",
         ("longtake evaluate runs/samples output=runs/scores", "longtake evaluate my.yaml seed=1"),
-        on_ranks=False,
+        shares=True,
+        done=SCORES,
     ),
     Job(
         "export",

@@ -27,6 +27,7 @@ from core.reading.maps import map_file
 
 _LONGEST = 1 << 16  # bytes of a header
 _PIECE = 1 << 20  # bytes
+_MEMBER = 30  # bytes of a member's own header, before its name
 _TYPE = r"'[<>|][a-zA-Z?]\d{0,4}'"
 _FIELD = rf"\('\w{{1,64}}', {_TYPE}\)"
 _HEADER = re.compile(
@@ -110,8 +111,8 @@ def parse(data: bytearray) -> NDArray[Any]:
 class Archive:
     """The arrays of an open `.npz`."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
+    def __init__(self, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+        self._archive, self._file = archive, file
 
     def read(self, name: str, most: int) -> NDArray[Any]:
         """Return an array, its CRC compared before its header is believed; within `open_archive`.
@@ -131,25 +132,41 @@ class Archive:
                 start += len(piece)
         return parse(data)
 
-    def rows(self, name: str, shape: tuple[int, ...], dtype: Any, count: int) -> Iterator[NDArray[Any]]:
-        """Yield `count` rows at a time of an array of this shape and type; within `open_archive`.
+    def rows(self, name: str, shape: tuple[int, ...], dtype: Any, rows: range) -> NDArray[Any]:
+        """Return some rows of an array of this shape and type; within `open_archive`.
 
-        What was yielded before a damaged place was found cannot be taken back; the CRC is compared last.
+        Of an array that is not compressed no other rows are read. The CRC is not compared, as `check` does.
         """
         info = self._archive.getinfo(f"{name}.npy")
         with self._archive.open(info) as member:
             header = read_header(member)
             if (header.shape, header.dtype) != (shape, np.dtype(dtype)):
                 raise ValueError(f"{name} is {header.dtype} {header.shape}, not {np.dtype(dtype)} {shape}")
+            if info.file_size != header.offset + header.nbytes:
+                raise ValueError(f"{name} has {info.file_size} bytes, which its header does not say")
             each = header.nbytes // max(1, shape[0])
-            for start in range(0, shape[0], count):
-                some = min(count, shape[0] - start)
-                data = member.read(some * each)
-                if len(data) < some * each:
-                    raise ValueError(f"{name} ends after {len(data)} of {some * each} bytes")
-                yield np.frombuffer(data, header.dtype).reshape(some, *shape[1:])
-            if member.read(1):
-                raise ValueError(f"{name} has more bytes than its header says")
+            start, size = header.offset + rows.start * each, len(rows) * each
+            if info.compress_type == zipfile.ZIP_STORED:
+                self._file.seek(self._begin(info) + start)
+                data = self._file.read(size)
+            else:
+                member.seek(start)  # inflates what comes before
+                data = member.read(size)
+        if len(data) < size:
+            raise ValueError(f"{name} ends within rows {rows.start} to {rows.stop - 1}")
+        return np.frombuffer(data, header.dtype).reshape(len(rows), *shape[1:])
+
+    def check(self, name: str) -> None:
+        """Read all of an array for its CRC; within `open_archive`."""
+        with self._archive.open(self._archive.getinfo(f"{name}.npy")) as member:
+            while member.read(_PIECE):
+                pass
+
+    def _begin(self, info: zipfile.ZipInfo) -> int:
+        """Return where in the file the bytes of a member begin, behind its own header (APPNOTE 4.3.7)."""
+        self._file.seek(info.header_offset)
+        name, extra = struct.unpack("<26xHH", self._file.read(_MEMBER))
+        return info.header_offset + _MEMBER + int(name) + int(extra)
 
 
 @contextmanager
@@ -157,7 +174,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open an `.npz`; DamagedArray, without the path, for whatever the block cannot read from it."""
     try:
         with open(path, "rb", opener=regular) as file, zipfile.ZipFile(file) as archive:
-            yield Archive(archive)
+            yield Archive(archive, file)
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, OverflowError) as error:
         raise DamagedArray(f"damaged ({type(error).__name__}: {error})") from None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, MemoryError) as error:

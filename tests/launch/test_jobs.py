@@ -11,7 +11,7 @@ import pytest
 from core.config import loading
 from core.config.fields import walk
 from core.run.claim import EARLIER_NAMES
-from core.run.folder import AUTOENCODER, FINISHED, SAMPLES
+from core.run.folder import AUTOENCODER, FINISHED, SAMPLES, SCORES
 from launch import arguments, cli, jobs
 from launch.jobs import JOBS, Job
 from models.autoencoder import store
@@ -45,6 +45,7 @@ def test_jobs_on_ranks_name_the_file_that_makes_their_output_complete() -> None:
         "train-autoencoder": f"{AUTOENCODER}/{store.CONFIG}",
         "train": FINISHED,
         "sample": SAMPLES,
+        "evaluate": SCORES,
     }
     assert {job.name: job.done for job in JOBS if job.on_ranks} == expected
 

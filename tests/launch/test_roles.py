@@ -113,6 +113,7 @@ ROLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("extractor_weights", "reference", "imported"), "place"),
         **dict.fromkeys((f"reconstruction.lpips_{name}" for name in ("network", "weights")), "place"),
         **dict.fromkeys(("batch", "device", "density.batch"), "work"),
+        **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
     },
     "demo": {**OUTPUTS, "source": "place", "text_encoder": "place"},
     "digits": {"output": "place", "overwrite": "work"},

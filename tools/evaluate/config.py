@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
+from core.queue.config import QueueConfig
 
 CLIP_EXTRACTORS = ("i3d",)  # that see clips, not images
 
@@ -129,7 +130,9 @@ class Config:
     )
     seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
     overwrite: bool = setting(False, "score again over finished scores", role="work")
-    processes: int = setting(1, "evaluation runs in one process", low=1, high=1, role="work")
+    processes: int = setting(1, "workers on this machine, for published networks", low=1, role="work")
+    threads: int = setting(1, "published networks: CPU threads of each process", low=1)
+    queue: QueueConfig = setting(QueueConfig(), "how workers share what a published network has to see")
     count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
     draws: int = setting(5, "random subsets that a score is the mean of", low=1)
     steps: int = setting(500, "training steps of the classifier", low=1)
@@ -137,7 +140,18 @@ class Config:
     fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
     stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
 
+    @property
+    def measured_alone(self) -> str:
+        """Say why one process measures alone; "" where several can share the work."""
+        if self.imported:
+            return "since a result is imported"
+        if self.measure != "samples":
+            return f"with measure={self.measure}"
+        return "with extractor=classifier, which is trained first" * (self.extractor == "classifier")
+
     def __post_init__(self) -> None:
+        if self.processes > 1 and (alone := self.measured_alone):
+            raise UserError("processes", self.processes, f"1, {alone}")
         if bool(self.imported) != bool(self.package):
             missing = "package" if self.imported else "imported"
             expected = "what measured it, such as 'vbench 0.1.5'" if self.imported else "a file, with package"

@@ -7,9 +7,11 @@ dataset is given, the generator; without that neighbour a number says little.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from core import terminal
+from core import environment, terminal
 from core.config.sections import section
+from core.errors import UserError
 from core.files import write_json
 from core.run.folder import SCORES
 from tools.evaluate import scored
@@ -26,20 +28,37 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Measure what is asked for, write scores.json and print the table."""
     from core.progress import counted, say
+    from core.queue.shared_job import begin_anew
     from core.run.claim import claim
     from models.precision import compute_in
 
+    _require_one_task(config.measured_alone)
     compute_in("fp32")
     output, scores = Path(config.output), Path(config.output) / SCORES
     kind = kind_of(config.measure, config.imported)
     measuring = kind.open(section(kind.settings, config))  # hashed before old scores are removed
     contents = scored.contents(scores, measuring.of)
-    if claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents) == "finished":
+
+    def take() -> str:
+        return claim(output, config, done=SCORES, overwrite=config.overwrite, contents=contents)
+
+    def publish(record: dict[str, Any]) -> None:
+        write_json(scores, record)
+        terminal.tell(measuring.table(record), to="stdout")
+
+    if config.overwrite:
+        begin_anew(output, config.queue, take)
+    elif take() == "finished":
         scored.require_of(scores, measuring.of)
         say(f"{output}: finished before")
         return
     for generated in measuring.samples:
         say(f"{generated.folder}: {counted(generated.count, 'sample')}, {generated.origin}")
-    record = measuring.measure(output)
-    write_json(scores, record)
-    terminal.tell(measuring.table(record), to="stdout")
+    measuring.work(output, config.queue, publish)
+
+
+def _require_one_task(alone: str) -> None:
+    """Refuse tasks that another launcher has started where one process measures.  alone: why, or ""."""
+    place = environment.place()
+    if place.size > 1 and alone:
+        raise UserError(f"{place.starter} tasks", place.size, f"1, {alone}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ class Shape:
     frames: int
     height: int
     width: int
+
+    @property
+    def is_clip(self) -> bool:
+        return self.frames > 1
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def read(
     A kind whose shape is None is not read. Clips are the first frames of each video; what cannot be decoded,
     or is too short, is left out and counted on standard error. WorkError if nothing is left.
     """
-    images = list(_read_kind(dataset, IMAGE_BUCKET, image, most, seed, fps, stride)) if image else []
-    clips = list(_read_kind(dataset, VIDEO_BUCKET, clip, most, seed, fps, stride)) if clip else []
+    rate: dict[str, Any] = {"fps": fps, "stride": stride}
+    images = list(_read_all(dataset, image, most, seed, **rate)) if image else []
+    clips = list(_read_all(dataset, clip, most, seed, **rate)) if clip else []
     if not images and not clips:
         raise WorkError(f"{dataset.folder}: no readable image or clip to compare with")
     return RealSamples(
@@ -100,14 +105,12 @@ def real_pixels(
 
     WorkError if there is none.
     """
-    is_clip, found = shape.frames > 1, 0
-    kind = VIDEO_BUCKET if is_clip else IMAGE_BUCKET
-    rate = (fps, stride) if is_clip else (0.0, 1)
-    for pixels, _ in _read_kind(dataset, kind, shape, most, seed, *rate):
+    found = 0
+    for pixels, _ in _read_all(dataset, shape, most, seed, fps=fps, stride=stride):
         found += 1
-        yield pixels if is_clip else pixels[0]
+        yield pixels if shape.is_clip else pixels[0]
     if not found:
-        raise WorkError(f"{dataset.folder}: no readable {'clip' if is_clip else 'image'} to compare with")
+        raise nothing_readable(dataset, shape)
 
 
 def batched(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
@@ -117,29 +120,55 @@ def batched(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
         yield np.stack(batch)
 
 
-def _read_kind(
-    dataset: Dataset, bucket: int, shape: Shape, most: int, seed: int, fps: float, stride: int
-) -> Iterator[tuple[Pixels, int]]:
-    rows = np.flatnonzero(is_image(np.asarray(dataset.media)) == (bucket == IMAGE_BUCKET))
-    rows = rows[np.sort(permutation(seed, "real samples", (bucket,), len(rows))[:most])]
+def nothing_readable(dataset: Dataset, shape: Shape) -> WorkError:
+    """Return what is raised where a dataset has nothing to compare with."""
+    return WorkError(f"{dataset.folder}: no readable {'clip' if shape.is_clip else 'image'} to compare with")
+
+
+def chosen_rows(dataset: Dataset, shape: Shape, most: int, seed: int) -> Labels:
+    """Return rows of at most `most` images, or clips, at random, in their order."""
+    bucket = VIDEO_BUCKET if shape.is_clip else IMAGE_BUCKET
+    rows = np.flatnonzero(is_image(np.asarray(dataset.media)) == (not shape.is_clip))
+    return rows[np.sort(permutation(seed, "real samples", (bucket,), len(rows))[:most])]
+
+
+def read_rows(
+    dataset: Dataset, rows: Labels, shape: Shape, *, fps: float, stride: int
+) -> Iterator[tuple[Pixels, int] | None]:
+    """Yield pixels (T, H, W, 3) and label of each row, None for one that is damaged or too short.
+
+    fps, stride: of clips; an image has neither.
+    """
+    if not shape.is_clip:
+        fps, stride = 0.0, 1
     left_out = 0
-    with Progress(len(rows), "read real clips" if shape.frames > 1 else "read real images") as progress:
-        for row in rows:
-            try:
-                pixels = decode_media(
-                    sample_media(dataset, int(row), by_time=bool(fps)),
-                    frames=(0, shape.frames, stride),
-                    fps=fps or None,
-                    size=(shape.height, shape.width),
-                    colour=dataset.colour,
-                )
-            except MediaError:
-                left_out += 1
-            else:
-                yield pixels, int(dataset.index[row]["label"])
-            progress.advance()
+    for row in rows:
+        try:
+            pixels = decode_media(
+                sample_media(dataset, int(row), by_time=bool(fps)),
+                frames=(0, shape.frames, stride),
+                fps=fps or None,
+                size=(shape.height, shape.width),
+                colour=dataset.colour,
+            )
+        except MediaError:
+            left_out += 1
+            yield None
+        else:
+            yield pixels, int(dataset.index[row]["label"])
     if left_out:
         say(f"{dataset.folder}: {left_out} of {len(rows)} left out (damaged, or under {shape.frames} frames)")
+
+
+def _read_all(
+    dataset: Dataset, shape: Shape, most: int, seed: int, *, fps: float, stride: int
+) -> Iterator[tuple[Pixels, int]]:
+    rows = chosen_rows(dataset, shape, most, seed)
+    with Progress(len(rows), "read real clips" if shape.is_clip else "read real images") as progress:
+        for found in read_rows(dataset, rows, shape, fps=fps, stride=stride):
+            if found is not None:
+                yield found
+            progress.advance()
 
 
 def _stacked(samples: list[tuple[Pixels, int]], shape: tuple[int, ...]) -> tuple[Pixels, Labels]:

@@ -6,9 +6,11 @@ that two files in one folder belong together. Manifests of earlier versions have
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -19,12 +21,12 @@ from core.errors import UserError, WorkError
 from core.files import instead, published, sealed, sha256_file
 from core.progress import counted
 from core.reading import json_files
-from core.reading.array_files import DamagedArray, open_archive
+from core.reading.array_files import Archive, DamagedArray, open_archive
 from core.reading.json_files import Malformed
 from core.reading.json_scalars import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
-from tools.runs.sample_files import read_file, read_files, rows_of
+from tools.runs.sample_files import FileRow, read_file, read_files, rows_of
 
 ARRAYS = "samples.npz"
 OVERVIEW = "overview.png"  # beside these, of some of them
@@ -113,6 +115,9 @@ class Samples:
         digest = sha256_file(arrays)
         if recorded not in (None, digest):
             raise WorkError(f"{arrays} is not the file that {SAMPLES} tells of: its SHA-256 differs")
+        if recorded is None and "files" not in self.record:
+            with self._archive() as archive:
+                archive.check("arr_0")
         claimed, begun = self.record.get("made_from"), read_made_from(self.folder)
         if claimed is not None and begun is not None and begun["sha256"] != claimed:
             raise WorkError(
@@ -129,38 +134,43 @@ class Samples:
         if "files" in self.record:
             classes = tuple(self.record.get("classes", ()))
             return read_files(self.listed, (self.count, self.frames, self.height, self.width), classes)
-        path = self.folder / ARRAYS
         frames = (self.frames,) if self.frames > 1 else ()
         expected = (self.count, *frames, self.height, self.width, 3)
-        try:
-            with open_archive(path) as arrays:
-                pixels, labels = (
-                    arrays.read("arr_0", math.prod(expected)),
-                    arrays.read("labels", 8 * self.count),
-                )
-        except DamagedArray as error:
-            raise WorkError(f"{path} is {error}") from None
+        with self._archive() as arrays:
+            pixels = arrays.read("arr_0", math.prod(expected))
+            labels = arrays.read("labels", 8 * self.count)
         are_numbers = pixels.dtype == np.uint8 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
         if pixels.shape != expected or not are_numbers or labels.shape != expected[:1]:
             found = f"{pixels.dtype} {pixels.shape} with labels {labels.shape}"
-            raise WorkError(f"{path} holds {found}, and {SAMPLES} tells of uint8 {expected}")
+            raise WorkError(f"{self.folder / ARRAYS} holds {found}, and {SAMPLES} tells of uint8 {expected}")
         return pixels, labels.astype(np.int64)
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pixels of `size` samples at a time, in order; WorkError as `load`."""
+    def some(self, rows: range) -> NDArray[np.uint8]:
+        """Return the pixels of these samples alone; WorkError as `load`.  `verify` comes first."""
         frames = (self.frames,) if self.frames > 1 else ()
         each = (*frames, self.height, self.width, 3)
         if "files" in self.record:
-            rows = rows_of(self.listed)
-            for start in range(0, len(rows), size):
-                some = rows[start : start + size]
-                yield np.stack([read_file(self.folder, row, self.frames, each) for row in some])
-            return
+            files = self._rows[rows.start : rows.stop]
+            return np.stack([read_file(self.folder, row, self.frames, each) for row in files])
+        with self._archive() as arrays:
+            return arrays.rows("arr_0", (self.count, *each), np.uint8, rows)
+
+    @contextlib.contextmanager
+    def _archive(self) -> Iterator[Archive]:
+        """Open samples.npz; WorkError for whatever the block cannot read from it."""
+        path = self.folder / ARRAYS
         try:
-            with open_archive(self.folder / ARRAYS) as arrays:
-                yield from arrays.rows("arr_0", (self.count, *each), np.uint8, size)
+            with open_archive(path) as arrays:
+                yield arrays
         except DamagedArray as error:
-            raise WorkError(f"{self.folder / ARRAYS} is {error}") from None
+            raise WorkError(f"{path} is {error}") from None
+
+    @cached_property
+    def _rows(self) -> list[FileRow]:
+        rows = rows_of(self.listed)
+        if len(rows) != self.count:
+            raise WorkError(f"{self.listed} lists {len(rows)} files, and the manifest tells of {self.count}")
+        return rows
 
 
 def require_one_origin(found: Sequence[Samples]) -> None:

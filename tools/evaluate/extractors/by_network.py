@@ -1,18 +1,29 @@
-"""Score images or clips by a published network, against a dataset or published statistics."""
+"""Score images or clips by a published network, against a dataset or published statistics.
+
+Any number of workers share the samples of both sides; what the network gave is stored part by part and put
+together in one order, so that a score does not depend on how many there were, or on a kill.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.distributed.device_choice import own_device
-from core.progress import Progress, say
+from core.files import fingerprint
+from core.progress import say
+from core.queue import shared_job
+from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
-from tools.evaluate.extractors.extractor import Extractor, Pixels, Seen
+from tools.evaluate.extractors.extractor import Extractor, Seen
+from tools.evaluate.extractors.feature_parts import MADE, REAL, FeatureParts
+from tools.evaluate.extractors.feature_units import FeatureUnits, Real
 from tools.evaluate.extractors.kinds import KINDS
-from tools.evaluate.real_samples import Shape, batched, real_pixels
+from tools.evaluate.real_samples import Shape, nothing_readable
 from tools.runs import rulers
 from tools.runs.sample_files import prompts_of
 from tools.runs.samples import Samples
@@ -36,14 +47,56 @@ class Comparison:
     fps: float
     stride: int
     device: str
+    threads: int
 
 
-def scores_of(samples: Samples, asked: Comparison, of: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of scores.json.  of: hashes of the samples and of what is beside them."""
+def share(
+    samples: Samples,
+    asked: Comparison,
+    of: Mapping[str, Any],
+    output: Path,
+    queue: QueueConfig,
+    publish: Callable[[dict[str, Any]], None],
+) -> None:
+    """Take part in scoring samples until the scores are there; one worker hands them to `publish`.
+
+    of: hashes of the samples and of what is beside them.
+    """
+    torch.set_num_threads(asked.threads)
+    torch.backends.cudnn.benchmark = False  # workers that see the same samples give the same numbers
+    torch.backends.cudnn.deterministic = True
     extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
+    real = None
+    if asked.real:
+        shape = Shape(samples.frames, samples.height, samples.width)
+        data = Dataset(Path(asked.real))
+        real = Real(data, shape, asked.most_real, asked.seed, asked.fps, asked.stride)
+    settings = {name: getattr(asked, name) for name in ("most_real", "seed", "fps", "stride", "threads")}
+    made_from = fingerprint({**of, **extractor.ruler, **settings})
+
+    def put_together(parts: FeatureParts) -> None:
+        publish(_scores_of(samples, extractor, real, parts, asked, of))
+
+    units = FeatureUnits(output, extractor, samples, real, asked.batch, made_from, put_together)
+    shared_job.work(units, queue)
+
+
+def _scores_of(
+    samples: Samples,
+    extractor: Extractor,
+    real: Real | None,
+    parts: FeatureParts,
+    asked: Comparison,
+    of: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the content of scores.json."""
     what = "clips" if extractor.of_clips else "images"
-    made = extractor.see(_counted(samples.batches(asked.batch), samples.count, f"see generated {what}"))
-    found, beside = _against(extractor, made, samples, asked, of)
+    made = extractor.seen(parts.of(MADE))
+    if real is None:
+        found = extractor.scores_by_statistics(made, Path(asked.reference), asked.seed)
+        beside = {"reference_sha256": of["reference"]}
+    else:
+        found, beside = _against(extractor, made, real, parts, of)
     found |= _beside_texts(extractor, made, samples, asked.seed)
     found[what] = samples.count
     found |= extractor.singular(samples.count, what, "the distance")
@@ -52,21 +105,17 @@ def scores_of(samples: Samples, asked: Comparison, of: Mapping[str, Any]) -> dic
 
 
 def _against(
-    extractor: Extractor, made: Seen, samples: Samples, asked: Comparison, of: Mapping[str, Any]
+    extractor: Extractor, made: Seen, real: Real, parts: FeatureParts, of: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return scores against statistics or real samples, and what the ruler says of these."""
-    if asked.reference:
-        found = extractor.scores_by_statistics(made, Path(asked.reference), asked.seed)
-        return found, {"reference_sha256": of["reference"]}
-    shape = Shape(samples.frames, samples.height, samples.width)
-    data, rate = Dataset(Path(asked.real)), {"fps": asked.fps, "stride": asked.stride}
-    pixels = real_pixels(data, shape, asked.most_real, seed=asked.seed, fps=asked.fps, stride=asked.stride)
-    real = extractor.see(batched(pixels, asked.batch))
-    found = extractor.scores(made, real, asked.seed) | {"reference_count": real.moments.count}
+    """Return scores against real samples, and what the ruler says of these."""
+    seen = extractor.seen(parts.of(REAL)) if len(real.rows) else None
+    if seen is None or not len(seen.features):
+        raise nothing_readable(real.data, real.shape)
+    found = extractor.scores(made, seen, real.seed) | {"reference_count": len(seen.features)}
     rule: dict[str, Any] = {"real_resize": "bicubic to cover, centre crop"}
     if extractor.of_clips:
-        rule |= rate
-    return found, {"real": of["real"], "most_real": asked.most_real, "seed": asked.seed, **rule}
+        rule |= {"fps": real.fps, "stride": real.stride}
+    return found, {"real": of["real"], "most_real": real.most, "seed": real.seed, **rule}
 
 
 def _beside_texts(extractor: Extractor, made: Seen, samples: Samples, seed: int) -> dict[str, Any]:
@@ -79,11 +128,3 @@ def _beside_texts(extractor: Extractor, made: Seen, samples: Samples, seed: int)
     if samples.record.get("prompts"):
         say("which sample has which prompt is kept for single files alone (files.kind): no score of both")
     return {}
-
-
-def _counted(batches: Iterable[Pixels], count: int, what: str) -> Iterator[Pixels]:
-    """Yield batches with a line of progress."""
-    with Progress(count, what) as progress:
-        for pixels in batches:
-            yield pixels
-            progress.advance(len(pixels))

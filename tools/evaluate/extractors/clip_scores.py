@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,15 @@ import torch
 
 from core.errors import UserError
 from models.extractors.vision import Clip, load_clip
-from tools.evaluate.extractors.extractor import Extractor, Features, Pixels, Seen, channels_first, see
+from tools.evaluate.extractors.extractor import (
+    FEATURES,
+    Extractor,
+    Features,
+    Numbers,
+    Pixels,
+    Seen,
+    channels_first,
+)
 from tools.evaluate.features import gaussian_mmd
 from tools.evaluate.measures import bootstrap_interval
 from tools.runs import score_names as names
@@ -46,9 +54,13 @@ class ClipScores(Extractor):
     def fewest(self) -> int:
         return 0
 
-    def see(self, batches: Iterable[Pixels]) -> Seen:
+    @property
+    def widths(self) -> dict[str, int]:
+        return {FEATURES: self.network.width}
+
+    def numbers(self, batch: Pixels) -> Numbers:
         """Show pictures to the network; embeddings are of length 1."""
-        return see(batches, self._features, self.network.width)
+        return {FEATURES: self._features(batch)}
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return CMMD of generated pictures against real ones."""

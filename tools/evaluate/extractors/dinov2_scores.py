@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import torch
 from core.errors import UserError
 from models.extractors.vision import DINOV2_SIDE, DinoV2, load_dinov2
 from tools.evaluate.extractors.extractor import (
+    FEATURES,
     Extractor,
     Features,
+    Numbers,
     Pixels,
     Seen,
     channels_first,
     distance_scores,
-    see,
 )
 from tools.evaluate.features import neighbours
 from tools.evaluate.moments import Reference, read_reference
@@ -48,9 +48,13 @@ class DinoV2Scores(Extractor):
     def fewest(self) -> int:
         return self.network.width
 
-    def see(self, batches: Iterable[Pixels]) -> Seen:
+    @property
+    def widths(self) -> dict[str, int]:
+        return {FEATURES: self.network.width}
+
+    def numbers(self, batch: Pixels) -> Numbers:
         """Show pictures to the network."""
-        return see(batches, self._features, self.network.width)
+        return {FEATURES: self._features(batch)}
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return all scores of generated pictures against real ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,8 @@ from tools.evaluate.moments import Moments, Reference
 
 Pixels = NDArray[np.uint8]
 Features = NDArray[np.float32]
+Numbers = Mapping[str, Features]
+FEATURES = "features"
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,26 @@ class Extractor(ABC):
     def fewest(self) -> int:
         """Return with how many samples the covariance of features has full rank; 0 where none is taken."""
 
+    @property
     @abstractmethod
+    def widths(self) -> Mapping[str, int]:
+        """Return the numbers of a sample by name; FEATURES are those whose sums are taken."""
+
+    @abstractmethod
+    def numbers(self, batch: Pixels) -> Numbers:
+        """Show samples (n, [T,] H, W, 3) to the network; return their numbers (n, D) by name."""
+
+    def seen(self, parts: Iterable[Numbers]) -> Seen:
+        """Put the numbers of parts together, in their order."""
+        rows, moments = [], Moments.empty(self.widths[FEATURES])
+        for part in parts:
+            rows.append(part[FEATURES])
+            moments.add(rows[-1])
+        return Seen(np.concatenate(rows), moments)
+
     def see(self, batches: Iterable[Pixels]) -> Seen:
-        """Show samples, batches of (n, H, W, 3) or (n, T, H, W, 3), to the network."""
+        """Show samples to the network, and put their numbers together."""
+        return self.seen(map(self.numbers, batches))
 
     @abstractmethod
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
@@ -75,15 +94,6 @@ class Extractor(ABC):
 def channels_first(pixels: Pixels, device: torch.device) -> Tensor:
     """Move samples (n, ..., 3) to a device as (n, 3, ...) uint8."""
     return torch.from_numpy(pixels.copy()).to(device).movedim(-1, 1)
-
-
-def see(batches: Iterable[Pixels], features: Callable[[Pixels], Features], width: int) -> Seen:
-    """Collect the features of all batches.  width: D."""
-    rows, moments = [], Moments.empty(width)
-    for pixels in batches:
-        rows.append(features(pixels))
-        moments.add(rows[-1])
-    return Seen(np.concatenate(rows), moments)
 
 
 def distance_scores(name: str, made: Seen, reference: Reference, seed: int) -> dict[str, Any]:

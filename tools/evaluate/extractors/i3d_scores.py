@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +11,14 @@ import torch
 from core.errors import UserError
 from models.extractors import i3d
 from tools.evaluate.extractors.extractor import (
+    FEATURES,
     Extractor,
     Features,
+    Numbers,
     Pixels,
     Seen,
     channels_first,
     distance_scores,
-    see,
 )
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
@@ -48,9 +48,13 @@ class I3DScores(Extractor):
     def fewest(self) -> int:
         return i3d.WIDTH
 
-    def see(self, batches: Iterable[Pixels]) -> Seen:
+    @property
+    def widths(self) -> dict[str, int]:
+        return {FEATURES: i3d.WIDTH}
+
+    def numbers(self, batch: Pixels) -> Numbers:
         """Show clips to the network."""
-        return see(batches, self._features, i3d.WIDTH)
+        return {FEATURES: self._features(batch)}
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return FVD of generated clips against real ones."""

@@ -7,14 +7,13 @@ format. Sums are added up batch by batch; features of 50,000 pictures take 0.4 G
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from core.checkpoint.tensor_file import load_tensors
 from core.checkpoint.torch_file import read_tensors
@@ -22,13 +21,14 @@ from core.errors import UserError
 from core.files import sha256_file
 from models.extractors import inception
 from tools.evaluate.extractors.extractor import (
+    FEATURES,
     Extractor,
     Features,
+    Numbers,
     Pixels,
     Seen,
     channels_first,
     distance_scores,
-    see,
 )
 from tools.evaluate.features import inception_score, kernel_distance, neighbours
 from tools.evaluate.moments import Moments, Reference, read_reference
@@ -61,20 +61,29 @@ class InceptionScores(Extractor):
     def fewest(self) -> int:
         return inception.WIDTH
 
-    def see(self, batches: Iterable[Pixels]) -> Seen:
-        """Show pictures to the network; `more` has logits (N, 1008), and sums of spatial features."""
-        logits: list[NDArray[np.float32]] = []
+    @property
+    def widths(self) -> dict[str, int]:
+        return {FEATURES: inception.WIDTH, LOGITS: inception.CLASSES, SPATIAL: SPATIAL_WIDTH}
+
+    def numbers(self, batch: Pixels) -> Numbers:
+        """Show pictures to the network."""
+        with torch.no_grad():
+            found = self.network(channels_first(batch, self.device))
+        each = {FEATURES: found.pool, LOGITS: found.logits, SPATIAL: found.spatial}
+        return {name: numbers.cpu().numpy() for name, numbers in each.items()}
+
+    def seen(self, parts: Iterable[Numbers]) -> Seen:
+        """Put parts together; `more` has logits (N, 1008), and sums of spatial features."""
+        logits: list[Features] = []
         spatial = Moments.empty(SPATIAL_WIDTH)
 
-        def features(pictures: Pixels) -> Features:
-            with torch.no_grad():
-                found = self.network(channels_first(pictures, self.device))
-            logits.append(found.logits.cpu().numpy())
-            spatial.add(found.spatial.cpu().numpy())
-            pool: Features = found.pool.cpu().numpy()
-            return pool
+        def noted() -> Iterator[Numbers]:
+            for part in parts:
+                logits.append(part[LOGITS])
+                spatial.add(part[SPATIAL])
+                yield part
 
-        seen = see(batches, features, inception.WIDTH)
+        seen = super().seen(noted())
         return replace(seen, more={LOGITS: np.concatenate(logits), SPATIAL: spatial})
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:

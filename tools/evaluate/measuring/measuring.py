@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.queue.config import QueueConfig
 from tools.runs import score_names as names
 from tools.runs.samples import Samples
 
@@ -23,6 +24,10 @@ class Measuring(ABC):
     @abstractmethod
     def measure(self, output: Path) -> dict[str, Any]:
         """Return the content of scores.json; pictures and rows go to `output`."""
+
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Measure, and have one worker, where several share it, hand the content of scores.json over."""
+        publish(self.measure(output))
 
     def table(self, scores: Mapping[str, Any]) -> str:
         """Lay the scores out for a terminal."""

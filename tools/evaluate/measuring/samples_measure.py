@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.config.sections import section
 from core.errors import UserError
+from core.queue.config import QueueConfig
 from tools.evaluate import scored
 from tools.evaluate.config import CLIP_EXTRACTORS
 from tools.evaluate.measuring.measuring import Measuring
@@ -34,6 +36,7 @@ class Settings:
     stride: int
     batch: int
     device: str
+    threads: int
 
 
 def lines(asked: Settings) -> list[str]:
@@ -58,13 +61,18 @@ class OfSamples(Measuring):
         self.of = scored.describe(Path(asked.source), self.samples, self._beside)
         self.of |= scored.hashes_of_weights({"extractor_weights": asked.extractor_weights})
 
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Score the samples."""
-        if self._asked.extractor != "classifier":
-            from tools.evaluate.extractors import by_network
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Score the samples; workers share what a network has to see."""
+        if self._asked.extractor == "classifier":
+            super().work(output, queue, publish)
+            return
+        from tools.evaluate.extractors import by_network
 
-            network = section(by_network.Comparison, self._asked)
-            return by_network.scores_of(self.samples[0], network, self.of)
+        network = section(by_network.Comparison, self._asked)
+        by_network.share(self.samples[0], network, self.of, output, queue, publish)
+
+    def measure(self, output: Path) -> dict[str, Any]:
+        """Score the samples by a classifier."""
         from tools.evaluate import by_classifier
 
         classifier = section(by_classifier.Comparison, self._asked)

@@ -20,7 +20,7 @@ from core.queue.shared_job import LEASES
 from core.root import ROOT
 from tests.fuzz.forking import Ended
 from tools.runs.samples import ARRAYS, Samples, read_made_from
-from tools.sample.parts import FOLDER, Parts
+from tools.sample.parts import FOLDER, Decoded, Parts
 from tools.sample.units import CUT
 
 FILES = ROOT / "tests" / "fixtures" / "30fc6aa" / "files"
@@ -109,7 +109,7 @@ def _leave_unfinished(folder: Path) -> None:
     assert begun is not None
     pixels = np.array(finished.load()[0][:6])
     Parts(folder / "sampling" / FOLDER, begun["sha256"], finished.count, pixels.shape[1:]).write(
-        range(6), pixels
+        range(6), [Decoded(pixels)]
     )
     for name in ("samples.json", ARRAYS):
         (folder / "sampling" / name).unlink()

@@ -14,21 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from core.checkpoint.weights import Stored
 from core.config.fields import to_dict
 from core.config.loading import difference
 from core.errors import UserError, WorkError
 from core.progress import counted
+from models.places import PLACES_RULE, fit_places
 from models.weights import shapes_only
 
 CLASSES = "num_classes"  # the field that says how many rows a table of classes has
-PLACES_RULE = "bicubic over rows and columns, linear over frames"
 SHOWN = 3  # names of tensors in a line
 
 
@@ -83,14 +83,31 @@ class Transfer:
         for name, shape in self.places.items():
             tensors[name].detach().copy_(fit_places(state[name], shape))
 
+    def defer(self, model: nn.Module, state: Stored) -> None:
+        """Have the parameters of a network without weights take ranges of `state` as first values."""
+        for name, parameter in model.named_parameters():
+            if name in self.places or name in self.classes:
+                parameter.first = partial(self._adapted, state, name)  # type: ignore[attr-defined]
+            elif name not in self.new:
+                parameter.first = partial(state.part, name)  # type: ignore[attr-defined]
+
+    def _adapted(self, state: Stored, name: str, start: int, stop: int) -> Tensor:
+        """Return a range of what becomes of a whole tensor."""
+        places, source = self.places.get(name), self.rows.source if self.rows else []
+        fitted = state[name][source] if places is None else fit_places(state[name], places)
+        return fitted.flatten()[start:stop].float()
+
     def require_state(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Raise WorkError unless `state` has the other network's tensors, UserError if one is not finite."""
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        found, bad = {}, []
+        for name, tensor in state.items():
+            found[name] = tuple(tensor.shape)
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                bad.append(name)
         if odd := sorted(set(found.items()) ^ set(self.there.items())):
             raise WorkError(f"{origin} does not fit its configuration: {odd[0][0]} is {odd[0][1]}")
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise UserError(f"{origin} has numbers that are not finite, the first in {name}")
+        if bad:
+            raise UserError(f"{origin} has numbers that are not finite, the first in {bad[0]}")
 
     def lines(self) -> list[str]:
         """Describe what becomes of all tensors, in a line for each way; names beyond a few are counted."""
@@ -214,26 +231,6 @@ def class_rows(ours: Sequence[str], theirs: Sequence[str], count: int, count_the
     new = [name for name in ours if name not in labels]
     left = [name for name in theirs if ours and name not in ours]
     return Rows([*source, none], new, len(known), moved, left)
-
-
-def fit_places(table: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resize (T, H, W, D) to `shape`: bicubic over rows and columns, then linear over frames."""
-    frames, height, width = shape[:3]
-    rows = rearrange(table.float(), "t h w d -> t d h w")
-    if (height, width) != tuple(rows.shape[2:]):
-        # Keys' kernel, which keeps what is linear; without `antialias` torch takes another one.
-        rows = F.interpolate(rows, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    if frames == len(rows):
-        return rearrange(rows, "t d h w -> t h w d")
-    moments = rearrange(rows, "t d h w -> (h w) d t")
-    moments = F.interpolate(moments, frames, mode="linear", align_corners=False)
-    return rearrange(moments, "(h w) d t -> t h w d", h=height)
-
-
-def has_learned_places(config: Buildable) -> bool:
-    """Return whether a network has a learned table of places."""
-    with shapes_only():
-        return any(hasattr(parameter, "places") for parameter in config.build().parameters())
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 ROOMS = {
     "core": [
         {"."},
-        {"reading"},
+        {"first_values", "reading"},
         {"config"},
         {"distributed"},
         {"run"},

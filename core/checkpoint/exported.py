@@ -97,20 +97,25 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def load(folder: Path) -> dict[str, Tensor]:
     """Return the weights of an export, once they match its record."""
-    return load_all(_verified(folder))
+    return load_all(files_of(folder))
 
 
 def entries(folder: Path) -> list[Entry]:
     """Return the weights of an export to be read one after the other, once they match its record."""
     found = list[Entry]()
-    for path in _verified(folder):
+    for path in files_of(folder):
         keys = open_tensors(path).keys()
         found += entries_in(path, {key: key for key in keys})
     return found
 
 
-def _verified(folder: Path) -> list[Path]:
+def files_of(folder: Path, *, is_verified: bool = False) -> list[Path]:
+    """Return the files with the weights, once they match the record.
+
+    is_verified: whether another rank has seen that they do.
+    """
     record = read_record(folder)
-    for name in (found := weights_in(record)):
+    found = weights_in(record)
+    for name in found if not is_verified else ():
         require_as_written(folder / name, record["files"][name], EXPORT)
     return [folder / name for name in found]

@@ -116,6 +116,17 @@ def shape_of(file: Any, key: str) -> list[int] | None:
     return shape
 
 
+def read_range(file: Any, key: str, start: int, stop: int) -> Tensor:
+    """Return elements [start, stop) of a flattened tensor in a mapped file, 1-D; whole rows are read."""
+    rows = file.get_slice(key)
+    shape = rows.get_shape()
+    if not shape:
+        return file.get_tensor(key).view(-1)[start:stop]
+    row = max(1, math.prod(shape[1:]))
+    first, last = start // row, -(-stop // row)
+    return rows[first:last].flatten()[start - first * row : stop - first * row]
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file by name; DamagedCheckpoint where it cannot be read."""
     try:

@@ -1,9 +1,15 @@
-"""Read whole weights from a checkpoint, for sampling and export: no engine, no process group."""
+"""Read weights of a checkpoint or an export, for sampling, export and new runs: no engine, no process group.
+
+They can be had whole, one after another, or by ranges: no process ever needs all of them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +17,93 @@ from torch import Tensor
 from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
-from core.checkpoint.tensor_file import Entry
+from core.checkpoint.tensor_file import Entry, open_tensors, read_range
 from core.engine.network import MAIN
 from core.errors import UserError
 from core.files import instead
 from core.run.folder import CHECKPOINTS
+
+
+class Stored(Mapping[str, Tensor], ABC):
+    """Whole weights by name, each read when it is asked for."""
+
+    _names: Mapping[str, Any]
+
+    @abstractmethod
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements [start, stop) of a flattened weight, 1-D, in fp32."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class CheckpointWeights(Stored):
+    """Trainable weights of one kind in fp32, then frozen parameters and buffers, as they were.
+
+    reader: of a checkpoint that was verified.
+    """
+
+    def __init__(self, reader: CheckpointReader, kind: str) -> None:
+        self._reader, self._kind = reader, kind
+        self._fixed = {entry.name: entry for entry in reader.fixed_entries()}
+        self._names = dict.fromkeys([*reader.names(kind), *self._fixed])
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._fixed:
+            return self._fixed[name].read()
+        return self._reader.whole(self._kind, name)
+
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        if name in self._fixed:
+            return self._fixed[name].read().flatten()[start:stop].float()
+        out = torch.empty(stop - start)
+        self._reader.read(self._kind, name, start, stop, out)
+        return out
+
+
+class ExportedWeights(Stored):
+    """The weights of an export, in files that were verified."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        opened = [open_tensors(path) for path in files]
+        self._names = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self._names[name].get_tensor(name)
+        return found
+
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        return read_range(self._names[name], name, start, stop).float()
+
+
+class LoadedWeights(Stored):
+    """Weights that are in memory already, as those of an autoencoder are."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._names = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self._names[name]
+        return found
+
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        return self[name].flatten()[start:stop].float()
+
+
+def open_stored(path: Path, which: str, network: str, *, is_verified: bool = False) -> Stored:
+    """Open a checkpoint or an export, as `load_weights` takes it.
+
+    is_verified: whether another rank has compared all files with what was recorded of them.
+    """
+    if exported.is_export(path):
+        return ExportedWeights(exported.files_of(path, is_verified=is_verified))
+    reader = CheckpointReader(path, network)
+    if not is_verified:
+        reader.verify()
+    return CheckpointWeights(reader, reader.kind_of(which))
 
 
 def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[str, Tensor]:
@@ -32,10 +120,7 @@ def load_weights(path: Path, which: str = "ema", network: str = MAIN) -> dict[st
         if network:
             raise UserError("network", network, f"'', since {path} is an export")
         return exported.load(path)
-    reader = CheckpointReader(path, network)
-    reader.verify()
-    fixed = {key.partition("/")[2]: tensor for key, tensor in reader.fixed().items()}
-    return reader.full(reader.kind_of(which)) | fixed
+    return dict(open_stored(path, which, network))
 
 
 def weight_entries(path: Path, which: str = "ema") -> list[Entry]:

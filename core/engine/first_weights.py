@@ -1,12 +1,19 @@
-"""The weights that an engine starts from: equal on all ranks, kept in fp32, in the type that computes."""
+"""The weights that an engine starts from: equal on all ranks, kept in fp32, in the type that computes.
+
+A network comes with its weights, which rank 0 then sends to all, or without (`core.first_values`): then each
+rank makes what it keeps, one parameter after another, and no rank ever holds the whole network in fp32.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.distributed.ranks import World
+from core.first_values.recording import First, first_of
 
 
 def agree(model: nn.Module, world: World) -> None:
@@ -17,14 +24,50 @@ def agree(model: nn.Module, world: World) -> None:
             dist.broadcast(tensor.detach(), src=0)
 
 
-def on_host(model: nn.Module) -> dict[str, Tensor]:
-    """Return the fp32 weights, uncopied where they are on the CPU: casting gives parameters new memory."""
-    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    return {n: p.detach().to("cpu", torch.float32) for n, p in trainable}
+def settle(
+    model: nn.Module,
+    world: World,
+    dtype: torch.dtype,
+    then: Callable[[nn.Parameter], None] | None = None,
+) -> dict[str, First]:
+    """Put the network's weights on the device in `dtype` (collective: all ranks).
 
-
-def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast parameters but not buffers, as DeepSpeed does at the other stages."""
-    for p in model.parameters():
+    Return what gives the fp32 values of trainable ones where `dtype` is another type, {} where it is not.
+    then: is called with each parameter as it comes, of a network without weights. Buffers stay as they are.
+    """
+    if firsts := first_of(model):
+        _make(model, world.device, dtype, then)
+        return firsts if dtype != torch.float32 else {}
+    agree(model, world)
+    if dtype == torch.float32:
+        return {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:  # uncopied where it is on the CPU: casting gives a parameter new memory
+            firsts[name] = _of(p.detach().to("cpu", torch.float32))
         if p.is_floating_point():
             p.data = p.data.to(dtype)
+    return firsts
+
+
+def _of(values: Tensor) -> First:
+    return lambda start, stop: values.flatten()[start:stop]
+
+
+def _make(
+    model: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    then: Callable[[nn.Parameter], None] | None,
+) -> None:
+    """Make each parameter in turn, with the tags that it has; one that is used twice stays one."""
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the old ones too, whose addresses stay theirs
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(p) not in made:
+                values = p.first(0, p.numel()).view(p.shape)  # type: ignore[attr-defined]
+                new = nn.Parameter(values.to(device, dtype), requires_grad=p.requires_grad)
+                new.__dict__.update({k: v for k, v in p.__dict__.items() if k != "first"})
+                made[id(p)] = (p, new)
+                if then is not None:
+                    then(new)
+            setattr(module, name, made[id(p)][1])

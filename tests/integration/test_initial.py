@@ -31,7 +31,7 @@ from tests.integration.tiny_run import (
     make_autoencoder,
     make_latents,
 )
-from tools import export
+from tools.export import job as export
 from tools.runs.begun import describe_record
 from tools.train import config as train_config
 from tools.train.job import plan, run

@@ -18,7 +18,8 @@ from models.denoisers.dit import DiTConfig
 from models.denoisers.kinds import KINDS
 from models.denoisers.network import DenoiserConfig, example_inputs
 from models.layers.embeddings import Grid
-from models.transfer import PLACES_RULE, Rows, class_rows, fit_places, plan_transfer
+from models.places import PLACES_RULE, fit_places
+from models.transfer import Rows, class_rows, plan_transfer
 from tests.models.denoisers import conv
 
 SMALL = DiTConfig(width=16, depth=2, heads=2, num_classes=3, attention="math")

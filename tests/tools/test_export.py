@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reconstruct import reconstruct
 from core.checkpoint.store import CheckpointStore
-from core.checkpoint.weights import load_weights
+from core.checkpoint.weights import load_weights, open_stored
 from core.config.loading import from_dict
 from core.config.yaml_files import read_inline, read_yaml
 from core.errors import UserError
@@ -58,6 +58,20 @@ def test_what_is_exported_is_plain_and_whole(run: Path, tmp_path: Path) -> None:
         }
     raw, average = (load_file(tmp_path / which / "model.safetensors") for which in ("raw", "ema"))
     assert any(not torch.equal(raw[name], average[name]) for name in raw)
+
+
+def test_weights_are_read_by_ranges_from_run_and_export(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", "dtype=bf16"]) == 0
+    newest = CheckpointStore(run / "checkpoints").latest()
+    assert newest is not None
+    for place in (newest, tmp_path / "out"):
+        stored, whole = open_stored(place, "ema", ""), load_weights(place, "ema")
+        assert set(stored) == set(whole)
+        for name, tensor in whole.items():
+            assert torch.equal(stored[name], tensor)
+            count = tensor.numel()
+            for start, stop in ((0, count), (count // 3, count // 3 + count // 2), (count, count)):
+                assert torch.equal(stored.part(name, start, stop), tensor.flatten()[start:stop].float())
 
 
 def test_an_average_of_another_length(run: Path, tmp_path: Path) -> None:

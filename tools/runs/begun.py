@@ -54,12 +54,15 @@ def begin_from(
 ) -> None:
     """Load the weights into the first rank's network, which the engine then broadcasts to all (collective).
 
+    Of a network without weights each rank will read what it keeps, once the first one has verified all.
     accepted: in what the runs differ although weights depend on it.
     UserError where they are not those that the output was begun with, WorkError where they are damaged.
     """
 
+    is_deferred = any(parameter.is_meta for parameter in model.parameters())
+
     def begin() -> None:
-        state = initial.load()
+        state = initial.open()
         transfer.require_state(state, str(initial.chosen))
         record = {**describe(initial, fingerprint(state)), **transfer.record(), "accepted": dict(accepted)}
         write_json_once(output / INITIAL, record)
@@ -69,10 +72,13 @@ def begin_from(
             was, now = kept["sha256"][:12], record["sha256"][:12]
             expected = f"the weights {was}, with which {output} was begun; {initial.chosen} holds {now}"
             raise UserError(INITIAL_FIELD, initial.text, f"{expected}; overwrite=true begins anew")
-        transfer.apply(model, state)
+        if not is_deferred:
+            transfer.apply(model, state)
         say(f"{output} begins from {initial.origin} ({record['sha256'][:12]})")
 
     ranks.on_first_rank(begin)
+    if is_deferred:
+        transfer.defer(model, initial.open(is_verified=True))
 
 
 def describe(initial: Initial, sha256: str) -> dict[str, Any]:

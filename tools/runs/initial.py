@@ -19,9 +19,10 @@ from core import environment
 from core.checkpoint import exported, format
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
-from core.checkpoint.weights import load_weights
+from core.checkpoint.weights import LoadedWeights, Stored, open_stored
 from core.config.loading import to_dict
 from core.config.yaml_files import read_recorded
+from core.engine.network import MAIN
 from core.errors import UserError, WorkError
 from core.files import instead
 from core.reading import json_files
@@ -77,9 +78,13 @@ class Initial:
 
     def load(self) -> dict[str, Tensor]:
         """Load the whole weights, each file verified; WorkError on damage."""
+        return dict(self.open())
+
+    def open(self, *, is_verified: bool = False) -> Stored:
+        """Open the weights, each file verified unless another rank has done so; WorkError on damage."""
         if (self.chosen / store.CONFIG).is_file():
-            return store.load(self.chosen).state_dict()
-        return load_weights(self.chosen, self.weights)
+            return LoadedWeights(store.load(self.chosen).state_dict())
+        return open_stored(self.chosen, self.weights, MAIN, is_verified=is_verified)
 
 
 def initial_of(config: Beginner, *, claimed: bool) -> Initial | None:

@@ -19,7 +19,8 @@ from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentFacts
 from models.denoisers.kinds import config_class
 from models.denoisers.network import Denoiser, DenoiserConfig
-from models.transfer import Transfer, class_rows, has_learned_places, plan_transfer
+from models.places import has_learned_places
+from models.transfer import Transfer, class_rows, plan_transfer
 from tools.runs.begun import StartingPoint, begin_from
 from tools.runs.initial import Initial
 from tools.runs.loaded_run import LatentSpace
@@ -156,7 +157,7 @@ def _spaces(
     if ours != theirs:
         shapes = [_shapes(sorted(some)) for some in (theirs, ours)]
         found.append(f"latents of {shapes[0]} there, of {shapes[1]} here")
-        if not has_learned_places(model):
+        if not has_learned_places(model.build):
             found.append("there is no learned table of places: new ones are computed as the old ones were")
     return found
 

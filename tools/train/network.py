@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from core.engine.compiling import compile_blocks, compile_functions, compiled_gr
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.errors import below
+from core.first_values.recording import without_weights
 from core.progress import say
 from core.train.trainer import Trainer
 from data.loading.sources.kinds import LatentSource, Loader
@@ -31,11 +33,14 @@ def make_network(
     seed: int,
     run: Path,
 ) -> Denoiser:
-    """Build the network for training, with backends for inputs of these shapes (collective: all ranks)."""
+    """Build the network for training, with backends for inputs of these shapes (collective: all ranks).
+
+    It comes without its weights where it can: the engine makes those that it keeps.
+    """
     torch.manual_seed(seed)
     with below("engine"):
         sequence = make_sequence_group(world, engine.sequence_parallel)
-    model = config.build(sequence)
+    model = without_weights(partial(config.build, sequence))
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     if heads := config.attention_heads(engine.sequence_parallel):
         with below("model"):

@@ -28,6 +28,7 @@ from core.engine.fsdp2.sharded import Sharded
 from core.engine.fsdp2.sharding import require_sharable, shard
 from core.engine.optimizer import allocate_state, settings_of, share_matrices
 from core.engine.shards import Shard, require_cuts, share
+from core.first_values.recording import first_of
 from core.metrics.watch import Watch
 from core.optim.groups import OptimizerConfig, parameter_groups
 
@@ -39,15 +40,21 @@ class FsdpEngine(Engine):
         self, model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World
     ) -> None:
         require_sharable(model)
+        firsts = first_of(model)
         groups = parameter_groups(model, optimizer)
         super().__init__(engine, optimizer, world, groups)
         ranks.barrier()  # all ranks enter the collectives below together
-        agree(model, world)
+        if not firsts:
+            agree(model, world)
         self._sharing = sharing = make_sharing(world, engine)
         shard(model, engine, sharing.mesh)
+        if firsts:
+            model.to_empty(device=world.device)
         ranks.set_timeouts(engine.timeout_s)
         self.module = model
         self._places = places(model, sharing.rank)
+        for name, first in firsts.items():
+            self._places[name].write(first)
         self._optimizer = Sharded(
             groups,
             self._places,

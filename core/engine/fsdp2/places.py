@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from core.first_values.recording import First
+
 
 class Place:
     """A parameter as FSDP2 keeps it: this rank's rows, padded to as many as the first rank has.
@@ -49,6 +51,11 @@ class Place:
         memory.copy_(self._kept._sharded_param_data)
         self._kept._sharded_param_data = memory
         self._kept.sharded_param._local_tensor = memory[: self.rows.numel()].view(self.rows)
+
+    @torch.no_grad()
+    def write(self, first: First) -> None:
+        """Write the first values of this rank's rows."""
+        self.local.view(-1).copy_(first(self.start, self.stop))
 
     def sum_from_zero(self) -> None:
         """Begin the sum of micro-steps before it is reduced, if none has: all are to be of one dtype."""

@@ -6,7 +6,7 @@ flat fp32 tensors, and which range of which parameter lies where in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -108,3 +108,13 @@ def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:
 
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
     return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
+
+
+def sharing(library: Any, settings: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Parameter], None]:
+    """Return what shares a parameter out over all ranks as stage 3 does, from rank 0's values (collective).
+
+    library: DeepSpeed.  settings: its configuration.
+    """
+    init = library.zero.Init(module=nn.Module(), config_dict_or_path=settings, dtype=dtype)
+    share: Callable[[nn.Parameter], None] = init._zero_init_param
+    return share

@@ -21,7 +21,7 @@ from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine, StepResult, hooked
-from core.engine.first_weights import agree, cast_parameters, on_host
+from core.engine.first_weights import settle
 from core.engine.optimizer import allocate_state, share_matrices
 from core.engine.shards import Shard, require_cuts, share, share_cuts
 from core.engine.zero import partitions
@@ -41,18 +41,22 @@ class ZeroEngine(Engine):
     ) -> None:
         groups = parameter_groups(model, optimizer)
         super().__init__(engine, optimizer, world, groups)
-        parameters = [p for group in groups for p in group["params"]]
         ranks.barrier()  # all ranks enter the collectives below together
-        agree(model, world)
-        initial = on_host(model) if engine.precision == "bf16" else {}
-        if engine.stage == 0 and engine.precision == "bf16":
-            cast_parameters(model, torch.bfloat16)
-        self._engine = load_deepspeed(world.device).initialize(
+        library = load_deepspeed(world.device)
+        numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        settings = deepspeed_config(engine, numbers, world.size)
+        dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+        share_out = partitions.sharing(library, settings, dtype) if engine.stage == 3 else None
+        firsts = settle(model, world, dtype, share_out)
+        named = dict(model.named_parameters())
+        groups = [{**group, "params": [named[name] for name in group["names"]]} for group in groups]
+        parameters = [p for group in groups for p in group["params"]]
+        self._engine = library.initialize(
             args=SimpleNamespace(device_rank=world.device.index or 0),
             model=model,
             model_parameters=groups,
             optimizer=lambda parameters: make_optimizer(parameters, engine, optimizer),
-            config=deepspeed_config(engine, sum(p.numel() for p in parameters), world.size),
+            config=settings,
             dist_init_required=False,
         )[0]
         if engine.stage == 0:
@@ -72,8 +76,8 @@ class ZeroEngine(Engine):
         require_cuts(self.cuts, self.owned, world.rank)
         allocate_state(self._inner, self.masters)
         with torch.no_grad():
-            for shard in self.shards if initial else []:
-                shard.view(self.masters).copy_(initial[shard.name].flatten()[shard.start : shard.stop])
+            for shard in self.shards if firsts else []:
+                shard.view(self.masters).copy_(firsts[shard.name](shard.start, shard.stop))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network's forward, with ZeRO's hooks."""

@@ -126,15 +126,18 @@ def test_bf16_masters_start_from_the_fp32_weights(world: World, stage: Any) -> N
     assert all(torch.equal(state[n], p) for n, p in model.named_parameters() if p.requires_grad)
 
 
-def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied() -> None:
+def test_on_a_cpu_the_fp32_weights_are_held_and_not_copied(world: World) -> None:
     """They are kept until masters are made of them; a copy would be the whole network once more."""
     model = ToyModel()
-    held = first_weights.on_host(model)
-    for name, parameter in model.named_parameters():
-        assert name not in held or held[name].data_ptr() == parameter.data_ptr()
+    places = {name: p.data_ptr() for name, p in model.named_parameters()}
+    held = first_weights.settle(model, world, torch.bfloat16)
     assert len(held) > 3
-    model.bfloat16()
-    assert all(tensor.dtype == torch.float32 for tensor in held.values())
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.bfloat16
+        if name in held:
+            values = held[name](0, parameter.numel())
+            assert values.dtype == torch.float32
+            assert values.data_ptr() == places[name]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,0 +1,224 @@
+"""Build a network without its weights, and remember how each would have been drawn.
+
+On torch's meta device tensors have shapes and no memory. What is done to a parameter there is written down,
+with the place of the random generator at each draw, and done later: to any range of the parameter, in any
+order, on any rank, with the bits that a network built as usual has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from core.first_values.mersenne_twister import skipped
+
+aten = torch.ops.aten
+M = TypeVar("M", bound=nn.Module)
+
+# Operations on one tensor in place, number by number; the first line begins anew.
+_BEGINNINGS = {aten.uniform_.default, aten.normal_.default, aten.zero_.default, aten.fill_.Scalar}
+_BY_NUMBER = _BEGINNINGS | {aten.mul_.Tensor, aten.div_.Tensor, aten.add_.Tensor, aten.sub_.Tensor}
+_BY_NUMBER |= {aten.erfinv_.default, aten.clamp_.default}
+# Functions that make a tensor of a size.
+_MADE = {aten.ones.default, aten.zeros.default, aten.full.default, aten.randn.default, aten.rand.default}
+
+
+class First(Protocol):
+    """The first values of a parameter, which carries this as its attribute `first` while it has no memory."""
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Return elements [start, stop) of the flattened parameter, 1-D on the CPU, in fp32."""
+        ...
+
+
+def first_of(network: nn.Module) -> dict[str, First]:
+    """Return what gives the first values of each parameter; {} for a network that has its weights."""
+    return {n: p.first for n, p in network.named_parameters() if p.is_meta}  # type: ignore[attr-defined]
+
+
+def without_weights(build: Callable[[], M]) -> M:
+    """Return the network that `build` makes, on the meta device, each parameter with its `first`.
+
+    The global generator moves on as if all had been drawn. A network with buffers, or whose weights are made
+    in a way that is not known here, is built as usual.
+    """
+    state = torch.get_rng_state()
+    recorder, asked = _Recorder(), _Asked()
+    with torch.device("meta"), asked, recorder:
+        network = build()
+    firsts = [recorder.first(parameter) for parameter in network.parameters()]
+    if all(firsts) and not asked.count and next(network.buffers(), None) is None:
+        for parameter, first in zip(network.parameters(), firsts, strict=True):
+            parameter.first = first  # type: ignore[attr-defined]
+        recorder.place.arrive()
+        return network
+    torch.set_rng_state(state)
+    return build()
+
+
+@dataclass
+class _Place:
+    """A place of the global generator: `words` 32-bit words after a state."""
+
+    state: Tensor
+    words: int = 0
+
+    def later(self, words: int) -> _Place:
+        return _Place(self.state, self.words + words)
+
+    def arrive(self) -> None:
+        """Set the global generator to it."""
+        torch.set_rng_state(skipped(self.state, self.words))
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """One operation on a parameter.  place: of the generator when it begins; None where it draws nothing."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    place: _Place | None
+
+    @property
+    def begins(self) -> bool:
+        """Whether nothing matters that was done before."""
+        return self.function in _BEGINNINGS | _MADE
+
+    @property
+    def takes_ranges(self) -> bool:
+        """Whether a range of its numbers can be made alone: a normal number depends on its neighbours."""
+        return self.function in _BY_NUMBER and self.function is not aten.normal_.default
+
+    def run(self, values: Tensor, first: int = 0) -> Tensor:
+        """Do it to `values`, which begin with number `first` of the parameter."""
+        if self.place is not None:
+            self.place.later(first).arrive()
+        if self.function in _MADE:
+            return self.function(*self.arguments, **{**self.options, "device": "cpu"})
+        return self.function(values, *self.arguments, **self.options)
+
+
+class _Drawn:
+    """The first values of a parameter, by the operations that make them."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, operations: list[_Operation]) -> None:
+        begin = max(place for place, operation in enumerate(operations) if operation.begins)
+        self._shape, self._dtype, self._operations = shape, dtype, operations[begin:]
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        kept = torch.get_rng_state()
+        try:
+            with torch.no_grad():
+                return self._made(start, stop)
+        finally:
+            torch.set_rng_state(kept)
+
+    def _made(self, start: int, stop: int) -> Tensor:
+        if all(operation.takes_ranges for operation in self._operations):
+            part = torch.empty(stop - start, dtype=self._dtype)
+            for operation in self._operations:
+                part = operation.run(part, start)
+            return part.float()
+        whole = torch.empty(self._shape, dtype=self._dtype)
+        for operation in self._operations:
+            whole = operation.run(whole)
+        return whole.flatten()[start:stop].float().clone()
+
+
+class _Asked(TorchFunctionMode):
+    """Count how often code asks whether a tensor is on the meta device, where some of torch draws nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func == Tensor.is_meta.__get__  # type: ignore[attr-defined]
+        return func(*args, **(kwargs or {}))
+
+
+class _Recorder(TorchDispatchMode):
+    """Write down what is done to tensors on the meta device, by the memory that they would have.
+
+    place: of the generator now.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = _Place(torch.get_rng_state())
+        self._done: dict[int, list[_Operation] | None] = {}  # None: in a way that is not known
+        self._alive: list[Tensor] = []  # so that no two tensors have one address
+
+    def first(self, parameter: Tensor) -> First | None:
+        """Return what gives a parameter's first values; None where that is not known."""
+        is_plain = parameter.is_meta and parameter.is_floating_point() and _is_whole(parameter)
+        done = self._done.get(_address(parameter)) if is_plain else None
+        if not done or not any(operation.begins for operation in done):
+            return None
+        return _Drawn(parameter.shape, parameter.dtype, done)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args and isinstance(args[0], Tensor) else None
+        if target is not None and target.is_meta and func in _BY_NUMBER:
+            others = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, (Tensor, torch.Generator))]
+            if others or not _is_whole(target):
+                self._unknown(target)
+                return func(*args, **kwargs) if others else target
+            self._note(target, _Operation(func, args[1:], kwargs, self._draw(func, target)))
+            return target
+        if torch.Tag.nondeterministic_seeded in func.tags and func not in _MADE:
+            self.place.arrive()  # so that what an operation that is not known draws is what it should be
+            out = func(*args, **kwargs)
+            self.place = _Place(torch.get_rng_state())
+        else:
+            out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.is_meta:
+            if func in _MADE:
+                self._note(out, _Operation(func, args, kwargs, self._draw(func, out)))
+            elif func._schema.is_mutable or (target is not None and _address(out) != _address(target)):
+                self._unknown(out)
+        return out
+
+    def _draw(self, function: Any, tensor: Tensor) -> _Place | None:
+        """Return the place of the generator before what `function` draws, and move it on."""
+        if torch.Tag.nondeterministic_seeded not in function.tags:
+            return None
+        before = self.place
+        if function is aten.uniform_.default and tensor.dtype == torch.float32:
+            self.place = before.later(tensor.numel())
+        else:
+            before.arrive()
+            self.place = before = _Place(torch.get_rng_state())
+            drawn = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            drawn.normal_() if function in (aten.normal_.default, aten.randn.default) else drawn.uniform_()
+            self.place = _Place(torch.get_rng_state())
+        return before
+
+    def _note(self, tensor: Tensor, operation: _Operation) -> None:
+        done = self._done.setdefault(_address(tensor), [])
+        self._alive.append(tensor)
+        if done is not None:
+            done.append(operation)
+
+    def _unknown(self, tensor: Tensor) -> None:
+        self._alive.append(tensor)
+        self._done[_address(tensor)] = None
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Return whether a tensor is all of its memory, in order."""
+    size = math.prod(tensor.shape) * tensor.element_size()
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == size

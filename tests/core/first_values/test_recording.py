@@ -1,0 +1,122 @@
+"""First values by ranges, with the bits of a network built as usual. Run: pytest tests/core/first_values"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.first_values.recording import first_of, without_weights
+from models.autoencoder.kl import KLConfig
+from models.denoisers.dit import DiTConfig
+
+
+class Odd(nn.Module):
+    """Weights made in several ways: anew, in steps, twice, as ones; one that two names share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(7, 5), nn.GroupNorm(1, 5)
+        self.cut = nn.Parameter(torch.empty(90, 1000))
+        self.ones, self.drawn = nn.Parameter(torch.ones(3)), nn.Parameter(torch.randn(5, 5))
+        self.fine = nn.Parameter(torch.empty(9, dtype=torch.bfloat16))
+        nn.init.uniform_(self.cut)
+        nn.init.normal_(self.cut, std=0.02)
+        nn.init.normal_(self.fine)
+        nn.init.zeros_(self.layer.weight)
+        with torch.no_grad():
+            self.ones.add_(2.0).mul_(0.5)
+        self.last = nn.Embedding(3, 4)
+        self.last.weight = self.cut
+
+
+BUILT: dict[str, Callable[[], nn.Module]] = {
+    "odd": Odd,
+    "dit": DiTConfig(width=36, depth=2, heads=3, num_classes=3).build,
+    "dit with all inputs": DiTConfig(
+        width=8,
+        depth=2,
+        heads=2,
+        num_classes=0,
+        text_width=12,
+        frame_condition=True,
+        two_times=True,
+        qk_norm=True,
+    ).build,
+    "published": DiTConfig.presets["DiT-S/4"].build,
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_ranges_are_those_of_the_network_built_as_usual(name: str) -> None:
+    torch.manual_seed(5)
+    plain, after = BUILT[name](), torch.rand(700)
+    torch.manual_seed(5)
+    network = without_weights(BUILT[name])
+    assert torch.equal(torch.rand(700), after)  # what is drawn later stays what it was
+    firsts = first_of(network)
+    assert list(firsts) == [name for name, _ in plain.named_parameters()]
+    for key, parameter in reversed(list(plain.named_parameters())):
+        whole, count = parameter.detach().flatten().float(), parameter.numel()
+        assert torch.equal(firsts[key](0, count), whole), key
+        low, high = count // 3, count // 3 + count // 2
+        assert torch.equal(firsts[key](low, high), whole[low:high]), key
+        assert firsts[key](low, low).shape == (0,)
+    other = dict(network.named_parameters())
+    for key, parameter in plain.named_parameters():
+        assert other[key].shape == parameter.shape
+        assert set(vars(other[key])) - {"first"} == set(vars(parameter))
+
+
+def test_drawing_a_range_leaves_the_generator_alone() -> None:
+    network = without_weights(BUILT["dit"])
+    before = torch.get_rng_state()
+    for first in first_of(network).values():
+        first(0, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Buffered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("table", torch.arange(3.0))
+
+
+class Computed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(3, 3), nn.Parameter(torch.linspace(0, 1, 3).square())
+
+
+class Cut(nn.Module):
+    """On the meta device torch draws nothing for such weights: what comes after would be other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+        nn.init.trunc_normal_(self.layer.weight)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.uniform_(self.other.weight)
+
+
+class Sliced(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.layer.weight[0].zero_()
+
+
+@pytest.mark.parametrize("build", [Buffered, Computed, Cut, Sliced, KLConfig().build])
+def test_what_is_not_known_is_built_as_usual(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(3)
+    plain, after = build(), torch.rand(3)
+    torch.manual_seed(3)
+    network = without_weights(build)
+    assert torch.equal(torch.rand(3), after)
+    assert first_of(network) == {}
+    other: dict[str, Tensor] = network.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in plain.state_dict().items())

@@ -81,6 +81,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         )
     labels, classes = numbering(counts.pairs)
     items.relabel(labels)
+    findings.said += _alike_but_for_case(classes)
     labelled = sum(n for pair, n in counts.times.items() if labels(*pair)[0] >= 0)
     findings.require_roles(rules, counts.texts, labelled)
     return Listing(
@@ -92,6 +93,16 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         counts.unusable,
         tuple(findings.lines()),
     )
+
+
+def _alike_but_for_case(classes: Sequence[str]) -> list[str]:
+    """Say which classes have names that differ in case alone: they may be meant as one."""
+    named: dict[str, list[str]] = {}
+    for name in filter(None, classes):
+        named.setdefault(name.casefold(), []).append(name)
+    alike = [f"{' and '.join(names)}" for names in named.values() if len(names) > 1]
+    shown = f"{', '.join(alike[:3])}{' ...' if len(alike) > 3 else ''}"
+    return [f"warning: classes that differ in case alone stay apart: {shown}"] if alike else []
 
 
 def _note_apart(tree: Tree, items: Iterable[Item]) -> None:

@@ -13,20 +13,25 @@ _ENDINGS = "|".join(suffix.removeprefix(".") for suffix in READ_SUFFIXES)
 _NAMED = re.compile(rf"[^\s\"',;|:]+\.(?:{_ENDINGS})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]")
 _NUMBER = re.compile(r"\d")
+_OF_SAMPLES = re.compile(r"caption|prompt|sentence", re.IGNORECASE)
 _KEY = re.compile(r'"(\w+)"\s*:')
 
 
 def listing_roles(begins: bytes) -> set[MayMiss]:
     """Return the roles that a file may fill by its first bytes: it names pictures, and says more of them.
 
-    In JSON the keys decide (`{"labels": [["0.png", 3], ...]}`). Elsewhere most lines must name a picture;
-    words beside it may be a caption, a number alone a label. A list of nothing but names fills none.
+    In JSON the keys decide (`{"labels": [["0.png", 3], ...]}`); one such as `caption` does so without names
+    of pictures. Elsewhere most lines must name a picture; words beside it may be a caption, a number alone a
+    label. A list of nothing but names fills none.
     """
     text = begins.decode(encoding_of(begins), errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     named = [_NAMED.sub(" ", line) for line in lines if _NAMED.search(line)]
-    if named and (keys := _KEY.findall(text)):
+    keys = _KEY.findall(text)
+    if named and keys:
         return {role for role in MAY_MISS if any(looks_like(role, key) for key in keys)}
+    if any(map(_OF_SAMPLES.search, keys)):
+        return {"text"}  # of samples that are called by number, as MSR-VTT's
     if 2 * len(named) <= len(lines):
         return set()
     if any(map(_WORD.search, named)):

@@ -28,7 +28,7 @@ USUAL: dict[Role, tuple[str, ...]] = {
 SPLIT = "split"
 JSON = "json"  # a column that holds objects with fields of their own, as of WebDataset samples
 # Texts that Python, pandas and databases write for a missing value.
-NOTHING = {"nan", "NaN", "NAN", "<NA>", "None", "NULL", "null"}
+NOTHING = {"nan", "NaN", "NAN", "-nan", "<NA>", "#N/A", "N/A", "n/a", "None", "NULL", "null", r"\N"}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
 # Suffixes of programs and arrays, which may well begin with readable bytes.
 NO_TEXT = {

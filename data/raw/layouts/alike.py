@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-OTHERWISE = "row whose file is called otherwise (in a sub-folder, without suffix, other case or Unicode form)"
+OTHERWISE = (
+    "row whose file is called otherwise (another folder, no suffix, spaces, case, %-code or Unicode form)"
+)
 
 
 def folded(name: str) -> str:

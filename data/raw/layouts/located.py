@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 from data.raw.annotations.annotation import Annotation
 from data.raw.item import Item, printable
@@ -19,7 +21,8 @@ OUTSIDE = "file of a table outside of the table's folder"
 
 def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]:
     """Return the sample of a row with a path, and the file's name in the source ("" if it lies outside)."""
-    text, folder = annotation.path, str(table.parent)
+    folder = str(table.parent)
+    text = _local(annotation.path, folder, str(tree.source))
     path = os.path.join(folder, text)
     if not _exists(path):
         path, reason = _elsewhere(tree, folder, text)
@@ -38,6 +41,16 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
     return file_item(Path(path), shown, annotation, within), relative
 
 
+def _local(text: str, folder: str, source: str) -> str:
+    """Return the path in a `file:` URL; an absolute one in a relative source is relative."""
+    if text.startswith("file://"):
+        text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+    whole = os.path.abspath(source).rstrip("/") + "/"
+    if not os.path.isabs(source) and text.startswith(whole):
+        return os.path.relpath(text, folder)
+    return text
+
+
 def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
     """Say where else the file may be, and why it is missing if it is not just that it does not exist."""
     path = os.path.join(folder, text)
@@ -52,7 +65,24 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
     found = next((other for name in beside if _exists(other := os.path.join(folder, name))), "")
     if found and forward != text:
         tree.findings.notes[BACKSLASHES] += 1
-    return (found, "") if found else _called_alike(tree, folder, path, forward)
+    if found:
+        return found, ""
+    for other in _written_otherwise(folder, forward):
+        if _exists(found := os.path.join(folder, other)):
+            tree.findings.notes[OTHERWISE] += 1
+            return found, ""
+    return _called_alike(tree, folder, path, forward)
+
+
+def _written_otherwise(folder: str, text: str) -> Iterator[str]:
+    """Yield what a path may mean: without spaces around it, encoded as in URLs, from a folder further up."""
+    yield text.strip()
+    if "%" in text:
+        yield unquote(text)
+    parts, above = text.split("/"), os.path.abspath(folder).split("/")
+    for count in range(1, len(parts)):
+        if parts[:count] == above[-count:]:
+            yield "/".join(parts[count:])
 
 
 def _called_alike(tree: Tree, folder: str, path: str, text: str) -> tuple[str, str]:

@@ -123,3 +123,54 @@ def test_kinds_of_faults_are_shown_as_they_are_where_all_are_alike() -> None:
     assert kinds_of(one) == "2 x decode: is a JPEG 2000 file, at most 512 pixels"
     two = [*one, entry(2, "is a JPEG 2000 file, at most 64 pixels")]
     assert kinds_of(two) == "3 x decode: is a JPEG 2000 file, at most N pixels"
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ("0 1.png", "0%201.png"),
+        ("0.png", " 0.png "),
+        ("0.png", "pictures/0.png"),
+        ("a/0.png", "pictures/a/0.png"),
+    ],
+    ids=["encoded", "spaces", "from above", "from above, deeper"],
+)
+def test_a_path_that_is_written_otherwise_is_found_and_counted(
+    tmp_path: Path, files: str, named: str
+) -> None:
+    table = json.dumps({"file_name": named, "text": "t"})
+    listing = listed(tmp_path / "pictures", {**pictures(files), "metadata.jsonl": table})
+    assert texts(listing) == {files: "t"}
+    assert f"1 x {OTHERWISE}" in listing.said
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_an_absolute_path_within_the_source_is_of_the_source(
+    tmp_path: Path, form: str, is_relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = tmp_path.name  # what a relative folder is, is remembered
+    root = Path(name) if is_relative else tmp_path / name
+    table = f"file_name,text\n{form.format(tmp_path / name / 'a' / '0.png')},t\n"
+    listing = listed(root, {**pictures("a/0.png"), "tables/metadata.csv": table})
+    assert texts(listing) == {"a/0.png": "t"}
+
+
+def test_words_for_nothing_are_no_captions(tmp_path: Path) -> None:
+    words = [r"\N", "N/A", "n/a", "#N/A", "a text"]
+    table = "file_name,text\n" + "".join(f"{k}.png,{word}\n" for k, word in enumerate(words))
+    listing = listed(tmp_path, {**pictures(*(f"{k}.png" for k in range(5))), "metadata.csv": table})
+    assert [name for name, text in texts(listing).items() if text] == ["4.png"]
+
+
+def test_captions_of_samples_called_by_number_are_not_lost(tmp_path: Path) -> None:
+    rows = {"sentences": [{"video_id": "0", "caption": "a man"}], "videos": [{"video_id": "0"}]}
+    with pytest.raises(UserError, match="the file info"):
+        listed(tmp_path, {**pictures("v/0.png"), "info.json": json.dumps(rows)})
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    listing = listed(tmp_path, pictures("Cat/0.png", "cat/1.png", "dog/2.png"))
+    assert listing.classes == ("Cat", "cat", "dog")
+    assert "warning: classes that differ in case alone stay apart: Cat and cat" in listing.said

@@ -28,7 +28,7 @@ NAMES = {
     "label": "label",
     "class": "class class_name category cls",
 }
-WORDS = "nan NaN NAN <NA> None NULL null"
+WORDS = r"nan NaN NAN <NA> None NULL null -nan #N/A N/A n/a \N"
 PROGRAMS = "py pyc pyd so dll exe sh js svg pickle pkl pt pth ckpt bin npy npz safetensors"
 
 

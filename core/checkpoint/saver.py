@@ -16,13 +16,14 @@ from typing import Any
 
 from core.checkpoint.restore import resume
 from core.checkpoint.save_thread import Job, SaveThread
-from core.checkpoint.snapshot import HostMemory, take, take_averages
+from core.checkpoint.snapshot import take, take_averages
 from core.checkpoint.store import CheckpointStore
 from core.config.settings import setting
 from core.distributed import ranks, waiting
 from core.engine.network import MAIN, Network, Networks
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
+from core.memory.host_memory import HostMemory
 from core.progress import say
 from core.run import code
 from core.run.folder import AVERAGES, CHECKPOINTS

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from core.averages.ema import Ema
 from core.checkpoint import format
 from core.engine.network import Network, Networks
 from core.engine.shards import present
+from core.memory.host_memory import HostMemory, nothing
 
 if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
     from core.engine.engine import Engine
@@ -36,7 +37,7 @@ class Snapshot:
     """This rank's part of a checkpoint, on the CPU.
 
     tensors: the ranges this rank is to write, by key.  fixed: frozen parameters and buffers, whole.
-    layouts: by network.  state: what goes into state.json.
+    layouts: by network.  state: what goes into state.json.  arrived: waits until the tensors are whole.
     """
 
     rank: int
@@ -45,32 +46,13 @@ class Snapshot:
     fixed: dict[str, Tensor]
     layouts: dict[str, Layout]
     state: dict[str, Any]
+    arrived: Callable[[], None] = nothing
 
     @property
     def bytes(self) -> int:
         """Return the bytes of tensors that this rank writes."""
         written = [self.tensors, self.fixed] if self.rank == 0 else [self.tensors]
         return sum(x.numel() * x.element_size() for part in written for x in part.values())
-
-
-class HostMemory:
-    """Host buffers for copies of the state, pinned for CUDA; kept, since fresh memory costs page faults.
-
-    A copy is valid until the next one: what is written from it must be finished by then.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def copy(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copy all `tensors`, over PCIe at once, and wait for it."""
-        for key, source in tensors.items():
-            if key not in self._kept:
-                self._kept[key] = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
-            self._kept[key].copy_(source, non_blocking=True)
-        if any(source.is_cuda for source in tensors.values()):
-            torch.cuda.current_stream().synchronize()
-        return {key: self._kept[key] for key in tensors}
 
 
 def state_tensors(network: Network) -> dict[str, list[Tensor]]:
@@ -83,7 +65,8 @@ def state_tensors(network: Network) -> dict[str, list[Tensor]]:
 def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -> Snapshot:
     """Take everything a run needs to continue (collective: all ranks).
 
-    memory: receives a copy. None: views where the state lives on the CPU, valid until the next step.
+    memory: receives a copy, which may still be under way; engines wait for it before they change anything.
+    None: views where the state lives on the CPU, valid until the next step.
     """
     kinds = {name: state_tensors(network) for name, network in networks.items()}
     tensors = _ranges(networks, kinds)
@@ -93,7 +76,12 @@ def take(networks: Networks, state: dict[str, Any], memory: HostMemory | None) -
         for name, network in networks.items()
         for key, tensor in network.engine.fixed().items()
     }
-    return _snapshot(networks, kinds, copied, fixed, state)
+    taken = _snapshot(networks, kinds, copied, fixed, state)
+    if memory is None:
+        return taken
+    for network in networks.values():
+        network.engine.before_change = memory.hold
+    return replace(taken, arrived=memory.wait)
 
 
 def take_averages(networks: Networks, state: dict[str, Any]) -> Snapshot:

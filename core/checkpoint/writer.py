@@ -59,6 +59,7 @@ def write_checkpoint(
 
 def _write_rank(folder: Path, snapshot: Snapshot, pace: Pace) -> dict[str, FileRecord]:
     """Write this rank's files and receipt; return the receipt's content."""
+    snapshot.arrived()
     rank = snapshot.rank
     (folder / format.tensors_name(rank)).parent.mkdir(parents=True, exist_ok=True)
     if rank == 0:  # a step done again, after a rollback

@@ -46,6 +46,7 @@ class Engine(ABC):
     updates: optimizer updates applied so far.
     data_ranks: how many ranks, or groups of ranks, hold different samples.
     is_constant: whether the network is a fixed function now (`restoring.constant`).
+    before_change: called before masters, moments or averages change: a copy of them may be under way.
     """
 
     module: nn.Module
@@ -64,6 +65,7 @@ class Engine(ABC):
         self.config, self.optimizer, self.world = engine, optimizer, world
         self.updates, self.data_ranks = 0, world.size // engine.sequence_parallel
         self.is_constant = False
+        self.before_change: Callable[[], None] = lambda: None
         self._groups = [{**group, "params": []} for group in groups]
         self._names = {name for group in groups for name in group["names"]}
 

@@ -73,6 +73,8 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _put(engine: Engine, weights: list[Tensor]) -> None:
+    if weights:
+        engine.before_change()
     for target, source in zip(engine.masters, weights, strict=bool(weights)):
         target.detach().copy_(source)
     if weights:

@@ -151,6 +151,7 @@ class Step:
             raise ValueError(f"network {network!r}: expected one update in a step")
         self.enter("update")
         engine = self.networks[network].engine
+        engine.before_change()
         result = engine.step(
             learning_rate(engine.optimizer, self.step_index, self.steps), self.clipping[network]
         )

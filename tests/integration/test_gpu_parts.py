@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
-from core.checkpoint.snapshot import HostMemory
 from core.draws import Draws
+from core.memory import host_memory
+from core.memory.host_memory import HostMemory
 from models.attention.dispatch import attention
 from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.tiling_config import TilingConfig
@@ -54,16 +56,45 @@ def test_packed_attention_does_not_wait(backend: Any) -> None:
         assert waits == []
 
 
-def test_a_checkpoint_s_copy_is_whole_before_it_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_s_copy_runs_beside_the_next_step_and_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
-    stream = SimpleNamespace(synchronize=lambda: order.append("synchronised"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+
+    class Stream:
+        def __init__(self, name: object = "copies") -> None:
+            self.name = name if isinstance(name, str) else "copies"
+
+        def wait_stream(self, other: Stream) -> None:
+            order.append(f"{self.name} wait for {other.name}")
+
+        def record_event(self) -> SimpleNamespace:
+            order.append("begun")
+            return SimpleNamespace(synchronize=lambda: order.append("host waits"))
+
+        def wait_event(self, event: object) -> None:
+            order.append(f"{self.name} waits for the copy")
+
+    registered: list[int] = []
+    runtime = SimpleNamespace(cudaHostRegister=lambda place, size, flags: registered.append(size) or 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("the step"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(host_memory.weakref, "finalize", lambda *_: None)
+    runtime.cudaHostUnregister = None
+    memory = HostMemory()
     with gpu() as waits:
-        state = {name: torch.ones(3, device=GPU) for name in "ab"}
-        copied = HostMemory().copy(state)
-    assert waits == []  # not one by one
-    assert order == ["synchronised"]
-    assert all(type(tensor) is Tensor and tensor.tolist() == [1, 1, 1] for tensor in copied.values())
+        state = {f"weight/{name}@0": torch.ones(3, device=GPU) for name in "ab"}
+        state["moment/a@0"] = torch.ones(100, device=GPU)
+        copied = memory.copy(state)
+    assert waits == []
+    assert registered == [128, 448]  # one buffer a kind, of its size, and no power of two
+    assert order == ["copies wait for the step", "begun"]
+    memory.hold()
+    memory.wait()
+    assert order[2:] == ["the step waits for the copy", "host waits"]
+    assert all(type(tensor) is Tensor and set(tensor.tolist()) == {1} for tensor in copied.values())
 
 
 def test_the_stand_in_notices_what_it_is_for() -> None:

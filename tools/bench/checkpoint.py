@@ -23,7 +23,7 @@ from core.batch import Condition
 from core.checkpoint.format import tensors_name
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.saver import SaveConfig, Saver
-from core.checkpoint.snapshot import HostMemory, Snapshot, state_tensors, take
+from core.checkpoint.snapshot import Snapshot, state_tensors, take
 from core.checkpoint.tensor_file import CHUNK_BYTES
 from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
@@ -31,6 +31,7 @@ from core.engine.config import EngineConfig
 from core.engine.network import MAIN, Network
 from core.errors import WorkError
 from core.files import published
+from core.memory.host_memory import HostMemory
 from core.optim.groups import OptimizerConfig
 from models.denoisers.dit import DiT, DiTConfig
 from tools.bench import pacing

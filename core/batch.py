@@ -50,7 +50,8 @@ class Batch:
     order_hash: `core.distributed.agreement.order_hash` of the whole step, as this rank's source has it; None
     where it does not know, or where another rank checks the step.  tally, prepared: made ahead of the step
     where the source does so; prepared is the objective's.  arrived: has the device wait for what was sent
-    there ahead; `to` calls it.
+    there ahead; `to` calls it.  features: (B, F, h, w, E) float16 of a picture encoder, where the source has
+    them.
     """
 
     x: Tensor
@@ -64,6 +65,7 @@ class Batch:
     tally: Tally | None = None
     prepared: Any = None
     arrived: Callable[[], None] | None = None
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -77,7 +79,8 @@ class Batch:
         names = ("x", "id", "position", "weight")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         moved["x"] = in_numbers(moved["x"])
-        return replace(self, **moved, condition=self.condition.to(device))
+        features = _to(self.features, device, None)
+        return replace(self, **moved, condition=self.condition.to(device), features=features)
 
 
 def in_numbers(x: Tensor) -> Tensor:

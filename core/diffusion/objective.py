@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.batch import Condition
 from core.diffusion import predictions, timesteps
+from core.diffusion.alignment.aligned import PROJECTOR, Alignment, Showing, not_aligned
 from core.diffusion.conditioning import drop_condition
 from core.diffusion.frames.training_levels import (
     draw_times,
@@ -38,6 +39,7 @@ class Objective:
     frames_per_level: latent frames of which the network is told one level of noise; 0 is all of them.
     path: as the run records it; None is that of the config, whose file of rates is then read.
     density: of times, likewise.
+    alignment: of a block with features of the pictures; None for none.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Objective:
         frames_per_level: int = 0,
         path: PathRecord | None = None,
         density: Sequence[float] | None = None,
+        alignment: Alignment | None = None,
     ) -> None:
         self.config, self.frame_condition, self.unit = config, frame_condition, frames_per_level
+        self.alignment = alignment
         self._own: Own = _without
         self._teacher: Teacher | None = None
         file = config.timesteps.density
@@ -59,8 +63,21 @@ class Objective:
 
     def own_parameters(self) -> OwnParameters | None:
         """Make the objective's own parameters, from torch's generator; None where it has none."""
-        parts = {"log_variance": LogVariance()} if self.config.weighting == "learned" else {}
+        parts: dict[str, nn.Module] = {}
+        if self.config.weighting == "learned":
+            parts["log_variance"] = LogVariance()
+        if self.alignment is not None:
+            parts[PROJECTOR] = self.alignment.projector()
         return OwnParameters(parts) if parts else None
+
+    @property
+    def own_steps(self) -> int | None:
+        """The number of steps in which the loss calls its own parameters; None where that never ends."""
+        return self.alignment.end if self.alignment and self.config.weighting != "learned" else None
+
+    def aligns(self, step_index: int) -> bool:
+        """Return whether the loss of a step takes features."""
+        return self.alignment is not None and (self.own_steps is None or step_index < self.own_steps)
 
     def use(self, own: Own) -> None:
         """Take the objective's own parameters, called by the name of a part."""
@@ -70,13 +87,20 @@ class Objective:
         """Take the trained network that kind=distillation distils, of the same prediction."""
         self._teacher = Teacher(teacher, self.config.prediction)
 
-    def loss(self, model: Model, x0: Tensor, condition: Condition, draws: Draws) -> Losses:
-        """Return the mean weighted squared error per sample.
+    def loss(
+        self,
+        model: Model,
+        x0: Tensor,
+        condition: Condition,
+        draws: Draws,
+        features: Tensor | None = None,
+    ) -> Losses:
+        """Return the mean weighted squared error per sample, and the alignment where features are given.
 
         x0: (B, C, T, H, W) float32.  model(x_t, time_input, condition) -> (B, C or 2C, T, H, W); the upper
-        half is the variance, and goes unused where that is not trained.
+        half is the variance, and goes unused where that is not trained.  features: (B, F, h, w, E) of x0.
         """
-        return self.loss_of(model, self.noised(x0, condition, draws))
+        return self.loss_of(model, self.noised(x0, condition, draws), features, draws.step_index)
 
     def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> NoisyBatch:
         """Compute the part of `loss` before the network."""
@@ -121,8 +145,27 @@ class Objective:
             weight = None if weight is None else torch.where(t > 0, weight, 0.0)
         return NoisyBatch(x0, x_t, target, t, told, alpha, sigma, weight, condition)
 
-    def loss_of(self, model: Model, noised: NoisyBatch) -> Losses:
-        """Compute the part of `loss` from the network on."""
+    def loss_of(
+        self, model: Model, noised: NoisyBatch, features: Tensor | None = None, step_index: int = 0
+    ) -> Losses:
+        """Compute the part of `loss` from the network on.
+
+        step_index: by which the alignment is weighed. With features the model is also asked for a block's
+        tokens.
+        """
+        aligned = self.alignment
+        if aligned is None:
+            return self.prediction_loss(model, noised)
+        if not self.aligns(step_index):
+            return not_aligned(self.prediction_loss(model, noised))
+        if features is None:
+            raise ValueError("the batch has no features, with which a block is to be aligned")
+        showing = Showing(model, aligned.block)
+        losses = self.prediction_loss(showing, noised)
+        return aligned.added(losses, showing.tokens, features, self._own, step_index)
+
+    def prediction_loss(self, model: Model, noised: NoisyBatch) -> Losses:
+        """Return the loss without alignment."""
         config, path = self.config, self.path
         if config.kind == "mean_flow":
             return mean_flow_loss(model, noised, path, config.mean_flow)

@@ -22,22 +22,33 @@ class SingleStepper(Stepper):
     own: the objective's own parameters, if it has any: a network beside the main one, updated by the same
     loss, saved and continued with it, and neither averaged nor taken for the network by whoever reads the
     run.
+    own_steps: how many steps update it; None is all.  validated: the loss of validation, where that is
+    another one.
     """
 
     def __init__(
-        self, engine: Engine, objective: Objective, ema: EmaConfig | None = None, own: Engine | None = None
+        self,
+        engine: Engine,
+        objective: Objective,
+        ema: EmaConfig | None = None,
+        own: Engine | None = None,
+        *,
+        own_steps: int | None = None,
+        validated: Objective | None = None,
     ) -> None:
         self.engine, self.objective = engine, objective
+        self._own_steps, self._validated = own_steps, validated or objective
         self.networks = {MAIN: Network(engine, Ema(ema, engine.masters) if ema else None)}
         if own is not None:
             self.networks[OBJECTIVE] = Network(own)
 
     @property
     def validated(self) -> Objective:  # type: ignore[override]
-        """Return the loss that is minimised, for validation."""
-        return self.objective
+        """Return the loss of validation."""
+        return self._validated
 
     def turns(self, step_index: int) -> Sequence[Turn]:
-        """Return the same turn for every step."""
-        joined = tuple(name for name in self.networks if name != MAIN)
+        """Return the same turn for every step, but for what is no longer updated by it."""
+        is_joined = self._own_steps is None or step_index < self._own_steps
+        joined = tuple(name for name in self.networks if name != MAIN and is_joined)
         return (Turn(MAIN, partial(self.objective.loss, self.engine), joined),)

@@ -15,7 +15,7 @@ from core.progress import counted
 from core.reading import json_files
 from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
-from data.dataset.schema import CAPTION_SPANS, CRC, MANIFEST
+from data.dataset.schema import CAPTION_SPANS, CRC, FEATURES, MANIFEST
 
 FORMAT_VERSION = 1
 WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
@@ -54,6 +54,11 @@ class _TextOrigin(TypedDict):
     width: U32
 
 
+class _PictureOrigin(TypedDict):
+    encoder: str
+    width: U32
+
+
 class _MadeFrom(TypedDict):
     """Fields that any reader of a cache's origin needs; they are compared as a whole."""
 
@@ -61,6 +66,7 @@ class _MadeFrom(TypedDict):
     encoder_config: NotRequired[dict[str, Any]]
     normalisation: NotRequired[Statistics | None]
     text: NotRequired[_TextOrigin | None]
+    pictures: NotRequired[_PictureOrigin | None]
     dtype: NotRequired[Literal["float16", "float32"]]
     computation: NotRequired[dict[str, Any]]
 
@@ -89,6 +95,12 @@ class _CutCaptions(TypedDict):
     longest: Count
 
 
+class _Features(TypedDict):
+    """Of a cache with a picture encoder's features: (F, h, w, E) of one view of a sample, by latent shape."""
+
+    shapes: list[tuple[U32, U32, U32, U32]]
+
+
 class _LatentExtra(TypedDict):
     made_from: _MadeFrom
     statistics: Statistics
@@ -96,6 +108,7 @@ class _LatentExtra(TypedDict):
     longest_text: NotRequired[U16]
     captions: NotRequired[_SeveralCaptions]
     cut_captions: NotRequired[_CutCaptions]
+    features: NotRequired[_Features]
 
 
 class _Raw(TypedDict):
@@ -150,7 +163,8 @@ class DatasetManifest:
     @property
     def format_version(self) -> int:
         """The least version of the format that can say what this dataset holds."""
-        wider = CAPTION_SPANS in self.files or (self.kind == "latent" and self.latent_dtype.itemsize != 2)
+        is_single = self.kind == "latent" and self.latent_dtype.itemsize != 2
+        wider = CAPTION_SPANS in self.files or FEATURES in self.files or is_single
         return WIDER_VERSION if wider else FORMAT_VERSION
 
     def write(self, folder: Path) -> None:
@@ -204,6 +218,9 @@ class DatasetManifest:
             raise WorkError(
                 f"{path}: extra.bucket_counts is no table of {table[0]} shards by {table[1]} shapes"
             )
+        features = self.extra.get("features")
+        if FEATURES in self.files and (not features or len(features["shapes"]) != len(self.buckets)):
+            raise WorkError(f"{path}: extra.features has no shape for each of {table[1]} buckets")
         channels = {shape[1] for shape in self.buckets} | {
             len(self.extra["statistics"][name]) for name in ("mean", "std")
         }

@@ -10,7 +10,7 @@ import numpy as np
 from core.files import atomic_file, sha256_file
 
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
-FLIP, TEXT, CRC = "flip.npy", "text.npy", "crc.npy"
+FLIP, TEXT, FEATURES, CRC = "flip.npy", "text.npy", "features.npy", "crc.npy"
 CAPTION_SPANS, CAPTION_ROWS = "caption_spans.npy", "caption_rows.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
@@ -45,9 +45,19 @@ CAPTION_SPAN_DTYPE = np.dtype([("first", "<u8"), ("count", "<u2")])
 CAPTION_ROW_DTYPE = np.dtype(
     [("offset", "<u8"), ("tokens", "<u2"), ("name", "<u4"), ("weight", "<f4"), ("crc", "<u4")]
 )
-# Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text.
-# The last two stand only in a cache that has such views or text; what a sample does not have has 0.
-_CRC_COLUMNS = {"sample": INDEX, "flip": FLIP, "text": TEXT}
+# Likewise of a cache with a picture encoder's features: where those of a sample begin in its part; 0 is none.
+# Those of the mirrored view follow them.
+FEATURE_DTYPE = FLIP_DTYPE
+# Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text, of
+# the features of both views. All but the first stand only in a cache that has such views, text or features;
+# what a sample does not have has 0.
+_CRC_COLUMNS = {
+    "sample": {INDEX},
+    "flip": {FLIP},
+    "text": {TEXT},
+    "features": {FEATURES},
+    "flip_features": {FEATURES, FLIP},
+}
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
@@ -65,8 +75,9 @@ def write_index(
     texts: np.ndarray | None = None,
     crcs: np.ndarray | None = None,
     captions: tuple[np.ndarray, np.ndarray] | None = None,
+    features: np.ndarray | None = None,
 ) -> dict[str, str]:
-    """Publish `index.npy` (and `media.npy`, `flip.npy`, `text.npy`, `crc.npy`); return {file name: SHA-256}.
+    """Publish `index.npy` (and `media.npy`, `flip.npy` and the like); return {file name: SHA-256}.
 
     index: (samples,) INDEX_DTYPE; the others likewise, each of its own dtype.
     captions: the contents of `caption_spans.npy`, which is like these, and of `caption_rows.npy`.
@@ -76,6 +87,7 @@ def write_index(
         MEDIA: (media, MEDIA_DTYPE),
         FLIP: (flips, FLIP_DTYPE),
         TEXT: (texts, TEXT_DTYPE),
+        FEATURES: (features, FEATURE_DTYPE),
     }
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     if crcs is not None:
@@ -97,4 +109,4 @@ def write_index(
 
 def crc_dtype(files: Collection[str]) -> np.dtype:
     """Return the dtype of a row of `crc.npy` in a dataset that has these files."""
-    return np.dtype([(column, "<u4") for column, name in _CRC_COLUMNS.items() if name in files])
+    return np.dtype([(column, "<u4") for column, names in _CRC_COLUMNS.items() if names <= set(files)])

@@ -18,7 +18,15 @@ from core.progress import counted
 from data.dataset.index import shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.schema import FLIP, FLIP_DTYPE, INDEX, QUARANTINE, TEXT, TEXT_DTYPE, crc_dtype, write_index
+from data.dataset.schema import (
+    FEATURE_DTYPE,
+    FLIP_DTYPE,
+    INDEX,
+    QUARANTINE,
+    TEXT_DTYPE,
+    crc_dtype,
+    write_index,
+)
 from data.latent.caption_table import CaptionTable, captions_of
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, Receipt, part_name, read_receipt
@@ -43,6 +51,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     refused = [entry for receipt in receipts for entry in receipt["refused"]]
     statistics = _statistics(job, receipts, refused)
     index, buckets, flips, texts = _tables(job, receipts)
+    features = _features(job, receipts)
     captions = _captions(job, receipts, index)
     files = write_index(
         job.folder,
@@ -51,6 +60,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
         texts=texts,
         crcs=_crcs(job, receipts, index),
         captions=captions.arrays() if captions else None,
+        features=features,
     )
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
@@ -71,6 +81,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
             "bucket_counts": counts.tolist(),
             **text_facts(texts, captions),
             **_cut(job, receipts),
+            **_feature_facts(job, buckets),
         },
     )
     failpoint("encode.manifest")
@@ -102,6 +113,21 @@ def _tables(
     if job.captions:
         texts = np.array([tuple(row) for receipt in receipts for row in receipt["texts"]], TEXT_DTYPE)
     return index, buckets, flips, texts
+
+
+def _features(job: Job, receipts: Sequence[Receipt]) -> np.ndarray | None:
+    """Return the rows of `features.npy`, None where none are stored."""
+    if job.pictures is None:
+        return None
+    return np.concatenate([receipt.get("features", []) for receipt in receipts]).astype(FEATURE_DTYPE)
+
+
+def _feature_facts(job: Job, buckets: Sequence[Shape]) -> dict[str, Any]:
+    """Return what the manifest says of features: their shape by that of latents."""
+    if job.pictures is None:
+        return {}
+    known = dict(zip(map(tuple, job.shapes), job.feature_shapes, strict=True))
+    return {"features": {"shapes": [list(known[tuple(shape)]) for shape in buckets]}}
 
 
 def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:
@@ -143,6 +169,8 @@ def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
             raise WorkError(f"{job.receipt(shard)}: without the rows of mirrored views")
         if job.captions and len(receipt["texts"]) != len(columns["offset"]):
             raise WorkError(f"{job.receipt(shard)}: without the rows of text")
+        if job.pictures and len(receipt.get("features", ())) != len(columns["offset"]):
+            raise WorkError(f"{job.receipt(shard)}: without the rows of features")
         sizes = np.array(columns["offset"], np.float64) + np.array(columns["size"], np.float64)
         if (sizes > receipt["record"].bytes).any():
             raise WorkError(f"{job.receipt(shard)}: its rows point outside of the part")
@@ -150,16 +178,17 @@ def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
 
 def _crcs(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> np.ndarray:
     """Return the rows of `crc.npy`; those of a part that an earlier version encoded are computed now."""
-    views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
-    found = []
+    views, found = job.views, []
+    columns = crc_dtype([INDEX, *views])
+    count = len(columns.names or ())
     for shard, receipt in enumerate(receipts):
         if "crcs" not in receipt:
             path, rows = job.folder / part_name(shard), job.rows(shard)
             found.append(crcs_of(path, scan_part(path), index[rows.start : rows.stop], views))
-        elif {len(row) for row in receipt["crcs"]} - {1 + len(views)}:
-            raise WorkError(f"{job.receipt(shard)}: its CRC-32 are not those of {1 + len(views)} views")
+        elif {len(row) for row in receipt["crcs"]} - {count}:
+            raise WorkError(f"{job.receipt(shard)}: its CRC-32 are not those of {count} views")
         else:
-            found.append(np.array([tuple(row) for row in receipt["crcs"]], crc_dtype([INDEX, *views])))
+            found.append(np.array([tuple(row) for row in receipt["crcs"]], columns))
     return np.concatenate(found)
 
 

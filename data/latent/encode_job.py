@@ -22,8 +22,9 @@ from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.quarantine import Quarantine, QuarantineEntry
-from data.dataset.schema import MADE_FROM, MANIFEST
+from data.dataset.schema import FEATURES, FLIP, MADE_FROM, MANIFEST, TEXT
 from data.latent.caption_table import CaptionLists
+from data.latent.features.views import FeatureEncoder
 from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape
 from data.latent.reading import compare
@@ -54,6 +55,7 @@ class Receipt(TypedDict):
     crcs: NotRequired[list[list[U32]]]
     captions: NotRequired[CaptionLists | None]
     cut: NotRequired[CutCaptions | None]
+    features: NotRequired[list[U64]]
     sums: LatentSums | None
     refused: list[QuarantineEntry]
 
@@ -63,7 +65,11 @@ def read_receipt(path: Path) -> Receipt:
     receipt = json_files.read_sealed(path, Receipt)
     samples, columns = receipt["record"].samples, receipt["rows"]
     lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
-    lengths |= {len(rows) for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs")) if rows}
+    lengths |= {
+        len(rows)
+        for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs"), receipt.get("features"))
+        if rows
+    }
     if (captions := receipt.get("captions")) is not None:
         lengths.add(len(captions["counts"]))
         names = len(captions["names"])
@@ -94,7 +100,8 @@ class Job:
     column: (samples,) bucket of each sample.  shapes: of each bucket's latents, (M, C, T, H, W).
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
     encoder works.  captions: what embeds the samples' text; None stores none.
-    dtype: number format of the stored latents.
+    dtype: number format of the stored latents.  pictures: what makes features of the pictures, of each bucket
+    (F, h, w, E); None stores none.
     """
 
     dataset: Dataset
@@ -111,6 +118,14 @@ class Job:
     decode_threads: int = 1
     captions: CaptionEncoder | None = None
     dtype: np.dtype = LATENT_DTYPE
+    pictures: FeatureEncoder | None = None
+    feature_shapes: Sequence[Shape] = ()
+
+    @property
+    def views(self) -> list[str]:
+        """The files of what is stored of a sample beside its latents."""
+        kept = ((FLIP, self.flip), (TEXT, self.captions), (FEATURES, self.pictures))
+        return [name for name, is_kept in kept if is_kept]
 
     def receipt(self, shard: int) -> Path:
         """Return the path of the receipt of a finished part."""

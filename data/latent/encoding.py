@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from core.errors import WorkError
@@ -27,13 +26,13 @@ from core.progress import counted
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.manifest import ShardRecord
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.schema import FLIP, TEXT
 from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name
+from data.latent.features.views import Views, features_of
 from data.latent.normalising import LatentSums
-from data.latent.pack_rows import flip_rows, index_rows, text_rows
-from data.latent.packs import PACK_SAMPLES, Absent, Pack, Shape, write_part
+from data.latent.pack_rows import feature_rows, flip_rows, index_rows, text_rows
+from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import CutCaptions, ShardTexts
 from data.media.images import to_tensor
@@ -58,7 +57,6 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
     shapes = sorted(set(job.shapes))
     rows = index_rows(path, places, shard=shard, first=job.rows(shard).start, buckets=shapes)
     record = ShardRecord.of(path, len(rows))
-    views = [name for name, is_kept in ((FLIP, job.flip), (TEXT, job.captions)) if is_kept]
     content = {
         "record": asdict(record),
         "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
@@ -66,9 +64,10 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "texts": text_rows(places, rows).tolist() if job.captions else [],
         "captions": captions_of(path, places, rows).as_json() if with_several(places) else None,
         "cut": asdict(part.cut) if job.captions else None,
-        "crcs": crcs_of(path, places, rows, views).tolist(),
+        "crcs": crcs_of(path, places, rows, job.views).tolist(),
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
+        **({"features": feature_rows(places, rows).tolist()} if job.pictures else {}),
     }
     failpoint("encode.receipt")
     write_text(job.receipt(shard), json.dumps(sealed(content), sort_keys=True))
@@ -162,20 +161,19 @@ class _Part:
         advance: Callable[[int], None],
     ) -> Iterator[Pack]:
         """Encode the batches of one bucket, and cut the results into packs."""
-        ids, views = np.zeros(0, np.int64), self._no_views(bucket)
+        held = self._nothing(bucket)
         for batch, decoded in batches:
             failpoint("encode.batch")
-            more_ids, more_views = self._encode(batch, decoded)
-            ids, views = np.concatenate([ids, more_ids]), np.concatenate([views, more_views], 1)
-            while len(ids) >= PACK_SAMPLES:
-                yield self._pack(ids[:PACK_SAMPLES], views[:, :PACK_SAMPLES])
-                ids, views = ids[PACK_SAMPLES:], views[:, PACK_SAMPLES:]
+            held += self._encode(batch, decoded)
+            while len(held) >= PACK_SAMPLES:
+                yield self._pack(held.of(slice(PACK_SAMPLES)))
+                held = held.of(slice(PACK_SAMPLES, None))
             advance(len(batch.rows))
-        if len(ids):
-            yield self._pack(ids, views)
+        if len(held):
+            yield self._pack(held)
 
-    def _encode(self, batch: _Batch, decoded: list[Decoded]) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids (n,) of the rows that decoded and are finite, and their views (V, n, M, C, T, H, W)."""
+    def _encode(self, batch: _Batch, decoded: list[Decoded]) -> Views:
+        """Encode the rows that decoded; those that are not finite are set aside."""
         shape, ids, pixels = self.job.shapes[batch.bucket], [], []
         for row, result in zip(batch.rows.tolist(), decoded, strict=True):
             if isinstance(result, Fault):
@@ -184,16 +182,17 @@ class _Part:
                 ids.append(row)
                 pixels.append(result)
         if not pixels:
-            return np.zeros(0, np.int64), self._no_views(batch.bucket)
+            return self._nothing(batch.bucket)
         x = to_tensor(np.stack(pixels))
-        views = np.stack([self._moments(view, shape) for view in ([x, x.flip(-1)] if self.job.flip else [x])])
-        finite = np.isfinite(rearrange(views, "v n ... -> n v (...)")).all((1, 2))
-        rows = np.array(ids, np.int64)
-        for row in rows[~finite].tolist():
-            self._set_aside(
-                row, Fault("encode", f"its latents are not finite in {self.job.dtype.name}"), shape
-            )
-        return rows[finite], views[:, finite]
+        views, features = [x, x.flip(-1)] if self.job.flip else [x], None
+        if self.job.pictures is not None:
+            features = features_of(self.job.pictures, views, self.job.feature_shapes[batch.bucket])
+        latents = np.stack([self._moments(view, shape) for view in views])
+        encoded = Views(np.array(ids, np.int64), latents, features)
+        faults = encoded.faults()
+        for place, fault in faults.items():
+            self._set_aside(ids[place], fault, shape)
+        return encoded.of(~np.isin(np.arange(len(ids)), list(faults)))
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
         """Encode pixels (n, 3, T, H, W) into (n, M, C, T, H, W), as they are stored."""
@@ -208,23 +207,29 @@ class _Part:
             )
         return latents
 
-    def _no_views(self, bucket: int) -> np.ndarray:
-        return np.zeros((1 + self.job.flip, 0, *self.job.shapes[bucket]), self.job.dtype)
+    def _nothing(self, bucket: int) -> Views:
+        job, count = self.job, 1 + self.job.flip
+        features = None
+        if job.pictures is not None:
+            features = np.zeros((0, count, *job.feature_shapes[bucket]), LATENT_DTYPE)
+        return Views(np.zeros(0, np.int64), np.zeros((count, 0, *job.shapes[bucket]), job.dtype), features)
 
-    def _pack(self, ids: np.ndarray, views: np.ndarray) -> Pack:
+    def _pack(self, views: Views) -> Pack:
         text = None
         if self._texts is not None:
-            text, refused = self._texts.pack(ids.tolist())
+            text, refused = self._texts.pack(views.ids.tolist())
             for row, fault in refused.items():
-                self._set_aside(row, fault, tuple(views.shape[2:]))
-            kept = ~np.isin(ids, list(refused))
-            ids, views = ids[kept], views[:, kept]
-        latents, *flips = (np.ascontiguousarray(view) for view in views)
+                self._set_aside(row, fault, tuple(views.latents.shape[2:]))
+            views = views.of(~np.isin(views.ids, list(refused)))
+        ids = views.ids
+        latents, *flips = (np.ascontiguousarray(view) for view in views.latents)
         if len(ids):
             sums = LatentSums.of(latents)
             self.sums = sums if self.sums is None else self.sums + sums
         labels = self.job.dataset.index["label"][ids].astype(np.int64)
-        return Pack(latents, ids, labels, flips=flips[0] if flips else None, text=text)
+        return Pack(
+            latents, ids, labels, flips=flips[0] if flips else None, text=text, features=views.features
+        )
 
     def _set_aside(self, row: int, fault: Fault, shape: Shape) -> None:
         keep_traceback(self.job.folder, row, fault)

@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import WorkError
 from core.files import regular
+from core.progress import counted
 from core.reading import json_files
 from core.reading.json_scalars import U32
 from data.dataset.tars import Member, samples
@@ -17,6 +18,7 @@ from data.latent.members import array_place, is_finite, read_array
 from data.latent.packs import (
     CAPTION_DTYPE,
     CAPTIONS_MEMBER,
+    FEATURES_MEMBER,
     ID_DTYPE,
     LABEL_DTYPE,
     LATENT_DTYPE,
@@ -25,6 +27,7 @@ from data.latent.packs import (
     Absent,
     Pack,
     Place,
+    Shape,
     Sides,
     Text,
     TextPlace,
@@ -43,18 +46,18 @@ def read_part(path: Path) -> Iterator[Pack]:
     for key, members, file in _packs(path):
         place = _place(path, key, members, file)
         arrays: dict[str, np.ndarray] = {}
-        for kind in ("latent.npy", "flip.npy", "text.npy"):
+        for kind in ("latent.npy", "flip.npy", "text.npy", FEATURES_MEMBER):
             if kind in members:
                 name = f"{key}.{kind}"
-                dtype = LATENT_DTYPE if kind == "text.npy" else place.dtype
+                dtype = LATENT_DTYPE if kind in ("text.npy", FEATURES_MEMBER) else place.dtype
                 arrays[kind] = read_array(path, name, members[kind], file, dtype)
                 if not is_finite(arrays[kind]):
                     raise WorkError(f"{path}: {name} holds values that are not finite")
         text = None
         if (found := place.text) is not None:
             text = Text(arrays["text.npy"], found.ranges, found.captions, found.names)
-        flips = arrays.get("flip.npy")
-        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, flips, text)
+        views = arrays.get("flip.npy"), text, arrays.get(FEATURES_MEMBER)
+        yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, *views)
 
 
 def scan_part(path: Path) -> list[Place]:
@@ -77,7 +80,7 @@ def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
     with open(path, "rb", opener=regular) as file:
         for sample in samples(path):
             more = set(sample.members) - set(_KINDS)
-            known = more - {"flip.npy"} in (set(), set(_TEXT), {*_TEXT, CAPTIONS_MEMBER})
+            known = more - {"flip.npy", FEATURES_MEMBER} in (set(), set(_TEXT), {*_TEXT, CAPTIONS_MEMBER})
             if sample.refused or not known or not set(_KINDS) <= set(sample.members):
                 reason = sample.refused or f"its members are {', '.join(sorted(sample.members))}"
                 raise WorkError(f"{path}: {sample.key} is no pack of latents: {reason}")
@@ -100,7 +103,16 @@ def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) ->
     text = None
     if "text.npy" in members:
         text = _text_place(path, key, members, file, len(ids), about.get("caption_names", ()))
-    return Place(shape[1:], ids, labels, offset, about["absent"], flip_offset, text, dtype)
+    feature_shape: Shape = ()
+    feature_offset = 0
+    if (member := members.get(FEATURES_MEMBER)) is not None:
+        whole, feature_offset = array_place(path, f"{key}.{FEATURES_MEMBER}", member, file, LATENT_DTYPE)
+        feature_shape, views = whole[1:], 1 + ("flip.npy" in members)
+        if whole[:2] != (len(ids), views) or len(whole) != 6:
+            expected = f"{len(ids)} samples of {counted(views, 'view')}"
+            raise WorkError(f"{path}: {key}.{FEATURES_MEMBER} is {whole}, and the pack has {expected}")
+    found = about["absent"], flip_offset, text, dtype, feature_offset, feature_shape
+    return Place(shape[1:], ids, labels, offset, *found)
 
 
 def _text_place(

@@ -7,7 +7,9 @@ have text, `.text.npy` (tokens, D) float16 holds, unpadded, the embeddings of th
 the part had before, and `.text_rows.npy` (n, 2) uint32 each sample's first row, counted over the `.text.npy`
 of all packs of the part, and its number of rows; 0 rows are no text. Where a sample of the pack has several
 captions, or one with a name, `.captions.npy` (captions,) CAPTION_DTYPE lists all captions of all samples, and
-the `.json` has the names. Latents are float32 where the `.json` says so.
+the `.json` has the names. Latents are float32 where the `.json` says so. Where a picture encoder's features
+are stored, `.features.npy` (n, V, F, h, w, E) float16 holds those of every sample, one view after the other:
+plain, then mirrored where there is a `.flip.npy`.
 Headers are plain ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a
 sample with webdataset's default time makes it 50 %.
 
@@ -43,7 +45,7 @@ CAPTION_DTYPE = np.dtype(
 )
 NO_CAPTIONS = np.zeros(0, CAPTION_DTYPE)
 PACK_SAMPLES = 64
-CAPTIONS_MEMBER = "captions.npy"
+CAPTIONS_MEMBER, FEATURES_MEMBER = "captions.npy", "features.npy"
 Shape = tuple[int, ...]
 Sides = tuple[U32, ...]
 
@@ -79,7 +81,8 @@ class Pack:
     """Samples of one shape. latents: (n, M, C, T, H, W), of LATENT_DTYPES.  ids, labels: (n,); -1 is none.
 
     absent: in the last pack of a part only; n may be 0 there.  flips: latents of the mirrored samples, shaped
-    as `latents`; None where they are not stored.  text: likewise of their captions.
+    as `latents`; None where they are not stored.  text: likewise of their captions.  features: likewise of
+    the pictures, (n, V, F, h, w, E) float16 of V views.
     """
 
     latents: np.ndarray
@@ -88,6 +91,7 @@ class Pack:
     absent: tuple[Absent, ...] = ()
     flips: np.ndarray | None = None
     text: Text | None = None
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class Place:
     """The place of a pack: the shape of its samples (M, C, T, H, W), ids, labels, absent ones as in `Pack`.
 
     offset: where the first sample's bytes begin in the tar; the others follow without gaps.  flip_offset:
-    likewise of the mirrored samples; 0 where they are not stored.
+    likewise of the mirrored samples; 0 where they are not stored.  feature_offset: likewise of the features;
+    feature_shape: of those of a sample, (V, F, h, w, E).
     """
 
     shape: Shape
@@ -118,6 +123,8 @@ class Place:
     flip_offset: int = 0
     text: TextPlace | None = None
     dtype: np.dtype = LATENT_DTYPE
+    feature_offset: int = 0
+    feature_shape: Shape = ()
 
 
 def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
@@ -134,8 +141,13 @@ def write_packs(file: IO[bytes], shard: int, packs: Iterable[Pack]) -> list[Plac
     places = []
     for number, pack in enumerate(packs):
         text = None if pack.text is None else pack.text.tokens
-        for name, array in (("latents", pack.latents), ("mirrored latents", pack.flips), ("text", text)):
-            dtype = LATENT_DTYPE if name == "text" else pack.latents.dtype
+        for name, array in (
+            ("latents", pack.latents),
+            ("mirrored latents", pack.flips),
+            ("text", text),
+            ("features", pack.features),
+        ):
+            dtype = LATENT_DTYPE if name in ("text", "features") else pack.latents.dtype
             if array is not None and not (array.dtype == dtype in LATENT_DTYPES and is_finite(array)):
                 ids = pack.ids.tolist()
                 raise ValueError(f"part {shard}: {name} of samples {ids} are not finite {dtype}")
@@ -169,5 +181,20 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
         found = pack.text
         rows, width = found.tokens.shape
         text = TextPlace(start, rows, width, found.ranges, found.captions, found.names)
+    feature_offset, feature_shape = 0, ()
+    if pack.features is not None:
+        feature_offset = write_array(file, f"{key}.{FEATURES_MEMBER}", pack.features, LATENT_DTYPE)
+        feature_shape = pack.features.shape[1:]
     write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
-    return Place(pack.latents.shape[1:], pack.ids, pack.labels, offset, pack.absent, flip_offset, text, dtype)
+    return Place(
+        pack.latents.shape[1:],
+        pack.ids,
+        pack.labels,
+        offset,
+        pack.absent,
+        flip_offset,
+        text,
+        dtype,
+        feature_offset,
+        feature_shape,
+    )

@@ -14,6 +14,7 @@ from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
 from data.dataset.index import shard_starts
+from data.latent.features.feature_reading import FeatureReader
 from data.latent.packs import Shape
 from data.latent.reading import reader_of, require_latents
 from data.latent.text_reading import TextReader, has_text, text_shape
@@ -45,7 +46,8 @@ class LatentLoader:
     tokens: how many tokens the network makes of latents (T, H, W), for the cost of a sample.
     Batch.x is (b, M, C, T, H, W) as stored, pinned where the world's device is CUDA. Of a cache that also has
     its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
-    that holds some, padded to its longest.  captions: which of several are drawn.
+    that holds some, padded to its longest.  captions: which of several are drawn.  feature_steps: the number
+    of first steps whose batches carry the features of the caches, of the view that is drawn; None is all.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LatentLoader:
         text: bool = True,
         mix: Sequence[float] = (),
         captions: CaptionConfig = ANY_CAPTION,
+        feature_steps: int | None = 0,
     ) -> None:
         for cache in caches:
             require_latents(cache)
@@ -68,6 +71,8 @@ class LatentLoader:
         self._verify = config.verify == "samples"
         self._readers = [reader_of(cache, verify=self._verify) for cache in caches]
         self._texts = self._text_readers(captions) if text else [None] * len(caches)
+        self._feature_steps = feature_steps
+        self._features = [] if feature_steps == 0 else self._feature_readers()
         self._lock = Lock()
         buckets = [s for number, d in enumerate(caches) for s in cache_buckets(d, number, tokens)]
         if len(caches) > 1:
@@ -110,6 +115,13 @@ class LatentLoader:
             for d, reader in zip(self.caches, self._readers, strict=True)
         ]
 
+    def _feature_readers(self) -> list[FeatureReader]:
+        """Return a reader of each cache's features."""
+        return [
+            FeatureReader(d.folder, d.manifest, reader.parts, verify=self._verify)
+            for d, reader in zip(self.caches, self._readers, strict=True)
+        ]
+
     def _ids(self, bucket: int, rows: np.ndarray) -> np.ndarray:
         number = self.plan.buckets[bucket].dataset
         return self._readers[number].entries(rows)["id"].astype(np.int64) + number * IDS
@@ -123,7 +135,9 @@ class LatentLoader:
         positions = torch.from_numpy(micro.positions)
         draws = Draws(self.seed, step_index, ids, positions)
         flipped = draw_flips(draws) if reader.has_flips else None
-        x = reader.gather(rows, flipped=flipped, pin=self._pin)
+        x, features = reader.gather(rows, flipped=flipped, pin=self._pin), None
+        if self._features and (self._feature_steps is None or step_index < self._feature_steps):
+            features = self._features[number].gather(rows, entries, flipped=flipped, pin=self._pin)
         batch = Batch(
             x=x,
             id=ids,
@@ -133,6 +147,7 @@ class LatentLoader:
             bucket=bucket.name,
             source=bucket.source,
             order_hash=order_hash,
+            features=features,
         )
         return replace(batch, tally=tally(step_index, batch))
 

@@ -11,9 +11,9 @@ import numpy as np
 from data.dataset.manifest import ShardRecord
 from data.latent.assembly import text_facts
 from data.latent.caption_table import CaptionTable, captions_of, with_several
-from data.latent.checksums import range_crcs
+from data.latent.checksums import feature_bytes, range_crcs
 from data.latent.pack_reading import scan_part
-from data.latent.pack_rows import flip_rows, index_rows, text_rows
+from data.latent.pack_rows import feature_rows, flip_rows, index_rows, text_rows
 from data.latent.packs import Shape
 
 
@@ -24,17 +24,18 @@ def sidecars_from_parts(
 
     Also what the manifest says of the text.
     """
-    flips, texts = views_from_parts(folder, shards, index)
+    flips, texts, features = views_from_parts(folder, shards, index)
     starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
     crcs = []
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
         flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
-        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width))
+        here = None if features is None else (features[0][start:stop], features[1][start:stop])
+        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width, here))
     captions = _captions_from_parts(folder, shards, index) if texts is not None else None
     arrays = captions.arrays() if captions else None
     files = {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs), "captions": arrays}
-    return files, text_facts(texts, captions)
+    return files | {"features": features and features[0]}, text_facts(texts, captions)
 
 
 def _captions_from_parts(
@@ -50,17 +51,26 @@ def _captions_from_parts(
 
 def views_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Rebuild the contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
+    """Rebuild the contents of `flip.npy`, `text.npy` and `features.npy` from the tars alone.
+
+    None for what no part holds.  With the last: the bytes of one view's features of each sample.
+    """
     starts = np.cumsum([0, *(shard.samples for shard in shards)])
-    flips, texts, found = [], [], False
+    flips, texts, features, sizes, found = [], [], [], [], False
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
-        places = scan_part(folder / shard.name)
-        flips.append(flip_rows(places, index[start:stop]))
-        texts.append(text_rows(places, index[start:stop]))
+        places, rows = scan_part(folder / shard.name), index[start:stop]
+        flips.append(flip_rows(places, rows))
+        texts.append(text_rows(places, rows))
+        features.append(feature_rows(places, rows))
+        sizes.append(feature_bytes(places, rows))
         found = found or any(place.text is not None for place in places)
-    mirrored = np.concatenate(flips)
-    return mirrored if mirrored.any() else None, np.concatenate(texts) if found else None
+    mirrored, pictures = np.concatenate(flips), np.concatenate(features)
+    return (
+        mirrored if mirrored.any() else None,
+        np.concatenate(texts) if found else None,
+        (pictures, np.concatenate(sizes)) if pictures.any() else None,
+    )
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:

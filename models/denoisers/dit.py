@@ -98,6 +98,10 @@ class DiTConfig:
     def output_channels(self) -> int:
         return output_channels(self)
 
+    @property
+    def hidden_widths(self) -> tuple[int, ...]:
+        return (self.width,) * self.depth
+
     def tokens(self, shape: Grid) -> int:
         """Return the tokens of an input (T, H, W); UserError if the patch does not divide it."""
         return math.prod(self.grid(shape))
@@ -191,12 +195,15 @@ class DiT(Denoiser):
         self.final = nn.Linear(config.width, math.prod(config.patch) * config.output_channels)
         initialise(self)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self, x: Tensor, time: Tensor, condition: Condition, hidden: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict from x: (B, C, T, H, W).  time: (B,) as `path.time_input` gives it.
 
         With frame_levels time may be (B, T / pt), of each group of frames that share a token; with two_times
         (B, 2), that of x and that at which the step ends. Time (B,) then is a step of no length.
         Returns (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned.
+        hidden: a block, from 0, whose tokens (B, T', H', W', D) are returned beside it.
         """
         config, dtype = self.config, self.patches.linear.weight.dtype
         grid = config.grid((x.shape[2], x.shape[3], x.shape[4]))
@@ -208,26 +215,26 @@ class DiT(Denoiser):
             tokens = tokens + sincos_positions(grid, config.width, x.device).to(dtype)
         else:
             angles = rotary_angles(grid, config.width // config.heads, x.device)
-        group = None
-        if self.length is not None:
-            vector = self._of_two_times(self.length, time) + self.label(labels(x, condition))
-        elif time.ndim == 1:
-            vector = self.time(time) + self.label(labels(x, condition))
-        else:
-            vector = self.time(time) + self.label(labels(x, condition))[:, None]
-            group = self._groups(time, grid)
+        vector, group = self._vector(time, self.label(labels(x, condition)), grid)
         text = text_tokens(x, condition, config.text_width, dtype) if config.text_width else None
         count = tokens.shape[1]
         if self.sequence is not None:
             tokens = split_tokens(tokens, self.sequence)
             angles = None if angles is None else split_tokens(angles[None], self.sequence)[0]
-        for block in self.blocks:
+        shown = tokens
+        for number, block in enumerate(self.blocks):
             tokens = block(tokens, vector, angles, text, count, group)
+            shown = tokens if number == hidden else shown
         shift, scale = self.final_modulation(vector, group)
         out = self.final(self.norm_modulate(tokens, shift, scale))
         if self.sequence is not None:
             out = gather_tokens(out, count, self.sequence)
-        return unpatchify(out, grid, config.patch).float()
+        prediction = unpatchify(out, grid, config.patch).float()
+        if hidden is None:
+            return prediction
+        if self.sequence is not None:
+            shown = gather_tokens(shown, count, self.sequence)
+        return prediction, shown.unflatten(1, grid)
 
     def _block(self) -> Block:
         config = self.config
@@ -240,6 +247,14 @@ class DiT(Denoiser):
             backend=config.attention,
             sequence=self.sequence,
         )
+
+    def _vector(self, time: Tensor, label: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+        """Return what modulates the tokens, (B, D) or (B, G, D), and then the group of frames of each."""
+        if self.length is not None:
+            return self._of_two_times(self.length, time) + label, None
+        if time.ndim == 1:
+            return self.time(time) + label, None
+        return self.time(time) + label[:, None], self._groups(time, grid)
 
     def _of_two_times(self, length: TimeEmbedding, time: Tensor) -> Tensor:
         """Embed the time of x and the length of the step from there (B, 2), or of none (B,)."""

@@ -24,7 +24,9 @@ class Denoiser(nn.Module):
 
     Called with x (B, C, T, H, W), time (B,) as `path.time_input` gives it, or (B, 2) where it is told two
     times, and a `Condition`, it returns
-    (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. It computes in the
+    (B, C or 2C, T, H, W) float32: the prediction, then the variance where it is learned. One whose
+    configuration has `hidden_widths` takes `hidden` too, the number of a block from 0, and then returns a
+    pair: the same, and that block's tokens (B, T', H', W', D) in its grid of tokens. It computes in the
     dtype of its weights, draws them from torch's global generator, and ignores parts of the condition that it
     is not made for.
     Parameters may be tagged: `no_decay`, for the optimizer, `hidden`, which Muon may take, and
@@ -56,6 +58,8 @@ class DenoiserConfig(Protocol):
     frames_per_level: latent frames of which the network is told one level of noise, by time (B, T / that
     many); 0 for a network of one level, by time (B,).
     two_times: whether it is also told at which time a step ends, by time (B, 2).
+    hidden_widths: numbers of a token behind each block, for a network that shows them; () for one that does
+    not.
     """
 
     @property
@@ -74,6 +78,8 @@ class DenoiserConfig(Protocol):
     def frames_per_level(self) -> int: ...
     @property
     def two_times(self) -> bool: ...
+    @property
+    def hidden_widths(self) -> tuple[int, ...]: ...
 
     def build(self, sequence: SequenceGroup | None = None) -> Denoiser:
         """Make the network, with weights from torch's global generator.

@@ -1,1 +1,1 @@
-"""Frozen networks that turn pictures into features, by which generated ones are compared with real ones."""
+"""Frozen networks that turn pictures into features: for scores, and for a denoiser to be aligned with."""

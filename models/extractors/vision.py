@@ -85,12 +85,12 @@ class Clip(nn.Module):
 
 def load_dinov2(folder: Path, field: str) -> DinoV2:
     """Load the DINOv2 in a folder; UserError, naming `field`, where it is another network."""
-    return DinoV2(_of_class(folder, field, ("Dinov2Model", "Dinov2WithRegistersModel")))
+    return DinoV2(load_of_class(folder, field, ("Dinov2Model", "Dinov2WithRegistersModel")))
 
 
 def load_clip(folder: Path, field: str) -> Clip:
     """Load both halves of CLIP and the tokenizer; UserError, naming `field`, for another network."""
-    network = _of_class(folder, field, ("CLIPModel",))
+    network = load_of_class(folder, field, ("CLIPModel",))
     return Clip(network, load_tokenizer(tokenizer_files(folder, field)[0].parent))
 
 
@@ -122,7 +122,8 @@ def normalised(pictures: Tensor, statistics: MeanStd) -> Tensor:
     return (pictures / 255 - mean) / std
 
 
-def _of_class(folder: Path, field: str, classes: tuple[str, ...]) -> Any:
+def load_of_class(folder: Path, field: str, classes: tuple[str, ...]) -> Any:
+    """Load the network in a folder; UserError, naming `field`, unless it is of one of these classes."""
     require_config(folder, field)
     if (named := class_named_in(folder)) not in classes:
         raise UserError(field, folder, f"a folder of {' or '.join(classes)}; this is one of {named}")

@@ -68,7 +68,7 @@ ROLES: dict[str, dict[str, str]] = {
     },
     "encode": {
         **OUTPUTS,
-        **dict.fromkeys(("source", "autoencoder", "text_encoder"), "place"),
+        **dict.fromkeys(("source", "autoencoder", "text_encoder", "picture_encoder"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
         **dict.fromkeys(("action", "seed", "decode_threads", "quarantine_budget", "require_space"), "work"),
     },
@@ -78,7 +78,7 @@ ROLES: dict[str, dict[str, str]] = {
             ("autoencoder", "data.also", "data.online.text_encoder", "objective.schedule.betas"), "place"
         ),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
-        "objective.timesteps.density": "place",
+        **dict.fromkeys(("objective.timesteps.density", "data.pictures.encoder"), "place"),
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         **within("preview", PREVIEW, "watch"),
@@ -89,6 +89,7 @@ ROLES: dict[str, dict[str, str]] = {
         **TRAINING,
         **dict.fromkeys(("objective.schedule.betas", "objective.timesteps.density"), "place"),
         **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
+        "data.pictures.encoder": "place",
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         **dict.fromkeys(("initial_accept", "action", "retry"), "work"),
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),

@@ -38,6 +38,16 @@ class Config:
     text_tokens: int = setting(
         0, "most tokens of a caption; 0 is the limit of the tokenizer", low=0, high=65535
     )
+    picture_encoder: str = setting(
+        "",
+        "folder of a public picture encoder (DINOv2, CLIP), whose features of every picture are stored for "
+        "training with data.features=cached, many times the bytes of latents; '' stores none",
+        shown="path",
+        role="place",
+    )
+    picture_patch: int = setting(
+        16, "picture_encoder: rows and columns of pixels for each of its patches", unit="pixels", low=1
+    )
     output: Path = setting(REQUIRED, "folder that receives the cache", role="place")
     action: Literal["encode", "status", "verify", "repair"] = setting(
         "encode",

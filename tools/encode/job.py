@@ -27,7 +27,8 @@ def plan(config: Config) -> list[str]:
         return state.plan(config.action, config.output)
     import torch
 
-    from tools.encode.setup import Encoding, make_job, report
+    from tools.encode.setup import Encoding, make_job
+    from tools.encode.volume import report
 
     job, _ = make_job(section(Encoding, config), torch.device("cpu"))
     if config.action == "repair":

@@ -59,6 +59,7 @@ def _all_captions(job: Job) -> dict[str, Any]:
 def contents(output: Path, made_from: dict[str, Any]) -> Contents:
     """Return what the cache records of source, autoencoder and text encoder, beside what they are now."""
     names = {"source": ("source",), "autoencoder": ("encoder", "encoder_config"), "text_encoder": ("text",)}
+    names |= {"picture_encoder": ("pictures",)}
 
     def of_place(path: str) -> tuple[Content | None, Content]:
         kept, found = recorded_origin(output), {name: made_from.get(name) for name in names[path]}

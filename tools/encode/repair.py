@@ -23,8 +23,9 @@ from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
 from data.raw.unfinished import RECEIPTS
 from data.reindexing.from_parts import index_from_parts, sidecars_from_parts
-from tools.encode.setup import LEASES, Sharing, Take, report, start
+from tools.encode.setup import LEASES, Sharing, Take, start
 from tools.encode.state import damaged, recorded
+from tools.encode.volume import report
 
 MAKING = ".repair"  # inside the output: what is made anew, until it is known to be what it was
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import torch
 from core import environment
 from core.errors import UserError, below
 from core.files import temporaries
-from core.progress import counted, say, size
+from core.progress import say, size
 from core.queue.config import QueueConfig
 from core.queue.leases import Leases
 from core.run.changes import Contents
@@ -22,14 +22,15 @@ from data.dataset.index import Dataset
 from data.dataset.quarantine import BEYOND, Quarantine
 from data.dataset.schema import QUARANTINE
 from data.latent.encode_job import Job, begin, recorded_origin
+from data.latent.packs import Shape
 from data.media.formats import MediaLimits
-from data.order.buckets import NO_BUCKET, BucketConfig, assign, make_buckets
-from data.order.usage import usage_lines
+from data.order.buckets import Bucket, BucketConfig, assign, make_buckets
 from data.raw.unfinished import drop_receipts
 from models.autoencoder.tiling_config import TilingConfig
 from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.encode import origin
-from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.encode.volume import bytes_to_write, report
+from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock, PictureEncoder
 
 LEASES = ".leases"  # inside the output, until it is complete
 
@@ -43,6 +44,8 @@ class Encoding:
     autoencoder: Path
     text_encoder: str
     text_tokens: int
+    picture_encoder: str
+    picture_patch: int
     store: Literal["moments", "mean"]
     dtype: Literal["float16", "float32"]
     flip: bool
@@ -92,12 +95,14 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
     if config.text_encoder:
         folder = Path(config.text_encoder)
         captions = CaptionEmbedder(folder, config.text_tokens, device, precision, clock)
+    shapes = [(stored, *encoder.latent_shape(bucket)) for bucket in buckets]
+    pictures, feature_shapes = _picture_encoder(config, device, precision, clock, buckets, shapes)
     job = Job(
         dataset,
         config.output,
         encoder,
         buckets,
-        [(stored, *encoder.latent_shape(bucket)) for bucket in buckets],
+        shapes,
         assign(media, buckets, config.buckets),
         config.buckets,
         config.limits,
@@ -112,8 +117,11 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
         config.decode_threads,
         captions,
         np.dtype(config.dtype).newbyteorder("<"),
+        pictures,
+        feature_shapes,
     )
     identity = encoder.identity | ({"text": captions.identity} if captions else {})
+    identity |= {"pictures": pictures.identity} if pictures else {}
     computation = {
         "device": device.type,
         "precision": precision,
@@ -129,6 +137,28 @@ def settled_precision(config: Encoding, device: torch.device) -> Precision:
         begun: Precision = recorded["computation"]["precision"]
         return begun
     return settle_precision(config.precision, device.type, "tf32")
+
+
+def _picture_encoder(
+    config: Encoding,
+    device: torch.device,
+    precision: Precision,
+    clock: Clock,
+    buckets: Sequence[Bucket],
+    shapes: Sequence[Shape],
+) -> tuple[PictureEncoder | None, list[Shape]]:
+    """Return what makes features, and their shape in each bucket; None and [] where none are stored."""
+    if not config.picture_encoder:
+        return None, []
+    folder = Path(config.picture_encoder)
+    encoder = PictureEncoder(folder, config.picture_patch, device, precision, clock)
+    found: list[Shape] = [encoder.feature_shape(b, s[2]) for b, s in zip(buckets, shapes, strict=True)]
+    by_latents = dict(zip(shapes, found, strict=True))
+    for bucket, shape, features in zip(buckets, shapes, found, strict=True):
+        if by_latents[shape] != features:
+            expected = f"another: {bucket} has the latents of another bucket, and features of another shape"
+            raise UserError("picture_patch", config.picture_patch, expected)
+    return encoder, found
 
 
 def choose_device(name: str, worker: int) -> torch.device:
@@ -155,7 +185,7 @@ def start(job: Job, made_from: dict[str, Any], sharing: Sharing, take: Take) -> 
     left = sorted(set(range(len(job.dataset.manifest.shards))) - job.finished())
     for line in report(job, left):
         say(line)
-    needed, free = _bytes(job, left), shutil.disk_usage(job.folder).free
+    needed, free = bytes_to_write(job, left), shutil.disk_usage(job.folder).free
     if needed > free and sharing.require_space:
         expected = f"a disk with {size(needed)} free, this one has {size(free)}; or require_space=false"
         raise UserError("output", job.folder, expected)
@@ -172,44 +202,6 @@ def clear(output: Path) -> None:
         left.unlink(missing_ok=True)
     drop_receipts(output)
     shutil.rmtree(output / LEASES, ignore_errors=True)
-
-
-def report(job: Job, shards: Iterable[int]) -> list[str]:
-    """Return one line for each bucket, then the bytes to be written beside the free ones."""
-    shards = list(shards)
-    counts = np.bincount(job.column, minlength=NO_BUCKET + 1)
-    lines = [
-        f"{bucket} pixels -> {'x'.join(map(str, shape))} latents: {counted(int(counts[number]), 'sample')}"
-        for number, (bucket, shape) in enumerate(zip(job.buckets, job.shapes, strict=True))
-    ]
-    if counts[NO_BUCKET]:
-        lines.append(f"{counted(int(counts[NO_BUCKET]), 'sample')} in no bucket, to be set aside")
-    place = next(folder for folder in (job.folder, *job.folder.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    samples = sum(len(job.rows(shard)) for shard in shards)
-    lines.append(
-        f"{counted(samples, 'sample')} in {counted(len(shards), 'shard')}: "
-        f"{size(_bytes(job, shards))} to be written to {job.folder}, {size(free)} free"
-    )
-    if job.captions is not None:
-        most = 2 * samples * job.captions.tokens * job.captions.width
-        tokens = counted(job.captions.tokens, "token")
-        lines.append(f"beside it text, at most {tokens} a caption, so at most {size(most)}")
-    elif texts := job.dataset.manifest.extra.get("texts"):
-        lines.append(
-            f"warning: {texts} of {counted(len(job.dataset), 'sample')} have a caption, which "
-            "text_encoder='' leaves out; text_encoder=FOLDER embeds them, for training on prompts"
-        )
-    lines += usage_lines(np.asarray(job.dataset.media), job.column, job.buckets, job.clips)
-    return lines
-
-
-def _bytes(job: Job, shards: Iterable[int]) -> int:
-    """Return the bytes of the latents of these shards' samples, and 3 % for all else."""
-    sizes = np.zeros(NO_BUCKET + 1)
-    bytes_of_value = (1 + job.flip) * job.dtype.itemsize
-    sizes[: len(job.shapes)] = [bytes_of_value * np.prod(shape) for shape in job.shapes]
-    return int(1.03 * sum(sizes[job.column[job.rows(s).start : job.rows(s).stop]].sum() for s in shards))
 
 
 def _require_alone(output: Path, timeout_s: float) -> None:

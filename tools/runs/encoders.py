@@ -1,4 +1,4 @@
-"""An autoencoder and a text encoder on a device, for a cache, online encoding, and prompts."""
+"""Autoencoder, text encoder and picture encoder on a device, for a cache, online encoding, and prompts."""
 
 from __future__ import annotations
 
@@ -107,6 +107,68 @@ class CaptionEmbedder:
     def count_tokens(self, captions: list[str]) -> list[int]:
         """Count the tokens of each caption if none were cut off."""
         return self.encoder.count_tokens(captions)
+
+
+class PictureEncoder:
+    """A picture encoder on a device: pixels to features of patches.
+
+    patch: rows and columns of a sample's pixels for which there is one patch.  identity: what a cache
+    records, with all on which features depend.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        patch: int,
+        device: device,
+        precision: AskedPrecision,
+        clock: Clock | None = None,
+        field: str = "picture_encoder",
+    ) -> None:
+        from models.extractors.patches import load_patch_encoder
+
+        encoder = load_patch_encoder(folder, field)
+        self.width, self._patch, self.device = encoder.width, patch, device
+        self.identity: dict[str, Any] = {
+            "encoder": encoder.identity,
+            "class": encoder.kind,
+            "width": encoder.width,
+            "patch": patch,
+            "resize": f"bicubic to patches of {encoder.patch}",
+            "frames": "the middle one of each latent frame's",
+            **({"precision": precision} if precision == "bf16" else {}),
+        }
+        self.encoder = encoder.to(device, _dtype(precision))
+        self._clock = clock or Clock()
+
+    def to(self, device: device) -> None:
+        """Move the encoder to this device."""
+        self.encoder, self.device = self.encoder.to(device), device
+
+    def feature_shape(self, bucket: Bucket, latent_frames: int) -> tuple[int, int, int, int]:
+        """Return (F, h, w, E) of the features of a bucket's samples."""
+        rows, columns = (max(1, round(side / self._patch)) for side in (bucket.height, bucket.width))
+        return latent_frames, rows, columns, self.width
+
+    def features_there(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return features (B, F, h, w, E) of pixels (B, 3, T, H, W) in [-1, 1], on the encoder's device.
+
+        Of T frames those are taken that lie in the middle of F equal parts.
+        """
+        import torch
+
+        frames, rows, columns, _ = shape
+        count, length = len(pixels), pixels.shape[2]
+        taken = [(2 * number + 1) * length // (2 * frames) for number in range(frames)]
+        pictures = ((pixels[:, :, taken] + 1) * 127.5).round().clamp(0, 255)
+        found = self.encoder(pictures.transpose(1, 2).flatten(0, 1).to(torch.float32), (rows, columns))
+        features: Tensor = found.unflatten(0, (count, frames))
+        return features
+
+    def encode_features(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Do the same, with the result on the CPU."""
+        with self._clock.running():
+            return self.features_there(pixels.to(self.device, non_blocking=True), shape).cpu()
 
 
 def _dtype(precision: AskedPrecision) -> dtype:

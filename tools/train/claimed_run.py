@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.averages.ema import EmaConfig
+from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
 from core.distributed.ranks import World
@@ -39,10 +40,11 @@ from tools.runs.memory.zero_stage import settle_zero_stage
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
 from tools.runs.path_record import settle_density, settle_path
 from tools.train import prepared
+from tools.train.alignment import alignment_of
 from tools.train.beginning import find_beginning
 from tools.train.config import DataConfig, Differing
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
-from tools.train.objective import LatentObjective
+from tools.train.objective import LatentObjective, Unaligned
 from tools.train.run_passes import memory_of
 from tools.train.teacher import make_teacher
 from tools.train.training_data import make_training_data, validation_batches
@@ -101,13 +103,25 @@ def train(
     seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
     initial = beginning.normaliser if beginning else None
+    alignment = alignment_of(
+        config.data, config.objective.alignment, config.model, trained.source.facts, config.trainer.steps
+    )
     objective = prepare_objective(
-        trained.source, autoencoder, config.objective, config.latents, config.model, world, output, initial
+        trained.source,
+        autoencoder,
+        config.objective,
+        config.latents,
+        config.model,
+        world,
+        output,
+        initial,
+        alignment,
     )
     parts = (config.model, config.data, config.ema, config.optimizer, by_use(trained, validated))
-    engine = settle_zero_stage(config.engine, partial(memory_of, *parts), world, output)
+    memory_with = partial(memory_of, *parts, alignment=alignment)
+    engine = settle_zero_stage(config.engine, memory_with, world, output)
     engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
-    settle_micro_batches(memory_of(*parts, engine), world, output)
+    settle_micro_batches(memory_with(engine), world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
@@ -132,6 +146,8 @@ def train(
         prepared.PreparedObjective(objective) if is_prepared else objective,
         config.ema,
         own_engine(objective, engine, config.optimizer, world),
+        own_steps=objective.diffusion.own_steps,
+        validated=Unaligned(objective) if alignment else None,
     )
     main = stepper.networks[MAIN], config.model, output
     looks = [*make_previews(config.preview, *main), *make_scores(config.evaluate, *main, config.source)]
@@ -164,10 +180,12 @@ def prepare_objective(
     world: World,
     run: Path,
     initial: Normaliser | None = None,
+    alignment: Alignment | None = None,
 ) -> LatentObjective:
     """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
 
-    run: the run's folder.  initial: the normaliser of the run that this one begins from.
+    run: the run's folder.  initial: the normaliser of the run that this one begins from.  alignment: of a
+    block with the source's features.
     """
     source.to(world.device)
     latents = settle_normaliser(latents, run, initial)
@@ -179,6 +197,7 @@ def prepare_objective(
     )
     known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
     known |= {"frames_per_level": model.frames_per_level, "density": density}
+    known |= {"alignment": alignment, "features": source.features}
     return LatentObjective(objective, normaliser, **known)
 
 

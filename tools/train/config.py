@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 from core.averages.ema import EmaConfig
 from core.config.settings import REQUIRED, setting
-from core.config.values import any_of
 from core.diffusion.objectives.config import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
@@ -28,6 +27,7 @@ from models.denoisers.network import DenoiserConfig
 from models.precision import AskedPrecision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.runs.normalisers import LatentsConfig
+from tools.train.combinations import require_alignment, require_few_steps
 
 Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
 
@@ -51,6 +51,18 @@ class OnlineConfig(EncodingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """Settings that `encode` would be given, for data.features=online."""
+
+    encoder: str = setting(
+        "", "folder of a public picture encoder (DINOv2, CLIP)", shown="path", role="place"
+    )
+    patch: int = setting(
+        16, "rows and columns of pixels for each of the encoder's patches", unit="pixels", low=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(LoaderConfig, CaptionConfig):
     """What makes up a step, and where its latents come from."""
 
@@ -58,6 +70,12 @@ class DataConfig(LoaderConfig, CaptionConfig):
         "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
     )
     online: OnlineConfig = setting(OnlineConfig(), "for encode=online")
+    features: Literal["none", "cached", "online"] = setting(
+        "none",
+        "a picture encoder's features, with which a block is aligned (objective.alignment). cached: those "
+        "that `encode` stored, picture_encoder=...; online: made within every step, with data.encode=online",
+    )
+    pictures: PicturesConfig = setting(PicturesConfig(), "for features=online")
     also: tuple[str, ...] = setting(
         (),
         "more latent caches of the same encoder, trained on together with source",
@@ -75,6 +93,11 @@ class DataConfig(LoaderConfig, CaptionConfig):
         if self.also and self.encode == "online":
             expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
             raise UserError("also", list(self.also), expected)
+        if self.features != "none" and self.features != self.encode:
+            expected = f"none or {self.encode} with data.encode={self.encode}"
+            raise UserError("features", self.features, expected)
+        if self.features == "online" and not self.pictures.encoder:
+            raise UserError("pictures.encoder", "''", "a folder with data.features=online")
         if self.mix and (len(self.mix) != 1 + len(self.also) or not all(w > 0 for w in self.mix)):
             expected = f"{1 + len(self.also)} numbers above 0, of source and each of data.also; or []"
             raise UserError("mix", list(self.mix), expected)
@@ -159,6 +182,7 @@ class Config:
         if not self.initial and self.latents.normalise == "initial":
             raise UserError("latents.normalise", "initial", "measured or encoder without initial=...")
         require_few_steps(self.objective, self.model, self.engine)
+        require_alignment(self.objective, self.model, self.data.features)
         if self.objective.kind == "distillation":
             self._require_teacher()
         require_effect(self.trainer, self.optimizer, self.ema)
@@ -198,34 +222,3 @@ class Config:
         if self.latents.normalise != "initial":
             expected = "initial with objective.kind=distillation"
             raise UserError("latents.normalise", self.latents.normalise, expected)
-
-
-def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine: EngineConfig) -> None:
-    """Refuse a network or an engine with which mean_flow has no derivative."""
-    if objective.kind != "mean_flow":
-        return
-    if not model.two_times:
-        raise UserError("model.two_times", False, "true with objective.kind=mean_flow")
-    if engine.micro_batch == "auto":
-        expected = (
-            "a number, or 0, with objective.kind=mean_flow: the memory of its derivative is not measured"
-        )
-        raise UserError("engine.micro_batch", "auto", expected)
-    if objective.mean_flow.derivative == "difference":
-        if engine.precision != "fp32":
-            expected = "fp32 with objective.mean_flow.derivative=difference, which bfloat16 is too coarse for"
-            raise UserError("engine.precision", engine.precision, expected)
-        return
-    attention = getattr(model, "attention", "math")
-    for field, value, accepted in (
-        ("model.attention", attention, ("math",)),
-        ("engine.zero_stage", engine.zero_stage, (0, 1, 2)),
-        ("engine.activation_checkpointing", engine.activation_checkpointing, ("none",)),
-        ("engine.sequence_parallel", engine.sequence_parallel, (1,)),
-        ("engine.compile", engine.compile, (False, "auto")),
-        ("engine.matmul", engine.matmul, ("bf16",)),
-    ):
-        if value not in accepted:
-            shown = any_of([str(choice).lower() for choice in accepted])
-            expected = f"{shown} with objective.mean_flow.derivative=jvp; difference takes it"
-            raise UserError(field, value, expected)

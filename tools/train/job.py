@@ -28,6 +28,7 @@ from tools.runs.memory.micro_batches import foreseen, keep_numbers
 from tools.runs.memory.zero_stage import foreseen_zero_stage
 from tools.runs.normalisers import LatentsConfig
 from tools.runs.run_hours import hours_line
+from tools.train.alignment import alignment_of, describe, feature_steps
 from tools.train.beginning import find_beginning
 from tools.train.claimed_run import Data, Training, by_use, train
 from tools.train.config import Config, DataConfig
@@ -37,6 +38,7 @@ from tools.train.source import (
     make_loader,
     open_held_out,
     open_source,
+    require_features,
     require_fit,
     require_known_labels,
     unused_captions,
@@ -52,11 +54,17 @@ def plan(config: Config) -> list[str]:
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     beginning = find_beginning(starting_point(config, claimed=False), source.facts, *depends)
     world, held_out = ranks.planned(config.engine.device, config.processes), config.validation_source
-    data = load_data(source, held_out, *sections, config.engine, world, run=output, seed=config.seed)
+    aligned = alignment_of(
+        config.data, config.objective.alignment, config.model, source.facts, config.trainer.steps
+    )
+    more: Any = {"run": output, "seed": config.seed}
+    more["feature_steps"] = feature_steps(config.objective, config.trainer.steps)
+    data = load_data(source, held_out, *sections, config.engine, world, **more)
     require_known_labels(config.model, *(part.source for part in data))
     parts = (config.model, config.data, config.ema, config.optimizer, by_use(*data))
-    engine, stage = foreseen_zero_stage(config.engine, partial(memory_of, *parts), world, output)
-    memory = memory_of(*parts, engine)
+    memory_with = partial(memory_of, *parts, alignment=aligned)
+    engine, stage = foreseen_zero_stage(config.engine, memory_with, world, output)
+    memory = memory_with(engine)
     takes = [*stage, *foreseen(memory, world, output)]
     steps, groups = config.trainer.steps, config.data.groups_per_step
     facts, plan = source.facts, data[0].loader.plan
@@ -67,12 +75,13 @@ def plan(config: Config) -> list[str]:
         for n, w, shape in zip(sizes, shares, facts.latent_shapes, strict=True)
     )
     parameters = count_parameters(config.model)
-    checkpoint = checkpoint_bytes(memory.groups, len(config.ema.names))
+    checkpoint = checkpoint_bytes(memory.groups, len(config.ema.names)) + checkpoint_bytes(memory.own, 0)
     return [
         f"data: {counted(facts.samples, 'sample')}, {counted(len(facts.classes), 'class', 'classes')} "
         f"in {facts.place}",
         *bucket_lines(plan),
         f"model: {parameters:,} parameters",
+        *([describe(aligned, source.facts)] if aligned else []),
         *takes,
         f"step: {counted(round(samples), 'sample')}, {flops:.3e} floating-point operations",
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
@@ -87,7 +96,8 @@ def plan(config: Config) -> list[str]:
 def may_grow(config: Config) -> tuple[str, ...]:
     """Return the fields that may be larger where a run is continued: steps, if none depends on the last one's
     number, since a longer run then begins as the shorter one did."""
-    return ("trainer.steps",) if config.optimizer.schedule == "constant" else ()
+    depends = config.optimizer.schedule != "constant" or config.objective.alignment.depends_on_steps
+    return () if depends else ("trainer.steps",)
 
 
 def run(config: Config) -> None:
@@ -100,9 +110,9 @@ def run(config: Config) -> None:
     find_beginning(starting_point(config, claimed=False), source.facts, *depends)
     with below("engine"):
         world = ranks.start(config.engine.device, config.engine.timeout_s, folder=output)
-    trained, validated = load_data(
-        source, config.validation_source, *sections, config.engine, world, run=output, seed=config.seed
-    )
+    more: Any = {"run": output, "seed": config.seed}
+    more["feature_steps"] = feature_steps(config.objective, config.trainer.steps)
+    trained, validated = load_data(source, config.validation_source, *sections, config.engine, world, **more)
     warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
     files = config.objective.schedule.betas, config.objective.timesteps.density
@@ -144,6 +154,7 @@ def open_checked(
     """
     source = open_source(place, autoencoder, data, run=run, text=model.text_width > 0)
     require_fit(source, model, latents)
+    require_features(source, data)
     return source, autoencoder_of(source, autoencoder, data)
 
 
@@ -158,14 +169,18 @@ def load_data(
     *,
     run: Path,
     seed: int,
+    feature_steps: int | None = None,
 ) -> tuple[Data, Data]:
     """Return the data to train on and to validate on: held-out samples if they are given, the same for every
     seed, else those of the run's first steps.
 
-    held_out: the place of held-out samples, "" for none.  run: the run's folder.
+    held_out: the place of held-out samples, "" for none.  run: the run's folder.  feature_steps: the number
+    of first steps that take features, where the run does so; None is all.
     """
-    trained = Data(source, make_loader(source, data, engine, model, world, seed=seed))
+    trained = Data(
+        source, make_loader(source, data, engine, model, world, seed=seed, feature_steps=feature_steps)
+    )
     if not held_out:
         return trained, trained
     other = open_held_out(held_out, source, data, model, latents, run=run)
-    return trained, Data(other, make_loader(other, data, engine, model, world, seed=SEED))
+    return trained, Data(other, make_loader(other, data, engine, model, world, seed=SEED, feature_steps=0))

@@ -37,7 +37,8 @@ class PreparedObjective:
         ready: Prepared | None = batch.prepared
         if ready is None or (ready.seed, ready.step_index) != (draws.seed, draws.step_index):
             return self._plain.loss(model, batch, draws)
-        return self._plain.diffusion.loss_of(model, ready.noised)
+        features = self._plain.features(batch, draws.step_index)
+        return self._plain.diffusion.loss_of(model, ready.noised, features, draws.step_index)
 
 
 def batches(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from core.averages.ema import EmaConfig
+from core.batch import Batch
+from core.diffusion.alignment.aligned import Alignment
 from core.engine.config import EngineConfig
 from core.memory.counting import Pass
 from core.memory.micro_batch import Measured
@@ -16,7 +19,8 @@ from data.loading.sources.kinds import LatentSource, Loader
 from data.order.steps import LoaderConfig
 from models.denoisers.network import DenoiserConfig
 from tools.runs.memory.run_memory import MemoryOfRun, Planned, groups_of
-from tools.train.denoiser_pass import activations, denoiser_pass
+from tools.train.alignment import feature_bytes
+from tools.train.denoiser_pass import Aligned, activations, denoiser_pass
 
 
 def memory_of(
@@ -26,8 +30,13 @@ def memory_of(
     optimizer: OptimizerConfig,
     sources: Mapping[str, tuple[LatentSource, Loader]],
     engine: EngineConfig,
+    alignment: Alignment | None = None,
 ) -> MemoryOfRun:
-    """Return what the run's memory is made of.  sources: by their use, `train` first."""
+    """Return what the run's memory is made of.
+
+    sources: by their use, `train` first.  alignment: of a block with the features of the first.
+    """
+    plain = replace(optimizer, name="adamw", weight_decay=0.0)
     return MemoryOfRun(
         engine=engine,
         groups=groups_of(model.build, optimizer),
@@ -38,20 +47,29 @@ def memory_of(
                 name,
                 loader.plan,
                 source.facts.batch_shapes,
-                _passes(engine, model, source),
-                _over_shapes(engine, model, source) if source.gives_latents else None,
+                _passes(engine, model, source, aligned),
+                _over_shapes(engine, model, source, aligned) if source.gives_latents else None,
+                feature_bytes(source.facts) if aligned and source.gives_latents else (),
             )
             for name, (source, loader) in sources.items()
+            for aligned in [alignment if name == "train" else None]
         ],
+        own=groups_of(alignment.projector, plain) if alignment else (),
     )
 
 
-def _passes(engine: EngineConfig, model: DenoiserConfig, source: LatentSource) -> Callable[[int, int], Pass]:
-    return lambda bucket, samples: lambda: _pass(engine, model, source, bucket, samples)
+def _passes(
+    engine: EngineConfig, model: DenoiserConfig, source: LatentSource, alignment: Alignment | None
+) -> Callable[[int, int], Pass]:
+    return lambda bucket, samples: lambda: _pass(engine, model, source, bucket, samples, alignment)
+
+
+def _aligned(source: LatentSource, bucket: int, alignment: Alignment | None) -> Aligned | None:
+    return Aligned(alignment, source.facts.feature_shapes[bucket]) if alignment else None
 
 
 def _over_shapes(
-    engine: EngineConfig, model: DenoiserConfig, source: LatentSource
+    engine: EngineConfig, model: DenoiserConfig, source: LatentSource, alignment: Alignment | None
 ) -> Callable[[int, torch.device], Measured]:
     """Return what counts activations as a plan does.
 
@@ -60,7 +78,8 @@ def _over_shapes(
 
     def count(bucket: int, device: torch.device) -> Measured:
         shape = source.facts.latent_shapes[bucket]
-        return activations(model, engine, shape, _padded(source, model), device)
+        aligned = _aligned(source, bucket, alignment)
+        return activations(model, engine, shape, _padded(source, model), device, aligned)
 
     return count
 
@@ -72,7 +91,12 @@ def _padded(source: LatentSource, model: DenoiserConfig) -> int:
 
 
 def _pass(
-    engine: EngineConfig, config: DenoiserConfig, source: LatentSource, bucket: int, samples: int
+    engine: EngineConfig,
+    config: DenoiserConfig,
+    source: LatentSource,
+    bucket: int,
+    samples: int,
+    alignment: Alignment | None = None,
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return a new network, and its loss on a micro-batch that the source encodes first, where it does so.
 
@@ -80,11 +104,16 @@ def _pass(
     """
     facts = source.facts
     shape = (samples, *facts.latent_shapes[bucket])
-    model, loss = denoiser_pass(engine, config, shape, _padded(source, config))
+    aligned = _aligned(source, bucket, alignment)
+    model, loss = denoiser_pass(engine, config, shape, _padded(source, config), aligned)
 
     def encoded_loss() -> Tensor:
         if not source.gives_latents:
-            source.moments(torch.zeros((samples, *facts.batch_shapes[bucket])))
+            pixels = torch.zeros((samples, *facts.batch_shapes[bucket]))
+            source.moments(pixels)
+            if aligned is not None:
+                rows = torch.zeros(samples, dtype=torch.int64)
+                source.features(Batch(pixels, rows, rows, rows.float()))
         return loss()
 
     return model, encoded_loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
-from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock
+from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock, PictureEncoder
 from tools.runs.latent_space import find_autoencoder
 from tools.runs.normalisers import LatentsConfig, encoders_own
 from tools.train.config import DataConfig
@@ -41,7 +42,7 @@ def open_source(
     if not data.also:
         return CachedLatents(cache)
     caches = [cache, *(Dataset(other, "data.also", check) for other in data.also)]
-    return MixedLatents(caches, data.mix, text=text)
+    return MixedLatents(caches, data.mix, text=text, pictures=data.features == "cached")
 
 
 def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: str) -> OnlineLatents:
@@ -55,13 +56,19 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
     encoder = AutoencoderEncoder(Path(autoencoder), cpu, config.precision, Clock())
     with below("data.online.tiling"):
         encoder.autoencoder.set_tiling(config.tiling)
-    captions = None
+    captions, pictures = None, None
+    if data.features == "online":
+        own = data.pictures
+        pictures = PictureEncoder(
+            Path(own.encoder), own.patch, cpu, config.precision, field="data.pictures.encoder"
+        )
     made_with = {"autoencoder": autoencoder, "text_encoder": config.text_encoder}
     with below("data.online"):
         if config.text_encoder:
             folder = Path(config.text_encoder)
             captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
-        return OnlineLatents(raw, encoder, captions, config, run=run, made_with=made_with)
+        known: Any = {"run": run, "made_with": made_with, "pictures": pictures}
+        return OnlineLatents(raw, encoder, captions, config, **known)
 
 
 def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> Path:
@@ -70,6 +77,13 @@ def autoencoder_of(source: LatentSource, configured: str, data: DataConfig) -> P
     UserError if it cannot be told.
     """
     return locate(Path(configured)) if data.encode == "online" else find_autoencoder(source, configured)
+
+
+def require_features(source: LatentSource, data: DataConfig) -> None:
+    """Raise UserError where a run takes features that its source does not have."""
+    if data.features == "cached" and not source.facts.feature_shapes:
+        expected = f"none, since {source.facts.place} holds no features (picture_encoder= of encode)"
+        raise UserError("data.features", data.features, expected)
 
 
 def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
@@ -160,14 +174,25 @@ def make_loader(
     world: World,
     *,
     seed: int,
+    feature_steps: int | None = None,
 ) -> Loader:
-    """Make the loader of this rank's batches."""
+    """Make the loader of this rank's batches.
+
+    feature_steps: the number of first steps that take features, where the run does so; None is all.
+    """
     with below("engine"):
         world = data_world(world, engine.sequence_parallel)
     text = model.text_width > 0
     with below("data"):
         return source.loader(
-            data, world, seed, engine.most_at_once, tokens=model.tokens, text=text, captions=data
+            data,
+            world,
+            seed,
+            engine.most_at_once,
+            tokens=model.tokens,
+            text=text,
+            captions=data,
+            feature_steps=feature_steps if data.features == "cached" else 0,
         )
 
 
@@ -187,7 +212,7 @@ def open_held_out(
     field = "validation_source"
     if data.encode == "online":
         raise UserError(field, place, "'' with data.encode=online")
-    alone = replace(data, also=(), mix=())
+    alone = replace(data, also=(), mix=(), features="none")
     held_out = open_source(place, "", alone, run=run, text=model.text_width > 0, field=field)
     require_fit(held_out, model, latents)
     if held_out.facts.encoder != trained.facts.encoder:

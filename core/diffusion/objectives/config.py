@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config.settings import setting
+from core.diffusion.alignment.config import AlignmentConfig
 from core.diffusion.frames.training_levels import (
     FrameTimes,
     GivenConfig,
@@ -75,6 +76,9 @@ class ObjectiveConfig:
     )
     learned_sigma: bool = setting(False, "also train the variance of a step back, which the model predicts")
     bound_weight: float = setting(0.001, "learned_sigma: weight of the whole variational bound", low=0)
+    alignment: AlignmentConfig = setting(
+        AlignmentConfig(), "of a block with a picture encoder's features, with data.features"
+    )
 
     def __post_init__(self) -> None:
         with below("schedule"):

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, device
 
+from core.batch import Batch
 from core.config.yaml_files import read_recorded
 from core.distributed.ranks import World
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
+from data.latent.features.feature_reading import feature_shapes
 from data.latent.text_reading import has_text, read_texts, require_names, unused_captions
 from data.loading.loader import LatentLoader, TokenCount, patches_of_two
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -31,6 +33,10 @@ class StoredLatents:
     def moments(self, x: Tensor) -> Tensor:
         """Return x, which are moments."""
         return x
+
+    def features(self, batch: Batch) -> Tensor | None:
+        """Return the features that the batch brings."""
+        return batch.features
 
     def latent_grid(self, grid: Grid) -> Grid:
         """Return `grid`, which is that of latents."""
@@ -53,6 +59,7 @@ class CachedLatents(StoredLatents):
             batch_shapes=shapes,
             made_from=manifest.extra["made_from"],
             longest_text=manifest.extra.get("longest_text"),
+            feature_shapes=feature_shapes(manifest),
         )
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
@@ -93,8 +100,17 @@ class CachedLatents(StoredLatents):
         tokens: TokenCount = patches_of_two,
         text: bool = True,
         captions: CaptionConfig = ANY_CAPTION,
+        feature_steps: int | None = 0,
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
         return LatentLoader(
-            [self.cache], config, world, seed, micro_batch, tokens=tokens, text=text, captions=captions
+            [self.cache],
+            config,
+            world,
+            seed,
+            micro_batch,
+            tokens=tokens,
+            text=text,
+            captions=captions,
+            feature_steps=feature_steps,
         )

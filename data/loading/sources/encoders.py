@@ -32,6 +32,24 @@ class PixelEncoder(Protocol):
         ...
 
 
+class PatchFeatures(Protocol):
+    """Turns pixels into a picture encoder's features. identity: what a cache records of it."""
+
+    identity: dict[str, Any]
+
+    def to(self, device: device) -> None:
+        """Compute on this device from now on."""
+        ...
+
+    def feature_shape(self, bucket: Bucket, latent_frames: int) -> tuple[int, int, int, int]:
+        """Return (F, h, w, E) of the features of a bucket's samples."""
+        ...
+
+    def features_there(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Turn (B, 3, T, H, W) in [-1, 1] into features (B, F, h, w, E), both on the encoder's device."""
+        ...
+
+
 class IdentifiedCaptionEncoder(CaptionEncoder, Protocol):
     """Embeds captions. identity: what a cache records of it."""
 

@@ -47,6 +47,7 @@ class LatentFacts:
     batch_shapes: of a sample of each bucket in `Batch.x`.
     made_from: what made the latents, as the manifest of a cache records it.
     longest_text: tokens of the longest caption; None where captions were not embedded.
+    feature_shapes: (F, h, w, E) of a picture encoder's features of each bucket; () where there are none.
     """
 
     place: str
@@ -58,6 +59,7 @@ class LatentFacts:
     batch_shapes: tuple[Shape, ...]
     made_from: Mapping[str, Any]
     longest_text: int | None
+    feature_shapes: tuple[Shape, ...] = ()
 
     @property
     def encoder(self) -> str:
@@ -71,6 +73,12 @@ class LatentFacts:
         None where captions are not embedded.
         """
         found: dict[str, Any] | None = self.made_from.get("text")
+        return found
+
+    @property
+    def picture_encoder(self) -> dict[str, Any] | None:
+        """Description of the picture encoder, as `encode` records it; None where there are no features."""
+        found: dict[str, Any] | None = self.made_from.get("pictures")
         return found
 
     @property
@@ -141,6 +149,13 @@ class LatentSource(Protocol):
         """Turn a micro-batch's x, on the device, into moments (B, M, C, T, H, W)."""
         ...
 
+    def features(self, batch: Batch) -> Tensor | None:
+        """Return a picture encoder's features of a micro-batch on the device, (B, F, h, w, E).
+
+        None where there are none.
+        """
+        ...
+
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return mean and standard deviation per channel (collective: all ranks).
 
@@ -181,11 +196,13 @@ class LatentSource(Protocol):
         tokens: TokenCount = patches_of_two,
         text: bool = True,
         captions: CaptionConfig = ANY_CAPTION,
+        feature_steps: int | None = 0,
     ) -> Loader:
         """Return this rank's batches.
 
         micro_batch: most samples a rank takes at once; 0 is its whole share of a group.  tokens: how
         many the network makes of latents (T, H, W), for the cost of a sample.  text: whether batches carry
-        embedded captions.
+        embedded captions.  feature_steps: the number of first steps whose batches carry features; None is
+        all.
         """
         ...

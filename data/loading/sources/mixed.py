@@ -30,18 +30,26 @@ class MixedLatents(StoredLatents):
     """The latents of several caches that share an encoder (`data.loading.sources.kinds.LatentSource`).
 
     mix: share of the groups of each cache, in any scale; () follows their numbers of samples.
-    text: whether training takes their text, which must then be of one text encoder.
+    text: whether training takes their text, which must then be of one text encoder.  pictures: likewise of
+    their features, and a picture encoder.
     Buckets are those of every cache in turn, statistics are pooled, the longest text is the longest of all,
     and the fingerprint covers the caches in their order and the mix.
     UserError names the first field in which two of them differ.
     """
 
-    def __init__(self, caches: Sequence[Dataset], mix: Sequence[float] = (), *, text: bool = True) -> None:
+    def __init__(
+        self,
+        caches: Sequence[Dataset],
+        mix: Sequence[float] = (),
+        *,
+        text: bool = True,
+        pictures: bool = False,
+    ) -> None:
         first, *others = caches
         for number, other in enumerate(others, 1):
             if other.folder.resolve() in [cache.folder.resolve() for cache in caches[:number]]:
                 raise UserError(f"{other.place} is to be mixed with itself; weights say how often it comes")
-            require_one_space(first, other, text=text)
+            require_one_space(first, other, text=text, pictures=pictures)
         require_one_table_of_classes(caches)
         self._parts, self._mix = tuple(CachedLatents(cache) for cache in caches), tuple(mix)
         self.facts = _facts_of_all([part.facts for part in self._parts], self._mix)
@@ -80,6 +88,7 @@ class MixedLatents(StoredLatents):
         tokens: TokenCount = patches_of_two,
         text: bool = True,
         captions: CaptionConfig = ANY_CAPTION,
+        feature_steps: int | None = 0,
     ) -> LatentLoader:
         """Return this rank's batches, each of one cache."""
         caches = [part.cache for part in self._parts]
@@ -93,6 +102,7 @@ class MixedLatents(StoredLatents):
             text=text,
             mix=self._mix,
             captions=captions,
+            feature_steps=feature_steps,
         )
 
 
@@ -108,6 +118,9 @@ def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentF
         batch_shapes=tuple(shape for each in facts for shape in each.batch_shapes),
         made_from=facts[0].made_from,
         longest_text=max(longest) if longest else None,
+        feature_shapes=tuple(shape for each in facts for shape in each.feature_shapes)
+        if all(each.feature_shapes for each in facts)
+        else (),
     )
 
 
@@ -125,12 +138,15 @@ def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "count": int(counts.sum())}
 
 
-def require_one_space(first: Dataset, other: Dataset, *, text: bool) -> None:
-    """Raise UserError unless both are latent caches of one autoencoder (with `text`: of one text encoder)."""
+def require_one_space(first: Dataset, other: Dataset, *, text: bool, pictures: bool = False) -> None:
+    """Raise UserError unless both are latent caches of one autoencoder.
+
+    text, pictures: of one text encoder, and of one picture encoder, too.
+    """
     for cache in (first, other):
         if cache.manifest.kind != "latent":
             raise UserError(f"{cache.place} is a raw dataset, and only latent caches can be mixed")
-    names = (*SPACE, "text") if text else SPACE
+    names = (*SPACE, *(["text"] if text else []), *(["pictures"] if pictures else []))
     made = [cache.manifest.extra["made_from"] for cache in (first, other)]
     _require_equal(first, other, *({name: m.get(name) for name in names} for m in made))
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, device
 
-from core.batch import in_numbers
+from core.batch import Batch, in_numbers
 from core.config.settings import setting
 from core.distributed.ranks import World, on_every_rank
 from core.errors import UserError, WorkError, below
@@ -33,7 +33,7 @@ from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
 from data.loading.loader import TokenCount, latent_buckets, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
-from data.loading.sources.encoders import IdentifiedCaptionEncoder, PixelEncoder
+from data.loading.sources.encoders import IdentifiedCaptionEncoder, PatchFeatures, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
@@ -71,6 +71,7 @@ class OnlineLatents:
 
     Rows, buckets and order are those of the cache.  captions: embeds the samples' text; None leaves it out.
     run: the run's folder, which gets the quarantine list.  made_with: what `encoded_with` tells.
+    pictures: makes features of the pixels; None makes none.
     """
 
     gives_latents = False
@@ -85,7 +86,9 @@ class OnlineLatents:
         *,
         run: Path,
         made_with: Mapping[str, str],
+        pictures: PatchFeatures | None = None,
     ) -> None:
+        self._pictures = pictures
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
         self._dtype = TORCH_DTYPES[np.dtype(config.dtype).itemsize]
@@ -108,10 +111,16 @@ class OnlineLatents:
 
     def _describe(self, shapes: Sequence[Shape]) -> LatentFacts:
         text = {"text": self._captions.identity} if self._captions else {}
+        pictures = {"pictures": self._pictures.identity} if self._pictures else {}
+        feature_shapes: list[Shape] = []
+        if self._pictures is not None:
+            frames = [shape[2] for shape in shapes]
+            feature_shapes += map(self._pictures.feature_shape, self._buckets, frames)
         manifest, config = self._raw.manifest, self._config
         made_from = {
             **self._encoder.identity,
             **text,
+            **pictures,
             "store": config.store,
             **({"dtype": config.dtype} if config.dtype != "float16" else {}),
             "views": ["plain", "flip"] if config.flip else ["plain"],
@@ -131,6 +140,7 @@ class OnlineLatents:
             batch_shapes=tuple((3, *bucket) for bucket in self._buckets),
             made_from=made_from,
             longest_text=self._captions.tokens if self._captions else None,
+            feature_shapes=tuple(feature_shapes),
         )
 
     def to(self, device: device) -> None:
@@ -139,12 +149,22 @@ class OnlineLatents:
         self._encoder.to(device)
         if self._captions:
             self._captions.to(device)
+        if self._pictures:
+            self._pictures.to(device)
 
     def moments(self, x: Tensor) -> Tensor:
         """Return what a cache would hold of pixels (B, 3, T, H, W), uint8 too: (B, M, C, T', H', W')."""
         with torch.no_grad():
             moments = self._encoder.encode_there(in_numbers(x))
         return moments[:, : self.facts.shapes[0][0]].to(self._dtype)
+
+    def features(self, batch: Batch) -> Tensor | None:
+        """Return the features of a batch's pixels, which are cut and mirrored as they are encoded."""
+        if self._pictures is None:
+            return None
+        shape = self.facts.feature_shapes[self.facts.batch_shapes.index(tuple(batch.x.shape[1:]))]
+        with torch.no_grad():
+            return self._pictures.features_there(in_numbers(batch.x), shape).to(torch.float16)
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return the kept statistics, else measure samples, shared among the ranks (collective: all ranks).
@@ -202,6 +222,7 @@ class OnlineLatents:
         tokens: TokenCount = patches_of_two,
         text: bool = True,
         captions: CaptionConfig = ANY_CAPTION,
+        feature_steps: int | None = 0,
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
         own, budget, starts = self._config, self._config.quarantine_budget, shard_starts(self._raw)

@@ -38,7 +38,10 @@ def cases(size: int) -> dict[str, tuple[Shape, dict[str, Any]]]:
 def gradients(
     fields: dict[str, Any], shape: Shape, sequence: SequenceGroup | None, mode: Any = "none"
 ) -> dict[str, Tensor]:
-    """Return the gradient of every weight, none of them zero, and the output as "", of one fixed loss."""
+    """Return the gradient of every weight, none of them zero, and the output as "", of one fixed loss.
+
+    The loss is also of the first block's tokens, which the network shows.
+    """
     torch.manual_seed(0)
     network = DiT(DiTConfig(**{"depth": 2, "num_classes": 3, **fields}), sequence)
     for parameter in network.parameters():
@@ -56,8 +59,8 @@ def gradients(
     time = torch.tensor([1.0, 400.0, 999.0])
     if groups := network.config.frames_per_level and shape[0] // network.config.frames_per_level:
         time = time[:, None] - torch.arange(groups) * 0.3
-    out = network(x, time, condition)
-    (out * torch.randn(out.shape)).sum().backward()
+    out, tokens = network(x, time, condition, hidden=0)
+    ((out * torch.randn(out.shape)).sum() + (tokens * torch.randn(tokens.shape)).sum()).backward()
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return {"": out.detach(), **found}
 

@@ -43,6 +43,7 @@ class ConvConfig:
     frame_condition: ClassVar[bool] = False
     frames_per_level: ClassVar[int] = 0
     two_times: ClassVar[bool] = False
+    hidden_widths: ClassVar[tuple[int, ...]] = ()
 
     def build(self, sequence: SequenceGroup | None = None) -> Conv:
         assert sequence is None, "it has no attention heads, so that nobody asks for this"

@@ -128,3 +128,17 @@ def test_a_record_of_an_unknown_kind_is_refused_and_one_without_a_kind_is_a_dit(
     assert config_class({"width": 8}) is KINDS["dit"]
     with pytest.raises(UserError, match=r"^kind=mamba: expected dit or conv$"):
         config_class({"kind": "mamba"})
+
+
+def test_a_network_shows_the_tokens_of_its_blocks(config: DenoiserConfig) -> None:
+    torch.manual_seed(0)
+    model = config.build()
+    assert len(config.hidden_widths) in (0, len(model.blocks))
+    shape = (1, config.input_channels, 3, 4, 4)
+    inputs = example_inputs(config, shape, torch.device("cpu"), TEXT_TOKENS)
+    for number, width in enumerate(config.hidden_widths):
+        prediction, tokens = model(*inputs, hidden=number)
+        assert torch.equal(prediction, model(*inputs))
+        assert tokens.ndim == 5
+        assert tokens[..., 0].numel() == config.tokens((3, 4, 4))
+        assert tokens.shape[-1] == width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class Planned:
     name: `train` or `validation`.  shapes: of a sample of each bucket as it is loaded.
     passes: of the number of a bucket and of samples, a forward and backward pass.
     over_shapes: of the number of a bucket, its activations on a device where nothing is computed; None where
-    passes are counted for that.
+    passes are counted for that.  beside: bytes of a sample of each bucket that are loaded beside it; () none.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Planned:
     shapes: Sequence[tuple[int, ...]]
     passes: Callable[[int, int], Pass]
     over_shapes: Callable[[int, torch.device], Measured] | None = None
+    beside: Sequence[int] = ()
 
     @property
     def names(self) -> list[str]:
@@ -108,13 +109,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class MemoryOfRun:
-    """What a run's memory is made of. prefetch: steps of samples that are read ahead."""
+    """What a run's memory is made of.
+
+    prefetch: steps of samples that are read ahead.  own: parameters of the objective, in fp32, of which there
+    are no averages.
+    """
 
     engine: EngineConfig
     groups: Sequence[ParameterGroup]
     averages: int
     prefetch: int
     planned: Sequence[Planned]
+    own: Sequence[ParameterGroup] = ()
 
     @property
     def numbers(self) -> int:
@@ -123,7 +129,16 @@ class MemoryOfRun:
 
     def parts(self, world: World) -> dict[str, int]:
         """Bytes of a rank by part, activations left out."""
-        return {**self.state(world).parts(), **self.read_ahead(world)}
+        return {**self.state(world).parts(), **self.objective(world), **self.read_ahead(world)}
+
+    def objective(self, world: World) -> dict[str, int]:
+        """Bytes of the state of the objective's own parameters."""
+        if not self.own:
+            return {}
+        plain = replace(self.engine, precision="fp32", gradient_dtype="fp32")
+        saves, ranks = int(world.device.type == "cpu"), world.size
+        state = state_of(self.own, plain, ranks, ranks_on_node(ranks), averages=0, saves=saves)
+        return {"objective's own parameters": sum(state.parts().values())}
 
     def read_ahead(self, world: World) -> dict[str, int]:
         """Bytes of samples that lie in the same memory as tensors: latents are sent to a GPU ahead."""
@@ -171,5 +186,8 @@ class MemoryOfRun:
 
     def _step_bytes(self) -> int:
         plan, shapes = self.planned[0].plan, self.planned[0].shapes
-        group = max(plan.share(n) * torch.Size(shapes[n]).numel() for n in self.planned[0].used)
-        return 4 * group * plan.config.groups_per_step
+        of_sample = [4 * torch.Size(shape).numel() for shape in shapes]
+        for number, more in enumerate(self.planned[0].beside):
+            of_sample[number] += more
+        group = max(plan.share(n) * of_sample[n] for n in self.planned[0].used)
+        return group * plan.config.groups_per_step

@@ -100,10 +100,11 @@ def _fits(engine: EngineConfig, memory_with: MemoryWith, world: World, usable: i
         for number in planned.used
     ]
     shares, measured = [share for share, _ in pairs], [each for _, each in pairs]
-    more = memory.read_ahead(world)
 
     def takes(stage: int) -> Fit:
-        state = replace(memory, engine=replace(engine, zero_stage=stage)).state(world)
+        at_stage = replace(memory, engine=replace(engine, zero_stage=stage))
+        more = {**at_stage.objective(world), **at_stage.read_ahead(world)}
+        state = at_stage.state(world)
         return fit(state, usable, shares, measured, micro_batch=engine.micro_batch, more=more)
 
     return {stage: takes(stage) for stage in engine.stages}

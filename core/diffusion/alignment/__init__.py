@@ -1,0 +1,1 @@
+"""Aligning a block of the denoiser with a frozen picture encoder's features: settings, projectors, loss."""

@@ -1,0 +1,155 @@
+"""Runs aligned with a picture encoder's features, as a person starts, loses and uses them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.checkpoint.reader import CheckpointReader
+from core.checkpoint.tensor_file import load_tensors
+from core.checkpoint.weights import find, load_weights
+from core.errors import UserError
+from core.records import read_rows
+from core.train.single import OBJECTIVE
+from tests.data.raw_datasets import damage, make_raw
+from tests.integration.test_train import state
+from tests.integration.tiny_run import command, finish, rows
+from tests.models.public_models import save_dinov2
+from tests.tools.encode.encode_runs import SHAPES, make_autoencoder, make_config
+from tools.encode import job as encode
+
+pytestmark = pytest.mark.multiprocess
+MODEL_FIELDS = ("model.input_channels=4", "model.patch=[1,1,1]", "data.group_size=8")
+STEPS = ("trainer.steps=8", "trainer.save_every=3", "metrics.log_every=2", "optimizer.lr=0.02")
+ALIGNED = ("data.features=cached", "objective.alignment.projector_width=12", "objective.alignment.weight=2")
+FIELDS = (*MODEL_FIELDS, *STEPS, "engine.precision=fp32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make `raw`, `autoencoder`, `dino` and `cache`, encoded from them with features of both views."""
+    folder = tmp_path_factory.mktemp("aligned")
+    raw = make_raw(folder, images=14, clips=6)
+    damage(raw, 6)
+    config = make_config(raw, make_autoencoder(folder / "autoencoder"), folder / "cache")
+    config = replace(config, flip=True, quarantine_budget=1, picture_patch=8)
+    encode.run(replace(config, picture_encoder=str(save_dinov2(folder / "dino"))))
+    return folder
+
+
+def run(folder: Path, name: str, *fields: str, fault: str = "", fails: bool = False) -> str:
+    """Train in a folder of that name, and return the output."""
+    environment = {"LONGTAKE_FAULT": fault} if fault else {}
+    words = command(folder / "cache", folder / name, *FIELDS, *fields)
+    status, output = finish(words, **environment)
+    assert (status != 0) == (fails or bool(fault)), output
+    return output
+
+
+def losses(run: Path, column: str = "loss") -> list[float]:
+    return [float(str(row[column])) for row in rows(run)]
+
+
+def test_an_aligned_run_is_continued_to_the_bit_and_exports_the_network_alone(folder: Path) -> None:
+    fields = (*ALIGNED, "engine.zero_stage=2", "processes=2")
+    run(folder, "whole", *fields)
+    run(folder, "killed", *fields, fault="save.commit@rank=0,step=6:kill")
+    assert "continuing after step 3 " in run(folder, "killed", *fields)
+    whole, killed = folder / "whole", folder / "killed"
+    assert rows(killed) == rows(whole)
+    assert state(killed) == state(whole)
+    assert {"alignment", "squared_error", "objective_grad_norm"} <= rows(whole)[0].keys()
+    aligned = losses(whole, "alignment")
+    assert aligned[-1] < aligned[0]
+    for total, squared, distance in zip(losses(whole), losses(whole, "squared_error"), aligned, strict=True):
+        assert total == pytest.approx(squared + 2 * distance, rel=1e-5)
+    own = CheckpointReader(find(whole), OBJECTIVE)
+    assert {name.split(".")[1] for name in own.shapes} == {"projector"}
+    assert not any(kind.startswith("ema") for kind in own.kinds)
+    status, output = finish(
+        [sys.executable, "-m", "launch", "export", str(whole), f"output={folder / 'out'}"]
+    )
+    assert status == 0, output
+    assert load_tensors(folder / "out" / "model.safetensors").keys() == load_weights(whole).keys()
+    with pytest.raises(UserError, match="network"):
+        load_weights(folder / "out", network=OBJECTIVE)
+
+
+def test_a_weight_of_nothing_trains_the_same_network_to_the_bit(folder: Path) -> None:
+    run(folder, "plain")
+    run(folder, "nothing", *ALIGNED[:2], "objective.alignment.weight=0")
+    assert losses(folder / "nothing", "squared_error") == losses(folder / "plain")
+    plain, nothing = (load_weights(folder / name) for name in ("plain", "nothing"))
+    assert all((nothing[name] == tensor).all() for name, tensor in plain.items())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("engine.zero_stage=3", "processes=2", "engine.activation_checkpointing=full"),
+        ("engine.zero_stage=1", "processes=2", "engine.sequence_parallel=2"),
+        ("engine.kind=fsdp2", "engine.zero_stage=3", "processes=2"),
+        ("engine.zero_stage=0", "engine.micro_batch=4", "objective.alignment.projector=conv"),
+    ],
+    ids=["zero3", "sequence", "fsdp2", "conv"],
+)
+def test_other_ways_to_share_a_step_agree_with_one_rank(folder: Path, fields: tuple[str, ...]) -> None:
+    alone = "alone-conv" if "conv" in fields[-1] else "alone"
+    if not (folder / alone).exists():
+        run(folder, alone, *ALIGNED, *(fields[-1:] if "conv" in alone else ()))
+    run(folder, fields[0], *ALIGNED, *fields)
+    for column in ("loss", "alignment"):
+        assert losses(folder / fields[0], column) == pytest.approx(losses(folder / alone, column), rel=2e-4)
+
+
+@pytest.mark.full
+def test_a_run_goes_on_with_other_ranks_and_beyond_the_end_of_the_alignment(folder: Path) -> None:
+    fields = (*ALIGNED, "objective.alignment.until=5", "engine.zero_stage=2", "validation.every=4")
+    run(folder, "one", *fields)
+    two = ("processes=2", "engine.zero_stage=3")
+    run(folder, "more", *fields, fault="step.data@rank=0,step=7:kill")
+    run(folder, "more", *fields, *two)
+    assert losses(folder / "more") == pytest.approx(losses(folder / "one"), rel=2e-4)
+    found = rows(folder / "one")
+    assert [row["alignment"] is None for row in found] == [False] * 5 + [True] * 3
+    assert ["objective_grad_norm" in row for row in found] == [True] * 5 + [False] * 3
+    validated = read_rows(folder / "one" / "validation.jsonl")
+    assert "alignment" not in validated[0]["raw"]
+
+
+def test_a_dry_run_says_what_is_aligned_and_impossible_ones_are_refused(folder: Path) -> None:
+    output = run(folder, "planned", *ALIGNED, "--dry-run")
+    assert "alignment: block 1 of 2 with Dinov2Model, weight 2; projector mlp of 464 parameters" in output
+    assert "features of at most 128 B a sample" in output
+    assert "objective's own parameters" in output
+    for fields, message in (
+        (("objective.alignment.weight=1",), "data.features=none: expected cached or online"),
+        ((*ALIGNED, "objective.alignment.block=3"), "objective.alignment.block=3: expected at most 2"),
+        (("data.features=online",), "data.features=online: expected none or cached with data.encode=cached"),
+        ((*ALIGNED, "objective.kind=consistency", "objective.path=edm", "objective.prediction=edm"), "kind"),
+    ):
+        assert message in run(folder, "refused", *fields, fails=True)
+
+
+@pytest.mark.full
+def test_features_made_online_train_as_cached_ones_do(folder: Path) -> None:
+    run(folder, "cached", *ALIGNED)
+    online = (
+        *("data.encode=online", f"data.online.buckets.shapes={[list(shape) for shape in SHAPES]}"),
+        *(
+            "data.online.flip=true",
+            "data.online.quarantine_budget=1",
+            f"autoencoder={folder / 'autoencoder'}",
+        ),
+        *("data.features=online", f"data.pictures.encoder={folder / 'dino'}", "data.pictures.patch=8"),
+    )
+    words = command(folder / "raw", folder / "online", *FIELDS, *online, *ALIGNED[1:])
+    status, output = finish(words)
+    assert status == 0, output
+    assert losses(folder / "online", "alignment") == pytest.approx(
+        losses(folder / "cached", "alignment"), abs=0.02
+    )

@@ -1,0 +1,60 @@
+"""Which objectives go with which networks and engines in a training run."""
+
+from __future__ import annotations
+
+from core.config.values import any_of
+from core.diffusion.alignment.config import AlignmentConfig, block_of
+from core.diffusion.objectives.config import ObjectiveConfig
+from core.engine.config import EngineConfig
+from core.errors import UserError, below
+from models.denoisers.network import DenoiserConfig
+
+
+def require_alignment(objective: ObjectiveConfig, model: DenoiserConfig, features: str) -> None:
+    """Refuse an alignment that is not asked for, or that the network or the objective cannot have.
+
+    features: of the config of data.
+    """
+    if features == "none":
+        if objective.alignment != AlignmentConfig():
+            expected = "cached or online, since objective.alignment is set"
+            raise UserError("data.features", features, expected)
+        return
+    if objective.kind != "denoising":
+        raise UserError("data.features", features, f"none with objective.kind={objective.kind}")
+    if not model.hidden_widths:
+        expected = f"none, since model.kind={model.kind} shows no tokens of its blocks"
+        raise UserError("data.features", features, expected)
+    with below("objective.alignment"):
+        block_of(objective.alignment, len(model.hidden_widths))
+
+
+def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine: EngineConfig) -> None:
+    """Refuse a network or an engine with which mean_flow has no derivative."""
+    if objective.kind != "mean_flow":
+        return
+    if not model.two_times:
+        raise UserError("model.two_times", False, "true with objective.kind=mean_flow")
+    if engine.micro_batch == "auto":
+        expected = (
+            "a number, or 0, with objective.kind=mean_flow: the memory of its derivative is not measured"
+        )
+        raise UserError("engine.micro_batch", "auto", expected)
+    if objective.mean_flow.derivative == "difference":
+        if engine.precision != "fp32":
+            expected = "fp32 with objective.mean_flow.derivative=difference, which bfloat16 is too coarse for"
+            raise UserError("engine.precision", engine.precision, expected)
+        return
+    attention = getattr(model, "attention", "math")
+    for field, value, accepted in (
+        ("model.attention", attention, ("math",)),
+        ("engine.zero_stage", engine.zero_stage, (0, 1, 2)),
+        ("engine.activation_checkpointing", engine.activation_checkpointing, ("none",)),
+        ("engine.sequence_parallel", engine.sequence_parallel, (1,)),
+        ("engine.compile", engine.compile, (False, "auto")),
+        ("engine.matmul", engine.matmul, ("bf16",)),
+    ):
+        if value not in accepted:
+            shown = any_of([str(choice).lower() for choice in accepted])
+            expected = f"{shown} with objective.mean_flow.derivative=jvp; difference takes it"
+            raise UserError(field, value, expected)

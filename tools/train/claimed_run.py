@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from core.averages.ema import EmaConfig
 from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objectives.config import ObjectiveConfig
@@ -17,6 +19,7 @@ from core.engine.config import EngineConfig
 from core.engine.network import MAIN
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
+from core.permutations import keyed_hash
 from core.progress import say
 from core.train.config import TrainerConfig
 from core.train.single import SingleStepper
@@ -145,7 +148,7 @@ def train(
         training,
         prepared.PreparedObjective(objective) if is_prepared else objective,
         config.ema,
-        own_engine(objective, engine, config.optimizer, world),
+        own_engine(objective, engine, config.optimizer, world, seed=seed),
         own_steps=objective.diffusion.own_steps,
         validated=Unaligned(objective) if alignment else None,
     )
@@ -202,16 +205,19 @@ def prepare_objective(
 
 
 def own_engine(
-    objective: LatentObjective, engine: EngineConfig, optimizer: OptimizerConfig, world: World
+    objective: LatentObjective, engine: EngineConfig, optimizer: OptimizerConfig, world: World, *, seed: int
 ) -> Engine | None:
     """Make the engine of the objective's own parameters, None where it has none (collective: all ranks).
 
-    They are shared out like the network's, are computed in fp32, and AdamW updates them without decay.
+    They are shared out like the network's, are computed in fp32, and AdamW updates them without decay. Their
+    first values follow from the seed alone: measuring attention, which a machine does once, draws too.
     """
     from core.engine.joined import joined
     from core.engine.kinds import make_engine
 
-    parameters = objective.diffusion.own_parameters()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(keyed_hash(7, "objective", seed), "big"))
+        parameters = objective.diffusion.own_parameters()
     if parameters is None:
         return None
     plain = replace(engine, precision="fp32", matmul="bf16", gradient_dtype="fp32", compile=False)

@@ -55,14 +55,23 @@ DEVICES = (
     ),
     _device(*("H100-NVL", r"NVIDIA H100 NVL", 835, 94, 3.9, 300, 400), source="NVIDIA H100 data sheet, NVL"),
     _device(*("H200", r"NVIDIA H200", 989, 141, 4.8, 450, 700), source="NVIDIA H200 data sheet, SXM"),
+    _device(*("H200-NVL", r"NVIDIA H200 NVL", 835, 141, 4.8, 450, 600), source="NVIDIA H200 data sheet, NVL"),
     _device(*("GH200", r"NVIDIA GH200 .*", 989, 96, 4.0, 450, 1000), source="NVIDIA GH200 data sheet"),
     _device(*("B200", r"NVIDIA B200", 2250, 180, 7.7, 900, 1000), source="NVIDIA DGX B200 data sheet"),
     _device(*("GB200", r"NVIDIA GB200", 2500, 186, 8.0, 900, 1200), source="NVIDIA GB200 NVL72 data sheet"),
     _device(*("B300", r"NVIDIA B300.*", 2250, 288, 8.0, 900, 0), source="NVIDIA HGX B300 data sheet"),
     _device(*("GB300", r"NVIDIA GB300.*", 2500, 288, 8.0, 900, 0), source="NVIDIA GB300 NVL72 data sheet"),
-    _device(*("MI300X", "", 1307.4, 192, 5.3, 448, 750), source="AMD Instinct MI300X data sheet"),
-    _device(*("MI325X", "", 1307.4, 256, 6.0, 448, 1000), source="AMD Instinct MI325X data sheet"),
-    _device(*("MI355X", "", 2500, 288, 8.0, 0, 1400), source="AMD Instinct MI355X data sheet"),
+    _device(
+        *("MI300X", r"AMD Instinct MI300X", 1307.4, 192, 5.3, 448, 750),
+        source="AMD Instinct MI300X data sheet",
+    ),
+    _device(
+        *("MI325X", r"AMD Instinct MI325X", 1307.4, 256, 6.0, 448, 1000),
+        source="AMD Instinct MI325X data sheet",
+    ),
+    _device(
+        *("MI355X", r"AMD Instinct MI355X", 2500, 288, 8.0, 0, 1400), source="AMD Instinct MI355X data sheet"
+    ),
 )
 NAMES = tuple(device.name for device in DEVICES)
 

@@ -12,22 +12,26 @@ from torch import Tensor
 from core.distributed.ranks import World
 from core.metrics import hardware
 from core.metrics.phases import MEASURED, PHASES, Phases
+from core.metrics.tensor_activity import UNKNOWN
 from core.progress import say
 
-NUMBERS = (*MEASURED, "probe_s", "memory_gb", "allocation_retries")
+NUMBERS = (*MEASURED, "probe_s", "memory_gb", "allocation_retries", "tensor_active")
 ALONE = ("data", "forward", "computing")  # in these a rank waits for no other, so they show who is late
 ALONE_IF_MEETING = ("data", "computing")  # the same where ranks meet in a forward pass
 Columns = dict[str, np.ndarray]  # of each of NUMBERS those of all ranks, (ranks,)
 LATE = 0.1  # a rank is a straggler that makes the others wait for this share of the time
 
 
-def rank_numbers(phases: Phases, world: World, probe_s: float = 0.0) -> Tensor:
+def rank_numbers(
+    phases: Phases, world: World, probe_s: float = 0.0, tensor_active: float = UNKNOWN
+) -> Tensor:
     """Return (ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather.
 
-    probe_s: what `core.metrics.speed_probe` measured on this rank, 0 for nothing.
+    probe_s: what `core.metrics.speed_probe` measured on this rank, 0 for nothing.  tensor_active: what
+    `core.metrics.tensor_activity` did.
     """
     memory = [hardware.memory_gb(world.device), hardware.allocation_retries(world.device)]
-    mine = [*phases.take(), probe_s, *memory]
+    mine = [*phases.take(), probe_s, *memory, tensor_active]
     table = torch.zeros(world.size, len(NUMBERS), dtype=torch.float64)
     table[world.rank] = torch.tensor(mine, dtype=torch.float64)
     return table.view(-1).to(world.device)
@@ -46,6 +50,8 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
     _count_slow_devices(ranks)
     own = _sum_of(ranks, alone)
     slowest, fastest = int(own.argmax()), int(own.argmin())
+    active = ranks["tensor_active"]
+    activity = {} if (active == UNKNOWN).any() else {"tensor_active": float(active.mean())}
     return {
         "count": len(own),
         "slowest": {"rank": slowest, "seconds": float(own[slowest])},
@@ -56,6 +62,7 @@ def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str,
         "save_stall_s": float(ranks["save"].max()),
         "validate_s": float(ranks["validate"].max()),
         "preview_s": float(ranks["preview"].max()),
+        **activity,
     }
 
 

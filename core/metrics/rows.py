@@ -25,6 +25,7 @@ from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_repor
 from core.metrics.record_writer import RecordWriter
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
+from core.metrics.tensor_activity import TensorActivity
 from core.metrics.trackers.kinds import KINDS, Shown
 from core.metrics.trackers.showing import Trackers
 from core.run.folder import METRICS
@@ -85,11 +86,13 @@ class Metrics:
     _last_step: int = 0
     record_file: RecordWriter = field(init=False)
     _probe: SpeedProbe = field(init=False)
+    _activity: TensorActivity = field(init=False)
     _shown: Trackers | None = None
 
     def __post_init__(self) -> None:
         self.record_file = RecordWriter(self.folder / METRICS)
         self._probe = SpeedProbe(self.world.device)
+        self._activity = TensorActivity(self.world.device)
 
     def start(self, step: int) -> None:
         """Begin after `step` steps: drop rows of steps that will be done again."""
@@ -124,7 +127,8 @@ class Metrics:
         parts = vectors([p.sums for p in self._pending], [p.waited_s for p in self._pending])
         if self.phases is not None:
             self._probe.begin()
-            parts.append(rank_numbers(self.phases, self.world, self._probe.seconds))
+            active = self._activity.share()
+            parts.append(rank_numbers(self.phases, self.world, self._probe.seconds, active))
         total = sum_over_ranks(torch.cat(parts)).cpu()
         sums = torch.split(total, [len(part) for part in parts])
         rows = []

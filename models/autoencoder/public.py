@@ -11,7 +11,7 @@ import inspect
 import itertools
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -59,6 +59,13 @@ class PublicAutoencoder(nn.Module):
         _, self.moments, self.latent_channels, _, rows, _ = moments
         self.spatial_compression = _PROBE // rows
         self.normalisation = self._normalisation()
+
+    def to(self, *arguments: Any, **options: Any) -> Self:
+        """Move as nn.Module does; on a GPU channels then lie last, as its convolutions want them."""
+        moved = super().to(*arguments, **options)
+        if any(parameter.is_cuda for parameter in self.network.parameters()):
+            channels_last(self.network)
+        return moved
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, T, H, W) in [-1, 1] -> (B, M, C, T', H', W') float32: mean, log-variance if any.
@@ -207,3 +214,14 @@ def load(folder: Path) -> PublicAutoencoder:
     if missing := loading["missing_keys"]:
         raise WorkError(f"{folder}: its weights lack {len(missing)} of {kind}'s, {sorted(missing)[0]} first")
     return PublicAutoencoder(network)
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lay the weights of convolutions out with channels last: what they compute then lies so too.
+
+    Else CUDA's libraries transpose the input and the output of every convolution in half precision and TF32.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])

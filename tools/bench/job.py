@@ -73,7 +73,11 @@ class Config:
     network: str = setting(
         "", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA; update, checkpoint: DiT-B/2"
     )
-    batch: int = setting(0, "step: samples at once; 0 is 4 on a CPU and 128 on a CUDA device", low=0)
+    batch: int = setting(
+        0,
+        "step: samples at once; 0 is 4 on a CPU, and on a CUDA device as many as fit, of 256 at most",
+        low=0,
+    )
     compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
     peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")
     processes: int = setting(1, "not used: one process measures", low=1)

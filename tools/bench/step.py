@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,19 @@ from torch import Tensor, nn
 from core.batch import Condition
 from core.engine.compiling import compile_blocks
 from core.errors import UserError, WorkError
+from core.memory.counting import live_bytes
+from core.memory.free import USABLE
 from core.metrics import hardware
 from models.attention.choice import settle
 from models.denoisers.dit import DiT, DiTConfig
-from models.denoisers.network import train_flops
+from models.denoisers.network import count_parameters, train_flops
 from tools.bench import public_dits
 from tools.bench.job import Config
 from tools.bench.plain_dit import PlainDiT
 from tools.bench.rounds import Floor, Row, Way, measure
 
+NETWORKS = 6  # that lie on the device at once: plain, ours, its compiled copy, public ones
+Image = tuple[int, int, int, int]
 EXACT = 1e-4  # largest relative error of output and gradients in float32
 ROUNDED = 0.03  # the same in bfloat16, whose numbers have 8 bits
 
@@ -61,13 +66,37 @@ def cases(config: Config, device: torch.device) -> list[Case]:
     if config.network not in ("", *DiTConfig.presets):
         raise UserError("network", config.network, f"one of {', '.join(DiTConfig.presets)}, or ''")
     name = config.network or ("DiT-XL/2" if device.type == "cuda" else "DiT-S/2")
-    batch = config.batch or (128 if device.type == "cuda" else 4)
     network = replace(DiTConfig.presets[name], preset=name)
-    found = [Case(f"{name} at 256 px, batch {batch}", network, (batch, 4, 1, 32, 32))]
+    wanted: list[tuple[str, DiTConfig, Image, int]] = [(f"{name} at 256 px", network, (4, 1, 32, 32), 256)]
     if device.type == "cuda" and not config.network:
         video = DiTConfig(width=2048, depth=4, heads=16)
-        found.append(Case("4 blocks of width 2048, 8192 tokens", video, (2, 4, 8, 64, 64)))
+        wanted.append(("4 blocks of width 2048, 8192 tokens", video, (4, 8, 64, 64), 2))
+    found = []
+    for what, model, shape, most in wanted:
+        batch = config.batch or 4
+        if device.type == "cuda" and not (config.batch and model is network):
+            batch = fitting(model, shape, torch.cuda.mem_get_info(device)[0], most)
+        found.append(Case(f"{what}, batch {batch}", model, (batch, *shape)))
     return found
+
+
+def fitting(network: DiTConfig, shape: Image, free: int, most: int) -> int:
+    """Return the largest power of two of samples (C, T, H, W) that every way has room for, at most `most`.
+
+    The plain network in float32 keeps most, all scores of attention among it; its activations are counted
+    over shapes alone. Beside them lie the weights of NETWORKS networks and the gradients of two passes.
+    """
+
+    def plain(count: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+        x, label = torch.zeros(count, *shape), torch.zeros(count, dtype=torch.int64)
+        model = PlainDiT(network)
+        return model, lambda: model(x, torch.zeros(count), label).square().mean()
+
+    known: Any = {"dtype": torch.float32, "device": torch.device("cpu"), "fake": True}
+    peaks = [max(live_bytes(partial(plain, count), **known)) for count in (1, 2)]
+    each = peaks[1] - peaks[0]
+    room = int(USABLE * free) - 4 * (NETWORKS + 2) * count_parameters(network) - (peaks[0] - each)
+    return min(most, 1 << max(0, (room // each).bit_length() - 1)) if room >= each else 1
 
 
 def _row(config: Config, case: Case, device: torch.device, folder: Path) -> Row:

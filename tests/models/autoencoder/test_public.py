@@ -10,7 +10,7 @@ import torch
 
 from core.errors import UserError, WorkError
 from models.autoencoder import opening
-from models.autoencoder.public import PublicAutoencoder
+from models.autoencoder.public import PublicAutoencoder, channels_last
 from models.autoencoder.tiling_config import TilingConfig
 from tests.models.public_models import AUTOENCODERS, save_autoencoder
 
@@ -160,3 +160,16 @@ def test_what_cannot_be_read_whole_is_refused(saved: dict[str, Path], tmp_path: 
     (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UserError, match="autoencoder=UNet2DModel: expected one of AutoencoderKL, "):
         opening.open_autoencoder(folder)
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLWan"])
+def test_channels_last_compute_the_same(kind: str, saved: dict[str, Path]) -> None:
+    network, x = opened(saved[kind]), torch.rand(1, 3, 5, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = network.encode(x)
+        channels_last(network.network)
+        after = network.encode(x)
+    assert any(
+        p.dim() > 3 and min(p.shape[:2]) > 1 and not p.is_contiguous() for p in network.network.parameters()
+    )
+    assert float((after - before).norm() / before.norm()) < 1e-5

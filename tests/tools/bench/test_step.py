@@ -36,6 +36,16 @@ def test_bare_products_are_those_of_the_network():
     assert counter.get_total_flops() == pytest.approx(2 * train_flops(network, shape[2:]), rel=0.02)
 
 
+def test_the_batch_is_what_fits_the_device():
+    network, shape = DiTConfig(width=32, depth=2, heads=2), (4, 1, 32, 32)
+    sizes = [step.fitting(network, shape, int(free * 2**20), 256) for free in (1, 40, 80, 160, 10**6)]
+    assert sizes[0] == 1
+    assert sizes[-1] == 256
+    assert sizes == sorted(sizes)
+    assert sizes[3] in (2 * sizes[2], 4 * sizes[2])
+    assert all(size & (size - 1) == 0 for size in sizes)
+
+
 def test_an_error_in_one_gradient_is_seen():
     truth = torch.ones(3), [torch.ones(4), torch.ones(2, 2)]
     assert step.relative_error(truth, truth) == 0

@@ -118,5 +118,6 @@ def _options(kind: Codec, crf: int | None) -> dict[str, str]:
 
 def _converted(reformatter: Any, frame: Any, kind: Codec) -> Any:
     if kind.lossless:
-        return reformatter.reformat(frame, format="bgr0")
-    return reformatter.reformat(frame, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
+        return reformatter.reformat(frame, format="bgr0", threads=1)
+    limited = {"dst_colorspace": BT709, "dst_color_range": LIMITED_RANGE}
+    return reformatter.reformat(frame, format="yuv420p", threads=1, **limited)

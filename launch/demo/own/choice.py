@@ -12,6 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from data.order.buckets import Bucket, BucketConfig, GroupConfig, available_frames, group_sizes, is_image
+from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.own.shapes import choose_shapes
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import train_flops
@@ -29,8 +30,7 @@ ENCODER_STEPS, TRAIN_STEPS = 700, 1000  # fewer give nothing to look at
 BETTER_STEPS = 1500  # that a larger denoiser must still have
 MOST_ENCODER_STEPS = 6000
 MOST_PASSES = 400  # over the samples: more only learns them by heart
-ENCODER_GROUP, TRAIN_GROUP = 8, 16  # images of a step
-ENCODER_BYTES = 1500.0  # that the autoencoder's training takes a pixel
+ENCODER_BYTES = 900.0  # that the autoencoder's training takes a pixel
 EVALUATIONS = 24  # of the network for a sample, as in configs/demo/sample-images.yaml
 CLIP_RATE = 12.0  # frames a second: 17 of them are 1.4 s
 ENOUGH = 0.9  # share of the videos that must be long enough
@@ -197,7 +197,8 @@ def _shares(media: np.ndarray, shapes: Sequence[Bucket]) -> list[float]:
 def _encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed) -> float:
     """Return the seconds of a step of the autoencoder."""
     pixels = [shape.frames * shape.height * shape.width for shape in shapes]
-    config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=speed.ranks, cost_quadratic=0.0)
+    multiple = group_multiple(speed.ranks)
+    config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
     sizes = group_sizes([max(1, count // 256) for count in pixels], config)
     rates = [speed.clip_pixels if shape.frames > 1 else speed.image_pixels for shape in shapes]
     times = (n * count * w / rate for n, count, w, rate in zip(sizes, pixels, weights, rates, strict=True))
@@ -208,7 +209,7 @@ def _train_step(
     model: tuple[int, int, int], shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed
 ) -> tuple[float, float]:
     """Return the seconds of a step of the denoiser, and its samples."""
-    config = GroupConfig(group_size=TRAIN_GROUP, rank_multiple=speed.ranks)
+    config = GroupConfig(group_size=TRAIN_GROUP, rank_multiple=group_multiple(speed.ranks))
     sizes = group_sizes([_network(model).tokens(_latents(shape)) for shape in shapes], config)
     flops = [train_flops(_network(model), _latents(shape)) for shape in shapes]
     groups = groups_of_step(shapes)

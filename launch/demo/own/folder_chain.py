@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.dataset.schema import MANIFEST
 from launch.demo.chain import Chain
+from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.own.kept import CHOICE, PROMPTS, WORDS, can_read_words
 from launch.demo.stages import Command, Stage
 
@@ -65,7 +66,7 @@ class OwnChain(Chain):
         fields = {
             "data.buckets.shapes": _words(choice["shapes"]),
             "data.buckets.fps": choice["fps"],
-            **self._shares(choice),
+            **self._groups(choice, ENCODER_GROUP),
             "engine.precision": choice["precision"],
             "trainer.steps": steps,
             "trainer.save_every": max(1, steps // 4),
@@ -95,7 +96,7 @@ class OwnChain(Chain):
             "trainer.steps": steps,
             "trainer.save_every": max(1, steps // 4),
         }
-        return [self.train_command({**network, **self._shares(choice), **lengths})]
+        return [self.train_command({**network, **self._groups(choice, TRAIN_GROUP), **lengths})]
 
     def sample(self) -> Sequence[Command]:
         choice = self._choice()
@@ -141,10 +142,12 @@ class OwnChain(Chain):
             write_word_encoder(folder, all_captions(self._packed()))
         return folder
 
-    def _shares(self, choice: Choice) -> dict[str, object]:
+    def _groups(self, choice: Choice, size: int) -> dict[str, object]:
         """Return the groups of a step; for data of one kind, without the recipes' share of clips."""
+        multiple = group_multiple(self.processes)
+        sizes: dict[str, object] = {"data.group_size": size, "data.rank_multiple": multiple}
         both = bool(choice["images"] and choice["clips"])
-        return {} if both else {"data.video_share": "null", "data.groups_per_step": 1}
+        return sizes if both else {**sizes, "data.video_share": "null", "data.groups_per_step": 1}
 
     def _text_width(self) -> int:
         from data.dataset.manifest import DatasetManifest

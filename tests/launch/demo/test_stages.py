@@ -134,7 +134,10 @@ def test_leaving_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read(tmp_path)[0]["identity"] == ""
 
 
-def test_the_record_is_shown_before_and_after_every_stage(tmp_path: Path) -> None:
+def test_the_record_is_shown_before_and_after_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.demo.stages.SHOW_PERIOD_S", float("inf"))  # however slow this machine is
     seen: list[list[tuple[str, bool]]] = []
 
     def show() -> None:

@@ -11,7 +11,7 @@ from data.order.buckets import Bucket
 from launch.demo.own import choice as choosing
 from launch.demo.own.choice import DENOISERS, RESOLUTIONS, Choice, Folder, Speed, choose
 
-TWO_CORES = Speed(image_pixels=2.5e5, clip_pixels=4e5, flops=1e11, memory=5e9, ranks=2)
+TWO_CORES = Speed(image_pixels=4.5e5, clip_pixels=7e5, flops=1e11, memory=5e9, ranks=2)
 GPU = Speed(image_pixels=5e7, clip_pixels=5e7, flops=1e14, memory=1e11, ranks=1)
 
 
@@ -81,7 +81,7 @@ def test_small_pictures_are_not_enlarged_for_their_own_sake() -> None:
 
 
 def test_little_memory_lowers_the_resolution() -> None:
-    small = Speed(GPU.image_pixels, GPU.clip_pixels, GPU.flops, memory=2e7, ranks=1)
+    small = Speed(GPU.image_pixels, GPU.clip_pixels, GPU.flops, memory=1.2e7, ranks=1)
     row = chosen(PHOTOS, 60, small)
     assert row["resolution"] == 96
     assert max(h * w for _, h, w in row["shapes"]) * choosing.ENCODER_BYTES <= small.memory
